@@ -1,0 +1,64 @@
+"""The compiled half of the build; everything else is in pyproject.toml.
+
+REFSTORE_BUILD picks a variant:
+
+    release   what wheels ship (the default)
+    debug     assertions and failpoints
+    asan      debug, under AddressSanitizer and UBSan
+    tsan      debug, under ThreadSanitizer
+    gcov      debug, line and branch counters for the .pxd
+
+Variants build side by side: `REFSTORE_BUILD=asan python setup.py build --build-lib build/asan`.
+"""
+
+import os
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = ["-O1", "-g3", "-fno-omit-frame-pointer", "-DREFSTORE_DEBUG=1"]
+COMPILE = {
+    "release": ["-O3"],
+    "debug": DEBUG,
+    "asan": [*DEBUG, "-fsanitize=address,undefined"],
+    "tsan": [*DEBUG, "-fsanitize=thread"],
+    "gcov": [*DEBUG, "-O0", "--coverage", "-DREFSTORE_GCOV=1"],
+}
+LINK = {
+    "asan": ["-fsanitize=address,undefined"],
+    "tsan": ["-fsanitize=thread"],
+    "gcov": ["--coverage"],
+}
+
+variant = os.environ.get("REFSTORE_BUILD", "release")
+warnings = ["-std=gnu11", "-Wall", "-Wextra"]
+if os.environ.get("REFSTORE_WERROR"):
+    warnings.append("-Werror")
+
+setup(
+    ext_modules=cythonize(
+        Extension(
+            "refstore._core",
+            ["refstore/_core.pyx"],
+            include_dirs=[numpy.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+            extra_compile_args=warnings + COMPILE[variant],
+            extra_link_args=LINK.get(variant, []),
+        ),
+        build_dir=f"build/cython-{variant}",
+        compiler_directives={
+            "language_level": 3,
+            "auto_pickle": False,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+        },
+        emit_linenums=variant != "release",  # sanitizers and gdb then name .pyx and .pxd lines
+        force=True,
+    ),
+    options={  # neither setuptools nor Cython sees a change of variant, so always rebuild
+        "build": {"build_base": f"build/base-{variant}"},
+        "build_ext": {"force": True},
+    },
+)
