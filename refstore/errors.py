@@ -1,0 +1,99 @@
+"""Every exception that refstore raises of its own.
+
+Each has `RefstoreError` as a base, and beside it the built-in exception that code which knows
+nothing of refstore would catch: a missing object is a `KeyError`, a full store a `MemoryError`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+__all__ = [
+    "GetTimeoutError",
+    "ObjectExistsError",
+    "ObjectNotFoundError",
+    "RefstoreError",
+    "RefstoreWarning",
+    "StoreBusyError",
+    "StoreCorruptedError",
+    "StoreFullError",
+    "StoreVersionError",
+]
+
+
+class RefstoreWarning(UserWarning):
+    """Something works, though not as well as it could on this machine."""
+
+
+class RefstoreError(Exception):
+    """The base of all errors of this package."""
+
+    _keywords: ClassVar[tuple[str, ...]] = ()  # attributes that the constructor asks for by name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions pickle as cls(*args), which has no place for keyword arguments.
+        keywords = {name: getattr(self, name) for name in self._keywords}
+        return functools.partial(type(self), **keywords), self.args, self.__dict__
+
+
+class ObjectNotFoundError(RefstoreError, KeyError):
+    """No live object has this ref or name."""
+
+    def __str__(self) -> str:
+        # KeyError prints the repr of its argument; this one is a sentence.
+        return Exception.__str__(self)
+
+
+class ObjectExistsError(RefstoreError, FileExistsError):
+    """The name is taken, and `replace=True` was not given."""
+
+
+class StoreFullError(RefstoreError, MemoryError):
+    """There is no room for an object.
+
+    needed          bytes asked for
+    free            bytes free in the whole store
+    largest_free    bytes of the largest object that would fit
+    holders         pids of the processes whose pins keep deleted objects from being reused
+    """
+
+    _keywords = ("needed", "free", "largest_free", "holders")
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        needed: int,
+        free: int,
+        largest_free: int,
+        holders: Sequence[int] = (),
+    ) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.free = free
+        self.largest_free = largest_free
+        self.holders = tuple(holders)
+
+
+class GetTimeoutError(RefstoreError, TimeoutError):
+    """Nothing was published under the name in the time given."""
+
+
+class StoreBusyError(RefstoreError, TimeoutError):
+    """Another process, `pid`, is stopped in the middle of a change that must end first."""
+
+    _keywords = ("pid",)
+
+    def __init__(self, message: str, *, pid: int) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class StoreCorruptedError(RefstoreError):
+    """The file is no store, or what it says contradicts itself."""
+
+
+class StoreVersionError(RefstoreError):
+    """The file is a store, but of another format, build or engine, or not the one expected."""
