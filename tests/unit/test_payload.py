@@ -1,0 +1,332 @@
+"""Frames and dtype descriptions by themselves, without a store."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refstore import payload
+from refstore.errors import StoreCorruptedError
+
+
+class Written:
+    """A frame in memory aligned as a block is, beside the copy that torch would write to."""
+
+    def __init__(self, obj: object) -> None:
+        frame = payload.encode(obj)
+        memory = np.zeros(frame.nbytes + payload.ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % payload.ALIGNMENT
+        self.memory = memory[start : start + frame.nbytes]
+        frame.write(self.memory.data)
+        self.private = self.memory.copy()
+        self.calls = 0
+
+    def _private(self) -> memoryview:
+        self.calls += 1
+        return self.private.data
+
+    def decode(self) -> Any:
+        return payload.decode(self.memory.data.toreadonly(), self._private)
+
+
+def round_trip(obj: object) -> Any:
+    return Written(obj).decode()
+
+
+def never() -> memoryview:
+    raise AssertionError("a frame without torch storages needs no private view")
+
+
+# --- frames
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        None,
+        {"a": [1, 2.5, "text", {3}]},
+        [b"short", b"x" * 200_000, bytearray(b"y" * 200_000), "z" * 200_000],
+        [bytearray()],
+        pickle.PickleBuffer,
+        list(range(100_000)),
+    ],
+    ids=["none", "nested", "large", "empty", "class", "many"],
+)
+def test_an_object_comes_back(obj: object) -> None:
+    back = round_trip(obj)
+    assert back == obj
+    assert type(back) is type(obj)
+
+
+def test_buffers_are_aligned_read_only_slices_of_the_frame() -> None:
+    arrays = [np.arange(n, dtype="u1") for n in (1, 63, 64, 65, 70_000, 1)]
+    written = Written(arrays)
+    for got, put in zip(written.decode(), arrays, strict=True):
+        assert np.array_equal(got, put)
+        assert np.shares_memory(got, written.memory)
+        assert got.ctypes.data % payload.ALIGNMENT == 0
+        assert not got.flags.writeable
+
+
+def test_a_writable_view_gives_writable_arrays() -> None:
+    written = Written([np.arange(3)])
+    (array,) = payload.decode(written.memory.data, never)
+    array[0] = 7
+    assert payload.decode(written.memory.data, never)[0].tolist() == [7, 1, 2]
+
+
+ARRAYS: dict[str, np.ndarray[Any, Any]] = {
+    "0-d": np.array(5.0),
+    "empty": np.zeros((0, 3)),
+    "no bytes": np.zeros(3, "V0"),
+    "F": np.arange(6).reshape((2, 3), order="F"),
+    "strided": np.arange(100).reshape(10, 10)[::2, 1::3],
+    "backwards": np.arange(10)[::-1],
+    "axes swapped": np.zeros((3, 4, 5)).transpose(1, 0, 2),
+    "broadcast": np.broadcast_to(np.arange(3), (4, 3)),
+    "big-endian": np.arange(5, dtype=">i4"),
+    "dates": np.array(["2024-01-01", "NaT"], "M8[D]"),
+    "strided dates": np.arange(10).astype("m8[s]")[::3],
+    "records": np.array([(1, 2), (3, 4)], [("a", "i1"), ("took", "m8[s]")]),
+    "read-only": np.frombuffer(b"abcd", "u1"),
+}
+
+
+@pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS.keys())
+def test_an_array_inside_an_object_is_rebuilt_in_place(array: np.ndarray[Any, Any]) -> None:
+    written = Written({"array": array})
+    got = written.decode()["array"]
+    assert got.dtype == array.dtype
+    assert got.shape == array.shape
+    assert np.array_equal(got.view("i8") if got.dtype.kind == "M" else got, _comparable(array))
+    assert not array.nbytes or np.shares_memory(got, written.memory)
+
+
+def _comparable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array.view("i8") if array.dtype.kind == "M" else array  # NaT differs from itself
+
+
+def test_arrays_of_objects_and_of_variable_strings_are_pickled_whole() -> None:
+    got = round_trip([np.array([1, "two"], object), np.array(["a" * 99], np.dtypes.StringDType())])
+    assert got[0].tolist() == [1, "two"]
+    assert got[1].tolist() == ["a" * 99]
+
+
+@pytest.mark.parametrize("cls", [np.recarray, np.matrix, np.memmap])
+def test_numpys_own_subclasses_are_rebuilt_in_place(cls: type[np.ndarray[Any, Any]]) -> None:
+    plain: np.ndarray[Any, Any] = np.arange(12.0).reshape(3, 4)
+    written = Written([plain.view(cls)])
+    (got,) = written.decode()
+    assert type(got) is cls
+    assert np.array_equal(got.view(np.ndarray), plain)
+    assert np.shares_memory(got, written.memory)
+
+
+def test_an_array_met_twice_is_stored_once() -> None:
+    array = np.zeros(100_000)
+    written = Written([array, array])
+    assert written.memory.nbytes < 1.1 * array.nbytes
+    first, second = written.decode()
+    assert first is second
+
+
+def test_large_bytes_are_not_copied_before_they_are_written() -> None:
+    """Their memory is the frame's only piece of that size, and it is the object's own."""
+    data = b"x" * 1_000_000
+    frame = payload.encode([data, 1])
+    assert any(piece.obj is data for _, piece in frame._pieces)
+
+
+def test_a_bytearray_cannot_be_resized_between_measuring_and_writing() -> None:
+    data = bytearray(100_000)
+    frame = payload.encode([data])
+    with pytest.raises(BufferError):
+        data.append(1)
+    frame.write(memoryview(bytearray(frame.nbytes)))
+    del frame
+    data.append(1)
+
+
+@pytest.mark.parametrize(
+    "obj", [threading.Lock(), lambda: None, memoryview(b"x")], ids=["lock", "lambda", "memoryview"]
+)
+def test_what_pickle_refuses_is_refused(obj: object) -> None:
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+        payload.encode({"before": np.ones(1000), "bad": [obj]})
+
+
+def test_a_frame_cut_anywhere_in_its_head_is_reported() -> None:
+    whole = Written([np.arange(1000)]).memory.tobytes()
+    for length in (*range(80), len(whole) - 1):
+        with pytest.raises(StoreCorruptedError):
+            payload.decode(memoryview(whole[:length]), never)
+
+
+@pytest.mark.parametrize(
+    ("at", "number"),
+    [(0, 0), (8, 2**60), (16, 2**63), (24, 2**63), (32, 2**63), (40, 2**63), (56, 7), (56, 1)],
+)
+def test_a_frame_with_a_wrong_number_is_reported(at: int, number: int) -> None:
+    octets = bytearray(Written([np.arange(1000)]).memory)
+    struct.pack_into("=Q", octets, at, number)
+    with pytest.raises(StoreCorruptedError):
+        payload.decode(memoryview(octets), never)
+
+
+# --- torch
+
+
+@pytest.fixture
+def torch() -> Any:
+    return pytest.importorskip("torch")
+
+
+def test_torch_is_not_imported_for_objects_without_tensors() -> None:
+    if "torch" in sys.modules:
+        pytest.skip("another test has imported it")
+    round_trip([np.arange(3)])
+    assert "torch" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float8_e4m3fn", "int8", "complex64"])
+def test_a_tensor_of_any_dtype_is_rebuilt_over_the_private_view(torch: Any, name: str) -> None:
+    tensor = torch.arange(12).to(getattr(torch, name)).reshape(3, 4)
+    written = Written({"t": tensor})
+    got = written.decode()["t"]
+    assert written.calls == 1
+    assert got.dtype == tensor.dtype
+    assert torch.equal(got.view(torch.int8), tensor.view(torch.int8))
+    start = written.private.ctypes.data
+    assert start <= got.data_ptr() < start + written.private.nbytes
+
+
+def test_the_private_view_is_asked_for_once(torch: Any) -> None:
+    written = Written([torch.ones(3), torch.zeros(4)])
+    written.decode()
+    assert written.calls == 1
+    written = Written([np.ones(3)])
+    written.decode()
+    assert written.calls == 0
+
+
+def test_views_of_one_storage_share_it_again(torch: Any) -> None:
+    base = torch.arange(1000.0)
+    whole, part, turned = round_trip([base, base[10:20], base.view(10, 100).t()])
+    part[0] = -1
+    assert whole[10] == -1
+    assert turned[10, 0] == -1
+    assert whole.untyped_storage()._cdata == part.untyped_storage()._cdata
+
+
+def test_only_the_part_of_a_storage_that_is_reached_is_stored(torch: Any) -> None:
+    big = torch.arange(1_000_000).reshape(1000, 1000)
+    rows = {"a": big[500], "b": big[502, ::2], "none": big[7:7]}
+    written = Written(rows)
+    assert written.memory.nbytes < 30_000
+    got = written.decode()
+    for name, row in rows.items():
+        assert torch.equal(got[name], row)
+        assert got[name].stride() == row.stride()
+    got["a"][0] = -1
+    assert got["b"][0] == big[502, 0]
+
+
+def test_a_storage_in_the_object_is_stored_whole(torch: Any) -> None:
+    base = torch.arange(1000, dtype=torch.int32)
+    tensor, untyped = round_trip([base[900:], base.untyped_storage()])
+    assert untyped.nbytes() == 4000
+    assert torch.equal(tensor, base[900:])
+    assert tensor.untyped_storage()._cdata == untyped._cdata
+
+
+def test_parameters_and_gradient_flags_come_back(torch: Any) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    first, second, leaf = round_trip([weight, weight, torch.ones(2).requires_grad_()])
+    assert type(first) is torch.nn.Parameter
+    assert first is second
+    assert first.requires_grad
+    assert leaf.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["sparse", "csr", "conj", "meta", "attribute"])
+def test_other_tensors_come_back_by_torchs_own_means(torch: Any, kind: str) -> None:
+    tensor = torch.eye(4)
+    if kind == "sparse":
+        tensor = tensor.to_sparse()
+    elif kind == "csr":
+        with pytest.warns(UserWarning, match="beta state"):
+            tensor = tensor.to_sparse_csr()
+    elif kind == "conj":
+        tensor = torch.complex(tensor, tensor).conj()
+    elif kind == "meta":
+        tensor = tensor.to("meta")
+    else:
+        tensor.note = "kept"
+    got = round_trip([tensor])[0]
+    assert got.layout == tensor.layout
+    assert got.device == tensor.device
+    assert getattr(got, "note", None) == getattr(tensor, "note", None)
+    if kind != "meta":
+        assert torch.equal(got.to_dense(), tensor.to_dense())
+
+
+# --- dtypes
+
+PLAIN = [*"?bBhHiIlLqQefdgFDG", ">i4", "<M8[25s]", ">M8[ns]", "m8", "S3", "S0", "U5", "V8", "V0"]
+OTHERS: list[Any] = [
+    [("a", "i1"), ("b", ">f8", (2, 3))],
+    (np.record, [("a", "i4")]),
+    {"names": ["a", "b"], "formats": ["i4", "f8"], "offsets": [8, 0], "itemsize": 40},
+    {"names": ["a"], "formats": ["i4"], "titles": ["a title"]},
+    [("when", "M8[us]"), ("tail", "V3")],
+]
+
+
+def assert_identical(one: np.dtype[Any], other: np.dtype[Any]) -> None:
+    assert one == other
+    assert repr(one) == repr(other)
+    for name in ("char", "type", "isalignedstruct"):
+        assert getattr(one, name) == getattr(other, name)
+    assert one.metadata == other.metadata
+    assert one.fields == other.fields
+
+
+@pytest.mark.parametrize("dtype", PLAIN)
+def test_a_plain_dtype_is_described_by_text(dtype: str) -> None:
+    description = payload.describe_dtype(np.dtype(dtype))
+    assert description[:1] == b"t"
+    assert_identical(payload.dtype_from(description), np.dtype(dtype))
+
+
+@pytest.mark.parametrize("dtype", OTHERS, ids=str)
+def test_any_other_dtype_round_trips(dtype: Any) -> None:
+    dtype = np.dtype(dtype)
+    assert_identical(payload.dtype_from(payload.describe_dtype(dtype)), dtype)
+
+
+def test_alignment_and_metadata_of_a_dtype_round_trip() -> None:
+    aligned = np.dtype([("a", "i1"), ("b", "f8")], align=True)
+    described = np.dtype("f4", metadata={"unit": "m"})
+    for dtype in (aligned, described):
+        assert_identical(payload.dtype_from(payload.describe_dtype(dtype)), dtype)
+
+
+WITH_OBJECTS: list[Any] = ["O", [("a", "i4"), ("b", "O")], np.dtypes.StringDType()]
+
+
+@pytest.mark.parametrize("dtype", WITH_OBJECTS, ids=str)
+def test_a_dtype_of_python_objects_is_refused(dtype: Any) -> None:
+    with pytest.raises(TypeError, match="references to Python objects"):
+        payload.describe_dtype(np.dtype(dtype))
+
+
+@pytest.mark.parametrize("description", [b"", b"x", b"xf4", b"p" + pickle.dumps(3)])
+def test_what_describes_no_dtype_is_reported(description: bytes) -> None:
+    with pytest.raises(StoreCorruptedError):
+        payload.dtype_from(description)
