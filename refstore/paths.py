@@ -31,6 +31,10 @@ MAX_CAPACITY = 1 << 46
 MIN_DEFAULT_CAPACITY = 64 << 20
 PAGE = 4096
 
+_SHARED_MEMORY = "/dev/shm"
+_OWN_GROUPS = "/proc/self/cgroup"
+_GROUPS = "/sys/fs/cgroup"
+
 _UNITS = {"": 1, "b": 1}
 _UNITS |= {f"{letter}b": 1000**power for power, letter in enumerate("kmgt", start=1)}
 _UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", start=1)}
@@ -93,14 +97,13 @@ def _memory_limits() -> Iterator[int]:
     """Bytes of RAM, and of each control group that this process is in."""
     with contextlib.suppress(AttributeError, ValueError, OSError):  # no sysconf, or not these
         yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="utf-8") as lines:
+    with contextlib.suppress(OSError), open(_OWN_GROUPS, encoding="utf-8") as lines:
         for line in lines:
             _, controllers, group = line.rstrip("\n").split(":", 2)
             if controllers == "":
-                yield from _group_limits("/sys/fs/cgroup", group, "memory.max")
+                yield from _group_limits(_GROUPS, group, "memory.max")
             elif "memory" in controllers.split(","):
-                root = "/sys/fs/cgroup/memory"
-                yield from _group_limits(root, group, "memory.limit_in_bytes")
+                yield from _group_limits(f"{_GROUPS}/memory", group, "memory.limit_in_bytes")
 
 
 def _group_limits(root: str, group: str, file: str) -> Iterator[int]:
@@ -182,7 +185,7 @@ def temporary_name() -> str:
 
 
 def _shared_memory() -> str:
-    for folder in ("/dev/shm", os.environ.get("XDG_RUNTIME_DIR")):
+    for folder in (_SHARED_MEMORY, os.environ.get("XDG_RUNTIME_DIR")):
         if folder and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
             return os.path.abspath(folder)
     return tempfile.gettempdir()
