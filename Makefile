@@ -1,0 +1,116 @@
+# Every task of the project. A virtual environment is made on first use; second runs are quick.
+#
+#   make demo     a GAN trains for 200 epochs, all its weights passing through the store
+#   make test     the tests, on a release build and on a debug build with failpoints
+#   make lint     format, style, types, stubs, spelling
+#   make asan     the tests under AddressSanitizer and UBSan
+#   make tsan     the threaded tests under ThreadSanitizer
+#   make stress   random operations with every byte checked, epochs, concurrency
+#   make bench    latency and throughput
+#   make wheel    dist/
+#   make clean    removes all that was built; the virtual environment stays
+#
+# PYTHON=python3.13 make test    picks the interpreter of a new environment
+# make test ARGS="-k names"      hands arguments to pytest, or to the program that is run
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(abspath $(VENV))/bin
+RUN := $(BIN)/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+
+SOURCES := $(wildcard refstore/*.pyx refstore/*.pxd) setup.py pyproject.toml MANIFEST.in
+# As build-system.requires and the extra `demo` in pyproject.toml have them.
+BUILD_TOOLS := "setuptools>=77" "Cython>=3.1,<4" "numpy>=2.1"
+TORCH := torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test test-release test-debug lint asan tsan stress bench wheel clean
+.DELETE_ON_ERROR:
+
+# --- tasks
+
+demo: $(VENV)/with-demo
+	$(RUN) -m examples.gan.train --mode distributed --workers 4 --epochs 200 $(ARGS)
+
+test: test-release test-debug
+
+test-release: $(VENV)/with-test
+	$(BIN)/pytest $(ARGS)
+
+test-debug: build/debug/built
+	$(call pytest_on,debug,)
+
+asan: build/asan/built
+	$(call pytest_on,asan,LD_PRELOAD=$$(gcc -print-file-name=libasan.so) \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 PYTHONMALLOC=malloc, \
+	    --timeout 900)
+
+# ThreadSanitizer does not see that two mappings show the same memory, so threads it is.
+tsan: build/tsan/built
+	$(call pytest_on,tsan,LD_PRELOAD=$$(gcc -print-file-name=libtsan.so) \
+	    TSAN_OPTIONS="halt_on_error=1 exitcode=66", --timeout 900 -k threads)
+
+lint: $(VENV)/with-test $(VENV)/with-lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/cython-lint refstore stress
+	$(BIN)/codespell refstore tests stress examples docs setup.py Makefile *.md
+	$(RUN) -m mypy.stubtest refstore._core --allowlist tests/stubtest.txt
+
+stress: $(VENV)/with-stress
+	$(RUN) stress/ops.py --operations 100000 --procs 4
+	$(RUN) stress/epochs.py --epochs 200
+	$(RUN) stress/concurrent.py --procs 1,2,4
+
+bench: $(VENV)/with-bench
+	$(RUN) stress/bench.py $(ARGS)
+
+wheel: $(VENV)/built
+	$(PIP) install -q build
+	$(RUN) -m build
+
+clean:
+	rm -rf build dist *.egg-info refstore/*.so refstore/*.c stress/*.so examples/gan/out stress/out
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find refstore tests stress examples -name __pycache__ -prune -exec rm -rf {} +
+	rm -f $(VENV)/built $(VENV)/with-*
+
+# --- what they need: an empty file stands for a step that is done
+
+$(VENV)/made:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --upgrade pip
+	$(PIP) install -q $(BUILD_TOOLS)
+	touch $@
+
+$(VENV)/built: $(VENV)/made $(SOURCES)
+	$(PIP) install -q --no-build-isolation -e .
+	touch $@
+
+# refstore itself is there already, so this adds what the extra names.
+$(VENV)/with-%: $(VENV)/made pyproject.toml | $(VENV)/built
+	$(PIP) install -q "refstore[$*]"
+	touch $@
+
+# PyPI's torch for Linux comes with gigabytes of CUDA; the smaller one does where it can be had.
+$(VENV)/with-demo: $(VENV)/made pyproject.toml | $(VENV)/built
+	$(PIP) install -q --no-deps --retries 0 --timeout 15 --index-url $(TORCH_INDEX) $(TORCH) || true
+	$(PIP) install -q "refstore[demo]"
+	touch $@
+
+build/%/built: $(VENV)/with-test $(SOURCES)
+	REFSTORE_BUILD=$* REFSTORE_WERROR=1 $(RUN) setup.py -q build --build-lib build/$*
+	touch $@
+
+# Runs the tests on a variant: 1 its name, 2 environment, 3 arguments. Python looks for modules in
+# the working folder first, and children of the tests do too: hence not from here, where the
+# release build is. What is not compiled is copied anew each time.
+define pytest_on
+cp refstore/*.py refstore/*.pyi build/$(1)/refstore/
+cd build/$(1) && PYTHONPATH=$(CURDIR)/build/$(1) $(2) \
+    $(BIN)/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(3) $(ARGS) $(CURDIR)/tests
+endef

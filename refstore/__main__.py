@@ -1,0 +1,7 @@
+"""`python -m refstore` is the `refstore` command."""
+
+import sys
+
+from refstore.cli import main
+
+sys.exit(main())
