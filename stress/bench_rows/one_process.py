@@ -1,0 +1,144 @@
+"""Rows that one process measures by itself."""
+
+import mmap
+import os
+import random
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refstore import ObjectRef, Store
+from stress import loops
+from stress.bench_rows.row import Effort, Goal, Row, timed
+from stress.fragmentation import log_uniform
+from stress.measure import Loop
+from stress.support import GIB, KIB, MIB
+
+SMALL = bytes(64)
+_SAMPLE = 1000
+
+
+def get(effort: Effort) -> Sequence[Row]:
+    with Store.temporary(64 * MIB) as store:
+        loop = loops.gets(store, store.put(SMALL))
+        floor = loops.memoryviews(SMALL)
+        return [timed("get / memoryview", effort, loop, floor, Goal(0.8))]
+
+
+def put_delete(effort: Effort) -> Sequence[Row]:
+    with Store.temporary(64 * MIB) as store:
+        loop = loops.puts(store, SMALL)
+        floor = loops.memoryviews(SMALL)
+        return [timed("put + delete of 64 B / memoryview", effort, loop, floor, Goal(2.5))]
+
+
+def put_5mib(effort: Effort) -> Sequence[Row]:
+    source = np.ones(5 * MIB, np.uint8)
+    with Store.temporary(64 * MIB) as store, _shared_memory(len(source)) as target:
+        loop = loops.puts(store, source)
+        floor = _copies(target, source)
+        return [timed("put of 5 MiB / numpy.copyto", effort, loop, floor, Goal(1.05))]
+
+
+@contextmanager
+def _shared_memory(nbytes: int) -> Iterator[NDArray[np.uint8]]:
+    """Warm memory of the kind that the store lies in."""
+    with tempfile.TemporaryFile(dir="/dev/shm") as file:
+        os.ftruncate(file.fileno(), nbytes)
+        array = np.frombuffer(mmap.mmap(file.fileno(), nbytes), np.uint8)
+        array.fill(1)
+        yield array
+
+
+def _copies(target: NDArray[np.uint8], source: NDArray[np.uint8]) -> Loop:
+    def run(turns: int) -> None:
+        for _ in range(turns):
+            np.copyto(target, source)
+
+    return run
+
+
+def many_objects(effort: Effort) -> Sequence[Row]:
+    """The same store options on both sides; only the number of objects differs."""
+    few, many = _SAMPLE, effort.objects
+    label = f"with {many:,} objects / with {few:,}: "
+    goal = Goal(1.5)
+    with _filled(few, many) as (small, small_refs), _filled(many, many) as (full, refs):
+        drawn = random.Random(1)
+        indices = drawn.sample(range(many), few)
+        sample: list[loops.Key] = [refs[i] for i in indices]
+        names: list[loops.Key] = [f"object {i}" for i in indices]
+        small_names: list[loops.Key] = [f"object {i}" for i in range(few)]
+        drawn.shuffle(refs)
+        pairs: dict[str, tuple[Loop, Loop]] = {
+            "get, a thousand of them": (
+                loops.gets_among(full, sample),
+                loops.gets_among(small, small_refs),
+            ),
+            "get, all in random order": (
+                loops.gets_among(full, refs),
+                loops.gets_among(small, small_refs),
+            ),
+            "get by name": (
+                loops.gets_among(full, names),
+                loops.gets_among(small, small_names),
+            ),
+            "put + delete": (loops.puts(full, SMALL), loops.puts(small, SMALL)),
+            "put + delete by name": (
+                loops.named_puts(full, SMALL, "another"),
+                loops.named_puts(small, SMALL, "another"),
+            ),
+        }
+        return [
+            timed(label + what, effort, ours, floor, goal) for what, (ours, floor) in pairs.items()
+        ]
+
+
+@contextmanager
+def _filled(count: int, room_for: int) -> Iterator[tuple[Store, list[ObjectRef]]]:
+    with Store.temporary(GIB, max_objects=room_for + 1000) as store:
+        yield store, [store.put(SMALL, name=f"object {i}") for i in range(count)]
+
+
+def wear(effort: Effort) -> Sequence[Row]:
+    label = f"after {effort.cycles:,} put/delete cycles / fresh: "
+    goal = Goal(1.1)
+    with Store.temporary(64 * MIB) as worn, Store.temporary(64 * MIB) as fresh:
+        _wear(worn, effort.cycles)
+        page = bytes(4 * KIB)
+        pairs: dict[str, tuple[Loop, Loop]] = {
+            "put + delete": (loops.puts(worn, SMALL), loops.puts(fresh, SMALL)),
+            "put + delete of 4 KiB": (loops.puts(worn, page), loops.puts(fresh, page)),
+            "put + delete by name": (
+                loops.named_puts(worn, SMALL, "name"),
+                loops.named_puts(fresh, SMALL, "name"),
+            ),
+        }
+        rows = [
+            timed(label + what, effort, ours, floor, goal) for what, (ours, floor) in pairs.items()
+        ]
+        worn_ref, fresh_ref = worn.put(SMALL, name="kept"), fresh.put(SMALL, name="kept")
+        gets = loops.gets(worn, worn_ref), loops.gets(fresh, fresh_ref)
+        named = loops.gets(worn, "kept"), loops.gets(fresh, "kept")
+        rows.append(timed(label + "get", effort, *gets, goal))
+        rows.append(timed(label + "get by name", effort, *named, goal))
+        return rows
+
+
+def _wear(store: Store, cycles: int) -> None:
+    """Half of the objects have a name, each a new one; a thousand are alive at any time."""
+    payload = memoryview(bytearray(64 * KIB))
+    sizes = log_uniform(64, len(payload), seed=1)
+    alive: deque[ObjectRef] = deque()
+    put, delete = store.put, store.delete
+    for i in range(cycles):
+        data = payload[: sizes[i % len(sizes)]]
+        alive.append(put(data, name=f"worn {i}") if i & 1 else put(data))
+        if len(alive) > _SAMPLE:
+            delete(alive.popleft())
+    for ref in alive:
+        delete(ref)

@@ -1,0 +1,91 @@
+"""What a row of the table is, and how hard to try for it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from stress.measure import Loop, Spread, Timed, interleave, ratios, spread
+from stress.support import duration, rate
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: `--quick` for a look, else for the record."""
+
+    rounds: int  # of measurements in turn
+    window: float  # seconds of one measurement in this process
+    crew_window: float  # seconds of one measurement in several processes
+    objects: int  # in the full store
+    cycles: int  # of put and delete that a store is worn with
+    operations: int  # of random churn
+
+
+QUICK = Effort(9, 0.004, 0.04, 100_000, 200_000, 100_000)
+THOROUGH = Effort(61, 0.01, 0.1, 1_000_000, 10_000_000, 10_000_000)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a ratio is to be at most, or at least."""
+
+    bound: float
+    at_least: bool = False
+
+    def met(self, ratio: float) -> bool:
+        return ratio >= self.bound if self.at_least else ratio <= self.bound
+
+    def __str__(self) -> str:
+        return f"{'>=' if self.at_least else '<='} {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure."""
+
+    what: str
+    floor: str
+    ours: str
+    ratio: Spread | None
+    goal: str
+    met: bool | None  # None if it could not be measured
+
+    def cells(self) -> list[str]:
+        """As the table shows it."""
+        ratio = "-"
+        if self.ratio:
+            ratio = f"{self.ratio.median:.3g} ({self.ratio.low:.3g} to {self.ratio.high:.3g})"
+        met = {True: "yes", False: "no", None: "not measured"}[self.met]
+        return [self.what, self.floor, self.ours, ratio, self.goal, met]
+
+
+HEAD = ["what", "floor", "ours", "ratio (quartiles)", "goal", "met?"]
+Rows = Callable[[Effort], Sequence[Row]]
+
+
+def _row(
+    what: str,
+    ours: Sequence[float],
+    floor: Sequence[float],
+    goal: Goal,
+    unit: Callable[[float], str],
+) -> Row:
+    ratio = ratios(ours, floor)
+    return Row(
+        what,
+        unit(spread(floor).median),
+        unit(spread(ours).median),
+        ratio,
+        str(goal),
+        goal.met(ratio.median),
+    )
+
+
+def timed(what: str, effort: Effort, ours: Loop, floor: Loop, goal: Goal) -> Row:
+    """A row of two loops in this process: seconds per turn."""
+    subjects = [Timed(floor, effort.window), Timed(ours, effort.window)]
+    floors, values = interleave(subjects, effort.rounds)
+    return _row(what, values, floors, goal, duration)
+
+
+def throughput(what: str, ours: Sequence[float], floor: Sequence[float], goal: Goal) -> Row:
+    """A row of operations per second."""
+    return _row(what, ours, floor, goal, rate)

@@ -1,0 +1,187 @@
+"""Mixed sizes and random deletion at a given live fraction, and where it begins to fail.
+
+Sizes are log-uniform. Live are the bytes of payload that were asked for, so that rounding and
+whatever else the store needs count against it. The bytes of the objects are not looked at:
+`ops.py` does that.
+"""
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # see stress/__init__.py
+
+import numpy as np
+from tqdm import tqdm
+
+from refstore import ObjectRef, Store, StoreFullError
+from stress.support import MIB, fresh_seed, parse_size, rate, size, table
+
+FIGURES = ((256 * MIB, 0.75), (64 * MIB, 0.65))  # capacity, and what may be live of it
+_STEP = 0.01  # of the capacity, between two levels of the ramp
+_DRAWN = 1 << 16  # sizes drawn beforehand; odd numbers of steps through them repeat late
+_BATCH = 1000
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened at one capacity."""
+
+    capacity: int
+    fraction: float  # live of the capacity, as asked
+    operations: int  # done at that fraction
+    seconds: float
+    failed: str | None  # the StoreFullError at that fraction
+    fails_from: float | None  # first level of the ramp with one; None if none had
+
+
+class Churn:
+    """Objects of random sizes that come, and go in random order."""
+
+    def __init__(self, store: Store, sizes: Sequence[int], seed: int) -> None:
+        self._store = store
+        self._sizes = sizes
+        self._random = random.Random(seed)
+        self._payload = memoryview(bytearray(max(sizes)))
+        self._live: list[tuple[ObjectRef, int]] = []
+        self._bytes = 0
+        self._drawn = 0
+        self.operations = 0
+
+    def run(self, limit: int, operations: int) -> None:
+        """So many puts and deletes, with at most `limit` bytes live and seldom much fewer."""
+        put, delete = self._store.put, self._store.delete
+        payload, live, pick = self._payload, self._live, self._random.random
+        last = self.operations + operations
+        while self.operations < last:
+            nbytes = self._sizes[self._drawn % len(self._sizes)]
+            self._drawn += 1
+            while self._bytes + nbytes > limit:
+                index = int(pick() * len(live))
+                live[index], live[-1] = live[-1], live[index]
+                ref, freed = live.pop()
+                delete(ref)
+                self._bytes -= freed
+                self.operations += 1
+            live.append((put(payload[:nbytes]), nbytes))
+            self._bytes += nbytes
+            self.operations += 1
+
+    def clear(self) -> None:
+        """Deletes whatever lives."""
+        for ref, _ in self._live:
+            self._store.delete(ref)
+        self._live.clear()
+        self._bytes = 0
+
+
+def log_uniform(low: int, high: int, seed: int) -> list[int]:
+    """Many sizes to go through again and again."""
+    drawn = np.random.default_rng(seed).uniform(np.log(low), np.log(high + 1), _DRAWN - 1)
+    return [int(value) for value in np.minimum(np.exp(drawn), high)]
+
+
+def measure(
+    capacity: int,
+    fraction: float,
+    operations: int,
+    sizes: Sequence[int],
+    seed: int,
+    progress: Progress = lambda done: None,
+) -> Outcome:
+    """Churns at that fraction, then upwards from there until the store is full."""
+    with Store.temporary(capacity) as store:
+        churn = Churn(store, sizes, seed)
+        began = time.monotonic()
+        failed = None
+        try:
+            for start in range(0, operations, _BATCH):
+                churn.run(int(capacity * fraction), min(_BATCH, operations - start))
+                progress(churn.operations)
+        except StoreFullError as error:
+            failed = str(error)
+        done, seconds = churn.operations, time.monotonic() - began
+        fails_from = fraction if failed else ramp(churn, capacity, fraction, operations // 50)
+        churn.clear()
+        store.delete(store.put(bytes(capacity)))  # nothing of that history may stay in the way
+        if problems := store.check():
+            raise AssertionError(f"seed {seed}: {problems}")
+        return Outcome(capacity, fraction, done, seconds, failed, fails_from)
+
+
+def ramp(churn: Churn, capacity: int, fraction: float, operations: int) -> float | None:
+    """The first fraction above the given one at which a put finds no room."""
+    for level in range(1, round((1 - fraction) / _STEP) + 1):
+        now = fraction + level * _STEP
+        try:
+            churn.run(int(capacity * now), operations)
+        except StoreFullError:
+            return now
+    return None
+
+
+def report(outcomes: Sequence[Outcome]) -> str:
+    """A table of them."""
+    rows = [["capacity", "live", "operations", "rate", "StoreFullError", "begins to fail at"]]
+    for outcome in outcomes:
+        begins = f"{outcome.fails_from:.0%} live" if outcome.fails_from else "nowhere"
+        if outcome.failed:
+            begins += " or less"
+        rows.append(
+            [
+                size(outcome.capacity),
+                f"{outcome.fraction:.0%}",
+                str(outcome.operations),
+                rate(outcome.operations / outcome.seconds),
+                outcome.failed or "none",
+                begins,
+            ]
+        )
+    return table(rows)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--operations", type=int, default=10_000_000, help="puts and deletes")
+    parser.add_argument("--capacity", type=parse_size, help="default: 256 MiB, then 64 MiB")
+    parser.add_argument("--live-fraction", type=float, help="default: 0.75 and 0.65")
+    parser.add_argument("--min-size", type=parse_size, default=64)
+    parser.add_argument("--max-size", type=parse_size, default=MIB)
+    parser.add_argument("--seed", type=int)
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = arguments()
+    seed = fresh_seed() if options.seed is None else options.seed
+    print(f"seed {seed}", flush=True)
+    sizes = log_uniform(options.min_size, options.max_size, seed)
+    figures = [
+        (capacity, options.live_fraction or fraction)
+        for capacity, fraction in FIGURES
+        if options.capacity in (None, capacity)
+    ] or [(options.capacity, options.live_fraction or 0.65)]
+    outcomes = []
+    for capacity, fraction in figures:
+        with tqdm(total=options.operations, unit="op", unit_scale=True) as bar:
+
+            def show(done: int, bar: "tqdm[None]" = bar) -> None:
+                bar.update(done - bar.n)
+
+            outcomes.append(measure(capacity, fraction, options.operations, sizes, seed, show))
+    print(report(outcomes))
+    if any(outcome.failed for outcome in outcomes):
+        print(f"FAULT with seed {seed}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Measuring two things against each other on a machine that is never quite quiet.
+
+Times drift with the neighbours and the clock; a ratio of two measurements taken within the same
+few milliseconds hardly does. So everything here is measured in turn, A B A B, each round gives a
+ratio of its own, and the median of those is the figure.
+"""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+Loop = Callable[[int], object]  # runs what is measured n times
+Subject = Callable[[], float]  # one measurement: seconds, or operations per second
+
+_CALIBRATED = 0.5  # share of the window that a trial must fill before its length is believed
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The middle of some measurements, and the quartiles around it."""
+
+    low: float
+    median: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and quartiles; of few values, the ends."""
+    if len(values) < 4:
+        return Spread(min(values), statistics.median(values), max(values))
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(low, median, high)
+
+
+def interleave(subjects: Sequence[Subject], rounds: int) -> list[list[float]]:
+    """What each subject gave, round by round, after one round that nobody counts."""
+    found: list[list[float]] = [[] for _ in subjects]
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for subject in subjects:
+            subject()
+        for _ in range(rounds):
+            for subject, values in zip(subjects, found, strict=True):
+                values.append(subject())
+    finally:
+        if collecting:
+            gc.enable()
+    return found
+
+
+def ratios(ours: Sequence[float], floor: Sequence[float]) -> Spread:
+    """Ours over the floor, each with its neighbour in time."""
+    return spread([a / b for a, b in zip(ours, floor, strict=True)])
+
+
+class Timed:
+    """Seconds per turn of a loop, over a window of about the length asked for."""
+
+    def __init__(self, loop: Loop, seconds: float) -> None:
+        self._loop = loop
+        self._turns = 1
+        while (taken := self._run()) < seconds * _CALIBRATED:
+            # At most tenfold: the first trials pay for cold caches and foretell too much.
+            self._turns = int(self._turns * min(10.0, 1 + seconds / max(taken, 1e-9)))
+
+    def _run(self) -> float:
+        began = time.perf_counter()
+        self._loop(self._turns)
+        return time.perf_counter() - began
+
+    def __call__(self) -> float:
+        return self._run() / self._turns
