@@ -1,0 +1,1 @@
+"""Programs that use refstore as an application would."""

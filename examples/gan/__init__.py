@@ -1,0 +1,1 @@
+"""A GAN trained by several processes that exchange all their weights through refstore."""
