@@ -1,0 +1,76 @@
+"""Fixtures: stores in a folder of their own, and a guard against what tests leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import helpers
+import pytest
+
+import refstore
+
+MakeStore = Callable[..., refstore.Store]
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """A test that leaves a child, running or unreaped, fails."""
+    before = helpers.children()
+    yield
+    left = helpers.children() - before
+    assert not left, f"child processes left behind: {left}"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder in shared memory; no file, mapping or descriptor may be left in it."""
+    where = helpers.SHARED_MEMORY if helpers.SHARED_MEMORY.is_dir() else None
+    path = Path(tempfile.mkdtemp(prefix="refstore-test-", dir=where))
+    try:
+        yield path
+        gc.collect()
+        assert helpers.mappings(path) == []
+        assert helpers.open_files(path) == []
+        assert sorted(entry.name for entry in path.iterdir()) == []
+    finally:
+        shutil.rmtree(path)
+
+
+@pytest.fixture
+def path(folder: Path) -> str:
+    """Where the `store` fixture's file is."""
+    return str(folder / "store")
+
+
+@pytest.fixture
+def make_store(folder: Path) -> Iterator[MakeStore]:
+    """Make stores in `folder`: `make_store(capacity=..., name="store")`; each ends sound."""
+    made: list[tuple[refstore.Store, Path]] = []
+
+    def make(capacity: int | str = "16MiB", name: str = "store", **options: Any) -> refstore.Store:
+        file = folder / name
+        store = refstore.Store(str(file), capacity=capacity, create=True, **options)
+        made.append((store, file))
+        return store
+
+    yield make
+    for store, file in made:
+        if file.exists():
+            with refstore.Store(str(file), create=False) as again:
+                problems = again.check()
+                again.unlink()
+            assert problems == []
+        with contextlib.suppress(ValueError):
+            store.close()
+
+
+@pytest.fixture
+def store(make_store: MakeStore) -> refstore.Store:
+    """A fresh store of 16 MiB."""
+    return make_store()

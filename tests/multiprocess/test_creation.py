@@ -1,0 +1,49 @@
+"""Many processes open one name at once: one makes the store, all others attach to that very one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import workers
+from helpers import peers
+
+import refstore
+
+
+def test_creating_at_once_makes_one_store(folder: Path) -> None:
+    path, times = str(folder / "s"), 40
+    with peers(4, None) as children:
+        for child in children:
+            child.tell(workers.open_many_times, path, times, None)
+        assert [child.answer() for child in children] == [["opened"] * times] * 4
+        pids = {child.pid for child in children}
+    for number in range(times):
+        with refstore.Store(f"{path}-{number}", create=False) as store:
+            assert set(store.names()) == {f"by {pid}" for pid in pids}
+            assert store.check() == []
+            store.unlink()
+
+
+def test_creating_exclusively_has_one_winner(folder: Path) -> None:
+    path, times = str(folder / "s"), 40
+    with peers(4, None) as children:
+        for child in children:
+            child.tell(workers.open_many_times, path, times, True)
+        outcomes = [child.answer() for child in children]
+    for number in range(times):
+        assert sorted(one[number] for one in outcomes) == ["exists"] * 3 + ["opened"]
+        with refstore.Store(f"{path}-{number}", create=False) as store:
+            assert len(store) == 1
+            store.unlink()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_options_of_an_attached_store_are_its_files(folder: Path, path: str, method: str) -> None:
+    with peers(1, None, method) as (child,):
+        child.do(workers.attach, path, {"capacity": 1_234_567, "max_objects": 321})
+        with refstore.Store(path) as store:
+            assert (store.capacity, store.max_objects) == (1_234_567, 321)
+            with pytest.raises(ValueError, match="capacity"):
+                refstore.Store(path, capacity=1_234_568)
+            store.unlink()

@@ -1,0 +1,398 @@
+"""A hostile machine: no room on the file system, limits reached, files of other users."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import helpers
+import pytest
+
+import refstore
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+
+
+def may_mount() -> bool:
+    """Whether this user may mount something where nobody else sees it."""
+    if not shutil.which("unshare"):
+        return False
+    command = ["unshare", "-m", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+needs_mount = pytest.mark.skipif(not may_mount(), reason="needs a mount namespace of its own")
+
+
+MOUNT_AND_RUN = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@"'
+
+
+def run_on_small_disk(source: str, size: str, folder: Path) -> str:
+    """Run a script whose `disk` is a tmpfs of that size, seen by nobody else; what it printed."""
+    script = folder / "script.py"
+    prelude = (
+        "import os, sys, refstore\n"
+        "sys.path.insert(0, sys.argv[2])\n"
+        "import helpers\n"
+        "disk = sys.argv[1]\n"
+        "def used():\n"
+        "    fs = os.statvfs(disk)\n"
+        "    return (fs.f_blocks - fs.f_bfree) * fs.f_frsize\n"
+    )
+    script.write_text(prelude + source)
+    disk = folder / "disk"
+    disk.mkdir()
+    try:
+        program = [sys.executable, str(script), str(disk), str(Path(helpers.__file__).parent)]
+        result = subprocess.run(
+            ["unshare", "-m", "sh", "-c", MOUNT_AND_RUN, "sh", size, str(disk), *program],
+            capture_output=True,
+            text=True,
+            timeout=helpers.PATIENCE,
+            check=False,
+        )
+    finally:
+        script.unlink()
+        disk.rmdir()
+    assert (result.returncode, result.stderr) == (0, ""), result
+    return result.stdout.strip()
+
+
+@needs_mount
+def test_a_put_on_a_full_disk_is_refused_and_leaves_nothing(folder: Path) -> None:
+    run_on_small_disk(
+        """
+store = refstore.Store(disk + "/s", capacity="64MiB", max_objects=64)
+data = helpers.pattern(1, 500_000)
+store.put(data, name="kept")
+empty = helpers.usage(store)
+refs = []
+try:
+    while True:
+        refs.append(store.put(helpers.pattern(len(refs), 500_000), name=f"n{len(refs)}"))
+except refstore.StoreFullError as error:
+    full = error
+assert 2 <= len(refs) <= 16, len(refs)
+assert full.needed >= 500_000
+before = helpers.usage(store)
+for obj in (bytes(5_000_000), {"a": __import__("numpy").zeros(600_000)}, bytes(60_000_000)):
+    try:
+        store.put(obj, name="never")
+    except refstore.StoreFullError:
+        pass
+    else:
+        raise AssertionError("there was no room")
+    assert helpers.usage(store) == before
+    assert "never" not in store
+try:
+    store.create(5_000_000)
+except refstore.StoreFullError:
+    pass
+else:
+    raise AssertionError("there was no room")
+assert store.check() == []
+assert bytes(store["kept"]) == data
+for i, ref in enumerate(refs):
+    assert bytes(store.get(ref)) == helpers.pattern(i, 500_000)
+    store.delete(ref)
+assert helpers.usage(store) == empty
+for round_ in range(3):
+    refs = [store.put(bytes(500_000)) for _ in refs]
+    for ref in refs:
+        store.delete(ref)
+assert store.check() == []
+""",
+        "8m",
+        folder,
+    )
+
+
+@needs_mount
+def test_small_objects_on_a_full_disk_are_refused_and_leave_nothing(folder: Path) -> None:
+    run_on_small_disk(
+        """
+store = refstore.Store(disk + "/s", capacity="64MiB", max_objects=4096)
+refs = []
+try:
+    while True:
+        refs.append(store.put(helpers.pattern(len(refs), 3000)))
+except refstore.StoreFullError:
+    pass
+assert 100 < len(refs) < 4096, len(refs)
+assert store.check() == []
+for i, ref in enumerate(refs):
+    assert bytes(store.get(ref)) == helpers.pattern(i, 3000)
+for ref in refs:
+    store.delete(ref)
+assert store.stats().used == 0
+refs = [store.put(bytes(3000)) for _ in refs]
+""",
+        "6m",
+        folder,
+    )
+
+
+@needs_mount
+def test_a_disk_filled_by_others_is_no_crash(folder: Path) -> None:
+    run_on_small_disk(
+        """
+store = refstore.Store(disk + "/s", capacity="4MiB", max_objects=64)
+store.put(bytes(100_000), name="kept")
+with open(disk + "/filler", "wb") as filler:
+    try:
+        while True:
+            filler.write(bytes(4096))
+            filler.flush()
+    except OSError:
+        pass
+try:
+    store.put(bytes(2_000_000))
+except refstore.StoreFullError:
+    pass
+else:
+    raise AssertionError("there was no room")
+assert bytes(store["kept"]) == bytes(100_000)
+assert store.check() == []
+os.unlink(disk + "/filler")
+helpers.fill_with_junk(store)
+del store["kept"]
+helpers.assert_full_capacity_fits(store)
+""",
+        "8m",
+        folder,
+    )
+
+
+@needs_mount
+@pytest.mark.parametrize("create", [True, None])
+def test_tables_that_do_not_fit_are_an_error_and_leave_nothing(
+    folder: Path, create: bool | None
+) -> None:
+    run_on_small_disk(
+        f"""
+before = used()
+for max_objects in (2**28, 2**24, 10_000_000):
+    try:
+        refstore.Store(disk + "/s", capacity="1GiB", max_objects=max_objects, create={create})
+    except OSError as error:
+        assert error.errno, error
+    else:
+        raise AssertionError("there was no room for the tables")
+    assert os.listdir(disk) == []
+    assert used() == before, "the half-made file is still somewhere"
+store = refstore.Store(disk + "/s", capacity="64KiB", max_objects=16)
+store.put(b"x")
+""",
+        "1m",
+        folder,
+    )
+
+
+@needs_mount
+def test_a_disk_with_no_room_at_all(folder: Path) -> None:
+    run_on_small_disk(
+        """
+with open(disk + "/filler", "wb") as filler:
+    try:
+        while True:
+            filler.write(bytes(4096))
+            filler.flush()
+    except OSError:
+        pass
+try:
+    refstore.Store(disk + "/s", capacity="1MiB")
+except OSError as error:
+    assert error.errno, error
+else:
+    raise AssertionError("there was no room")
+assert os.listdir(disk) == ["filler"]
+""",
+        "1m",
+        folder,
+    )
+
+
+@needs_mount
+def test_trim_makes_room_for_others(folder: Path) -> None:
+    run_on_small_disk(
+        """
+store = refstore.Store(disk + "/s", capacity="64MiB", max_objects=64)
+for _ in range(2):
+    store.delete(store.put(bytes(4_000_000)))
+before = used()
+assert store.trim() >= 3_500_000
+assert used() <= before - 3_500_000
+with open(disk + "/other", "wb") as other:
+    other.write(bytes(3_500_000))
+os.unlink(disk + "/other")
+store.delete(store.put(bytes(4_000_000)))
+""",
+        "8m",
+        folder,
+    )
+
+
+# -- limits -----------------------------------------------------------------------------------
+
+
+def test_no_descriptor_left_is_an_error_and_leaves_nothing(folder: Path, path: str) -> None:
+    helpers.run_clean(
+        """
+        import os, resource, sys, refstore
+        path = sys.argv[1]
+        with refstore.Store(path + "-warm", capacity="1MiB") as store:  # all modules are loaded
+            store["n"] = {"a": 1}
+            store.unlink()
+        top = len(os.listdir("/proc/self/fd"))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for spare in range(0, 6):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (top + spare - 1, hard))
+            try:
+                store = refstore.Store(path, capacity="1MiB", create=True)
+            except OSError as error:
+                assert error.errno, error
+            else:
+                store["n"] = b"x"
+                store.unlink()
+                store.close()
+            assert not os.path.exists(path)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(os.listdir("/proc/self/fd")) == top
+        """,
+        path,
+    )
+
+
+def test_a_limit_on_the_size_of_files_is_an_error_and_leaves_nothing(
+    folder: Path, path: str
+) -> None:
+    helpers.run_clean(
+        """
+        import os, resource, sys, refstore
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            refstore.Store(sys.argv[1], capacity="64MiB", create=True)
+        except OSError as error:
+            assert error.errno, error
+        else:
+            raise AssertionError("the file may not be that large")
+        """,
+        path,
+    )
+    assert list(folder.iterdir()) == []
+
+
+def test_a_limit_on_address_space_is_an_error_and_leaves_nothing(folder: Path, path: str) -> None:
+    helpers.run_clean(
+        """
+        import resource, sys, refstore
+        resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
+        try:
+            refstore.Store(sys.argv[1], capacity="64GiB", max_objects=64, create=True)
+        except (OSError, MemoryError):
+            pass
+        else:
+            raise AssertionError("it cannot be mapped")
+        """,
+        path,
+    )
+    assert list(folder.iterdir()) == []
+
+
+def test_closed_descriptors_do_no_harm(store: refstore.Store, path: str) -> None:
+    """What a program that makes itself a daemon does to every descriptor it finds."""
+    helpers.run_clean(
+        """
+        import os, sys, refstore
+        store = refstore.Store(sys.argv[1], create=False)
+        ref = store.put(b"x" * 1000)
+        buf = store.get(ref)
+        os.closerange(3, 4096)
+        for number in list(map(int, os.listdir("/proc/self/fd"))):
+            if number > 2:
+                try:
+                    os.close(number)
+                except OSError:
+                    pass
+        other = open(os.devnull)
+        assert bytes(buf) == b"x" * 1000
+        store["n"] = bytes(1_000_000)
+        assert bytes(store["n"]) == bytes(1_000_000)
+        pid = os.fork()
+        if pid == 0:
+            assert bytes(buf) == b"x" * 1000
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        print(store.refcount(ref), store.stats().processes)
+        buf.release()
+        """,
+        path,
+    )
+    assert store.check() == []
+    assert "n" in store
+
+
+# -- other users ------------------------------------------------------------------------------
+
+NOBODY = 65534
+
+
+@needs_root
+def test_a_file_of_another_user_is_refused_unless_asked_for(
+    store: refstore.Store, path: str
+) -> None:
+    store["n"] = b"x"
+    store.close()
+    os.chown(path, NOBODY, -1)
+    for create in (None, False):
+        with pytest.raises(PermissionError, match="foreign"):
+            refstore.Store(path, create=create)
+    with refstore.Store(path, create=False, foreign=True) as foreign:
+        assert bytes(foreign["n"]) == b"x"
+    os.chown(path, 0, -1)
+
+
+AS_NOBODY = """
+    import os, sys
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    import refstore
+    path, foreign = sys.argv[1], sys.argv[2] == "foreign"
+    try:
+        with refstore.Store(path, create=False, foreign=foreign) as store:
+            with store["n"] as buf:
+                print(bytes(buf).decode())
+            store["from nobody"] = b"y" * 100_000
+    except PermissionError:
+        print("PermissionError")
+"""
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("mode", "foreign", "printed"),
+    [
+        (0o600, "own", "PermissionError"),
+        (0o600, "foreign", "PermissionError"),
+        (0o666, "own", "PermissionError"),
+        (0o666, "foreign", "kept"),
+    ],
+)
+def test_another_user_opens_only_what_is_meant_for_it(
+    folder: Path, mode: int, foreign: str, printed: str
+) -> None:
+    os.chmod(folder, 0o755)
+    path = str(folder / "s")
+    with refstore.Store(path, capacity="4MiB", mode=mode) as store:
+        store["n"] = b"kept"
+        result = helpers.run_script(AS_NOBODY, path, foreign)
+        assert (result.stdout.strip(), result.returncode) == (printed, 0), result
+        assert bytes(store["n"]) == b"kept"
+        if printed == "kept":
+            assert bytes(store["from nobody"]) == b"y" * 100_000
+        assert store.check() == []
+        store.unlink()

@@ -1,0 +1,66 @@
+"""The exceptions: their bases, their words, and that they travel."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+import refstore
+
+BASES: dict[type[BaseException], type[BaseException] | None] = {
+    refstore.ObjectNotFoundError: KeyError,
+    refstore.ObjectExistsError: FileExistsError,
+    refstore.StoreFullError: MemoryError,
+    refstore.GetTimeoutError: TimeoutError,
+    refstore.StoreCorruptedError: None,
+    refstore.StoreVersionError: None,
+    refstore.StoreBusyError: TimeoutError,
+}
+
+
+@pytest.mark.parametrize(
+    ("error", "base"), BASES.items(), ids=lambda cls: getattr(cls, "__name__", "-")
+)
+def test_each_error_has_its_bases(
+    error: type[BaseException], base: type[BaseException] | None
+) -> None:
+    assert issubclass(error, refstore.RefstoreError)
+    assert base is None or issubclass(error, base)
+    assert issubclass(refstore.RefstoreError, Exception)
+
+
+def test_everything_public_is_in_all() -> None:
+    names = {"Store", "ObjectRef", "PinnedBuffer", "Writer", "StoreStats", "RefstoreError"}
+    names |= {error.__name__ for error in BASES}
+    assert names <= set(refstore.__all__)
+    assert all(hasattr(refstore, name) for name in refstore.__all__)
+
+
+def test_a_missing_name_is_said_in_plain_words(store: refstore.Store) -> None:
+    with pytest.raises(refstore.ObjectNotFoundError) as caught:
+        store.get("some name")
+    text = str(caught.value)
+    assert "some name" in text
+    assert not text.startswith(("'", '"')), "a KeyError shows the repr of its message"
+
+
+def test_a_missing_ref_is_said_in_hex(store: refstore.Store) -> None:
+    ref = store.put(b"x")
+    store.delete(ref)
+    with pytest.raises(refstore.ObjectNotFoundError) as caught:
+        store.get(ref)
+    assert ref.hex() in str(caught.value)
+
+
+def test_errors_travel_between_processes(store: refstore.Store) -> None:
+    store["n"] = b"x"
+    caught: list[BaseException] = []
+    for call in (lambda: store.get("m"), lambda: store.put(b"y", name="n")):
+        with pytest.raises(refstore.RefstoreError) as info:
+            call()
+        caught.append(info.value)
+    for error in caught:
+        back = pickle.loads(pickle.dumps(error))
+        assert type(back) is type(error)
+        assert str(back) == str(error)
