@@ -2,8 +2,8 @@
 
 An epoch here is one pass over all digits. Of several workers each passes over its own shard, so
 their epoch together is one pass over all digits too: the same arithmetic in all. But the steps of
-one worker come one after another, those of four side by side, so each network is moved by a
-quarter as many steps an epoch, and needs more epochs to look as good.
+one process follow one another, and those of four workers go side by side, so that an epoch moves
+their networks by a quarter as many steps.
 """
 
 import time
