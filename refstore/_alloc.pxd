@@ -1,0 +1,501 @@
+# Room for one object: a slot with a block. Small blocks come from runs, lock-free; large ones are whole pages.
+#
+# A run is pages cut into up to 64 blocks of one class, each stocked in a FREE slot of its own, with one bit per
+# block that says "probably free". A process keeps cutting from the run it last found, so two processes share
+# neither slots nor words. A class owns nothing for good: a run whose slots are all FREE is dissolved when its
+# pages or its slots are needed, and when slots are short a FREE slot leaves its block behind as an orphan.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from refstore._atomics cimport (
+    cas_acq_rel, ctz64, fetch_and_acquire, fetch_or_release, load_acquire, load_relaxed, load_relaxed_u32, popcount64,
+    store_relaxed, store_relaxed_u32, store_release,
+)
+from refstore._debug cimport (
+    FP_EXTENT_CLEARED, FP_EXTENT_SET, FP_HINT_TAKEN, FP_RUN_ADOPTED, FP_RUN_DISSOLVED, FP_RUN_LIVE, FP_RUN_WRITTEN,
+    FP_SLOTS_GROWN, failpoint,
+)
+from refstore._layout cimport (
+    ERR_CORRUPT, ERR_FULL, ERR_FULL_SLOTS, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY, HELD, PAGE, RETIRED, RUN_BLOCKS, Run,
+    SLOTS_PER_STEP, SMALL_LIMIT, Slot, WRITING, class_nbytes, class_of, extent_first, extent_pages, make_extent,
+    make_word, word_generation, word_state,
+)
+from refstore._pages cimport free_pages, lock, reach_map, take_pages, unlock
+from refstore._slots cimport claim, unclaim
+from refstore._store cimport (
+    RECENT, Store, bits_at, class_bits_at, commit_data, file_of, hint_set, hint_take, summary_of,
+)
+from refstore._sys cimport allocate
+
+cdef enum:
+    RUNS_PER_STEP = 64
+
+
+# Bare slots
+
+cdef inline void hint_range(uint64_t *words, uint64_t n_words, uint64_t first, uint64_t end) noexcept nogil:
+    # `first` is a multiple of 64; a word at a time
+    cdef uint64_t i = first, bits
+    while i < end:
+        bits = ~<uint64_t>0 if end - i >= 64 else (<uint64_t>1 << (end - i)) - 1
+        fetch_or_release(&words[i >> 6], bits)                                              # [hint]
+        fetch_or_release(&summary_of(words, n_words)[i >> 12], <uint64_t>1 << (i >> 6 & 63))  # [summary]
+        i += 64
+
+
+cdef inline int grow_slots(Store *s) noexcept nogil:
+    cdef:
+        uint64_t used = load_acquire(&s.header.slots_used)               # [grow]
+        uint64_t end = min(used + SLOTS_PER_STEP, s.header.max_objects)
+    if used >= s.header.max_objects:
+        return ERR_FULL_SLOTS
+    if allocate(file_of(s), s.g.slots + used * sizeof(Slot), SLOTS_PER_STEP * sizeof(Slot)) != 0:
+        return ERR_NO_MEMORY
+    if cas_acq_rel(&s.header.slots_used, &used, end):                    # [grow] the slots below are there
+        failpoint(FP_SLOTS_GROWN)
+        hint_range(bits_at(s, s.g.bare_bits), s.g.slot_words, used, end)
+    return 0
+
+
+cdef inline int take_bare(Store *s, uint64_t state, uint64_t *slot) noexcept nogil:
+    cdef int64_t i
+    cdef int got
+    while True:
+        i = hint_take(bits_at(s, s.g.bare_bits), s.g.slot_words, s.row * 5 % s.g.slot_words)
+        if i < 0:
+            got = grow_slots(s)
+            if got != 0:
+                return got
+            continue
+        failpoint(FP_HINT_TAKEN)
+        if not claim(s, <uint64_t>i, state):
+            continue
+        if s.slots[i].run == 0 and s.slots[i].extent == 0:
+            slot[0] = <uint64_t>i
+            return 0
+        unclaim(s, <uint64_t>i)      # a stale hint; this sets the right one
+
+
+# Under the pool lock: space changes hands
+
+cdef inline bint harvest(Store *s) noexcept nogil:
+    # Extents of deleted objects go from their FREE slots back to the page map. True if there were any.
+    cdef:
+        int64_t i
+        uint64_t extent, state
+        bint any_came = False
+    while True:
+        i = hint_take(bits_at(s, s.g.stock_bits), s.g.slot_words, 0)
+        if i < 0:
+            return any_came
+        # a retired slot changes only under this lock
+        state = word_state(load_acquire(&s.slots[i].word))               # [free]
+        if state != RETIRED and not claim(s, <uint64_t>i, HELD):
+            continue
+        extent = s.slots[i].extent
+        if extent:
+            any_came = True
+            free_pages(s, extent_first(extent), extent_pages(extent))
+            s.slots[i].extent = 0
+            failpoint(FP_EXTENT_CLEARED)
+        if state != RETIRED:
+            unclaim(s, <uint64_t>i)
+
+
+cdef inline bint slot_is_of(Store *s, uint64_t i, uint64_t run, uint64_t block) noexcept nogil:
+    return s.slots[i].run == run + 1 and s.slots[i].block == block
+
+
+cdef inline uint64_t hold_run(Store *s, uint64_t r, bint *whole) noexcept nogil:
+    # Claims the slots of a run, as an allocator would, until one is not to be had; returns which blocks' it holds.
+    cdef:
+        Run *run = &s.runs[r]
+        uint64_t j, i, held = 0
+    whole[0] = True
+    fetch_and_acquire(&run.free, 0)                                      # [hint]
+    for j in range(run.blocks):
+        if run.slots[j] == 0:
+            continue
+        i = run.slots[j] - 1
+        if word_state(load_acquire(&s.slots[i].word)) == RETIRED and slot_is_of(s, i, r, j):
+            continue
+        if claim(s, i, HELD):
+            held |= <uint64_t>1 << j
+            if slot_is_of(s, i, r, j):
+                continue
+        whole[0] = False
+        break
+    return held
+
+
+cdef inline bint dissolve(Store *s, uint64_t r) noexcept nogil:
+    # All or nothing: the run's pages and slots serve others from now on.
+    cdef:
+        Run *run = &s.runs[r]
+        uint64_t size_class = run.live - 1
+        uint64_t j, i
+        bint whole
+        uint64_t held = hold_run(s, r, &whole)
+    if whole:
+        store_release(&run.live, 0)
+        failpoint(FP_RUN_DISSOLVED)
+    for j in range(run.blocks):
+        i = run.slots[j] - <uint64_t>1
+        if held >> j & 1:
+            if whole:
+                s.slots[i].run = 0
+            unclaim(s, i)
+        elif whole and run.slots[j]:
+            s.slots[i].run = 0          # retired
+    if whole:
+        s.pool.class_pages[size_class] -= run.pages
+        s.pool.orphans -= run.orphans
+        free_pages(s, run.first, run.pages)
+        hint_set(bits_at(s, s.g.run_bits), s.g.run_words, r)
+    return whole
+
+
+cdef inline bint dissolve_empty(Store *s) noexcept nogil:
+    cdef uint64_t r
+    cdef bint any_dissolved = False
+    for r in range(s.pool.runs_used):
+        # relaxed: a guess; dissolve claims each slot
+        if s.runs[r].live and <uint32_t>popcount64(load_relaxed(&s.runs[r].free)) + s.runs[r].orphans >= s.runs[r].blocks:
+            if dissolve(s, r):
+                any_dissolved = True
+    return any_dissolved
+
+
+cdef inline bint steal_slots(Store *s) noexcept nogil:
+    # Slots are short: FREE ones leave their blocks, which stay with their runs as orphans.
+    cdef:
+        uint64_t r, j, i, bits
+        uint64_t stolen = 0
+    for r in range(s.pool.runs_used):
+        if s.runs[r].live == 0:
+            continue
+        bits = load_relaxed(&s.runs[r].free)  # relaxed: a guess; the claim decides
+        while bits and stolen < RUN_BLOCKS:
+            j = <uint64_t>ctz64(bits)
+            bits &= bits - 1
+            i = s.runs[r].slots[j]
+            if i == 0 or not claim(s, i - 1, HELD):
+                continue
+            if not slot_is_of(s, i - 1, r, j):
+                unclaim(s, i - 1)
+                continue
+            fetch_and_acquire(&s.runs[r].free, ~(<uint64_t>1 << j))      # [hint]
+            store_relaxed_u32(&s.runs[r].slots[j], 0)   # relaxed: a hint, checked against the slot
+            s.runs[r].orphans += 1
+            s.pool.orphans += 1
+            s.slots[i - 1].run = 0
+            unclaim(s, i - 1)
+            stolen += 1
+    return stolen > 0
+
+
+cdef inline int free_some_slots(Store *s) noexcept nogil:
+    cdef int got = lock(s, &s.pool.lock)
+    if got != 0:
+        return got
+    if not harvest(s) and not dissolve_empty(s):
+        steal_slots(s)
+    unlock(&s.pool.lock)
+    return 0
+
+
+cdef inline int need_bare(Store *s, uint64_t state, uint64_t *slot) noexcept nogil:
+    cdef int got = take_bare(s, state, slot)
+    cdef int turn
+    for turn in range(3):
+        if got != ERR_FULL_SLOTS:
+            break
+        got = free_some_slots(s)
+        if got != 0:
+            break
+        got = take_bare(s, state, slot)
+    return got
+
+
+cdef inline int64_t take_or_make_room(Store *s, uint64_t pages) noexcept nogil:
+    cdef int64_t first
+    harvest(s)
+    first = take_pages(s, pages)
+    if first == ERR_FULL and dissolve_empty(s):
+        first = take_pages(s, pages)
+    return first
+
+
+# Large blocks
+
+cdef inline bint take_recent(Store *s, uint64_t pages, uint64_t *slot) noexcept nogil:
+    # The extent that we freed last, if it has just the right size: the best fit there is, warm, and no lock.
+    cdef uint64_t k, i
+    for k in range(<uint64_t>RECENT):
+        i = s.recent[k]
+        if i == 0 or extent_pages(s.slots[i - 1].extent) != pages or not claim(s, i - 1, WRITING):
+            continue
+        if extent_pages(s.slots[i - 1].extent) == pages:
+            slot[0] = i - 1
+            return True
+        unclaim(s, i - 1)
+    return False
+
+
+cdef inline int take_extent(Store *s, uint64_t pages, uint64_t *slot) noexcept nogil:
+    cdef int got
+    cdef int64_t first = ERR_MORE
+    if take_recent(s, pages, slot):
+        return 0
+    got = need_bare(s, WRITING, slot)
+    if got != 0:
+        return got
+    while first == ERR_MORE:
+        first = reach_map(s, pages)
+        if first == 0:
+            first = lock(s, &s.pool.lock)
+        if first != 0:
+            break
+        first = take_or_make_room(s, pages)
+        if first >= 0:
+            s.slots[slot[0]].offset = s.g.data + <uint64_t>first * PAGE
+            s.slots[slot[0]].extent = make_extent(<uint64_t>first, pages)
+            failpoint(FP_EXTENT_SET)
+        unlock(&s.pool.lock)
+        if first >= 0:
+            return 0
+    unclaim(s, slot[0])
+    return <int>first
+
+
+# Small blocks
+
+cdef inline bint take_from_run(Store *s, int size_class, uint64_t r, uint64_t *slot) noexcept nogil:
+    cdef:
+        Run *run = &s.runs[r]
+        uint64_t bits, before, j
+        uint32_t i
+    bits = load_relaxed(&run.free)      # relaxed: the fetch_and decides
+    while bits:
+        j = <uint64_t>ctz64(bits)
+        before = fetch_and_acquire(&run.free, ~(<uint64_t>1 << j))       # [hint]
+        bits = before & ~(<uint64_t>1 << j)
+        if before >> j & 1 == 0:
+            continue
+        failpoint(FP_HINT_TAKEN)
+        i = load_relaxed_u32(&run.slots[j])     # relaxed: checked against the slot
+        if i == 0 or i > s.slot_limit or not claim(s, i - 1, WRITING):
+            continue
+        # the run may have been dissolved and made again since: the slot knows
+        if slot_is_of(s, i - 1, r, j) and s.slots[i - 1].size_class == size_class:
+            slot[0] = i - 1
+            return True
+        unclaim(s, i - 1)
+    return False
+
+
+cdef inline bint take_stocked(Store *s, int size_class, uint64_t *slot) noexcept nogil:
+    cdef int64_t r
+    if s.current[size_class] and take_from_run(s, size_class, s.current[size_class] - 1, slot):
+        return True
+    while True:
+        r = hint_take(class_bits_at(s, size_class), s.g.run_words, s.row * 5 % s.g.run_words)
+        if r < 0:
+            return False
+        failpoint(FP_RUN_ADOPTED)
+        s.current[size_class] = <uint32_t>(r + 1)
+        if take_from_run(s, size_class, <uint64_t>r, slot):
+            return True
+
+
+cdef inline bint take_anywhere(Store *s, int size_class, uint64_t *slot) noexcept nogil:
+    # The store is full: runs that other processes cut from will do.
+    cdef uint64_t r
+    for r in range(s.pool.runs_used):
+        # relaxed: a guess; the slot decides
+        if s.runs[r].live == <uint64_t>size_class + 1 and load_relaxed(&s.runs[r].free):
+            if take_from_run(s, size_class, r, slot):
+                return True
+    return False
+
+
+cdef inline uint64_t run_blocks(Store *s, int size_class) noexcept nogil:
+    # One page's worth at first; then as much as the class has already, halved, so that waste stays in proportion.
+    cdef uint64_t size = class_nbytes(size_class)
+    cdef uint64_t blocks = max(PAGE // size, s.pool.class_pages[size_class] * PAGE // size // 2)
+    return max(<uint64_t>1, min(blocks, min(<uint64_t>RUN_BLOCKS, s.header.max_objects // 16 + 1)))
+
+
+cdef inline int new_run(Store *s, uint64_t *r) noexcept nogil:
+    # A run number whose record is committed. Taken by its hint; stock() makes sure under the lock.
+    cdef:
+        int64_t taken
+        uint64_t used, end
+    while True:
+        taken = hint_take(bits_at(s, s.g.run_bits), s.g.run_words, 0)
+        if taken >= 0:
+            r[0] = <uint64_t>taken
+            return 0
+        used = load_acquire(&s.pool.runs_used)                           # [runs]
+        if used >= s.g.max_runs:
+            return ERR_INDEX
+        end = min(used + RUNS_PER_STEP, s.g.max_runs)
+        if allocate(file_of(s), s.g.runs + used * sizeof(Run), (end - used) * sizeof(Run)) != 0:
+            return ERR_NO_MEMORY
+        if cas_acq_rel(&s.pool.runs_used, &used, end):                   # [runs] the records below are there
+            hint_range(bits_at(s, s.g.run_bits), s.g.run_words, used, end)
+
+
+cdef inline void stock_slot(Store *s, uint64_t i, uint64_t r, uint64_t j, int size_class) noexcept nogil:
+    cdef Slot *slot = &s.slots[i]
+    slot.block = <unsigned char>j
+    slot.size_class = <unsigned char>size_class
+    slot.offset = s.g.data + <uint64_t>s.runs[r].first * PAGE + j * class_nbytes(size_class)
+    slot.run = <uint32_t>(r + 1)
+    store_relaxed_u32(&s.runs[r].slots[j], <uint32_t>(i + 1))  # relaxed: a hint, checked against the slot
+
+
+cdef inline uint64_t restock(Store *s, int size_class, uint32_t *held, uint64_t n) noexcept nogil:
+    # Gives orphaned blocks of the class to slots that we hold; returns how many.
+    cdef uint64_t r, j, used = 0
+    for r in range(s.pool.runs_used):
+        if s.runs[r].live != <uint64_t>size_class + 1 or s.runs[r].orphans == 0:
+            continue
+        for j in range(s.runs[r].blocks):
+            if s.runs[r].slots[j] == 0 and used < n:
+                stock_slot(s, held[used], r, j, size_class)
+                s.runs[r].orphans -= 1
+                s.pool.orphans -= 1
+                used += 1
+    return used
+
+
+cdef inline int64_t cut_run(Store *s, int size_class, uint64_t r, uint32_t *held, uint64_t n) noexcept nogil:
+    # Pages for up to n blocks, fewer if that is what there is; returns the blocks cut, or an error.
+    cdef:
+        uint64_t size = class_nbytes(size_class)
+        uint64_t pages = (n * size + PAGE - 1) // PAGE
+        uint64_t least = (size + PAGE - 1) // PAGE
+        uint64_t j
+        int64_t first
+        Run *run = &s.runs[r]
+    if run.live:
+        return 0            # the hint was stale; the caller takes another number
+    first = take_or_make_room(s, pages)
+    if first == ERR_FULL and pages > least:
+        pages = least
+        first = take_pages(s, pages)
+    if first < 0:
+        return first
+    n = min(n, pages * PAGE // size)
+    run.free = 0
+    run.first = <uint32_t>first
+    run.pages = <uint32_t>pages
+    run.blocks = <uint32_t>n
+    run.orphans = 0
+    store_relaxed(&run.committed, 0)    # relaxed: `live` carries it
+    for j in range(<uint64_t>RUN_BLOCKS):
+        store_relaxed_u32(&run.slots[j], 0)     # relaxed: as above
+    failpoint(FP_RUN_WRITTEN)
+    for j in range(n):
+        stock_slot(s, held[j], r, j, size_class)
+    s.pool.class_pages[size_class] += pages
+    store_release(&run.live, <uint64_t>size_class + 1)
+    failpoint(FP_RUN_LIVE)
+    return <int64_t>n
+
+
+cdef inline int64_t stock(Store *s, int size_class, uint64_t r, uint32_t *held, uint64_t n) noexcept nogil:
+    cdef int64_t stocked = lock(s, &s.pool.lock)
+    if stocked != 0:
+        return stocked
+    if s.pool.orphans:
+        stocked = <int64_t>restock(s, size_class, held, n)
+    if stocked == 0:
+        stocked = cut_run(s, size_class, r, held, n)
+    else:
+        hint_set(bits_at(s, s.g.run_bits), s.g.run_words, r)
+    unlock(&s.pool.lock)
+    return stocked
+
+
+cdef inline int make_blocks(Store *s, int size_class, uint64_t *slot) noexcept nogil:
+    # Stocks FREE slots with blocks of the class; the first one is claimed for the caller.
+    cdef:
+        uint32_t[RUN_BLOCKS] held
+        uint64_t n = 0, want = run_blocks(s, size_class)
+        uint64_t r, i, k
+        int64_t stocked
+        int got = need_bare(s, HELD, &i)
+    while got == 0:
+        held[n] = <uint32_t>i
+        n += 1
+        if n == want:
+            break
+        got = take_bare(s, HELD, &i)
+    if n == 0:
+        return got
+    stocked = 0
+    while stocked == 0 or stocked == ERR_MORE:
+        stocked = new_run(s, &r)
+        if stocked == 0:
+            stocked = reach_map(s, (n * class_nbytes(size_class) + PAGE - 1) // PAGE)
+        if stocked == 0:
+            stocked = stock(s, size_class, r, held, n)
+            if stocked < 0:
+                hint_set(bits_at(s, s.g.run_bits), s.g.run_words, r)
+    if stocked > 0:
+        # relaxed: ours; HELD becomes WRITING for the caller
+        store_release(&s.slots[held[0]].word,
+                      make_word(word_generation(load_relaxed(&s.slots[held[0]].word)), WRITING, s.row))
+        slot[0] = held[0]
+        s.current[size_class] = s.slots[held[0]].run
+    for k in range(1 if stocked > 0 else 0, n):
+        unclaim(s, held[k])
+    return 0 if stocked > 0 else <int>stocked
+
+
+cdef inline int take_small(Store *s, uint64_t nbytes, uint64_t *slot) noexcept nogil:
+    cdef int size_class = class_of(nbytes)
+    cdef int got
+    if take_stocked(s, size_class, slot):
+        return 0
+    got = make_blocks(s, size_class, slot)
+    if got == ERR_FULL and take_anywhere(s, size_class, slot):
+        return 0
+    return got
+
+
+# Any block
+
+cdef inline int commit_block(Store *s, uint64_t i) noexcept nogil:
+    cdef Run *run
+    cdef uint64_t extent = s.slots[i].extent
+    if extent:
+        return commit_data(s, extent_first(extent), extent_pages(extent))
+    run = &s.runs[s.slots[i].run - 1]
+    if load_acquire(&run.committed):                                     # [committed]
+        return 0
+    if commit_data(s, run.first, run.pages) != 0:
+        return ERR_NO_MEMORY
+    store_release(&run.committed, 1)                                     # [committed] its pages are there
+    return 0
+
+
+cdef inline int take_block(Store *s, uint64_t nbytes, uint64_t *slot) noexcept nogil:
+    # A slot in WRITING, ours, with a committed block of at least nbytes.
+    cdef int got
+    if nbytes > s.g.pages * PAGE:
+        return ERR_FULL
+    if nbytes <= SMALL_LIMIT:
+        got = take_small(s, nbytes, slot)
+        if got == ERR_INDEX:            # no run numbers left: a page or more of its own
+            got = take_extent(s, (nbytes + PAGE - 1) // PAGE if nbytes else 1, slot)
+    else:
+        got = take_extent(s, (nbytes + PAGE - 1) // PAGE, slot)
+    if got != 0:
+        return got
+    if commit_block(s, slot[0]) != 0:
+        unclaim(s, slot[0])
+        return ERR_NO_MEMORY
+    return 0

@@ -1,0 +1,128 @@
+# The file itself: made complete or not at all, looked over before a number in it is believed, mapped twice.
+
+from libc.errno cimport ENOMEM, errno
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from refstore._layout cimport (
+    CAPACITY_LIMIT, ENGINE_NATIVE, FORMAT_VERSION, Header, MAGIC, OBJECTS_LIMIT, PageTag, Pool, Run, Slot, fingerprint,
+    lay_out,
+)
+from refstore._store cimport Store
+from refstore._sys cimport (
+    MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, close,
+    madvise, mmap, munmap,
+)
+
+cdef extern from *:
+    """
+    static inline int refstore_link_unnamed(int fd, const char *path) {
+        char unnamed[40];
+        snprintf(unnamed, sizeof unnamed, "/proc/self/fd/%d", fd);
+        return linkat(AT_FDCWD, unnamed, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0 ? 0 : errno;
+    }
+    """
+    # gives a complete file its name; EEXIST if another process was first
+    int link_unnamed "refstore_link_unnamed"(int fd, const char *path) noexcept nogil
+
+cdef enum HeaderFault:
+    HEADER_SOUND
+    HEADER_NOT_A_STORE
+    HEADER_OTHER_ENGINE
+    HEADER_OTHER_VERSION
+    HEADER_OTHER_BUILD
+    HEADER_DAMAGED
+    HEADER_TRUNCATED
+
+cdef enum:
+    ALIVE_NBYTES = 4096
+
+
+cdef inline void fill_header(Header *h, uint64_t capacity, uint64_t max_objects, unsigned int flags,
+                             const unsigned char *entropy, const char *boot_id) noexcept nogil:
+    # `entropy`: 38 random bytes
+    memset(h, 0, sizeof(Header))
+    h.magic = MAGIC
+    h.version = FORMAT_VERSION
+    h.engine = ENGINE_NATIVE
+    h.fingerprint = fingerprint()
+    h.capacity = capacity
+    h.max_objects = max_objects
+    h.flags = flags
+    memcpy(&h.tag, entropy, 6)
+    h.tag |= 1                  # never 0, so that no ref is all zeros
+    memcpy(h.seed, entropy + 6, 16)
+    memcpy(h.uuid, entropy + 22, 16)
+    memcpy(h.boot_id, boot_id, 36)
+
+
+cdef inline HeaderFault look_over(const Header *h, uint64_t file_nbytes) noexcept nogil:
+    cdef Store s
+    if h.magic != MAGIC:
+        return HEADER_NOT_A_STORE
+    if h.engine != ENGINE_NATIVE:
+        return HEADER_OTHER_ENGINE
+    if h.version != FORMAT_VERSION:
+        return HEADER_OTHER_VERSION
+    if h.fingerprint != fingerprint():
+        return HEADER_OTHER_BUILD
+    if h.capacity == 0 or h.capacity > CAPACITY_LIMIT or h.max_objects == 0 or h.max_objects > OBJECTS_LIMIT:
+        return HEADER_DAMAGED
+    lay_out(h.capacity, h.max_objects, &s.g)
+    if s.g.file_size != file_nbytes:
+        return HEADER_TRUNCATED
+    if h.slots_used > h.max_objects or h.tag == 0 or h.tag >> 48:
+        return HEADER_DAMAGED
+    return HEADER_SOUND
+
+
+cdef inline void unmap_store(Store *s) noexcept nogil:
+    # The row's lock goes with the last mapping and descriptor of our description.
+    if s.base != NULL:
+        munmap(s.base, s.g.file_size)
+    if s.view != NULL:
+        munmap(s.view, s.g.file_size)
+    if s.alive != NULL:
+        munmap(s.alive, ALIVE_NBYTES)
+    free(s.pins_ready)
+    if s.fd >= 0:
+        close(s.fd)
+    memset(s, 0, sizeof(Store))
+    s.fd = -1
+
+
+cdef inline void *map_shared(Store *s, int prot) noexcept nogil:
+    cdef void *at = mmap(NULL, s.g.file_size, prot, MAP_SHARED | MAP_NORESERVE, s.fd, 0)
+    return NULL if at == MAP_FAILED else at
+
+
+cdef inline int map_store(Store *s, const Header *h) noexcept nogil:
+    # `h` is sound and s.fd is a description of our own. Returns 0 or the errno, with nothing left behind but s.fd.
+    cdef void *alive
+    lay_out(h.capacity, h.max_objects, &s.g)
+    s.base = <char*>map_shared(s, PROT_READ | PROT_WRITE)
+    if s.base == NULL:
+        return errno
+    s.view = <char*>map_shared(s, PROT_READ)
+    if s.view == NULL:
+        return errno
+    alive = mmap(NULL, ALIVE_NBYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if alive == MAP_FAILED:
+        return errno
+    s.alive = <uint64_t*>alive
+    if madvise(alive, ALIVE_NBYTES, MADV_WIPEONFORK) != 0:
+        return errno
+    s.alive[0] = 1
+    s.pins_ready = <unsigned char*>calloc(s.g.steps, 1)
+    if s.pins_ready == NULL:
+        return ENOMEM
+    s.header = <Header*>s.base
+    s.pool = <Pool*>(s.base + s.g.pool)
+    s.slots = <Slot*>(s.base + s.g.slots)
+    s.runs = <Run*>(s.base + s.g.runs)
+    s.tags = <PageTag*>(s.base + s.g.page_map)
+    s.tag = h.tag
+    s.slot_limit = h.max_objects
+    s.child_fd = -1
+    return 0

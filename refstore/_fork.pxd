@@ -1,0 +1,72 @@
+# What happens around fork(), whoever calls it: the child gets a row and pins of its own before it exists, so the
+# parent may release at once; the child then puts its own description under the same addresses, so the parent's
+# row lives exactly as long as the parent. A child that no hook has seen finds its `alive` page wiped.
+
+from libc.string cimport memcpy
+from libc.stdint cimport int64_t, uint64_t
+
+from refstore._atomics cimport load_acquire
+from refstore._layout cimport Row
+from refstore._rows cimport copy_pins, join_row, lock_row, recover_locked, use_row
+from refstore._store cimport Store, file_of, row_at
+from refstore._sys cimport (
+    MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_SHARED, O_RDWR, PROT_READ, PROT_WRITE, close, high_descriptor, mmap, reopen,
+)
+
+cdef extern from "<unistd.h>":
+    int getpid() noexcept nogil
+
+
+cdef inline void copy_identity(Store *s, uint64_t row) noexcept nogil:
+    cdef Row *mine = row_at(s, s.row)
+    cdef Row *its = row_at(s, row)
+    its.pid = 0                 # not known yet
+    its.started = mine.started
+    memcpy(its.command, mine.command, sizeof(mine.command))
+
+
+cdef inline void prepare_child(Store *s) noexcept nogil:
+    cdef int fd
+    cdef int64_t row
+    s.child_fd = -1
+    if s.alive[0] == 0:
+        return                  # we are such a child ourselves
+    fd = reopen(file_of(s), O_RDWR)
+    if fd < 0:
+        return
+    fd = high_descriptor(fd)
+    row = lock_row(s, fd)
+    if row >= 0:
+        if load_acquire(&row_at(s, <uint64_t>row).state):                # [row]
+            recover_locked(s, <uint64_t>row)
+        join_row(s, <uint64_t>row)
+        copy_identity(s, <uint64_t>row)
+        if copy_pins(s, <uint64_t>row) == 0:
+            s.child_row = <uint64_t>row
+            s.child_fd = fd
+            return
+    close(fd)                   # the child will be without; a row taken half way is simply dead
+
+
+cdef inline void settle_parent(Store *s) noexcept nogil:
+    if s.child_fd >= 0:
+        close(s.child_fd)
+        s.child_fd = -1
+
+
+cdef inline bint remap(Store *s, char *at, int prot) noexcept nogil:
+    return mmap(at, s.g.file_size, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, s.child_fd, 0) != MAP_FAILED
+
+
+cdef inline void settle_child(Store *s) noexcept nogil:
+    # `alive` was wiped by the fork: it is set again only when everything is our own
+    if s.child_fd < 0:
+        return
+    if not remap(s, s.base, PROT_READ | PROT_WRITE) or not remap(s, s.view, PROT_READ):
+        return
+    close(s.fd)
+    s.fd = s.child_fd
+    s.child_fd = -1
+    use_row(s, s.child_row)
+    row_at(s, s.row).pid = <unsigned int>getpid()
+    s.alive[0] = 1

@@ -1,0 +1,322 @@
+# Names: from a key to a slot by hashing into two buckets of eight cells, each a cache line. A lookup reads both
+# whole, so there are no tombstones and no displacement. A cell is a hint: the slot's word says whether the
+# object lives, the slot's label says what it is called. A cell whose slot has moved on is free to overwrite.
+#
+# Writers of a name take its lock; readers take none. A name goes over to a new object by one CAS of its cell,
+# before the old object is condemned, so a reader who meets the condemned one finds the cell changed and looks again.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+from refstore._atomics cimport (
+    cas_acq_rel, cas_seq_cst, load_acquire, load_relaxed, load_seq_cst, store_release, store_release_u32,
+)
+from refstore._debug cimport (
+    FP_INDEXED, FP_NAME_LOCKED, FP_OLD_CONDEMNED, FP_PUBLISHING, FP_REPLACES_SET, FP_SEALED, FP_UNINDEXED, failpoint,
+)
+from refstore._layout cimport (
+    BUCKET_CELLS, Bucket, CONDEMNED, ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NOT_FOUND, Label, NAME_LOCKS, PAGE,
+    PUBLISHING, SEALED, Slot, make_word, word_generation, word_state,
+)
+from refstore._pages cimport lock, unlock
+from refstore._slots cimport condemn, is_readable, pin, reap_condemned, unpin
+from refstore._store cimport (
+    Store, bits_at, bucket_at, commit_unit, is_ready, label_at, labels_are_ready, name_lock_at,
+)
+
+cdef struct Found:
+    uint64_t slot
+    uint64_t generation
+    uint64_t *cell
+    uint64_t cell_value
+
+
+cdef inline uint64_t rotl(uint64_t x, int n) noexcept nogil:
+    return x << n | x >> (64 - n)
+
+
+cdef inline void sip_round(uint64_t *v) noexcept nogil:
+    v[0] += v[1]
+    v[1] = rotl(v[1], 13) ^ v[0]
+    v[0] = rotl(v[0], 32)
+    v[2] += v[3]
+    v[3] = rotl(v[3], 16) ^ v[2]
+    v[0] += v[3]
+    v[3] = rotl(v[3], 21) ^ v[0]
+    v[2] += v[1]
+    v[1] = rotl(v[1], 17) ^ v[2]
+    v[2] = rotl(v[2], 32)
+
+
+cdef inline uint64_t name_hash(Store *s, const uint8_t *name, uint64_t nbytes) noexcept nogil:
+    # SipHash-1-3 keyed with the file's seed, so that nobody can choose names that collide; never 0
+    cdef:
+        uint64_t[4] v
+        uint64_t i = 0, m
+    v[0] = s.header.seed[0] ^ <uint64_t>0x736f6d6570736575
+    v[1] = s.header.seed[1] ^ <uint64_t>0x646f72616e646f6d
+    v[2] = s.header.seed[0] ^ <uint64_t>0x6c7967656e657261
+    v[3] = s.header.seed[1] ^ <uint64_t>0x7465646279746573
+    while i + 8 <= nbytes:
+        memcpy(&m, name + i, 8)
+        v[3] ^= m
+        sip_round(v)
+        v[0] ^= m
+        i += 8
+    m = 0
+    memcpy(&m, name + i, nbytes - i)
+    m |= nbytes << 56
+    v[3] ^= m
+    sip_round(v)
+    v[0] ^= m
+    v[2] ^= 0xff
+    sip_round(v)
+    sip_round(v)
+    sip_round(v)
+    m = v[0] ^ v[1] ^ v[2] ^ v[3]
+    return m if m else 1
+
+
+cdef inline uint64_t bucket_of(Store *s, uint64_t hashed, int which) noexcept nogil:
+    cdef uint64_t first = hashed & (s.g.buckets - 1)
+    cdef uint64_t second = (hashed >> 28) & (s.g.buckets - 1)
+    if which == 0:
+        return first
+    return second if second != first else first ^ (1 & (s.g.buckets - 1))
+
+
+cdef inline uint64_t make_cell(uint64_t slot, uint64_t generation, uint64_t hashed) noexcept nogil:
+    return slot << 36 | (generation & 0xFFFFF) << 16 | (hashed >> 48 if hashed >> 48 else 1)
+
+
+cdef inline uint64_t cell_slot(uint64_t cell) noexcept nogil:
+    return cell >> 36
+
+
+cdef inline uint64_t *name_lock_of(Store *s, uint64_t hashed) noexcept nogil:
+    return &name_lock_at(s, (hashed >> 8) % NAME_LOCKS).lock
+
+
+cdef inline bint bucket_is_ready(Store *s, uint64_t bucket) noexcept nogil:
+    # a page of the index that was never written is not even there
+    return is_ready(bits_at(s, s.g.index_ready), bucket * sizeof(Bucket) // PAGE)
+
+
+cdef inline int reach_buckets(Store *s, uint64_t hashed) noexcept nogil:
+    cdef int which, got
+    cdef uint64_t page
+    for which in range(2):
+        page = bucket_of(s, hashed, which) * sizeof(Bucket) // PAGE
+        got = commit_unit(s, bits_at(s, s.g.index_ready), page, s.g.index + page * PAGE, PAGE)
+        if got != 0:
+            return got
+    return 0
+
+
+cdef inline bint cell_is_live(Store *s, uint64_t cell) noexcept nogil:
+    cdef uint64_t word
+    if cell == 0 or cell_slot(cell) >= s.slot_limit or cell_slot(cell) >= load_acquire(&s.header.slots_used):
+        return False
+    word = load_acquire(&s.slots[cell_slot(cell)].word)                  # [seal]
+    return is_readable(word, word_generation(word)) and word_generation(word) & 0xFFFFF == cell >> 16 & 0xFFFFF
+
+
+cdef inline bint is_called(Store *s, uint64_t i, uint64_t hashed, const uint8_t *name, uint64_t nbytes) noexcept nogil:
+    # the slot is pinned, or its name lock is ours
+    cdef Label *label
+    if s.slots[i].name_hash != hashed or not labels_are_ready(s, i):
+        return False
+    label = label_at(s, i)
+    return label.name_nbytes == nbytes and memcmp(label.name, name, nbytes) == 0
+
+
+cdef inline int find_in(Store *s, Bucket *bucket, uint64_t hashed, const uint8_t *name, uint64_t nbytes, Found *found,
+                        bint *moved) noexcept nogil:
+    cdef:
+        int k, got
+        uint64_t cell
+    for k in range(BUCKET_CELLS):
+        cell = load_acquire(&bucket.cells[k])                            # [index] the object is whole
+        if cell == 0 or (cell ^ make_cell(0, 0, hashed)) & 0xFFFF:
+            continue
+        found.slot = cell_slot(cell)
+        got = ERR_NOT_FOUND
+        if cell_is_live(s, cell):
+            found.generation = word_generation(load_acquire(&s.slots[found.slot].word))
+            got = pin(s, found.slot, found.generation)
+        if got == 0:
+            if is_called(s, found.slot, hashed, name, nbytes):
+                found.cell = &bucket.cells[k]
+                found.cell_value = cell
+                return 0
+            unpin(s, found.slot)
+        elif got != ERR_NOT_FOUND:
+            return got
+        if load_acquire(&bucket.cells[k]) != cell:                       # [index]
+            moved[0] = True     # replaced under our eyes
+    return ERR_NOT_FOUND
+
+
+cdef inline int find(Store *s, uint64_t hashed, const uint8_t *name, uint64_t nbytes, Found *found) noexcept nogil:
+    # 0 and a pin, or ERR_NOT_FOUND. Each new round means that some writer has got on.
+    cdef:
+        int which, got
+        bint moved = True
+        uint64_t bucket
+    while moved:
+        moved = False
+        for which in range(2):
+            bucket = bucket_of(s, hashed, which)
+            if not bucket_is_ready(s, bucket):
+                continue
+            got = find_in(s, bucket_at(s, bucket), hashed, name, nbytes, found, &moved)
+            if got != ERR_NOT_FOUND:
+                return got
+    return ERR_NOT_FOUND
+
+
+cdef inline uint64_t *cell_naming(Store *s, uint64_t cell, uint64_t hashed) noexcept nogil:
+    cdef:
+        int which, k
+        uint64_t bucket
+    for which in range(2):
+        bucket = bucket_of(s, hashed, which)
+        if bucket_is_ready(s, bucket):
+            for k in range(BUCKET_CELLS):
+                if load_acquire(&bucket_at(s, bucket).cells[k]) == cell:     # [index]
+                    return &bucket_at(s, bucket).cells[k]
+    return NULL
+
+
+cdef inline void unindex(Store *s, uint64_t i, uint64_t generation, uint64_t hashed) noexcept nogil:
+    # After the word says CONDEMNED, never before: else a death in between leaves an object that nothing finds.
+    cdef uint64_t cell = make_cell(i, generation, hashed)
+    cdef uint64_t *at = cell_naming(s, cell, hashed)
+    if at != NULL:
+        cas_acq_rel(at, &cell, 0)                                        # [index]
+        failpoint(FP_UNINDEXED)
+
+
+cdef inline int index(Store *s, uint64_t cell, uint64_t hashed) noexcept nogil:
+    cdef:
+        int which, k
+        uint64_t seen
+        uint64_t *at
+    for which in range(2):
+        for k in range(BUCKET_CELLS):
+            at = &bucket_at(s, bucket_of(s, hashed, which)).cells[k]
+            seen = load_acquire(at)                                      # [index]
+            if not cell_is_live(s, seen) and cas_acq_rel(at, &seen, cell):     # [index]
+                return 0
+    return ERR_INDEX
+
+
+cdef inline void seal(Store *s, uint64_t i) noexcept nogil:
+    # relaxed: the word is ours
+    store_release(&s.slots[i].word,
+                  make_word(word_generation(load_relaxed(&s.slots[i].word)), SEALED, 0))     # [seal] the bytes are whole
+    failpoint(FP_SEALED)
+
+
+cdef inline void settle(Store *s, uint64_t i, uint64_t word, uint64_t state) noexcept nogil:
+    # PUBLISHING ends, by its publisher or by who recovers it
+    cas_seq_cst(&s.slots[i].word, &word, make_word(word_generation(word), state, 0))         # [seal]
+    failpoint(FP_SEALED)
+
+
+cdef inline void condemn_replaced(Store *s, Slot *slot) noexcept nogil:
+    cdef uint32_t old = slot.replaces_slot
+    if old:
+        condemn(s, old - 1, slot.replaces_generation)
+        reap_condemned(s, old - 1)
+
+
+cdef inline int publish_locked(Store *s, uint64_t i, uint64_t hashed, Found *old, bint replaces) noexcept nogil:
+    # The name's lock is ours and `old`, if there is one, is pinned.
+    cdef:
+        Slot *slot = &s.slots[i]
+        uint64_t generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours
+        uint64_t publishing = make_word(generation, PUBLISHING, s.row)
+        uint64_t cell = make_cell(i, generation, hashed)
+        bint indexed = False
+    slot.replaces_generation = old.generation if replaces else 0
+    # before the index changes: who recovers us must know what we meant to end
+    store_release_u32(&slot.replaces_slot, <uint32_t>(old.slot + 1) if replaces else 0)
+    failpoint(FP_REPLACES_SET)
+    store_release(&slot.word, publishing)                                # [seal] the bytes are whole
+    failpoint(FP_PUBLISHING)
+    if replaces:
+        indexed = cas_acq_rel(old.cell, &old.cell_value, cell)           # [index]
+    if not indexed and index(s, cell, hashed) != 0:
+        settle(s, i, publishing, CONDEMNED)
+        reap_condemned(s, i)
+        return ERR_INDEX
+    failpoint(FP_INDEXED)
+    if replaces:
+        condemn(s, old.slot, old.generation)
+        failpoint(FP_OLD_CONDEMNED)
+    settle(s, i, publishing, SEALED)
+    return 0
+
+
+cdef inline int publish(Store *s, uint64_t i, bint replace) noexcept nogil:
+    # Seals slot `i`, which we are writing, under the name in its label. On ERR_INDEX the slot is gone; on any other
+    # error it is still ours.
+    cdef:
+        Slot *slot = &s.slots[i]
+        Label *label = label_at(s, i)
+        uint64_t hashed = slot.name_hash
+        Found old
+        int got = reach_buckets(s, hashed)
+        int found
+    if got == 0:
+        got = lock(s, name_lock_of(s, hashed))
+    if got != 0:
+        return got
+    failpoint(FP_NAME_LOCKED)
+    found = find(s, hashed, label.name, label.name_nbytes, &old)
+    if found == 0 and not replace:
+        got = ERR_EXISTS
+    elif found != 0 and found != ERR_NOT_FOUND:
+        got = found
+    else:
+        got = publish_locked(s, i, hashed, &old, found == 0)
+    unlock(name_lock_of(s, hashed))
+    if found == 0:
+        unpin(s, old.slot)      # reaps it, if we condemned it and nobody else reads it
+    return got
+
+
+cdef inline int remove(Store *s, uint64_t i, uint64_t generation) noexcept nogil:
+    # Deletes by address. The hash is read first: it belongs to this generation if the CAS of condemn() succeeds.
+    cdef uint64_t hashed
+    cdef int got
+    if i >= s.slot_limit or i >= load_acquire(&s.header.slots_used):     # [grow]
+        return ERR_NOT_FOUND
+    while True:
+        hashed = load_acquire(&s.slots[i].name_hash)
+        got = condemn(s, i, generation)
+        if got != ERR_BUSY:
+            break
+        got = lock(s, name_lock_of(s, hashed))      # until its publisher is through, or known to be dead
+        if got != 0:
+            return got
+        unlock(name_lock_of(s, hashed))
+    if got == 0:
+        if hashed:
+            unindex(s, i, generation, hashed)
+        reap_condemned(s, i)
+    return got
+
+
+cdef inline int remove_named(Store *s, uint64_t hashed, const uint8_t *name, uint64_t nbytes) noexcept nogil:
+    cdef Found found
+    cdef int got
+    while True:
+        got = find(s, hashed, name, nbytes, &found)
+        if got != 0:
+            return got
+        got = remove(s, found.slot, found.generation)
+        unpin(s, found.slot)
+        if got != ERR_NOT_FOUND:    # else it was replaced or deleted since: look again
+            return got

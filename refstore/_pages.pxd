@@ -1,0 +1,257 @@
+# Whole pages: who has them, and the one lock under which they change hands. Free runs of pages stand in bins by
+# length; tags at both ends of each let a freed extent coalesce at once with its neighbours. All of it is a
+# hint: when the lock's holder has died, the next one makes it anew from the slots.
+#
+# Under the lock: no system call, no fault (the tags are committed first), no copy. It is never taken by get,
+# release, or the small path.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from refstore._atomics cimport (
+    cas_acq_rel, clz64, cpu_relax, ctz64, load_acquire, load_relaxed, store_relaxed, store_release,
+)
+from refstore._debug cimport FP_LOCKED, FP_MAP_REBUILT, FP_PAGES_TAKEN, failpoint
+from refstore._layout cimport (
+    BINS, BIN_WORDS, CLASSES, ERR_BUSY, ERR_CORRUPT, ERR_DEAD, ERR_FULL, ERR_MORE, ERR_NO_MEMORY, EXACT_BINS, HELD, PAGE, PageTag, Pool,
+    Run, Slot, extent_first, extent_pages, round_up, word_row, word_state,
+)
+from refstore._store cimport Store, bits_at, file_of, hint_restore
+from refstore._sys cimport allocate, byte_is_locked, now_ms, sched_yield, sleep_us
+
+cdef enum:
+    BUSY_AFTER_MS = 5000
+    LOOK_AT = 64            # free runs looked at in one bin before the best so far is taken
+    MAP_STEP = 65536        # the page map is committed in steps of this many bytes
+
+
+cdef inline int lock(Store *s, uint64_t *word) noexcept nogil:
+    # Holders are quick, so a short spin; then ask whether the holder lives; then give up with ERR_BUSY.
+    cdef:
+        uint64_t expected = 0
+        uint64_t since = 0
+        int turn
+    while True:
+        for turn in range(128):
+            expected = 0
+            if cas_acq_rel(word, &expected, s.row + 1):                  # [lock]
+                failpoint(FP_LOCKED)
+                return 0
+            cpu_relax()
+        if since == 0:
+            since = now_ms()
+            sched_yield()
+            continue
+        if expected and not byte_is_locked(file_of(s), expected - 1) and load_acquire(word) == expected:
+            s.blocked_by = expected
+            return ERR_DEAD
+        if now_ms() - since > BUSY_AFTER_MS:
+            s.blocked_by = expected
+            return ERR_BUSY
+        sleep_us(50)
+
+
+cdef inline void unlock(uint64_t *word) noexcept nogil:
+    store_release(word, 0)                                               # [lock]
+
+
+cdef inline int bin_of(uint64_t pages) noexcept nogil:
+    cdef uint64_t floor
+    if pages <= EXACT_BINS:
+        return <int>pages - 1
+    floor = <uint64_t>(63 - clz64(pages))
+    return <int>(EXACT_BINS + (floor - 5) * 8 + ((pages - (<uint64_t>1 << floor)) >> (floor - 3)))
+
+
+cdef inline void insert_free(Store *s, uint64_t first, uint64_t pages) noexcept nogil:
+    cdef:
+        int b = bin_of(pages)
+        uint32_t old = s.pool.bin_head[b]
+        PageTag *tag = &s.tags[first]
+    tag.head = <uint32_t>pages
+    s.tags[first + pages - 1].tail = <uint32_t>pages
+    tag.prev = 0
+    tag.next = old
+    if old:
+        s.tags[old - 1].prev = <uint32_t>first + 1
+    s.pool.bin_head[b] = <uint32_t>first + 1
+    s.pool.bin_bits[b >> 6] |= <uint64_t>1 << (b & 63)
+
+
+cdef inline void remove_free(Store *s, uint64_t first) noexcept nogil:
+    cdef:
+        PageTag *tag = &s.tags[first]
+        uint64_t pages = tag.head
+        int b = bin_of(pages)
+    if tag.prev:
+        s.tags[tag.prev - 1].next = tag.next
+    else:
+        s.pool.bin_head[b] = tag.next
+        if tag.next == 0:
+            s.pool.bin_bits[b >> 6] &= ~(<uint64_t>1 << (b & 63))
+    if tag.next:
+        s.tags[tag.next - 1].prev = tag.prev
+    s.tags[first + pages - 1].tail = 0
+    tag.head = 0
+    tag.next = 0
+    tag.prev = 0
+
+
+cdef inline int64_t best_in_bin(Store *s, int b, uint64_t pages) noexcept nogil:
+    # the shortest run of at least `pages`, the lowest of equals; -1 if the bin has none
+    cdef:
+        uint32_t at = s.pool.bin_head[b]
+        int64_t best = -1
+        uint64_t best_pages = 0
+        uint64_t has
+        int looked = 0
+    while at and looked < LOOK_AT:
+        has = s.tags[at - 1].head
+        if has >= pages and (best < 0 or has < best_pages or (has == best_pages and <int64_t>at - 1 < best)):
+            best = <int64_t>at - 1
+            best_pages = has
+        at = s.tags[at - 1].next
+        looked += 1
+    return best
+
+
+cdef inline int64_t find_free(Store *s, uint64_t pages) noexcept nogil:
+    cdef:
+        int b = bin_of(pages)
+        int64_t best = best_in_bin(s, b, pages)
+        int w = (b + 1) >> 6
+        uint64_t bits
+    if best >= 0:
+        return best
+    bits = s.pool.bin_bits[w] >> ((b + 1) & 63) << ((b + 1) & 63)
+    while True:
+        if bits:
+            return best_in_bin(s, w * 64 + ctz64(bits), pages)
+        w += 1
+        if w >= BIN_WORDS:
+            return -1
+        bits = s.pool.bin_bits[w]
+
+
+cdef inline int64_t take_pages(Store *s, uint64_t pages) noexcept nogil:
+    # First page of an extent, or ERR_FULL, or ERR_MORE. Used memory first: a fresh page costs forty warm ones.
+    cdef:
+        int64_t first = find_free(s, pages)
+        uint64_t has
+        Pool *pool = s.pool
+    if first >= 0:
+        has = s.tags[first].head
+        remove_free(s, <uint64_t>first)
+        if has > pages:
+            insert_free(s, <uint64_t>first + pages, has - pages)
+    else:
+        if pool.top + pages > s.g.pages:
+            return ERR_FULL
+        if pool.top + pages > load_acquire(&pool.map_committed):         # [map]
+            return ERR_MORE
+        first = <int64_t>pool.top
+        pool.top += pages
+    failpoint(FP_PAGES_TAKEN)
+    return first
+
+
+cdef inline void free_pages(Store *s, uint64_t first, uint64_t pages) noexcept nogil:
+    cdef uint64_t left, right
+    if first > 0:
+        left = s.tags[first - 1].tail
+        if left:
+            remove_free(s, first - left)
+            first -= left
+            pages += left
+    if first + pages == s.pool.top:
+        s.pool.top = first
+        return
+    right = s.tags[first + pages].head
+    if right:
+        remove_free(s, first + pages)
+        pages += right
+    insert_free(s, first, pages)
+
+
+cdef inline int reach_map(Store *s, uint64_t pages) noexcept nogil:
+    # Commits tags for `pages` more than are in use. Outside the lock; idempotent, so no lock is needed.
+    cdef:
+        Pool *pool = s.pool
+        uint64_t has = load_acquire(&pool.map_committed)                 # [map]
+        # relaxed: a guess; take_pages looks again under the lock
+        uint64_t wants = load_relaxed(&pool.top) + pages
+        uint64_t end
+    while has < min(wants, s.g.pages):
+        end = min(round_up(wants * sizeof(PageTag), MAP_STEP) // sizeof(PageTag), s.g.pages + 1)
+        if allocate(file_of(s), s.g.page_map + has * sizeof(PageTag), (end - has) * sizeof(PageTag)) != 0:
+            return ERR_NO_MEMORY
+        cas_acq_rel(&pool.map_committed, &has, end)                      # [map] the tags below are there
+        has = load_acquire(&pool.map_committed)                          # [map]
+    return 0
+
+
+cdef inline bint extent_is_sane(Store *s, uint64_t first, uint64_t pages) noexcept nogil:
+    return pages > 0 and first + pages <= s.g.pages and first + pages <= s.pool.map_committed
+
+
+cdef inline void forget_half_made(Store *s, uint64_t used, uint64_t dead_row) noexcept nogil:
+    # Slots that the dead holder had in hand belong to a run only if the run counts.
+    cdef uint64_t i, word
+    for i in range(used):
+        word = load_acquire(&s.slots[i].word)
+        if word_state(word) == HELD and word_row(word) == dead_row and s.slots[i].run:
+            if s.slots[i].run > s.g.max_runs or s.runs[s.slots[i].run - 1].live == 0:
+                s.slots[i].run = 0
+
+
+cdef inline uint64_t mark_used(Store *s, uint64_t used) noexcept nogil:
+    # Writes the length of each owned extent into the tag of its first page; returns the end of the last.
+    cdef:
+        uint64_t i, end = 0
+        uint64_t extent
+        Run *run
+    for i in range(s.pool.runs_used):
+        s.runs[i].orphans = s.runs[i].blocks
+    s.pool.orphans = 0
+    memset(s.pool.class_pages, 0, sizeof(s.pool.class_pages))
+    for i in range(used):
+        extent = s.slots[i].extent
+        if extent and extent_is_sane(s, extent_first(extent), extent_pages(extent)):
+            s.tags[extent_first(extent)].head = <uint32_t>extent_pages(extent)
+            end = max(end, extent_first(extent) + extent_pages(extent))
+        elif s.slots[i].run and s.slots[i].run <= s.pool.runs_used:
+            s.runs[s.slots[i].run - 1].orphans -= 1
+    for i in range(s.pool.runs_used):
+        run = &s.runs[i]
+        if run.live and run.orphans < run.blocks and extent_is_sane(s, run.first, run.pages):
+            s.pool.orphans += run.orphans
+            s.pool.class_pages[(run.live - 1) % CLASSES] += run.pages
+            s.tags[run.first].head = run.pages
+            end = max(end, <uint64_t>run.first + run.pages)
+        else:
+            store_release(&run.live, 0)
+            hint_restore(bits_at(s, s.g.run_bits), s.g.run_words, i)
+    return end
+
+
+cdef inline void rebuild(Store *s, uint64_t dead_row) noexcept nogil:
+    # The lock is ours, its last holder died. Slots keep their space meanwhile whatever others do to them: only
+    # a holder of this lock changes who owns pages.
+    cdef:
+        uint64_t used = load_acquire(&s.header.slots_used)               # [grow]
+        uint64_t end, page = 0, until
+    forget_half_made(s, used, dead_row)
+    memset(s.tags, 0, min(s.pool.map_committed, s.g.pages + 1) * sizeof(PageTag))
+    memset(s.pool.bin_bits, 0, sizeof(s.pool.bin_bits))
+    memset(s.pool.bin_head, 0, sizeof(s.pool.bin_head))
+    end = mark_used(s, used)
+    s.pool.top = end
+    while page < end:
+        until = page
+        while s.tags[until].head == 0:
+            until += 1          # ends at the latest at the last extent
+        if until > page:
+            insert_free(s, page, until - page)
+        page = until + s.tags[until].head
+        s.tags[until].head = 0
+    failpoint(FP_MAP_REBUILT)

@@ -1,0 +1,241 @@
+# Rows: how a process joins and leaves, and how what a dead one held comes back.
+#
+# The kernel's lock on byte `row` is the only permission to use, recover or reuse a row. Recovery only ever
+# redoes: each of its steps may be cut short by another death and done again. The row is set free last.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from refstore._atomics cimport (
+    cas_acq_rel, cas_seq_cst, ctz64, fetch_add_relaxed, fetch_and_seq_cst, fetch_or_seq_cst, load_acquire,
+    load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed, store_relaxed_u32, store_release,
+)
+from refstore._debug cimport (
+    FP_ROW_FREED, FP_ROW_LIVE, FP_ROW_LOCKED, FP_ROW_PINS_ZEROED, FP_ROW_SWEPT, failpoint,
+)
+from refstore._index cimport cell_naming, condemn_replaced, make_cell, settle
+from refstore._layout cimport (
+    CLASSES, CONDEMNED, COUNTERS, COUNT_RECOVERIES, FREE, HELD, LIVE_WORDS, MAX_ROWS, NAME_LOCKS, PUBLISHING,
+    RECLAIMING, RETIRED, RUN_BLOCKS, Row, SEALED, SLOTS_PER_STEP, Slot, WRITING, word_generation, word_row,
+    word_state,
+)
+from refstore._pages cimport rebuild, unlock
+from refstore._slots cimport free_slot, try_reap, unclaim
+from refstore._store cimport (
+    Store, bits_at, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready, name_lock_at, pins_of,
+    pins_ready_of, row_at,
+)
+from refstore._sys cimport O_RDWR, byte_is_locked, close, lock_byte, reopen
+
+
+cdef inline void restore_hint(Store *s, uint64_t i, Slot *slot) noexcept nogil:
+    cdef uint64_t run = slot.run
+    cdef uint64_t bit = <uint64_t>1 << (slot.block & 63)
+    if slot.extent:
+        hint_restore(bits_at(s, s.g.stock_bits), s.g.slot_words, i)
+    elif run:
+        if run > s.g.max_runs or slot.size_class >= CLASSES:
+            return
+        if load_acquire(&s.runs[run - 1].free) & bit == 0:               # [hint]
+            fetch_or_seq_cst(&s.runs[run - 1].free, bit)                 # [hint]
+        hint_restore(class_bits_at(s, slot.size_class), s.g.run_words, run - 1)
+    elif word_state(load_acquire(&slot.word)) == FREE:
+        hint_restore(bits_at(s, s.g.bare_bits), s.g.slot_words, i)
+
+
+cdef inline void settle_dead(Store *s, uint64_t i, uint64_t word) noexcept nogil:
+    # A publisher died half way: the index says how far it got. Its name's lock is still marked as its own, so
+    # nobody else has touched the name since.
+    cdef Slot *slot = &s.slots[i]
+    if cell_naming(s, make_cell(i, word_generation(word), slot.name_hash), slot.name_hash) != NULL:
+        condemn_replaced(s, slot)
+        settle(s, i, word, SEALED)
+    else:
+        settle(s, i, word, CONDEMNED)
+        word = load_seq_cst(&slot.word)
+        if word_state(word) == CONDEMNED:
+            try_reap(s, i, word)
+
+
+cdef inline void sweep(Store *s, uint64_t dead) noexcept nogil:
+    # Over every slot, not only those that the dead one pinned: it may have died between its last unpin and the
+    # look at the word that follows it.
+    cdef:
+        uint64_t i, word, state
+        Slot *slot
+    for i in range(load_acquire(&s.header.slots_used)):                  # [grow]
+        slot = &s.slots[i]
+        word = load_seq_cst(&slot.word)
+        state = word_state(word)
+        if state == SEALED:
+            continue
+        if state == FREE or state == RETIRED:
+            restore_hint(s, i, slot)
+        elif state == CONDEMNED:
+            try_reap(s, i, word)
+        elif word_row(word) == dead:
+            if state == WRITING or state == RECLAIMING:
+                free_slot(s, i)
+            elif state == HELD:
+                unclaim(s, i)
+            elif state == PUBLISHING:
+                settle_dead(s, i, word)
+
+
+cdef inline void zero_pins(Store *s, uint64_t row) noexcept nogil:
+    cdef:
+        uint64_t step, i
+        uint32_t *cells = pins_of(s, row)
+    for step in range(s.g.steps):
+        if is_ready(pins_ready_of(s, row), step):
+            for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
+                # relaxed: reapers look again in the sweep that follows
+                if load_relaxed_u32(&cells[i]):
+                    store_relaxed_u32(&cells[i], 0)
+
+
+cdef inline void release_locks(Store *s, uint64_t dead) noexcept nogil:
+    cdef uint64_t k
+    for k in range(<uint64_t>NAME_LOCKS):
+        if load_acquire(&name_lock_at(s, k).lock) == dead + 1:
+            unlock(&name_lock_at(s, k).lock)
+
+
+cdef inline void free_row(Store *s, uint64_t r) noexcept nogil:
+    # The last steps of a row's life. Its pins are gone.
+    cdef Row *row = row_at(s, r)
+    cdef uint64_t n, k
+    for k in range(<uint64_t>COUNTERS):
+        n = load_relaxed(&row.counters[k])  # relaxed: statistics
+        store_relaxed(&row.counters[k], 0)  # relaxed: statistics
+        fetch_add_relaxed(&s.header.totals[k], n)  # relaxed: statistics
+    fetch_and_seq_cst(&s.header.live[r >> 6], ~(<uint64_t>1 << (r & 63)))     # [pin]
+    store_release(&row.state, 0)                                         # [row]
+    failpoint(FP_ROW_FREED)
+
+
+cdef inline void recover_locked(Store *s, uint64_t dead) noexcept nogil:
+    # The dead row's kernel lock is ours.
+    cdef uint64_t owner = dead + 1
+    if load_acquire(&s.pool.lock) == owner:
+        # nobody else may take it over without the row's lock; our name on it makes our own death one more ordinary one
+        store_release(&s.pool.lock, s.row + 1)                           # [lock]
+        rebuild(s, dead)
+        unlock(&s.pool.lock)
+    zero_pins(s, dead)
+    failpoint(FP_ROW_PINS_ZEROED)
+    sweep(s, dead)
+    failpoint(FP_ROW_SWEPT)
+    release_locks(s, dead)
+    free_row(s, dead)
+
+
+cdef inline bint row_is_dead(Store *s, uint64_t r) noexcept nogil:
+    return r != s.row and not byte_is_locked(file_of(s), r)
+
+
+cdef inline bint recover_row(Store *s, uint64_t r) noexcept nogil:
+    # A description of its own for each attempt: two threads with one description would both get the lock.
+    cdef int fd
+    cdef bint done = False
+    if not row_is_dead(s, r):
+        return False
+    fd = reopen(file_of(s), O_RDWR)
+    if fd < 0:
+        return False
+    if lock_byte(fd, r):
+        if load_acquire(&row_at(s, r).state):                            # [row] still unrecovered
+            recover_locked(s, r)
+            count(s, COUNT_RECOVERIES, 1)
+            done = True
+    close(fd)
+    return done
+
+
+cdef inline int recover_dead(Store *s) noexcept nogil:
+    # every dead row; returns how many there were
+    cdef:
+        uint64_t w, rows
+        int n = 0
+    for w in range(min(load_acquire(&s.header.live_words), <uint64_t>LIVE_WORDS)):
+        rows = load_acquire(&s.header.live[w])                           # [row]
+        while rows:
+            n += recover_row(s, w * 64 + <uint64_t>ctz64(rows))
+            rows &= rows - 1
+    return n
+
+
+cdef inline int64_t lock_row(Store *s, int fd) noexcept nogil:
+    # A row whose kernel lock is now held through `fd`: one that is free, else one whose process is dead; -1: none.
+    cdef uint64_t r
+    cdef int want_free
+    for want_free in range(1, -1, -1):
+        for r in range(<uint64_t>MAX_ROWS):
+            if want_free and load_acquire(&row_at(s, r).state):          # [row]
+                continue
+            if lock_byte(fd, r):
+                failpoint(FP_ROW_LOCKED)
+                return <int64_t>r
+    return -1
+
+
+cdef inline void join_row(Store *s, uint64_t r) noexcept nogil:
+    # The row's kernel lock is ours and nothing of an earlier process is left in it.
+    cdef:
+        uint64_t words = r // 64 + 1
+        uint64_t has = load_seq_cst(&s.header.live_words)
+    store_release(&row_at(s, r).state, 1)                                # [row]
+    while has < words and not cas_seq_cst(&s.header.live_words, &has, words):
+        pass
+    # before the first pin, and seq_cst: a reaper that misses this bit has condemned before any pin of ours
+    fetch_or_seq_cst(&s.header.live[r >> 6], <uint64_t>1 << (r & 63))    # [pin] [row]
+    failpoint(FP_ROW_LIVE)
+
+
+cdef inline void use_row(Store *s, uint64_t r) noexcept nogil:
+    s.row = r
+    s.row_bit = <uint64_t>1 << (r & 63)
+    s.pins = pins_of(s, r)
+    s.counters = row_at(s, r).counters
+    memset(s.pins_ready, 0, s.g.steps)
+    memset(s.current, 0, sizeof(s.current))
+    memset(s.recent, 0, sizeof(s.recent))
+
+
+cdef inline void enter(Store *s, uint64_t r) noexcept nogil:
+    # Joins through a row whose kernel lock is ours, whoever had it before.
+    use_row(s, r)
+    if load_acquire(&row_at(s, r).state):                                # [row]
+        recover_locked(s, r)
+        count(s, COUNT_RECOVERIES, 1)
+    join_row(s, r)
+    recover_dead(s)
+
+
+cdef inline void leave(Store *s) noexcept nogil:
+    # Nothing of ours is pinned or half made. What we cut from is handed on first.
+    cdef int c
+    for c in range(CLASSES):
+        if s.current[c]:
+            hint_restore(class_bits_at(s, c), s.g.run_words, s.current[c] - 1)
+    free_row(s, s.row)
+
+
+cdef inline int copy_pins(Store *s, uint64_t child) noexcept nogil:
+    # Before a fork: the child's row pins all that ours does. Its marks come before its cells, and ours hold meanwhile.
+    cdef:
+        uint64_t step, i
+        uint32_t n
+        uint64_t bit = <uint64_t>1 << (child & 63)
+    for step in range(s.g.steps):
+        if not s.pins_ready[step]:
+            continue
+        for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
+            n = load_relaxed_u32(&s.pins[i])    # relaxed: ours, and the other threads are held off
+            if n:
+                if not is_ready(pins_ready_of(s, child), step):
+                    if commit_pins(s, child, step) != 0:
+                        return -1
+                fetch_or_seq_cst(&s.slots[i].mask, bit)                  # [pin]
+                store_relaxed_u32(&pins_of(s, child)[i], n)     # relaxed: the fork carries it, and our own pin holds
+    return 0

@@ -1,0 +1,284 @@
+# What a store holds, counted from its slots, and whether all of it adds up.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from refstore._atomics cimport ctz64, load_acquire, load_relaxed, load_relaxed_u32
+from refstore._index cimport cell_naming, is_readable, make_cell, name_hash
+from refstore._layout cimport (
+    CLASSES, CONDEMNED, FREE, HELD, KIND_OBJECT, LIVE_WORDS, PAGE, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, Run,
+    SEALED, SLOTS_PER_STEP, Slot, WRITING, class_nbytes, extent_first, extent_pages, word_generation, word_row, word_state,
+)
+from refstore._slots cimport pinned_by
+from refstore._store cimport (
+    Store, bits_at, file_of, is_ready, label_at, labels_are_ready, name_lock_at, pins_of, pins_ready_of, row_at,
+)
+from refstore._sys cimport byte_is_locked
+
+cdef struct Census:
+    uint64_t used
+    uint64_t largest_free
+    uint64_t objects
+    uint64_t pinned
+    uint64_t condemned
+    uint64_t processes
+
+
+cdef inline uint64_t block_nbytes(Slot *slot) noexcept nogil:
+    if slot.extent:
+        return extent_pages(slot.extent) * PAGE
+    return class_nbytes(slot.size_class) if slot.run and slot.size_class < CLASSES else 0
+
+
+cdef inline bint holds_block(uint64_t word) noexcept nogil:
+    cdef uint64_t state = word_state(word)
+    return state != FREE and state != HELD and state != RETIRED
+
+
+cdef inline void mark_pages(Store *s, unsigned char *used, uint64_t first, uint64_t pages) noexcept nogil:
+    cdef uint64_t page
+    for page in range(first, min(first + pages, s.g.pages)):
+        used[page] = 1
+
+
+cdef inline uint64_t longest_gap(unsigned char *used, uint64_t end, uint64_t pages) noexcept nogil:
+    # all pages from `end` on are free
+    cdef uint64_t page, run = 0, longest = 0
+    for page in range(end):
+        run = 0 if used[page] else run + 1
+        longest = max(longest, run)
+    return max(longest, run + pages - end)
+
+
+cdef inline int take_census(Store *s, Census *census) noexcept nogil:
+    # 0, or -1 without memory for the page map. On a busy store, as true as any count of moving things.
+    cdef:
+        uint64_t i, word, spare = 0
+        uint64_t top = min(load_relaxed(&s.pool.top), s.g.pages)  # relaxed: bounds a scan
+        uint64_t slots_used = load_acquire(&s.header.slots_used)         # [grow]
+        unsigned char *used = <unsigned char*>calloc(s.g.pages if top > s.g.pages else top + 1, 1)
+        Slot *slot
+        Run *run
+    if used == NULL:
+        return -1
+    for i in range(slots_used):
+        slot = &s.slots[i]
+        word = load_acquire(&slot.word)                                  # [seal]
+        if not holds_block(word):
+            if slot.run:
+                spare = max(spare, block_nbytes(slot))
+            continue
+        census.used += block_nbytes(slot)
+        if is_readable(word, word_generation(word)):
+            census.objects += 1
+        if word_state(word) == CONDEMNED:
+            census.condemned += 1
+        if pinned_by(s, i):
+            census.pinned += 1
+        if slot.extent:
+            if extent_first(slot.extent) < top:
+                mark_pages(s, used, extent_first(slot.extent), min(extent_pages(slot.extent), top - extent_first(slot.extent)))
+        elif slot.run and slot.run <= s.g.max_runs:
+            run = &s.runs[slot.run - 1]
+            if run.first < top and not used[run.first]:
+                mark_pages(s, used, run.first, min(<uint64_t>run.pages, top - run.first))
+    census.largest_free = min(max(longest_gap(used, top, s.g.pages) * PAGE, spare), s.header.capacity)
+    free(used)
+    return 0
+
+
+cdef inline uint64_t count_processes(Store *s) noexcept nogil:
+    cdef uint64_t w, rows, row, n = 0
+    for w in range(min(load_acquire(&s.header.live_words), <uint64_t>LIVE_WORDS)):
+        rows = load_acquire(&s.header.live[w])                           # [row]
+        while rows:
+            row = w * 64 + <uint64_t>ctz64(rows)
+            rows &= rows - 1
+            n += row == s.row or byte_is_locked(file_of(s), row)
+    return n
+
+
+cdef inline uint64_t count_all(Store *s, int counter) noexcept nogil:
+    # relaxed: statistics
+    cdef uint64_t w, rows, n = load_relaxed(&s.header.totals[counter])
+    for w in range(min(load_acquire(&s.header.live_words), <uint64_t>LIVE_WORDS)):
+        rows = load_acquire(&s.header.live[w])                           # [row]
+        while rows:
+            n += load_relaxed(&row_at(s, w * 64 + <uint64_t>ctz64(rows)).counters[counter])  # relaxed: as above
+            rows &= rows - 1
+    return n
+
+
+cdef inline uint64_t count_pins(Store *s, uint64_t i) noexcept nogil:
+    cdef uint64_t w, rows, row, n = 0
+    for w in range(min(load_acquire(&s.header.live_words), <uint64_t>LIVE_WORDS)):
+        rows = load_acquire(&s.header.live[w])                           # [row]
+        while rows:
+            row = w * 64 + <uint64_t>ctz64(rows)
+            rows &= rows - 1
+            if is_ready(pins_ready_of(s, row), i // SLOTS_PER_STEP):
+                n += load_relaxed_u32(&pins_of(s, row)[i])      # relaxed: a report
+    return n
+
+
+# The invariants, one function each. A problem is a sentence that begins with the invariant's name.
+
+cdef inline bint is_dead_row(Store *s, uint64_t row) noexcept nogil:
+    return row != s.row and not byte_is_locked(file_of(s), row)
+
+
+cdef inline bint any_row_is_dead(Store *s) noexcept nogil:
+    cdef uint64_t w, rows
+    for w in range(<uint64_t>LIVE_WORDS):
+        rows = load_acquire(&s.header.live[w])                           # [row]
+        while rows:
+            if is_dead_row(s, w * 64 + <uint64_t>ctz64(rows)):
+                return True
+            rows &= rows - 1
+    return False
+
+
+cdef inline void check_slot(Store *s, uint64_t i, set problems):
+    cdef:
+        Slot *slot = &s.slots[i]
+        uint64_t word = load_acquire(&slot.word)                         # [seal]
+        uint64_t state = word_state(word)
+        uint64_t size = block_nbytes(slot)
+    if state > RETIRED:
+        problems.add(f"state: slot {i} has the unknown state {state}")
+    elif state in (WRITING, RECLAIMING, HELD) and not load_acquire(&s.header.live[word_row(word) >> 6 & 15]) >> (word_row(word) & 63) & 1:
+        problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, which nobody holds")
+    elif state == SEALED or state == CONDEMNED or state == PUBLISHING:
+        if slot.nbytes + slot.spill_nbytes > size:
+            problems.add(f"size: slot {i} holds {slot.nbytes} bytes in a block of {size}")
+        if slot.offset < s.g.data or slot.offset + size > s.g.file_size or slot.offset & 63:
+            problems.add(f"offset: the block of slot {i} lies at {slot.offset}, outside the data or unaligned")
+        if slot.kind > KIND_OBJECT:
+            problems.add(f"kind: slot {i} has the unknown kind {slot.kind}")
+    if state == CONDEMNED and not pinned_by(s, i):
+        problems.add(f"lost reap: slot {i} is deleted and unpinned, yet not freed")
+
+
+cdef inline void check_space(Store *s, set problems):
+    # No page belongs to two extents or runs; no block to two slots.
+    cdef:
+        uint64_t i, page, n_used = load_acquire(&s.header.slots_used)    # [grow]
+        Slot *slot
+        Run *run
+        dict pages = {}
+        set blocks = set()
+        uint64_t first, end
+    extents = [(run_id, s.runs[run_id].first, s.runs[run_id].pages, "run") for run_id in range(s.pool.runs_used)
+               if s.runs[run_id].live]
+    for i in range(n_used):
+        slot = &s.slots[i]
+        if slot.extent:
+            extents.append((i, extent_first(slot.extent), extent_pages(slot.extent), "slot"))
+        elif slot.run:
+            if slot.run > s.pool.runs_used or s.runs[slot.run - 1].live != <uint64_t>slot.size_class + 1 \
+                    or slot.block >= s.runs[slot.run - 1].blocks:
+                problems.add(f"run: slot {i} has block {slot.block} of run {slot.run - 1}, which has no such block")
+            elif (slot.run, slot.block) in blocks:
+                problems.add(f"overlap: block {slot.block} of run {slot.run - 1} belongs to slot {i} and another")
+            blocks.add((slot.run, slot.block))
+    extents.sort(key=lambda e: e[1])
+    last = (0, 0, 0, "start")
+    for extent in extents:
+        if extent[1] < last[1] + last[2]:
+            problems.add(f"overlap: pages of {extent[3]} {extent[0]} and of {last[3]} {last[0]}")
+        if extent[1] + extent[2] > s.pool.top:
+            problems.add(f"extent: {extent[3]} {extent[0]} ends at page {extent[1] + extent[2]}, past the used part")
+        last = extent
+    check_gaps(s, extents, problems)
+
+
+cdef inline void check_gaps(Store *s, list extents, set problems):
+    # Every page below the top is owned or in a free run: else it is lost until a rebuild.
+    cdef uint64_t at = 0, first, top = s.pool.top
+    for extent in extents + [(0, top, 0, "top")]:
+        first = extent[1]
+        while at < first and at < s.g.pages:
+            if s.tags[at].head == 0 or at + s.tags[at].head > first:
+                problems.add(f"lost pages: {at} to {first} are neither owned nor free")
+                break
+            at += s.tags[at].head
+        at = first + extent[2]
+
+
+cdef inline bint is_hinted(Store *s, uint64_t i, Slot *slot) noexcept nogil:
+    if slot.extent:
+        return is_ready(bits_at(s, s.g.stock_bits), i)
+    if slot.run:
+        return slot.run <= s.g.max_runs and load_acquire(&s.runs[slot.run - 1].free) >> (slot.block & 63) & 1 != 0
+    return is_ready(bits_at(s, s.g.bare_bits), i)
+
+
+cdef inline void check_hints(Store *s, set problems):
+    cdef uint64_t i
+    for i in range(load_acquire(&s.header.slots_used)):                  # [grow]
+        if word_state(load_acquire(&s.slots[i].word)) == FREE and not is_hinted(s, i, &s.slots[i]):
+            problems.add(f"lost slot: slot {i} is free and no hint says so")
+
+
+cdef inline void check_names(Store *s, set problems):
+    cdef:
+        uint64_t i, word
+        Slot *slot
+        dict names = {}
+    for i in range(load_acquire(&s.header.slots_used)):                  # [grow]
+        slot = &s.slots[i]
+        word = load_acquire(&slot.word)                                  # [seal]
+        if word_state(word) != SEALED or slot.name_hash == 0:
+            continue
+        if not labels_are_ready(s, i):
+            problems.add(f"label: slot {i} has a name, but its label was never written")
+            continue
+        name = label_at(s, i).name[:label_at(s, i).name_nbytes]
+        if name_hash(s, label_at(s, i).name, label_at(s, i).name_nbytes) != slot.name_hash:
+            problems.add(f"label: the name of slot {i} does not have the slot's hash")
+        if cell_naming(s, make_cell(i, word_generation(word), slot.name_hash), slot.name_hash) == NULL:
+            problems.add(f"index: slot {i} is live as {name!r}, and the index does not lead to it")
+        if name in names:
+            problems.add(f"index: slots {names[name]} and {i} are both live as {name!r}")
+        names[name] = i
+
+
+cdef inline void check_pins(Store *s, set problems):
+    cdef uint64_t row, step, i, state
+    for row in range(<uint64_t>LIVE_WORDS * 64):
+        for step in range(s.g.steps):
+            if not is_ready(pins_ready_of(s, row), step):
+                continue
+            for i in range(step * SLOTS_PER_STEP, min((step + 1) * SLOTS_PER_STEP, load_acquire(&s.header.slots_used))):
+                if load_relaxed_u32(&pins_of(s, row)[i]) == 0:  # relaxed: a report
+                    continue
+                state = word_state(load_acquire(&s.slots[i].word))
+                if not load_acquire(&s.header.live[row >> 6]) >> (row & 63) & 1:         # [row]
+                    problems.add(f"pins: row {row} is free and pins slot {i}")
+                elif state != SEALED and state != CONDEMNED and state != PUBLISHING:
+                    problems.add(f"pins: row {row} pins slot {i}, which is in state {state}")
+
+
+cdef inline void check_locks(Store *s, set problems):
+    cdef uint64_t k, owner
+    owner = load_acquire(&s.pool.lock)
+    if owner:
+        problems.add(f"lock: the space lock is held by row {owner - 1}")
+    for k in range(<uint64_t>1024):
+        owner = load_acquire(&name_lock_at(s, k).lock)
+        if owner:
+            problems.add(f"lock: name lock {k} is held by row {owner - 1}")
+
+
+cdef inline set find_problems(Store *s):
+    cdef set problems = set()
+    cdef uint64_t i
+    for i in range(load_acquire(&s.header.slots_used)):                  # [grow]
+        check_slot(s, i, problems)
+    check_space(s, problems)
+    check_names(s, problems)
+    check_pins(s, problems)
+    if not any_row_is_dead(s):      # else these are what it still holds
+        check_hints(s, problems)
+        check_locks(s, problems)
+    return problems

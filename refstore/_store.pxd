@@ -1,0 +1,227 @@
+# One process's view of one store file: where its parts are mapped, which row it holds, what it remembers.
+# Bitmaps of hints and the commitment of memory live here, since everything above needs both.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from refstore._atomics cimport (
+    ctz64, fetch_and_acquire, fetch_or_release, fetch_or_seq_cst, load_acquire, load_relaxed, store_relaxed,
+)
+from refstore._debug cimport FP_COMMITTED, failpoint
+from refstore._layout cimport (
+    Bucket, CHUNK, CLASSES, ERR_NO_MEMORY, ERR_NOT_FOUND, Geometry, Header, Label, NameLock, PAGE, PageTag, Pool,
+    Row, Run, SLOTS_PER_STEP, Slot,
+)
+from refstore._sys cimport allocate, close, high_descriptor, O_RDWR, open_file, same_file
+
+cdef enum:
+    RECENT = 8
+
+cdef struct Store:
+    char *base                  # the file, read-write
+    char *view                  # the file again, read-only: what get() hands out
+    Geometry g
+    Header *header
+    Pool *pool
+    Slot *slots
+    Run *runs
+    PageTag *tags
+    uint32_t *pins              # our row's cells
+    uint64_t *counters          # our row's
+    uint64_t tag
+    uint64_t row
+    uint64_t row_bit            # in a slot's mask
+    uint64_t slot_limit
+    uint64_t *alive             # 1; the kernel makes it 0 in a child that no hook has seen
+    int fd                      # of the description that holds the row's lock; maybe closed by the program
+    const char *path            # to open the file again, if the program closed our descriptor
+    uint64_t dev
+    uint64_t ino
+    uint8_t *pins_ready         # by step: our row's pins are committed
+    uint32_t current[CLASSES]   # run + 1 that we cut from, or 0
+    uint32_t recent[RECENT]     # slots + 1 whose extents we freed last
+    Store *next                 # of this process's attachments, for the fork hooks
+    uint64_t child_row          # taken for a child before a fork
+    int child_fd
+    uint64_t blocked_by         # row + 1 that stopped the last reap, or 0: worth a look whether it lives
+
+
+cdef inline Row *row_at(Store *s, uint64_t row) noexcept nogil:
+    return <Row*>(s.base + s.g.rows) + row
+
+cdef inline NameLock *name_lock_at(Store *s, uint64_t i) noexcept nogil:
+    return <NameLock*>(s.base + s.g.name_locks) + i
+
+cdef inline Label *label_at(Store *s, uint64_t slot) noexcept nogil:
+    return <Label*>(s.base + s.g.labels) + slot
+
+cdef inline Bucket *bucket_at(Store *s, uint64_t i) noexcept nogil:
+    return <Bucket*>(s.base + s.g.index) + i
+
+cdef inline uint32_t *pins_of(Store *s, uint64_t row) noexcept nogil:
+    return <uint32_t*>(s.base + s.g.pins + row * s.g.pins_stride)
+
+cdef inline uint64_t *pins_ready_of(Store *s, uint64_t row) noexcept nogil:
+    return <uint64_t*>(s.base + s.g.pins_ready) + row * s.g.pins_ready_words
+
+cdef inline uint64_t *bits_at(Store *s, uint64_t offset) noexcept nogil:
+    return <uint64_t*>(s.base + offset)
+
+cdef inline uint64_t *class_bits_at(Store *s, int size_class) noexcept nogil:
+    return <uint64_t*>(s.base + s.g.class_bits + <uint64_t>size_class * s.g.class_bits_stride)
+
+cdef inline void count(Store *s, int counter, uint64_t n) noexcept nogil:
+    # relaxed: a statistic, and nobody else writes the cell
+    store_relaxed(&s.counters[counter], load_relaxed(&s.counters[counter]) + n)
+
+
+# Bitmaps of hints: a word for 64 things and a summary bit for each word that is not zero.
+
+cdef inline uint64_t *summary_of(uint64_t *words, uint64_t n_words) noexcept nogil:
+    return words + (n_words + 7) // 8 * 8
+
+
+cdef inline void hint_set(uint64_t *words, uint64_t n_words, uint64_t i) noexcept nogil:
+    cdef uint64_t bit = <uint64_t>1 << (i & 63)
+    if fetch_or_release(&words[i >> 6], bit) == 0:      # [hint] what the bit stands for is written
+        fetch_or_release(&summary_of(words, n_words)[i >> 12], <uint64_t>1 << (i >> 6 & 63))  # [summary]
+
+
+cdef inline void hint_restore(uint64_t *words, uint64_t n_words, uint64_t i) noexcept nogil:
+    # As hint_set, for a sweep: the summary may be missing too. What the bit stands for was seen to be so, hence a
+    # bit that is set now will be found right by whoever clears it.
+    cdef uint64_t bit = <uint64_t>1 << (i & 63)
+    cdef uint64_t summary_bit = <uint64_t>1 << (i >> 6 & 63)
+    cdef uint64_t *summary = &summary_of(words, n_words)[i >> 12]
+    if load_acquire(&words[i >> 6]) & bit == 0:                          # [hint]
+        fetch_or_release(&words[i >> 6], bit)                            # [hint]
+    if load_acquire(summary) & summary_bit == 0:                         # [summary]
+        fetch_or_release(summary, summary_bit)                           # [summary]
+
+
+cdef inline void summary_clear(uint64_t *words, uint64_t n_words, uint64_t w) noexcept nogil:
+    # Word w was seen empty. Whoever fills it between our clear and our second look either set the
+    # summary after us, or is seen by the second look.
+    cdef uint64_t *summary = summary_of(words, n_words)
+    cdef uint64_t bit = <uint64_t>1 << (w & 63)
+    fetch_and_acquire(&summary[w >> 6], ~bit)           # [summary]
+    if load_acquire(&words[w]) != 0:                    # [hint]
+        fetch_or_release(&summary[w >> 6], bit)         # [summary]
+
+
+cdef inline bint hint_clear(uint64_t *words, uint64_t n_words, uint64_t i) noexcept nogil:
+    # true if the hint was there and is now ours
+    cdef uint64_t bit = <uint64_t>1 << (i & 63)
+    cdef uint64_t before = fetch_and_acquire(&words[i >> 6], ~bit)      # [hint]
+    if before == bit:
+        summary_clear(words, n_words, i >> 6)
+    return before & bit != 0
+
+
+cdef inline int64_t hint_take(uint64_t *words, uint64_t n_words, uint64_t start) noexcept nogil:
+    # Takes any hint, looking first near word `start`; -1 if there is none.
+    cdef:
+        uint64_t *summary = summary_of(words, n_words)
+        uint64_t n_summary = (n_words + 63) // 64
+        uint64_t turn, at, w, bits
+        uint64_t skip = start & 63
+    for turn in range(n_summary + 1):       # the first summary word again at last, for the bits before `start`
+        at = ((start >> 6) + turn) % n_summary
+        bits = load_acquire(&summary[at])                                # [summary]
+        if turn == 0:
+            bits = bits >> skip << skip
+        while bits:
+            w = at * 64 + <uint64_t>ctz64(bits)
+            bits &= bits - 1
+            while True:
+                found = load_relaxed(&words[w])  # relaxed: hint_clear looks again
+                if found == 0:
+                    summary_clear(words, n_words, w)
+                    break
+                if hint_clear(words, n_words, w * 64 + <uint64_t>ctz64(found)):
+                    return <int64_t>(w * 64 + <uint64_t>ctz64(found))
+    return -1
+
+
+cdef inline int file_of(Store *s) noexcept nogil:
+    # Our descriptor, or -1. The program may have closed it, and another file may sit at its number.
+    cdef int fd
+    if same_file(s.fd, s.dev, s.ino):
+        return s.fd
+    fd = open_file(s.path, O_RDWR)
+    if fd < 0 or not same_file(fd, s.dev, s.ino):
+        close(fd)
+        return -1
+    s.fd = high_descriptor(fd)
+    return s.fd
+
+
+# Memory is committed before it is touched. A bit says that its unit is; setting it again is harmless, and so is
+# committing twice, so a death in between costs one more system call and nothing else.
+
+cdef inline bint is_ready(uint64_t *bits, uint64_t i) noexcept nogil:
+    return load_acquire(&bits[i >> 6]) >> (i & 63) & 1 != 0              # [ready] its memory is there
+
+
+cdef inline int commit_unit(Store *s, uint64_t *bits, uint64_t i, uint64_t at, uint64_t nbytes) noexcept nogil:
+    if is_ready(bits, i):
+        return 0
+    if allocate(file_of(s), at, nbytes) != 0:
+        return ERR_NO_MEMORY
+    failpoint(FP_COMMITTED)
+    # seq_cst: a reaper that sees our bit in a slot's mask must see this one too
+    fetch_or_seq_cst(&bits[i >> 6], <uint64_t>1 << (i & 63))             # [ready]
+    return 0
+
+
+cdef inline int commit_data(Store *s, uint64_t first_page, uint64_t pages) noexcept nogil:
+    cdef:
+        uint64_t *bits = bits_at(s, s.g.data_ready)
+        uint64_t i = first_page * PAGE // CHUNK
+        uint64_t end = ((first_page + pages) * PAGE + CHUNK - 1) // CHUNK
+        uint64_t until, at, stop
+    while i < end:
+        if is_ready(bits, i):
+            i += 1
+            continue
+        until = i + 1
+        while until < end and not is_ready(bits, until):
+            until += 1
+        at = i * CHUNK
+        stop = min(until * CHUNK, s.g.pages * PAGE)
+        if allocate(file_of(s), s.g.data + at, stop - at) != 0:
+            return ERR_NO_MEMORY
+        failpoint(FP_COMMITTED)
+        while i < until:
+            fetch_or_seq_cst(&bits[i >> 6], <uint64_t>1 << (i & 63))     # [ready]
+            i += 1
+    return 0
+
+
+cdef inline int commit_pins(Store *s, uint64_t row, uint64_t step) noexcept nogil:
+    return commit_unit(s, pins_ready_of(s, row), step,
+                       s.g.pins + row * s.g.pins_stride + step * PAGE, PAGE)
+
+
+cdef inline int commit_labels(Store *s, uint64_t slot) noexcept nogil:
+    cdef uint64_t step = slot // SLOTS_PER_STEP
+    return commit_unit(s, bits_at(s, s.g.labels_ready), step,
+                       s.g.labels + step * SLOTS_PER_STEP * sizeof(Label), SLOTS_PER_STEP * sizeof(Label))
+
+
+cdef inline bint labels_are_ready(Store *s, uint64_t slot) noexcept nogil:
+    return is_ready(bits_at(s, s.g.labels_ready), slot // SLOTS_PER_STEP)
+
+
+cdef inline int reach_pins(Store *s, uint64_t slot) noexcept nogil:
+    # Our own cell of `slot` may be touched from now on. Called only when the private note says "not yet".
+    cdef uint64_t step = slot // SLOTS_PER_STEP
+    if slot >= load_acquire(&s.header.slots_used):                       # [grow]
+        return ERR_NOT_FOUND
+    if commit_pins(s, s.row, step) != 0:
+        return ERR_NO_MEMORY
+    s.pins_ready[step] = 1
+    return 0
+
+
+cdef inline bint pins_are_near(Store *s, uint64_t slot) noexcept nogil:
+    return s.pins_ready[slot // SLOTS_PER_STEP] != 0
