@@ -95,7 +95,8 @@ def _ls(options: argparse.Namespace) -> int:
 def _stat(options: argparse.Namespace) -> int:
     path = store_path(options.name)
     with Store(path, create=False) as store:
-        row = {"name": options.name, "path": path, **_stats(store)}
+        limit = {"max_objects": store.max_objects}
+        row = {"name": options.name, "path": path, **limit, **_stats(store)}
     if options.json:
         print(json.dumps(row, indent=2))
     else:
@@ -146,7 +147,8 @@ def _remove(path: str) -> None:
 
 
 def _gc(options: argparse.Namespace) -> int:
-    removed = collect_temporary(store_folder(create=False))
+    folder = store_folder(create=False)
+    removed = collect_temporary(folder) if os.path.isdir(folder) else []
     if options.json:
         print(json.dumps(removed, indent=2))
     else:
@@ -226,4 +228,6 @@ def _print_table(table: list[list[str]]) -> None:
 
 def _text(error: BaseException) -> str:
     """The error as one line."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,9 +86,8 @@ def test_ls_prints_a_line_for_each_store(run: Command, train: refstore.Store) ->
             *("NAME", "CAPACITY", "USED", "LARGEST", "FREE", "OBJECTS", "PINNED", "CONDEMNED"),
             "PROCESSES",
         ]
-        assert first.startswith("a longer name  1.0 GiB")
-        assert second.startswith("train ")
-        assert "4.0 MiB" in second
+        assert first.split()[:5] == ["a", "longer", "name", "1.0", "GiB"]
+        assert second.split()[:3] == ["train", "4.0", "MiB"]
         assert len({len(line) for line in said.out.splitlines()}) == 1
         other.unlink()
 
@@ -99,7 +99,6 @@ def test_ls_as_json_has_every_figure(run: Command, train: refstore.Store) -> Non
     assert row["capacity"] == 4 << 20
     assert row["objects"] == 2
     assert row["used"] == train.stats().used
-    assert row["processes"] == 1  # this one, which holds the store open; not the command
 
 
 def test_ls_passes_over_what_is_no_store(run: Command, train: refstore.Store, folder: Path) -> None:
@@ -137,7 +136,6 @@ def test_stat_prints_every_figure(run: Command, train: refstore.Store) -> None:
     assert shown["capacity"] == "4.0 MiB (4194304 bytes)"
     assert shown["largest free"].endswith(" bytes)")
     assert shown["objects"] == "2"
-    assert shown["processes"] == "1"
     assert shown["path"] == train.path
 
 
@@ -226,9 +224,7 @@ def test_rm_spares_a_file_that_is_no_store(run: Command, folder: Path) -> None:
 
 
 def test_gc_removes_a_temporary_store_whose_creator_was_killed(run: Command, folder: Path) -> None:
-    script = (
-        "import os, refstore; refstore.Store.temporary(capacity='1MiB'); os.kill(os.getpid(), 9)"
-    )
+    script = "import os, refstore; s = refstore.Store.temporary('1MiB'); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", script], check=False)
     (left,) = folder.iterdir()
     with refstore.Store.temporary(capacity="1MiB") as alive:
@@ -276,13 +272,15 @@ def test_a_bad_name_is_2(run: Command, name: str) -> None:
 
 def test_help_and_version_are_0(run: Command) -> None:
     assert run("--help").status == 0
-    assert run("--version") == (0, f"{refstore.__version__}\n", "")
+    assert run("--version") == (0, f"{metadata.version('refstore')}\n", "")
 
 
 def test_the_module_runs_as_the_command_does(run: Command, train: refstore.Store) -> None:
     command = [sys.executable, "-m", "refstore", "ls", "--json"]
     said = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert json.loads(said.stdout)[0]["name"] == "train"
+    (row,) = json.loads(said.stdout)
+    assert row["name"] == "train"
+    assert row["processes"] == 1  # this one, and not the command
     command = [sys.executable, "-m", "refstore", "stat", "absent"]
     failed = subprocess.run(command, check=False, capture_output=True, text=True)
     assert failed.returncode == 2
