@@ -20,6 +20,7 @@ from refstore import (
 from stress.pattern import Bytes, Pattern, flat, kind_of
 
 _NAMES = [f"name-{i}" for i in range(12)]
+NOT_OPERATIONS = ("exists", "full", "lent too late", "no such name")  # but what came of one
 _HELD = 4  # objects that a process keeps pinned at a time
 _ZERO = 0.01  # share of objects without a byte
 _LOOK = 4  # operations between two looks into the inbox
@@ -123,9 +124,10 @@ class Actor:
         try:
             operation()
         except StoreFullError:
-            self._count("full")
+            self.counts["full"] += 1
             for _ in range(len(self._owned) // 4):
                 self.delete()
+                self._count("delete")
         self._count(operation.__name__)
 
     def finish(self) -> None:

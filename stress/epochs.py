@@ -93,7 +93,7 @@ class Refstore:
     def download(self, averages: Keys) -> list[float]:
         found = []
         for name in averages:
-            with self._store.get(name, timeout=_PATIENCE) as buffer:
+            with self._store.get(name) as buffer:
                 found.append(_constant(buffer.array))
         return found
 
@@ -203,23 +203,28 @@ def synchronise(traffic: Traffic, workers: Sequence[Connection], sync: int) -> i
 def _hear(worker: Connection) -> Any:
     if not worker.poll(_PATIENCE):
         raise AssertionError(f"a worker was silent for {_PATIENCE:.0f} s")
-    return worker.recv()
+    try:
+        return worker.recv()
+    except EOFError:
+        raise AssertionError("a worker died") from None
 
 
 def run(traffic: Traffic, options: argparse.Namespace) -> list[int]:
     """All epochs; the bytes used after each sync. Prints them as it goes."""
-    pipes = [_FORK.Pipe() for _ in range(options.workers)]
-    children: list[BaseProcess] = [
-        _FORK.Process(target=serve_as_worker, args=(traffic, theirs, index), daemon=True)
-        for index, (_, theirs) in enumerate(pipes)
-    ]
-    workers = [ours for ours, _ in pipes]
+    children: list[BaseProcess] = []
+    workers: list[Connection] = []
     syncs = range(options.sync_every, options.epochs + 1, options.sync_every)
     shown = set(syncs[:3]) | {syncs[i * (len(syncs) - 1) // 15] for i in range(16)}
     occupancy: list[int] = []
     with reaped(children):
-        for child in children:
+        for index in range(options.workers):
+            # The parent keeps one end only, so that it hears of a worker's death at once.
+            ours, theirs = _FORK.Pipe()
+            child = _FORK.Process(target=serve_as_worker, args=(traffic, theirs, index))
             child.start()
+            theirs.close()
+            children.append(child)
+            workers.append(ours)
         for sync, epoch in enumerate(syncs):
             try:
                 height = synchronise(traffic, workers, sync)

@@ -28,7 +28,7 @@ if not __package__:
 from tqdm import tqdm
 
 from refstore import Store
-from stress.actor import Actor, Inbox, Plan
+from stress.actor import NOT_OPERATIONS, Actor, Inbox, Plan
 from stress.support import MIB, fresh_seed, parse_size, rate, reaped, size
 
 _STALLED_SECONDS = 120.0
@@ -51,20 +51,22 @@ def work(shared: Shared, index: int, inbox: Inbox, outboxes: Sequence[Inbox]) ->
     faulthandler.register(signal.SIGUSR1)
     plan = shared.plan
     actor = Actor(plan, index, shared.store, inbox, outboxes)
-    last = time.monotonic() + plan.seconds if plan.seconds else None
+    began = time.monotonic()
+    last = began + plan.seconds if plan.seconds else None
     try:
         while actor.operations < plan.operations:
             actor.step()
             shared.done[index] = actor.operations
             if last is not None and time.monotonic() >= last:
                 break
+        taken = time.monotonic() - began
         # What is still on its way to somebody has arrived once everybody has stopped sending.
         shared.barrier.wait(_STALLED_SECONDS)
         actor.finish()
     except BaseException:
         shared.barrier.abort()
         raise
-    shared.tallies.put((actor.counts, actor.verified))
+    shared.tallies.put((actor.counts, actor.verified, taken))
 
 
 class Fault(Exception):
@@ -103,6 +105,16 @@ def _stalled(running: Sequence[BaseProcess]) -> str:
     return f"no operation for {_STALLED_SECONDS:.0f} s (the stacks stand above)"
 
 
+def report(tallies: Sequence[tuple[Counter[str], int, float]]) -> None:
+    """What all processes did, and how fast once they had started."""
+    counts: Counter[str] = sum((counts for counts, _, _ in tallies), Counter())
+    print(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+    print(f"{size(sum(verified for _, verified, _ in tallies))} verified")
+    seconds = max(taken for _, _, taken in tallies)
+    operations = sum(counts[name] for name in counts if name not in NOT_OPERATIONS)
+    print(f"{operations} operations in {seconds:.1f} s: {rate(operations / seconds)}")
+
+
 def leftovers(store: Store) -> list[str]:
     """What is not as it must be once every object has been deleted."""
     for name in store.names():
@@ -127,7 +139,6 @@ def run(plan: Plan, procs: int, context: BaseContext) -> list[str]:
             )
             for index, (receiving, _) in enumerate(pairs)
         ]
-        began = time.monotonic()
         try:
             with reaped(children):
                 for child in children:
@@ -135,12 +146,7 @@ def run(plan: Plan, procs: int, context: BaseContext) -> list[str]:
                 watch(shared, children, plan.operations * procs)
         except Fault as fault:
             return [str(fault), *store.check()]
-        taken = time.monotonic() - began
-        tallies = [shared.tallies.get() for _ in children]
-        counts: Counter[str] = sum((counts for counts, _ in tallies), Counter())
-        print(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
-        print(f"{size(sum(verified for _, verified in tallies))} verified")
-        print(f"{sum(done)} operations in {taken:.1f} s: {rate(sum(done) / taken)}")
+        report([shared.tallies.get() for _ in children])
         return leftovers(store)
 
 

@@ -90,7 +90,10 @@ class Pattern:
 
     def _unwrap(self, found: PinnedBuffer) -> tuple[Bytes, int | None]:
         """The block in what was found, and the id that a pickled object says beside it."""
-        if found.kind != "object":
+        if found.kind == "array":
+            # Not by `flat`: numpy asks for the typed view first, and has none of datetimes.
+            return found.array.reshape(-1, order="A").view(np.uint8), None
+        if found.kind == "bytes":
             return flat(found), None
         value = found.value
         block: Bytes = value["block"]
