@@ -47,11 +47,11 @@ def run(long: Settings, out: Path) -> int:
 
     from examples.gan import distributed, single
 
+    out.mkdir(parents=True, exist_ok=True)  # before the work that would else be lost
     short = replace(long, epochs=SHORT)
     full_at = old_store_full_at(long)
     alone = single.train(SHORT, long.seed)
     text = report(long, full_at, alone, [distributed.train(short), distributed.train(long)])
-    out.mkdir(parents=True, exist_ok=True)
     (out / "compare.md").write_text(text)
     print(text)
     return 0

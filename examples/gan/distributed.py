@@ -13,7 +13,7 @@ from examples.gan.result import MIB, Result
 from examples.gan.server import ParameterServer
 from examples.gan.settings import Settings
 from examples.gan.training import Losses
-from refstore import Store
+from refstore import RefstoreError, Store
 
 
 class Session:
@@ -58,22 +58,11 @@ class Session:
 
 def train(settings: Settings) -> Result:
     torch.set_num_threads(1)
-    began = time.monotonic()
-    with _store(settings.capacity) as store:
-        server = ParameterServer(store, settings.workers, settings.seed)
-        total = settings.epochs * settings.workers
-        with Workers() as workers, tqdm(total=total, unit="epoch") as bar:
-            workers.start(settings, store)
-            session = Session(server, workers, settings, bar)
-            session.run()
-        use = server.finish()
-    return Result(
-        startup=session.started - began,
-        seconds=session.ended - session.started,
-        losses=np.array(session.losses),
-        generator=server.generator,
-        store=use,
-    )
+    try:
+        with _store(settings.capacity) as store:
+            return _train(settings, store)
+    except RefstoreError as error:
+        raise RunFailed(f"the server failed: {error}") from error
 
 
 def _store(capacity: str) -> Store:
@@ -81,3 +70,20 @@ def _store(capacity: str) -> Store:
         return Store.temporary(capacity=capacity)
     except ValueError as error:
         raise RunFailed(f"no store of capacity {capacity!r}: {error}") from error
+
+
+def _train(settings: Settings, store: Store) -> Result:
+    began = time.monotonic()
+    server = ParameterServer(store, settings.workers, settings.seed)
+    total = settings.epochs * settings.workers
+    with Workers() as workers, tqdm(total=total, unit="epoch") as bar:
+        workers.start(settings, store)
+        session = Session(server, workers, settings, bar)
+        session.run()
+    return Result(
+        startup=session.started - began,
+        seconds=session.ended - session.started,
+        losses=np.array(session.losses),
+        generator=server.generator,
+        store=server.finish(),
+    )

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from refstore import RefstoreError
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -34,7 +32,7 @@ def exit_code(run: Callable[[], int]) -> int:
     except Stopped as stop:
         print(f"stopped by {stop.name}: no process and no store is left", file=sys.stderr)
         return stop.exit_code
-    except (RunFailed, RefstoreError, OSError) as error:
+    except (RunFailed, OSError) as error:
         print(error, file=sys.stderr)
         return 1
 

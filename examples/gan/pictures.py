@@ -19,8 +19,7 @@ BLUE, ORANGE, GREY = "#1f6fb4", "#d9700a", "#8a8a8a"
 
 
 def draw(result: Result, folder: Path) -> list[Path]:
-    """Write the pictures that this run gives; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the pictures that this run gives into the folder; return their paths."""
     with mpl.rc_context(
         {
             "axes.spines.top": False,

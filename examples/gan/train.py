@@ -34,6 +34,7 @@ def run(mode: str, settings: Settings, out: Path) -> int:
     from examples.gan import distributed, pictures, single
     from examples.gan.result import summary
 
+    out.mkdir(parents=True, exist_ok=True)  # before the work that would else be lost
     if mode == "single":
         result = single.train(settings.epochs, settings.seed)
     else:
