@@ -100,7 +100,11 @@ def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:
             buffers.append(_Rebuilt(_storage_over(writable[offset:end]), skip))
         else:
             raise _corrupted(f"it has a buffer of kind {kind}")
-    return pickle.loads(view[start : start + length], buffers=buffers)
+    try:
+        return pickle.loads(view[start : start + length], buffers=buffers)
+    finally:
+        if flags & HAS_STORAGES:
+            _settle_sparse_tensors()
 
 
 def _corrupted(what: str) -> StoreCorruptedError:
@@ -280,6 +284,14 @@ def _torch() -> Any:
     return importlib.import_module("torch")  # by name: nothing here needs it to be installed
 
 
+def _settle_sparse_tensors() -> None:
+    """What torch.load does in the end, too: torch keeps each sparse tensor that it rebuilt till
+    then, and the block would be pinned for ever."""
+    settle = getattr(_torch()._utils, "_validate_loaded_sparse_tensors", None)
+    if settle is not None:
+        settle()
+
+
 def _storage_over(memory: memoryview) -> Any:
     torch = _torch()
     if not memory.nbytes:
@@ -321,7 +333,10 @@ def _untyped_storage(storage: _Rebuilt) -> Any:
 def _array(
     buffer: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"]
 ) -> Any:
-    return np.ndarray(shape, dtype, buffer=buffer, order=order)
+    # ndarray(buffer=view) holds on to the object behind a memoryview and not to the view itself,
+    # which is what pins the block; frombuffer holds the view.
+    octets = np.frombuffer(buffer, np.uint8)
+    return np.ndarray(shape, dtype, buffer=octets, order=order)
 
 
 def _array_subclass(cls: type[np.ndarray[Any, Any]], array: np.ndarray[Any, Any]) -> Any:

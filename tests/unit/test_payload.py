@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pickle
 import struct
+import subprocess
 import sys
+import textwrap
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -72,6 +75,29 @@ def test_buffers_are_aligned_read_only_slices_of_the_frame() -> None:
         assert np.shares_memory(got, written.memory)
         assert got.ctypes.data % payload.ALIGNMENT == 0
         assert not got.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(9),
+        np.arange(9)[::2],
+        np.array(["2024"], "M8[D]"),
+        np.arange(9).view(np.memmap),
+        np.zeros(0),
+    ],
+    ids=["plain", "strided", "dates", "subclass", "empty"],
+)
+def test_an_array_holds_the_view_that_it_was_made_from(array: np.ndarray[Any, Any]) -> None:
+    """Not just the object behind the view, which may let go of its memory once no view is left."""
+    memory = bytearray(Written([array, np.ones(1)]).memory)
+    got = payload.decode(memoryview(memory).toreadonly(), never)
+    del got[1]
+    if array.nbytes:
+        with pytest.raises(BufferError):
+            memory.append(0)
+    del got
+    memory.append(0)
 
 
 def test_a_writable_view_gives_writable_arrays() -> None:
@@ -188,10 +214,17 @@ def torch() -> Any:
 
 
 def test_torch_is_not_imported_for_objects_without_tensors() -> None:
-    if "torch" in sys.modules:
-        pytest.skip("another test has imported it")
-    round_trip([np.arange(3)])
-    assert "torch" not in sys.modules
+    script = """
+        import sys
+        import numpy
+        from refstore import payload
+        frame = payload.encode([numpy.arange(3)])
+        memory = bytearray(frame.nbytes)
+        frame.write(memoryview(memory))
+        payload.decode(memoryview(memory), None)
+        sys.exit("torch" in sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float8_e4m3fn", "int8", "complex64"])
@@ -274,6 +307,23 @@ def test_other_tensors_come_back_by_torchs_own_means(torch: Any, kind: str) -> N
     assert getattr(got, "note", None) == getattr(tensor, "note", None)
     if kind != "meta":
         assert torch.equal(got.to_dense(), tensor.to_dense())
+
+
+def test_torch_keeps_no_sparse_tensor_alive(torch: Any) -> None:
+    tensor = round_trip(torch.eye(3).to_sparse())
+    gone = weakref.ref(tensor)
+    del tensor
+    assert gone() is None
+
+
+def test_a_tensor_holds_the_view_that_it_was_made_from(torch: Any) -> None:
+    written = Written([torch.ones(100)])
+    private = bytearray(written.memory)
+    got = payload.decode(written.memory.data, lambda: memoryview(private))
+    with pytest.raises(BufferError):
+        private.append(0)
+    del got
+    private.append(0)
 
 
 # --- dtypes
