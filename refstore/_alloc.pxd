@@ -137,7 +137,7 @@ cdef inline bint dissolve(Store *s, uint64_t r) noexcept nogil:
         bint whole
         uint64_t held = hold_run(s, r, &whole)
     if whole:
-        store_release(&run.live, 0)
+        store_release(&run.live, 0)                                      # [run]
         failpoint(FP_RUN_DISSOLVED)
     for j in range(run.blocks):
         i = run.slots[j] - <uint64_t>1
@@ -274,12 +274,16 @@ cdef inline bint take_from_run(Store *s, int size_class, uint64_t r, uint64_t *s
     cdef:
         Run *run = &s.runs[r]
         uint64_t bits, before, j
+        uint64_t tried = 0      # what we put back ourselves must not be taken again
         uint32_t i
+    if load_acquire(&run.live) != <uint64_t>size_class + 1:              # [run]
+        return False
     bits = load_relaxed(&run.free)      # relaxed: the fetch_and decides
     while bits:
         j = <uint64_t>ctz64(bits)
         before = fetch_and_acquire(&run.free, ~(<uint64_t>1 << j))       # [hint]
-        bits = before & ~(<uint64_t>1 << j)
+        tried |= <uint64_t>1 << j
+        bits = before & ~tried
         if before >> j & 1 == 0:
             continue
         failpoint(FP_HINT_TAKEN)
@@ -400,7 +404,7 @@ cdef inline int64_t cut_run(Store *s, int size_class, uint64_t r, uint32_t *held
     for j in range(n):
         stock_slot(s, held[j], r, j, size_class)
     s.pool.class_pages[size_class] += pages
-    store_release(&run.live, <uint64_t>size_class + 1)
+    store_release(&run.live, <uint64_t>size_class + 1)                   # [run] the record is whole
     failpoint(FP_RUN_LIVE)
     return <int64_t>n
 

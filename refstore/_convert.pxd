@@ -3,11 +3,17 @@
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
-from refstore._layout cimport INLINE_DIMS, LABEL_TEXT, Label, Slot
-from refstore._store cimport Store, label_at
+from refstore._layout cimport INLINE_DIMS, KIND_ARRAY, LABEL_TEXT, PAGE, Slot
+from refstore._store cimport Store, file_of, label_at
+from refstore._sys cimport (
+    MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, O_RDONLY, PROT_READ, PROT_WRITE, close, mmap, reopen,
+)
+
+cdef extern from "<stdlib.h>":
+    void *aligned_alloc(size_t alignment, size_t nbytes) noexcept nogil
 
 cdef extern from "numpy/arrayobject.h":
     cnp.ndarray PyArray_NewFromDescr(type subtype, cnp.dtype descr, int nd, cnp.npy_intp *dims, cnp.npy_intp *strides,
@@ -73,6 +79,49 @@ cdef inline bint fits(Shape *shape, Py_ssize_t itemsize, uint64_t nbytes) noexce
     return total <= nbytes
 
 
+cdef inline tuple dims_of(Shape *shape):
+    cdef int axis
+    return tuple([shape.dims[axis] for axis in range(shape.ndim)])
+
+
+cdef inline int set_strides(Shape *shape, tuple axes, Py_ssize_t itemsize) except -1:
+    from refstore.arrays import strides_of
+    cdef int axis
+    strides = strides_of(dims_of(shape), axes, itemsize)
+    for axis in range(shape.ndim):
+        shape.strides[axis] = strides[axis]
+    return 0
+
+
+cdef inline cnp.dtype read_shape(Store *s, uint64_t i, Shape *shape, bint *strided):
+    # How the array in slot `i` lies in its block; anything else is bytes.
+    cdef Slot *slot = &s.slots[i]
+    cdef cnp.dtype dtype
+    cdef int axis
+    strided[0] = False
+    if slot.kind != KIND_ARRAY:
+        shape.ndim = 1
+        shape.dims[0] = <cnp.npy_intp>slot.nbytes
+        return PyArray_DescrFromType(cnp.NPY_UINT8)
+    if slot.dtype and slot.ndim <= INLINE_DIMS:
+        dtype = PyArray_DescrFromType(slot.dtype - 1)
+        shape.ndim = slot.ndim
+        for axis in range(shape.ndim):
+            shape.dims[axis] = <cnp.npy_intp>slot.shape[axis]
+        if slot.order == c'F':
+            strided[0] = True
+            fortran_strides(shape, dtype.itemsize)
+        return dtype
+    from refstore.arrays import read
+    dtype, dims, strides = read(get_text(s, slot, i))
+    strided[0] = True
+    shape.ndim = <int>len(dims)
+    for axis in range(shape.ndim):
+        shape.dims[axis] = dims[axis]
+        shape.strides[axis] = strides[axis]
+    return dtype
+
+
 cdef inline void set_text(Store *s, Slot *slot, uint64_t i, const char *text, Py_ssize_t n) noexcept:
     # The description goes into the label if it fits (whose memory is committed), else behind the payload.
     if n <= LABEL_TEXT:
@@ -87,3 +136,28 @@ cdef inline bytes get_text(Store *s, Slot *slot, uint64_t i):
     if slot.spill_nbytes:
         return PyBytes_FromStringAndSize(s.view + slot.offset + slot.nbytes, slot.spill_nbytes)
     return PyBytes_FromStringAndSize(<char*>label_at(s, i).text, min(slot.text_nbytes, LABEL_TEXT))
+
+
+cdef inline char *private_copy(Store *s, uint64_t i, char *data, Py_ssize_t n, void **at, size_t *mapped) except NULL:
+    # Pages of its own are mapped again, copy-on-write, through a description without locks: no lock outlives us by
+    # it. A block that shares its pages is copied: a private page would hide what its neighbours become.
+    import mmap as mmap_module
+    cdef size_t nbytes
+    cdef int fd
+    if s.slots[i].extent == 0 or mmap_module.PAGESIZE != PAGE:
+        at[0] = aligned_alloc(64, (<size_t>n // 64 + 1) * 64)
+        if at[0] == NULL:
+            raise MemoryError(f"no {n} bytes for a private copy")
+        memcpy(at[0], data, <size_t>n)
+        return <char*>at[0]
+    nbytes = max((<size_t>n + PAGE - 1) // PAGE, <size_t>1) * PAGE
+    fd = reopen(file_of(s), O_RDONLY)
+    if fd < 0:
+        raise OSError("cannot open the store once more for a private mapping: too many open files?")
+    at[0] = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, <int64_t>s.slots[i].offset)
+    close(fd)
+    if at[0] == MAP_FAILED:
+        at[0] = NULL
+        raise MemoryError(f"cannot map {nbytes} bytes copy-on-write")
+    mapped[0] = nbytes
+    return <char*>at[0]

@@ -1,7 +1,6 @@
 """The compiled core, and its Python face: one mapped file, many processes.
 
-Its parts, lowest first; each cimports only what stands above it, and none but this file raises or touches
-Python objects on the way of the data:
+Its parts, lowest first; each cimports only what stands above it:
 
     _debug.pxd    assertions, failpoints (nothing in a release)
     _atomics.pxd  loads, stores, CAS: one name per order
@@ -13,74 +12,63 @@ Python objects on the way of the data:
     _alloc.pxd    room for an object
     _index.pxd    names
     _rows.pxd     joining, leaving, recovery
+    _trim.pxd     memory back to the system
     _fork.pxd     what fork does to an attachment
     _file.pxd     making and mapping the file
+
+and, with the GIL:
+
     _stats.pxd    counts and checks
-    _convert.pxd  payloads as numpy arrays
+    _errors.pxd   exceptions
+    _convert.pxd  blocks as numpy arrays
+    _open.pxd     opening a store
+    _put.pxd      from an object to a sealed slot
+
+All that is private to a process in a Store struct is guarded by the GIL, which is given up only to copy.
 """
 
 cimport cython
 cimport numpy as cnp
-from cpython.buffer cimport (
-    PyBUF_FORMAT, PyBUF_ND, PyBUF_WRITE, PyBuffer_FillInfo, PyBuffer_IsContiguous, PyBuffer_Release,
-    PyBuffer_ToContiguous, PyBUF_FULL_RO, PyObject_GetBuffer,
-)
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBuffer_FillInfo, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_FromObject
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memset, strncpy
+from libc.string cimport memcpy, memset
 
 from refstore._alloc cimport take_block
-from refstore._trim cimport trim_free
-from refstore._atomics cimport (
-    fetch_add_seq_cst_u32, load_acquire, load_relaxed, load_relaxed_u32, store_relaxed_u32, store_release,
-)
+from refstore._atomics cimport fetch_add_seq_cst_u32, load_acquire, load_relaxed, store_relaxed_u32, store_release
 from refstore._convert cimport (
-    MAX_DIMS, NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS, PyArray_CopyInto, PyArray_DescrFromType, Shape, fits,
-    fortran_strides, get_text, plain_number, set_text, view_of,
+    MAX_DIMS, NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS, Shape, fits, private_copy, read_shape, view_of,
 )
-from refstore._debug cimport FP_COUNT, FP_FILLED, IS_DEBUG, arm_failpoint, failpoint
-from refstore._file cimport (
-    HEADER_DAMAGED, HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE, HEADER_OTHER_VERSION, HEADER_SOUND,
-    HEADER_TRUNCATED, fill_header, link_unnamed, look_over, map_store, unmap_store,
-)
+from refstore._debug cimport FP_COUNT, IS_DEBUG, arm_failpoint
+from refstore._errors cimport busy, full, get_error
+from refstore._file cimport unmap_store
 from refstore._fork cimport prepare_child, settle_child, settle_parent
-from refstore._index cimport Found, find, name_hash, publish, remove, remove_named, seal
+from refstore._index cimport Found, remove, remove_named, seal
 from refstore._layout cimport (
-    CAPACITY_LIMIT, CLASSES, COUNT_DELETES, COUNT_GETS, COUNT_PUTS, COUNTERS, ERR_BUSY, ERR_CORRUPT, ERR_DEAD,
-    ERR_EXISTS, ERR_FULL, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_PINS, FLAG_TEMPORARY,
-    FORMAT_VERSION, GENERATION_LAST, Geometry, Header, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT,
-    LOCK_BOOT, LOCK_CREATOR, Label, NAME_LIMIT, OBJECTS_LIMIT, PAGE, PUBLISHING, SEALED, Slot, check_layout, lay_out,
-    make_word, word_generation, word_state,
+    COUNTERS, COUNT_DELETES, COUNT_GETS, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_NOT_FOUND, FREE, Header, KIND_ARRAY,
+    KIND_BYTES, KIND_OBJECT, Slot, check_layout, make_word, word_generation, word_state,
 )
-from refstore._rows cimport enter, leave, lock_row, recover_dead, recover_row
-from refstore._slots cimport (
-    abandon, free_slot, is_readable, pin, pin_own, pinned_by, unpin,
-)
+from refstore._open cimport creator_lives, join, look_after_reboot, new_file, read_header
+from refstore._put cimport Name, demand_free_name, find_named, finish, put_any, read_name, start, start_array
+from refstore._rows cimport leave, recover_row
+from refstore._slots cimport abandon, free_slot, is_readable, pin, pin_own, unpin
 from refstore._stats cimport (
-    Census, any_row_is_dead, count_all, count_pins, count_processes, find_problems, take_census,
+    Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name, take_census,
 )
-from refstore._store cimport Store, commit_labels, count, file_of, label_at, reach_pins, pins_are_near, row_at
-from refstore._sys cimport (
-    MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, O_RDONLY, PROT_READ, PROT_WRITE, allocate, byte_is_locked, close,
-    high_descriptor, lock_byte, mmap, munmap, reopen,
-)
+from refstore._store cimport Store, count, pins_are_near, reach_pins
+from refstore._sys cimport high_descriptor, munmap
+from refstore._trim cimport trim_free
 
-import errno
-import gc
 import os
 import time
 import weakref
 
 import numpy as np
 
-from refstore import arrays, payload
-from refstore.errors import (
-    ObjectExistsError, ObjectNotFoundError, RefstoreError, StoreBusyError, StoreCorruptedError, StoreFullError,
-    StoreVersionError,
-)
+from refstore.errors import RefstoreError, StoreCorruptedError
+from refstore.payload import decode
 
 cdef extern from "Python.h":
     ctypedef enum PyGILState_STATE:
@@ -94,23 +82,16 @@ cdef extern from "<pthread.h>":
     int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
                        void (*child)() noexcept nogil) noexcept nogil
 
-cdef extern from "<stdlib.h>":
-    void *aligned_alloc(size_t alignment, size_t nbytes) noexcept nogil
-
 cnp.import_array()
 check_layout()
 
 DEBUG = bool(IS_DEBUG)
 FAILPOINT_COUNT = FP_COUNT    # their names, in order, are those of the enum in _debug.pxd
 
-cdef enum:
-    RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
-
 cdef tuple KINDS = ("bytes", "array", "object")
 
 
-# Attachments: one per file and process, shared by its Store objects, buffers and writers. All that is private to a
-# process in a Store struct is guarded by the GIL, which the core gives up only while it copies.
+# Attachments: one per file and process, shared by its Store objects, buffers and writers.
 
 cdef object attachments = weakref.WeakValueDictionary()     # (device, inode) -> Attachment
 cdef Store *first_store = NULL                              # the same, for the fork hooks
@@ -151,9 +132,9 @@ cdef void after_fork_in_child() noexcept nogil:
 
 
 pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child)
-
-
 cdef class Attachment:
+    """This process's membership in one store; it ends with the last store object, buffer and writer that uses it."""
+
     cdef Store s
     cdef readonly str path
     cdef readonly bytes uuid
@@ -167,14 +148,28 @@ cdef class Attachment:
     def __dealloc__(self):
         global first_store
         cdef Store **at = &first_store
-        while at[0] != NULL:
-            if at[0] == &self.s:
-                at[0] = self.s.next
-                break
+        while at[0] != NULL and at[0] != &self.s:
             at = &at[0].next
+        if at[0] != NULL:
+            at[0] = self.s.next
         if self.joined and self.s.alive[0]:
             leave(&self.s)
         unmap_store(&self.s)
+
+    cdef int enter(self, str path, int fd, const Header *h, object found) except -1:
+        global first_store
+        self.path = path
+        self.encoded_path = os.fsencode(path)
+        self.uuid = PyBytes_FromStringAndSize(<const char*>h.uuid, 16)
+        self.s.path = PyBytes_AS_STRING(self.encoded_path)
+        self.s.dev, self.s.ino = found.st_dev, found.st_ino
+        self.s.fd = high_descriptor(fd)
+        join(&self.s, h, path)
+        self.joined = True
+        self.s.next = first_store
+        first_store = &self.s
+        look_after_reboot(&self.s, path)
+        return 0
 
     @property
     def capacity(self):
@@ -184,231 +179,42 @@ cdef class Attachment:
     def max_objects(self):
         return self.s.header.max_objects
 
-    @property
-    def is_temporary(self):
-        return self.s.header.flags & FLAG_TEMPORARY != 0
-
-
-cdef object no_store(str path, str why):
-    return StoreCorruptedError(f"{path!r} {why}: it was not made by refstore, or something else wrote to it; "
-                               "remove it, or give another name")
-
-
-cdef object header_error(int fault, str path, Header *h):
-    if fault == HEADER_NOT_A_STORE:
-        return no_store(path, "is not a store")
-    if fault == HEADER_OTHER_ENGINE:
-        return StoreVersionError(f"store {path!r} belongs to the filelock engine, this is the native one: "
-                                 "open it with backend='filelock'")
-    if fault == HEADER_OTHER_VERSION:
-        return StoreVersionError(f"store {path!r} has format {h.version}, this refstore writes format {FORMAT_VERSION}: "
-                                 "use one version in all processes, or remove the store")
-    if fault == HEADER_OTHER_BUILD:
-        return StoreVersionError(f"store {path!r} was made by a build of refstore with other constants: "
-                                 "use one build in all processes, or remove the store")
-    return no_store(path, "is truncated" if fault == HEADER_TRUNCATED else "has a damaged header")
+    def is_of(self, int fd):
+        """Whether `fd` is open on the very file that this is attached to."""
+        found = os.fstat(fd)
+        return found.st_dev == self.s.dev and found.st_ino == self.s.ino
 
 
 def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mode, bint temporary):
     """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
 
-    The file has no name until it is whole, so nobody ever sees half a store and a creator that dies leaves nothing.
-    Returns the descriptor; for a temporary store it holds the lock that says that its creator lives.
+    Returns its descriptor; for a temporary store it holds the lock that says that its creator lives.
     """
-    cdef:
-        Geometry g
-        Header h
-        bytes entropy = os.urandom(38)
-        bytes boot = boot_id()
-        int fd, failed
-    if capacity == 0 or capacity > CAPACITY_LIMIT:
-        raise ValueError(f"capacity is {capacity} bytes: it must be between 1 and {CAPACITY_LIMIT}")
-    if max_objects == 0 or max_objects > OBJECTS_LIMIT:
-        raise ValueError(f"max_objects is {max_objects}: it must be between 1 and {OBJECTS_LIMIT}")
-    lay_out(capacity, max_objects, &g)
-    folder = os.path.dirname(path)
-    fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
-    try:
-        os.fchmod(fd, mode)
-        os.ftruncate(fd, g.file_size)
-        failed = allocate(fd, 0, g.fixed_end)
-        if failed:
-            raise OSError(failed, f"no room for the {g.fixed_end} bytes of tables of a store with capacity {capacity} and "
-                          f"max_objects {max_objects} ({os.strerror(failed)}): free some, or ask for less", path)
-        fill_header(&h, capacity, max_objects, FLAG_TEMPORARY if temporary else 0, entropy, boot)
-        os.pwrite(fd, PyBytes_FromStringAndSize(<char*>&h, sizeof(Header)), 0)
-        if temporary:
-            lock_byte(fd, LOCK_CREATOR)
-        failed = link_unnamed(fd, os.fsencode(path))
-        if failed:
-            raise OSError(failed, os.strerror(failed), path)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-cdef bytes boot_id():
-    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-        return file.read(36).ljust(36, b"\0")
+    return new_file(path, capacity, max_objects, mode, temporary)
 
 
 def is_creator_alive(int fd):
     """Whether the creator of the temporary store behind `fd` lives; None if it is no temporary store of ours."""
-    cdef bytes head = os.pread(fd, sizeof(Header), 0)
-    cdef Header *h = <Header*>PyBytes_AS_STRING(head)
-    if len(head) < <Py_ssize_t>sizeof(Header) or look_over(h, os.fstat(fd).st_size) != HEADER_SOUND or not h.flags & FLAG_TEMPORARY:
-        return None
-    return byte_is_locked(fd, LOCK_CREATOR)
-
-
-def is_file_of(Attachment att not None, int fd):
-    """Whether `fd` is open on the attachment's own file."""
-    found = os.fstat(fd)
-    return found.st_dev == att.s.dev and found.st_ino == att.s.ino
+    return creator_lives(fd)
 
 
 def attach(str path not None, bint foreign):
     """The attachment of this process to the store file at `path`, made if there is none."""
-    cdef:
-        bytes head
-        Header *h
-        int fault, fd
-        Attachment att
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    cdef bytes head
+    cdef Attachment att
+    cdef int fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         found = os.fstat(fd)
         att = attachments.get((found.st_dev, found.st_ino))
         if att is not None and att.s.alive[0]:
             return att
-        head = os.pread(fd, sizeof(Header), 0) if os.path.isfile(f"/proc/self/fd/{fd}") else b""
-        if len(head) < <Py_ssize_t>sizeof(Header):
-            raise no_store(path, "is not a store")
-        if found.st_uid != os.geteuid() and not foreign:
-            raise PermissionError(errno.EACCES, f"the store belongs to user {found.st_uid}, and its objects are unpickled "
-                                  "here: pass foreign=True if you trust that user", path)
-        h = <Header*>PyBytes_AS_STRING(head)
-        fault = look_over(h, found.st_size)
-        if fault != HEADER_SOUND:
-            raise header_error(fault, path, h)
+        head = read_header(fd, path, found, foreign)
         att = Attachment()
-        att.path = path
-        att.encoded_path = os.fsencode(path)
-        att.uuid = PyBytes_FromStringAndSize(<char*>h.uuid, 16)
-        att.s.path = PyBytes_AS_STRING(att.encoded_path)
-        att.s.dev, att.s.ino = found.st_dev, found.st_ino
-        att.s.fd = high_descriptor(fd)
-        fd = -1
-        join(att, h)
+        att.enter(path, os.dup(fd), <Header*>PyBytes_AS_STRING(head), found)
+        attachments[(found.st_dev, found.st_ino)] = att
+        return att
     finally:
-        if fd >= 0:
-            os.close(fd)
-    return att
-
-
-cdef join(Attachment att, Header *h):
-    global first_store
-    cdef:
-        Store *s = &att.s
-        int failed = map_store(s, h)
-        int64_t row
-        int second
-        bint holds
-    if failed:
-        raise OSError(failed, f"cannot map the {s.g.file_size} bytes of the store ({os.strerror(failed)})", att.path)
-    row = lock_row(s, s.fd)
-    if row < 0:
-        raise RefstoreError(f"store {att.path!r}: all rows are taken; at most 1024 processes can attach")
-    second = reopen(s.fd, O_RDONLY)
-    holds = second >= 0 and byte_is_locked(second, <uint64_t>row)
-    if second >= 0:
-        close(second)
-    if not holds:
-        raise OSError(errno.EOPNOTSUPP, "the file system's byte locks do not hold between descriptors: put the store on "
-                      "tmpfs, ext4 or xfs, or use backend='filelock'", att.path)
-    enter(s, <uint64_t>row)
-    att.joined = True
-    identify(s)
-    s.next = first_store
-    first_store = s
-    attachments[(s.dev, s.ino)] = att
-    if memcmp_boot(s) != 0:
-        look_after_reboot(att)
-
-
-cdef int memcmp_boot(Store *s):
-    return s.header.boot_id[:36] != boot_id()
-
-
-cdef look_after_reboot(Attachment att):
-    # A file on disk that outlived a reboot: its pages may be of any age. Attaching has recovered every row.
-    cdef Store *s = &att.s
-    cdef bytes boot = boot_id()
-    if not lock_byte(s.fd, LOCK_BOOT):
-        raise StoreBusyError(f"store {att.path!r} is being looked over after a reboot: try again", pid=0)
-    problems = find_problems(s)
-    if problems:
-        raise StoreCorruptedError(f"store {att.path!r} did not survive a reboot: {sorted(problems)[0]}; remove it")
-    memcpy(s.header.boot_id, PyBytes_AS_STRING(boot), 36)
-
-
-cdef identify(Store *s):
-    cdef bytes command
-    with open("/proc/self/cmdline", "rb") as file:
-        command = file.read(200).replace(b"\0", b" ")[:39]
-    row = row_at(s, s.row)
-    row.pid = <unsigned int>os.getpid()
-    memset(row.command, 0, 40)
-    memcpy(row.command, PyBytes_AS_STRING(command), len(command))
-
-
-# Errors
-
-cdef object not_found(Attachment att, object key):
-    if isinstance(key, ObjectRef) and (<ObjectRef>key).tag != att.s.tag:
-        return ObjectNotFoundError(f"{key!r} is a ref of another store than {att.path!r}")
-    what = f"object named {key!r}" if isinstance(key, str) else f"object {key!r}"
-    return ObjectNotFoundError(f"there is no {what} in store {att.path!r}: it was never put here, or it was deleted")
-
-
-cdef object busy(Attachment att, str what):
-    cdef uint64_t row = att.s.blocked_by - 1 if att.s.blocked_by else 0
-    cdef unsigned int pid = row_at(&att.s, row & 1023).pid
-    return StoreBusyError(f"{what} waits for process {pid}, which is stopped in the middle of a change to store "
-                          f"{att.path!r}: resume it (kill -CONT {pid}) or kill it", pid=pid)
-
-
-cdef object full(Attachment att, uint64_t needed, int error):
-    cdef Census census
-    cdef Store *s = &att.s
-    cdef uint64_t i, row, free_bytes
-    memset(&census, 0, sizeof(census))
-    take_census(s, &census)
-    free_bytes = s.header.capacity - min(census.used, s.header.capacity)
-    pids = set()
-    for i in range(load_acquire(&s.header.slots_used)):
-        row = pinned_by(s, i)
-        if row:
-            pids.add(row_at(s, row - 1).pid)
-    why = {
-        ERR_FULL: "the largest free extent is too small",
-        ERR_FULL_SLOTS: f"all {s.header.max_objects} objects of max_objects are there",
-        ERR_NO_MEMORY: "the file system has no memory left",
-        ERR_INDEX: "the name index is full around this name",
-    }[error]
-    return StoreFullError(
-        f"no room for {needed} bytes in store {att.path!r}: {why}. Capacity {s.header.capacity}, free {free_bytes}, largest "
-        f"free extent {census.largest_free}; {census.pinned} objects are pinned by processes {sorted(pids)}, "
-        f"{census.condemned} of them deleted. Delete or release objects, or make a larger store",
-        needed=needed, free=free_bytes, largest_free=census.largest_free, holders=tuple(sorted(pids)))
-
-
-cdef object sealed_error(Attachment att, int error, object name, uint64_t nbytes):
-    if error == ERR_EXISTS:
-        return ObjectExistsError(f"store {att.path!r} has an object named {name!r}: delete it, or put with replace=True")
-    if error == ERR_BUSY:
-        return busy(att, f"publishing {name!r}")
-    return full(att, nbytes, error)
+        os.close(fd)
 
 
 # References
@@ -513,31 +319,10 @@ cdef class Block:
 
     cdef cnp.ndarray as_array(self):
         cdef:
-            Slot *slot = self.meta()
             Shape shape
-            cnp.dtype dtype
-            bint strided = False
-            int axis
+            bint strided
+            cnp.dtype dtype = read_shape(&self.att.s, self.slot, &shape, &strided)
             Export export
-        if slot.kind != KIND_ARRAY:
-            shape.ndim = 1
-            shape.dims[0] = self.nbytes
-            dtype = PyArray_DescrFromType(cnp.NPY_UINT8)
-        elif slot.dtype and not slot.text_nbytes and not slot.spill_nbytes and slot.ndim <= INLINE_DIMS:
-            dtype = PyArray_DescrFromType(slot.dtype - 1)
-            shape.ndim = slot.ndim
-            for axis in range(shape.ndim):
-                shape.dims[axis] = <cnp.npy_intp>slot.shape[axis]
-            if slot.order == c'F':
-                strided = True
-                fortran_strides(&shape, dtype.itemsize)
-        else:
-            dtype, dims, strides = arrays.read(get_text(&self.att.s, slot, self.slot))
-            shape.ndim = <int>len(dims)
-            strided = True
-            for axis in range(shape.ndim):
-                shape.dims[axis] = dims[axis]
-                shape.strides[axis] = strides[axis]
         if not fits(&shape, dtype.itemsize, <uint64_t>self.nbytes):
             raise StoreCorruptedError(f"store {self.att.path!r}: the array in slot {self.slot} does not fit its block")
         export = Export.__new__(Export)
@@ -641,7 +426,7 @@ cdef class PinnedBuffer(Block):
             return self.as_array()
         if kind == KIND_BYTES:
             return PyMemoryView_FromObject(self)
-        return payload.decode(PyMemoryView_FromObject(self), self.private_view)
+        return decode(PyMemoryView_FromObject(self), self.private_view)
 
     def private_view(self):
         """A writable copy-on-write memoryview of the payload, with a pin of its own."""
@@ -651,8 +436,13 @@ cdef class PinnedBuffer(Block):
         cdef PinnedBuffer other = PinnedBuffer.__new__(PinnedBuffer)
         fetch_add_seq_cst_u32(&self.att.s.pins[self.slot], 1)   # valid at once: ours holds meanwhile
         take_over(other, self.att, self.slot, self.generation)
-        make_private(other)
+        other.go_private()
         return PyMemoryView_FromObject(other)
+
+    cdef int go_private(self) except -1:
+        self.data = private_copy(&self.att.s, self.slot, self.data, self.nbytes, &self.private_at, &self.private_nbytes)
+        self.is_writable = True
+        return 0
 
     def __array__(self, dtype=None, copy=None):
         self.demand_open()
@@ -674,267 +464,18 @@ cdef class PinnedBuffer(Block):
         return f"<PinnedBuffer of {self.nbytes} bytes, {self.kind}, {self.ref!r}>"
 
 
-cdef inline void take_over(PinnedBuffer buf, Attachment att, uint64_t slot, uint64_t generation) noexcept:
-    # the pin is taken; from here on `buf` gives it back
+cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) except -1:
+    # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of the file.
+    cdef Slot *slot = &att.s.slots[i]
     buf.att = att
-    buf.slot = slot
+    buf.slot = i
     buf.generation = generation
     buf.pinned = True
-    buf.nbytes = <Py_ssize_t>att.s.slots[slot].nbytes
-    buf.data = att.s.view + att.s.slots[slot].offset
-
-
-cdef int demand_sane(PinnedBuffer buf) except -1:
-    cdef Slot *slot = buf.meta()
-    if slot.offset < buf.att.s.g.data or slot.nbytes > buf.att.s.g.file_size - slot.offset:
-        raise StoreCorruptedError(f"store {buf.att.path!r}: slot {buf.slot} points outside of the file")
+    buf.nbytes = <Py_ssize_t>slot.nbytes
+    buf.data = att.s.view + slot.offset
+    if slot.offset < att.s.g.data or slot.nbytes > att.s.g.file_size - slot.offset:
+        raise StoreCorruptedError(f"store {att.path!r}: slot {i} points outside of the data")
     return 0
-
-
-cdef int make_private(PinnedBuffer buf) except -1:
-    # Pages of its own are mapped again, copy-on-write, through a description without locks; a block that shares
-    # its pages is copied: a private page would hide what its neighbours become.
-    cdef:
-        Slot *slot = buf.meta()
-        size_t nbytes
-        void *at
-        int fd
-    buf.is_writable = True
-    if slot.extent == 0 or os.sysconf("SC_PAGESIZE") != PAGE:
-        at = aligned_alloc(64, (<size_t>buf.nbytes // 64 + 1) * 64)
-        if at == NULL:
-            raise MemoryError
-        memcpy(at, buf.data, <size_t>buf.nbytes)
-        buf.private_at = at
-    else:
-        nbytes = (<size_t>buf.nbytes + PAGE - 1) // PAGE * PAGE if buf.nbytes else PAGE
-        fd = reopen(file_of(&buf.att.s), O_RDONLY)
-        if fd < 0:
-            raise OSError(errno.EMFILE, "cannot open the store once more for a private mapping", buf.att.path)
-        at = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, <int64_t>slot.offset)
-        close(fd)
-        if at == MAP_FAILED:
-            raise MemoryError(f"cannot map {nbytes} bytes copy-on-write")
-        buf.private_at = at
-        buf.private_nbytes = nbytes
-    buf.data = <char*>buf.private_at
-    return 0
-
-
-# Making objects
-
-cdef struct Name:
-    const char *utf8
-    Py_ssize_t nbytes
-    uint64_t hashed             # 0: no name
-
-
-cdef int read_name(Attachment att, object name, Name *parsed) except -1:
-    if not isinstance(name, str):
-        raise TypeError(f"a name is a str, not {type(name).__name__}")
-    parsed.utf8 = PyUnicode_AsUTF8AndSize(name, &parsed.nbytes)
-    if not 0 < parsed.nbytes <= NAME_LIMIT:
-        raise ValueError(f"a name has 1 to {NAME_LIMIT} bytes of UTF-8, this one has {parsed.nbytes}")
-    parsed.hashed = name_hash(&att.s, <const uint8_t*>parsed.utf8, <uint64_t>parsed.nbytes)
-    return 0
-
-
-cdef int find_named(Attachment att, Name *name, Found *found) except? -1:
-    cdef int got = find(&att.s, name.hashed, <const uint8_t*>name.utf8, <uint64_t>name.nbytes, found)
-    if got != 0 and got != ERR_NOT_FOUND:
-        raise full(att, 0, got)
-    return got
-
-
-cdef int demand_free_name(Attachment att, object text, Name *name, bint replace) except -1:
-    # Early, so that nothing is copied in vain; publish() looks again under the name's lock.
-    cdef Found found
-    if not replace and find_named(att, name, &found) == 0:
-        unpin(&att.s, found.slot)
-        raise sealed_error(att, ERR_EXISTS, text, 0)
-    return 0
-
-
-cdef uint64_t start(Attachment att, uint64_t nbytes, uint64_t spill) except? 0xFFFFFFFF:
-    # A slot of ours with room for the payload. When there is none: what dead processes held, then what garbage
-    # of this process still pins, then the error.
-    cdef:
-        Store *s = &att.s
-        uint64_t i = 0
-        int got = ERR_FULL
-        int attempt = 0
-        Slot *slot
-    if nbytes <= s.header.capacity:
-        while True:
-            got = take_block(s, nbytes + spill, &i)
-            if got == 0 or got == ERR_BUSY or attempt == 2:
-                break
-            if got == ERR_DEAD:
-                recover_row(s, s.blocked_by - 1)
-                continue
-            if attempt == 0:
-                recover_dead(s)
-            else:
-                gc.collect()
-            attempt += 1
-    if got == ERR_BUSY:
-        raise busy(att, f"a put of {nbytes} bytes")
-    if got != 0:
-        raise full(att, nbytes, ERR_NO_MEMORY if got == ERR_NO_MEMORY else
-                   ERR_FULL_SLOTS if got == ERR_FULL_SLOTS else ERR_FULL)
-    slot = &s.slots[i]
-    slot.nbytes = nbytes
-    slot.kind = KIND_BYTES
-    slot.dtype = 0
-    slot.ndim = 0
-    slot.order = c'C'
-    slot.text_nbytes = 0
-    slot.spill_nbytes = 0
-    slot.name_hash = 0
-    slot.replaces_slot = 0
-    return i
-
-
-cdef ObjectRef finish(Attachment att, uint64_t i, object text, Name *name, bint replace, bint pinned):
-    # Seals what we wrote; on failure nothing of it is left, but for a block that views of ours still pin.
-    cdef:
-        Store *s = &att.s
-        Slot *slot = &s.slots[i]
-        ObjectRef ref = make_ref(s, i, word_generation(load_relaxed(&slot.word)))  # relaxed: ours
-        Label *label
-        int got
-    failpoint(FP_FILLED)
-    if name.hashed == 0:
-        seal(s, i)
-    else:
-        got = commit_labels(s, i)
-        if got == 0:
-            label = label_at(s, i)
-            label.name_nbytes = <uint8_t>name.nbytes
-            memcpy(label.name, name.utf8, <size_t>name.nbytes)
-            slot.name_hash = name.hashed
-            got = publish(s, i, replace)
-            while got == ERR_DEAD:
-                recover_row(s, s.blocked_by - 1)
-                got = publish(s, i, replace)
-        if got != 0:
-            if pinned:
-                abandon(s, i)
-            elif got != ERR_INDEX:      # else it is gone already
-                free_slot(s, i)
-            raise sealed_error(att, got, text, slot.nbytes)
-    count(s, COUNT_PUTS, 1)
-    return ref
-
-
-cdef inline void copy_in(char *target, const char *source, size_t nbytes) noexcept:
-    if nbytes < RELEASES_GIL:
-        memcpy(target, source, nbytes)
-    else:
-        with nogil:
-            memcpy(target, source, nbytes)
-
-
-cdef uint64_t put_buffer(Attachment att, object obj) except? 0xFFFFFFFF:
-    cdef Py_buffer view
-    cdef uint64_t i
-    PyObject_GetBuffer(obj, &view, PyBUF_FULL_RO)
-    try:
-        i = start(att, <uint64_t>view.len, 0)
-        if PyBuffer_IsContiguous(&view, c'C'):
-            copy_in(att.s.base + att.s.slots[i].offset, <char*>view.buf, <size_t>view.len)
-        elif PyBuffer_ToContiguous(att.s.base + att.s.slots[i].offset, &view, view.len, c'C') != 0:
-            free_slot(&att.s, i)
-            raise BufferError("the buffer cannot be made contiguous")
-    finally:
-        PyBuffer_Release(&view)
-    return i
-
-
-cdef uint64_t start_array(Attachment att, cnp.dtype dtype, Shape *shape, char order, tuple axes,
-                          uint64_t nbytes) except? 0xFFFFFFFF:
-    # A slot for an array, with its description written.
-    cdef:
-        Store *s = &att.s
-        int number = plain_number(dtype)
-        int axis
-        uint64_t i
-        Slot *slot
-        bytes text = None
-    if not number or shape.ndim > INLINE_DIMS or order == c'K':
-        dims = tuple([shape.dims[axis] for axis in range(shape.ndim)])
-        text = arrays.describe(dtype, dims, axes)
-    i = start(att, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
-    slot = &s.slots[i]
-    slot.kind = KIND_ARRAY
-    slot.order = <uint8_t>order
-    if text is None:
-        slot.dtype = <uint8_t>number
-        slot.ndim = <uint8_t>shape.ndim
-        for axis in range(shape.ndim):
-            slot.shape[axis] = <uint64_t>shape.dims[axis]
-    else:
-        if len(text) <= LABEL_TEXT and commit_labels(s, i) != 0:
-            free_slot(s, i)
-            raise full(att, nbytes, ERR_NO_MEMORY)
-        set_text(s, slot, i, PyBytes_AS_STRING(text), len(text))
-    return i
-
-
-cdef uint64_t put_array(Attachment att, cnp.ndarray array) except? 0xFFFFFFFF:
-    cdef:
-        Shape shape
-        char order = c'C'
-        tuple axes
-        uint64_t i
-        int axis
-        cnp.dtype dtype = array.dtype
-        uint64_t nbytes = <uint64_t>cnp.PyArray_NBYTES(array)
-        bint as_it_lies = True
-    shape.ndim = cnp.PyArray_NDIM(array)
-    for axis in range(shape.ndim):
-        shape.dims[axis] = cnp.PyArray_DIM(array, axis)
-    axes = tuple(range(shape.ndim)) if shape.ndim > INLINE_DIMS or not plain_number(dtype) else None
-    if not cnp.PyArray_IS_C_CONTIGUOUS(array):
-        axes = arrays.axes_in_memory(array)
-        if axes == tuple(range(shape.ndim)):
-            as_it_lies = False
-        elif axes == tuple(range(shape.ndim))[::-1]:
-            order = c'F'
-            as_it_lies = cnp.PyArray_IS_F_CONTIGUOUS(array)
-        else:
-            order = c'K'
-            as_it_lies = False
-    i = start_array(att, dtype, &shape, order, axes, nbytes)
-    if as_it_lies:
-        copy_in(att.s.base + att.s.slots[i].offset, <char*>cnp.PyArray_DATA(array), nbytes)
-        return i
-    if order != c'C':
-        dims = tuple([shape.dims[axis] for axis in range(shape.ndim)])
-        strides = arrays.strides_of(dims, axes, dtype.itemsize)
-        for axis in range(shape.ndim):
-            shape.strides[axis] = strides[axis]
-    try:
-        PyArray_CopyInto(view_of(dtype, &shape, order != c'C', att.s.base + att.s.slots[i].offset, NPY_ARRAY_WRITEABLE,
-                                 None), array)
-    except BaseException:
-        free_slot(&att.s, i)
-        raise
-    return i
-
-
-cdef uint64_t put_pickled(Attachment att, object obj) except? 0xFFFFFFFF:
-    cdef uint64_t i
-    frame = payload.encode(obj)
-    i = start(att, <uint64_t>frame.nbytes, 0)
-    try:
-        target = PyMemoryView_FromMemory(att.s.base + att.s.slots[i].offset, frame.nbytes, PyBUF_WRITE)
-        frame.write(target)
-    except BaseException:
-        free_slot(&att.s, i)
-        raise
-    att.s.slots[i].kind = KIND_OBJECT
-    return i
 
 
 @cython.final
@@ -996,11 +537,12 @@ cdef class Writer(Block):
         self.demand_ours()
         memset(&name, 0, sizeof(name))
         if self.name is not None:
-            read_name(self.att, self.name, &name)
+            read_name(&self.att.s, self.name, &name)
         if self.exports:
             self.pin_views()
         self.is_closed = True
-        ref = finish(self.att, self.slot, self.name, &name, self.replaces, self.pinned)
+        ref = make_ref(&self.att.s, self.slot, self.generation)
+        finish(&self.att.s, self.slot, self.name, &name, self.replaces, self.pinned)
         self.is_sealed = True
         array = self.array_ref() if self.array_ref is not None else None
         if array is not None:
@@ -1041,8 +583,9 @@ cdef class Engine:
         if self.att is None:
             raise ValueError("this store is closed")
         if self.att.s.alive[0] == 0:
-            raise RefstoreError(f"this process was forked from one that uses store {self.att.path!r} by a raw system call, "
-                                "or without a free row or descriptor: open the store anew")
+            raise RefstoreError(
+                f"this process was forked from one that has store {self.att.path!r} open, by a raw system call or "
+                "without a free row or descriptor: open the store anew")
         return self.att
 
     def _open(self, Attachment att not None):
@@ -1057,103 +600,100 @@ cdef class Engine:
         return self.att is None
 
     def close(self):
-        """Detaches. Live buffers stay valid and pinned; the last one unmaps. Closing twice does nothing."""
+        """Detaches. Live buffers stay valid and pinned; the last one unmaps. Twice is once."""
         self.att = None
 
     def put(self, obj, *, name=None, replace=False, timeout=0):
-        """Stores `obj` and returns its ObjectRef; see API.md for the kinds of objects and errors."""
+        """Stores a copy of `obj`; returns its ObjectRef.
+
+        bytes, bytearray and memoryview are kept as bytes, exactly ndarray as an array, anything else is pickled with
+        its buffers out of band. Errors: StoreFullError, ObjectExistsError, TypeError and pickle.PicklingError.
+        """
         cdef:
             Attachment att = self.use()
+            ObjectRef ref = ObjectRef.__new__(ObjectRef)    # first: nothing may fail between the seal and the return
             Name parsed
-            uint64_t i
         parsed.hashed = 0
         demand_no_wait(timeout)
         if name is not None:
-            read_name(att, name, &parsed)
-            demand_free_name(att, name, &parsed, replace)
-        if type(obj) is bytes:
-            i = start(att, <uint64_t>PyBytes_GET_SIZE(obj), 0)
-            copy_in(att.s.base + att.s.slots[i].offset, PyBytes_AS_STRING(obj), <size_t>PyBytes_GET_SIZE(obj))
-        elif type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:
-            i = put_array(att, obj)
-        elif isinstance(obj, (bytearray, memoryview)) or type(obj) is bytes:
-            i = put_buffer(att, obj)
-        else:
-            i = put_pickled(att, obj)
-        return finish(att, i, name, &parsed, replace, False)
+            read_name(&att.s, name, &parsed)
+            if not replace:
+                demand_free_name(&att.s, name, &parsed)
+        ref.slot = put_any(&att.s, obj)
+        ref.generation = generation_of(&att.s, ref.slot)
+        ref.tag = att.s.tag
+        finish(&att.s, ref.slot, name, &parsed, replace, False)
+        return ref
 
     def create(self, nbytes=None, *, shape=None, dtype=None, name=None, replace=False, timeout=0):
         """A Writer over `nbytes` bytes, or over an array of `shape` and `dtype` (float64 if not given)."""
         cdef:
             Attachment att = self.use()
-            Name parsed
-            Shape dims
-            uint64_t i, total
-            int axis
             Writer writer = Writer.__new__(Writer)
+            Name parsed
         demand_no_wait(timeout)
-        if (nbytes is None) == (shape is None):
-            raise TypeError("create() takes either nbytes or shape")
+        if (nbytes is None) == (shape is None) or (nbytes is not None and dtype is not None):
+            raise TypeError("create() takes either nbytes, or shape and maybe dtype")
         if name is not None:
-            read_name(att, name, &parsed)
-            demand_free_name(att, name, &parsed, replace)
+            read_name(&att.s, name, &parsed)
+            if not replace:
+                demand_free_name(&att.s, name, &parsed)
         if nbytes is not None:
-            if dtype is not None:
-                raise TypeError("create() takes dtype with shape, not with nbytes")
-            total = checked_size(nbytes)
-            i = start(att, total, 0)
+            writer.slot = start(&att.s, checked_size(nbytes), 0)
         else:
-            dt = np.dtype(dtype)
-            if dt.hasobject:
-                raise TypeError(f"dtype {dt} holds Python objects, which cannot lie in shared memory: put() pickles them")
-            extent = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
-            if len(extent) > MAX_DIMS:
-                raise ValueError(f"an array has at most {MAX_DIMS} dimensions, not {len(extent)}")
-            dims.ndim = <int>len(extent)
-            size = dt.itemsize
-            for axis in range(dims.ndim):
-                size *= checked_size(extent[axis])
-                dims.dims[axis] = extent[axis]
-            i = start_array(att, dt, &dims, c'C', tuple(range(dims.ndim)), checked_size(size))
+            writer.slot = start_shaped(&att.s, shape, np.dtype(dtype))
         writer.att = att
         writer.row = att.s.row
-        writer.slot = i
-        writer.generation = word_generation(load_relaxed(&att.s.slots[i].word))  # relaxed: ours
-        writer.data = att.s.base + att.s.slots[i].offset
-        writer.nbytes = <Py_ssize_t>att.s.slots[i].nbytes
+        writer.generation = generation_of(&att.s, writer.slot)
+        writer.data = att.s.base + att.s.slots[writer.slot].offset
+        writer.nbytes = <Py_ssize_t>att.s.slots[writer.slot].nbytes
         writer.is_writable = True
         writer.name = name
         writer.replaces = replace
         return writer
 
     def get(self, key, *, timeout=0, writable=False):
-        """A PinnedBuffer over the object with this ref or name."""
+        """A PinnedBuffer over the object with this ref or name; `writable`: over a private copy-on-write view of it."""
         cdef:
             Attachment att = self.use()
-            PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)   # first: nothing can fail once the pin is ours
-            ObjectRef ref
+            PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)   # first: nothing may fail once the pin is ours
             Found found
-            Name name
-            int got = ERR_NOT_FOUND
+            int got = self.pin_key(att, key, &found)
         demand_no_wait(timeout)
-        if type(key) is ObjectRef:
-            ref = <ObjectRef>key
-            if ref.tag == att.s.tag:
-                got = pin(&att.s, ref.slot, ref.generation)
-                if got == 0:
-                    take_over(buf, att, ref.slot, ref.generation)
-        else:
-            read_name(att, key, &name)
-            got = find_named(att, &name, &found)
-            if got == 0:
-                take_over(buf, att, found.slot, found.generation)
         if got != 0:
-            raise not_found(att, key) if got == ERR_NOT_FOUND else pin_error(att, key, got)
-        demand_sane(buf)
+            raise get_error(&att.s, got, key, is_foreign(&att.s, key))
+        take_over(buf, att, found.slot, found.generation)
         count(&att.s, COUNT_GETS, 1)
         if writable is not False and writable:
-            make_private(buf)
+            buf.go_private()
         return buf
+
+    cdef inline int pin_key(self, Attachment att, object key, Found *found) except? -128:
+        # 0 and a pin, or an error code
+        cdef Name name
+        if type(key) is ObjectRef:
+            found.slot = (<ObjectRef>key).slot
+            found.generation = (<ObjectRef>key).generation
+            if (<ObjectRef>key).tag != att.s.tag:
+                return ERR_NOT_FOUND
+            return pin(&att.s, found.slot, found.generation)
+        read_name(&att.s, key, &name)
+        return find_named(&att.s, &name, found)
+
+    cdef int locate(self, object key, Found *found) except -128:
+        # where a live object is; without a pin, a snapshot
+        cdef Attachment att = self.use()
+        cdef int got = self.pin_key(att, key, found)
+        if got == 0:
+            unpin(&att.s, found.slot)
+        elif got != ERR_NOT_FOUND:
+            raise get_error(&att.s, got, key, False)
+        return got
+
+    cdef int demand(self, object key, Found *found) except -1:
+        if self.locate(key, found) != 0:
+            raise get_error(&self.att.s, ERR_NOT_FOUND, key, is_foreign(&self.att.s, key))
+        return 0
 
     def delete(self, key):
         """Ends the object's life: no get finds it from now on, and its block comes back with the last pin."""
@@ -1163,7 +703,7 @@ cdef class Engine:
             Name name
             int got = ERR_DEAD
         if type(key) is not ObjectRef:
-            read_name(att, key, &name)
+            read_name(s, key, &name)
         s.blocked_by = 0
         while got == ERR_DEAD:
             if type(key) is not ObjectRef:
@@ -1172,93 +712,64 @@ cdef class Engine:
                 got = remove(s, (<ObjectRef>key).slot, (<ObjectRef>key).generation)
             else:
                 got = ERR_NOT_FOUND
-            if s.blocked_by:
-                # by a pin, or by a lock: worth a system call to see whether its process lives
+            if s.blocked_by:        # by a pin, or by a lock: worth a system call to see whether its process lives
                 recover_row(s, s.blocked_by - 1)
-        if got == ERR_NOT_FOUND:
-            raise not_found(att, key)
         if got != 0:
-            raise busy(att, f"the deletion of {key!r}")
+            raise get_error(s, got, key, is_foreign(s, key))
         count(s, COUNT_DELETES, 1)
-
-    cdef Py_ssize_t locate(self, object key, uint64_t *generation) except? -1:
-        # The slot of a live object, or -1. Unpinned: a snapshot.
-        cdef:
-            Attachment att = self.use()
-            Found found
-            Name name
-            ObjectRef ref
-        if type(key) is ObjectRef:
-            ref = <ObjectRef>key
-            if ref.tag != att.s.tag or pin(&att.s, ref.slot, ref.generation) != 0:
-                return -1
-            found.slot, found.generation = ref.slot, ref.generation
-        else:
-            read_name(att, key, &name)
-            if find_named(att, &name, &found) != 0:
-                return -1
-        unpin(&att.s, found.slot)
-        generation[0] = found.generation
-        return <Py_ssize_t>found.slot
 
     def refcount(self, key):
         """1 for the store's own reference, plus all pins in all processes."""
-        cdef uint64_t generation
-        cdef Py_ssize_t i = self.locate(key, &generation)
-        if i < 0:
-            raise not_found(self.att, key)
-        return 1 + count_pins(&self.att.s, <uint64_t>i)
+        cdef Found found
+        self.demand(key, &found)
+        return 1 + count_pins(&self.att.s, found.slot)
 
     def ref(self, name):
         """The ObjectRef of the object published under `name`."""
-        cdef uint64_t generation
-        cdef Py_ssize_t i = self.locate(name, &generation)
-        if i < 0:
-            raise not_found(self.att, name)
-        return make_ref(&self.att.s, <uint64_t>i, generation)
+        cdef Found found
+        self.demand(name, &found)
+        return make_ref(&self.att.s, found.slot, found.generation)
 
     def __contains__(self, key):
-        cdef uint64_t generation
-        return self.locate(key, &generation) >= 0
+        cdef Found found
+        return self.locate(key, &found) == 0
 
     def __len__(self):
-        cdef uint64_t i, word, n = 0
-        cdef Store *s = &self.use().s
-        for i in range(load_acquire(&s.header.slots_used)):
-            word = load_acquire(&s.slots[i].word)
-            n += is_readable(word, word_generation(word))
-        return n
+        return len(self._live(False))
 
     def __iter__(self):
-        cdef uint64_t i, word
-        cdef Store *s = &self.use().s
-        cdef list refs = []
-        for i in range(load_acquire(&s.header.slots_used)):
-            word = load_acquire(&s.slots[i].word)
-            if is_readable(word, word_generation(word)):
-                refs.append(make_ref(s, i, word_generation(word)))
-        return iter(refs)
+        return iter(self._live(False))
 
     def names(self):
         """The names of all objects that have one."""
-        cdef uint64_t i, word
-        cdef Store *s = &self.use().s
-        cdef list names = []
-        for i in range(load_acquire(&s.header.slots_used)):
-            word = load_acquire(&s.slots[i].word)
-            if is_readable(word, word_generation(word)) and pin(s, i, word_generation(word)) == 0:
-                if s.slots[i].name_hash:
-                    names.append(label_at(s, i).name[:label_at(s, i).name_nbytes].decode())
-                unpin(s, i)
-        return names
+        return self._live(True)
+
+    cdef list _live(self, bint want_names):
+        cdef:
+            Store *s = &self.use().s
+            uint64_t generation
+            int64_t i = next_live(s, 0, &generation)
+            list found = []
+        while i >= 0:
+            if not want_names:
+                found.append(make_ref(s, <uint64_t>i, generation))
+            elif pin(s, <uint64_t>i, generation) == 0:
+                try:
+                    name = slot_name(s, <uint64_t>i)
+                    if name is not None:
+                        found.append(name)
+                finally:
+                    unpin(s, <uint64_t>i)
+            i = next_live(s, <uint64_t>i + 1, &generation)
+        return found
 
     def _census(self):
         # the fields of StoreStats, in its order
-        cdef Census census
         cdef Store *s = &self.use().s
+        cdef Census census
         memset(&census, 0, sizeof(census))
         if take_census(s, &census) != 0:
-            raise MemoryError
+            raise MemoryError("no memory to count the store's pages")
         return (s.header.capacity, census.used, s.header.capacity - min(census.used, s.header.capacity),
                 census.largest_free, census.objects, census.pinned, census.condemned,
                 *[count_all(s, counter) for counter in range(COUNTERS)], count_processes(s))
@@ -1270,8 +781,16 @@ cdef class Engine:
         """Returns free memory to the operating system; returns how many bytes."""
         cdef int64_t got = trim_free(&self.use().s)
         if got == ERR_BUSY:
-            raise busy(self.att, "trim")
+            raise busy(&self.att.s, "trim")
         return max(got, 0)
+
+
+cdef inline uint64_t generation_of(Store *s, uint64_t i) noexcept nogil:
+    return word_generation(load_relaxed(&s.slots[i].word))  # relaxed: ours
+
+
+cdef inline bint is_foreign(Store *s, object key):
+    return type(key) is ObjectRef and (<ObjectRef>key).tag != s.tag
 
 
 cdef inline int demand_no_wait(object timeout) except -1:
@@ -1285,14 +804,25 @@ cdef object NO_WAIT = 0
 cdef uint64_t checked_size(object n) except? 0xFFFFFFFFFFFFFFFF:
     size = n.__index__()
     if size < 0:
-        raise ValueError(f"a size cannot be negative: {n}")
+        raise ValueError(f"a size cannot be negative, and {n} is")
     return min(size, 1 << 62)
 
 
-cdef object pin_error(Attachment att, object key, int got):
-    if got == ERR_PINS:
-        return RefstoreError(f"this process holds 2**30 pins on {key!r}: release some")
-    return full(att, 0, got)
+cdef uint64_t start_shaped(Store *s, object shape, cnp.dtype dtype) except? 0xFFFFFFFF:
+    cdef Shape dims
+    cdef int axis
+    if dtype.hasobject:
+        raise TypeError(f"dtype {dtype} holds Python objects, which cannot lie in shared memory: put() pickles them")
+    extent = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+    if len(extent) > MAX_DIMS:
+        raise ValueError(f"an array has at most {MAX_DIMS} dimensions, not {len(extent)}")
+    size = dtype.itemsize
+    for n in extent:
+        size *= checked_size(n)
+    dims.ndim = <int>len(extent)
+    for axis in range(dims.ndim):
+        dims.dims[axis] = extent[axis]
+    return start_array(s, dtype, &dims, c'C', None, checked_size(size))
 
 
 # For tests and benchmarks
@@ -1305,9 +835,9 @@ def _arm(int point, int signo, int skip=0):
 def _set_generation(Engine engine not None, uint64_t slot, uint64_t generation):
     """Debug builds: the generation of a FREE slot, to see what happens at the last one."""
     cdef Store *s = &engine.use().s
-    if not IS_DEBUG or word_state(s.slots[slot].word) != 0:
+    if not IS_DEBUG or word_state(s.slots[slot].word) != FREE:
         raise ValueError("only in a debug build, and only of a free slot")
-    store_release(&s.slots[slot].word, make_word(generation, 0, 0))
+    store_release(&s.slots[slot].word, make_word(generation, FREE, 0))
 
 
 def _set_pins(Engine engine not None, ObjectRef ref not None, uint32_t pins):
@@ -1320,25 +850,25 @@ def _set_pins(Engine engine not None, ObjectRef ref not None, uint32_t pins):
 def bench_get(Engine engine not None, ObjectRef ref not None, uint64_t n):
     """Seconds for n pins and unpins in the core alone."""
     cdef Store *s = &engine.use().s
-    cdef uint64_t k
+    cdef uint64_t _
     began = time.perf_counter()
-    for k in range(n):
+    for _ in range(n):
         if pin(s, ref.slot, ref.generation) == 0:
             unpin(s, ref.slot)
     return time.perf_counter() - began
 
 
 def bench_put_delete(Engine engine not None, uint64_t nbytes, uint64_t n):
-    """Seconds for n puts (without the copy) and deletes in the core alone."""
+    """Seconds for n puts, without the copy, and deletes in the core alone."""
     cdef Store *s = &engine.use().s
-    cdef uint64_t k, i, generation
+    cdef uint64_t _, i, generation
     began = time.perf_counter()
-    for k in range(n):
+    for _ in range(n):
         if take_block(s, nbytes, &i) != 0:
-            raise full(engine.att, nbytes, ERR_FULL)
+            raise full(s, nbytes, ERR_FULL)
         s.slots[i].nbytes = nbytes
         s.slots[i].name_hash = 0
-        generation = word_generation(s.slots[i].word)
+        generation = generation_of(s, i)
         seal(s, i)
         remove(s, i, generation)
     return time.perf_counter() - began

@@ -121,6 +121,25 @@ cdef inline uint64_t count_pins(Store *s, uint64_t i) noexcept nogil:
     return n
 
 
+cdef inline int64_t next_live(Store *s, uint64_t i, uint64_t *generation) noexcept nogil:
+    # the first live object's slot from `i` on, or -1
+    cdef uint64_t word
+    while i < load_acquire(&s.header.slots_used):                        # [grow]
+        word = load_acquire(&s.slots[i].word)                            # [seal]
+        if is_readable(word, word_generation(word)):
+            generation[0] = word_generation(word)
+            return <int64_t>i
+        i += 1
+    return -1
+
+
+cdef inline str slot_name(Store *s, uint64_t i):
+    # of a pinned slot; None if it has none
+    if s.slots[i].name_hash == 0:
+        return None
+    return label_at(s, i).name[:label_at(s, i).name_nbytes].decode()
+
+
 # The invariants, one function each. A problem is a sentence that begins with the invariant's name.
 
 cdef inline bint is_dead_row(Store *s, uint64_t row) noexcept nogil:

@@ -180,7 +180,7 @@ class Store(_core.Engine):
         """
         attachment = self._attachment
         with _opened(attachment.path) as fd:
-            if not _core.is_file_of(attachment, fd):
+            if not attachment.is_of(fd):
                 raise StoreVersionError(
                     f"{attachment.path!r} is another store by now, and is left alone"
                 )

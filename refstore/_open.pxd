@@ -1,0 +1,174 @@
+# Opening a store: made complete or not at all, believed only after a look, joined under a row of its own.
+
+from libc.stdint cimport int64_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.string cimport memcpy, memset
+
+from refstore._file cimport (
+    HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE, HEADER_OTHER_VERSION,
+    HEADER_SOUND, HEADER_TRUNCATED, fill_header, link_unnamed, look_over, map_store,
+)
+from refstore._layout cimport (
+    CAPACITY_LIMIT, FLAG_TEMPORARY, FORMAT_VERSION, Geometry, Header, LOCK_BOOT, LOCK_CREATOR,
+    MAX_ROWS, OBJECTS_LIMIT, Row, lay_out,
+)
+from refstore._rows cimport enter, lock_row
+from refstore._stats cimport find_problems
+from refstore._store cimport Store, row_at
+from refstore._sys cimport O_RDONLY, allocate, byte_is_locked, close, lock_byte, reopen
+
+
+cdef inline bytes boot_id():
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read(36).ljust(36, b"\0")
+
+
+cdef inline int fill_file(int fd, str path, uint64_t capacity, uint64_t max_objects, bint temporary) except -1:
+    import os
+    cdef:
+        Geometry g
+        Header h
+        bytes entropy = os.urandom(38)
+        bytes boot = boot_id()
+        int failed
+    lay_out(capacity, max_objects, &g)
+    os.ftruncate(fd, g.file_size)
+    failed = allocate(fd, 0, g.fixed_end)
+    if failed:
+        raise OSError(failed, f"no room for the {g.fixed_end} bytes of tables of a store with capacity {capacity} "
+                      f"and max_objects {max_objects} ({os.strerror(failed)}): free some, or ask for less", path)
+    fill_header(&h, capacity, max_objects, FLAG_TEMPORARY if temporary else 0, entropy, boot)
+    os.pwrite(fd, PyBytes_FromStringAndSize(<char*>&h, sizeof(Header)), 0)
+    if temporary:
+        lock_byte(fd, LOCK_CREATOR)
+    return 0
+
+
+cdef inline int new_file(str path, uint64_t capacity, uint64_t max_objects, int mode, bint temporary) except -1:
+    # The file has no name until it is whole, so nobody ever sees half a store and a creator that dies leaves nothing.
+    import os
+    cdef int fd, failed
+    if not 0 < capacity <= CAPACITY_LIMIT:
+        raise ValueError(f"capacity is {capacity} bytes: it must be between 1 and {CAPACITY_LIMIT}")
+    if not 0 < max_objects <= OBJECTS_LIMIT:
+        raise ValueError(f"max_objects is {max_objects}: it must be between 1 and {OBJECTS_LIMIT}")
+    fd = os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
+    try:
+        os.fchmod(fd, mode)
+        fill_file(fd, path, capacity, max_objects, temporary)
+        failed = link_unnamed(fd, os.fsencode(path))
+        if failed:
+            raise OSError(failed, os.strerror(failed), path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+cdef inline object damaged(str path, str why):
+    from refstore.errors import StoreCorruptedError
+    return StoreCorruptedError(f"{path!r} {why}: it was not made by refstore, or something else wrote to it; "
+                               "remove it, or give another name")
+
+
+cdef inline object header_error(int fault, str path, const Header *h):
+    from refstore.errors import StoreVersionError
+    if fault == HEADER_NOT_A_STORE:
+        return damaged(path, "is not a store")
+    if fault == HEADER_OTHER_ENGINE:
+        return StoreVersionError(f"store {path!r} belongs to the filelock engine, and this is the native one: "
+                                 "open it with backend='filelock'")
+    if fault == HEADER_OTHER_VERSION:
+        return StoreVersionError(f"store {path!r} has format {h.version}, this refstore writes {FORMAT_VERSION}: "
+                                 "use one version in all processes, or remove the store")
+    if fault == HEADER_OTHER_BUILD:
+        return StoreVersionError(f"store {path!r} was made by a build of refstore with other constants: "
+                                 "use one build in all processes, or remove the store")
+    return damaged(path, "is truncated" if fault == HEADER_TRUNCATED else "has a damaged header")
+
+
+cdef inline bytes read_header(int fd, str path, object found, bint foreign):
+    # The first page of a file that may be joined; an exception otherwise. `found`: its stat.
+    import errno
+    import os
+    import stat
+    cdef bytes head = os.pread(fd, sizeof(Header), 0) if stat.S_ISREG(found.st_mode) else b""
+    cdef int fault
+    if len(head) < <Py_ssize_t>sizeof(Header):
+        raise damaged(path, "is not a store")
+    if found.st_uid != os.geteuid() and not foreign:
+        raise PermissionError(errno.EACCES, f"the store belongs to user {found.st_uid}, and objects are unpickled: "
+                              "pass foreign=True if you trust that user", path)
+    fault = look_over(<Header*>PyBytes_AS_STRING(head), found.st_size)
+    if fault != HEADER_SOUND:
+        raise header_error(fault, path, <Header*>PyBytes_AS_STRING(head))
+    return head
+
+
+cdef inline int demand_lasting_lock(Store *s, uint64_t row, str path) except -1:
+    # Asks through a second description whether the lock shows: on some file systems it does not.
+    import errno
+    cdef int second = reopen(s.fd, O_RDONLY)
+    cdef bint holds = second >= 0 and byte_is_locked(second, row)
+    if second >= 0:
+        close(second)
+    if not holds:
+        raise OSError(errno.EOPNOTSUPP, "the file system's byte locks do not hold between descriptors: put the "
+                      "store on tmpfs, ext4 or xfs, or use backend='filelock'", path)
+    return 0
+
+
+cdef inline int join(Store *s, const Header *h, str path) except -1:
+    # s.fd, path, dev and ino are set. On an exception, unmap_store() clears up.
+    import os
+    from refstore.errors import RefstoreError
+    cdef int failed = map_store(s, h)
+    cdef int64_t row
+    if failed:
+        raise OSError(failed, f"cannot map the {s.g.file_size} bytes of the store: {os.strerror(failed)}", path)
+    row = lock_row(s, s.fd)
+    if row < 0:
+        raise RefstoreError(f"all {MAX_ROWS} rows of store {path!r} are taken: no more processes can attach")
+    demand_lasting_lock(s, <uint64_t>row, path)
+    enter(s, <uint64_t>row)
+    identify(row_at(s, s.row))
+    return 0
+
+
+cdef inline int identify(Row *row) except -1:
+    # for messages only
+    import os
+    cdef bytes command
+    with open("/proc/self/cmdline", "rb") as file:
+        command = file.read(200).replace(b"\0", b" ")[:39]
+    row.pid = <unsigned int>os.getpid()
+    memset(row.command, 0, sizeof(row.command))
+    memcpy(row.command, PyBytes_AS_STRING(command), <size_t>len(command))
+    return 0
+
+
+cdef inline int look_after_reboot(Store *s, str path) except -1:
+    # A file on disk that outlived a reboot: its pages may be of any age. Joining has recovered every row.
+    from refstore.errors import StoreBusyError, StoreCorruptedError
+    cdef bytes boot = boot_id()
+    if s.header.boot_id[:36] == boot:
+        return 0
+    if not lock_byte(s.fd, LOCK_BOOT):
+        raise StoreBusyError(f"store {path!r} is being looked over after a reboot: try again", pid=0)
+    problems = find_problems(s)
+    if problems:
+        raise StoreCorruptedError(f"store {path!r} did not survive a reboot: {min(problems)}; remove it")
+    memcpy(s.header.boot_id, PyBytes_AS_STRING(boot), 36)
+    return 0
+
+
+cdef inline object creator_lives(int fd):
+    # None if the file is no temporary store of ours
+    import os
+    cdef bytes head = os.pread(fd, sizeof(Header), 0)
+    cdef Header *h = <Header*>PyBytes_AS_STRING(head)
+    if len(head) < <Py_ssize_t>sizeof(Header) or look_over(h, os.fstat(fd).st_size) != HEADER_SOUND:
+        return None
+    if not h.flags & FLAG_TEMPORARY:
+        return None
+    return byte_is_locked(fd, LOCK_CREATOR)

@@ -1,0 +1,274 @@
+# From a Python object to a sealed slot: room first, then the one copy, then the seal. On any failure nothing is
+# left behind.
+
+cimport numpy as cnp
+from cpython.buffer cimport (
+    PyBUF_FULL_RO, PyBUF_WRITE, PyBuffer_IsContiguous, PyBuffer_Release, PyBuffer_ToContiguous,
+    PyObject_GetBuffer,
+)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy
+
+from refstore._alloc cimport take_block
+from refstore._convert cimport (
+    NPY_ARRAY_WRITEABLE, PyArray_CopyInto, Shape, dims_of, plain_number, set_strides, set_text,
+    view_of,
+)
+from refstore._debug cimport FP_FILLED, failpoint
+from refstore._errors cimport busy, full, put_error
+from refstore._index cimport Found, find, name_hash, publish, seal
+from refstore._layout cimport (
+    COUNT_PUTS, ERR_BUSY, ERR_DEAD, ERR_EXISTS, ERR_FULL, ERR_FULL_SLOTS, ERR_INDEX,
+    ERR_NO_MEMORY, ERR_NOT_FOUND, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT,
+    Label, NAME_LIMIT, Slot,
+)
+from refstore._rows cimport recover_dead, recover_row
+from refstore._slots cimport abandon, free_slot, unpin
+from refstore._store cimport Store, commit_labels, count, label_at
+
+cdef enum:
+    RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
+
+cdef struct Name:
+    const char *utf8
+    Py_ssize_t nbytes
+    uint64_t hashed             # 0: no name
+
+
+cdef inline int read_name(Store *s, object name, Name *parsed) except -1:
+    if not isinstance(name, str):
+        raise TypeError(f"a name is a str, not {type(name).__name__}")
+    parsed.utf8 = PyUnicode_AsUTF8AndSize(name, &parsed.nbytes)
+    if not 0 < parsed.nbytes <= NAME_LIMIT:
+        raise ValueError(f"a name has 1 to {NAME_LIMIT} bytes of UTF-8, "
+                         f"this one has {parsed.nbytes}")
+    parsed.hashed = name_hash(s, <const uint8_t*>parsed.utf8, <uint64_t>parsed.nbytes)
+    return 0
+
+
+cdef inline int find_named(Store *s, Name *name, Found *found) noexcept nogil:
+    return find(s, name.hashed, <const uint8_t*>name.utf8, <uint64_t>name.nbytes, found)
+
+
+cdef inline int demand_free_name(Store *s, object text, Name *name) except -1:
+    # Early, so that nothing is copied in vain; publish() looks again under the name's lock.
+    cdef Found found
+    cdef int got = find_named(s, name, &found)
+    if got == 0:
+        unpin(s, found.slot)
+        raise put_error(s, ERR_EXISTS, 0, text)
+    if got != ERR_NOT_FOUND:
+        raise full(s, 0, got)
+    return 0
+
+
+cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot):
+    # When there is none: what dead processes held, then what garbage of this one still pins.
+    cdef int got
+    cdef int attempt = 0
+    while True:
+        got = take_block(s, nbytes, slot)
+        if got == ERR_DEAD:
+            recover_row(s, s.blocked_by - 1)
+            continue
+        if got == 0 or got == ERR_BUSY or attempt == 2:
+            return got
+        if attempt == 0:
+            recover_dead(s)
+        else:
+            import gc
+            gc.collect()
+        attempt += 1
+
+
+cdef inline uint64_t start(Store *s, uint64_t nbytes, uint64_t spill) except? 0xFFFFFFFF:
+    # A slot of ours with room for the payload, and `spill` bytes of description behind it.
+    cdef:
+        uint64_t i = 0
+        int got = ERR_FULL
+        Slot *slot
+    if nbytes <= s.header.capacity:
+        got = find_room(s, nbytes + spill, &i)
+    if got != 0:
+        raise put_error(s, got, nbytes, None)
+    slot = &s.slots[i]
+    slot.nbytes = nbytes
+    slot.kind = KIND_BYTES
+    slot.dtype = 0
+    slot.ndim = 0
+    slot.order = c'C'
+    slot.text_nbytes = 0
+    slot.spill_nbytes = 0
+    slot.name_hash = 0
+    slot.replaces_slot = 0
+    return i
+
+
+cdef inline int publish_named(Store *s, uint64_t i, Name *name, bint replace) noexcept nogil:
+    cdef Label *label
+    cdef int got = commit_labels(s, i)
+    if got != 0:
+        return got
+    label = label_at(s, i)
+    label.name_nbytes = <uint8_t>name.nbytes
+    memcpy(label.name, name.utf8, <size_t>name.nbytes)
+    s.slots[i].name_hash = name.hashed
+    got = publish(s, i, replace)
+    while got == ERR_DEAD:
+        recover_row(s, s.blocked_by - 1)
+        got = publish(s, i, replace)
+    return got
+
+
+cdef inline int finish(Store *s, uint64_t i, object text, Name *name, bint replace,
+                       bint pinned) except -1:
+    # Seals what we wrote. `pinned`: views of ours keep the block even if this fails.
+    cdef uint64_t nbytes = s.slots[i].nbytes
+    cdef int got
+    failpoint(FP_FILLED)
+    if name.hashed == 0:
+        seal(s, i)
+    else:
+        got = publish_named(s, i, name, replace)
+        if got != 0:
+            if got != ERR_INDEX:        # then it is condemned already
+                if pinned:
+                    abandon(s, i)
+                else:
+                    free_slot(s, i)
+            raise put_error(s, got, nbytes, text)
+    count(s, COUNT_PUTS, 1)
+    return 0
+
+
+cdef inline char *block_of(Store *s, uint64_t i) noexcept nogil:
+    return s.base + s.slots[i].offset
+
+
+cdef inline void copy_in(char *target, const char *source, size_t nbytes) noexcept:
+    if nbytes < RELEASES_GIL:
+        memcpy(target, source, nbytes)
+    else:
+        with nogil:
+            memcpy(target, source, nbytes)
+
+
+cdef inline uint64_t put_bytes(Store *s, object obj) except? 0xFFFFFFFF:
+    cdef uint64_t i = start(s, <uint64_t>PyBytes_GET_SIZE(obj), 0)
+    copy_in(block_of(s, i), PyBytes_AS_STRING(obj), <size_t>PyBytes_GET_SIZE(obj))
+    return i
+
+
+cdef inline uint64_t put_buffer(Store *s, object obj) except? 0xFFFFFFFF:
+    cdef Py_buffer view
+    cdef uint64_t i
+    PyObject_GetBuffer(obj, &view, PyBUF_FULL_RO)
+    try:
+        i = start(s, <uint64_t>view.len, 0)
+        if PyBuffer_IsContiguous(&view, c'C'):
+            copy_in(block_of(s, i), <char*>view.buf, <size_t>view.len)
+        elif PyBuffer_ToContiguous(block_of(s, i), &view, view.len, c'C') != 0:
+            free_slot(s, i)
+            raise BufferError("the buffer cannot be made contiguous")
+    finally:
+        PyBuffer_Release(&view)
+    return i
+
+
+cdef inline uint64_t start_array(Store *s, cnp.dtype dtype, Shape *shape, char order, tuple axes,
+                                 uint64_t nbytes) except? 0xFFFFFFFF:
+    # A slot for an array, with its description written. `axes`: None stands for C order.
+    cdef:
+        int number = plain_number(dtype)
+        int axis
+        uint64_t i
+        Slot *slot
+        bytes text = None
+    if not number or shape.ndim > INLINE_DIMS or order == c'K':
+        from refstore.arrays import describe
+        text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
+    i = start(s, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
+    slot = &s.slots[i]
+    slot.kind = KIND_ARRAY
+    slot.order = <uint8_t>order
+    if text is None:
+        slot.dtype = <uint8_t>number
+        slot.ndim = <uint8_t>shape.ndim
+        for axis in range(shape.ndim):
+            slot.shape[axis] = <uint64_t>shape.dims[axis]
+    else:
+        if len(text) <= LABEL_TEXT and commit_labels(s, i) != 0:
+            free_slot(s, i)
+            raise full(s, nbytes, ERR_NO_MEMORY)
+        set_text(s, slot, i, PyBytes_AS_STRING(text), len(text))
+    return i
+
+
+cdef inline uint64_t put_strided(Store *s, cnp.ndarray array, Shape *shape) except? 0xFFFFFFFF:
+    # Not in C order: the axes keep the order in which they lie, without the gaps.
+    from refstore.arrays import axes_in_memory
+    cdef:
+        tuple axes = axes_in_memory(array)
+        char order = c'K'
+        uint64_t i
+        cnp.dtype dtype = array.dtype
+    if axes == tuple(range(shape.ndim)):
+        order = c'C'
+    elif axes == tuple(range(shape.ndim))[::-1]:
+        order = c'F'
+    i = start_array(s, dtype, shape, order, axes, <uint64_t>cnp.PyArray_NBYTES(array))
+    try:
+        if cnp.PyArray_IS_F_CONTIGUOUS(array):
+            copy_in(block_of(s, i), <char*>cnp.PyArray_DATA(array),
+                    <size_t>cnp.PyArray_NBYTES(array))
+        else:
+            set_strides(shape, axes, dtype.itemsize)
+            PyArray_CopyInto(
+                view_of(dtype, shape, True, block_of(s, i), NPY_ARRAY_WRITEABLE, None), array)
+    except BaseException:
+        free_slot(s, i)
+        raise
+    return i
+
+
+cdef inline uint64_t put_array(Store *s, cnp.ndarray array) except? 0xFFFFFFFF:
+    cdef:
+        Shape shape
+        uint64_t i
+        int axis
+        uint64_t nbytes = <uint64_t>cnp.PyArray_NBYTES(array)
+    shape.ndim = cnp.PyArray_NDIM(array)
+    for axis in range(shape.ndim):
+        shape.dims[axis] = cnp.PyArray_DIM(array, axis)
+    if not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        return put_strided(s, array, &shape)
+    i = start_array(s, array.dtype, &shape, c'C', None, nbytes)
+    copy_in(block_of(s, i), <char*>cnp.PyArray_DATA(array), nbytes)
+    return i
+
+
+cdef inline uint64_t put_pickled(Store *s, object obj) except? 0xFFFFFFFF:
+    from refstore.payload import encode
+    cdef uint64_t i
+    frame = encode(obj)
+    i = start(s, <uint64_t>frame.nbytes, 0)
+    try:
+        frame.write(PyMemoryView_FromMemory(block_of(s, i), frame.nbytes, PyBUF_WRITE))
+    except BaseException:
+        free_slot(s, i)
+        raise
+    s.slots[i].kind = KIND_OBJECT
+    return i
+
+
+cdef inline uint64_t put_any(Store *s, object obj) except? 0xFFFFFFFF:
+    if type(obj) is bytes:
+        return put_bytes(s, obj)
+    if type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:
+        return put_array(s, obj)
+    if isinstance(obj, (bytearray, memoryview)):
+        return put_buffer(s, obj)
+    return put_pickled(s, obj)
