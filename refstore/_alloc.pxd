@@ -8,22 +8,22 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from refstore._atomics cimport (
-    cas_acq_rel, ctz64, fetch_and_acquire, fetch_or_release, load_acquire, load_relaxed, load_relaxed_u32, popcount64,
-    store_relaxed, store_relaxed_u32, store_release,
+    cas_acq_rel, ctz64, fetch_and_acquire, fetch_or_release, load_acquire, load_relaxed,
+    load_relaxed_u32, popcount64, store_relaxed, store_relaxed_u32, store_release,
 )
 from refstore._debug cimport (
-    FP_EXTENT_CLEARED, FP_EXTENT_SET, FP_HINT_TAKEN, FP_RUN_ADOPTED, FP_RUN_DISSOLVED, FP_RUN_LIVE, FP_RUN_WRITTEN,
-    FP_SLOTS_GROWN, failpoint,
+    failpoint, FP_EXTENT_CLEARED, FP_EXTENT_SET, FP_HINT_TAKEN, FP_RUN_ADOPTED, FP_RUN_DISSOLVED,
+    FP_RUN_LIVE, FP_RUN_WRITTEN, FP_SLOTS_GROWN,
 )
 from refstore._layout cimport (
-    ERR_CORRUPT, ERR_FULL, ERR_FULL_SLOTS, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY, HELD, PAGE, RETIRED, RUN_BLOCKS, Run,
-    SLOTS_PER_STEP, SMALL_LIMIT, Slot, WRITING, class_nbytes, class_of, extent_first, extent_pages, make_extent,
-    make_word, word_generation, word_state,
+    class_nbytes, class_of, ERR_FULL, ERR_FULL_SLOTS, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY,
+    extent_first, extent_pages, HELD, make_extent, make_word, PAGE, RETIRED, Run, RUN_BLOCKS, Slot,
+    SLOTS_PER_STEP, SMALL_LIMIT, word_generation, word_state, WRITING,
 )
 from refstore._pages cimport free_pages, lock, reach_map, take_pages, unlock
 from refstore._slots cimport claim, unclaim
 from refstore._store cimport (
-    RECENT, Store, bits_at, class_bits_at, commit_data, file_of, hint_set, hint_take, summary_of,
+    bits_at, class_bits_at, commit_data, file_of, hint_set, hint_take, RECENT, Store, summary_of,
 )
 from refstore._sys cimport allocate
 
@@ -157,12 +157,14 @@ cdef inline bint dissolve(Store *s, uint64_t r) noexcept nogil:
 
 cdef inline bint dissolve_empty(Store *s) noexcept nogil:
     cdef uint64_t r
+    cdef uint32_t free_blocks
     cdef bint any_dissolved = False
     for r in range(s.pool.runs_used):
-        # relaxed: a guess; dissolve claims each slot
-        if s.runs[r].live and <uint32_t>popcount64(load_relaxed(&s.runs[r].free)) + s.runs[r].orphans >= s.runs[r].blocks:
-            if dissolve(s, r):
-                any_dissolved = True
+        if s.runs[r].live == 0:
+            continue
+        free_blocks = <uint32_t>popcount64(load_relaxed(&s.runs[r].free))   # relaxed: a guess; dissolve claims each
+        if free_blocks + s.runs[r].orphans >= s.runs[r].blocks and dissolve(s, r):
+            any_dissolved = True
     return any_dissolved
 
 
@@ -206,8 +208,8 @@ cdef inline int free_some_slots(Store *s) noexcept nogil:
 
 cdef inline int need_bare(Store *s, uint64_t state, uint64_t *slot) noexcept nogil:
     cdef int got = take_bare(s, state, slot)
-    cdef int turn
-    for turn in range(3):
+    cdef int _
+    for _ in range(3):
         if got != ERR_FULL_SLOTS:
             break
         got = free_some_slots(s)

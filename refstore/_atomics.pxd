@@ -1,7 +1,7 @@
 # Atomic words in shared memory: one name per (operation, order), no default order, no fences.
 # Read-modify-write operations return the previous value; a CAS returns success and writes `expected` on failure.
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from *:
     """

@@ -3,13 +3,13 @@
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
 from refstore._layout cimport INLINE_DIMS, KIND_ARRAY, LABEL_TEXT, PAGE, Slot
-from refstore._store cimport Store, file_of, label_at
+from refstore._store cimport file_of, label_at, Store
 from refstore._sys cimport (
-    MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, O_RDONLY, PROT_READ, PROT_WRITE, close, mmap, reopen,
+    close, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, mmap, O_RDONLY, PROT_READ, PROT_WRITE, reopen,
 )
 
 cdef extern from "<stdlib.h>":

@@ -32,32 +32,36 @@ cimport numpy as cnp
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBuffer_FillInfo, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromObject
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from refstore._alloc cimport take_block
-from refstore._atomics cimport fetch_add_seq_cst_u32, load_acquire, load_relaxed, store_relaxed_u32, store_release
+from refstore._atomics cimport fetch_add_seq_cst_u32, load_relaxed, store_relaxed_u32, store_release
 from refstore._convert cimport (
-    MAX_DIMS, NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS, Shape, fits, private_copy, read_shape, view_of,
+    fits, MAX_DIMS, NPY_ARRAY_WRITEABLE, private_copy, PyArray_CLEARFLAGS, read_shape, Shape,
+    view_of,
 )
-from refstore._debug cimport FP_COUNT, IS_DEBUG, arm_failpoint
+from refstore._debug cimport arm_failpoint, FP_COUNT, IS_DEBUG
 from refstore._errors cimport busy, full, get_error
 from refstore._file cimport unmap_store
 from refstore._fork cimport prepare_child, settle_child, settle_parent
 from refstore._index cimport Found, remove, remove_named, seal
 from refstore._layout cimport (
-    COUNTERS, COUNT_DELETES, COUNT_GETS, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_NOT_FOUND, FREE, Header, KIND_ARRAY,
-    KIND_BYTES, KIND_OBJECT, Slot, check_layout, make_word, word_generation, word_state,
+    check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_NOT_FOUND,
+    FREE, Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word, Slot, word_generation, word_state,
 )
 from refstore._open cimport creator_lives, join, look_after_reboot, new_file, read_header
-from refstore._put cimport Name, demand_free_name, find_named, finish, put_any, read_name, start, start_array
-from refstore._rows cimport leave, recover_row
-from refstore._slots cimport abandon, free_slot, is_readable, pin, pin_own, unpin
-from refstore._stats cimport (
-    Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name, take_census,
+from refstore._put cimport (
+    demand_free_name, find_named, finish, Name, put_any, read_name, start, start_array,
 )
-from refstore._store cimport Store, count, pins_are_near, reach_pins
+from refstore._rows cimport leave, recover_row
+from refstore._slots cimport abandon, free_slot, pin, pin_own, unpin
+from refstore._stats cimport (
+    Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name,
+    take_census,
+)
+from refstore._store cimport count, pins_are_near, reach_pins, Store
 from refstore._sys cimport high_descriptor, munmap
 from refstore._trim cimport trim_free
 
@@ -222,7 +226,7 @@ def attach(str path not None, bint foreign):
 @cython.final
 @cython.freelist(64)
 cdef class ObjectRef:
-    """The address of one object: slot 32, generation 48, store tag 48 bits. 16 bytes, immutable, hashable, picklable."""
+    """The address of one object, in 16 bytes: slot 32, generation 48, store tag 48 bits. Immutable, picklable."""
 
     cdef uint64_t slot
     cdef uint64_t generation
@@ -278,6 +282,7 @@ cdef inline ObjectRef make_ref(Store *s, uint64_t slot, uint64_t generation):
     ref.generation = generation
     ref.tag = s.tag
     return ref
+
 
 # Blocks: what is handed out
 

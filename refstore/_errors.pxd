@@ -5,12 +5,12 @@ from libc.string cimport memset
 
 from refstore._atomics cimport load_acquire
 from refstore._layout cimport (
-    ERR_BUSY, ERR_EXISTS, ERR_FULL, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
-    ERR_PINS, MAX_ROWS,
+    ERR_BUSY, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_PINS,
+    MAX_ROWS,
 )
 from refstore._slots cimport pinned_by
 from refstore._stats cimport Census, take_census
-from refstore._store cimport Store, row_at
+from refstore._store cimport row_at, Store
 
 
 cdef inline str path_of(Store *s):

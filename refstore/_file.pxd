@@ -6,13 +6,13 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from refstore._layout cimport (
-    CAPACITY_LIMIT, ENGINE_NATIVE, FORMAT_VERSION, Header, MAGIC, OBJECTS_LIMIT, PageTag, Pool, Run, Slot, fingerprint,
-    lay_out,
+    CAPACITY_LIMIT, ENGINE_NATIVE, fingerprint, FORMAT_VERSION, Header, lay_out, MAGIC,
+    OBJECTS_LIMIT, PageTag, Pool, Run, Slot,
 )
 from refstore._store cimport Store
 from refstore._sys cimport (
-    MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, close,
-    madvise, mmap, munmap,
+    close, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE,
+    MAP_SHARED, mmap, munmap, PROT_READ, PROT_WRITE,
 )
 
 cdef extern from *:

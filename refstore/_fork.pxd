@@ -8,9 +8,10 @@ from libc.stdint cimport int64_t, uint64_t
 from refstore._atomics cimport load_acquire
 from refstore._layout cimport Row
 from refstore._rows cimport copy_pins, join_row, lock_row, recover_locked, use_row
-from refstore._store cimport Store, file_of, row_at
+from refstore._store cimport file_of, row_at, Store
 from refstore._sys cimport (
-    MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_SHARED, O_RDWR, PROT_READ, PROT_WRITE, close, high_descriptor, mmap, reopen,
+    close, high_descriptor, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_SHARED, mmap, O_RDWR,
+    PROT_READ, PROT_WRITE, reopen,
 )
 
 cdef extern from "<unistd.h>":

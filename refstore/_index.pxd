@@ -5,23 +5,24 @@
 # Writers of a name take its lock; readers take none. A name goes over to a new object by one CAS of its cell,
 # before the old object is condemned, so a reader who meets the condemned one finds the cell changed and looks again.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from refstore._atomics cimport (
-    cas_acq_rel, cas_seq_cst, load_acquire, load_relaxed, load_seq_cst, store_release, store_release_u32,
+    cas_acq_rel, cas_seq_cst, load_acquire, load_relaxed, store_release, store_release_u32,
 )
 from refstore._debug cimport (
-    FP_INDEXED, FP_NAME_LOCKED, FP_OLD_CONDEMNED, FP_PUBLISHING, FP_REPLACES_SET, FP_SEALED, FP_UNINDEXED, failpoint,
+    failpoint, FP_INDEXED, FP_NAME_LOCKED, FP_OLD_CONDEMNED, FP_PUBLISHING, FP_REPLACES_SET,
+    FP_SEALED, FP_UNINDEXED,
 )
 from refstore._layout cimport (
-    BUCKET_CELLS, Bucket, CONDEMNED, ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NOT_FOUND, Label, NAME_LOCKS, PAGE,
-    PUBLISHING, SEALED, Slot, make_word, word_generation, word_state,
+    Bucket, BUCKET_CELLS, CONDEMNED, ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NOT_FOUND, Label,
+    make_word, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot, word_generation,
 )
 from refstore._pages cimport lock, unlock
 from refstore._slots cimport condemn, is_readable, pin, reap_condemned, unpin
 from refstore._store cimport (
-    Store, bits_at, bucket_at, commit_unit, is_ready, label_at, labels_are_ready, name_lock_at,
+    bits_at, bucket_at, commit_unit, is_ready, label_at, labels_are_ready, name_lock_at, Store,
 )
 
 cdef struct Found:
@@ -121,7 +122,8 @@ cdef inline bint cell_is_live(Store *s, uint64_t cell) noexcept nogil:
     return is_readable(word, word_generation(word)) and word_generation(word) & 0xFFFFF == cell >> 16 & 0xFFFFF
 
 
-cdef inline bint is_called(Store *s, uint64_t i, uint64_t hashed, const uint8_t *name, uint64_t nbytes) noexcept nogil:
+cdef inline bint is_called(Store *s, uint64_t i, uint64_t hashed, const uint8_t *name,
+                           uint64_t nbytes) noexcept nogil:
     # the slot is pinned, or its name lock is ours
     cdef Label *label
     if s.slots[i].name_hash != hashed or not labels_are_ready(s, i):
@@ -214,7 +216,7 @@ cdef inline int index(Store *s, uint64_t cell, uint64_t hashed) noexcept nogil:
 cdef inline void seal(Store *s, uint64_t i) noexcept nogil:
     # relaxed: the word is ours
     store_release(&s.slots[i].word,
-                  make_word(word_generation(load_relaxed(&s.slots[i].word)), SEALED, 0))     # [seal] the bytes are whole
+                  make_word(word_generation(load_relaxed(&s.slots[i].word)), SEALED, 0))   # [seal] the bytes are whole
     failpoint(FP_SEALED)
 
 

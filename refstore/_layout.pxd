@@ -51,7 +51,7 @@
 #
 # The row is the owner in WRITING, PUBLISHING, RECLAIMING and HELD, and 0 otherwise.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
 from refstore._atomics cimport clz64
 from refstore._debug cimport IS_DEBUG, STATIC_ASSERT
@@ -174,7 +174,7 @@ cdef struct Row:
     uint32_t _pad0
     uint64_t started            # clock ticks after boot, for messages only
     char command[40]
-    uint64_t counters[COUNTERS] # its own process alone
+    uint64_t counters[COUNTERS]     # its own process alone
     uint64_t _pad1[3]
 
 cdef struct NameLock:

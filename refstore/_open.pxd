@@ -5,17 +5,17 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy, memset
 
 from refstore._file cimport (
-    HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE, HEADER_OTHER_VERSION,
-    HEADER_SOUND, HEADER_TRUNCATED, fill_header, link_unnamed, look_over, map_store,
+    fill_header, HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE, HEADER_OTHER_VERSION,
+    HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, look_over, map_store,
 )
 from refstore._layout cimport (
-    CAPACITY_LIMIT, FLAG_TEMPORARY, FORMAT_VERSION, Geometry, Header, LOCK_BOOT, LOCK_CREATOR,
-    MAX_ROWS, OBJECTS_LIMIT, Row, lay_out,
+    CAPACITY_LIMIT, FLAG_TEMPORARY, FORMAT_VERSION, Geometry, Header, lay_out, LOCK_BOOT,
+    LOCK_CREATOR, MAX_ROWS, OBJECTS_LIMIT, Row,
 )
 from refstore._rows cimport enter, lock_row
 from refstore._stats cimport find_problems
-from refstore._store cimport Store, row_at
-from refstore._sys cimport O_RDONLY, allocate, byte_is_locked, close, lock_byte, reopen
+from refstore._store cimport row_at, Store
+from refstore._sys cimport allocate, byte_is_locked, close, lock_byte, O_RDONLY, reopen
 
 
 cdef inline bytes boot_id():

@@ -9,14 +9,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from refstore._atomics cimport (
-    cas_acq_rel, clz64, cpu_relax, ctz64, load_acquire, load_relaxed, store_relaxed, store_release,
+    cas_acq_rel, clz64, cpu_relax, ctz64, load_acquire, load_relaxed, store_release,
 )
-from refstore._debug cimport FP_LOCKED, FP_MAP_REBUILT, FP_PAGES_TAKEN, failpoint
+from refstore._debug cimport failpoint, FP_LOCKED, FP_MAP_REBUILT, FP_PAGES_TAKEN
 from refstore._layout cimport (
-    BINS, BIN_WORDS, CLASSES, ERR_BUSY, ERR_CORRUPT, ERR_DEAD, ERR_FULL, ERR_MORE, ERR_NO_MEMORY, EXACT_BINS, HELD, PAGE, PageTag, Pool,
-    Run, Slot, extent_first, extent_pages, round_up, word_row, word_state,
+    BIN_WORDS, CLASSES, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_MORE, ERR_NO_MEMORY, EXACT_BINS,
+    extent_first, extent_pages, HELD, PageTag, Pool, round_up, Run, word_row, word_state,
 )
-from refstore._store cimport Store, bits_at, file_of, hint_restore
+from refstore._store cimport bits_at, file_of, hint_restore, Store
 from refstore._sys cimport allocate, byte_is_locked, now_ms, sched_yield, sleep_us
 
 cdef enum:
@@ -30,9 +30,9 @@ cdef inline int lock(Store *s, uint64_t *word) noexcept nogil:
     cdef:
         uint64_t expected = 0
         uint64_t since = 0
-        int turn
+        int _
     while True:
-        for turn in range(128):
+        for _ in range(128):
             expected = 0
             if cas_acq_rel(word, &expected, s.row + 1):                  # [lock]
                 failpoint(FP_LOCKED)

@@ -9,25 +9,24 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore._alloc cimport take_block
 from refstore._convert cimport (
-    NPY_ARRAY_WRITEABLE, PyArray_CopyInto, Shape, dims_of, plain_number, set_strides, set_text,
+    dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_strides, set_text, Shape,
     view_of,
 )
-from refstore._debug cimport FP_FILLED, failpoint
-from refstore._errors cimport busy, full, put_error
-from refstore._index cimport Found, find, name_hash, publish, seal
+from refstore._debug cimport failpoint, FP_FILLED
+from refstore._errors cimport full, put_error
+from refstore._index cimport find, Found, name_hash, publish, seal
 from refstore._layout cimport (
-    COUNT_PUTS, ERR_BUSY, ERR_DEAD, ERR_EXISTS, ERR_FULL, ERR_FULL_SLOTS, ERR_INDEX,
-    ERR_NO_MEMORY, ERR_NOT_FOUND, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT,
-    Label, NAME_LIMIT, Slot,
+    COUNT_PUTS, ERR_BUSY, ERR_DEAD, ERR_EXISTS, ERR_FULL, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
+    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, Label, LABEL_TEXT, NAME_LIMIT, Slot,
 )
 from refstore._rows cimport recover_dead, recover_row
 from refstore._slots cimport abandon, free_slot, unpin
-from refstore._store cimport Store, commit_labels, count, label_at
+from refstore._store cimport commit_labels, count, label_at, Store
 
 cdef enum:
     RELEASES_GIL = 65536        # bytes from which a copy lets other threads run

@@ -7,25 +7,25 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from refstore._atomics cimport (
-    cas_acq_rel, cas_seq_cst, ctz64, fetch_add_relaxed, fetch_and_seq_cst, fetch_or_seq_cst, load_acquire,
+    cas_seq_cst, ctz64, fetch_add_relaxed, fetch_and_seq_cst, fetch_or_seq_cst, load_acquire,
     load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed, store_relaxed_u32, store_release,
 )
 from refstore._debug cimport (
-    FP_ROW_FREED, FP_ROW_LIVE, FP_ROW_LOCKED, FP_ROW_PINS_ZEROED, FP_ROW_SWEPT, failpoint,
+    failpoint, FP_ROW_FREED, FP_ROW_LIVE, FP_ROW_LOCKED, FP_ROW_PINS_ZEROED, FP_ROW_SWEPT,
 )
 from refstore._index cimport cell_naming, condemn_replaced, make_cell, settle
 from refstore._layout cimport (
-    CLASSES, CONDEMNED, COUNTERS, COUNT_RECOVERIES, FREE, HELD, LIVE_WORDS, MAX_ROWS, NAME_LOCKS, PUBLISHING,
-    RECLAIMING, RETIRED, RUN_BLOCKS, Row, SEALED, SLOTS_PER_STEP, Slot, WRITING, word_generation, word_row,
-    word_state,
+    CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FREE, HELD, LIVE_WORDS, MAX_ROWS, NAME_LOCKS,
+    PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_row,
+    word_state, WRITING,
 )
 from refstore._pages cimport rebuild, unlock
 from refstore._slots cimport free_slot, try_reap, unclaim
 from refstore._store cimport (
-    Store, bits_at, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready, name_lock_at, pins_of,
-    pins_ready_of, row_at,
+    bits_at, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready, name_lock_at,
+    pins_of, pins_ready_of, row_at, Store,
 )
-from refstore._sys cimport O_RDWR, byte_is_locked, close, lock_byte, reopen
+from refstore._sys cimport byte_is_locked, close, lock_byte, O_RDWR, reopen
 
 
 cdef inline void restore_hint(Store *s, uint64_t i, Slot *slot) noexcept nogil:

@@ -9,21 +9,22 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from refstore._atomics cimport (
-    cas_acq_rel, cas_seq_cst, ctz64, fetch_add_seq_cst_u32, fetch_or_release, fetch_or_seq_cst, fetch_sub_seq_cst_u32,
-    load_acquire, load_relaxed, load_seq_cst, load_seq_cst_u32, store_relaxed, store_release, store_seq_cst,
+    cas_acq_rel, cas_seq_cst, ctz64, fetch_add_seq_cst_u32, fetch_or_release, fetch_or_seq_cst,
+    fetch_sub_seq_cst_u32, load_acquire, load_relaxed, load_seq_cst, load_seq_cst_u32,
+    store_relaxed, store_release, store_seq_cst,
 )
 from refstore._debug cimport (
-    ASSERT, FP_CONDEMNED, FP_MASK_CLEARED, FP_PIN_ADDED, FP_PIN_MARKED, FP_PIN_REMOVED, FP_REAP_CLAIMED,
-    FP_SLOT_CLAIMED, FP_WORD_FREED, failpoint,
+    ASSERT, failpoint, FP_CONDEMNED, FP_MASK_CLEARED, FP_PIN_ADDED, FP_PIN_MARKED, FP_PIN_REMOVED,
+    FP_REAP_CLAIMED, FP_SLOT_CLAIMED, FP_WORD_FREED,
 )
 from refstore._layout cimport (
-    CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, LIVE_WORDS, PUBLISHING,
-    RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, SLOTS_PER_STEP, Slot, WRITING, make_word, word_generation, word_row,
-    word_state,
+    CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, LIVE_WORDS,
+    make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
+    word_generation, word_state,
 )
 from refstore._store cimport (
-    RECENT, Store, bits_at, class_bits_at, hint_set, is_ready, pins_are_near, pins_of, pins_ready_of,
-    reach_pins,
+    bits_at, class_bits_at, hint_set, is_ready, pins_are_near, pins_of, pins_ready_of, reach_pins,
+    RECENT, Store,
 )
 
 cdef enum:
@@ -46,13 +47,15 @@ cdef inline void give_hint(Store *s, uint64_t i, uint64_t extent, uint64_t run, 
                            int size_class) noexcept nogil:
     # Tells allocators where slot `i`, just FREE, is to be found. The word is FREE before this is called: an
     # allocator that takes the hint first and then sees the slot in use drops the hint.
+    cdef uint64_t before
     if extent:
         hint_set(bits_at(s, s.g.stock_bits), s.g.slot_words, i)
         s.recent[i % RECENT] = <uint32_t>(i + 1)
     elif run:
         if run > s.g.max_runs or block >= RUN_BLOCKS or size_class >= CLASSES:
             return              # a damaged slot serves nobody
-        if fetch_or_release(&s.runs[run - 1].free, <uint64_t>1 << block) == 0 and s.current[size_class] != run:  # [hint]
+        before = fetch_or_release(&s.runs[run - 1].free, <uint64_t>1 << block)       # [hint]
+        if before == 0 and s.current[size_class] != run:
             hint_set(class_bits_at(s, size_class), s.g.run_words, run - 1)
     else:
         hint_set(bits_at(s, s.g.bare_bits), s.g.slot_words, i)

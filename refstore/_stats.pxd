@@ -1,17 +1,19 @@
 # What a store holds, counted from its slots, and whether all of it adds up.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from refstore._atomics cimport ctz64, load_acquire, load_relaxed, load_relaxed_u32
 from refstore._index cimport cell_naming, is_readable, make_cell, name_hash
 from refstore._layout cimport (
-    CLASSES, CONDEMNED, FREE, HELD, KIND_OBJECT, LIVE_WORDS, PAGE, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, Run,
-    SEALED, SLOTS_PER_STEP, Slot, WRITING, class_nbytes, extent_first, extent_pages, word_generation, word_row, word_state,
+    class_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT,
+    LIVE_WORDS, MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, Run, SEALED, Slot,
+    SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
 from refstore._slots cimport pinned_by
 from refstore._store cimport (
-    Store, bits_at, file_of, is_ready, label_at, labels_are_ready, name_lock_at, pins_of, pins_ready_of, row_at,
+    bits_at, file_of, is_ready, label_at, labels_are_ready, name_lock_at, pins_of, pins_ready_of,
+    row_at, Store,
 )
 from refstore._sys cimport byte_is_locked
 
@@ -35,9 +37,9 @@ cdef inline bint holds_block(uint64_t word) noexcept nogil:
     return state != FREE and state != HELD and state != RETIRED
 
 
-cdef inline void mark_pages(Store *s, unsigned char *used, uint64_t first, uint64_t pages) noexcept nogil:
+cdef inline void mark_pages(unsigned char *used, uint64_t end, uint64_t first, uint64_t pages) noexcept nogil:
     cdef uint64_t page
-    for page in range(first, min(first + pages, s.g.pages)):
+    for page in range(first, min(first + pages, end)):
         used[page] = 1
 
 
@@ -76,12 +78,11 @@ cdef inline int take_census(Store *s, Census *census) noexcept nogil:
         if pinned_by(s, i):
             census.pinned += 1
         if slot.extent:
-            if extent_first(slot.extent) < top:
-                mark_pages(s, used, extent_first(slot.extent), min(extent_pages(slot.extent), top - extent_first(slot.extent)))
+            mark_pages(used, top, extent_first(slot.extent), extent_pages(slot.extent))
         elif slot.run and slot.run <= s.g.max_runs:
             run = &s.runs[slot.run - 1]
             if run.first < top and not used[run.first]:
-                mark_pages(s, used, run.first, min(<uint64_t>run.pages, top - run.first))
+                mark_pages(used, top, run.first, run.pages)
     census.largest_free = min(max(longest_gap(used, top, s.g.pages) * PAGE, spare), s.header.capacity)
     free(used)
     return 0
@@ -146,6 +147,10 @@ cdef inline bint is_dead_row(Store *s, uint64_t row) noexcept nogil:
     return row != s.row and not byte_is_locked(file_of(s), row)
 
 
+cdef inline bint is_live_row(Store *s, uint64_t row) noexcept nogil:
+    return row < MAX_ROWS and is_ready(s.header.live, row)
+
+
 cdef inline bint any_row_is_dead(Store *s) noexcept nogil:
     cdef uint64_t w, rows
     for w in range(<uint64_t>LIVE_WORDS):
@@ -165,7 +170,7 @@ cdef inline void check_slot(Store *s, uint64_t i, set problems):
         uint64_t size = block_nbytes(slot)
     if state > RETIRED:
         problems.add(f"state: slot {i} has the unknown state {state}")
-    elif state in (WRITING, RECLAIMING, HELD) and not load_acquire(&s.header.live[word_row(word) >> 6 & 15]) >> (word_row(word) & 63) & 1:
+    elif state in (WRITING, RECLAIMING, HELD) and not is_live_row(s, word_row(word)):
         problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, which nobody holds")
     elif state == SEALED or state == CONDEMNED or state == PUBLISHING:
         if slot.nbytes + slot.spill_nbytes > size:
@@ -181,12 +186,9 @@ cdef inline void check_slot(Store *s, uint64_t i, set problems):
 cdef inline void check_space(Store *s, set problems):
     # No page belongs to two extents or runs; no block to two slots.
     cdef:
-        uint64_t i, page, n_used = load_acquire(&s.header.slots_used)    # [grow]
+        uint64_t i, n_used = load_acquire(&s.header.slots_used)          # [grow]
         Slot *slot
-        Run *run
-        dict pages = {}
         set blocks = set()
-        uint64_t first, end
     extents = [(run_id, s.runs[run_id].first, s.runs[run_id].pages, "run") for run_id in range(s.pool.runs_used)
                if s.runs[run_id].live]
     for i in range(n_used):
@@ -272,7 +274,7 @@ cdef inline void check_pins(Store *s, set problems):
                 if load_relaxed_u32(&pins_of(s, row)[i]) == 0:  # relaxed: a report
                     continue
                 state = word_state(load_acquire(&s.slots[i].word))
-                if not load_acquire(&s.header.live[row >> 6]) >> (row & 63) & 1:         # [row]
+                if not is_live_row(s, row):
                     problems.add(f"pins: row {row} is free and pins slot {i}")
                 elif state != SEALED and state != CONDEMNED and state != PUBLISHING:
                     problems.add(f"pins: row {row} pins slot {i}, which is in state {state}")
@@ -283,7 +285,7 @@ cdef inline void check_locks(Store *s, set problems):
     owner = load_acquire(&s.pool.lock)
     if owner:
         problems.add(f"lock: the space lock is held by row {owner - 1}")
-    for k in range(<uint64_t>1024):
+    for k in range(<uint64_t>NAME_LOCKS):
         owner = load_acquire(&name_lock_at(s, k).lock)
         if owner:
             problems.add(f"lock: name lock {k} is held by row {owner - 1}")

@@ -1,15 +1,16 @@
 # One process's view of one store file: where its parts are mapped, which row it holds, what it remembers.
 # Bitmaps of hints and the commitment of memory live here, since everything above needs both.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
 from refstore._atomics cimport (
-    ctz64, fetch_and_acquire, fetch_or_release, fetch_or_seq_cst, load_acquire, load_relaxed, store_relaxed,
+    ctz64, fetch_and_acquire, fetch_or_release, fetch_or_seq_cst, load_acquire, load_relaxed,
+    store_relaxed,
 )
-from refstore._debug cimport FP_COMMITTED, failpoint
+from refstore._debug cimport failpoint, FP_COMMITTED
 from refstore._layout cimport (
-    Bucket, CHUNK, CLASSES, ERR_NO_MEMORY, ERR_NOT_FOUND, Geometry, Header, Label, NameLock, PAGE, PageTag, Pool,
-    Row, Run, SLOTS_PER_STEP, Slot,
+    Bucket, CHUNK, CLASSES, ERR_NO_MEMORY, ERR_NOT_FOUND, Geometry, Header, Label, NameLock, PAGE,
+    PageTag, Pool, Row, Run, Slot, SLOTS_PER_STEP,
 )
 from refstore._sys cimport allocate, close, high_descriptor, O_RDWR, open_file, same_file
 

@@ -5,7 +5,7 @@
 # lock, until the address space is gone, whatever the program does to its descriptors.
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport uint64_t, int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from *:
     """

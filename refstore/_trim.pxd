@@ -7,12 +7,12 @@ from libc.stdlib cimport free, malloc
 from refstore._alloc cimport dissolve_empty, harvest, need_bare
 from refstore._atomics cimport fetch_and_acquire
 from refstore._layout cimport (
-    BINS, CHUNK, ERR_DEAD, HELD, PAGE, extent_first, extent_pages, make_extent,
+    BINS, CHUNK, ERR_DEAD, extent_first, extent_pages, HELD, make_extent, PAGE,
 )
 from refstore._pages cimport free_pages, lock, remove_free, unlock
 from refstore._rows cimport recover_row
 from refstore._slots cimport unclaim
-from refstore._store cimport Store, bits_at, file_of, is_ready
+from refstore._store cimport bits_at, file_of, is_ready, Store
 from refstore._sys cimport punch_hole
 
 cdef enum:
