@@ -57,8 +57,8 @@ class Trainer:
         wanted = torch.randint(CLASSES, labels.shape)
         fake = self.generator(torch.randn(len(wanted), NOISE), wanted)
 
-        judged_real = self._judge(real, labels)
-        judged_fake = self._judge(fake.detach(), wanted)
+        shown = self._judge(torch.cat([real, fake.detach()]), torch.cat([labels, wanted]))
+        judged_real, judged_fake = shown.tensor_split(2)
         discriminator_loss = _bce(judged_real, REAL) + _bce(judged_fake, 0.0)
         self._discriminator_step.zero_grad()
         torch.autograd.backward(discriminator_loss)
