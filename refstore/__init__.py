@@ -1,10 +1,10 @@
 """A same-machine shared-memory object store: zero-copy, pinned, no server.
 
-    with refstore.Store("train", capacity="1GiB") as store:
-        ref = store.put(np.arange(1_000_000, dtype="f4"))
-        with store.get(ref) as buf:
-            print(buf.array.mean())
-        store.delete(ref)
+with refstore.Store("train", capacity="1GiB") as store:
+    ref = store.put(np.arange(1_000_000, dtype="f4"))
+    with store.get(ref) as buf:
+        print(buf.array.mean())
+    store.delete(ref)
 """
 
 from refstore._core import ObjectRef, PinnedBuffer, Writer

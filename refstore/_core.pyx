@@ -55,7 +55,7 @@ from refstore._open cimport creator_lives, join, look_after_reboot, new_file, re
 from refstore._put cimport (
     demand_free_name, find_named, finish, Name, put_any, read_name, start, start_array,
 )
-from refstore._rows cimport leave, recover_row
+from refstore._rows cimport leave, recover_dead, recover_row
 from refstore._slots cimport abandon, free_slot, pin, pin_own, unpin
 from refstore._stats cimport (
     Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name,
@@ -781,6 +781,10 @@ cdef class Engine:
 
     def _problems(self):
         return find_problems(&self.use().s)
+
+    def _recover(self):
+        # how many dead processes were cleaned up after
+        return recover_dead(&self.use().s)
 
     def trim(self):
         """Returns free memory to the operating system; returns how many bytes."""

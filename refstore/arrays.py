@@ -1,7 +1,7 @@
 """How an ndarray is described beside its bytes, when a plain number does not say it all.
 
-A description holds the dtype, the shape and the order in which the axes lie in memory, slowest first. Arrays are
-stored without gaps, so the strides follow from these.
+A description holds the dtype, the shape and the order in which the axes lie in memory, slowest
+first. Arrays are stored without gaps, so the strides follow from these.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from refstore.payload import describe_dtype, dtype_from
 
 
 def axes_in_memory(array: npt.NDArray[Any]) -> tuple[int, ...]:
-    """The axes of `array` from the slowest to the fastest, as `numpy.copy(order="K")` would lay them out."""
+    """The axes of `array` from the slowest to the fastest, as `numpy.copy` with order "K" has them."""
     return tuple(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
 
 
@@ -31,7 +31,7 @@ def strides_of(shape: tuple[int, ...], axes: tuple[int, ...], itemsize: int) -> 
 
 
 def describe(dtype: np.dtype[Any], shape: tuple[int, ...], axes: tuple[int, ...]) -> bytes:
-    """A description of any length; `read` is its inverse. TypeError for a dtype with Python objects in it."""
+    """A description of any length, for `read`. TypeError for a dtype with Python objects."""
     n = len(shape)
     return struct.pack(f"<B{n}Q{n}B", n, *shape, *axes) + describe_dtype(dtype)
 

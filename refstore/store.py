@@ -174,7 +174,7 @@ class Store(_core.Engine):
         return sorted(problems)
 
     def unlink(self) -> None:
-        """Removes the store's file, if it is still this store's; who is attached goes on undisturbed.
+        """Removes the store's file, if it is still this store's. Who is attached goes on.
 
         Errors: FileNotFoundError if it is gone, StoreVersionError if another store is there now.
         """
