@@ -61,7 +61,7 @@ lint: $(VENV)/with-test $(VENV)/with-lint
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/cython-lint refstore stress
-	$(BIN)/codespell refstore tests stress examples docs setup.py Makefile *.md
+	$(BIN)/codespell -L nd refstore tests stress examples docs setup.py Makefile *.md
 	$(RUN) -m mypy.stubtest refstore._core --allowlist tests/stubtest.txt
 
 stress: $(VENV)/with-stress
