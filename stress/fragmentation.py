@@ -140,7 +140,7 @@ def report(outcomes: Sequence[Outcome]) -> str:
                 f"{outcome.fraction:.0%}",
                 str(outcome.operations),
                 rate(outcome.operations / outcome.seconds),
-                outcome.failed or "none",
+                "yes" if outcome.failed else "none",
                 begins,
             ]
         )
@@ -177,7 +177,8 @@ def main() -> int:
 
             outcomes.append(measure(capacity, fraction, options.operations, sizes, seed, show))
     print(report(outcomes))
-    if any(outcome.failed for outcome in outcomes):
+    if failures := [outcome.failed for outcome in outcomes if outcome.failed]:
+        print(*failures, sep="\n", file=sys.stderr)
         print(f"FAULT with seed {seed}", file=sys.stderr)
         return 1
     return 0

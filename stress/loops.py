@@ -1,6 +1,6 @@
 """The tight loops that are measured, for refstore and for the store it replaces alike."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice, repeat
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,17 @@ def gets_among(store: Store, keys: Sequence[Key]) -> Loop:
         for key in islice(forever, turns):
             with store.get(key):
                 pass
+
+    return run
+
+
+def dict_gets_among(found: Mapping[Key, object], keys: Sequence[Key]) -> Loop:
+    """What Python itself takes to look each key up in its turn."""
+    forever = cycle(keys)
+
+    def run(turns: int) -> None:
+        for key in islice(forever, turns):
+            found[key]
 
     return run
 

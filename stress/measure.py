@@ -57,19 +57,24 @@ def ratios(ours: Sequence[float], floor: Sequence[float]) -> Spread:
 
 
 class Timed:
-    """Seconds per turn of a loop, over a window of about the length asked for."""
+    """Seconds per turn of a loop, over a window of about the length asked for.
 
-    def __init__(self, loop: Loop, seconds: float) -> None:
+    They are this thread's seconds on a core: a loop in one process waits for nobody, and what
+    the neighbours take is no part of it. Loops of several processes are measured by a `Crew`.
+    """
+
+    def __init__(self, loop: Loop, seconds: float, warm: int = 1) -> None:
+        loop(warm)  # pays for fresh pages and first pins, which would foretell too much
         self._loop = loop
         self._turns = 1
         while (taken := self._run()) < seconds * _CALIBRATED:
-            # At most tenfold: the first trials pay for cold caches and foretell too much.
+            # At most tenfold: the first trials still pay for cold caches.
             self._turns = int(self._turns * min(10.0, 1 + seconds / max(taken, 1e-9)))
 
     def _run(self) -> float:
-        began = time.perf_counter()
+        began = time.thread_time()
         self._loop(self._turns)
-        return time.perf_counter() - began
+        return time.thread_time() - began
 
     def __call__(self) -> float:
         return self._run() / self._turns

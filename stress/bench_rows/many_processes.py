@@ -51,7 +51,7 @@ def one_store_or_two(effort: Effort) -> Sequence[Row]:
                         partial(crew.window, f"{kind} two", effort.crew_window),
                         partial(crew.window, f"{kind} one", effort.crew_window),
                     ],
-                    effort.rounds,
+                    effort.crew_rounds,
                 )
                 label = f"two processes on one store / on two: {what}"
                 rows.append(throughput(label, ours, floor, Goal(0.95, at_least=True)))
@@ -98,7 +98,7 @@ def attach(effort: Effort) -> Sequence[Row]:
     store = Store(name, capacity="1TiB", create=True)
     store.close()
     try:
-        taken = spread([_attach_once(name) for _ in range(effort.rounds)])
+        taken = spread([_attach_once(name) for _ in range(effort.crew_rounds)])
     finally:
         Store(name, create=False).unlink()
     return [
@@ -148,8 +148,6 @@ def baseline(effort: Effort) -> Sequence[Row]:
             if workload not in rivals.WORKLOADS:
                 rows.append(Row(what, "-", "-", None, str(goal), None))
                 continue
-            ours, theirs = rivals.contest(
-                crew, workload, effort.crew_window, max(5, effort.rounds // 3)
-            )
+            ours, theirs = rivals.contest(crew, workload, effort.crew_window, effort.crew_rounds)
             rows.append(throughput(what, ours, theirs, goal))
     return rows

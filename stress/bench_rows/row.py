@@ -11,16 +11,17 @@ from stress.support import duration, rate
 class Effort:
     """How long to measure: `--quick` for a look, else for the record."""
 
-    rounds: int  # of measurements in turn
-    window: float  # seconds of one measurement in this process
-    crew_window: float  # seconds of one measurement in several processes
+    rounds: int  # of measurements in turn in this process
+    window: float  # seconds of each: short, so that both of a pair see the same machine
+    crew_rounds: int  # of measurements in turn in several processes
+    crew_window: float  # seconds of each
     objects: int  # in the full store
     cycles: int  # of put and delete that a store is worn with
     operations: int  # of random churn
 
 
-QUICK = Effort(9, 0.004, 0.04, 100_000, 200_000, 100_000)
-THOROUGH = Effort(61, 0.01, 0.1, 1_000_000, 10_000_000, 10_000_000)
+QUICK = Effort(31, 0.002, 11, 0.03, 100_000, 200_000, 100_000)
+THOROUGH = Effort(301, 0.002, 101, 0.05, 1_000_000, 10_000_000, 10_000_000)
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ class Row:
     ours: str
     ratio: Spread | None
     goal: str
-    met: bool | None  # None if it could not be measured
+    met: bool | None  # None if there is no goal, or it could not be measured
 
     def cells(self) -> list[str]:
         """As the table shows it."""
         ratio = "-"
         if self.ratio:
             ratio = f"{self.ratio.median:.3g} ({self.ratio.low:.3g} to {self.ratio.high:.3g})"
-        met = {True: "yes", False: "no", None: "not measured"}[self.met]
+        met = {True: "yes", False: "no", None: "-"}[self.met]
         return [self.what, self.floor, self.ours, ratio, self.goal, met]
 
 
@@ -65,7 +66,7 @@ def _row(
     what: str,
     ours: Sequence[float],
     floor: Sequence[float],
-    goal: Goal,
+    goal: Goal | None,
     unit: Callable[[float], str],
 ) -> Row:
     ratio = ratios(ours, floor)
@@ -74,14 +75,16 @@ def _row(
         unit(spread(floor).median),
         unit(spread(ours).median),
         ratio,
-        str(goal),
-        goal.met(ratio.median),
+        str(goal or "-"),
+        goal.met(ratio.median) if goal else None,
     )
 
 
-def timed(what: str, effort: Effort, ours: Loop, floor: Loop, goal: Goal) -> Row:
+def timed(
+    what: str, effort: Effort, ours: Loop, floor: Loop, goal: Goal | None, warm: int = 1
+) -> Row:
     """A row of two loops in this process: seconds per turn."""
-    subjects = [Timed(floor, effort.window), Timed(ours, effort.window)]
+    subjects = [Timed(loop, effort.window, warm) for loop in (floor, ours)]
     floors, values = interleave(subjects, effort.rounds)
     return _row(what, values, floors, goal, duration)
 

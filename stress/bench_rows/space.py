@@ -43,13 +43,17 @@ def mixed(effort: Effort) -> Sequence[Row]:
     rows = []
     for capacity, fraction in fragmentation.FIGURES:
         found = fragmentation.measure(capacity, fraction, effort.operations, sizes, seed=1)
-        begins = f"begins to fail at {found.fails_from:.0%}" if found.fails_from else "never fails"
+        if found.failed:
+            ours = f"StoreFullError after {found.operations:,} operations"
+        else:
+            ours = "no StoreFullError; "
+            ours += f"begins at {found.fails_from:.0%}" if found.fails_from else "none above"
         rows.append(
             Row(
                 f"{effort.operations:,} operations, 64 B to 1 MiB, {fraction:.0%} of "
                 f"{size(capacity)} live",
                 "-",
-                found.failed or f"no StoreFullError; {begins}",
+                ours,
                 None,
                 "no StoreFullError",
                 not found.failed,
