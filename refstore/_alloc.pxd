@@ -489,14 +489,19 @@ cdef inline int commit_block(Store *s, uint64_t i) noexcept nogil:
 
 
 cdef inline int take_block(Store *s, uint64_t nbytes, uint64_t *slot) noexcept nogil:
-    # A slot in WRITING, ours, with a committed block of at least nbytes.
+    # A slot in WRITING, ours, with a committed block of at least nbytes; without a block if that is 0.
     cdef int got
     if nbytes > s.g.pages * PAGE:
         return ERR_FULL
+    if nbytes == 0:
+        got = need_bare(s, WRITING, slot)
+        if got == 0:
+            s.slots[slot[0]].offset = s.g.data
+        return got
     if nbytes <= SMALL_LIMIT:
         got = take_small(s, nbytes, slot)
         if got == ERR_INDEX:            # no run numbers left: a page or more of its own
-            got = take_extent(s, (nbytes + PAGE - 1) // PAGE if nbytes else 1, slot)
+            got = take_extent(s, (nbytes + PAGE - 1) // PAGE, slot)
     else:
         got = take_extent(s, (nbytes + PAGE - 1) // PAGE, slot)
     if got != 0:

@@ -5,6 +5,7 @@ import numpy.typing as npt
 from typing_extensions import Self, disjoint_base
 
 DEBUG: bool
+OBJECTS_LIMIT: int
 FAILPOINT_COUNT: int
 
 @disjoint_base

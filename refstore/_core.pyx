@@ -49,7 +49,7 @@ from refstore._fork cimport prepare_child, settle_child, settle_parent
 from refstore._index cimport Found, remove, remove_named, seal
 from refstore._layout cimport (
     check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_NOT_FOUND,
-    FREE, Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word, Slot, word_generation, word_state,
+    FREE, Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word, OBJECTS_LIMIT as MOST_OBJECTS, Slot, word_generation, word_state,
 )
 from refstore._open cimport creator_lives, join, look_after_reboot, new_file, read_header
 from refstore._put cimport (
@@ -90,6 +90,7 @@ cnp.import_array()
 check_layout()
 
 DEBUG = bool(IS_DEBUG)
+OBJECTS_LIMIT = MOST_OBJECTS
 FAILPOINT_COUNT = FP_COUNT    # their names, in order, are those of the enum in _debug.pxd
 
 cdef tuple KINDS = ("bytes", "array", "object")
@@ -340,8 +341,12 @@ cdef class Block:
         if flags & (PyBUF_FORMAT | PyBUF_ND) == 0 or self.meta().kind != KIND_ARRAY:
             PyBuffer_FillInfo(buffer, self, self.data, self.nbytes, not self.is_writable, flags)
             self.exports += 1
-        else:       # numpy knows how to export an array, and keeps it, hence our block, as long as the view
-            PyObject_GetBuffer(self.as_array(), buffer, flags)
+            return
+        # numpy knows how to export an array, and keeps it, hence our block, as long as the view
+        array = self.as_array()
+        if array.dtype.num == cnp.NPY_VOID and array.dtype.names is None:
+            raise BufferError(f"dtype {array.dtype} has no format in PEP 3118: use buf.array")
+        PyObject_GetBuffer(array, buffer, flags)
 
     def __releasebuffer__(self, Py_buffer *buffer):
         self.give_back_export()

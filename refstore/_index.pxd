@@ -199,18 +199,31 @@ cdef inline void unindex(Store *s, uint64_t i, uint64_t generation, uint64_t has
         failpoint(FP_UNINDEXED)
 
 
+cdef inline int count_live(Store *s, Bucket *bucket) noexcept nogil:
+    cdef int k, n = 0
+    for k in range(BUCKET_CELLS):
+        n += cell_is_live(s, load_acquire(&bucket.cells[k]))             # [index]
+    return n
+
+
+cdef inline bint index_in(Store *s, Bucket *bucket, uint64_t cell) noexcept nogil:
+    cdef int k
+    cdef uint64_t seen
+    for k in range(BUCKET_CELLS):
+        seen = load_acquire(&bucket.cells[k])                            # [index]
+        if not cell_is_live(s, seen) and cas_acq_rel(&bucket.cells[k], &seen, cell):     # [index]
+            return True
+    return False
+
+
 cdef inline int index(Store *s, uint64_t cell, uint64_t hashed) noexcept nogil:
+    # Into the emptier bucket of the two: that is what keeps both from ever filling up at half load.
     cdef:
-        int which, k
-        uint64_t seen
-        uint64_t *at
-    for which in range(2):
-        for k in range(BUCKET_CELLS):
-            at = &bucket_at(s, bucket_of(s, hashed, which)).cells[k]
-            seen = load_acquire(at)                                      # [index]
-            if not cell_is_live(s, seen) and cas_acq_rel(at, &seen, cell):     # [index]
-                return 0
-    return ERR_INDEX
+        Bucket *first = bucket_at(s, bucket_of(s, hashed, 0))
+        Bucket *second = bucket_at(s, bucket_of(s, hashed, 1))
+    if count_live(s, first) > count_live(s, second):
+        first, second = second, first
+    return 0 if index_in(s, first, cell) or index_in(s, second, cell) else ERR_INDEX
 
 
 cdef inline void seal(Store *s, uint64_t i) noexcept nogil:

@@ -324,7 +324,7 @@ cdef inline void lay_out(uint64_t capacity, uint64_t max_objects, Geometry *g) n
     cdef uint64_t at = sizeof(Header)
     g.pages = (capacity + PAGE - 1) // PAGE
     g.max_runs = min(g.pages, max(max_objects // 16, <uint64_t>64))
-    g.buckets = 1
+    g.buckets = PAGE // sizeof(Bucket)
     while g.buckets * BUCKET_CELLS < 2 * max_objects:
         g.buckets *= 2
     g.steps = (max_objects + SLOTS_PER_STEP - 1) // SLOTS_PER_STEP
@@ -380,10 +380,10 @@ cdef inline uint64_t extent_pages(uint64_t extent) noexcept nogil:
 
 
 cdef inline int class_of(uint64_t nbytes) noexcept nogil:
-    # nbytes <= SMALL_LIMIT; blocks are multiples of 64 B, so that each is 64-byte aligned in its run
+    # 0 < nbytes <= SMALL_LIMIT; blocks are multiples of 64 B, so that each is 64-byte aligned in its run
     cdef uint64_t last, floor
     if nbytes <= 512:
-        return <int>((max(nbytes, <uint64_t>1) - 1) // 64)
+        return <int>((nbytes - 1) // 64)
     last = nbytes - 1
     floor = 63 - clz64(last)
     return <int>(8 + (floor - 9) * 8 + ((last - (<uint64_t>1 << floor)) >> (floor - 3)))

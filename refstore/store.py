@@ -240,8 +240,10 @@ def _check_options(backend: str, evict: str | None) -> None:
         raise ValueError(f"backend is {backend!r}: it is 'auto', 'native' or 'filelock'")
     if evict not in (None, "lru"):
         raise ValueError(f"evict is {evict!r}: it is None or 'lru'")
-    if backend == "filelock" or evict is not None:
-        raise NotImplementedError("this version has the native engine only, and does not evict yet")
+    if evict is not None:
+        raise ValueError(f"evict is {evict!r}: this version does not evict yet, leave it out")
+    if backend == "filelock":
+        raise NotImplementedError("this version of refstore has the native engine only")
 
 
 def _make(
@@ -254,8 +256,10 @@ def _make(
         max_objects = paths.default_max_objects(capacity)
     if isinstance(max_objects, bool) or not isinstance(max_objects, int):
         raise TypeError(f"max_objects is an int, not {type(max_objects).__name__}")
-    if max_objects < 1:
-        raise ValueError(f"max_objects is {max_objects}: it must be at least 1")
+    if not 0 < max_objects <= _core.OBJECTS_LIMIT:
+        raise ValueError(
+            f"max_objects is {max_objects}: it must be between 1 and {_core.OBJECTS_LIMIT}"
+        )
     collect_temporary(folder)
     return _core.make_file(path, capacity, max_objects, mode, temporary)
 
