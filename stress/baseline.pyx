@@ -1,11 +1,12 @@
 """The store that refstore replaces, kept so that both can be measured side by side.
 
-    header: one lock | next key | next free byte | capacity | 1000 slots
+    header: one lock | next free byte | capacity | 1000 slots
     data
 
 - One process-shared mutex guards everything, the copies included.
 - Room is taken from the front of the data and never given back.
-- A key is found by walking the slots.
+- A key is the caller's, a number from 1, and is found by walking the slots; so put, which must
+  refuse a key that is there, walks them all.
 - `get` copies the object out.
 
 A process killed while it holds the lock hangs the others. That too is as it was.
@@ -45,19 +46,32 @@ cdef struct Slot:
 
 cdef struct Header:
     pthread_mutex_t lock
-    uint64_t next_key
     uint64_t next_free  # bytes from the start of the data
     uint64_t capacity   # bytes of data
     Slot slots[SLOTS]
 
 
 cdef inline Slot *find(Header *header, uint64_t key) noexcept nogil:
-    """The slot of that key, or a free one for key 0; NULL if there is none."""
+    """The slot of that key; NULL if there is none."""
     cdef size_t i
     for i in range(<size_t>SLOTS):
         if header.slots[i].key == key:
             return &header.slots[i]
     return NULL
+
+
+cdef inline Slot *find_free(Header *header, uint64_t key, bint *exists) noexcept nogil:
+    """A free slot, NULL if there is none; and whether the key has a slot already."""
+    cdef size_t i
+    cdef Slot *free = NULL
+    exists[0] = False
+    for i in range(<size_t>SLOTS):
+        if header.slots[i].key == key:
+            exists[0] = True
+            return NULL
+        if free == NULL and header.slots[i].key == 0:
+            free = &header.slots[i]
+    return free
 
 
 cdef inline double now() noexcept nogil:
@@ -115,7 +129,6 @@ cdef class BaselineStore:
         pthread_mutexattr_setpshared(&shared, PTHREAD_PROCESS_SHARED)
         pthread_mutex_init(&self.header.lock, &shared)
         pthread_mutexattr_destroy(&shared)
-        self.header.next_key = 1
         self.header.capacity = capacity
 
     def __dealloc__(self):
@@ -129,23 +142,27 @@ cdef class BaselineStore:
         pthread_mutex_lock(&self.header.lock)
         return 0
 
-    def put(self, data not None):
-        """Copies the bytes in; the key to find them by."""
+    def put(self, uint64_t key, data not None):
+        """Copies the bytes in, under a key that nobody uses."""
         cdef Py_buffer source
+        if key == 0:
+            raise ValueError("keys start from 1")
         PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
         try:
-            return self.put_bytes(<const unsigned char *>source.buf, <uint64_t>source.len)
+            self.put_bytes(key, <const unsigned char *>source.buf, <uint64_t>source.len)
         finally:
             PyBuffer_Release(&source)
 
-    cdef uint64_t put_bytes(self, const unsigned char *source, uint64_t size) except 0:
-        cdef uint64_t key
+    cdef int put_bytes(self, uint64_t key, const unsigned char *source, uint64_t size) except -1:
+        cdef bint exists
         cdef Slot *slot
         cdef Header *header
         self.lock()
         header = self.header
         try:
-            slot = find(header, 0)
+            slot = find_free(header, key, &exists)
+            if exists:
+                raise KeyError(f"key {key} is taken")
             if slot == NULL:
                 raise MemoryError(f"all {SLOTS} slots are taken")
             if self.ring and size > header.capacity - header.next_free:
@@ -156,10 +173,8 @@ cdef class BaselineStore:
             slot.size = size
             memcpy(self.data + slot.offset, source, size)
             header.next_free += size
-            key = header.next_key
-            header.next_key = key + 1
             slot.key = key
-            return key
+            return 0
         finally:
             pthread_mutex_unlock(&header.lock)
 

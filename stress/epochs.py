@@ -8,6 +8,7 @@ be the same after the last as after the first; --baseline shows the store where 
 
 import argparse
 import multiprocessing
+import os
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -117,12 +118,16 @@ class Baseline:
     def __init__(self, capacity: int) -> None:
         self._store = baseline_store()(fresh_name("epochs"), capacity)
         self.capacity = capacity
+        self._puts = 0
 
     def _put(self, array: Weights) -> int:
+        self._puts += 1
+        key = os.getpid() << 32 | self._puts
         try:
-            return self._store.put(array)
+            self._store.put(key, array)
         except MemoryError as error:
             raise Full(str(error)) from None
+        return key
 
     def upload(self, weights: Sequence[Weights]) -> Keys:
         return [self._put(array) for array in weights]

@@ -107,12 +107,12 @@ def baseline_gets_among(store: "BaselineStore", keys: Sequence[int]) -> Loop:
     return run
 
 
-def baseline_cycles(store: "BaselineStore", data: Payload) -> Loop:
-    """Put, get and delete."""
+def baseline_cycles(store: "BaselineStore", data: Payload, key: int) -> Loop:
+    """Put, get and delete, under the same key each time."""
 
     def run(turns: int) -> None:
         for _ in repeat(None, turns):
-            key = store.put(data)
+            store.put(key, data)
             store.get(key)
             store.delete(key)
 

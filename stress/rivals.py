@@ -30,6 +30,7 @@ CORE = "lookup among 1000, core alone"
 
 _OBJECTS = 1000  # as many as the old store has slots
 _BESIDE = 500
+_HOT_KEY = _OBJECTS + 1
 _CAPACITY = 256 * MIB
 _BATCH = 1024  # lookups in one call of the core, so that the call costs nothing
 
@@ -63,27 +64,31 @@ def rivals() -> Iterator[Setup]:
         theirs = [_old(stack, capacity) for capacity in (_CAPACITY, MIB, MIB)]
         churned, beside, full = ours
         old_churned, old_beside, old_full = theirs
-        hot, old_hot = churned.put(small), old_churned.put(small)
-        for _ in range(_BESIDE):
-            beside.put(small)
-            old_beside.put(small)
+        hot = churned.put(small)
         refs = [full.put(small) for _ in range(_OBJECTS)]
-        keys = [old_full.put(small) for _ in range(_OBJECTS)]
+        keys = list(range(1, _OBJECTS + 1))
+        old_churned.put(_HOT_KEY, small)
+        for key in keys:
+            old_full.put(key, small)
+        for key in keys[:_BESIDE]:
+            beside.put(small)
+            old_beside.put(key, small)
 
         def setup(index: int) -> dict[str, Loop]:
             drawn = random.Random(index)
             drawn.shuffle(refs)
             drawn.shuffle(keys)
+            own_key = _HOT_KEY + 1 + index
             large = np.ones(5 * MIB, np.uint8)
             loop = {
                 f"refstore {SMALL}": loops.cycles(churned, small),
-                f"baseline {SMALL}": loops.baseline_cycles(old_churned, small),
+                f"baseline {SMALL}": loops.baseline_cycles(old_churned, small, own_key),
                 f"refstore {BESIDE}": loops.cycles(beside, small),
-                f"baseline {BESIDE}": loops.baseline_cycles(old_beside, small),
+                f"baseline {BESIDE}": loops.baseline_cycles(old_beside, small, own_key),
                 f"refstore {LARGE}": loops.cycles(churned, large),
-                f"baseline {LARGE}": loops.baseline_cycles(old_churned, large),
+                f"baseline {LARGE}": loops.baseline_cycles(old_churned, large, own_key),
                 f"refstore {HOT}": loops.gets(churned, hot),
-                f"baseline {HOT}": loops.baseline_gets_among(old_churned, [old_hot]),
+                f"baseline {HOT}": loops.baseline_gets_among(old_churned, [_HOT_KEY]),
                 f"refstore {LOOKUP}": loops.gets_among(full, refs),
                 f"baseline {LOOKUP}": loops.baseline_gets_among(old_full, keys),
             }
