@@ -9,8 +9,8 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
-import refstore._core
 
+import refstore._core
 from refstore import ObjectRef, Store
 from stress import loops
 from stress.baseline_build import baseline_store
