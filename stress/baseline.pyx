@@ -52,26 +52,12 @@ cdef struct Header:
 
 
 cdef inline Slot *find(Header *header, uint64_t key) noexcept nogil:
-    """The slot of that key; NULL if there is none."""
+    """The slot of that key, or a free one for key 0; NULL if there is none."""
     cdef size_t i
     for i in range(<size_t>SLOTS):
         if header.slots[i].key == key:
             return &header.slots[i]
     return NULL
-
-
-cdef inline Slot *find_free(Header *header, uint64_t key, bint *exists) noexcept nogil:
-    """A free slot, NULL if there is none; and whether the key has a slot already."""
-    cdef size_t i
-    cdef Slot *free = NULL
-    exists[0] = False
-    for i in range(<size_t>SLOTS):
-        if header.slots[i].key == key:
-            exists[0] = True
-            return NULL
-        if free == NULL and header.slots[i].key == 0:
-            free = &header.slots[i]
-    return free
 
 
 cdef inline double now() noexcept nogil:
@@ -154,15 +140,14 @@ cdef class BaselineStore:
             PyBuffer_Release(&source)
 
     cdef int put_bytes(self, uint64_t key, const unsigned char *source, uint64_t size) except -1:
-        cdef bint exists
         cdef Slot *slot
         cdef Header *header
         self.lock()
         header = self.header
         try:
-            slot = find_free(header, key, &exists)
-            if exists:
+            if find(header, key) != NULL:
                 raise KeyError(f"key {key} is taken")
+            slot = find(header, 0)
             if slot == NULL:
                 raise MemoryError(f"all {SLOTS} slots are taken")
             if self.ring and size > header.capacity - header.next_free:
