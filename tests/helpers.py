@@ -18,6 +18,7 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,12 +46,11 @@ def pattern(seed: int, size: int) -> bytes:
 def fill_with_junk(store: refstore.Store, byte: int = 0xEE) -> int:
     """Overwrite all the room there is, and give it back; the number of objects it took."""
     refs = []
-    size = store.capacity
-    while size >= 1:
-        with contextlib.suppress(refstore.StoreFullError):
+    while size := store.stats().largest_free:
+        try:
             refs.append(store.put(bytes([byte]) * size))
-            continue
-        size //= 2
+        except refstore.StoreFullError:
+            break  # the last objects there may be
     for ref in refs:
         store.delete(ref)
     return len(refs)
@@ -146,7 +146,7 @@ class Process(NamedTuple):
 def children() -> set[Process]:
     """This process's children, without the two that multiprocessing keeps for itself."""
     servers = {
-        getattr(multiprocessing.resource_tracker._resource_tracker, "_pid", None),  # type: ignore[attr-defined]
+        getattr(resource_tracker._resource_tracker, "_pid", None),
         getattr(_forkserver(), "_forkserver_pid", None),
     }
     pids: set[int] = set()
@@ -281,27 +281,40 @@ class Peer:
 @contextlib.contextmanager
 def peer(store: refstore.Store | str | Path | None, method: str = "forkserver") -> Iterator[Peer]:
     """A child with `store` (or attached to the path given), ended and reaped on the way out."""
-    child = Peer(store, method)
-    try:
+    with peers(1, store, method) as (child,):
         yield child
-        child.stop()
-    finally:
-        child.reap()
 
 
 @contextlib.contextmanager
 def peers(
     count: int, store: refstore.Store | str | Path | None, method: str = "forkserver"
 ) -> Iterator[list[Peer]]:
-    """Several children at once."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(peer(store, method)) for _ in range(count)]
+    """Several children at once, all attached before the test goes on."""
+    started: list[Peer] = []
+    try:
+        for _ in range(count):
+            started.append(Peer(store, method))
+        for child in started:
+            assert child.receive() == ("ready", None)
+        yield started
+        for child in started:
+            child.stop()
+    finally:
+        for child in started:
+            child.reap()
+
+
+def clear_up_after_the_dead(path: str | Path) -> None:
+    """Let a process attach, which gives back what dead ones held."""
+    with peer(path):
+        pass
 
 
 def _serve(pipe: Connection, store: refstore.Store | str | None) -> None:
     """The child: run what comes through the pipe until `None` comes."""
     attached = refstore.Store(store, create=False) if isinstance(store, str) else store
     hands = Hands(attached, pipe)
+    pipe.send(("ready", None))
     while (message := pipe.recv()) is not None:
         command, args = message
         try:
@@ -335,7 +348,8 @@ def run_script(
 def run_clean(source: str, *args: object, options: tuple[str, ...] = ()) -> str:
     """Run a program that must end with 0 and write nothing to stderr; what it printed."""
     result = run_script(source, *args, options=options)
-    assert (result.returncode, result.stderr) == (0, ""), result
+    assert result.stderr == "", result.stderr
+    assert result.returncode == 0
     return result.stdout.strip()
 
 

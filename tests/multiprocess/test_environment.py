@@ -41,6 +41,13 @@ def run_on_small_disk(source: str, size: str, folder: Path) -> str:
         "def used():\n"
         "    fs = os.statvfs(disk)\n"
         "    return (fs.f_blocks - fs.f_bfree) * fs.f_frsize\n"
+        "def fill_up():\n"
+        "    filler = os.open(disk + '/filler', os.O_WRONLY | os.O_CREAT)\n"
+        "    try:\n"
+        "        while True:\n"
+        "            os.write(filler, bytes(4096))\n"
+        "    except OSError:\n"
+        "        os.close(filler)\n"
     )
     script.write_text(prelude + source)
     disk = folder / "disk"
@@ -57,7 +64,8 @@ def run_on_small_disk(source: str, size: str, folder: Path) -> str:
     finally:
         script.unlink()
         disk.rmdir()
-    assert (result.returncode, result.stderr) == (0, ""), result
+    assert result.stderr == "", result.stderr
+    assert result.returncode == 0
     return result.stdout.strip()
 
 
@@ -141,13 +149,7 @@ def test_a_disk_filled_by_others_is_no_crash(folder: Path) -> None:
         """
 store = refstore.Store(disk + "/s", capacity="4MiB", max_objects=64)
 store.put(bytes(100_000), name="kept")
-with open(disk + "/filler", "wb") as filler:
-    try:
-        while True:
-            filler.write(bytes(4096))
-            filler.flush()
-    except OSError:
-        pass
+fill_up()
 try:
     store.put(bytes(2_000_000))
 except refstore.StoreFullError:
@@ -195,13 +197,7 @@ store.put(b"x")
 def test_a_disk_with_no_room_at_all(folder: Path) -> None:
     run_on_small_disk(
         """
-with open(disk + "/filler", "wb") as filler:
-    try:
-        while True:
-            filler.write(bytes(4096))
-            filler.flush()
-    except OSError:
-        pass
+fill_up()
 try:
     refstore.Store(disk + "/s", capacity="1MiB")
 except OSError as error:
@@ -356,11 +352,10 @@ def test_a_file_of_another_user_is_refused_unless_asked_for(
 
 
 AS_NOBODY = """
-    import os, sys
+    import os, sys, numpy, refstore  # before giving up the right to read them
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
-    import refstore
     path, foreign = sys.argv[1], sys.argv[2] == "foreign"
     try:
         with refstore.Store(path, create=False, foreign=foreign) as store:

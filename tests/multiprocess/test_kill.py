@@ -106,8 +106,7 @@ def test_a_survivors_pins_outlive_the_recovery_of_others(store: refstore.Store, 
         survivor.do(workers.hold, ref)
         doomed.kill()
         store.delete(ref)
-        with peer(path):
-            pass
+        helpers.clear_up_after_the_dead(path)
         helpers.fill_with_junk(store)
         assert survivor.do(workers.show) == data
         assert store.stats().condemned == 1

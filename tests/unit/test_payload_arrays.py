@@ -81,13 +81,17 @@ def test_every_dtype_exports_what_numpy_exports(store: refstore.Store, dtype: st
         except ValueError:
             with pytest.raises(ValueError, match="buffer"):
                 memoryview(buf)
-        else:
-            with memoryview(buf) as view:
-                assert view.format == expected.format
-                assert view.itemsize == expected.itemsize
-                assert view.shape == expected.shape
-                assert view.strides == expected.strides
-                assert view.tobytes() == expected.tobytes()
+            return
+        if array.dtype.kind == "V":  # numpy writes "7x" for it, and reads that as records
+            with pytest.raises((BufferError, ValueError), match="dtype"):
+                memoryview(buf)
+            return
+        with memoryview(buf) as view:
+            assert view.format == expected.format
+            assert view.itemsize == expected.itemsize
+            assert view.shape == expected.shape
+            assert view.strides == expected.strides
+            assert view.tobytes() == expected.tobytes()
 
 
 CUBE = np.arange(4 * 5 * 6, dtype="f4").reshape(4, 5, 6)
@@ -222,6 +226,13 @@ STRUCTURED: dict[str, np.dtype[np.void]] = {
 }
 
 
+def leaves(array: Array) -> list[bytes]:
+    """The bytes of the innermost fields; those between fields mean nothing."""
+    if array.dtype.names is None:
+        return [array.tobytes()]
+    return [leaf for name in array.dtype.names for leaf in leaves(array[name])]
+
+
 @pytest.mark.parametrize("dtype", STRUCTURED.values(), ids=STRUCTURED.keys())
 @pytest.mark.parametrize("arrange", [np.array, lambda a: a[::-2], lambda a: a.reshape(3, 4).T])
 def test_every_structured_dtype_comes_back(
@@ -240,7 +251,7 @@ def test_every_structured_dtype_comes_back(
         assert back.dtype.isalignedstruct == dtype.isalignedstruct
         assert back.shape == array.shape
         for name in dtype.names or ():
-            assert back[name].tobytes() == array[name].tobytes()
+            assert leaves(back[name]) == leaves(array[name])
         del back
 
 

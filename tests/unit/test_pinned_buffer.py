@@ -75,7 +75,7 @@ def test_frombuffer_sees_the_plain_bytes(store: refstore.Store) -> None:
 
 @pytest.mark.parametrize(
     "array",
-    [np.arange(6, dtype="M8[s]"), np.arange(6, dtype="m8[ns]"), np.zeros(3, [("t", "M8[D]")])],
+    [np.arange(6).astype("M8[s]"), np.arange(6).astype("m8[ns]"), np.zeros(3, [("t", "M8[D]")])],
     ids=["datetime64", "timedelta64", "in a record"],
 )
 def test_a_dtype_without_a_buffer_format_goes_by_the_array_protocol(

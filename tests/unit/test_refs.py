@@ -122,7 +122,7 @@ def test_a_ref_cannot_be_changed(store: refstore.Store) -> None:
 def test_a_ref_is_picklable_and_small(store: refstore.Store, protocol: int) -> None:
     ref = store.put(b"x")
     dumped = pickle.dumps(ref, protocol)
-    assert len(dumped) < 120
+    assert len(dumped) < 100 or protocol < 2
     assert pickle.loads(dumped) == ref
     assert copy.copy(ref) == copy.deepcopy(ref) == ref
 
@@ -205,7 +205,8 @@ def test_garbage_is_not_found(store: refstore.Store) -> None:
     rng = random.Random(6)
     for raw in (bytes(16), b"\xff" * 16, *(rng.randbytes(16) for _ in range(300))):
         assert_not_found(store, refstore.ObjectRef(raw))
-        assert_not_found(store, refstore.ObjectRef(raw[:10] + bytes(live)[10:]))
+        if any(raw):
+            assert_not_found(store, refstore.ObjectRef(raw[:10] + bytes(live)[10:]))
     with store.get(live) as buf:
         assert bytes(buf) == b"x"
 

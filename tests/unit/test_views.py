@@ -107,6 +107,26 @@ def test_a_view_survives_the_end_of_its_store(folder: Path, take: MakeView) -> N
     assert helpers.mappings(folder) == []
 
 
+@pytest.mark.parametrize("how", ["with", "release", "writer"])
+def test_what_is_closed_keeps_nothing_mapped(folder: Path, how: str) -> None:
+    store = refstore.Store(str(folder / "s"), capacity="1MiB")
+    store["n"] = b"x" * 1000
+    closed: Any
+    if how == "with":
+        with store["n"] as closed:
+            assert bytes(closed) == b"x" * 1000
+    elif how == "release":
+        closed = store["n"]
+        closed.release()
+    else:
+        with store.create(10) as closed:
+            pass
+    store.unlink()
+    store.close()
+    assert helpers.mappings(folder) == []
+    del closed
+
+
 def test_a_closed_store_still_pins_for_its_views(store: refstore.Store, path: str) -> None:
     ref = store.put(np.arange(1000))
     view = store.get(ref).array
