@@ -2,6 +2,7 @@
 
 import gc
 import multiprocessing
+import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ _PATIENCE = 60.0
 class Crew:
     """Forked processes that run named loops together when told to.
 
+    They are dealt out to the cores: left alone, two of them often spend a window on the same one.
     The parent waits meanwhile, so it takes no core away from them.
     """
 
@@ -73,6 +75,8 @@ class Crew:
 
     def _serve(self, connection: Connection, setup: Setup, index: int) -> None:
         gc.disable()
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[index % len(cores)]})
         try:
             loops = setup(index)
             lengths = dict.fromkeys(loops, 1)
