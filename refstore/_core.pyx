@@ -29,7 +29,7 @@ All that is private to a process in a Store struct is guarded by the GIL, which 
 
 cimport cython
 cimport numpy as cnp
-from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBuffer_FillInfo, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
@@ -48,8 +48,9 @@ from refstore._file cimport unmap_store
 from refstore._fork cimport prepare_child, settle_child, settle_parent
 from refstore._index cimport Found, remove, remove_named, seal
 from refstore._layout cimport (
-    check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_NOT_FOUND,
-    FREE, Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word, OBJECTS_LIMIT as MOST_OBJECTS, Slot, word_generation, word_state,
+    check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_NO_MEMORY, ERR_NOT_FOUND,
+    FREE, Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word, OBJECTS_LIMIT as MOST_OBJECTS,
+    Slot, word_generation, word_state,
 )
 from refstore._open cimport creator_lives, join, look_after_reboot, new_file, read_header
 from refstore._put cimport (
@@ -277,11 +278,11 @@ cdef class ObjectRef:
         return ObjectRef, (self.__bytes__(),)
 
 
-cdef inline ObjectRef make_ref(Store *s, uint64_t slot, uint64_t generation):
+cdef inline ObjectRef make_ref(uint64_t tag, uint64_t slot, uint64_t generation):
     cdef ObjectRef ref = <ObjectRef>ObjectRef.__new__(ObjectRef)
     ref.slot = slot
     ref.generation = generation
-    ref.tag = s.tag
+    ref.tag = tag
     return ref
 
 
@@ -291,7 +292,8 @@ cdef inline ObjectRef make_ref(Store *s, uint64_t slot, uint64_t generation):
 @cython.freelist(64)
 cdef class Block:
     # A pinned or half-written block. It is given back when it is closed and no view of it lives.
-    cdef Attachment att
+    cdef Attachment att         # None once it is given back, so that a closed buffer keeps no store mapped
+    cdef uint64_t tag
     cdef uint64_t slot
     cdef uint64_t generation
     cdef char *data
@@ -302,6 +304,7 @@ cdef class Block:
     cdef bint pinned
     cdef bint is_closed
     cdef bint is_writable
+    cdef bint is_kept           # somebody may keep this very object, and read after they let go of their view
 
     cdef void drop(self) noexcept:
         if self.pinned:
@@ -314,6 +317,7 @@ cdef class Block:
             else:
                 free(self.private_at)
             self.private_at = NULL
+        self.att = None
 
     cdef inline Slot *meta(self) noexcept:
         return &self.att.s.slots[self.slot]
@@ -328,19 +332,25 @@ cdef class Block:
             Shape shape
             bint strided
             cnp.dtype dtype = read_shape(&self.att.s, self.slot, &shape, &strided)
-            Export export
         if not fits(&shape, dtype.itemsize, <uint64_t>self.nbytes):
             raise StoreCorruptedError(f"store {self.att.path!r}: the array in slot {self.slot} does not fit its block")
-        export = Export.__new__(Export)
+        return view_of(dtype, &shape, strided, self.data, NPY_ARRAY_WRITEABLE if self.is_writable else 0,
+                       self.new_export())
+
+    cdef inline Export new_export(self):
+        cdef Export export = Export.__new__(Export)
         export.block = self
         self.exports += 1
-        return view_of(dtype, &shape, strided, self.data, NPY_ARRAY_WRITEABLE if self.is_writable else 0, export)
+        return export
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         self.demand_open()
-        if flags & (PyBUF_FORMAT | PyBUF_ND) == 0 or self.meta().kind != KIND_ARRAY:
-            PyBuffer_FillInfo(buffer, self, self.data, self.nbytes, not self.is_writable, flags)
-            self.exports += 1
+        if flags & PyBUF_WRITABLE and not flags & PyBUF_FORMAT:
+            # numpy.ndarray(buffer=) and torch.frombuffer() begin so; they keep the object, and not the view
+            self.is_kept = True
+        if flags & PyBUF_FORMAT == 0 and flags & PyBUF_STRIDES != PyBUF_STRIDES or self.meta().kind != KIND_ARRAY:
+            # an Export as the owner: who keeps only `memoryview.obj` keeps the block
+            PyBuffer_FillInfo(buffer, self.new_export(), self.data, self.nbytes, not self.is_writable, flags)
             return
         # numpy knows how to export an array, and keeps it, hence our block, as long as the view
         array = self.as_array()
@@ -349,11 +359,16 @@ cdef class Block:
         PyObject_GetBuffer(array, buffer, flags)
 
     def __releasebuffer__(self, Py_buffer *buffer):
-        self.give_back_export()
+        # never called, since views belong to Exports; numpy.frombuffer() keeps a view only of types that have this
+        pass
 
     cdef inline void give_back_export(self) noexcept:
         self.exports -= 1
-        if self.exports == 0 and self.is_closed:
+        if self.is_closed:
+            self.drop_unless_used()
+
+    cdef inline void drop_unless_used(self) noexcept:
+        if self.exports == 0 and not self.is_kept:
             self.drop()
 
     def __len__(self):
@@ -403,8 +418,7 @@ cdef class PinnedBuffer(Block):
     def __exit__(self, kind, value, trace):
         if not self.is_closed:
             self.is_closed = True
-            if self.exports == 0:
-                self.drop()
+            self.drop_unless_used()
 
     def release(self):
         """Closes the buffer. Views taken from it stay valid, and keep the pin."""
@@ -419,7 +433,7 @@ cdef class PinnedBuffer(Block):
     @property
     def ref(self):
         """The object's ObjectRef."""
-        return make_ref(&self.att.s, self.slot, self.generation)
+        return make_ref(self.tag, self.slot, self.generation)
 
     @property
     def array(self):
@@ -443,6 +457,8 @@ cdef class PinnedBuffer(Block):
         self.demand_open()
         if self.is_writable:
             return PyMemoryView_FromObject(self)
+        if self.att.s.alive[0] == 0:
+            raise ValueError("this process was forked by a raw system call: what it inherited cannot be pinned again")
         cdef PinnedBuffer other = PinnedBuffer.__new__(PinnedBuffer)
         fetch_add_seq_cst_u32(&self.att.s.pins[self.slot], 1)   # valid at once: ours holds meanwhile
         take_over(other, self.att, self.slot, self.generation)
@@ -478,6 +494,7 @@ cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t
     # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of the file.
     cdef Slot *slot = &att.s.slots[i]
     buf.att = att
+    buf.tag = att.s.tag
     buf.slot = i
     buf.generation = generation
     buf.pinned = True
@@ -497,31 +514,36 @@ cdef class Writer(Block):
     cdef bint is_sealed
     cdef bint replaces
     cdef str name
-    cdef Py_ssize_t name_nbytes
     cdef object array_ref       # weak: the array holds us
     cdef object __weakref__
 
     def __dealloc__(self):
-        if not self.is_closed:
-            self.give_up()
+        self.is_kept = False        # nobody did
+        self.give_up()
         self.drop()
 
     cdef bint is_ours(self) noexcept:
         return self.att is not None and self.att.s.alive[0] != 0 and self.row == self.att.s.row
 
     cdef void give_up(self) noexcept:
-        if self.is_ours():
-            if self.exports:            # nothing may be put where they point
-                self.pin_views()
-                abandon(&self.att.s, self.slot)
-            else:
+        if not self.is_closed and self.is_ours():
+            if self.exports == 0 and not self.is_kept:
                 free_slot(&self.att.s, self.slot)
-        self.is_closed = True
+            elif self.pin_views():          # nothing may be put where they point
+                abandon(&self.att.s, self.slot)
+            # else there is not even memory for a pin: the block stays ours until this process ends
+        self.close_views()
 
-    cdef void pin_views(self) noexcept:
-        if pins_are_near(&self.att.s, self.slot) or reach_pins(&self.att.s, self.slot) == 0:
-            pin_own(&self.att.s, self.slot)
-            self.pinned = True
+    cdef void close_views(self) noexcept:
+        self.is_closed = True
+        self.drop_unless_used()
+
+    cdef bint pin_views(self) noexcept:
+        if not pins_are_near(&self.att.s, self.slot) and reach_pins(&self.att.s, self.slot) != 0:
+            return False
+        pin_own(&self.att.s, self.slot)
+        self.pinned = True
+        return True
 
     cdef int demand_ours(self) except -1:
         self.demand_open()
@@ -548,12 +570,15 @@ cdef class Writer(Block):
         memset(&name, 0, sizeof(name))
         if self.name is not None:
             read_name(&self.att.s, self.name, &name)
-        if self.exports:
-            self.pin_views()
+        if (self.exports or self.is_kept) and not self.pin_views():
+            raise full(&self.att.s, <uint64_t>self.nbytes, ERR_NO_MEMORY)
+        ref = make_ref(self.tag, self.slot, self.generation)
         self.is_closed = True
-        ref = make_ref(&self.att.s, self.slot, self.generation)
-        finish(&self.att.s, self.slot, self.name, &name, self.replaces, self.pinned)
-        self.is_sealed = True
+        try:
+            finish(&self.att.s, self.slot, self.name, &name, self.replaces, self.pinned)
+            self.is_sealed = True
+        finally:
+            self.close_views()
         array = self.array_ref() if self.array_ref is not None else None
         if array is not None:
             PyArray_CLEARFLAGS(<cnp.ndarray>array, NPY_ARRAY_WRITEABLE)
@@ -561,8 +586,7 @@ cdef class Writer(Block):
 
     def abort(self):
         """Gives the space back; nobody ever sees it. Does nothing when it is sealed or aborted already."""
-        if not self.is_closed:
-            self.give_up()
+        self.give_up()
 
     @property
     def array(self):
@@ -579,7 +603,7 @@ cdef class Writer(Block):
         """The sealed object's ref; ValueError before the seal."""
         if not self.is_sealed:
             raise ValueError("not sealed: there is no ref yet")
-        return make_ref(&self.att.s, self.slot, self.generation)
+        return make_ref(self.tag, self.slot, self.generation)
 
 
 # One open store
@@ -653,6 +677,7 @@ cdef class Engine:
         else:
             writer.slot = start_shaped(&att.s, shape, np.dtype(dtype))
         writer.att = att
+        writer.tag = att.s.tag
         writer.row = att.s.row
         writer.generation = generation_of(&att.s, writer.slot)
         writer.data = att.s.base + att.s.slots[writer.slot].offset
@@ -738,7 +763,7 @@ cdef class Engine:
         """The ObjectRef of the object published under `name`."""
         cdef Found found
         self.demand(name, &found)
-        return make_ref(&self.att.s, found.slot, found.generation)
+        return make_ref(self.att.s.tag, found.slot, found.generation)
 
     def __contains__(self, key):
         cdef Found found
@@ -762,7 +787,7 @@ cdef class Engine:
             list found = []
         while i >= 0:
             if not want_names:
-                found.append(make_ref(s, <uint64_t>i, generation))
+                found.append(make_ref(s.tag, <uint64_t>i, generation))
             elif pin(s, <uint64_t>i, generation) == 0:
                 try:
                     name = slot_name(s, <uint64_t>i)

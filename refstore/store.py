@@ -77,6 +77,7 @@ class Store(_core.Engine):
         _check_options(backend, evict)
         wanted = None if capacity is None else paths.parse_capacity(capacity)
         path = paths.store_path(name)
+        collect_temporary(os.path.dirname(path))
         while True:
             if create is not True:
                 try:
@@ -109,6 +110,7 @@ class Store(_core.Engine):
         _check_options(backend, evict)
         wanted = None if capacity is None else paths.parse_capacity(capacity)
         path = paths.store_path(paths.temporary_name())
+        collect_temporary(os.path.dirname(path))
         # The descriptor holds the lock by which others see that the creator lives.
         fd = _make(path, wanted, max_objects, mode, temporary=True)
         store = cls.__new__(cls)
@@ -260,7 +262,6 @@ def _make(
         raise ValueError(
             f"max_objects is {max_objects}: it must be between 1 and {_core.OBJECTS_LIMIT}"
         )
-    collect_temporary(folder)
     return _core.make_file(path, capacity, max_objects, mode, temporary)
 
 
@@ -300,8 +301,12 @@ def _remove_temporary(path: str, fd: int, inode: int, creator: int) -> None:
 
 def collect_temporary(folder: str) -> list[str]:
     """Removes the temporary stores in `folder` whose creators are dead; returns their paths."""
-    removed = []
-    for entry in os.scandir(folder):
+    removed: list[str] = []
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return removed  # whoever opens or makes the store says so
+    for entry in entries:
         if not entry.name.startswith(paths.TEMPORARY_PREFIX):
             continue
         with contextlib.suppress(OSError), _opened(entry.path) as fd:
