@@ -66,6 +66,7 @@ from refstore._store cimport count, pins_are_near, reach_pins, Store
 from refstore._sys cimport high_descriptor, munmap
 from refstore._trim cimport trim_free
 
+import operator
 import os
 import time
 import weakref
@@ -408,6 +409,9 @@ cdef class PinnedBuffer(Block):
     The pin goes when it is closed (`with` ends, `release()`, collection) and the last view taken from it is gone.
     """
 
+    def __init__(self):
+        raise TypeError("Store.get() makes PinnedBuffers")
+
     def __dealloc__(self):
         self.drop()
 
@@ -505,6 +509,15 @@ cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t
     return 0
 
 
+cdef PinnedBuffer pinned(Attachment att, uint64_t i, uint64_t generation):
+    cdef PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)
+    cdef int got = pin(&att.s, i, generation)
+    if got != 0:
+        raise get_error(&att.s, got, make_ref(att.s.tag, i, generation), False)
+    take_over(buf, att, i, generation)
+    return buf
+
+
 @cython.final
 @cython.no_gc
 cdef class Writer(Block):
@@ -514,8 +527,12 @@ cdef class Writer(Block):
     cdef bint is_sealed
     cdef bint replaces
     cdef str name
+    cdef Attachment home        # stays when the block is given back
     cdef object array_ref       # weak: the array holds us
     cdef object __weakref__
+
+    def __init__(self):
+        raise TypeError("Store.create() makes Writers")
 
     def __dealloc__(self):
         self.is_kept = False        # nobody did
@@ -591,10 +608,13 @@ cdef class Writer(Block):
     @property
     def array(self):
         """What is written, as an array of the shape and dtype asked for (uint8 if bytes were)."""
+        cdef Block block = self
         array = self.array_ref() if self.array_ref is not None else None
         if array is None:
-            self.demand_open()
-            array = self.as_array()
+            if self.is_sealed:
+                block = pinned(self.home, self.slot, self.generation)
+            block.demand_open()
+            array = block.as_array()
             self.array_ref = weakref.ref(array)
         return array
 
@@ -676,7 +696,7 @@ cdef class Engine:
             writer.slot = start(&att.s, checked_size(nbytes), 0)
         else:
             writer.slot = start_shaped(&att.s, shape, np.dtype(dtype))
-        writer.att = att
+        writer.att = writer.home = att
         writer.tag = att.s.tag
         writer.row = att.s.row
         writer.generation = generation_of(&att.s, writer.slot)
@@ -841,7 +861,7 @@ cdef object NO_WAIT = 0
 
 
 cdef uint64_t checked_size(object n) except? 0xFFFFFFFFFFFFFFFF:
-    size = n.__index__()
+    size = operator.index(n)
     if size < 0:
         raise ValueError(f"a size cannot be negative, and {n} is")
     return min(size, 1 << 62)
@@ -860,7 +880,7 @@ cdef uint64_t start_shaped(Store *s, object shape, cnp.dtype dtype) except? 0xFF
         size *= checked_size(n)
     dims.ndim = <int>len(extent)
     for axis in range(dims.ndim):
-        dims.dims[axis] = extent[axis]
+        dims.dims[axis] = <cnp.npy_intp>checked_size(extent[axis])
     return start_array(s, dtype, &dims, c'C', None, checked_size(size))
 
 

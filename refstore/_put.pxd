@@ -25,7 +25,7 @@ from refstore._layout cimport (
     INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, Label, LABEL_TEXT, NAME_LIMIT, Slot,
 )
 from refstore._rows cimport recover_dead, recover_row
-from refstore._slots cimport abandon, free_slot, unpin
+from refstore._slots cimport abandon, free_slot, pins_condemned, unpin
 from refstore._store cimport commit_labels, count, label_at, Store
 
 cdef enum:
@@ -77,9 +77,11 @@ cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot):
             return got
         if attempt == 0:
             recover_dead(s)
-        else:
+        elif pins_condemned(s):
             import gc
             gc.collect()
+        else:
+            return got
         attempt += 1
 
 

@@ -126,6 +126,16 @@ cdef inline bint try_reap(Store *s, uint64_t i, uint64_t word) noexcept nogil:
     return True
 
 
+cdef inline bint pins_condemned(Store *s) noexcept nogil:
+    # whether blocks would come back if this process let go of what it pins
+    cdef uint64_t i
+    for i in range(load_acquire(&s.header.slots_used)):                  # [grow]
+        if pins_are_near(s, i) and load_seq_cst_u32(&s.pins[i]):
+            if word_state(load_acquire(&s.slots[i].word)) == CONDEMNED:
+                return True
+    return False
+
+
 cdef inline void unpin(Store *s, uint64_t i) noexcept nogil:
     cdef uint64_t word
     cdef uint32_t before = fetch_sub_seq_cst_u32(&s.pins[i], 1)          # [pin]
