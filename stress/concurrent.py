@@ -10,43 +10,45 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # see stress/__init__.py
 
-from stress.crew import Crew
-from stress.measure import Spread, ratios, spread
+from stress.crew import Crew, Duel
+from stress.measure import ratios
 from stress.rivals import WORKLOADS, contest, rivals
 from stress.support import parse_counts, rate, table
 
-Result = tuple[Spread, Spread, Spread]  # refstore and baseline a second, and their ratio
+HEAD = ["processes", "refstore", "scaling", "baseline", "scaling", "ratio", "rounds"]
 
 
-def measure(procs: Sequence[int], seconds: float, rounds: int) -> dict[str, dict[int, Result]]:
+def measure(procs: Sequence[int], seconds: float, rounds: int) -> dict[str, dict[int, Duel]]:
     """For each workload, what each number of processes reached."""
-    found: dict[str, dict[int, Result]] = {workload: {} for workload in WORKLOADS}
+    found: dict[str, dict[int, Duel]] = {workload: {} for workload in WORKLOADS}
     with rivals() as setup:
         for count in procs:
             with Crew(count, setup) as crew:
                 for workload in WORKLOADS:
-                    ours, theirs = contest(crew, workload, seconds, rounds)
-                    found[workload][count] = spread(ours), spread(theirs), ratios(ours, theirs)
+                    found[workload][count] = contest(crew, workload, seconds, rounds)
     return found
 
 
-def report(results: dict[int, Result]) -> str:
+def report(results: dict[int, Duel]) -> str:
     """One workload's table."""
-    rows = [["processes", "refstore", "scaling", "baseline", "scaling", "refstore / baseline"]]
-    first_ours, first_theirs, _ = next(iter(results.values()))
-    for count, (ours, theirs, ratio) in results.items():
+    rows = [HEAD]
+    first = next(iter(results.values()))
+    for count, duel in results.items():
+        ratio = ratios(duel.ours, duel.floor)
         rows.append(
             [
                 str(count),
-                rate(ours.median),
-                f"{ours.median / first_ours.median:.2f}",
-                rate(theirs.median),
-                f"{theirs.median / first_theirs.median:.2f}",
+                rate(median(duel.ours)),
+                f"{median(duel.ours) / median(first.ours):.2f}",
+                rate(median(duel.floor)),
+                f"{median(duel.floor) / median(first.floor):.2f}",
                 f"{ratio.median:.3g} ({ratio.low:.3g} to {ratio.high:.3g})",
+                duel.rounds,
             ]
         )
     return table(rows)

@@ -7,7 +7,9 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from types import TracebackType
 
 from stress.measure import Loop
@@ -17,9 +19,28 @@ Setup = Callable[[int], Mapping[str, Loop]]  # called in each child with its num
 
 # Forked: what a crew works on is set up by closures, and inherits the stores of its parent.
 _FORK = multiprocessing.get_context("fork")
+_DISTURBED = 0.12  # share of the cores that neighbours may take; the kernel counts in hundredths
+_ENOUGH = 7  # undisturbed pairs: with fewer, all count
 _LOOK = 0.0005  # seconds of work between two looks at the clock
 _LEAD = 0.001  # seconds from the barrier to the common start
 _PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a crew did in one stretch of time."""
+
+    speed: float  # turns per second, of all its processes together
+    others: float  # share of all cores that went to processes not of the crew
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Turns per second of two loops, pair by pair."""
+
+    ours: list[float]
+    floor: list[float]
+    rounds: str  # how many pairs count, in words
 
 
 class Crew:
@@ -57,17 +78,39 @@ class Crew:
                 connection.send(None)
         self._stack.__exit__(kind, error, trace)
 
-    def window(self, loop: str, seconds: float) -> float:
-        """Turns of that loop per second, of all processes together."""
+    def window(self, loop: str, seconds: float) -> Window:
+        """All processes at once on that loop."""
+        busy, began = _busy_seconds(), time.perf_counter()
         for connection in self._connections:
             connection.send((loop, seconds))
-        total = 0.0
-        for connection in self._connections:
+        speed = own = 0.0
+        for connection, child in zip(self._connections, self._children, strict=True):
+            if connection not in wait([connection, child.sentinel]):
+                raise RuntimeError(f"a process of the crew died, exit code {child.exitcode}")
             answer = connection.recv()
             if isinstance(answer, str):
                 raise RuntimeError(f"a process of the crew failed:\n{answer}")
-            total += answer
-        return total
+            speed += answer[0]
+            own += answer[1]
+        room = (time.perf_counter() - began) * len(os.sched_getaffinity(0))
+        return Window(speed, (_busy_seconds() - busy - own) / room)
+
+    def duel(self, ours: str, floor: str, seconds: float, rounds: int) -> Duel:
+        """Windows of two loops in turn, and of these the pairs that nobody disturbed.
+
+        What a neighbour takes from the cores, it takes from the loop that could have used them
+        all, and hardly from one that waits for a lock.
+        """
+        self.window(floor, seconds)
+        self.window(ours, seconds)
+        pairs = [(self.window(floor, seconds), self.window(ours, seconds)) for _ in range(rounds)]
+        quiet = [pair for pair in pairs if max(window.others for window in pair) < _DISTURBED]
+        counted = quiet if len(quiet) >= _ENOUGH else pairs
+        return Duel(
+            ours=[window.speed for _, window in counted],
+            floor=[window.speed for window, _ in counted],
+            rounds=f"{len(counted)} of {rounds}" + ("" if counted is quiet else ", disturbed"),
+        )
 
     def _set_start(self) -> None:
         # Run by one of them while the others wait. The clock is the same for all processes.
@@ -83,10 +126,11 @@ class Crew:
             while (order := connection.recv()) is not None:
                 name, seconds = order
                 self._barrier.wait(_PATIENCE)
+                own = time.process_time()
                 speed, lengths[name] = _window(
                     loops[name], self._start.value, seconds, lengths[name]
                 )
-                connection.send(speed)
+                connection.send((speed, time.process_time() - own))
         except Exception:
             connection.send(traceback.format_exc())
 
@@ -108,3 +152,10 @@ def _window(loop: Loop, start: float, seconds: float, length: int) -> tuple[floa
         if now - before < _LOOK:
             length *= 2
     return turns / (now - start), length
+
+
+def _busy_seconds() -> float:
+    """What all cores have worked since the machine was started, for whomever."""
+    fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
+    user, nice, system, _idle, _waiting, interrupts, soft, stolen = map(int, fields)
+    return (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")

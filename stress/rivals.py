@@ -4,7 +4,6 @@ import random
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,8 @@ import refstore._core
 from refstore import ObjectRef, Store
 from stress import loops
 from stress.baseline_build import baseline_store
-from stress.crew import Crew, Setup
-from stress.measure import Loop, interleave
+from stress.crew import Crew, Duel, Setup
+from stress.measure import Loop
 from stress.support import MIB, fresh_name
 
 if TYPE_CHECKING:
@@ -41,18 +40,9 @@ core_gets: CoreGets | None = getattr(refstore._core, "bench_get", None)
 WORKLOADS = (SMALL, BESIDE, LARGE, HOT, LOOKUP) + ((CORE,) if core_gets else ())
 
 
-def contest(
-    crew: Crew, workload: str, seconds: float, rounds: int
-) -> tuple[list[float], list[float]]:
-    """Operations per second of refstore and of the old store, window by window in turn."""
-    ours, theirs = interleave(
-        [
-            partial(crew.window, f"refstore {workload}", seconds),
-            partial(crew.window, f"baseline {workload}", seconds),
-        ],
-        rounds,
-    )
-    return ours, theirs
+def contest(crew: Crew, workload: str, seconds: float, rounds: int) -> Duel:
+    """Operations per second of refstore, and of the old store as the floor."""
+    return crew.duel(f"refstore {workload}", f"baseline {workload}", seconds, rounds)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event, Semaphore
@@ -13,7 +12,7 @@ from refstore import Store
 from stress import loops, rivals
 from stress.bench_rows.row import Effort, Goal, Row, throughput, timed
 from stress.crew import Crew
-from stress.measure import Loop, interleave, spread
+from stress.measure import Loop, spread
 from stress.support import MIB, duration, fresh_name, reaped
 
 SMALL = bytes(64)
@@ -46,15 +45,11 @@ def one_store_or_two(effort: Effort) -> Sequence[Row]:
         rows = []
         with Crew(2, setup) as crew:
             for kind, what in (("churn", "put/get/delete of 64 B"), ("hot", "get of a hot object")):
-                floor, ours = interleave(
-                    [
-                        partial(crew.window, f"{kind} two", effort.crew_window),
-                        partial(crew.window, f"{kind} one", effort.crew_window),
-                    ],
-                    effort.crew_rounds,
+                duel = crew.duel(
+                    f"{kind} one", f"{kind} two", effort.crew_window, effort.crew_rounds
                 )
                 label = f"two processes on one store / on two: {what}"
-                rows.append(throughput(label, ours, floor, Goal(0.95, at_least=True)))
+                rows.append(throughput(label, duel, Goal(0.95, at_least=True)))
         return rows
 
 
@@ -148,6 +143,6 @@ def baseline(effort: Effort) -> Sequence[Row]:
             if workload not in rivals.WORKLOADS:
                 rows.append(Row(what, "-", "-", None, str(goal), None))
                 continue
-            ours, theirs = rivals.contest(crew, workload, effort.crew_window, effort.crew_rounds)
-            rows.append(throughput(what, ours, theirs, goal))
+            duel = rivals.contest(crew, workload, effort.crew_window, effort.crew_rounds)
+            rows.append(throughput(what, duel, goal))
     return rows

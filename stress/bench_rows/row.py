@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from stress.crew import Duel
 from stress.measure import Loop, Spread, Timed, interleave, ratios, spread
 from stress.support import duration, rate
 
@@ -20,8 +21,8 @@ class Effort:
     operations: int  # of random churn
 
 
-QUICK = Effort(31, 0.002, 11, 0.03, 100_000, 200_000, 100_000)
-THOROUGH = Effort(301, 0.002, 101, 0.05, 1_000_000, 10_000_000, 10_000_000)
+QUICK = Effort(31, 0.002, 11, 0.1, 100_000, 200_000, 100_000)
+THOROUGH = Effort(301, 0.002, 101, 0.1, 1_000_000, 10_000_000, 10_000_000)
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Row:
     ratio: Spread | None
     goal: str
     met: bool | None  # None if there is no goal, or it could not be measured
+    rounds: str = "-"  # that count
 
     def cells(self) -> list[str]:
         """As the table shows it."""
@@ -55,10 +57,10 @@ class Row:
         if self.ratio:
             ratio = f"{self.ratio.median:.3g} ({self.ratio.low:.3g} to {self.ratio.high:.3g})"
         met = {True: "yes", False: "no", None: "-"}[self.met]
-        return [self.what, self.floor, self.ours, ratio, self.goal, met]
+        return [self.what, self.floor, self.ours, ratio, self.goal, met, self.rounds]
 
 
-HEAD = ["what", "floor", "ours", "ratio (quartiles)", "goal", "met?"]
+HEAD = ["what", "floor", "ours", "ratio (quartiles)", "goal", "met?", "rounds"]
 Rows = Callable[[Effort], Sequence[Row]]
 
 
@@ -68,6 +70,7 @@ def _row(
     floor: Sequence[float],
     goal: Goal | None,
     unit: Callable[[float], str],
+    rounds: str,
 ) -> Row:
     ratio = ratios(ours, floor)
     return Row(
@@ -77,6 +80,7 @@ def _row(
         ratio,
         str(goal or "-"),
         goal.met(ratio.median) if goal else None,
+        rounds,
     )
 
 
@@ -86,9 +90,9 @@ def timed(
     """A row of two loops in this process: seconds per turn."""
     subjects = [Timed(loop, effort.window, warm) for loop in (floor, ours)]
     floors, values = interleave(subjects, effort.rounds)
-    return _row(what, values, floors, goal, duration)
+    return _row(what, values, floors, goal, duration, str(effort.rounds))
 
 
-def throughput(what: str, ours: Sequence[float], floor: Sequence[float], goal: Goal) -> Row:
-    """A row of operations per second."""
-    return _row(what, ours, floor, goal, rate)
+def throughput(what: str, duel: Duel, goal: Goal) -> Row:
+    """A row of operations per second, of several processes."""
+    return _row(what, duel.ours, duel.floor, goal, rate, duel.rounds)
