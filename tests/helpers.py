@@ -46,11 +46,9 @@ def pattern(seed: int, size: int) -> bytes:
 def fill_with_junk(store: refstore.Store, byte: int = 0xEE) -> int:
     """Overwrite all the room there is, and give it back; the number of objects it took."""
     refs = []
-    while size := store.stats().largest_free:
-        try:
+    with contextlib.suppress(refstore.StoreFullError):  # if slots run out before the room does
+        while size := store.stats().largest_free:
             refs.append(store.put(bytes([byte]) * size))
-        except refstore.StoreFullError:
-            break  # the last objects there may be
     for ref in refs:
         store.delete(ref)
     return len(refs)
@@ -292,8 +290,7 @@ def peers(
     """Several children at once, all attached before the test goes on."""
     started: list[Peer] = []
     try:
-        for _ in range(count):
-            started.append(Peer(store, method))
+        started.extend(Peer(store, method) for _ in range(count))
         for child in started:
             assert child.receive() == ("ready", None)
         yield started

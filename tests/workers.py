@@ -232,9 +232,10 @@ def open_many_times(hands: Hands, path: str, times: int, create: bool | None) ->
     return outcomes
 
 
-def temporary(hands: Hands, options: dict[str, Any]) -> None:
-    """Make a temporary store and keep it."""
-    store = refstore.Store.temporary(**options)
+def temporary(hands: Hands, folder: str) -> None:
+    """Make a temporary store in that folder and keep it."""
+    os.environ["REFSTORE_DIR"] = folder  # what the fork server knows is older than the test
+    store = refstore.Store.temporary(capacity="1MiB")
     store["n"] = b"temporary"
     hands.adopt(store)
 

@@ -47,8 +47,10 @@ def test_a_writer_killed_while_replacing_leaves_the_old_object(
     assert bytes(store["n"]) == b"new"
 
 
-def test_room_of_a_killed_writer_comes_back_to_a_put_that_needs_it(store: refstore.Store) -> None:
-    with peer(store, "fork") as child:
+def test_room_of_a_killed_writer_comes_back_to_a_put_that_needs_it(
+    store: refstore.Store, path: str
+) -> None:
+    with peer(path) as child:
         child.do(workers.begin, store.capacity, "never")
         with pytest.raises(refstore.StoreFullError):
             store.put(b"x")
@@ -114,15 +116,15 @@ def test_a_survivors_pins_outlive_the_recovery_of_others(store: refstore.Store, 
         assert store.stats().condemned == 0
 
 
-def test_many_killed_processes_use_up_no_rows(store: refstore.Store) -> None:
+def test_many_killed_processes_use_up_no_rows(store: refstore.Store, path: str) -> None:
     ref = store.put(b"x" * 100)
     for _ in range(40):
-        with peers(3, store, "fork") as children:
+        with peers(3, path) as children:
             for child in children:
                 child.do(workers.hold, ref)
                 child.do(workers.begin, 1000)
                 child.kill()
-    with peer(store):
+    with peer(path):
         assert store.refcount(ref) == 1
         assert store.stats().processes == 2
     store.delete(ref)
@@ -156,7 +158,7 @@ def test_killed_at_random_in_the_middle_of_everything(
 ) -> None:
     store = make_store("4MiB", max_objects=200)
     for turn in range(8):
-        with peers(2, store, "fork") as children:
+        with peers(2, path) as children:
             for number, child in enumerate(children):
                 child.tell(workers.churn_for_ever, seed * 1000 + turn * 10 + number)
             for child in children:

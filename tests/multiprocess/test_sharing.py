@@ -263,7 +263,7 @@ def test_a_handed_over_store_whose_name_is_gone_still_forks(folder: Path, path: 
 
 def test_many_processes_attached_at_once(store: refstore.Store, path: str) -> None:
     ref = store.put(b"x" * 1000)
-    with peers(20, path, "fork") as children:
+    with peers(20, path) as children:
         assert store.stats().processes == 21
         for child in children:
             child.do(workers.hold, ref)

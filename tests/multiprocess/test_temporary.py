@@ -15,7 +15,7 @@ import refstore
 
 @pytest.fixture(autouse=True)
 def own_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain names, and so temporary stores, lie in the test's folder; in its children, too."""
+    """Plain names, and so temporary stores, lie in the test's folder."""
     monkeypatch.setenv("REFSTORE_DIR", str(folder))
 
 
@@ -85,7 +85,7 @@ def test_it_goes_with_its_creator(folder: Path, ending: str) -> None:
 def test_one_whose_creator_was_killed_goes_at_the_next_opening(folder: Path, how: str) -> None:
     refstore.Store(str(folder / "there"), capacity="1MiB").close()
     with peer(None, "spawn") as child:
-        child.do(workers.temporary, {"capacity": "1MiB"})
+        child.do(workers.temporary, str(folder))
         assert len(files(folder)) == 2
         child.kill()
     if how == "temporary":
@@ -101,7 +101,7 @@ def test_one_whose_creator_was_killed_goes_at_the_next_opening(folder: Path, how
 
 def test_one_whose_creator_lives_is_left_alone(folder: Path) -> None:
     with peer(None) as child:
-        child.do(workers.temporary, {"capacity": "1MiB"})
+        child.do(workers.temporary, str(folder))
         (name,) = files(folder)
         for _ in range(3):
             with refstore.Store.temporary(capacity="1MiB"):

@@ -182,8 +182,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.pins)
     @rule(which=st.integers(0, 100))
-    def take_a_view_and_release(self, which: int) -> None:
-        buf, view, ref, data = self.pins.pop(which % len(self.pins))
+    def trade_a_buffer_for_a_view(self, which: int) -> None:
+        buf, view, ref, _ = self.pins.pop(which % len(self.pins))
         if view is None:
             view = helpers.flat(buf)
             held = view.tobytes()  # of an object, the whole of its block
@@ -276,7 +276,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStore = StoreMachine.TestCase
 TestStore.settings = settings(
-    max_examples=60,
+    max_examples=120,
     stateful_step_count=60,
     deadline=None,
     database=None,
