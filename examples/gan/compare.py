@@ -10,6 +10,8 @@ import argparse
 import os
 import sys
 from functools import partial
+from itertools import count as numbers
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,10 +50,12 @@ def run(long: Settings, out: Path) -> int:
     from examples.gan import distributed, single
 
     out.mkdir(parents=True, exist_ok=True)  # before the work that would else be lost
+    busy = os.getloadavg()[0]
     short = replace(long, epochs=SHORT)
     full_at = old_store_full_at(long)
     alone = single.train(SHORT, long.seed)
-    text = report(long, full_at, alone, [distributed.train(short), distributed.train(long)])
+    several = [distributed.train(short), distributed.train(long)]
+    text = report(long, full_at, alone, several) + notes(long, busy)
     (out / "compare.md").write_text(text)
     print(text)
     return 0
@@ -71,13 +75,19 @@ def old_store_full_at(settings: Settings) -> int | None:
         capacity = store.capacity
     old = baseline_store()(f"compare-{os.getpid()}", capacity)
     old.unlink()  # mapped as it is, it goes with this process, however that ends
-    averages = [old.put(weight.data) for weight in weights]
-    for epoch in range(1, settings.epochs + 1):
-        if not settings.syncs_after(epoch):
-            continue
+    unused = numbers(1)
+
+    def put(copies: int) -> list[int]:
+        keys = list(islice(unused, copies * len(weights)))
+        for key, weight in zip(keys, weights * copies, strict=True):
+            old.put(key, weight)
+        return keys
+
+    averages = put(1)
+    for epoch in filter(settings.syncs_after, range(1, settings.epochs + 1)):
         try:
-            offers = [old.put(weight.data) for _ in range(settings.workers) for weight in weights]
-            averages, stale = [old.put(weight.data) for weight in weights], averages
+            offers = put(settings.workers)
+            averages, stale = put(1), averages
         except MemoryError:
             return epoch
         for key in offers + stale:
@@ -96,7 +106,7 @@ def report(long: Settings, full_at: int | None, alone: "Result", several: "list[
         for epochs in (SHORT, long.epochs):
             end = f"full at epoch {full_at}: fails" if full_at <= epochs else "not full yet"
             rows.append(f"| {name}, old store | {epochs} | | | | | {end} |\n")
-    return f"# One process, {name}, and the old store\n\n{HEAD}{''.join(rows)}\n{_notes(long)}"
+    return f"# One process, {name}, and the old store\n\n{HEAD}{''.join(rows)}\n"
 
 
 def _row(name: str, result: "Result", pace: float) -> str:
@@ -117,9 +127,10 @@ def _row(name: str, result: "Result", pace: float) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def _notes(long: Settings) -> str:
+def notes(long: Settings, busy: float) -> str:
+    """What a reader of the table has to know; `busy` is the load average before the first run."""
     cores = len(os.sched_getaffinity(0))
-    notes = [
+    lines = [
         "Seconds are of training with its syncs; starting is apart: for workers it is mostly that"
         " each of them imports PyTorch, which the one process had done already.",
         "Speed-up is against one process's pace in its"
@@ -132,11 +143,16 @@ def _notes(long: Settings) -> str:
         f"Measured on {cores} cores for {long.workers} workers and their server.",
     ]
     if cores < long.workers:
-        notes[-1] += (
+        lines[-1] += (
             f" {cores} cores cannot show the speed-up of {long.workers} workers: no more than"
             f" {cores} run at a time, so about {cores} is the most to expect here."
         )
-    return "\n".join(f"- {note}" for note in notes) + "\n"
+    if busy > 0.5:
+        lines.append(
+            f"The load average was {busy:.1f} before the first run: other programs had part of the"
+            " cores, and neither seconds nor speed-ups are those of an idle machine."
+        )
+    return "\n".join(f"- {note}" for note in lines) + "\n"
 
 
 if __name__ == "__main__":
