@@ -16,14 +16,15 @@ from refstore._debug cimport (
     FP_RUN_LIVE, FP_RUN_WRITTEN, FP_SLOTS_GROWN,
 )
 from refstore._layout cimport (
-    class_nbytes, class_of, ERR_FULL, ERR_FULL_SLOTS, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY,
+    class_nbytes, class_of, CLASSES, ERR_FULL, ERR_FULL_SLOTS, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY,
     extent_first, extent_pages, HELD, make_extent, make_word, PAGE, RETIRED, Run, RUN_BLOCKS, Slot,
     SLOTS_PER_STEP, SMALL_LIMIT, word_generation, word_state, WRITING,
 )
-from refstore._pages cimport free_pages, lock, reach_map, take_pages, unlock
+from refstore._pages cimport free_pages, lock, reach_map, take_pages, take_pages_high, unlock
 from refstore._slots cimport claim, unclaim
 from refstore._store cimport (
-    bits_at, class_bits_at, commit_data, file_of, hint_set, hint_take, RECENT, Store, summary_of,
+    bits_at, class_bits_at, commit_data, file_of, hint_set, hint_take, RECENT, runs_used,
+    slots_used, Store, summary_of,
 )
 from refstore._sys cimport allocate
 
@@ -45,7 +46,7 @@ cdef inline void hint_range(uint64_t *words, uint64_t n_words, uint64_t first, u
 
 cdef inline int grow_slots(Store *s) noexcept nogil:
     cdef:
-        uint64_t used = load_acquire(&s.header.slots_used)               # [grow]
+        uint64_t used = slots_used(s)
         uint64_t end = min(used + SLOTS_PER_STEP, s.header.max_objects)
     if used >= s.header.max_objects:
         return ERR_FULL_SLOTS
@@ -106,22 +107,29 @@ cdef inline bint slot_is_of(Store *s, uint64_t i, uint64_t run, uint64_t block) 
     return s.slots[i].run == run + 1 and s.slots[i].block == block
 
 
+cdef inline uint64_t run_slot(Store *s, uint64_t r, uint64_t block) noexcept nogil:
+    # slot + 1 of a block, or 0
+    cdef uint64_t i = load_relaxed_u32(&s.runs[r].slots[block])  # relaxed: a hint, checked against the slot
+    return i if i <= slots_used(s) else 0
+
+
 cdef inline uint64_t hold_run(Store *s, uint64_t r, bint *whole) noexcept nogil:
     # Claims the slots of a run, as an allocator would, until one is not to be had; returns which blocks' it holds.
     cdef:
         Run *run = &s.runs[r]
         uint64_t j, i, held = 0
     whole[0] = True
-    fetch_and_acquire(&run.free, 0)                                      # [hint]
-    for j in range(run.blocks):
-        if run.slots[j] == 0:
+    for j in range(min(run.blocks, <uint64_t>RUN_BLOCKS)):
+        i = run_slot(s, r, j)
+        if i == 0:
             continue
-        i = run.slots[j] - 1
+        i -= 1
         if word_state(load_acquire(&s.slots[i].word)) == RETIRED and slot_is_of(s, i, r, j):
             continue
         if claim(s, i, HELD):
             held |= <uint64_t>1 << j
             if slot_is_of(s, i, r, j):
+                fetch_and_acquire(&run.free, ~(<uint64_t>1 << j))        # [hint] only what we hold
                 continue
         whole[0] = False
         break
@@ -132,21 +140,21 @@ cdef inline bint dissolve(Store *s, uint64_t r) noexcept nogil:
     # All or nothing: the run's pages and slots serve others from now on.
     cdef:
         Run *run = &s.runs[r]
-        uint64_t size_class = run.live - 1
+        uint64_t size_class = (run.live - 1) % CLASSES
         uint64_t j, i
         bint whole
         uint64_t held = hold_run(s, r, &whole)
     if whole:
         store_release(&run.live, 0)                                      # [run]
         failpoint(FP_RUN_DISSOLVED)
-    for j in range(run.blocks):
-        i = run.slots[j] - <uint64_t>1
+    for j in range(<uint64_t>RUN_BLOCKS):
+        i = run_slot(s, r, j)
         if held >> j & 1:
             if whole:
-                s.slots[i].run = 0
-            unclaim(s, i)
-        elif whole and run.slots[j]:
-            s.slots[i].run = 0          # retired
+                s.slots[i - 1].run = 0
+            unclaim(s, i - 1)
+        elif whole and i and slot_is_of(s, i - 1, r, j):
+            s.slots[i - 1].run = 0      # retired
     if whole:
         s.pool.class_pages[size_class] -= run.pages
         s.pool.orphans -= run.orphans
@@ -155,17 +163,29 @@ cdef inline bint dissolve(Store *s, uint64_t r) noexcept nogil:
     return whole
 
 
+cdef inline bint dissolve_if_empty(Store *s, uint64_t r) noexcept nogil:
+    cdef uint32_t free_blocks
+    if s.runs[r].live == 0:
+        return False
+    free_blocks = <uint32_t>popcount64(load_relaxed(&s.runs[r].free))   # relaxed: a guess; dissolve claims each
+    return free_blocks + s.runs[r].orphans >= s.runs[r].blocks and dissolve(s, r)
+
+
 cdef inline bint dissolve_empty(Store *s) noexcept nogil:
     cdef uint64_t r
-    cdef uint32_t free_blocks
     cdef bint any_dissolved = False
-    for r in range(s.pool.runs_used):
-        if s.runs[r].live == 0:
-            continue
-        free_blocks = <uint32_t>popcount64(load_relaxed(&s.runs[r].free))   # relaxed: a guess; dissolve claims each
-        if free_blocks + s.runs[r].orphans >= s.runs[r].blocks and dissolve(s, r):
+    for r in range(runs_used(s)):
+        if dissolve_if_empty(s, r):
             any_dissolved = True
     return any_dissolved
+
+
+cdef inline void dissolve_some(Store *s) noexcept nogil:
+    # A bounded part of dissolve_empty; the next call goes on where this one ends.
+    cdef uint64_t _, n = runs_used(s)
+    for _ in range(min(n, <uint64_t>RUNS_PER_STEP)):
+        s.pool.dissolve_next = (s.pool.dissolve_next + 1) % n
+        dissolve_if_empty(s, s.pool.dissolve_next)
 
 
 cdef inline bint steal_slots(Store *s) noexcept nogil:
@@ -173,14 +193,14 @@ cdef inline bint steal_slots(Store *s) noexcept nogil:
     cdef:
         uint64_t r, j, i, bits
         uint64_t stolen = 0
-    for r in range(s.pool.runs_used):
+    for r in range(runs_used(s)):
         if s.runs[r].live == 0:
             continue
         bits = load_relaxed(&s.runs[r].free)  # relaxed: a guess; the claim decides
         while bits and stolen < RUN_BLOCKS:
             j = <uint64_t>ctz64(bits)
             bits &= bits - 1
-            i = s.runs[r].slots[j]
+            i = run_slot(s, r, j)
             if i == 0 or not claim(s, i - 1, HELD):
                 continue
             if not slot_is_of(s, i - 1, r, j):
@@ -219,12 +239,19 @@ cdef inline int need_bare(Store *s, uint64_t state, uint64_t *slot) noexcept nog
     return got
 
 
-cdef inline int64_t take_or_make_room(Store *s, uint64_t pages) noexcept nogil:
+cdef inline int64_t take_some(Store *s, uint64_t pages, bint for_run) noexcept nogil:
+    return take_pages_high(s, pages) if for_run else take_pages(s, pages)
+
+
+cdef inline int64_t take_or_make_room(Store *s, uint64_t pages, bint for_run) noexcept nogil:
     cdef int64_t first
     harvest(s)
-    first = take_pages(s, pages)
+    if s.pool.top + pages > s.g.pages:
+        # From here on every piece counts: an empty run between large blocks costs more than it saves.
+        dissolve_some(s)
+    first = take_some(s, pages, for_run)
     if first == ERR_FULL and dissolve_empty(s):
-        first = take_pages(s, pages)
+        first = take_some(s, pages, for_run)
     return first
 
 
@@ -258,7 +285,7 @@ cdef inline int take_extent(Store *s, uint64_t pages, uint64_t *slot) noexcept n
             first = lock(s, &s.pool.lock)
         if first != 0:
             break
-        first = take_or_make_room(s, pages)
+        first = take_or_make_room(s, pages, False)
         if first >= 0:
             s.slots[slot[0]].offset = s.g.data + <uint64_t>first * PAGE
             s.slots[slot[0]].extent = make_extent(<uint64_t>first, pages)
@@ -277,7 +304,7 @@ cdef inline bint take_from_run(Store *s, int size_class, uint64_t r, uint64_t *s
         Run *run = &s.runs[r]
         uint64_t bits, before, j
         uint64_t tried = 0      # what we put back ourselves must not be taken again
-        uint32_t i
+        uint64_t i
     if load_acquire(&run.live) != <uint64_t>size_class + 1:              # [run]
         return False
     bits = load_relaxed(&run.free)      # relaxed: the fetch_and decides
@@ -289,8 +316,8 @@ cdef inline bint take_from_run(Store *s, int size_class, uint64_t r, uint64_t *s
         if before >> j & 1 == 0:
             continue
         failpoint(FP_HINT_TAKEN)
-        i = load_relaxed_u32(&run.slots[j])     # relaxed: checked against the slot
-        if i == 0 or i > s.slot_limit or not claim(s, i - 1, WRITING):
+        i = run_slot(s, r, j)
+        if i == 0 or not claim(s, i - 1, WRITING):
             continue
         # the run may have been dissolved and made again since: the slot knows
         if slot_is_of(s, i - 1, r, j) and s.slots[i - 1].size_class == size_class:
@@ -317,7 +344,7 @@ cdef inline bint take_stocked(Store *s, int size_class, uint64_t *slot) noexcept
 cdef inline bint take_anywhere(Store *s, int size_class, uint64_t *slot) noexcept nogil:
     # The store is full: runs that other processes cut from will do.
     cdef uint64_t r
-    for r in range(s.pool.runs_used):
+    for r in range(runs_used(s)):
         # relaxed: a guess; the slot decides
         if s.runs[r].live == <uint64_t>size_class + 1 and load_relaxed(&s.runs[r].free):
             if take_from_run(s, size_class, r, slot):
@@ -342,7 +369,7 @@ cdef inline int new_run(Store *s, uint64_t *r) noexcept nogil:
         if taken >= 0:
             r[0] = <uint64_t>taken
             return 0
-        used = load_acquire(&s.pool.runs_used)                           # [runs]
+        used = runs_used(s)
         if used >= s.g.max_runs:
             return ERR_INDEX
         end = min(used + RUNS_PER_STEP, s.g.max_runs)
@@ -364,7 +391,7 @@ cdef inline void stock_slot(Store *s, uint64_t i, uint64_t r, uint64_t j, int si
 cdef inline uint64_t restock(Store *s, int size_class, uint32_t *held, uint64_t n) noexcept nogil:
     # Gives orphaned blocks of the class to slots that we hold; returns how many.
     cdef uint64_t r, j, used = 0
-    for r in range(s.pool.runs_used):
+    for r in range(runs_used(s)):
         if s.runs[r].live != <uint64_t>size_class + 1 or s.runs[r].orphans == 0:
             continue
         for j in range(s.runs[r].blocks):
@@ -387,10 +414,10 @@ cdef inline int64_t cut_run(Store *s, int size_class, uint64_t r, uint32_t *held
         Run *run = &s.runs[r]
     if run.live:
         return 0            # the hint was stale; the caller takes another number
-    first = take_or_make_room(s, pages)
+    first = take_or_make_room(s, pages, True)
     if first == ERR_FULL and pages > least:
         pages = least
-        first = take_pages(s, pages)
+        first = take_pages_high(s, pages)
     if first < 0:
         return first
     n = min(n, pages * PAGE // size)
@@ -430,7 +457,8 @@ cdef inline int make_blocks(Store *s, int size_class, uint64_t *slot) noexcept n
     cdef:
         uint32_t[RUN_BLOCKS] held
         uint64_t n = 0, want = run_blocks(s, size_class)
-        uint64_t r, i, k
+        uint64_t i, k
+        uint64_t r = 0          # new_run() fails only before it has taken one, and then a hint for 0 is harmless
         int64_t stocked
         int got = need_bare(s, HELD, &i)
     while got == 0:
@@ -448,8 +476,8 @@ cdef inline int make_blocks(Store *s, int size_class, uint64_t *slot) noexcept n
             stocked = reach_map(s, (n * class_nbytes(size_class) + PAGE - 1) // PAGE)
         if stocked == 0:
             stocked = stock(s, size_class, r, held, n)
-            if stocked < 0:
-                hint_set(bits_at(s, s.g.run_bits), s.g.run_words, r)
+        if stocked < 0:
+            hint_set(bits_at(s, s.g.run_bits), s.g.run_words, r)
     if stocked > 0:
         # relaxed: ours; HELD becomes WRITING for the caller
         store_release(&s.slots[held[0]].word,

@@ -60,6 +60,9 @@ cdef inline void store_seq_cst(uint64_t *p, uint64_t value) noexcept nogil:
 cdef inline uint64_t fetch_add_relaxed(uint64_t *p, uint64_t value) noexcept nogil:
     return __atomic_fetch_add(p, value, __ATOMIC_RELAXED)
 
+cdef inline uint64_t fetch_add_seq_cst(uint64_t *p, uint64_t value) noexcept nogil:
+    return __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST)
+
 cdef inline uint64_t fetch_or_release(uint64_t *p, uint64_t bits) noexcept nogil:
     return __atomic_fetch_or(p, bits, __ATOMIC_RELEASE)
 
@@ -88,6 +91,9 @@ cdef inline uint32_t load_seq_cst_u32(const uint32_t *p) noexcept nogil:
 
 cdef inline void store_relaxed_u32(uint32_t *p, uint32_t value) noexcept nogil:
     _store_u32(p, value, __ATOMIC_RELAXED)
+
+cdef inline void store_seq_cst_u32(uint32_t *p, uint32_t value) noexcept nogil:
+    _store_u32(p, value, __ATOMIC_SEQ_CST)
 
 cdef inline void store_release_u32(uint32_t *p, uint32_t value) noexcept nogil:
     _store_u32(p, value, __ATOMIC_RELEASE)

@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
 from refstore._layout cimport INLINE_DIMS, KIND_ARRAY, LABEL_TEXT, PAGE, Slot
-from refstore._store cimport file_of, label_at, Store
+from refstore._store cimport file_of, label_at, labels_are_ready, Store
 from refstore._sys cimport (
     close, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, mmap, O_RDONLY, PROT_READ, PROT_WRITE, reopen,
 )
@@ -35,10 +35,19 @@ cdef struct Shape:
     cnp.npy_intp strides[MAX_DIMS]
 
 
+cdef inline object damaged_slot(uint64_t i):
+    from refstore.errors import StoreCorruptedError
+    return StoreCorruptedError(f"slot {i} of the store is damaged: something else wrote to its file; remove it")
+
+
+cdef inline bint is_plain(int number) noexcept nogil:
+    return 0 <= number <= NPY_LAST_PLAIN or number == NPY_HALF
+
+
 cdef inline int plain_number(cnp.dtype dtype):
     # numpy's number + 1 of a dtype that the number says all about, else 0
     cdef int number = dtype.num
-    if 0 <= number <= NPY_LAST_PLAIN or number == NPY_HALF:
+    if is_plain(number):
         if PyArray_DescrFromType(number) is dtype:
             return number + 1
     return 0
@@ -104,6 +113,8 @@ cdef inline cnp.dtype read_shape(Store *s, uint64_t i, Shape *shape, bint *strid
         shape.dims[0] = <cnp.npy_intp>slot.nbytes
         return PyArray_DescrFromType(cnp.NPY_UINT8)
     if slot.dtype and slot.ndim <= INLINE_DIMS:
+        if not is_plain(slot.dtype - 1):
+            raise damaged_slot(i)
         dtype = PyArray_DescrFromType(slot.dtype - 1)
         shape.ndim = slot.ndim
         for axis in range(shape.ndim):
@@ -134,7 +145,11 @@ cdef inline void set_text(Store *s, Slot *slot, uint64_t i, const char *text, Py
 
 cdef inline bytes get_text(Store *s, Slot *slot, uint64_t i):
     if slot.spill_nbytes:
+        if slot.offset + slot.nbytes + slot.spill_nbytes > s.g.file_size:
+            raise damaged_slot(i)
         return PyBytes_FromStringAndSize(s.view + slot.offset + slot.nbytes, slot.spill_nbytes)
+    if not labels_are_ready(s, i):
+        raise damaged_slot(i)
     return PyBytes_FromStringAndSize(<char*>label_at(s, i).text, min(slot.text_nbytes, LABEL_TEXT))
 
 

@@ -29,7 +29,9 @@ All that is private to a process in a Store struct is guarded by the GIL, which 
 
 cimport cython
 cimport numpy as cnp
-from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyObject_GetBuffer,
+)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
@@ -48,15 +50,15 @@ from refstore._file cimport unmap_store
 from refstore._fork cimport prepare_child, settle_child, settle_parent
 from refstore._index cimport Found, remove, remove_named, seal
 from refstore._layout cimport (
-    check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_NO_MEMORY, ERR_NOT_FOUND,
-    FREE, Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word, OBJECTS_LIMIT as MOST_OBJECTS,
-    Slot, word_generation, word_state,
+    check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_NO_MEMORY,
+    ERR_NOT_FOUND, FREE, Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word,
+    OBJECTS_LIMIT as MOST_OBJECTS, Slot, word_generation, word_state,
 )
 from refstore._open cimport creator_lives, join, look_after_reboot, new_file, read_header
 from refstore._put cimport (
     demand_free_name, find_named, finish, Name, put_any, read_name, start, start_array,
 )
-from refstore._rows cimport leave, recover_dead, recover_row
+from refstore._rows cimport enter, leave, look_at_blocker, recover_blocker, recover_dead
 from refstore._slots cimport abandon, free_slot, pin, pin_own, unpin
 from refstore._stats cimport (
     Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name,
@@ -109,10 +111,11 @@ cdef bint gil_held_over_fork = False
 cdef void before_fork() noexcept nogil:
     # With the GIL, no other thread of ours pins or unpins until the fork is done.
     global held_over_fork, gil_held_over_fork
-    cdef Store *s = first_store
-    gil_held_over_fork = s != NULL and Py_IsInitialized()
+    cdef Store *s
+    gil_held_over_fork = first_store != NULL and Py_IsInitialized()
     if gil_held_over_fork:
         held_over_fork = PyGILState_Ensure()
+    s = first_store
     while s != NULL:
         prepare_child(s)
         s = s.next
@@ -159,7 +162,7 @@ cdef class Attachment:
             at = &at[0].next
         if at[0] != NULL:
             at[0] = self.s.next
-        if self.joined and self.s.alive[0]:
+        if self.joined and self.s.alive[0] and not self.s.dirty:
             leave(&self.s)
         unmap_store(&self.s)
 
@@ -311,7 +314,9 @@ cdef class Block:
         if self.pinned:
             self.pinned = False
             if self.att.s.alive[0]:
+                self.att.s.blocked_by = 0
                 unpin(&self.att.s, self.slot)
+                look_at_blocker(&self.att.s)
         if self.private_at != NULL:
             if self.private_nbytes:
                 munmap(self.private_at, self.private_nbytes)
@@ -504,7 +509,7 @@ cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t
     buf.pinned = True
     buf.nbytes = <Py_ssize_t>slot.nbytes
     buf.data = att.s.view + slot.offset
-    if slot.offset < att.s.g.data or slot.nbytes > att.s.g.file_size - slot.offset:
+    if not att.s.g.data <= slot.offset <= att.s.g.file_size or slot.nbytes > att.s.g.file_size - slot.offset:
         raise StoreCorruptedError(f"store {att.path!r}: slot {i} points outside of the data")
     return 0
 
@@ -548,7 +553,8 @@ cdef class Writer(Block):
                 free_slot(&self.att.s, self.slot)
             elif self.pin_views():          # nothing may be put where they point
                 abandon(&self.att.s, self.slot)
-            # else there is not even memory for a pin: the block stays ours until this process ends
+            else:       # not even memory for a pin: the block stays ours until somebody recovers our row
+                self.att.s.dirty = True
         self.close_views()
 
     cdef void close_views(self) noexcept:
@@ -713,8 +719,9 @@ cdef class Engine:
             Attachment att = self.use()
             PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)   # first: nothing may fail once the pin is ours
             Found found
-            int got = self.pin_key(att, key, &found)
+            int got
         demand_no_wait(timeout)
+        got = self.pin_key(att, key, &found)
         if got != 0:
             raise get_error(&att.s, got, key, is_foreign(&att.s, key))
         take_over(buf, att, found.slot, found.generation)
@@ -759,16 +766,19 @@ cdef class Engine:
             int got = ERR_DEAD
         if type(key) is not ObjectRef:
             read_name(s, key, &name)
-        s.blocked_by = 0
         while got == ERR_DEAD:
+            s.blocked_by = 0
             if type(key) is not ObjectRef:
                 got = remove_named(s, name.hashed, <const uint8_t*>name.utf8, <uint64_t>name.nbytes)
             elif (<ObjectRef>key).tag == s.tag:
                 got = remove(s, (<ObjectRef>key).slot, (<ObjectRef>key).generation)
             else:
                 got = ERR_NOT_FOUND
-            if s.blocked_by:        # by a pin, or by a lock: worth a system call to see whether its process lives
-                recover_row(s, s.blocked_by - 1)
+            if got == ERR_DEAD:
+                got = recover_blocker(s, got)
+                if got == 0:
+                    got = ERR_DEAD
+        look_at_blocker(s)
         if got != 0:
             raise get_error(s, got, key, is_foreign(s, key))
         count(s, COUNT_DELETES, 1)
@@ -801,7 +811,8 @@ cdef class Engine:
 
     cdef list _live(self, bint want_names):
         cdef:
-            Store *s = &self.use().s
+            Attachment att = self.use()     # stays, whatever a finalizer closes meanwhile
+            Store *s = &att.s
             uint64_t generation
             int64_t i = next_live(s, 0, &generation)
             list found = []
@@ -820,7 +831,8 @@ cdef class Engine:
 
     def _census(self):
         # the fields of StoreStats, in its order
-        cdef Store *s = &self.use().s
+        cdef Attachment att = self.use()        # stays, whatever a finalizer closes meanwhile
+        cdef Store *s = &att.s
         cdef Census census
         memset(&census, 0, sizeof(census))
         if take_census(s, &census) != 0:
@@ -830,17 +842,20 @@ cdef class Engine:
                 *[count_all(s, counter) for counter in range(COUNTERS)], count_processes(s))
 
     def _problems(self):
-        return find_problems(&self.use().s)
+        cdef Attachment att = self.use()
+        return find_problems(&att.s)
 
     def _recover(self):
         # how many dead processes were cleaned up after
-        return recover_dead(&self.use().s)
+        cdef Attachment att = self.use()
+        return recover_dead(&att.s)
 
     def trim(self):
         """Returns free memory to the operating system; returns how many bytes."""
-        cdef int64_t got = trim_free(&self.use().s)
+        cdef Attachment att = self.use()
+        cdef int64_t got = trim_free(&att.s)
         if got == ERR_BUSY:
-            raise busy(&self.att.s, "trim")
+            raise busy(&att.s, "trim")
         return max(got, 0)
 
 

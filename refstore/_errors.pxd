@@ -3,14 +3,13 @@
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
-from refstore._atomics cimport load_acquire
 from refstore._layout cimport (
     ERR_BUSY, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_PINS,
-    MAX_ROWS,
+    ERR_RECOVERY, MAX_ROWS,
 )
 from refstore._slots cimport pinned_by
 from refstore._stats cimport Census, take_census
-from refstore._store cimport row_at, Store
+from refstore._store cimport row_at, slots_used, Store
 
 
 cdef inline str path_of(Store *s):
@@ -27,10 +26,15 @@ cdef inline object busy(Store *s, str what):
         f"{path_of(s)!r}: resume it (kill -CONT {pid}) or kill it", pid=pid)
 
 
+cdef inline object no_recovery(Store *s):
+    return OSError(24, "a process died in the middle of a change, and cleaning up after it takes a descriptor, of which "
+                   "there are none left (ulimit -n)", path_of(s))
+
+
 cdef inline set pinning_pids(Store *s):
     cdef uint64_t i, row
     cdef set pids = set()
-    for i in range(load_acquire(&s.header.slots_used)):                  # [grow]
+    for i in range(slots_used(s)):
         row = pinned_by(s, i)
         if row:
             pids.add(row_at(s, row - 1).pid)
@@ -68,6 +72,8 @@ cdef inline object put_error(Store *s, int error, uint64_t nbytes, object name):
     if error == ERR_EXISTS:
         return ObjectExistsError(f"store {path_of(s)!r} has an object named {name!r}: "
                                  "delete it, or put with replace=True")
+    if error == ERR_RECOVERY:
+        return no_recovery(s)
     if error == ERR_BUSY:
         return busy(s, f"a put of {nbytes} bytes" if name is None else f"publishing {name!r}")
     return full(s, nbytes, error)
@@ -77,6 +83,8 @@ cdef inline object get_error(Store *s, int error, object key, bint other_store):
     from refstore.errors import ObjectNotFoundError, RefstoreError
     if error == ERR_PINS:
         return RefstoreError(f"this process holds 2**30 pins on {key!r}: release some")
+    if error == ERR_RECOVERY:
+        return no_recovery(s)
     if error == ERR_BUSY:
         return busy(s, f"the deletion of {key!r}")
     if error != ERR_NOT_FOUND:

@@ -12,7 +12,7 @@ from refstore._layout cimport (
 from refstore._store cimport Store
 from refstore._sys cimport (
     close, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE,
-    MAP_SHARED, mmap, munmap, PROT_READ, PROT_WRITE,
+    MAP_SHARED, mmap, munmap, PROT_READ, PROT_WRITE, same_file,
 )
 
 cdef extern from *:
@@ -77,6 +77,13 @@ cdef inline HeaderFault look_over(const Header *h, uint64_t file_nbytes) noexcep
     return HEADER_SOUND
 
 
+cdef inline void close_own(Store *s) noexcept nogil:
+    # the program may have closed it, and have another file at its number
+    if s.fd >= 0 and same_file(s.fd, s.dev, s.ino):
+        close(s.fd)
+    s.fd = -1
+
+
 cdef inline void unmap_store(Store *s) noexcept nogil:
     # The row's lock goes with the last mapping and descriptor of our description.
     if s.base != NULL:
@@ -86,8 +93,7 @@ cdef inline void unmap_store(Store *s) noexcept nogil:
     if s.alive != NULL:
         munmap(s.alive, ALIVE_NBYTES)
     free(s.pins_ready)
-    if s.fd >= 0:
-        close(s.fd)
+    close_own(s)
     memset(s, 0, sizeof(Store))
     s.fd = -1
 

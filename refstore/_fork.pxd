@@ -6,6 +6,7 @@ from libc.string cimport memcpy
 from libc.stdint cimport int64_t, uint64_t
 
 from refstore._atomics cimport load_acquire
+from refstore._file cimport close_own
 from refstore._layout cimport Row
 from refstore._rows cimport copy_pins, join_row, lock_row, recover_locked, use_row
 from refstore._store cimport file_of, row_at, Store
@@ -65,7 +66,7 @@ cdef inline void settle_child(Store *s) noexcept nogil:
         return
     if not remap(s, s.base, PROT_READ | PROT_WRITE) or not remap(s, s.view, PROT_READ):
         return
-    close(s.fd)
+    close_own(s)
     s.fd = s.child_fd
     s.child_fd = -1
     use_row(s, s.child_row)

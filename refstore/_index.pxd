@@ -22,7 +22,8 @@ from refstore._layout cimport (
 from refstore._pages cimport lock, unlock
 from refstore._slots cimport condemn, is_readable, pin, reap_condemned, unpin
 from refstore._store cimport (
-    bits_at, bucket_at, commit_unit, is_ready, label_at, labels_are_ready, name_lock_at, Store,
+    bits_at, bucket_at, commit_unit, is_ready, label_at, labels_are_ready, name_lock_at, slots_used,
+    Store,
 )
 
 cdef struct Found:
@@ -116,7 +117,7 @@ cdef inline int reach_buckets(Store *s, uint64_t hashed) noexcept nogil:
 
 cdef inline bint cell_is_live(Store *s, uint64_t cell) noexcept nogil:
     cdef uint64_t word
-    if cell == 0 or cell_slot(cell) >= s.slot_limit or cell_slot(cell) >= load_acquire(&s.header.slots_used):
+    if cell == 0 or cell_slot(cell) >= s.slot_limit or cell_slot(cell) >= slots_used(s):
         return False
     word = load_acquire(&s.slots[cell_slot(cell)].word)                  # [seal]
     return is_readable(word, word_generation(word)) and word_generation(word) & 0xFFFFF == cell >> 16 & 0xFFFFF
@@ -241,7 +242,7 @@ cdef inline void settle(Store *s, uint64_t i, uint64_t word, uint64_t state) noe
 
 cdef inline void condemn_replaced(Store *s, Slot *slot) noexcept nogil:
     cdef uint32_t old = slot.replaces_slot
-    if old:
+    if old and old <= slots_used(s):
         condemn(s, old - 1, slot.replaces_generation)
         reap_condemned(s, old - 1)
 
@@ -306,7 +307,7 @@ cdef inline int remove(Store *s, uint64_t i, uint64_t generation) noexcept nogil
     # Deletes by address. The hash is read first: it belongs to this generation if the CAS of condemn() succeeds.
     cdef uint64_t hashed
     cdef int got
-    if i >= s.slot_limit or i >= load_acquire(&s.header.slots_used):     # [grow]
+    if i >= s.slot_limit or i >= slots_used(s):
         return ERR_NOT_FOUND
     while True:
         hashed = load_acquire(&s.slots[i].name_hash)

@@ -133,6 +133,7 @@ cdef enum Error:
     ERR_INDEX = -9          # both buckets of a name are full
     ERR_MORE = -10          # the page map must grow first
     ERR_DEAD = -11          # a dead process holds a lock: recover, then try again
+    ERR_RECOVERY = -12      # it is dead, and cannot be recovered from here: no descriptor left
 
 cdef struct Header:
     uint64_t magic              # written last when the file is made
@@ -151,7 +152,8 @@ cdef struct Header:
     uint64_t slots_used         # slots below this are committed; only grows, by CAS
     uint64_t _pad1[7]
     uint64_t live_words         # words of `live` that were ever used; only grows, by CAS
-    uint64_t _pad2[7]
+    uint64_t moves              # forks that copied pins to another row: a scan across one is repeated
+    uint64_t _pad2[6]
     uint64_t live[LIVE_WORDS]   # bit = row; set and cleared under the row's kernel lock
     uint64_t totals[COUNTERS]   # folded in from rows that are gone
     uint64_t _pad3[443]
@@ -166,7 +168,8 @@ cdef struct Pool:
     uint64_t bin_bits[BIN_WORDS]
     uint64_t class_pages[CLASSES]   # pages in runs of the class; a hint for how large to make the next
     uint32_t bin_head[BINS]     # first page + 1 of the bin's list, or 0
-    uint8_t _pad1[2496]
+    uint64_t dissolve_next      # run at which the next look for empty ones begins
+    uint8_t _pad1[2488]
 
 cdef struct Row:
     uint64_t state              # 0, or 1 while attached; under the row's kernel lock

@@ -9,14 +9,15 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from refstore._atomics cimport (
-    cas_acq_rel, clz64, cpu_relax, ctz64, load_acquire, load_relaxed, store_release,
+    cas_acq_rel, clz64, cpu_relax, ctz64, load_acquire, load_relaxed, store_relaxed_u32,
+    store_release,
 )
 from refstore._debug cimport failpoint, FP_LOCKED, FP_MAP_REBUILT, FP_PAGES_TAKEN
 from refstore._layout cimport (
-    BIN_WORDS, CLASSES, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_MORE, ERR_NO_MEMORY, EXACT_BINS,
-    extent_first, extent_pages, HELD, PageTag, Pool, round_up, Run, word_row, word_state,
+    BIN_WORDS, BINS, CLASSES, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_MORE, ERR_NO_MEMORY, EXACT_BINS,
+    extent_first, extent_pages, HELD, PageTag, Pool, round_up, Run, RUN_BLOCKS, word_state,
 )
-from refstore._store cimport bits_at, file_of, hint_restore, Store
+from refstore._store cimport file_of, map_end, runs_used, slots_used, Store, tag_at
 from refstore._sys cimport allocate, byte_is_locked, now_ms, sched_yield, sleep_us
 
 cdef enum:
@@ -58,7 +59,7 @@ cdef inline void unlock(uint64_t *word) noexcept nogil:
 cdef inline int bin_of(uint64_t pages) noexcept nogil:
     cdef uint64_t floor
     if pages <= EXACT_BINS:
-        return <int>pages - 1
+        return <int>pages - 1 if pages else 0
     floor = <uint64_t>(63 - clz64(pages))
     return <int>(EXACT_BINS + (floor - 5) * 8 + ((pages - (<uint64_t>1 << floor)) >> (floor - 3)))
 
@@ -67,31 +68,31 @@ cdef inline void insert_free(Store *s, uint64_t first, uint64_t pages) noexcept 
     cdef:
         int b = bin_of(pages)
         uint32_t old = s.pool.bin_head[b]
-        PageTag *tag = &s.tags[first]
+        PageTag *tag = tag_at(s, first)
     tag.head = <uint32_t>pages
-    s.tags[first + pages - 1].tail = <uint32_t>pages
+    tag_at(s, first + pages - 1).tail = <uint32_t>pages
     tag.prev = 0
     tag.next = old
     if old:
-        s.tags[old - 1].prev = <uint32_t>first + 1
+        tag_at(s, old - 1).prev = <uint32_t>first + 1
     s.pool.bin_head[b] = <uint32_t>first + 1
     s.pool.bin_bits[b >> 6] |= <uint64_t>1 << (b & 63)
 
 
 cdef inline void remove_free(Store *s, uint64_t first) noexcept nogil:
     cdef:
-        PageTag *tag = &s.tags[first]
+        PageTag *tag = tag_at(s, first)
         uint64_t pages = tag.head
         int b = bin_of(pages)
     if tag.prev:
-        s.tags[tag.prev - 1].next = tag.next
+        tag_at(s, tag.prev - 1).next = tag.next
     else:
         s.pool.bin_head[b] = tag.next
         if tag.next == 0:
             s.pool.bin_bits[b >> 6] &= ~(<uint64_t>1 << (b & 63))
     if tag.next:
-        s.tags[tag.next - 1].prev = tag.prev
-    s.tags[first + pages - 1].tail = 0
+        tag_at(s, tag.next - 1).prev = tag.prev
+    tag_at(s, first + pages - 1).tail = 0
     tag.head = 0
     tag.next = 0
     tag.prev = 0
@@ -106,11 +107,11 @@ cdef inline int64_t best_in_bin(Store *s, int b, uint64_t pages) noexcept nogil:
         uint64_t has
         int looked = 0
     while at and looked < LOOK_AT:
-        has = s.tags[at - 1].head
+        has = tag_at(s, at - 1).head
         if has >= pages and (best < 0 or has < best_pages or (has == best_pages and <int64_t>at - 1 < best)):
             best = <int64_t>at - 1
             best_pages = has
-        at = s.tags[at - 1].next
+        at = tag_at(s, at - 1).next
         looked += 1
     return best
 
@@ -133,6 +134,43 @@ cdef inline int64_t find_free(Store *s, uint64_t pages) noexcept nogil:
         bits = s.pool.bin_bits[w]
 
 
+cdef inline int64_t find_high(Store *s, uint64_t pages) noexcept nogil:
+    # Of the free runs that are long enough, the highest among the first few of each bin; -1 if there is none.
+    cdef:
+        int b = bin_of(pages)
+        int64_t best = -1
+        int looked
+        uint64_t at
+    while b < BINS:
+        if s.pool.bin_bits[b >> 6] >> (b & 63) == 0:
+            b = (b | 63) + 1
+            continue
+        at = s.pool.bin_head[b]
+        looked = 0
+        while at and looked < LOOK_AT:
+            if tag_at(s, at - 1).head >= pages and <int64_t>at - 1 > best:
+                best = <int64_t>at - 1
+            at = tag_at(s, at - 1).next
+            looked += 1
+        b += 1
+    return best
+
+
+cdef inline int64_t take_pages_high(Store *s, uint64_t pages) noexcept nogil:
+    # For runs, which may stay for long with one block in use: from the upper end, so that they do not come to lie
+    # between the large blocks and cut up their room.
+    cdef int64_t first = find_high(s, pages)
+    cdef uint64_t has
+    if first < 0:
+        return take_pages(s, pages)
+    has = tag_at(s, <uint64_t>first).head
+    remove_free(s, <uint64_t>first)
+    if has > pages:
+        insert_free(s, <uint64_t>first, has - pages)
+    failpoint(FP_PAGES_TAKEN)
+    return first + <int64_t>(has - pages)
+
+
 cdef inline int64_t take_pages(Store *s, uint64_t pages) noexcept nogil:
     # First page of an extent, or ERR_FULL, or ERR_MORE. Used memory first: a fresh page costs forty warm ones.
     cdef:
@@ -140,7 +178,7 @@ cdef inline int64_t take_pages(Store *s, uint64_t pages) noexcept nogil:
         uint64_t has
         Pool *pool = s.pool
     if first >= 0:
-        has = s.tags[first].head
+        has = tag_at(s, first).head
         remove_free(s, <uint64_t>first)
         if has > pages:
             insert_free(s, <uint64_t>first + pages, has - pages)
@@ -158,7 +196,7 @@ cdef inline int64_t take_pages(Store *s, uint64_t pages) noexcept nogil:
 cdef inline void free_pages(Store *s, uint64_t first, uint64_t pages) noexcept nogil:
     cdef uint64_t left, right
     if first > 0:
-        left = s.tags[first - 1].tail
+        left = tag_at(s, first - 1).tail
         if left:
             remove_free(s, first - left)
             first -= left
@@ -166,7 +204,7 @@ cdef inline void free_pages(Store *s, uint64_t first, uint64_t pages) noexcept n
     if first + pages == s.pool.top:
         s.pool.top = first
         return
-    right = s.tags[first + pages].head
+    right = tag_at(s, first + pages).head
     if right:
         remove_free(s, first + pages)
         pages += right
@@ -191,37 +229,51 @@ cdef inline int reach_map(Store *s, uint64_t pages) noexcept nogil:
 
 
 cdef inline bint extent_is_sane(Store *s, uint64_t first, uint64_t pages) noexcept nogil:
-    return pages > 0 and first + pages <= s.g.pages and first + pages <= s.pool.map_committed
+    return pages > 0 and first + pages <= s.g.pages and first + pages <= map_end(s)
 
 
-cdef inline void forget_half_made(Store *s, uint64_t used, uint64_t dead_row) noexcept nogil:
-    # Slots that the dead holder had in hand belong to a run only if the run counts.
-    cdef uint64_t i, word
-    for i in range(used):
-        word = load_acquire(&s.slots[i].word)
-        if word_state(word) == HELD and word_row(word) == dead_row and s.slots[i].run:
-            if s.slots[i].run > s.g.max_runs or s.runs[s.slots[i].run - 1].live == 0:
+cdef inline void forget_half_made(Store *s) noexcept nogil:
+    # Slots that a dead holder had in hand belong to a run only if the run counts.
+    cdef uint64_t i
+    for i in range(slots_used(s)):
+        if word_state(load_acquire(&s.slots[i].word)) == HELD and s.slots[i].run:
+            if s.slots[i].run > runs_used(s) or s.runs[s.slots[i].run - 1].live == 0:
                 s.slots[i].run = 0
 
 
-cdef inline uint64_t mark_used(Store *s, uint64_t used) noexcept nogil:
+cdef inline void forget_owners(Store *s) noexcept nogil:
+    # Which slot has which block is known by the slots alone.
+    cdef uint64_t i, j
+    for i in range(runs_used(s)):
+        s.runs[i].blocks = min(s.runs[i].blocks, <uint32_t>RUN_BLOCKS)
+        s.runs[i].orphans = s.runs[i].blocks
+        for j in range(<uint64_t>RUN_BLOCKS):
+            store_relaxed_u32(&s.runs[i].slots[j], 0)  # relaxed: a hint; the sweep restores bits dropped meanwhile
+    s.pool.orphans = 0
+    memset(s.pool.class_pages, 0, sizeof(s.pool.class_pages))
+
+
+cdef inline void own_block(Store *s, uint64_t i) noexcept nogil:
+    cdef Run *run = &s.runs[s.slots[i].run - 1]
+    if s.slots[i].block < run.blocks and run.slots[s.slots[i].block] == 0:
+        store_relaxed_u32(&run.slots[s.slots[i].block], <uint32_t>(i + 1))  # relaxed: as above
+        run.orphans -= 1
+
+
+cdef inline uint64_t mark_used(Store *s) noexcept nogil:
     # Writes the length of each owned extent into the tag of its first page; returns the end of the last.
     cdef:
         uint64_t i, end = 0
         uint64_t extent
         Run *run
-    for i in range(s.pool.runs_used):
-        s.runs[i].orphans = s.runs[i].blocks
-    s.pool.orphans = 0
-    memset(s.pool.class_pages, 0, sizeof(s.pool.class_pages))
-    for i in range(used):
+    for i in range(slots_used(s)):
         extent = s.slots[i].extent
         if extent and extent_is_sane(s, extent_first(extent), extent_pages(extent)):
             s.tags[extent_first(extent)].head = <uint32_t>extent_pages(extent)
             end = max(end, extent_first(extent) + extent_pages(extent))
-        elif s.slots[i].run and s.slots[i].run <= s.pool.runs_used:
-            s.runs[s.slots[i].run - 1].orphans -= 1
-    for i in range(s.pool.runs_used):
+        elif s.slots[i].run and s.slots[i].run <= runs_used(s):
+            own_block(s, i)
+    for i in range(runs_used(s)):
         run = &s.runs[i]
         if run.live and run.orphans < run.blocks and extent_is_sane(s, run.first, run.pages):
             s.pool.orphans += run.orphans
@@ -229,29 +281,29 @@ cdef inline uint64_t mark_used(Store *s, uint64_t used) noexcept nogil:
             s.tags[run.first].head = run.pages
             end = max(end, <uint64_t>run.first + run.pages)
         else:
-            store_release(&run.live, 0)
-            hint_restore(bits_at(s, s.g.run_bits), s.g.run_words, i)
+            store_release(&run.live, 0)                                  # [run]
     return end
 
 
-cdef inline void rebuild(Store *s, uint64_t dead_row) noexcept nogil:
-    # The lock is ours, its last holder died. Slots keep their space meanwhile whatever others do to them: only
+cdef inline void rebuild(Store *s) noexcept nogil:
+    # The holder of the lock died, and its row's kernel lock is ours. Slots keep their space meanwhile whatever others do to them: only
     # a holder of this lock changes who owns pages.
-    cdef:
-        uint64_t used = load_acquire(&s.header.slots_used)               # [grow]
-        uint64_t end, page = 0, until
-    forget_half_made(s, used, dead_row)
-    memset(s.tags, 0, min(s.pool.map_committed, s.g.pages + 1) * sizeof(PageTag))
+    cdef uint64_t end, page = 0, until
+    forget_half_made(s)
+    forget_owners(s)
+    memset(s.tags, 0, map_end(s) * sizeof(PageTag))
     memset(s.pool.bin_bits, 0, sizeof(s.pool.bin_bits))
     memset(s.pool.bin_head, 0, sizeof(s.pool.bin_head))
-    end = mark_used(s, used)
+    end = mark_used(s)
     s.pool.top = end
     while page < end:
         until = page
-        while s.tags[until].head == 0:
-            until += 1          # ends at the latest at the last extent
+        while until < end and s.tags[until].head == 0:
+            until += 1
         if until > page:
             insert_free(s, page, until - page)
+        if until == end:
+            break
         page = until + s.tags[until].head
         s.tags[until].head = 0
     failpoint(FP_MAP_REBUILT)

@@ -22,9 +22,10 @@ from refstore._errors cimport full, put_error
 from refstore._index cimport find, Found, name_hash, publish, seal
 from refstore._layout cimport (
     COUNT_PUTS, ERR_BUSY, ERR_DEAD, ERR_EXISTS, ERR_FULL, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
-    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, Label, LABEL_TEXT, NAME_LIMIT, Slot,
+    ERR_RECOVERY, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, Label, LABEL_TEXT, MAX_ROWS,
+    NAME_LIMIT, Slot,
 )
-from refstore._rows cimport recover_dead, recover_row
+from refstore._rows cimport recover_blocker, recover_dead, sweep
 from refstore._slots cimport abandon, free_slot, pins_condemned, unpin
 from refstore._store cimport commit_labels, count, label_at, Store
 
@@ -71,12 +72,14 @@ cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot):
     while True:
         got = take_block(s, nbytes, slot)
         if got == ERR_DEAD:
-            recover_row(s, s.blocked_by - 1)
-            continue
-        if got == 0 or got == ERR_BUSY or attempt == 2:
+            got = recover_blocker(s, got)
+            if got == 0:
+                continue
+        if got == 0 or got == ERR_BUSY or got == ERR_RECOVERY or attempt == 2:
             return got
         if attempt == 0:
             recover_dead(s)
+            sweep(s, MAX_ROWS)      # of no dead row: hints that went missing
         elif pins_condemned(s):
             import gc
             gc.collect()
@@ -119,8 +122,9 @@ cdef inline int publish_named(Store *s, uint64_t i, Name *name, bint replace) no
     s.slots[i].name_hash = name.hashed
     got = publish(s, i, replace)
     while got == ERR_DEAD:
-        recover_row(s, s.blocked_by - 1)
-        got = publish(s, i, replace)
+        got = recover_blocker(s, got)
+        if got == 0:
+            got = publish(s, i, replace)
     return got
 
 

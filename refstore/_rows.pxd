@@ -7,23 +7,24 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from refstore._atomics cimport (
-    cas_seq_cst, ctz64, fetch_add_relaxed, fetch_and_seq_cst, fetch_or_seq_cst, load_acquire,
-    load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed, store_relaxed_u32, store_release,
+    cas_seq_cst, ctz64, fetch_add_relaxed, fetch_add_seq_cst, fetch_and_seq_cst, fetch_or_seq_cst,
+    load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed, store_relaxed_u32,
+    store_release, store_seq_cst_u32,
 )
 from refstore._debug cimport (
     failpoint, FP_ROW_FREED, FP_ROW_LIVE, FP_ROW_LOCKED, FP_ROW_PINS_ZEROED, FP_ROW_SWEPT,
 )
 from refstore._index cimport cell_naming, condemn_replaced, make_cell, settle
 from refstore._layout cimport (
-    CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FREE, HELD, LIVE_WORDS, MAX_ROWS, NAME_LOCKS,
-    PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_row,
-    word_state, WRITING,
+    CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_DEAD, ERR_RECOVERY, FREE, HELD, LIVE_WORDS,
+    MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot, SLOTS_PER_STEP,
+    word_generation, word_row, word_state, WRITING,
 )
 from refstore._pages cimport rebuild, unlock
 from refstore._slots cimport free_slot, try_reap, unclaim
 from refstore._store cimport (
     bits_at, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready, name_lock_at,
-    pins_of, pins_ready_of, row_at, Store,
+    pins_of, pins_ready_of, row_at, runs_used, slots_used, Store,
 )
 from refstore._sys cimport byte_is_locked, close, lock_byte, O_RDWR, reopen
 
@@ -63,7 +64,7 @@ cdef inline void sweep(Store *s, uint64_t dead) noexcept nogil:
     cdef:
         uint64_t i, word, state
         Slot *slot
-    for i in range(load_acquire(&s.header.slots_used)):                  # [grow]
+    for i in range(slots_used(s)):
         slot = &s.slots[i]
         word = load_seq_cst(&slot.word)
         state = word_state(word)
@@ -80,6 +81,9 @@ cdef inline void sweep(Store *s, uint64_t dead) noexcept nogil:
                 unclaim(s, i)
             elif state == PUBLISHING:
                 settle_dead(s, i, word)
+    for i in range(runs_used(s)):
+        if load_acquire(&s.runs[i].live) == 0:                           # [run]
+            hint_restore(bits_at(s, s.g.run_bits), s.g.run_words, i)
 
 
 cdef inline void zero_pins(Store *s, uint64_t row) noexcept nogil:
@@ -89,9 +93,8 @@ cdef inline void zero_pins(Store *s, uint64_t row) noexcept nogil:
     for step in range(s.g.steps):
         if is_ready(pins_ready_of(s, row), step):
             for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
-                # relaxed: reapers look again in the sweep that follows
-                if load_relaxed_u32(&cells[i]):
-                    store_relaxed_u32(&cells[i], 0)
+                if load_relaxed_u32(&cells[i]):     # relaxed: nobody adds to it any more
+                    store_seq_cst_u32(&cells[i], 0)                      # [pin] before the sweep's look at the word
 
 
 cdef inline void release_locks(Store *s, uint64_t dead) noexcept nogil:
@@ -117,10 +120,9 @@ cdef inline void free_row(Store *s, uint64_t r) noexcept nogil:
 cdef inline void recover_locked(Store *s, uint64_t dead) noexcept nogil:
     # The dead row's kernel lock is ours.
     cdef uint64_t owner = dead + 1
-    if load_acquire(&s.pool.lock) == owner:
-        # nobody else may take it over without the row's lock; our name on it makes our own death one more ordinary one
-        store_release(&s.pool.lock, s.row + 1)                           # [lock]
-        rebuild(s, dead)
+    if load_acquire(&s.pool.lock) == owner:                              # [lock]
+        # It keeps the dead one's name: should we die too, whoever recovers that row begins again.
+        rebuild(s)
         unlock(&s.pool.lock)
     zero_pins(s, dead)
     failpoint(FP_ROW_PINS_ZEROED)
@@ -134,22 +136,40 @@ cdef inline bint row_is_dead(Store *s, uint64_t r) noexcept nogil:
     return r != s.row and not byte_is_locked(file_of(s), r)
 
 
-cdef inline bint recover_row(Store *s, uint64_t r) noexcept nogil:
-    # A description of its own for each attempt: two threads with one description would both get the lock.
+cdef inline int recover_row(Store *s, uint64_t r) noexcept nogil:
+    # 1 if it is done, 0 if there is nothing to do, or ERR_RECOVERY. A description of its own for each attempt: two
+    # threads with one description would both get the lock.
     cdef int fd
-    cdef bint done = False
+    cdef int done = 0
+    if r >= MAX_ROWS:
+        return ERR_RECOVERY     # no row: the number was damaged
     if not row_is_dead(s, r):
-        return False
+        return 0
     fd = reopen(file_of(s), O_RDWR)
     if fd < 0:
-        return False
+        return ERR_RECOVERY
     if lock_byte(fd, r):
         if load_acquire(&row_at(s, r).state):                            # [row] still unrecovered
             recover_locked(s, r)
             count(s, COUNT_RECOVERIES, 1)
-            done = True
+            done = 1
     close(fd)
     return done
+
+
+cdef inline int recover_blocker(Store *s, int error) noexcept nogil:
+    # After ERR_DEAD: 0 if the operation is worth another try; any other error is passed on.
+    cdef int got
+    if error != ERR_DEAD:
+        return error
+    got = recover_row(s, s.blocked_by - 1)
+    return got if got < 0 else 0
+
+
+cdef inline void look_at_blocker(Store *s) noexcept nogil:
+    # A reap of ours was stopped by another row's pin: worth a system call to see whether its process lives.
+    if s.blocked_by and s.blocked_by - 1 != s.row:
+        recover_row(s, s.blocked_by - 1)
 
 
 cdef inline int recover_dead(Store *s) noexcept nogil:
@@ -160,7 +180,7 @@ cdef inline int recover_dead(Store *s) noexcept nogil:
     for w in range(min(load_acquire(&s.header.live_words), <uint64_t>LIVE_WORDS)):
         rows = load_acquire(&s.header.live[w])                           # [row]
         while rows:
-            n += recover_row(s, w * 64 + <uint64_t>ctz64(rows))
+            n += max(recover_row(s, w * 64 + <uint64_t>ctz64(rows)), 0)
             rows &= rows - 1
     return n
 
@@ -213,8 +233,9 @@ cdef inline void enter(Store *s, uint64_t r) noexcept nogil:
 
 
 cdef inline void leave(Store *s) noexcept nogil:
-    # Nothing of ours is pinned or half made. What we cut from is handed on first.
+    # Nothing of ours is half made or in use. What we cut from is handed on first.
     cdef int c
+    zero_pins(s, s.row)
     for c in range(CLASSES):
         if s.current[c]:
             hint_restore(class_bits_at(s, c), s.g.run_words, s.current[c] - 1)
@@ -237,5 +258,6 @@ cdef inline int copy_pins(Store *s, uint64_t child) noexcept nogil:
                     if commit_pins(s, child, step) != 0:
                         return -1
                 fetch_or_seq_cst(&s.slots[i].mask, bit)                  # [pin]
-                store_relaxed_u32(&pins_of(s, child)[i], n)     # relaxed: the fork carries it, and our own pin holds
+                store_relaxed_u32(&pins_of(s, child)[i], n)     # relaxed: `moves` carries it, and our own pin holds
+    fetch_add_seq_cst(&s.header.moves, 1)                                # [pin]
     return 0

@@ -24,7 +24,7 @@ from refstore._layout cimport (
 )
 from refstore._store cimport (
     bits_at, class_bits_at, hint_set, is_ready, pins_are_near, pins_of, pins_ready_of, reach_pins,
-    RECENT, Store,
+    RECENT, slots_used, Store,
 )
 
 cdef enum:
@@ -97,28 +97,38 @@ cdef inline void free_slot(Store *s, uint64_t i) noexcept nogil:
 
 
 cdef inline uint64_t pinned_by(Store *s, uint64_t i) noexcept nogil:
-    # Row + 1 of a live row that pins slot `i`, or 0. Rows that never touched this generation are skipped: a
+    # Row + 1 of a live row that pins slot `i`, another's before ours, or 0. Rows that never touched this generation are skipped: a
     # row's bit is in the mask before a pin of its is valid, and stays there until the slot is reclaimed.
     cdef:
         uint64_t mask = load_seq_cst(&s.slots[i].mask)                   # [pin]
         uint64_t n = load_seq_cst(&s.header.live_words)                  # [pin]
         uint64_t w, rows, row
+        uint64_t ours = 0
     for w in range(min(n, <uint64_t>LIVE_WORDS)):
         rows = load_seq_cst(&s.header.live[w]) & mask                    # [pin]
         while rows:
             row = w * 64 + <uint64_t>ctz64(rows)
             rows &= rows - 1
             if is_ready(pins_ready_of(s, row), i // SLOTS_PER_STEP) and load_seq_cst_u32(&pins_of(s, row)[i]):  # [pin]
-                return row + 1
-    return 0
+                if row != s.row:
+                    return row + 1
+                ours = row + 1
+    return ours
 
 
 cdef inline bint try_reap(Store *s, uint64_t i, uint64_t word) noexcept nogil:
     # `word` was CONDEMNED when loaded. The CAS on the whole word fails for a reaper that slept through a reuse.
-    cdef uint64_t blocker = pinned_by(s, i)
-    if blocker:
-        s.blocked_by = blocker
-        return False
+    cdef uint64_t blocker, moves = load_seq_cst(&s.header.moves)         # [pin]
+    cdef uint64_t before = moves + 1
+    while moves != before:
+        # A fork moves pins to a row that we may have passed already, and its parent may then let go of its own; it
+        # counts itself in between.
+        before = moves
+        blocker = pinned_by(s, i)
+        if blocker:
+            s.blocked_by = blocker
+            return False
+        moves = load_seq_cst(&s.header.moves)                            # [pin]
     if not cas_seq_cst(&s.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, s.row)):
         return False
     failpoint(FP_REAP_CLAIMED)
@@ -129,7 +139,7 @@ cdef inline bint try_reap(Store *s, uint64_t i, uint64_t word) noexcept nogil:
 cdef inline bint pins_condemned(Store *s) noexcept nogil:
     # whether blocks would come back if this process let go of what it pins
     cdef uint64_t i
-    for i in range(load_acquire(&s.header.slots_used)):                  # [grow]
+    for i in range(slots_used(s)):
         if pins_are_near(s, i) and load_seq_cst_u32(&s.pins[i]):
             if word_state(load_acquire(&s.slots[i].word)) == CONDEMNED:
                 return True
@@ -192,7 +202,7 @@ cdef inline void pin_own(Store *s, uint64_t i) noexcept nogil:
 cdef inline int condemn(Store *s, uint64_t i, uint64_t generation) noexcept nogil:
     # SEALED -> CONDEMNED. From now on no get finds it; the caller unindexes and reaps.
     cdef uint64_t word
-    if i >= s.slot_limit or i >= load_acquire(&s.header.slots_used):     # [grow]
+    if i >= s.slot_limit or i >= slots_used(s):
         return ERR_NOT_FOUND
     word = load_seq_cst(&s.slots[i].word)
     while word_generation(word) == generation:

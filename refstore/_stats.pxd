@@ -13,7 +13,7 @@ from refstore._layout cimport (
 from refstore._slots cimport pinned_by
 from refstore._store cimport (
     bits_at, file_of, is_ready, label_at, labels_are_ready, name_lock_at, pins_of, pins_ready_of,
-    row_at, Store,
+    row_at, runs_used, slots_used, Store, tag_at,
 )
 from refstore._sys cimport byte_is_locked
 
@@ -57,13 +57,13 @@ cdef inline int take_census(Store *s, Census *census) noexcept nogil:
     cdef:
         uint64_t i, word, spare = 0
         uint64_t top = min(load_relaxed(&s.pool.top), s.g.pages)  # relaxed: bounds a scan
-        uint64_t slots_used = load_acquire(&s.header.slots_used)         # [grow]
+        uint64_t n_slots = slots_used(s)
         unsigned char *used = <unsigned char*>calloc(s.g.pages if top > s.g.pages else top + 1, 1)
         Slot *slot
         Run *run
     if used == NULL:
         return -1
-    for i in range(slots_used):
+    for i in range(n_slots):
         slot = &s.slots[i]
         word = load_acquire(&slot.word)                                  # [seal]
         if not holds_block(word):
@@ -125,7 +125,7 @@ cdef inline uint64_t count_pins(Store *s, uint64_t i) noexcept nogil:
 cdef inline int64_t next_live(Store *s, uint64_t i, uint64_t *generation) noexcept nogil:
     # the first live object's slot from `i` on, or -1
     cdef uint64_t word
-    while i < load_acquire(&s.header.slots_used):                        # [grow]
+    while i < slots_used(s):
         word = load_acquire(&s.slots[i].word)                            # [seal]
         if is_readable(word, word_generation(word)):
             generation[0] = word_generation(word)
@@ -186,17 +186,17 @@ cdef inline void check_slot(Store *s, uint64_t i, set problems):
 cdef inline void check_space(Store *s, set problems):
     # No page belongs to two extents or runs; no block to two slots.
     cdef:
-        uint64_t i, n_used = load_acquire(&s.header.slots_used)          # [grow]
+        uint64_t i, n_used = slots_used(s)
         Slot *slot
         set blocks = set()
-    extents = [(run_id, s.runs[run_id].first, s.runs[run_id].pages, "run") for run_id in range(s.pool.runs_used)
+    extents = [(run_id, s.runs[run_id].first, s.runs[run_id].pages, "run") for run_id in range(runs_used(s))
                if s.runs[run_id].live]
     for i in range(n_used):
         slot = &s.slots[i]
         if slot.extent:
             extents.append((i, extent_first(slot.extent), extent_pages(slot.extent), "slot"))
         elif slot.run:
-            if slot.run > s.pool.runs_used or s.runs[slot.run - 1].live != <uint64_t>slot.size_class + 1 \
+            if slot.run > runs_used(s) or s.runs[slot.run - 1].live != <uint64_t>slot.size_class + 1 \
                     or slot.block >= s.runs[slot.run - 1].blocks:
                 problems.add(f"run: slot {i} has block {slot.block} of run {slot.run - 1}, which has no such block")
             elif (slot.run, slot.block) in blocks:
@@ -219,10 +219,10 @@ cdef inline void check_gaps(Store *s, list extents, set problems):
     for extent in extents + [(0, top, 0, "top")]:
         first = extent[1]
         while at < first and at < s.g.pages:
-            if s.tags[at].head == 0 or at + s.tags[at].head > first:
+            if tag_at(s, at).head == 0 or at + tag_at(s, at).head > first:
                 problems.add(f"lost pages: {at} to {first} are neither owned nor free")
                 break
-            at += s.tags[at].head
+            at += tag_at(s, at).head
         at = first + extent[2]
 
 
@@ -236,7 +236,7 @@ cdef inline bint is_hinted(Store *s, uint64_t i, Slot *slot) noexcept nogil:
 
 cdef inline void check_hints(Store *s, set problems):
     cdef uint64_t i
-    for i in range(load_acquire(&s.header.slots_used)):                  # [grow]
+    for i in range(slots_used(s)):
         if word_state(load_acquire(&s.slots[i].word)) == FREE and not is_hinted(s, i, &s.slots[i]):
             problems.add(f"lost slot: slot {i} is free and no hint says so")
 
@@ -246,7 +246,7 @@ cdef inline void check_names(Store *s, set problems):
         uint64_t i, word
         Slot *slot
         dict names = {}
-    for i in range(load_acquire(&s.header.slots_used)):                  # [grow]
+    for i in range(slots_used(s)):
         slot = &s.slots[i]
         word = load_acquire(&slot.word)                                  # [seal]
         if word_state(word) != SEALED or slot.name_hash == 0:
@@ -270,7 +270,7 @@ cdef inline void check_pins(Store *s, set problems):
         for step in range(s.g.steps):
             if not is_ready(pins_ready_of(s, row), step):
                 continue
-            for i in range(step * SLOTS_PER_STEP, min((step + 1) * SLOTS_PER_STEP, load_acquire(&s.header.slots_used))):
+            for i in range(step * SLOTS_PER_STEP, min((step + 1) * SLOTS_PER_STEP, slots_used(s))):
                 if load_relaxed_u32(&pins_of(s, row)[i]) == 0:  # relaxed: a report
                     continue
                 state = word_state(load_acquire(&s.slots[i].word))
@@ -294,7 +294,7 @@ cdef inline void check_locks(Store *s, set problems):
 cdef inline set find_problems(Store *s):
     cdef set problems = set()
     cdef uint64_t i
-    for i in range(load_acquire(&s.header.slots_used)):                  # [grow]
+    for i in range(slots_used(s)):
         check_slot(s, i, problems)
     check_space(s, problems)
     check_names(s, problems)

@@ -43,6 +43,7 @@ cdef struct Store:
     Store *next                 # of this process's attachments, for the fork hooks
     uint64_t child_row          # taken for a child before a fork
     int child_fd
+    bint dirty                  # something of ours can only come back as a dead process's does
     uint64_t blocked_by         # row + 1 that stopped the last reap, or 0: worth a look whether it lives
 
 
@@ -63,6 +64,20 @@ cdef inline uint32_t *pins_of(Store *s, uint64_t row) noexcept nogil:
 
 cdef inline uint64_t *pins_ready_of(Store *s, uint64_t row) noexcept nogil:
     return <uint64_t*>(s.base + s.g.pins_ready) + row * s.g.pins_ready_words
+
+cdef inline uint64_t slots_used(Store *s) noexcept nogil:
+    # numbers that others wrote are bounded before they are used
+    return min(load_acquire(&s.header.slots_used), s.slot_limit)         # [grow]
+
+cdef inline uint64_t runs_used(Store *s) noexcept nogil:
+    return min(load_acquire(&s.pool.runs_used), s.g.max_runs)            # [runs]
+
+cdef inline uint64_t map_end(Store *s) noexcept nogil:
+    return min(load_acquire(&s.pool.map_committed), s.g.pages + 1)       # [map]
+
+cdef inline PageTag *tag_at(Store *s, uint64_t page) noexcept nogil:
+    # a damaged link leads to some tag, never out of the map
+    return &s.tags[page if page < map_end(s) else 0]
 
 cdef inline uint64_t *bits_at(Store *s, uint64_t offset) noexcept nogil:
     return <uint64_t*>(s.base + offset)
@@ -216,7 +231,7 @@ cdef inline bint labels_are_ready(Store *s, uint64_t slot) noexcept nogil:
 cdef inline int reach_pins(Store *s, uint64_t slot) noexcept nogil:
     # Our own cell of `slot` may be touched from now on. Called only when the private note says "not yet".
     cdef uint64_t step = slot // SLOTS_PER_STEP
-    if slot >= load_acquire(&s.header.slots_used):                       # [grow]
+    if slot >= slots_used(s):
         return ERR_NOT_FOUND
     if commit_pins(s, s.row, step) != 0:
         return ERR_NO_MEMORY

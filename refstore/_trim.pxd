@@ -9,21 +9,23 @@ from refstore._atomics cimport fetch_and_acquire
 from refstore._layout cimport (
     BINS, CHUNK, ERR_DEAD, extent_first, extent_pages, HELD, make_extent, PAGE,
 )
-from refstore._pages cimport free_pages, lock, remove_free, unlock
-from refstore._rows cimport recover_row
+from refstore._pages cimport free_pages, insert_free, lock, remove_free, unlock
+from refstore._rows cimport recover_blocker
 from refstore._slots cimport unclaim
-from refstore._store cimport bits_at, file_of, is_ready, Store
+from refstore._store cimport bits_at, file_of, is_ready, map_end, Store, tag_at
 from refstore._sys cimport punch_hole
 
 cdef enum:
     MOST_RUNS = 65536           # free runs looked at in one call
+    PIECE = 256                 # pages taken at a time
 
 
 cdef inline int lock_or_recover(Store *s) noexcept nogil:
     cdef int got = lock(s, &s.pool.lock)
     while got == ERR_DEAD:
-        recover_row(s, s.blocked_by - 1)
-        got = lock(s, &s.pool.lock)
+        got = recover_blocker(s, got)
+        if got == 0:
+            got = lock(s, &s.pool.lock)
     return got
 
 
@@ -35,26 +37,30 @@ cdef inline uint64_t list_free(Store *s, uint64_t *extents) noexcept nogil:
     for b in range(BINS):
         at = s.pool.bin_head[b]
         while at and n < MOST_RUNS - 1:
-            extents[n] = make_extent(at - 1, s.tags[at - 1].head)
-            at = s.tags[at - 1].next
+            extents[n] = make_extent(at - 1, tag_at(s, at - 1).head)
+            at = tag_at(s, at - 1).next
             n += 1
     at = s.pool.top
-    end = min(s.pool.map_committed, s.g.pages)
+    end = min(map_end(s), s.g.pages)
     if end > at:
         extents[n] = make_extent(at, end - at)
         n += 1
     return n
 
 
-cdef inline bint take_listed(Store *s, uint64_t extent) noexcept nogil:
-    # under the lock: true if the extent is still free as it was, and now taken
-    cdef uint64_t first = extent_first(extent)
-    if first == s.pool.top:
-        s.pool.top += extent_pages(extent)
-    elif first < s.pool.top and s.tags[first].head == extent_pages(extent):
-        remove_free(s, first)
+cdef inline bint carve(Store *s, uint64_t extent, uint64_t first, uint64_t pages) noexcept nogil:
+    # Under the lock: takes a piece out of an extent, if that is still free as it was listed.
+    cdef uint64_t at = extent_first(extent), end = extent_first(extent) + extent_pages(extent)
+    if at == s.pool.top and end <= map_end(s):
+        s.pool.top = end
+    elif at < s.pool.top and tag_at(s, at).head == extent_pages(extent):
+        remove_free(s, at)
     else:
         return False
+    if first > at:
+        insert_free(s, at, first - at)
+    if end > first + pages:
+        free_pages(s, first + pages, end - first - pages)
     return True
 
 
@@ -74,41 +80,85 @@ cdef inline uint64_t punch(Store *s, uint64_t first_page, uint64_t pages) noexce
     return given
 
 
+cdef inline int64_t trim_piece(Store *s, uint64_t slot, uint64_t extent, uint64_t first,
+                               uint64_t pages) noexcept nogil:
+    # Bytes given back of one piece of a listed extent, or an error. `slot`: HELD, ours, owns the piece meanwhile.
+    cdef int64_t given
+    cdef bint taken
+    cdef int got = lock_or_recover(s)
+    if got != 0:
+        return got
+    taken = carve(s, extent, first, pages)
+    if taken:
+        s.slots[slot].extent = make_extent(first, pages)
+    unlock(&s.pool.lock)
+    if not taken:
+        return 0
+    given = <int64_t>punch(s, first, pages)
+    got = lock_or_recover(s)
+    if got != 0:
+        return got              # the slot still owns the piece: giving the slot back gives it back too
+    free_pages(s, first, pages)
+    s.slots[slot].extent = 0
+    unlock(&s.pool.lock)
+    return given
+
+
+cdef inline int64_t trim_extent(Store *s, uint64_t slot, uint64_t extent) noexcept nogil:
+    # Piece by piece, so that others find nearly all that is free.
+    cdef:
+        uint64_t first = extent_first(extent)
+        uint64_t end = extent_first(extent) + extent_pages(extent)
+        uint64_t pages
+        int64_t given = 0, got
+    while first < end:
+        pages = min(end - first, PIECE - first % PIECE)
+        if is_committed_within(s, first, pages):
+            got = trim_piece(s, slot, extent, first, pages)
+            if got < 0:
+                return got
+            given += got
+        first += pages
+    return given
+
+
+cdef inline bint is_committed_within(Store *s, uint64_t first, uint64_t pages) noexcept nogil:
+    cdef uint64_t i = (first * PAGE + CHUNK - 1) // CHUNK
+    while i < (first + pages) * PAGE // CHUNK:
+        if is_ready(bits_at(s, s.g.data_ready), i):
+            return True
+        i += 1
+    return False
+
+
+cdef inline int64_t trim_all(Store *s, uint64_t slot, uint64_t *extents) noexcept nogil:
+    cdef uint64_t n, k
+    cdef int64_t given = 0, got = lock_or_recover(s)
+    if got != 0:
+        return got
+    harvest(s)
+    dissolve_empty(s)
+    n = list_free(s, extents)
+    unlock(&s.pool.lock)
+    for k in range(n):
+        got = trim_extent(s, slot, extents[k])
+        if got < 0:
+            return got
+        given += got
+    return given
+
+
 cdef inline int64_t trim_free(Store *s) noexcept nogil:
     # Bytes given back, or an error with nothing lost.
     cdef:
         uint64_t *extents = <uint64_t*>malloc(MOST_RUNS * sizeof(uint64_t))
-        uint64_t n, k, slot
-        int64_t given = 0
-        int got
-        bint taken
+        uint64_t slot
+        int64_t given
     if extents == NULL:
         return 0
-    got = need_bare(s, HELD, &slot)
-    if got == 0:
-        got = lock_or_recover(s)
-        if got == 0:
-            harvest(s)
-            dissolve_empty(s)
-            n = list_free(s, extents)
-            unlock(&s.pool.lock)
-            for k in range(n):
-                got = lock_or_recover(s)
-                if got != 0:
-                    break
-                taken = take_listed(s, extents[k])
-                if taken:
-                    s.slots[slot].extent = extents[k]
-                unlock(&s.pool.lock)
-                if not taken:
-                    continue
-                given += <int64_t>punch(s, extent_first(extents[k]), extent_pages(extents[k]))
-                got = lock_or_recover(s)
-                if got != 0:
-                    break
-                free_pages(s, extent_first(extents[k]), extent_pages(extents[k]))
-                s.slots[slot].extent = 0
-                unlock(&s.pool.lock)
+    given = need_bare(s, HELD, &slot)
+    if given == 0:
+        given = trim_all(s, slot, extents)
         unclaim(s, slot)
     free(extents)
-    return given if got == 0 else got
+    return given
