@@ -13,8 +13,8 @@ Its parts, lowest first; each cimports only what stands above it:
     _index.pxd    names
     _rows.pxd     joining, leaving, recovery
     _trim.pxd     memory back to the system
-    _fork.pxd     what fork does to an attachment
     _file.pxd     making and mapping the file
+    _fork.pxd     what fork does to an attachment
 
 and, with the GIL:
 
@@ -47,7 +47,7 @@ from refstore._convert cimport (
 from refstore._debug cimport arm_failpoint, FP_COUNT, IS_DEBUG
 from refstore._errors cimport busy, full, get_error
 from refstore._file cimport unmap_store
-from refstore._fork cimport prepare_child, settle_child, settle_parent
+from refstore._fork cimport OpenWriter, prepare_child, settle_child, settle_parent, settle_writers
 from refstore._index cimport Found, remove, remove_named, seal
 from refstore._layout cimport (
     check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_NO_MEMORY,
@@ -58,7 +58,7 @@ from refstore._open cimport creator_lives, join, look_after_reboot, new_file, re
 from refstore._put cimport (
     demand_free_name, find_named, finish, Name, put_any, read_name, start, start_array,
 )
-from refstore._rows cimport enter, leave, look_at_blocker, recover_blocker, recover_dead
+from refstore._rows cimport leave, look_at_blocker, recover_blocker, recover_dead
 from refstore._slots cimport abandon, free_slot, pin, pin_own, unpin
 from refstore._stats cimport (
     Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name,
@@ -106,6 +106,7 @@ cdef object attachments = weakref.WeakValueDictionary()     # (device, inode) ->
 cdef Store *first_store = NULL                              # the same, for the fork hooks
 cdef PyGILState_STATE held_over_fork
 cdef bint gil_held_over_fork = False
+cdef OpenWriter *first_writer = NULL
 
 
 cdef void before_fork() noexcept nogil:
@@ -117,7 +118,7 @@ cdef void before_fork() noexcept nogil:
         held_over_fork = PyGILState_Ensure()
     s = first_store
     while s != NULL:
-        prepare_child(s)
+        prepare_child(s, first_writer)
         s = s.next
 
 
@@ -126,6 +127,7 @@ cdef void after_fork_in_parent() noexcept nogil:
     while s != NULL:
         settle_parent(s)
         s = s.next
+    settle_writers(first_writer, False)
     if gil_held_over_fork:
         PyGILState_Release(held_over_fork)
 
@@ -135,6 +137,7 @@ cdef void after_fork_in_child() noexcept nogil:
     while s != NULL:
         settle_child(s)
         s = s.next
+    settle_writers(first_writer, True)
     # A thread that C code forked from, without the GIL, keeps it in the child: giving it up takes locks that
     # another thread may have held at the fork.
     if gil_held_over_fork and held_over_fork == PyGILState_LOCKED:
@@ -533,6 +536,7 @@ cdef class Writer(Block):
     cdef bint replaces
     cdef str name
     cdef Attachment home        # stays when the block is given back
+    cdef OpenWriter open        # for the fork hooks, while it is neither sealed nor aborted
     cdef object array_ref       # weak: the array holds us
     cdef object __weakref__
 
@@ -549,7 +553,7 @@ cdef class Writer(Block):
 
     cdef void give_up(self) noexcept:
         if not self.is_closed and self.is_ours():
-            if self.exports == 0 and not self.is_kept:
+            if self.exports == 0 and not self.is_kept and not self.open.is_shared:
                 free_slot(&self.att.s, self.slot)
             elif self.pin_views():          # nothing may be put where they point
                 abandon(&self.att.s, self.slot)
@@ -557,8 +561,26 @@ cdef class Writer(Block):
                 self.att.s.dirty = True
         self.close_views()
 
+    cdef void enlist(self) noexcept:
+        global first_writer
+        self.open.s = &self.att.s
+        self.open.slot = self.slot
+        self.open.views = &self.exports
+        self.open.pinned = &self.pinned
+        self.open.next = first_writer
+        first_writer = &self.open
+
+    cdef void delist(self) noexcept:
+        global first_writer
+        cdef OpenWriter **at = &first_writer
+        while at[0] != NULL and at[0] != &self.open:
+            at = &at[0].next
+        if at[0] != NULL:
+            at[0] = self.open.next
+
     cdef void close_views(self) noexcept:
         self.is_closed = True
+        self.delist()
         self.drop_unless_used()
 
     cdef bint pin_views(self) noexcept:
@@ -593,7 +615,7 @@ cdef class Writer(Block):
         memset(&name, 0, sizeof(name))
         if self.name is not None:
             read_name(&self.att.s, self.name, &name)
-        if (self.exports or self.is_kept) and not self.pin_views():
+        if (self.exports or self.is_kept or self.open.is_shared) and not self.pin_views():
             raise full(&self.att.s, <uint64_t>self.nbytes, ERR_NO_MEMORY)
         ref = make_ref(self.tag, self.slot, self.generation)
         self.is_closed = True
@@ -709,6 +731,7 @@ cdef class Engine:
         writer.data = att.s.base + att.s.slots[writer.slot].offset
         writer.nbytes = <Py_ssize_t>att.s.slots[writer.slot].nbytes
         writer.is_writable = True
+        writer.enlist()
         writer.name = name
         writer.replaces = replace
         return writer

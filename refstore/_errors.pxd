@@ -27,8 +27,9 @@ cdef inline object busy(Store *s, str what):
 
 
 cdef inline object no_recovery(Store *s):
-    return OSError(24, "a process died in the middle of a change, and cleaning up after it takes a descriptor, of which "
-                   "there are none left (ulimit -n)", path_of(s))
+    import errno
+    return OSError(errno.EMFILE, "a process died in the middle of a change, and cleaning up after it takes a "
+                   "descriptor, of which there are none left (ulimit -n)", path_of(s))
 
 
 cdef inline set pinning_pids(Store *s):

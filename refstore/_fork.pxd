@@ -5,11 +5,11 @@
 from libc.string cimport memcpy
 from libc.stdint cimport int64_t, uint64_t
 
-from refstore._atomics cimport load_acquire
+from refstore._atomics cimport fetch_or_seq_cst, load_acquire
 from refstore._file cimport close_own
-from refstore._layout cimport Row
+from refstore._layout cimport Row, SLOTS_PER_STEP
 from refstore._rows cimport copy_pins, join_row, lock_row, recover_locked, use_row
-from refstore._store cimport file_of, row_at, Store
+from refstore._store cimport commit_pins, file_of, pins_of, row_at, Store
 from refstore._sys cimport (
     close, high_descriptor, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_SHARED, mmap, O_RDWR,
     PROT_READ, PROT_WRITE, reopen,
@@ -17,6 +17,37 @@ from refstore._sys cimport (
 
 cdef extern from "<unistd.h>":
     int getpid() noexcept nogil
+
+
+cdef struct OpenWriter:
+    # What the hooks know of a Writer: its views, inherited, could write into whatever comes to lie there next.
+    OpenWriter *next
+    Store *s
+    uint64_t slot
+    Py_ssize_t *views
+    bint *pinned                # in a child: its row pins the block, and its copy of the Writer gives that back
+    bint is_shared              # a child has such views: the block is not free when ours are gone
+
+
+cdef inline int pin_open_writers(OpenWriter *writer, Store *s, uint64_t child) noexcept nogil:
+    while writer != NULL:
+        if writer.s == s and writer.views[0]:
+            if commit_pins(s, child, writer.slot // SLOTS_PER_STEP) != 0:
+                return -1
+            fetch_or_seq_cst(&s.slots[writer.slot].mask, <uint64_t>1 << (child & 63))        # [pin]
+            pins_of(s, child)[writer.slot] += 1
+        writer = writer.next
+    return 0
+
+
+cdef inline void settle_writers(OpenWriter *writer, bint in_child) noexcept nogil:
+    while writer != NULL:
+        if writer.views[0]:
+            if in_child:
+                writer.pinned[0] = True
+            else:
+                writer.is_shared = True
+        writer = writer.next
 
 
 cdef inline void copy_identity(Store *s, uint64_t row) noexcept nogil:
@@ -27,7 +58,7 @@ cdef inline void copy_identity(Store *s, uint64_t row) noexcept nogil:
     memcpy(its.command, mine.command, sizeof(mine.command))
 
 
-cdef inline void prepare_child(Store *s) noexcept nogil:
+cdef inline void prepare_child(Store *s, OpenWriter *writers) noexcept nogil:
     cdef int fd
     cdef int64_t row
     s.child_fd = -1
@@ -43,7 +74,7 @@ cdef inline void prepare_child(Store *s) noexcept nogil:
             recover_locked(s, <uint64_t>row)
         join_row(s, <uint64_t>row)
         copy_identity(s, <uint64_t>row)
-        if copy_pins(s, <uint64_t>row) == 0:
+        if pin_open_writers(writers, s, <uint64_t>row) == 0 and copy_pins(s, <uint64_t>row) == 0:
             s.child_row = <uint64_t>row
             s.child_fd = fd
             return

@@ -286,8 +286,8 @@ cdef inline uint64_t mark_used(Store *s) noexcept nogil:
 
 
 cdef inline void rebuild(Store *s) noexcept nogil:
-    # The holder of the lock died, and its row's kernel lock is ours. Slots keep their space meanwhile whatever others do to them: only
-    # a holder of this lock changes who owns pages.
+    # The holder of the lock died, and its row's kernel lock is ours. Slots keep their space meanwhile, whatever
+    # others do to them: only a holder of this lock changes who owns pages.
     cdef uint64_t end, page = 0, until
     forget_half_made(s)
     forget_owners(s)

@@ -8,8 +8,8 @@ from libc.string cimport memset
 
 from refstore._atomics cimport (
     cas_seq_cst, ctz64, fetch_add_relaxed, fetch_add_seq_cst, fetch_and_seq_cst, fetch_or_seq_cst,
-    load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed, store_relaxed_u32,
-    store_release, store_seq_cst_u32,
+    load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed, store_release,
+    store_seq_cst_u32,
 )
 from refstore._debug cimport (
     failpoint, FP_ROW_FREED, FP_ROW_LIVE, FP_ROW_LOCKED, FP_ROW_PINS_ZEROED, FP_ROW_SWEPT,
@@ -258,6 +258,6 @@ cdef inline int copy_pins(Store *s, uint64_t child) noexcept nogil:
                     if commit_pins(s, child, step) != 0:
                         return -1
                 fetch_or_seq_cst(&s.slots[i].mask, bit)                  # [pin]
-                store_relaxed_u32(&pins_of(s, child)[i], n)     # relaxed: `moves` carries it, and our own pin holds
+                pins_of(s, child)[i] += n       # plain: `moves` carries it, and our own pin holds
     fetch_add_seq_cst(&s.header.moves, 1)                                # [pin]
     return 0

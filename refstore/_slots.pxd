@@ -97,8 +97,9 @@ cdef inline void free_slot(Store *s, uint64_t i) noexcept nogil:
 
 
 cdef inline uint64_t pinned_by(Store *s, uint64_t i) noexcept nogil:
-    # Row + 1 of a live row that pins slot `i`, another's before ours, or 0. Rows that never touched this generation are skipped: a
-    # row's bit is in the mask before a pin of its is valid, and stays there until the slot is reclaimed.
+    # Row + 1 of a live row that pins slot `i`, another's before ours, or 0. Rows that never touched this
+    # generation are skipped: a row's bit is in the mask before a pin of its is valid, and stays there until the
+    # slot is reclaimed.
     cdef:
         uint64_t mask = load_seq_cst(&s.slots[i].mask)                   # [pin]
         uint64_t n = load_seq_cst(&s.header.live_words)                  # [pin]

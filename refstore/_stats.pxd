@@ -179,8 +179,13 @@ cdef inline void check_slot(Store *s, uint64_t i, set problems):
             problems.add(f"offset: the block of slot {i} lies at {slot.offset}, outside the data or unaligned")
         if slot.kind > KIND_OBJECT:
             problems.add(f"kind: slot {i} has the unknown kind {slot.kind}")
-    if state == CONDEMNED and not pinned_by(s, i):
-        problems.add(f"lost reap: slot {i} is deleted and unpinned, yet not freed")
+
+
+cdef inline void check_reaps(Store *s, set problems):
+    cdef uint64_t i
+    for i in range(slots_used(s)):
+        if word_state(load_acquire(&s.slots[i].word)) == CONDEMNED and not pinned_by(s, i):
+            problems.add(f"lost reap: slot {i} is deleted and unpinned, yet not freed")
 
 
 cdef inline void check_space(Store *s, set problems):
@@ -300,6 +305,7 @@ cdef inline set find_problems(Store *s):
     check_names(s, problems)
     check_pins(s, problems)
     if not any_row_is_dead(s):      # else these are what it still holds
+        check_reaps(s, problems)
         check_hints(s, problems)
         check_locks(s, problems)
     return problems

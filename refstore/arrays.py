@@ -16,7 +16,7 @@ from refstore.payload import describe_dtype, dtype_from
 
 
 def axes_in_memory(array: npt.NDArray[Any]) -> tuple[int, ...]:
-    """The axes of `array` from the slowest to the fastest, as `numpy.copy` with order "K" has them."""
+    """The axes of `array`, slowest first, as `numpy.copy` with order "K" has them."""
     return tuple(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
 
 

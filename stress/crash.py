@@ -1,4 +1,4 @@
-"""Processes that put, get, replace and delete while others are killed, stopped, forked and replaced.
+"""Processes that put, get, replace and delete while others are killed, stopped and replaced.
 
 Each worker owns some names: a ledger outside the store says what it last put under each, and what
 it was about to put, so that its successor can tell an object that was lost from one that was being
