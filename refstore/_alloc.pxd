@@ -23,8 +23,8 @@ from refstore._layout cimport (
 from refstore._pages cimport free_pages, lock, reach_map, take_pages, take_pages_high, unlock
 from refstore._slots cimport claim, unclaim
 from refstore._store cimport (
-    bits_at, class_bits_at, commit_data, file_of, hint_set, hint_take, RECENT, runs_used,
-    slots_used, Store, summary_of,
+    bits_at, class_bits_at, commit_data, file_of, hint_set, hint_take, reach_pins, RECENT,
+    runs_used, slots_used, Store, summary_of,
 )
 from refstore._sys cimport allocate
 
@@ -54,6 +54,7 @@ cdef inline int grow_slots(Store *s) noexcept nogil:
         return ERR_NO_MEMORY
     if cas_acq_rel(&s.header.slots_used, &used, end):                    # [grow] the slots below are there
         failpoint(FP_SLOTS_GROWN)
+        reach_pins(s, used)     # if there is memory for it; else the first pin says so
         hint_range(bits_at(s, s.g.bare_bits), s.g.slot_words, used, end)
     return 0
 
@@ -341,10 +342,12 @@ cdef inline bint take_stocked(Store *s, int size_class, uint64_t *slot) noexcept
             return True
 
 
-cdef inline bint take_anywhere(Store *s, int size_class, uint64_t *slot) noexcept nogil:
-    # The store is full: runs that other processes cut from will do.
+cdef inline bint take_anywhere(Store *s, int size_class, bint committed, uint64_t *slot) noexcept nogil:
+    # The store is full: runs that other processes cut from will do. The disk is full: committed ones.
     cdef uint64_t r
     for r in range(runs_used(s)):
+        if committed and load_acquire(&s.runs[r].committed) == 0:        # [committed]
+            continue
         # relaxed: a guess; the slot decides
         if s.runs[r].live == <uint64_t>size_class + 1 and load_relaxed(&s.runs[r].free):
             if take_from_run(s, size_class, r, slot):
@@ -495,7 +498,7 @@ cdef inline int take_small(Store *s, uint64_t nbytes, uint64_t *slot) noexcept n
     if take_stocked(s, size_class, slot):
         return 0
     got = make_blocks(s, size_class, slot)
-    if got == ERR_FULL and take_anywhere(s, size_class, slot):
+    if got == ERR_FULL and take_anywhere(s, size_class, False, slot):
         return 0
     return got
 
@@ -536,5 +539,6 @@ cdef inline int take_block(Store *s, uint64_t nbytes, uint64_t *slot) noexcept n
         return got
     if commit_block(s, slot[0]) != 0:
         unclaim(s, slot[0])
-        return ERR_NO_MEMORY
+        if nbytes > SMALL_LIMIT or not take_anywhere(s, class_of(nbytes), True, slot):
+            return ERR_NO_MEMORY
     return 0

@@ -58,7 +58,7 @@ from refstore._open cimport creator_lives, join, look_after_reboot, new_file, re
 from refstore._put cimport (
     demand_free_name, find_named, finish, Name, put_any, read_name, start, start_array,
 )
-from refstore._rows cimport leave, look_at_blocker, recover_blocker, recover_dead
+from refstore._rows cimport enter, leave, look_at_blocker, recover_blocker, recover_dead
 from refstore._slots cimport abandon, free_slot, pin, pin_own, unpin
 from refstore._stats cimport (
     Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name,
@@ -632,6 +632,8 @@ cdef class Writer(Block):
     def abort(self):
         """Gives the space back; nobody ever sees it. Does nothing when it is sealed or aborted already."""
         self.give_up()
+        if not self.is_sealed:
+            self.home = None
 
     @property
     def array(self):

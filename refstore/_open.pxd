@@ -109,9 +109,11 @@ cdef inline int demand_lasting_lock(Store *s, uint64_t row, str path) except -1:
     # Asks through a second description whether the lock shows: on some file systems it does not.
     import errno
     cdef int second = reopen(s.fd, O_RDONLY)
-    cdef bint holds = second >= 0 and byte_is_locked(second, row)
-    if second >= 0:
-        close(second)
+    cdef bint holds
+    if second < 0:
+        raise OSError(errno.EMFILE, "cannot open the store once more: no descriptor left, or no /proc", path)
+    holds = byte_is_locked(second, row)
+    close(second)
     if not holds:
         raise OSError(errno.EOPNOTSUPP, "the file system's byte locks do not hold between descriptors: put the "
                       "store on tmpfs, ext4 or xfs, or use backend='filelock'", path)

@@ -24,9 +24,13 @@ from refstore._pages cimport rebuild, unlock
 from refstore._slots cimport free_slot, try_reap, unclaim
 from refstore._store cimport (
     bits_at, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready, name_lock_at,
-    pins_of, pins_ready_of, row_at, runs_used, slots_used, Store,
+    pins_of, pins_ready_of, reach_pins, row_at, runs_used, slots_used, Store,
 )
 from refstore._sys cimport byte_is_locked, close, lock_byte, O_RDWR, reopen
+
+
+cdef enum:
+    EAGER_STEPS = 16            # 64 KiB of pins
 
 
 cdef inline void restore_hint(Store *s, uint64_t i, Slot *slot) noexcept nogil:
@@ -213,13 +217,23 @@ cdef inline void join_row(Store *s, uint64_t r) noexcept nogil:
 
 
 cdef inline void use_row(Store *s, uint64_t r) noexcept nogil:
+    cdef uint64_t step
     s.row = r
     s.row_bit = <uint64_t>1 << (r & 63)
     s.pins = pins_of(s, r)
     s.counters = row_at(s, r).counters
-    memset(s.pins_ready, 0, s.g.steps)
+    for step in range(s.g.steps):
+        s.pins_ready[step] = is_ready(pins_ready_of(s, r), step)
     memset(s.current, 0, sizeof(s.current))
     memset(s.recent, 0, sizeof(s.recent))
+
+
+cdef inline void reach_first_pins(Store *s) noexcept nogil:
+    # As far as there is memory now: a get of what is there already should not fail because it runs out later.
+    cdef uint64_t step
+    for step in range(min((slots_used(s) + SLOTS_PER_STEP - 1) // SLOTS_PER_STEP, <uint64_t>EAGER_STEPS)):
+        if reach_pins(s, step * SLOTS_PER_STEP) != 0:
+            return
 
 
 cdef inline void enter(Store *s, uint64_t r) noexcept nogil:
@@ -230,6 +244,7 @@ cdef inline void enter(Store *s, uint64_t r) noexcept nogil:
         count(s, COUNT_RECOVERIES, 1)
     join_row(s, r)
     recover_dead(s)
+    reach_first_pins(s)
 
 
 cdef inline void leave(Store *s) noexcept nogil:

@@ -93,7 +93,11 @@ class Store(_core.Engine):
                 if create:
                     raise
                 continue  # another process was first: attach to its store
-            self._attach(path, foreign, None, None)
+            try:
+                self._attach(path, foreign, None, None)
+            except BaseException:
+                os.unlink(path)
+                raise
             return
 
     @classmethod
@@ -118,7 +122,11 @@ class Store(_core.Engine):
             store, _remove_temporary, path, fd, os.fstat(fd).st_ino, os.getpid()
         )
         _creator_fds.add(fd)
-        store._attach(path, False, None, None)
+        try:
+            store._attach(path, False, None, None)
+        except BaseException:
+            store._remove()
+            raise
         return store
 
     def _attach(
