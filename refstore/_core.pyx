@@ -58,7 +58,7 @@ from refstore._open cimport creator_lives, join, look_after_reboot, new_file, re
 from refstore._put cimport (
     demand_free_name, find_named, finish, Name, put_any, read_name, start, start_array,
 )
-from refstore._rows cimport enter, leave, look_at_blocker, recover_blocker, recover_dead
+from refstore._rows cimport leave, look_at_blocker, recover_blocker, recover_dead
 from refstore._slots cimport abandon, free_slot, pin, pin_own, unpin
 from refstore._stats cimport (
     Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name,
@@ -169,7 +169,7 @@ cdef class Attachment:
             leave(&self.s)
         unmap_store(&self.s)
 
-    cdef int enter(self, str path, int fd, const Header *h, object found) except -1:
+    cdef int take_part(self, str path, int fd, const Header *h, object found) except -1:
         global first_store
         self.path = path
         self.encoded_path = os.fsencode(path)
@@ -223,7 +223,7 @@ def attach(str path not None, bint foreign):
             return att
         head = read_header(fd, path, found, foreign)
         att = Attachment()
-        att.enter(path, os.dup(fd), <Header*>PyBytes_AS_STRING(head), found)
+        att.take_part(path, os.dup(fd), <Header*>PyBytes_AS_STRING(head), found)
         attachments[(found.st_dev, found.st_ino)] = att
         return att
     finally:

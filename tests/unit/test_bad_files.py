@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 import helpers
+import numpy as np
 import pytest
 
 import refstore
@@ -149,6 +150,24 @@ def test_a_dangling_symbolic_link_is_refused(folder: Path) -> None:
 
 # -- damage -----------------------------------------------------------------------------------
 
+
+@pytest.fixture
+def busy_image(folder: Path) -> bytes:
+    """The bytes of a store whose only process died with a deleted object pinned."""
+    path = folder / "original"
+    with refstore.Store(str(path), capacity=300_000, max_objects=64) as store:
+        store["small"] = helpers.pattern(1, 100)
+        store["large"] = helpers.pattern(2, 100_000)
+        store["described"] = np.zeros(3, [("n" * 300, "i4")])
+        store.put({"a": [1, 2, 3]})
+        store.delete(store.put(bytes(50_000)))
+        with store["large"]:
+            del store["large"]
+            data = path.read_bytes()
+        store.unlink()
+    return data
+
+
 DAMAGE = """
     import random, sys, refstore
     path, seed, start, stop, rounds = sys.argv[1], *map(int, sys.argv[2:])
@@ -186,18 +205,20 @@ DAMAGE = """
 
 
 @pytest.mark.parametrize(
-    ("start", "stop"),
-    [(0, 128), (0, 4096), (4096, 65536), (0, 2**40)],
+    ("seed", "start", "stop", "rounds"),
+    [(11, 0, 128, 120), (11, 0, 4096, 120), (104, 4096, 300_000, 300), (11, 0, 2**40, 120)],
     ids=["the header's start", "the first page", "the tables", "anywhere"],
 )
 def test_damage_is_an_error_at_worst_and_never_a_crash(
-    folder: Path, image: bytes, start: int, stop: int
+    folder: Path, busy_image: bytes, seed: int, start: int, stop: int, rounds: int
 ) -> None:
     path = folder / "image"
-    path.write_bytes(image)
-    printed = helpers.run_clean(DAMAGE, path, 11, start, stop, 120)
-    path.unlink()
-    assert printed.split()[0] == "120"
+    path.write_bytes(busy_image)
+    result = helpers.run_script(DAMAGE, path, seed, start, stop, rounds)
+    for left in folder.iterdir():
+        left.unlink()
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.split()[0] == str(rounds)
 
 
 def test_check_finds_damage_of_the_slots(folder: Path, image: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import helpers
@@ -148,7 +149,12 @@ def test_plain_bytes_are_in_storage_order(store: refstore.Store, name: str) -> N
     stored = array.ravel(order="K").tobytes()
     with store.get(store.put(array)) as buf:
         assert bytes(buf) == stored
-        assert helpers.flat(buf).tobytes() == stored
+        assert hashlib.sha256(buf).digest() == hashlib.sha256(stored).digest()
+        if name == "C":
+            assert helpers.flat(buf).tobytes() == stored
+        else:  # numpy asks for the typed view first, to keep it, and then wants it in C order
+            with pytest.raises(BufferError):
+                helpers.flat(buf)
 
 
 @pytest.mark.parametrize("name", ["one axis backwards", "broadcast", "every second"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import ctypes
 import gc
+import hashlib
 import pickle
 import sys
 from collections.abc import Callable
@@ -87,7 +88,7 @@ def test_a_dtype_without_a_buffer_format_goes_by_the_array_protocol(
         assert np.asarray(buf).dtype == array.dtype
         assert np.asarray(buf).tobytes() == array.tobytes()
         assert bytes(buf) == array.tobytes()
-        assert helpers.flat(buf).tobytes() == array.tobytes()
+        assert hashlib.sha256(buf).digest() == hashlib.sha256(array.tobytes()).digest()
 
 
 def test_the_array_protocol_converts_and_copies_as_asked(store: refstore.Store) -> None:
