@@ -852,7 +852,7 @@ cdef class Engine:
                 finally:
                     unpin(s, <uint64_t>i)
             i = next_live(s, <uint64_t>i + 1, &generation)
-        return found
+        return list(dict.fromkeys(found))       # a name that is going over to another object is there twice
 
     def _census(self):
         # the fields of StoreStats, in its order

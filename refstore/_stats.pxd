@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from refstore._atomics cimport ctz64, load_acquire, load_relaxed, load_relaxed_u32
-from refstore._index cimport cell_naming, is_readable, make_cell, name_hash
+from refstore._index cimport cell_naming, make_cell, name_hash
 from refstore._layout cimport (
     class_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT,
     LIVE_WORDS, MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, Run, SEALED, Slot,
@@ -71,7 +71,7 @@ cdef inline int take_census(Store *s, Census *census) noexcept nogil:
                 spare = max(spare, block_nbytes(slot))
             continue
         census.used += block_nbytes(slot)
-        if is_readable(word, word_generation(word)):
+        if is_visible(s, i, word):
             census.objects += 1
         if word_state(word) == CONDEMNED:
             census.condemned += 1
@@ -83,7 +83,8 @@ cdef inline int take_census(Store *s, Census *census) noexcept nogil:
             run = &s.runs[slot.run - 1]
             if run.first < top and not used[run.first]:
                 mark_pages(used, top, run.first, run.pages)
-    census.largest_free = min(max(longest_gap(used, top, s.g.pages) * PAGE, spare), s.header.capacity)
+    census.largest_free = min(max(longest_gap(used, top, s.g.pages) * PAGE, spare),
+                              s.header.capacity - min(census.used, s.header.capacity))
     free(used)
     return 0
 
@@ -122,12 +123,20 @@ cdef inline uint64_t count_pins(Store *s, uint64_t i) noexcept nogil:
     return n
 
 
+cdef inline bint is_visible(Store *s, uint64_t i, uint64_t word) noexcept nogil:
+    # live, and for an object that is being published: under its name already
+    cdef uint64_t hashed = s.slots[i].name_hash
+    if word_state(word) == PUBLISHING:
+        return cell_naming(s, make_cell(i, word_generation(word), hashed), hashed) != NULL
+    return word_state(word) == SEALED
+
+
 cdef inline int64_t next_live(Store *s, uint64_t i, uint64_t *generation) noexcept nogil:
     # the first live object's slot from `i` on, or -1
     cdef uint64_t word
     while i < slots_used(s):
         word = load_acquire(&s.slots[i].word)                            # [seal]
-        if is_readable(word, word_generation(word)):
+        if is_visible(s, i, word):
             generation[0] = word_generation(word)
             return <int64_t>i
         i += 1
@@ -301,10 +310,10 @@ cdef inline set find_problems(Store *s):
     cdef uint64_t i
     for i in range(slots_used(s)):
         check_slot(s, i, problems)
-    check_space(s, problems)
-    check_names(s, problems)
-    check_pins(s, problems)
-    if not any_row_is_dead(s):      # else these are what it still holds
+    if not any_row_is_dead(s):      # else what does not add up may be what it left half way
+        check_space(s, problems)
+        check_names(s, problems)
+        check_pins(s, problems)
         check_reaps(s, problems)
         check_hints(s, problems)
         check_locks(s, problems)

@@ -150,7 +150,13 @@ class _Encoder:
             table[torch.TypedStorage] = self._reduce_typed_storage
             table[torch.UntypedStorage] = self._reduce_untyped_storage
         pickler.dispatch_table = table
-        pickler.dump(obj)
+        try:
+            pickler.dump(obj)
+        except AttributeError as error:
+            # what pickle raises before Python 3.12 for a local function or class
+            if not str(error).startswith("Can't pickle"):
+                raise
+            raise pickle.PicklingError(str(error)) from error
 
     def frame(self) -> Frame:
         count = len(self._buffers)
