@@ -42,14 +42,23 @@ cdef inline set pinning_pids(Store *s):
     return pids
 
 
-cdef inline str why_full(Store *s, int error):
+cdef inline str who_pins(Census *census, list pids):
+    if not census.pinned:
+        return "no object is pinned"
+    return (f"{census.pinned} objects of {census.pinned_nbytes} bytes are pinned by processes {pids}, "
+            f"{census.condemned} of them deleted")
+
+
+cdef inline str why_full(Store *s, uint64_t needed, int error):
     if error == ERR_FULL_SLOTS:
         return f"all {s.header.max_objects} objects of max_objects are there"
     if error == ERR_NO_MEMORY:
         return "the file system has no memory left"
     if error == ERR_INDEX:
         return "the name index is full around this name"
-    return "the largest free extent is too small"
+    if needed > s.header.capacity:
+        return "it is more than the capacity"
+    return "no free extent is large enough"
 
 
 cdef inline object full(Store *s, uint64_t needed, int error):
@@ -61,10 +70,10 @@ cdef inline object full(Store *s, uint64_t needed, int error):
     free_bytes = s.header.capacity - min(census.used, s.header.capacity)
     pids = sorted(pinning_pids(s))
     return StoreFullError(
-        f"no room for {needed} bytes in store {path_of(s)!r}: {why_full(s, error)}. "
+        f"no room for {needed} bytes in store {path_of(s)!r}: {why_full(s, needed, error)}. "
         f"Capacity {s.header.capacity}, free {free_bytes}, largest free extent "
-        f"{census.largest_free}; {census.pinned} objects are pinned by processes {pids}, "
-        f"{census.condemned} of them deleted. Delete or release objects, or make a larger store",
+        f"{census.largest_free}; {who_pins(&census, pids)}. "
+        "Delete or release objects, or make a larger store",
         needed=needed, free=free_bytes, largest_free=census.largest_free, holders=tuple(pids))
 
 

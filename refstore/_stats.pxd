@@ -22,6 +22,7 @@ cdef struct Census:
     uint64_t largest_free
     uint64_t objects
     uint64_t pinned
+    uint64_t pinned_nbytes
     uint64_t condemned
     uint64_t processes
 
@@ -77,6 +78,7 @@ cdef inline int take_census(Store *s, Census *census) noexcept nogil:
             census.condemned += 1
         if pinned_by(s, i):
             census.pinned += 1
+            census.pinned_nbytes += block_nbytes(slot)
         if slot.extent:
             mark_pages(used, top, extent_first(slot.extent), extent_pages(slot.extent))
         elif slot.run and slot.run <= s.g.max_runs:
