@@ -128,7 +128,6 @@ cdef enum Error:
     ERR_EXISTS = -4
     ERR_BUSY = -5           # a stopped process is in the middle of a change
     ERR_NO_MEMORY = -6      # the file system has no page left
-    ERR_CORRUPT = -7
     ERR_PINS = -8           # one process holds 2**30 pins on one object
     ERR_INDEX = -9          # both buckets of a name are full
     ERR_MORE = -10          # the page map must grow first

@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from refstore._atomics cimport (
-    cas_seq_cst, ctz64, fetch_add_relaxed, fetch_add_seq_cst, fetch_and_seq_cst, fetch_or_seq_cst,
+    cas_seq_cst, fetch_add_relaxed, fetch_add_seq_cst, fetch_and_seq_cst, fetch_or_seq_cst,
     load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed, store_release,
     store_seq_cst_u32,
 )
@@ -16,15 +16,15 @@ from refstore._debug cimport (
 )
 from refstore._index cimport cell_naming, condemn_replaced, make_cell, settle
 from refstore._layout cimport (
-    CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_DEAD, ERR_RECOVERY, FREE, HELD, LIVE_WORDS,
-    MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot, SLOTS_PER_STEP,
-    word_generation, word_row, word_state, WRITING,
+    CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_DEAD, ERR_RECOVERY, FREE, HELD, MAX_ROWS,
+    NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot, SLOTS_PER_STEP, word_generation,
+    word_row, word_state, WRITING,
 )
 from refstore._pages cimport rebuild, unlock
 from refstore._slots cimport free_slot, try_reap, unclaim
 from refstore._store cimport (
     bits_at, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready, name_lock_at,
-    pins_of, pins_ready_of, reach_pins, row_at, runs_used, slots_used, Store,
+    next_live_row, pins_of, pins_ready_of, reach_pins, row_at, runs_used, slots_used, Store,
 )
 from refstore._sys cimport byte_is_locked, close, lock_byte, O_RDWR, reopen
 
@@ -178,14 +178,11 @@ cdef inline void look_at_blocker(Store *s) noexcept nogil:
 
 cdef inline int recover_dead(Store *s) noexcept nogil:
     # every dead row; returns how many there were
-    cdef:
-        uint64_t w, rows
-        int n = 0
-    for w in range(min(load_acquire(&s.header.live_words), <uint64_t>LIVE_WORDS)):
-        rows = load_acquire(&s.header.live[w])                           # [row]
-        while rows:
-            n += max(recover_row(s, w * 64 + <uint64_t>ctz64(rows)), 0)
-            rows &= rows - 1
+    cdef int n = 0
+    cdef int64_t row = next_live_row(s, 0)
+    while row >= 0:
+        n += max(recover_row(s, <uint64_t>row), 0)
+        row = next_live_row(s, <uint64_t>row + 1)
     return n
 
 

@@ -3,7 +3,8 @@
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from refstore._atomics cimport ctz64, load_acquire, load_relaxed, load_relaxed_u32
+from refstore._rows cimport row_is_dead
+from refstore._atomics cimport load_acquire, load_relaxed, load_relaxed_u32
 from refstore._index cimport cell_naming, make_cell, name_hash
 from refstore._layout cimport (
     class_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT,
@@ -12,10 +13,9 @@ from refstore._layout cimport (
 )
 from refstore._slots cimport pinned_by
 from refstore._store cimport (
-    bits_at, file_of, is_ready, label_at, labels_are_ready, name_lock_at, pins_of, pins_ready_of,
-    row_at, runs_used, slots_used, Store, tag_at,
+    bits_at, is_ready, label_at, labels_are_ready, name_lock_at, next_live_row, pins_of,
+    pins_ready_of, row_at, runs_used, slots_used, Store, tag_at,
 )
-from refstore._sys cimport byte_is_locked
 
 cdef struct Census:
     uint64_t used
@@ -92,36 +92,31 @@ cdef inline int take_census(Store *s, Census *census) noexcept nogil:
 
 
 cdef inline uint64_t count_processes(Store *s) noexcept nogil:
-    cdef uint64_t w, rows, row, n = 0
-    for w in range(min(load_acquire(&s.header.live_words), <uint64_t>LIVE_WORDS)):
-        rows = load_acquire(&s.header.live[w])                           # [row]
-        while rows:
-            row = w * 64 + <uint64_t>ctz64(rows)
-            rows &= rows - 1
-            n += row == s.row or byte_is_locked(file_of(s), row)
+    cdef uint64_t n = 0
+    cdef int64_t row = next_live_row(s, 0)
+    while row >= 0:
+        n += not row_is_dead(s, <uint64_t>row)
+        row = next_live_row(s, <uint64_t>row + 1)
     return n
 
 
 cdef inline uint64_t count_all(Store *s, int counter) noexcept nogil:
     # relaxed: statistics
-    cdef uint64_t w, rows, n = load_relaxed(&s.header.totals[counter])
-    for w in range(min(load_acquire(&s.header.live_words), <uint64_t>LIVE_WORDS)):
-        rows = load_acquire(&s.header.live[w])                           # [row]
-        while rows:
-            n += load_relaxed(&row_at(s, w * 64 + <uint64_t>ctz64(rows)).counters[counter])  # relaxed: as above
-            rows &= rows - 1
+    cdef uint64_t n = load_relaxed(&s.header.totals[counter])
+    cdef int64_t row = next_live_row(s, 0)
+    while row >= 0:
+        n += load_relaxed(&row_at(s, <uint64_t>row).counters[counter])  # relaxed: as above
+        row = next_live_row(s, <uint64_t>row + 1)
     return n
 
 
 cdef inline uint64_t count_pins(Store *s, uint64_t i) noexcept nogil:
-    cdef uint64_t w, rows, row, n = 0
-    for w in range(min(load_acquire(&s.header.live_words), <uint64_t>LIVE_WORDS)):
-        rows = load_acquire(&s.header.live[w])                           # [row]
-        while rows:
-            row = w * 64 + <uint64_t>ctz64(rows)
-            rows &= rows - 1
-            if is_ready(pins_ready_of(s, row), i // SLOTS_PER_STEP):
-                n += load_relaxed_u32(&pins_of(s, row)[i])      # relaxed: a report
+    cdef uint64_t n = 0
+    cdef int64_t row = next_live_row(s, 0)
+    while row >= 0:
+        if is_ready(pins_ready_of(s, <uint64_t>row), i // SLOTS_PER_STEP):
+            n += load_relaxed_u32(&pins_of(s, <uint64_t>row)[i])        # relaxed: a report
+        row = next_live_row(s, <uint64_t>row + 1)
     return n
 
 
@@ -154,22 +149,16 @@ cdef inline str slot_name(Store *s, uint64_t i):
 
 # The invariants, one function each. A problem is a sentence that begins with the invariant's name.
 
-cdef inline bint is_dead_row(Store *s, uint64_t row) noexcept nogil:
-    return row != s.row and not byte_is_locked(file_of(s), row)
-
-
 cdef inline bint is_live_row(Store *s, uint64_t row) noexcept nogil:
     return row < MAX_ROWS and is_ready(s.header.live, row)
 
 
 cdef inline bint any_row_is_dead(Store *s) noexcept nogil:
-    cdef uint64_t w, rows
-    for w in range(<uint64_t>LIVE_WORDS):
-        rows = load_acquire(&s.header.live[w])                           # [row]
-        while rows:
-            if is_dead_row(s, w * 64 + <uint64_t>ctz64(rows)):
-                return True
-            rows &= rows - 1
+    cdef int64_t row = next_live_row(s, 0)
+    while row >= 0:
+        if row_is_dead(s, <uint64_t>row):
+            return True
+        row = next_live_row(s, <uint64_t>row + 1)
     return False
 
 

@@ -9,8 +9,8 @@ from refstore._atomics cimport (
 )
 from refstore._debug cimport failpoint, FP_COMMITTED
 from refstore._layout cimport (
-    Bucket, CHUNK, CLASSES, ERR_NO_MEMORY, ERR_NOT_FOUND, Geometry, Header, Label, NameLock, PAGE,
-    PageTag, Pool, Row, Run, Slot, SLOTS_PER_STEP,
+    Bucket, CHUNK, CLASSES, ERR_NO_MEMORY, ERR_NOT_FOUND, Geometry, Header, Label, LIVE_WORDS,
+    NameLock, PAGE, PageTag, Pool, Row, Run, Slot, SLOTS_PER_STEP,
 )
 from refstore._sys cimport allocate, close, high_descriptor, O_RDWR, open_file, same_file
 
@@ -78,6 +78,20 @@ cdef inline uint64_t map_end(Store *s) noexcept nogil:
 cdef inline PageTag *tag_at(Store *s, uint64_t page) noexcept nogil:
     # a damaged link leads to some tag, never out of the map
     return &s.tags[page if page < map_end(s) else 0]
+
+cdef inline int64_t next_live_row(Store *s, uint64_t row) noexcept nogil:
+    # The first live row from `row` on, or -1; for reports and recovery, which need no one moment. A reaper's scan has
+    # stricter orders of its own.
+    cdef uint64_t words = min(load_acquire(&s.header.live_words), <uint64_t>LIVE_WORDS)
+    cdef uint64_t w = row >> 6, rows
+    while w < words:
+        rows = load_acquire(&s.header.live[w])                           # [row]
+        if w == row >> 6:
+            rows = rows >> (row & 63) << (row & 63)
+        if rows:
+            return <int64_t>(w * 64 + <uint64_t>ctz64(rows))
+        w += 1
+    return -1
 
 cdef inline uint64_t *bits_at(Store *s, uint64_t offset) noexcept nogil:
     return <uint64_t*>(s.base + offset)
