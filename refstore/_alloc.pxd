@@ -8,12 +8,9 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from refstore._atomics cimport (
-    cas_acq_rel, ctz64, fetch_and_acquire, fetch_or_release, load_acquire, load_relaxed,
+    assign, cas_acq_rel, ctz64, fetch_and_acquire, fetch_or_release, load_acquire, load_relaxed,
     load_relaxed_u32, popcount64, store_relaxed, store_relaxed_u32, store_release,
-)
-from refstore._debug cimport (
-    failpoint, FP_EXTENT_CLEARED, FP_EXTENT_SET, FP_HINT_TAKEN, FP_RUN_ADOPTED, FP_RUN_DISSOLVED,
-    FP_RUN_LIVE, FP_RUN_WRITTEN, FP_SLOTS_GROWN,
+    store_release_u32,
 )
 from refstore._layout cimport (
     class_nbytes, class_of, CLASSES, ERR_FULL, ERR_FULL_SLOTS, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY,
@@ -53,7 +50,6 @@ cdef inline int grow_slots(Store *s) noexcept nogil:
     if allocate(file_of(s), s.g.slots + used * sizeof(Slot), SLOTS_PER_STEP * sizeof(Slot)) != 0:
         return ERR_NO_MEMORY
     if cas_acq_rel(&s.header.slots_used, &used, end):                    # [grow] the slots below are there
-        failpoint(FP_SLOTS_GROWN)
         reach_pins(s, used)     # if there is memory for it; else the first pin says so
         hint_range(bits_at(s, s.g.bare_bits), s.g.slot_words, used, end)
     return 0
@@ -69,7 +65,6 @@ cdef inline int take_bare(Store *s, uint64_t state, uint64_t *slot) noexcept nog
             if got != 0:
                 return got
             continue
-        failpoint(FP_HINT_TAKEN)
         if not claim(s, <uint64_t>i, state):
             continue
         if s.slots[i].run == 0 and s.slots[i].extent == 0:
@@ -98,8 +93,7 @@ cdef inline bint harvest(Store *s) noexcept nogil:
         if extent:
             any_came = True
             free_pages(s, extent_first(extent), extent_pages(extent))
-            s.slots[i].extent = 0
-            failpoint(FP_EXTENT_CLEARED)
+            assign(s.slots[i].extent, 0)
         if state != RETIRED:
             unclaim(s, <uint64_t>i)
 
@@ -147,18 +141,17 @@ cdef inline bint dissolve(Store *s, uint64_t r) noexcept nogil:
         uint64_t held = hold_run(s, r, &whole)
     if whole:
         store_release(&run.live, 0)                                      # [run]
-        failpoint(FP_RUN_DISSOLVED)
     for j in range(<uint64_t>RUN_BLOCKS):
         i = run_slot(s, r, j)
         if held >> j & 1:
             if whole:
-                s.slots[i - 1].run = 0
+                assign(s.slots[i - 1].run, 0)
             unclaim(s, i - 1)
         elif whole and i and slot_is_of(s, i - 1, r, j):
-            s.slots[i - 1].run = 0      # retired
+            assign(s.slots[i - 1].run, 0)       # retired
     if whole:
-        s.pool.class_pages[size_class] -= run.pages
-        s.pool.orphans -= run.orphans
+        assign(s.pool.class_pages[size_class], s.pool.class_pages[size_class] - run.pages)
+        assign(s.pool.orphans, s.pool.orphans - run.orphans)
         free_pages(s, run.first, run.pages)
         hint_set(bits_at(s, s.g.run_bits), s.g.run_words, r)
     return whole
@@ -185,7 +178,7 @@ cdef inline void dissolve_some(Store *s) noexcept nogil:
     # A bounded part of dissolve_empty; the next call goes on where this one ends.
     cdef uint64_t _, n = runs_used(s)
     for _ in range(min(n, <uint64_t>RUNS_PER_STEP)):
-        s.pool.dissolve_next = (s.pool.dissolve_next + 1) % n
+        assign(s.pool.dissolve_next, (s.pool.dissolve_next + 1) % n)
         dissolve_if_empty(s, s.pool.dissolve_next)
 
 
@@ -209,9 +202,9 @@ cdef inline bint steal_slots(Store *s) noexcept nogil:
                 continue
             fetch_and_acquire(&s.runs[r].free, ~(<uint64_t>1 << j))      # [hint]
             store_relaxed_u32(&s.runs[r].slots[j], 0)   # relaxed: a hint, checked against the slot
-            s.runs[r].orphans += 1
-            s.pool.orphans += 1
-            s.slots[i - 1].run = 0
+            assign(s.runs[r].orphans, s.runs[r].orphans + 1)
+            assign(s.pool.orphans, s.pool.orphans + 1)
+            assign(s.slots[i - 1].run, 0)
             unclaim(s, i - 1)
             stolen += 1
     return stolen > 0
@@ -288,9 +281,7 @@ cdef inline int take_extent(Store *s, uint64_t pages, uint64_t *slot) noexcept n
             break
         first = take_or_make_room(s, pages, False)
         if first >= 0:
-            s.slots[slot[0]].offset = s.g.data + <uint64_t>first * PAGE
-            s.slots[slot[0]].extent = make_extent(<uint64_t>first, pages)
-            failpoint(FP_EXTENT_SET)
+            assign(s.slots[slot[0]].extent, make_extent(<uint64_t>first, pages))
         unlock(&s.pool.lock)
         if first >= 0:
             return 0
@@ -316,7 +307,6 @@ cdef inline bint take_from_run(Store *s, int size_class, uint64_t r, uint64_t *s
         bits = before & ~tried
         if before >> j & 1 == 0:
             continue
-        failpoint(FP_HINT_TAKEN)
         i = run_slot(s, r, j)
         if i == 0 or not claim(s, i - 1, WRITING):
             continue
@@ -336,7 +326,6 @@ cdef inline bint take_stocked(Store *s, int size_class, uint64_t *slot) noexcept
         r = hint_take(class_bits_at(s, size_class), s.g.run_words, s.row * 5 % s.g.run_words)
         if r < 0:
             return False
-        failpoint(FP_RUN_ADOPTED)
         s.current[size_class] = <uint32_t>(r + 1)
         if take_from_run(s, size_class, <uint64_t>r, slot):
             return True
@@ -384,10 +373,11 @@ cdef inline int new_run(Store *s, uint64_t *r) noexcept nogil:
 
 cdef inline void stock_slot(Store *s, uint64_t i, uint64_t r, uint64_t j, int size_class) noexcept nogil:
     cdef Slot *slot = &s.slots[i]
-    slot.block = <unsigned char>j
-    slot.size_class = <unsigned char>size_class
-    slot.offset = s.g.data + <uint64_t>s.runs[r].first * PAGE + j * class_nbytes(size_class)
-    slot.run = <uint32_t>(r + 1)
+    assign(slot.block, <unsigned char>j)
+    assign(slot.size_class, <unsigned char>size_class)
+    assign(slot.offset, s.g.data + <uint64_t>s.runs[r].first * PAGE + j * class_nbytes(size_class))
+    # last: a death in between leaves a slot without a block, and never one with half of another's address
+    store_release_u32(&slot.run, <uint32_t>(r + 1))                      # [stock]
     store_relaxed_u32(&s.runs[r].slots[j], <uint32_t>(i + 1))  # relaxed: a hint, checked against the slot
 
 
@@ -400,8 +390,8 @@ cdef inline uint64_t restock(Store *s, int size_class, uint32_t *held, uint64_t 
         for j in range(s.runs[r].blocks):
             if s.runs[r].slots[j] == 0 and used < n:
                 stock_slot(s, held[used], r, j, size_class)
-                s.runs[r].orphans -= 1
-                s.pool.orphans -= 1
+                assign(s.runs[r].orphans, s.runs[r].orphans - 1)
+                assign(s.pool.orphans, s.pool.orphans - 1)
                 used += 1
     return used
 
@@ -424,20 +414,18 @@ cdef inline int64_t cut_run(Store *s, int size_class, uint64_t r, uint32_t *held
     if first < 0:
         return first
     n = min(n, pages * PAGE // size)
-    run.free = 0
-    run.first = <uint32_t>first
-    run.pages = <uint32_t>pages
-    run.blocks = <uint32_t>n
-    run.orphans = 0
+    assign(run.free, 0)
+    assign(run.first, <uint32_t>first)
+    assign(run.pages, <uint32_t>pages)
+    assign(run.blocks, <uint32_t>n)
+    assign(run.orphans, 0)
     store_relaxed(&run.committed, 0)    # relaxed: `live` carries it
     for j in range(<uint64_t>RUN_BLOCKS):
         store_relaxed_u32(&run.slots[j], 0)     # relaxed: as above
-    failpoint(FP_RUN_WRITTEN)
     for j in range(n):
         stock_slot(s, held[j], r, j, size_class)
-    s.pool.class_pages[size_class] += pages
+    assign(s.pool.class_pages[size_class], s.pool.class_pages[size_class] + pages)
     store_release(&run.live, <uint64_t>size_class + 1)                   # [run] the record is whole
-    failpoint(FP_RUN_LIVE)
     return <int64_t>n
 
 
@@ -509,6 +497,8 @@ cdef inline int commit_block(Store *s, uint64_t i) noexcept nogil:
     cdef Run *run
     cdef uint64_t extent = s.slots[i].extent
     if extent:
+        # here, and from nothing else: an extent may have come to the slot by other ways than a put
+        assign(s.slots[i].offset, s.g.data + extent_first(extent) * PAGE)
         return commit_data(s, extent_first(extent), extent_pages(extent))
     run = &s.runs[s.slots[i].run - 1]
     if load_acquire(&run.committed):                                     # [committed]
@@ -527,7 +517,7 @@ cdef inline int take_block(Store *s, uint64_t nbytes, uint64_t *slot) noexcept n
     if nbytes == 0:
         got = need_bare(s, WRITING, slot)
         if got == 0:
-            s.slots[slot[0]].offset = s.g.data
+            assign(s.slots[slot[0]].offset, s.g.data)
         return got
     if nbytes <= SMALL_LIMIT:
         got = take_small(s, nbytes, slot)

@@ -6,6 +6,8 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
+from refstore._debug cimport failpoint
+from refstore._atomics cimport assign
 from refstore._layout cimport INLINE_DIMS, KIND_ARRAY, LABEL_TEXT, PAGE, Slot
 from refstore._store cimport file_of, label_at, labels_are_ready, Store
 from refstore._sys cimport (
@@ -136,11 +138,13 @@ cdef inline cnp.dtype read_shape(Store *s, uint64_t i, Shape *shape, bint *strid
 cdef inline void set_text(Store *s, Slot *slot, uint64_t i, const char *text, Py_ssize_t n) noexcept:
     # The description goes into the label if it fits (whose memory is committed), else behind the payload.
     if n <= LABEL_TEXT:
-        slot.text_nbytes = <unsigned short>n
+        assign(slot.text_nbytes, <unsigned short>n)
         memcpy(label_at(s, i).text, text, <size_t>n)
+        failpoint()
     else:
-        slot.spill_nbytes = <unsigned int>n
+        assign(slot.spill_nbytes, <unsigned int>n)
         memcpy(s.base + slot.offset + slot.nbytes, text, <size_t>n)
+        failpoint()
 
 
 cdef inline bytes get_text(Store *s, Slot *slot, uint64_t i):

@@ -39,12 +39,16 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from refstore._alloc cimport take_block
-from refstore._atomics cimport fetch_add_seq_cst_u32, load_relaxed, store_relaxed_u32, store_release
+from refstore._atomics cimport (
+    assign, fetch_add_seq_cst_u32, load_relaxed, store_relaxed_u32, store_release,
+)
 from refstore._convert cimport (
     fits, MAX_DIMS, NPY_ARRAY_WRITEABLE, private_copy, PyArray_CLEARFLAGS, read_shape, Shape,
     view_of,
 )
-from refstore._debug cimport arm_failpoint, FP_COUNT, IS_DEBUG
+from refstore._debug cimport (
+    arm_failpoint, count_passes, IS_DEBUG, set_patience, site_at, site_count,
+)
 from refstore._errors cimport busy, full, get_error
 from refstore._file cimport unmap_store
 from refstore._fork cimport OpenWriter, prepare_child, settle_child, settle_parent, settle_writers
@@ -95,7 +99,6 @@ check_layout()
 
 DEBUG = bool(IS_DEBUG)
 OBJECTS_LIMIT = MOST_OBJECTS
-FAILPOINT_COUNT = FP_COUNT    # their names, in order, are those of the enum in _debug.pxd
 
 cdef tuple KINDS = ("bytes", "array", "object")
 
@@ -926,9 +929,25 @@ cdef uint64_t start_shaped(Store *s, object shape, cnp.dtype dtype) except? 0xFF
 
 # For tests and benchmarks
 
-def _arm(int point, int signo, int skip=0):
-    """Debug builds: raise `signo` at failpoint `point`, after passing it `skip` times."""
-    arm_failpoint(point, signo, skip)
+def _failpoints():
+    """Debug builds: (file, line) of each failpoint; its number is its place in the list."""
+    cdef long i
+    return [(os.fsdecode(site_at(i).file), site_at(i).line) for i in range(site_count())]
+
+
+def _arm(long failpoint, int signo, long skip=0):
+    """Debug builds: raise `signo` at the failpoint with this number, after passing it `skip` times; -1: at none."""
+    arm_failpoint(failpoint, signo, skip)
+
+
+def _count_passes(size_t address):
+    """Debug builds: from now on, add up how often each failpoint is passed, in uint32 cells from there on; 0: no longer."""
+    count_passes(<uint32_t*>address)
+
+
+def _set_patience(long ms):
+    """Debug builds: give up waiting for a stopped process after so many ms; -1: after the usual time."""
+    set_patience(ms)
 
 
 def _set_generation(Engine engine not None, uint64_t slot, uint64_t generation):
@@ -965,8 +984,8 @@ def bench_put_delete(Engine engine not None, uint64_t nbytes, uint64_t n):
     for _ in range(n):
         if take_block(s, nbytes, &i) != 0:
             raise full(s, nbytes, ERR_FULL)
-        s.slots[i].nbytes = nbytes
-        s.slots[i].name_hash = 0
+        assign(s.slots[i].nbytes, nbytes)
+        assign(s.slots[i].name_hash, 0)
         generation = generation_of(s, i)
         seal(s, i)
         remove(s, i, generation)

@@ -1,15 +1,22 @@
 # Assertions and failpoints. A release build compiles both to nothing.
 #
-# A failpoint is named after what has just happened. A test arms one with an action: `kill` raises SIGKILL there,
-# `stop` raises SIGSTOP, so that the test scripts an interleaving with waitpid and SIGCONT and never sleeps.
+# Every write to shared memory is a failpoint: the operations of _atomics.pxd are macros, and each place where one is
+# used puts its own entry into a table that the linker collects, so that none can be forgotten. Beside them,
+# `failpoint()` stands where the kernel has changed something for us. A test arms one with a signal: SIGKILL is a
+# death right after that write; SIGSTOP lets the test script an interleaving with waitpid and SIGCONT, without a sleep.
+
+from libc.stdint cimport uint32_t
 
 cdef extern from *:
     """
     #include <signal.h>
+    #include <stdint.h>
     #include <stdio.h>
     #include <stdlib.h>
 
     #define REFSTORE_STATIC_ASSERT(cond) _Static_assert(cond, #cond)
+
+    struct refstore_site { const char *file; long line; };
 
     #ifdef REFSTORE_GCOV
     extern void __gcov_dump(void);
@@ -24,68 +31,64 @@ cdef extern from *:
         ((cond) ? (void)0                                               \
                 : (fprintf(stderr, "%s:%d: refstore: %s\\n",            \
                            __FILE__, __LINE__, #cond), abort()))
-    static int refstore_armed = 0, refstore_signal = 0, refstore_skip = 0;
-    static inline void refstore_arm(int point, int signo, int skip) {
-        refstore_armed = point; refstore_signal = signo; refstore_skip = skip;
+
+    extern struct refstore_site __start_refstore_sites[] __attribute__((visibility("hidden")));
+    extern struct refstore_site __stop_refstore_sites[] __attribute__((visibility("hidden")));
+    static long refstore_armed = -1, refstore_skip = 0;
+    static int refstore_signal = 0;
+    static uint32_t *refstore_passes = NULL;        /* of each site; the test gives the memory */
+    static long refstore_patience = -1;
+
+    static inline long refstore_site_count(void) {
+        return __stop_refstore_sites - __start_refstore_sites;
     }
-    static inline void refstore_failpoint(int point) {
-        if (point == refstore_armed && refstore_skip-- == 0) {
-            refstore_armed = 0;
+    static inline const struct refstore_site *refstore_site_at(long i) {
+        return &__start_refstore_sites[i];
+    }
+    static inline void refstore_arm(long site, int signo, long skip) {
+        refstore_armed = site; refstore_signal = signo; refstore_skip = skip;
+    }
+    static inline void refstore_count_passes(uint32_t *passes) { refstore_passes = passes; }
+    static inline void refstore_set_patience(long ms) { refstore_patience = ms; }
+    static void __attribute__((noinline)) refstore_passed(const struct refstore_site *site) {
+        long i = site - __start_refstore_sites;
+        if (refstore_passes)
+            refstore_passes[i]++;
+        if (i == refstore_armed && refstore_skip-- == 0) {
+            refstore_armed = -1;
             REFSTORE_FLUSH();
             raise(refstore_signal);
         }
     }
+    #define REFSTORE_SITE() do {                                        \
+        static struct refstore_site refstore_here                       \
+            __attribute__((section("refstore_sites"), used)) = {__FILE__, __LINE__}; \
+        refstore_passed(&refstore_here); } while (0)
+    #define refstore_patience_ms(ms) (refstore_patience < 0 ? (ms) : refstore_patience)
     #else
     #define REFSTORE_IS_DEBUG 0
     #define REFSTORE_ASSERT(cond) ((void)0)
-    #define refstore_arm(point, signo, skip) ((void)(point), (void)(signo), (void)(skip))
-    #define refstore_failpoint(point) ((void)0)
+    #define REFSTORE_SITE() ((void)0)
+    #define refstore_site_count() 0
+    #define refstore_site_at(i) ((void)(i), (const struct refstore_site *)NULL)
+    #define refstore_arm(site, signo, skip) ((void)(site), (void)(signo), (void)(skip))
+    #define refstore_count_passes(passes) ((void)(passes))
+    #define refstore_set_patience(ms) ((void)(ms))
+    #define refstore_patience_ms(ms) (ms)
     #endif
     """
     const bint IS_DEBUG "REFSTORE_IS_DEBUG"
     void STATIC_ASSERT "REFSTORE_STATIC_ASSERT"(bint cond) noexcept nogil
     void ASSERT "REFSTORE_ASSERT"(bint cond) noexcept nogil
-    void failpoint "refstore_failpoint"(int point) noexcept nogil
-    void arm_failpoint "refstore_arm"(int point, int signo, int skip) noexcept nogil
-
-cdef enum Failpoint:
-    FP_NONE
-    # pin, unpin, delete, reap
-    FP_PIN_ADDED            # our cell counts, the word is not yet looked at
-    FP_PIN_MARKED           # the slot's mask names our row
-    FP_PIN_REMOVED          # our cell is down, the word is not yet looked at
-    FP_CONDEMNED            # deleted, nobody has tried to reap
-    FP_REAP_CLAIMED         # RECLAIMING is ours
-    FP_MASK_CLEARED         # RECLAIMING, the mask of pinning rows is empty
-    FP_WORD_FREED           # FREE again, the hint bit is not set
-    # small blocks
-    FP_HINT_TAKEN           # the bit is cleared, the slot not claimed
-    FP_SLOT_CLAIMED         # WRITING or HELD is ours
-    FP_RUN_ADOPTED          # the run's availability bit is cleared
-    # space
-    FP_LOCKED               # a recoverable lock is ours
-    FP_PAGES_TAKEN          # out of the page map, not yet in a slot
-    FP_EXTENT_SET           # the slot owns its pages
-    FP_EXTENT_CLEARED       # the pages are free, the slot is still HELD
-    FP_RUN_WRITTEN          # the run's record is complete, no slot belongs to it
-    FP_RUN_LIVE             # the run counts, its slots are still HELD
-    FP_RUN_DISSOLVED        # the run is dead, its slots are still HELD
-    FP_COMMITTED            # memory is committed, the bit does not say so
-    FP_SLOTS_GROWN          # the table is longer, the new slots have no hint bits
-    # seal and publish
-    FP_FILLED               # the payload is complete, the word says WRITING
-    FP_SEALED
-    FP_NAME_LOCKED
-    FP_REPLACES_SET
-    FP_PUBLISHING
-    FP_INDEXED              # the index names the new object
-    FP_OLD_CONDEMNED        # the replaced object is condemned, the new one PUBLISHING
-    FP_UNINDEXED            # a deleted object's cell is cleared
-    # rows and recovery
-    FP_ROW_LOCKED
-    FP_ROW_LIVE
-    FP_ROW_PINS_ZEROED
-    FP_ROW_SWEPT
-    FP_ROW_FREED
-    FP_MAP_REBUILT
-    FP_COUNT
+    void failpoint "REFSTORE_SITE"() noexcept nogil
+    # how long to wait for a stopped process; a test may have less time
+    long patience_ms "refstore_patience_ms"(long ms) noexcept nogil
+    # what tests reach through _core.pyx
+    cdef struct Site "refstore_site":
+        const char *file
+        long line
+    long site_count "refstore_site_count"() noexcept nogil
+    const Site *site_at "refstore_site_at"(long i) noexcept nogil
+    void arm_failpoint "refstore_arm"(long site, int signo, long skip) noexcept nogil
+    void count_passes "refstore_count_passes"(uint32_t *passes) noexcept nogil
+    void set_patience "refstore_set_patience"(long ms) noexcept nogil

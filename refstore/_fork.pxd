@@ -5,7 +5,8 @@
 from libc.string cimport memcpy
 from libc.stdint cimport int64_t, uint64_t
 
-from refstore._atomics cimport fetch_or_seq_cst, load_acquire
+from refstore._debug cimport failpoint
+from refstore._atomics cimport assign, fetch_or_seq_cst, load_acquire
 from refstore._file cimport close_own
 from refstore._layout cimport Row, SLOTS_PER_STEP
 from refstore._rows cimport copy_pins, join_row, lock_row, recover_locked, use_row
@@ -35,7 +36,7 @@ cdef inline int pin_open_writers(OpenWriter *writer, Store *s, uint64_t child) n
             if commit_pins(s, child, writer.slot // SLOTS_PER_STEP) != 0:
                 return -1
             fetch_or_seq_cst(&s.slots[writer.slot].mask, <uint64_t>1 << (child & 63))        # [pin]
-            pins_of(s, child)[writer.slot] += 1
+            assign(pins_of(s, child)[writer.slot], pins_of(s, child)[writer.slot] + 1)
         writer = writer.next
     return 0
 
@@ -53,9 +54,10 @@ cdef inline void settle_writers(OpenWriter *writer, bint in_child) noexcept nogi
 cdef inline void copy_identity(Store *s, uint64_t row) noexcept nogil:
     cdef Row *mine = row_at(s, s.row)
     cdef Row *its = row_at(s, row)
-    its.pid = 0                 # not known yet
-    its.started = mine.started
+    assign(its.pid, 0)                 # not known yet
+    assign(its.started, mine.started)
     memcpy(its.command, mine.command, sizeof(mine.command))
+    failpoint()
 
 
 cdef inline void prepare_child(Store *s, OpenWriter *writers) noexcept nogil:
@@ -101,5 +103,5 @@ cdef inline void settle_child(Store *s) noexcept nogil:
     s.fd = s.child_fd
     s.child_fd = -1
     use_row(s, s.child_row)
-    row_at(s, s.row).pid = <unsigned int>getpid()
+    assign(row_at(s, s.row).pid, <unsigned int>getpid())
     s.alive[0] = 1

@@ -9,11 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from refstore._atomics cimport (
-    cas_acq_rel, cas_seq_cst, load_acquire, load_relaxed, store_release, store_release_u32,
-)
-from refstore._debug cimport (
-    failpoint, FP_INDEXED, FP_NAME_LOCKED, FP_OLD_CONDEMNED, FP_PUBLISHING, FP_REPLACES_SET,
-    FP_SEALED, FP_UNINDEXED,
+    assign, cas_acq_rel, cas_seq_cst, load_acquire, load_relaxed, store_release, store_release_u32,
 )
 from refstore._layout cimport (
     Bucket, BUCKET_CELLS, CONDEMNED, ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NOT_FOUND, Label,
@@ -197,7 +193,6 @@ cdef inline void unindex(Store *s, uint64_t i, uint64_t generation, uint64_t has
     cdef uint64_t *at = cell_naming(s, cell, hashed)
     if at != NULL:
         cas_acq_rel(at, &cell, 0)                                        # [index]
-        failpoint(FP_UNINDEXED)
 
 
 cdef inline int count_live(Store *s, Bucket *bucket) noexcept nogil:
@@ -231,13 +226,11 @@ cdef inline void seal(Store *s, uint64_t i) noexcept nogil:
     # relaxed: the word is ours
     store_release(&s.slots[i].word,
                   make_word(word_generation(load_relaxed(&s.slots[i].word)), SEALED, 0))   # [seal] the bytes are whole
-    failpoint(FP_SEALED)
 
 
 cdef inline void settle(Store *s, uint64_t i, uint64_t word, uint64_t state) noexcept nogil:
     # PUBLISHING ends, by its publisher or by who recovers it
     cas_seq_cst(&s.slots[i].word, &word, make_word(word_generation(word), state, 0))         # [seal]
-    failpoint(FP_SEALED)
 
 
 cdef inline void condemn_replaced(Store *s, Slot *slot) noexcept nogil:
@@ -255,22 +248,18 @@ cdef inline int publish_locked(Store *s, uint64_t i, uint64_t hashed, Found *old
         uint64_t publishing = make_word(generation, PUBLISHING, s.row)
         uint64_t cell = make_cell(i, generation, hashed)
         bint indexed = False
-    slot.replaces_generation = old.generation if replaces else 0
+    assign(slot.replaces_generation, old.generation if replaces else 0)
     # before the index changes: who recovers us must know what we meant to end
     store_release_u32(&slot.replaces_slot, <uint32_t>(old.slot + 1) if replaces else 0)
-    failpoint(FP_REPLACES_SET)
     store_release(&slot.word, publishing)                                # [seal] the bytes are whole
-    failpoint(FP_PUBLISHING)
     if replaces:
         indexed = cas_acq_rel(old.cell, &old.cell_value, cell)           # [index]
     if not indexed and index(s, cell, hashed) != 0:
         settle(s, i, publishing, CONDEMNED)
         reap_condemned(s, i)
         return ERR_INDEX
-    failpoint(FP_INDEXED)
     if replaces:
         condemn(s, old.slot, old.generation)
-        failpoint(FP_OLD_CONDEMNED)
     settle(s, i, publishing, SEALED)
     return 0
 
@@ -289,7 +278,6 @@ cdef inline int publish(Store *s, uint64_t i, bint replace) noexcept nogil:
         got = lock(s, name_lock_of(s, hashed))
     if got != 0:
         return got
-    failpoint(FP_NAME_LOCKED)
     found = find(s, hashed, label.name, label.name_nbytes, &old)
     if found == 0 and not replace:
         got = ERR_EXISTS

@@ -4,6 +4,8 @@ from libc.stdint cimport int64_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy, memset
 
+from refstore._debug cimport failpoint
+from refstore._atomics cimport assign
 from refstore._file cimport (
     fill_header, HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE, HEADER_OTHER_VERSION,
     HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, look_over, map_store,
@@ -143,9 +145,10 @@ cdef inline int identify(Row *row) except -1:
     cdef bytes command
     with open("/proc/self/cmdline", "rb") as file:
         command = file.read(200).replace(b"\0", b" ")[:39]
-    row.pid = <unsigned int>os.getpid()
+    assign(row.pid, <unsigned int>os.getpid())
     memset(row.command, 0, sizeof(row.command))
     memcpy(row.command, PyBytes_AS_STRING(command), <size_t>len(command))
+    failpoint()
     return 0
 
 
@@ -161,6 +164,7 @@ cdef inline int look_after_reboot(Store *s, str path) except -1:
     if problems:
         raise StoreCorruptedError(f"store {path!r} did not survive a reboot: {min(problems)}; remove it")
     memcpy(s.header.boot_id, PyBytes_AS_STRING(boot), 36)
+    failpoint()
     return 0
 
 

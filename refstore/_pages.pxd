@@ -9,13 +9,13 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from refstore._atomics cimport (
-    cas_acq_rel, clz64, cpu_relax, ctz64, load_acquire, load_relaxed, store_relaxed_u32,
+    assign, cas_acq_rel, clz64, cpu_relax, ctz64, load_acquire, load_relaxed, store_relaxed_u32,
     store_release,
 )
-from refstore._debug cimport failpoint, FP_LOCKED, FP_MAP_REBUILT, FP_PAGES_TAKEN
+from refstore._debug cimport failpoint, patience_ms
 from refstore._layout cimport (
     BIN_WORDS, BINS, CLASSES, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_MORE, ERR_NO_MEMORY, EXACT_BINS,
-    extent_first, extent_pages, HELD, PageTag, Pool, round_up, Run, RUN_BLOCKS, word_state,
+    extent_first, extent_pages, HELD, PageTag, Pool, RETIRED, round_up, Run, RUN_BLOCKS, word_state,
 )
 from refstore._store cimport file_of, map_end, runs_used, slots_used, Store, tag_at
 from refstore._sys cimport allocate, byte_is_locked, now_ms, sched_yield, sleep_us
@@ -36,7 +36,6 @@ cdef inline int lock(Store *s, uint64_t *word) noexcept nogil:
         for _ in range(128):
             expected = 0
             if cas_acq_rel(word, &expected, s.row + 1):                  # [lock]
-                failpoint(FP_LOCKED)
                 return 0
             cpu_relax()
         if since == 0:
@@ -46,7 +45,7 @@ cdef inline int lock(Store *s, uint64_t *word) noexcept nogil:
         if expected and not byte_is_locked(file_of(s), expected - 1) and load_acquire(word) == expected:
             s.blocked_by = expected
             return ERR_DEAD
-        if now_ms() - since > BUSY_AFTER_MS:
+        if now_ms() - since >= <uint64_t>patience_ms(BUSY_AFTER_MS):
             s.blocked_by = expected
             return ERR_BUSY
         sleep_us(50)
@@ -69,14 +68,14 @@ cdef inline void insert_free(Store *s, uint64_t first, uint64_t pages) noexcept 
         int b = bin_of(pages)
         uint32_t old = s.pool.bin_head[b]
         PageTag *tag = tag_at(s, first)
-    tag.head = <uint32_t>pages
-    tag_at(s, first + pages - 1).tail = <uint32_t>pages
-    tag.prev = 0
-    tag.next = old
+    assign(tag.head, <uint32_t>pages)
+    assign(tag_at(s, first + pages - 1).tail, <uint32_t>pages)
+    assign(tag.prev, 0)
+    assign(tag.next, old)
     if old:
-        tag_at(s, old - 1).prev = <uint32_t>first + 1
-    s.pool.bin_head[b] = <uint32_t>first + 1
-    s.pool.bin_bits[b >> 6] |= <uint64_t>1 << (b & 63)
+        assign(tag_at(s, old - 1).prev, <uint32_t>first + 1)
+    assign(s.pool.bin_head[b], <uint32_t>first + 1)
+    assign(s.pool.bin_bits[b >> 6], s.pool.bin_bits[b >> 6] | (<uint64_t>1 << (b & 63)))
 
 
 cdef inline void remove_free(Store *s, uint64_t first) noexcept nogil:
@@ -85,17 +84,17 @@ cdef inline void remove_free(Store *s, uint64_t first) noexcept nogil:
         uint64_t pages = tag.head
         int b = bin_of(pages)
     if tag.prev:
-        tag_at(s, tag.prev - 1).next = tag.next
+        assign(tag_at(s, tag.prev - 1).next, tag.next)
     else:
-        s.pool.bin_head[b] = tag.next
+        assign(s.pool.bin_head[b], tag.next)
         if tag.next == 0:
-            s.pool.bin_bits[b >> 6] &= ~(<uint64_t>1 << (b & 63))
+            assign(s.pool.bin_bits[b >> 6], s.pool.bin_bits[b >> 6] & ~(<uint64_t>1 << (b & 63)))
     if tag.next:
-        tag_at(s, tag.next - 1).prev = tag.prev
-    tag_at(s, first + pages - 1).tail = 0
-    tag.head = 0
-    tag.next = 0
-    tag.prev = 0
+        assign(tag_at(s, tag.next - 1).prev, tag.prev)
+    assign(tag_at(s, first + pages - 1).tail, 0)
+    assign(tag.head, 0)
+    assign(tag.next, 0)
+    assign(tag.prev, 0)
 
 
 cdef inline int64_t best_in_bin(Store *s, int b, uint64_t pages) noexcept nogil:
@@ -167,7 +166,6 @@ cdef inline int64_t take_pages_high(Store *s, uint64_t pages) noexcept nogil:
     remove_free(s, <uint64_t>first)
     if has > pages:
         insert_free(s, <uint64_t>first, has - pages)
-    failpoint(FP_PAGES_TAKEN)
     return first + <int64_t>(has - pages)
 
 
@@ -188,8 +186,7 @@ cdef inline int64_t take_pages(Store *s, uint64_t pages) noexcept nogil:
         if pool.top + pages > load_acquire(&pool.map_committed):         # [map]
             return ERR_MORE
         first = <int64_t>pool.top
-        pool.top += pages
-    failpoint(FP_PAGES_TAKEN)
+        assign(pool.top, pool.top + pages)
     return first
 
 
@@ -202,7 +199,7 @@ cdef inline void free_pages(Store *s, uint64_t first, uint64_t pages) noexcept n
             first -= left
             pages += left
     if first + pages == s.pool.top:
-        s.pool.top = first
+        assign(s.pool.top, first)
         return
     right = tag_at(s, first + pages).head
     if right:
@@ -233,52 +230,54 @@ cdef inline bint extent_is_sane(Store *s, uint64_t first, uint64_t pages) noexce
 
 
 cdef inline void forget_half_made(Store *s) noexcept nogil:
-    # Slots that a dead holder had in hand belong to a run only if the run counts.
-    cdef uint64_t i
+    # Slots that a dead holder had in hand, and retired ones, belong to a run only if the run counts.
+    cdef uint64_t i, state
     for i in range(slots_used(s)):
-        if word_state(load_acquire(&s.slots[i].word)) == HELD and s.slots[i].run:
+        state = word_state(load_acquire(&s.slots[i].word))
+        if s.slots[i].run and (state == HELD or state == RETIRED):
             if s.slots[i].run > runs_used(s) or s.runs[s.slots[i].run - 1].live == 0:
-                s.slots[i].run = 0
+                assign(s.slots[i].run, 0)
 
 
 cdef inline void forget_owners(Store *s) noexcept nogil:
     # Which slot has which block is known by the slots alone.
     cdef uint64_t i, j
     for i in range(runs_used(s)):
-        s.runs[i].blocks = min(s.runs[i].blocks, <uint32_t>RUN_BLOCKS)
-        s.runs[i].orphans = s.runs[i].blocks
+        assign(s.runs[i].blocks, min(s.runs[i].blocks, <uint32_t>RUN_BLOCKS))
+        assign(s.runs[i].orphans, s.runs[i].blocks)
         for j in range(<uint64_t>RUN_BLOCKS):
             store_relaxed_u32(&s.runs[i].slots[j], 0)  # relaxed: a hint; the sweep restores bits dropped meanwhile
-    s.pool.orphans = 0
+    assign(s.pool.orphans, 0)
     memset(s.pool.class_pages, 0, sizeof(s.pool.class_pages))
+    failpoint()
 
 
 cdef inline void own_block(Store *s, uint64_t i) noexcept nogil:
     cdef Run *run = &s.runs[s.slots[i].run - 1]
     if s.slots[i].block < run.blocks and run.slots[s.slots[i].block] == 0:
         store_relaxed_u32(&run.slots[s.slots[i].block], <uint32_t>(i + 1))  # relaxed: as above
-        run.orphans -= 1
+        assign(run.orphans, run.orphans - 1)
 
 
 cdef inline uint64_t mark_used(Store *s) noexcept nogil:
     # Writes the length of each owned extent into the tag of its first page; returns the end of the last.
     cdef:
-        uint64_t i, end = 0
-        uint64_t extent
+        uint64_t i, extent, size_class, end = 0
         Run *run
     for i in range(slots_used(s)):
         extent = s.slots[i].extent
         if extent and extent_is_sane(s, extent_first(extent), extent_pages(extent)):
-            s.tags[extent_first(extent)].head = <uint32_t>extent_pages(extent)
+            assign(s.tags[extent_first(extent)].head, <uint32_t>extent_pages(extent))
             end = max(end, extent_first(extent) + extent_pages(extent))
         elif s.slots[i].run and s.slots[i].run <= runs_used(s):
             own_block(s, i)
     for i in range(runs_used(s)):
         run = &s.runs[i]
         if run.live and run.orphans < run.blocks and extent_is_sane(s, run.first, run.pages):
-            s.pool.orphans += run.orphans
-            s.pool.class_pages[(run.live - 1) % CLASSES] += run.pages
-            s.tags[run.first].head = run.pages
+            assign(s.pool.orphans, s.pool.orphans + run.orphans)
+            size_class = (run.live - 1) % CLASSES
+            assign(s.pool.class_pages[size_class], s.pool.class_pages[size_class] + run.pages)
+            assign(s.tags[run.first].head, run.pages)
             end = max(end, <uint64_t>run.first + run.pages)
         else:
             store_release(&run.live, 0)                                  # [run]
@@ -292,10 +291,13 @@ cdef inline void rebuild(Store *s) noexcept nogil:
     forget_half_made(s)
     forget_owners(s)
     memset(s.tags, 0, map_end(s) * sizeof(PageTag))
+    failpoint()
     memset(s.pool.bin_bits, 0, sizeof(s.pool.bin_bits))
+    failpoint()
     memset(s.pool.bin_head, 0, sizeof(s.pool.bin_head))
+    failpoint()
     end = mark_used(s)
-    s.pool.top = end
+    assign(s.pool.top, end)
     while page < end:
         until = page
         while until < end and s.tags[until].head == 0:
@@ -305,5 +307,4 @@ cdef inline void rebuild(Store *s) noexcept nogil:
         if until == end:
             break
         page = until + s.tags[until].head
-        s.tags[until].head = 0
-    failpoint(FP_MAP_REBUILT)
+        assign(s.tags[until].head, 0)

@@ -12,12 +12,13 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy
 
+from refstore._atomics cimport assign
 from refstore._alloc cimport take_block
 from refstore._convert cimport (
     dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_strides, set_text, Shape,
     view_of,
 )
-from refstore._debug cimport failpoint, FP_FILLED
+from refstore._debug cimport failpoint
 from refstore._errors cimport full, put_error
 from refstore._index cimport find, Found, name_hash, publish, seal
 from refstore._layout cimport (
@@ -99,15 +100,15 @@ cdef inline uint64_t start(Store *s, uint64_t nbytes, uint64_t spill) except? 0x
     if got != 0:
         raise put_error(s, got, nbytes, None)
     slot = &s.slots[i]
-    slot.nbytes = nbytes
-    slot.kind = KIND_BYTES
-    slot.dtype = 0
-    slot.ndim = 0
-    slot.order = c'C'
-    slot.text_nbytes = 0
-    slot.spill_nbytes = 0
-    slot.name_hash = 0
-    slot.replaces_slot = 0
+    assign(slot.nbytes, nbytes)
+    assign(slot.kind, KIND_BYTES)
+    assign(slot.dtype, 0)
+    assign(slot.ndim, 0)
+    assign(slot.order, c'C')
+    assign(slot.text_nbytes, 0)
+    assign(slot.spill_nbytes, 0)
+    assign(slot.name_hash, 0)
+    assign(slot.replaces_slot, 0)
     return i
 
 
@@ -117,9 +118,10 @@ cdef inline int publish_named(Store *s, uint64_t i, Name *name, bint replace) no
     if got != 0:
         return got
     label = label_at(s, i)
-    label.name_nbytes = <uint8_t>name.nbytes
+    assign(label.name_nbytes, <uint8_t>name.nbytes)
     memcpy(label.name, name.utf8, <size_t>name.nbytes)
-    s.slots[i].name_hash = name.hashed
+    failpoint()
+    assign(s.slots[i].name_hash, name.hashed)
     got = publish(s, i, replace)
     while got == ERR_DEAD:
         got = recover_blocker(s, got)
@@ -133,7 +135,7 @@ cdef inline int finish(Store *s, uint64_t i, object text, Name *name, bint repla
     # Seals what we wrote. `pinned`: views of ours keep the block even if this fails.
     cdef uint64_t nbytes = s.slots[i].nbytes
     cdef int got
-    failpoint(FP_FILLED)
+    failpoint()
     if name.hashed == 0:
         seal(s, i)
     else:
@@ -197,13 +199,13 @@ cdef inline uint64_t start_array(Store *s, cnp.dtype dtype, Shape *shape, char o
         text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
     i = start(s, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
     slot = &s.slots[i]
-    slot.kind = KIND_ARRAY
-    slot.order = <uint8_t>order
+    assign(slot.kind, KIND_ARRAY)
+    assign(slot.order, <uint8_t>order)
     if text is None:
-        slot.dtype = <uint8_t>number
-        slot.ndim = <uint8_t>shape.ndim
+        assign(slot.dtype, <uint8_t>number)
+        assign(slot.ndim, <uint8_t>shape.ndim)
         for axis in range(shape.ndim):
-            slot.shape[axis] = <uint64_t>shape.dims[axis]
+            assign(slot.shape[axis], <uint64_t>shape.dims[axis])
     else:
         if len(text) <= LABEL_TEXT and commit_labels(s, i) != 0:
             free_slot(s, i)
@@ -265,7 +267,7 @@ cdef inline uint64_t put_pickled(Store *s, object obj) except? 0xFFFFFFFF:
     except BaseException:
         free_slot(s, i)
         raise
-    s.slots[i].kind = KIND_OBJECT
+    assign(s.slots[i].kind, KIND_OBJECT)
     return i
 
 

@@ -7,13 +7,11 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from refstore._atomics cimport (
-    cas_seq_cst, fetch_add_relaxed, fetch_add_seq_cst, fetch_and_seq_cst, fetch_or_seq_cst,
+    assign, cas_seq_cst, fetch_add_relaxed, fetch_add_seq_cst, fetch_and_seq_cst, fetch_or_seq_cst,
     load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed, store_release,
     store_seq_cst_u32,
 )
-from refstore._debug cimport (
-    failpoint, FP_ROW_FREED, FP_ROW_LIVE, FP_ROW_LOCKED, FP_ROW_PINS_ZEROED, FP_ROW_SWEPT,
-)
+from refstore._debug cimport failpoint
 from refstore._index cimport cell_naming, condemn_replaced, make_cell, settle
 from refstore._layout cimport (
     CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_DEAD, ERR_RECOVERY, FREE, HELD, MAX_ROWS,
@@ -118,7 +116,6 @@ cdef inline void free_row(Store *s, uint64_t r) noexcept nogil:
         fetch_add_relaxed(&s.header.totals[k], n)  # relaxed: statistics
     fetch_and_seq_cst(&s.header.live[r >> 6], ~(<uint64_t>1 << (r & 63)))     # [pin]
     store_release(&row.state, 0)                                         # [row]
-    failpoint(FP_ROW_FREED)
 
 
 cdef inline void recover_locked(Store *s, uint64_t dead) noexcept nogil:
@@ -129,9 +126,7 @@ cdef inline void recover_locked(Store *s, uint64_t dead) noexcept nogil:
         rebuild(s)
         unlock(&s.pool.lock)
     zero_pins(s, dead)
-    failpoint(FP_ROW_PINS_ZEROED)
     sweep(s, dead)
-    failpoint(FP_ROW_SWEPT)
     release_locks(s, dead)
     free_row(s, dead)
 
@@ -195,7 +190,7 @@ cdef inline int64_t lock_row(Store *s, int fd) noexcept nogil:
             if want_free and load_acquire(&row_at(s, r).state):          # [row]
                 continue
             if lock_byte(fd, r):
-                failpoint(FP_ROW_LOCKED)
+                failpoint()
                 return <int64_t>r
     return -1
 
@@ -210,7 +205,6 @@ cdef inline void join_row(Store *s, uint64_t r) noexcept nogil:
         pass
     # before the first pin, and seq_cst: a reaper that misses this bit has condemned before any pin of ours
     fetch_or_seq_cst(&s.header.live[r >> 6], <uint64_t>1 << (r & 63))    # [pin] [row]
-    failpoint(FP_ROW_LIVE)
 
 
 cdef inline void use_row(Store *s, uint64_t r) noexcept nogil:
@@ -270,6 +264,6 @@ cdef inline int copy_pins(Store *s, uint64_t child) noexcept nogil:
                     if commit_pins(s, child, step) != 0:
                         return -1
                 fetch_or_seq_cst(&s.slots[i].mask, bit)                  # [pin]
-                pins_of(s, child)[i] += n       # plain: `moves` carries it, and our own pin holds
+                assign(pins_of(s, child)[i], pins_of(s, child)[i] + n)  # plain: `moves` carries it, and our own pin holds
     fetch_add_seq_cst(&s.header.moves, 1)                                # [pin]
     return 0

@@ -13,10 +13,7 @@ from refstore._atomics cimport (
     fetch_sub_seq_cst_u32, load_acquire, load_relaxed, load_seq_cst, load_seq_cst_u32,
     store_relaxed, store_release, store_seq_cst,
 )
-from refstore._debug cimport (
-    ASSERT, failpoint, FP_CONDEMNED, FP_MASK_CLEARED, FP_PIN_ADDED, FP_PIN_MARKED, FP_PIN_REMOVED,
-    FP_REAP_CLAIMED, FP_SLOT_CLAIMED, FP_WORD_FREED,
-)
+from refstore._debug cimport ASSERT
 from refstore._layout cimport (
     CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, LIVE_WORDS,
     make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
@@ -37,10 +34,7 @@ cdef inline bint claim(Store *s, uint64_t i, uint64_t state) noexcept nogil:
     cdef uint64_t word = load_acquire(&slot.word)                        # [free]
     if word_state(word) != FREE:
         return False
-    if not cas_acq_rel(&slot.word, &word, make_word(word_generation(word), state, s.row)):   # [free]
-        return False
-    failpoint(FP_SLOT_CLAIMED)
-    return True
+    return cas_acq_rel(&slot.word, &word, make_word(word_generation(word), state, s.row))    # [free]
 
 
 cdef inline void give_hint(Store *s, uint64_t i, uint64_t extent, uint64_t run, uint64_t block,
@@ -70,7 +64,6 @@ cdef inline void unclaim(Store *s, uint64_t i) noexcept nogil:
         uint64_t block = slot.block
         int size_class = slot.size_class
     store_release(&slot.word, make_word(word_generation(load_relaxed(&slot.word)), FREE, 0))  # [free] relaxed: ours
-    failpoint(FP_WORD_FREED)
     give_hint(s, i, extent, run, block, size_class)
 
 
@@ -85,14 +78,12 @@ cdef inline void free_slot(Store *s, uint64_t i) noexcept nogil:
         int size_class = slot.size_class
     # relaxed: the release of the word below carries it to whoever claims the slot
     store_relaxed(&slot.mask, 0)
-    failpoint(FP_MASK_CLEARED)
     if generation == GENERATION_LAST:
         store_release(&slot.word, make_word(generation, RETIRED, 0))     # [free]
         if not extent and not run:
             return              # else the hint brings its space back
     else:
         store_release(&slot.word, make_word(generation + 1, FREE, 0))    # [free]
-    failpoint(FP_WORD_FREED)
     give_hint(s, i, extent, run, block, size_class)
 
 
@@ -132,7 +123,6 @@ cdef inline bint try_reap(Store *s, uint64_t i, uint64_t word) noexcept nogil:
         moves = load_seq_cst(&s.header.moves)                            # [pin]
     if not cas_seq_cst(&s.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, s.row)):
         return False
-    failpoint(FP_REAP_CLAIMED)
     free_slot(s, i)
     return True
 
@@ -151,7 +141,6 @@ cdef inline void unpin(Store *s, uint64_t i) noexcept nogil:
     cdef uint64_t word
     cdef uint32_t before = fetch_sub_seq_cst_u32(&s.pins[i], 1)          # [pin]
     ASSERT(before != 0)
-    failpoint(FP_PIN_REMOVED)
     if before == 1:
         word = load_seq_cst(&s.slots[i].word)                            # [pin]
         if word_state(word) == CONDEMNED:
@@ -179,14 +168,12 @@ cdef inline int pin(Store *s, uint64_t i, uint64_t generation) noexcept nogil:
     if fetch_add_seq_cst_u32(&s.pins[i], 1) >= PIN_LIMIT:                # [pin]
         unpin(s, i)
         return ERR_PINS
-    failpoint(FP_PIN_ADDED)
     word = load_seq_cst(&slot.word)                                      # [pin] [seal]
     if is_readable(word, generation):
         # The mask is emptied only between generations, so between two loads of a word of one generation the
         # bit that we see or set belongs to that generation.
         if load_acquire(&slot.mask) & s.row_bit == 0:                    # [pin]
             fetch_or_seq_cst(&slot.mask, s.row_bit)                      # [pin]
-            failpoint(FP_PIN_MARKED)
         word = load_seq_cst(&slot.word)                                  # [pin]
         if is_readable(word, generation):
             return 0
@@ -212,7 +199,6 @@ cdef inline int condemn(Store *s, uint64_t i, uint64_t generation) noexcept nogi
         if word_state(word) != SEALED:
             return ERR_NOT_FOUND
         if cas_seq_cst(&s.slots[i].word, &word, make_word(generation, CONDEMNED, 0)):    # [pin]
-            failpoint(FP_CONDEMNED)
             return 0
     return ERR_NOT_FOUND
 

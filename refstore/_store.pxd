@@ -7,7 +7,7 @@ from refstore._atomics cimport (
     ctz64, fetch_and_acquire, fetch_or_release, fetch_or_seq_cst, load_acquire, load_relaxed,
     store_relaxed,
 )
-from refstore._debug cimport failpoint, FP_COMMITTED
+from refstore._debug cimport failpoint
 from refstore._layout cimport (
     Bucket, CHUNK, CLASSES, ERR_NO_MEMORY, ERR_NOT_FOUND, Geometry, Header, Label, LIVE_WORDS,
     NameLock, PAGE, PageTag, Pool, Row, Run, Slot, SLOTS_PER_STEP,
@@ -197,7 +197,7 @@ cdef inline int commit_unit(Store *s, uint64_t *bits, uint64_t i, uint64_t at, u
         return 0
     if allocate(file_of(s), at, nbytes) != 0:
         return ERR_NO_MEMORY
-    failpoint(FP_COMMITTED)
+    failpoint()
     # seq_cst: a reaper that sees our bit in a slot's mask must see this one too
     fetch_or_seq_cst(&bits[i >> 6], <uint64_t>1 << (i & 63))             # [ready]
     return 0
@@ -220,7 +220,7 @@ cdef inline int commit_data(Store *s, uint64_t first_page, uint64_t pages) noexc
         stop = min(until * CHUNK, s.g.pages * PAGE)
         if allocate(file_of(s), s.g.data + at, stop - at) != 0:
             return ERR_NO_MEMORY
-        failpoint(FP_COMMITTED)
+        failpoint()
         while i < until:
             fetch_or_seq_cst(&bits[i >> 6], <uint64_t>1 << (i & 63))     # [ready]
             i += 1

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from refstore._alloc cimport dissolve_empty, harvest, need_bare
-from refstore._atomics cimport fetch_and_acquire
+from refstore._atomics cimport assign, fetch_and_acquire
 from refstore._layout cimport (
     BINS, CHUNK, ERR_DEAD, extent_first, extent_pages, HELD, make_extent, PAGE,
 )
@@ -52,7 +52,7 @@ cdef inline bint carve(Store *s, uint64_t extent, uint64_t first, uint64_t pages
     # Under the lock: takes a piece out of an extent, if that is still free as it was listed.
     cdef uint64_t at = extent_first(extent), end = extent_first(extent) + extent_pages(extent)
     if at == s.pool.top and end <= map_end(s):
-        s.pool.top = end
+        assign(s.pool.top, end)
     elif at < s.pool.top and tag_at(s, at).head == extent_pages(extent):
         remove_free(s, at)
     else:
@@ -90,7 +90,7 @@ cdef inline int64_t trim_piece(Store *s, uint64_t slot, uint64_t extent, uint64_
         return got
     taken = carve(s, extent, first, pages)
     if taken:
-        s.slots[slot].extent = make_extent(first, pages)
+        assign(s.slots[slot].extent, make_extent(first, pages))
     unlock(&s.pool.lock)
     if not taken:
         return 0
@@ -99,7 +99,7 @@ cdef inline int64_t trim_piece(Store *s, uint64_t slot, uint64_t extent, uint64_
     if got != 0:
         return got              # the slot still owns the piece: giving the slot back gives it back too
     free_pages(s, first, pages)
-    s.slots[slot].extent = 0
+    assign(s.slots[slot].extent, 0)
     unlock(&s.pool.lock)
     return given
 

@@ -1,0 +1,193 @@
+"""Two processes at work, one stopped in the other's midst: all pairs of points.
+
+    python -m crash.interleave              every pair
+    python -m crash.interleave --every 0.01
+    python -m crash.interleave --replay 'furnished get 12 delete_small 40 kill'
+
+A is stopped at a failpoint. B then runs: to its end; or until it is killed at a failpoint of those
+that it passes while A stands there; or until it is stopped there too. A goes on to its end, and
+then B, if it can. Both read what they pinned and check every byte; the survivor looks at the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from crash.crew import Report, crew_parser, demand_few, report_on, too_many_faults_end_it
+from crash.failpoints import failpoints
+from crash.operations import BY_NAME, Operation
+from crash.scenes import Scene, all_scenes
+from crash.trial import Fault, Point, Stage
+from refstore import _core
+
+SCENES = {"furnished", "condemned_die", "mid_replace_die", "mid_change_die", "full"}
+WORK = [
+    "get",
+    "delete_small",
+    "delete_pinned",
+    "delete_by_ref",
+    "delete_and_reuse",
+    "put_small",
+    "put_large",
+    "put_named",
+    "replace",
+    "recover",
+]
+MEET_THE_DEAD = {"recover", "replace", "put_large", "delete_small"}  # in scenes whose others die
+TO_THE_END, KILL, STOP = "to its end", "kill", "stop"
+
+
+class Pair(NamedTuple):
+    """A stopped at a failpoint, B through another one."""
+
+    scene: Scene
+    a: Operation
+    at: int
+    b: Operation
+    to: int  # -1: its end
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.scene.name} {self.a.name} {self.at} {self.b.name} {self.to} {self.how}"
+
+    def story(self) -> str:
+        where = failpoints()[self.to] if self.to >= 0 else "its end"
+        return (
+            f"    {self.a.name} stopped at {failpoints()[self.at]}\n"
+            f"    {self.b.name}: {self.how} at {where}"
+        )
+
+
+class Director:
+    """Plays pairs in one process."""
+
+    def __init__(self, folder: str) -> None:
+        self.stage = Stage(os.path.join(folder, f"stage-{os.getpid()}"))
+        self.counts = {"pairs": 0, "of which B did not get there": 0}
+        self.faults: list[str] = []
+
+    def first_passes(self, scene: Scene, operation: Operation) -> list[int]:
+        points: list[Point] = self.stage.points_of(scene, scene.image, operation)
+        return [point.number for point in points if point.skip == 0]
+
+    def passed_meanwhile(self, scene: Scene, a: Operation, at: int, b: Operation) -> list[int]:
+        """The failpoints that B passes while A stands there; B runs to its end, which is a trial too."""
+        self.stage.passes.clear()
+        self.try_out(Pair(scene, a, at, b, -1, TO_THE_END))
+        return [number for number, _ in self.stage.passes.passed()]
+
+    def try_out(self, pair: Pair) -> None:
+        self.counts["pairs"] += 1
+        try:
+            self.play(pair)
+        except Exception as error:
+            self.faults.append(f"{pair}\n{pair.story()}\n    {type(error).__name__}: {error}")
+            demand_few(self.faults)
+
+    def play(self, pair: Pair) -> None:
+        stage, scene = self.stage, pair.scene
+        with stage.set_up(scene, scene.image):
+            a = stage.start(scene, pair.a, lambda: _core._arm(pair.at, signal.SIGSTOP))
+            b = 0
+            try:
+                if not os.WIFSTOPPED(os.waitpid(a, os.WUNTRACED)[1]):
+                    a = 0
+                    raise Fault("A did not stop")
+                b = stage.start(scene, pair.b, lambda: self.prepare(pair))
+                b = self.wait_for_b(b, pair)
+                os.kill(a, signal.SIGCONT)
+                a = self.wait_for_end(a, pair.a)
+                if b:
+                    os.kill(b, signal.SIGCONT)
+                    b = self.wait_for_end(b, pair.b)
+            finally:
+                for child in filter(None, (a, b)):
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+        stage.look(scene, [pair.a.outcomes, pair.b.outcomes])
+
+    def prepare(self, pair: Pair) -> None:
+        if pair.how == TO_THE_END:
+            self.stage.passes.count()
+        else:
+            _core._arm(pair.to, signal.SIGKILL if pair.how == KILL else signal.SIGSTOP)
+
+    def wait_for_b(self, b: int, pair: Pair) -> int:
+        """0 if B is at its end, its pid if it was stopped."""
+        status = os.waitpid(b, os.WUNTRACED)[1]
+        if os.WIFSTOPPED(status):
+            return b
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        if status and not (killed and pair.how == KILL):
+            raise Fault(f"B ended with {status:#x}")
+        if pair.how != TO_THE_END and not killed:
+            self.counts["of which B did not get there"] += 1
+        return 0
+
+    def wait_for_end(self, child: int, operation: Operation) -> int:
+        status = os.waitpid(child, 0)[1]
+        if status:
+            raise Fault(f"{operation.name} ended with {status:#x}")
+        return 0
+
+
+def play(options: argparse.Namespace, folder: str, number: int) -> Report:
+    """What one of the processes does that share the work."""
+    director = Director(folder)
+    chance = random.Random(options.seed * 1000 + number)
+    work = []
+    for scene in all_scenes(os.path.join(folder, f"scene-{number}")):
+        if scene.name in SCENES:
+            for a in WORK:
+                for b in WORK:
+                    if not scene.name.endswith("_die") or {a, b} & MEET_THE_DEAD:
+                        work.append((scene, BY_NAME[a], BY_NAME[b]))
+    random.Random(options.seed).shuffle(work)
+    with too_many_faults_end_it(director.faults):
+        for scene, a, b in work[number :: options.jobs]:
+            for at in director.first_passes(scene, a):
+                if chance.random() < options.every:
+                    for to in director.passed_meanwhile(scene, a, at, b):
+                        director.try_out(Pair(scene, a, at, b, to, KILL))
+                        director.try_out(Pair(scene, a, at, b, to, STOP))
+    director.stage.close()
+    return Report(director.counts, director.faults)
+
+
+def replay(text: str) -> None:
+    """One pair again."""
+    scene_name, a, at, b, to, how = text.split(maxsplit=5)
+    with tempfile.TemporaryDirectory(prefix="refstore-crash-", dir="/dev/shm") as folder:
+        found = all_scenes(os.path.join(folder, "scene"))
+        scene = next(scene for scene in found if scene.name == scene_name)
+        director = Director(folder)
+        pair = Pair(scene, BY_NAME[a], int(at), BY_NAME[b], int(to), how)
+        print(pair.story())
+        director.play(pair)
+        print("sound")
+
+
+def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = crew_parser((__doc__ or "").splitlines()[0])
+    parser.add_argument("--every", type=float, default=1.0, help="the part of A's points to try")
+    parser.add_argument("--replay", metavar="PAIR")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    options = options_of()
+    if options.replay:
+        replay(options.replay)
+        return 0
+    return report_on(options, play)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Kills at every failpoint of every operation in every scene; and of the recovery, on top of each.
+
+    python -m crash.matrix --depth 1             one death: every point
+    python -m crash.matrix --depth 2             a second one, at every point of the recovery
+    python -m crash.matrix --depth 3 --trials N  and a third: a sample by chance, seeded
+    python -m crash.matrix --replay 'furnished replace 12:0 40:1'
+
+A point is a failpoint and how often it was passed before: the first, the second and the last time.
+At depth 2, first deaths that leave the same file behind count once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from crash import image
+from crash.crew import Report, crew_parser, demand_few, report_on, too_many_faults_end_it
+from crash.operations import BY_NAME, OPERATIONS, Operation, Outcomes
+from crash.scenes import Scene, all_scenes
+from crash.trial import RECOVERY, Fault, Point, Stage
+
+ROWS_AT, ROW_NBYTES, MAX_ROWS = 8192, 128, 1024  # Row.pid is the only thing that chance decides
+PID = slice(8, 12)
+SECONDS, THIRDS = 6, 12  # points of the recovery that a sample takes after each first, each second
+
+
+class Player:
+    """Plays trials in one process, and counts them."""
+
+    def __init__(self, folder: str, seed: int, every: float) -> None:
+        self.stage = Stage(os.path.join(folder, f"stage-{os.getpid()}"))
+        self.random, self.every = random.Random(seed), every
+        self.seen: set[bytes] = set()
+        self.counts = {1: 0, 2: 0, 3: 0}
+        self.faults: list[str] = []
+
+    def one(self, scene: Scene, operation: Operation) -> None:
+        """Each point of the operation."""
+        for point in self.chosen(self.points(scene, scene.image, operation)):
+            with self.trial(scene, operation, [point]):
+                self.stage.kill(scene, scene.image, operation, point)
+                self.stage.look(scene, [operation.outcomes])
+
+    def two(self, scene: Scene, operation: Operation) -> None:
+        """Each point of the recovery, after each point of the operation."""
+        for first in self.chosen(self.points(scene, scene.image, operation)):
+            left = self.left_by(scene, scene.image, operation, first)
+            mark = _mark(left)
+            if mark in self.seen:
+                continue
+            self.seen.add(mark)
+            for second in self.points(scene, left, RECOVERY):
+                with self.trial(scene, operation, [first, second]):
+                    self.stage.kill(scene, left, RECOVERY, second)
+                    self.stage.look(scene, [operation.outcomes])
+
+    def three(self, scene: Scene, operation: Operation, trials: int) -> None:
+        """Some points of the recovery of a recovery, none of them twice."""
+        points = self.points(scene, scene.image, operation)
+        self.random.shuffle(points)
+        for first in points:
+            left = self.left_by(scene, scene.image, operation, first)
+            for second in self.some(self.points(scene, left, RECOVERY), SECONDS):
+                left_again = self.left_by(scene, left, RECOVERY, second)
+                for third in self.some(self.points(scene, left_again, RECOVERY), THIRDS):
+                    if trials <= 0:
+                        return
+                    trials -= 1
+                    with self.trial(scene, operation, [first, second, third]):
+                        self.stage.kill(scene, left_again, RECOVERY, third)
+                        self.stage.look(scene, [operation.outcomes])
+
+    def points(self, scene: Scene, taken: image.Image, operation: Operation) -> list[Point]:
+        return self.stage.points_of(scene, taken, operation)
+
+    def some(self, points: list[Point], n: int) -> list[Point]:
+        return self.random.sample(points, min(n, len(points)))
+
+    def left_by(
+        self, scene: Scene, taken: image.Image, operation: Operation, point: Point
+    ) -> image.Image:
+        self.stage.kill(scene, taken, operation, point)
+        return image.take(self.stage.path)
+
+    def chosen(self, points: list[Point]) -> list[Point]:
+        return [point for point in points if self.random.random() < self.every]
+
+    @contextlib.contextmanager
+    def trial(self, scene: Scene, operation: Operation, points: Sequence[Point]) -> Iterator[None]:
+        self.counts[len(points)] += 1
+        try:
+            yield
+        except Exception as error:
+            replay = " ".join(
+                [scene.name, operation.name, *(f"{p.number}:{p.skip}" for p in points)]
+            )
+            where = "; then ".join(map(str, points))
+            self.faults.append(f"{replay}\n    {where}\n    {type(error).__name__}: {error}")
+            demand_few(self.faults)
+
+
+def _mark(left: image.Image) -> bytes:
+    """The same for files that differ in nothing but pids."""
+    found = hashlib.blake2b(digest_size=16)
+    for at, data in left.pieces:
+        found.update(at.to_bytes(8, "little"))
+        found.update(_without_pids(at, data))
+    return found.digest()
+
+
+def _without_pids(at: int, data: bytes) -> bytes:
+    first = max(at, ROWS_AT)
+    end = min(at + len(data), ROWS_AT + MAX_ROWS * ROW_NBYTES)
+    if first >= end:
+        return data
+    masked = bytearray(data)
+    for row in range(first - at, end - at, ROW_NBYTES):
+        masked[row + PID.start : row + PID.stop] = bytes(4)
+    return bytes(masked)
+
+
+def play(options: argparse.Namespace, folder: str, number: int) -> Report:
+    """What one of the processes does that share the work."""
+    scenes = all_scenes(os.path.join(folder, f"scene-{number}"))
+    player = Player(folder, options.seed * 1000 + number, options.every)
+    work = [(scene, operation) for scene in scenes for operation in OPERATIONS]
+    random.Random(options.seed).shuffle(work)
+    ways = {
+        1: player.one,
+        2: player.two,
+        3: lambda *what: player.three(*what, -(-options.trials // len(work))),
+    }
+    with too_many_faults_end_it(player.faults):
+        for scene, operation in work[number :: options.jobs]:
+            try:
+                ways[options.depth](scene, operation)
+            except Fault as error:  # in a run without a death, or one that missed its point
+                player.faults.append(f"{scene.name} {operation.name}: {error}")
+    player.stage.close()
+    counts = {f"{deaths} death(s)": n for deaths, n in player.counts.items() if n}
+    return Report(
+        counts | ({"different first deaths": len(player.seen)} if player.seen else {}),
+        player.faults,
+    )
+
+
+def replay(text: str) -> None:
+    """One trial again."""
+    scene_name, operation_name, *numbers = text.split()
+    points = [Point(*map(int, point.split(":"))) for point in numbers]
+    operation = BY_NAME[operation_name]
+    with tempfile.TemporaryDirectory(prefix="refstore-crash-", dir="/dev/shm") as folder:
+        found = all_scenes(os.path.join(folder, "scene"))
+        scene = next(scene for scene in found if scene.name == scene_name)
+        stage = Stage(os.path.join(folder, "stage"))
+        left = scene.image
+        for point, work in zip(points, [operation, RECOVERY, RECOVERY], strict=False):
+            print(f"{work.name} dies at {point}")
+            stage.kill(scene, left, work, point)
+            left = image.take(stage.path)
+        outcomes: list[Outcomes] = [operation.outcomes]
+        stage.look(scene, outcomes)
+        print("sound")
+
+
+def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = crew_parser((__doc__ or "").splitlines()[0])
+    parser.add_argument("--depth", type=int, choices=(1, 2, 3), default=1)
+    parser.add_argument(
+        "--every", type=float, default=1.0, help="the part of the first points to try"
+    )
+    parser.add_argument("--trials", type=int, default=1_000_000, help="of three deaths")
+    parser.add_argument("--replay", metavar="TRIAL")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    options = options_of()
+    if options.replay:
+        replay(options.replay)
+        return 0
+    return report_on(options, play)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""The stores that processes are killed in: how each came to be, and what is in it.
+
+A scene is made once, by real processes, and kept as an image. Others who are attached in it are
+rows whose kernel locks the test holds: they are alive as long as it does. In some scenes they die
+when the process under test has attached, so that it meets what they left in the middle of its work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import refstore
+from crash import image
+from crash.failpoints import failpoint
+from crash.operations import CAPACITY, LARGE, NAMED, NEW, SMALL
+from refstore import _core
+
+
+class Others(enum.Enum):
+    """What those do who are attached in a scene."""
+
+    IDLE = enum.auto()  # alive: their pins hold
+    STOPPED = enum.auto()  # alive, in the middle of a change: who needs their locks is told so
+    DIE = enum.auto()  # once the process under test has attached
+
+
+class Scene(NamedTuple):
+    """A store to be killed in."""
+
+    name: str
+    image: image.Image
+    others: Others
+    named: dict[str, set[bytes | None]]  # what may be there
+    unnamed: dict[bytes, bytes]  # by ref
+
+
+class Builder:
+    """Makes one scene's file."""
+
+    def __init__(self, path: str, max_objects: int = 2000) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self.path = path
+        self.store = refstore.Store(path, capacity=CAPACITY, max_objects=max_objects, create=True)
+        self.named: dict[str, set[bytes | None]] = {}
+        self.unnamed: dict[bytes, bytes] = {}
+
+    def put(self, data: bytes, name: str | None = None) -> refstore.ObjectRef:
+        ref = self.store.put(data, name=name)
+        if name is None:
+            self.unnamed[bytes(ref)] = data
+        else:
+            self.named[name] = {data}
+        return ref
+
+    def delete(self, ref: refstore.ObjectRef) -> None:
+        self.store.delete(ref)
+        self.unnamed.pop(bytes(ref), None)
+
+    def furnish(self) -> None:
+        """What is in every scene but the empty one."""
+        for name, data in NAMED.items():
+            self.put(data, name)
+        for k in range(5):
+            self.put(bytes([k]) * 64)
+            self.put(bytes([k]) * 3000)
+
+    def another(self, work: Callable[[refstore.Store], object]) -> None:
+        """A process that attaches, does something, and leaves all of it behind."""
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                kept = [self.store]  # so that this one's copy stays as it is
+                store = refstore.Store(self.path, create=False)
+                kept.append(work(store))  # type: ignore[arg-type]
+                os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(1)
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status), "the scene's other process got to its end"
+        assert os.WTERMSIG(status) == signal.SIGKILL
+
+    def done(self, name: str, others: Others = Others.IDLE) -> Scene:
+        self.store.close()
+        taken = image.take(self.path)
+        os.unlink(self.path)
+        return Scene(name, taken, others, self.named, self.unnamed)
+
+
+def dies_at(
+    function: str, source: str, work: Callable[[refstore.Store], object]
+) -> Callable[..., object]:
+    """`work`, by a process that is killed in the middle of it."""
+
+    def cut_short(store: refstore.Store) -> object:
+        _core._arm(failpoint(function, source).number, signal.SIGKILL)
+        return work(store)
+
+    return cut_short
+
+
+def empty(path: str) -> Scene:
+    return Builder(path).done("empty")
+
+
+def furnished(path: str) -> Scene:
+    builder = Builder(path)
+    builder.furnish()
+    return builder.done("furnished")
+
+
+def full(path: str) -> Scene:
+    """To the last block, and with every free run given back."""
+    builder = Builder(path)
+    builder.furnish()
+    for size in (100_000, 30_000, 4096, 700, 64):
+        with contextlib.suppress(refstore.StoreFullError):
+            while True:
+                builder.put(bytes([size % 251]) * size)
+    return builder.done("full")
+
+
+def full_of_slots(path: str) -> Scene:
+    """As many objects as there may be, and deleted ones whose blocks keep their slots."""
+    builder = Builder(path, max_objects=200)
+    builder.furnish()
+    refs = [builder.put(bytes([k % 251]) * (64 + k)) for k in range(150)]
+    for ref in refs[::2]:
+        builder.delete(ref)
+    with contextlib.suppress(refstore.StoreFullError):
+        while True:
+            builder.put(b"")
+    for ref in refs[1::8]:
+        builder.delete(ref)
+    return builder.done("full_of_slots")
+
+
+def fragmented(path: str) -> Scene:
+    """Holes of all sizes between what lives."""
+    builder = Builder(path)
+    builder.furnish()
+    refs = [builder.put(bytes([k % 251]) * (64 << k % 9)) for k in range(90)]
+    refs += [builder.put(bytes([k % 251]) * (34_000 + 5000 * k)) for k in range(6)]
+    for ref in refs[::2]:
+        builder.delete(ref)
+    return builder.done("fragmented")
+
+
+def pinned(path: str) -> Scene:
+    """Another process reads everything."""
+    builder = Builder(path)
+    builder.furnish()
+    builder.another(lambda store: [store.get(ref) for ref in store])
+    return builder.done("pinned")
+
+
+def _hold_condemned(store: refstore.Store) -> object:
+    held = [store.get(ref) for ref in store]
+    for buf in held:
+        if buf.nbytes in (len(SMALL) + 1, len(LARGE) + 1):
+            store.delete(buf.ref)
+    writer = store.create(30_000)
+    return held, writer, memoryview(writer)
+
+
+def condemned(path: str, others: Others) -> Scene:
+    """Another process keeps deleted objects, and writes one."""
+    builder = Builder(path)
+    builder.furnish()
+    for data in (SMALL + b"!", LARGE + b"!"):
+        builder.store.put(data)
+    builder.another(_hold_condemned)
+    return builder.done(f"condemned_{others.name.lower()}", others)
+
+
+def mid_replace(path: str, others: Others) -> Scene:
+    """Another process is between the new object and the old one under a name."""
+    builder = Builder(path)
+    builder.furnish()
+    builder.another(
+        dies_at(
+            "publish_locked",
+            "indexed = cas_acq_rel",
+            lambda s: s.put(NEW, name="old", replace=True),
+        )
+    )
+    builder.named["old"].add(NEW)
+    return builder.done(f"mid_replace_{others.name.lower()}", others)
+
+
+def mid_change(path: str, others: Others) -> Scene:
+    """Another process is in the middle of taking space, with a half-made run."""
+    builder = Builder(path)
+    builder.furnish()
+    builder.another(dies_at("cut_run", "assign(s.pool.class_pages", lambda s: s.put(bytes(1500))))
+    return builder.done(f"mid_change_{others.name.lower()}", others)
+
+
+def mid_free(path: str) -> Scene:
+    """Another process has freed a block that no hint leads to yet."""
+    builder = Builder(path)
+    builder.furnish()
+    ref = builder.store.put(bytes(2000))
+    builder.another(dies_at("free_slot", "generation + 1, FREE", lambda s: s.delete(ref)))
+    return builder.done("mid_free_die", Others.DIE)
+
+
+def made(path: str) -> Scene:
+    """Nobody has ever attached."""
+    os.close(_core.make_file(path, CAPACITY, 2000, 0o600, False))
+    taken = image.take(path)
+    os.unlink(path)
+    return Scene("made", taken, Others.IDLE, {}, {})
+
+
+def rebooted(path: str) -> Scene:
+    """The machine was started again since anybody attached."""
+    builder = Builder(path)
+    builder.furnish()
+    scene = builder.done("rebooted")
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_bytes()[:36]
+    (at, header), *others = scene.image.pieces
+    assert boot_id in header
+    pieces = ((at, header.replace(boot_id, b"0" * 36)), *others)
+    return scene._replace(name="rebooted", image=scene.image._replace(pieces=pieces))
+
+
+def all_scenes(path: str) -> list[Scene]:
+    """Each made at `path`, which is free again afterwards."""
+    simple = [made, empty, furnished, full, full_of_slots, fragmented, pinned, mid_free, rebooted]
+    scenes = [make(path) for make in simple]
+    scenes += [condemned(path, Others.IDLE), condemned(path, Others.DIE)]
+    for others in (Others.STOPPED, Others.DIE):
+        scenes += [mid_replace(path, others), mid_change(path, others)]
+    return scenes

@@ -1,0 +1,43 @@
+"""SIGKILL at failpoints of every operation in every scene: whoever is left goes on, nothing is lost.
+
+These are the short forms of `make crash` and `make soak`, with a seed that is printed; see matrix.py
+and interleave.py for the long ones, and for how to play one trial again.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from crash import interleave, matrix
+from crash.crew import share_out
+from refstore import _core
+
+pytestmark = [
+    pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds"),
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "least"),
+    [
+        (("--depth=1", "--every=0.4"), 4000),
+        (("--depth=2", "--every=0.005"), 1000),
+        (("--depth=3", "--trials=1500"), 1000),
+    ],
+    ids=["one death", "two deaths", "three deaths"],
+)
+def test_killed_at_a_sample_of_points(arguments: tuple[str, ...], least: int) -> None:
+    options = matrix.options_of(arguments)
+    print("seed", options.seed)
+    report = share_out(options, matrix.play)
+    assert report.faults == []
+    assert report.counts[f"{options.depth} death(s)"] >= least
+
+
+def test_stopped_in_each_others_midst_at_a_sample_of_points() -> None:
+    options = interleave.options_of(("--every=0.01",))
+    print("seed", options.seed)
+    report = share_out(options, interleave.play)
+    assert report.faults == []
+    assert report.counts["pairs"] >= 1000

@@ -1,0 +1,185 @@
+"""One trial: a store as it was, a process that dies at a failpoint, and a survivor's look at it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import struct
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, NoReturn
+
+import refstore
+from crash import image
+from crash.failpoints import Passes, failpoints
+from crash.operations import CAPACITY, NEW, OPERATIONS, SMALL, Operation, Outcomes
+from crash.scenes import Others, Scene
+from refstore import _core
+
+
+class Point(NamedTuple):
+    """Where a process is to be stopped: at a failpoint, after it has passed it `skip` times."""
+
+    number: int
+    skip: int
+
+    def __str__(self) -> str:
+        again = f", {self.skip + 1} times" if self.skip else ""
+        return f"{failpoints()[self.number]}{again}"
+
+
+class Fault(AssertionError):
+    """A store that is not as it should be after a death."""
+
+
+def byte_locks(fd: int, rows: list[int], kind: int) -> None:
+    """What the kernel knows of those rows: F_WRLCK, they live; F_UNLCK, they are dead."""
+    for row in rows:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, row, 1, 0))
+
+
+class Stage:
+    """A file on which one trial after the other is played."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.passes = Passes()
+        open(path, "wb").close()
+        self.others_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self.others_fd)
+        os.unlink(self.path)
+
+    @contextlib.contextmanager
+    def set_up(self, scene: Scene, taken: image.Image) -> Iterator[None]:
+        """The scene, or what a death has made of it; its others live."""
+        image.put_back(self.path, taken)
+        byte_locks(self.others_fd, scene.image.rows(), fcntl.F_WRLCK)
+        try:
+            yield
+        finally:
+            byte_locks(self.others_fd, scene.image.rows(), fcntl.F_UNLCK)
+
+    def start(self, scene: Scene, operation: Operation, ready: Callable[[], None]) -> int:
+        """A process that does the operation; `ready` is called in it just before. Returns its pid."""
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            self._act(scene, operation, ready)
+        return child
+
+    def _act(self, scene: Scene, operation: Operation, ready: Callable[[], None]) -> NoReturn:
+        status = 1
+        try:
+            _core._set_patience(0)
+            with contextlib.suppress(refstore.RefstoreError):
+                if operation.attaches:
+                    self._others_act(scene)
+                    ready()
+                    operation.run(self.path)  # type: ignore[arg-type]
+                else:
+                    store = refstore.Store(self.path, create=False)
+                    self._others_act(scene)
+                    ready()
+                    operation.run(store)  # type: ignore[arg-type]
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+
+    def _others_act(self, scene: Scene) -> None:
+        if scene.others is Others.DIE:
+            byte_locks(self.others_fd, scene.image.rows(), fcntl.F_UNLCK)
+
+    def points_of(self, scene: Scene, taken: image.Image, operation: Operation) -> list[Point]:
+        """Where the operation can be killed: first, second and last pass of each failpoint."""
+        self.passes.clear()
+        with self.set_up(scene, taken):
+            child = self.start(scene, operation, self.passes.count)
+            if os.waitpid(child, 0)[1] != 0:
+                raise Fault(f"{operation.name} fails by itself")
+        return [
+            Point(number, skip)
+            for number, times in self.passes.passed()
+            for skip in sorted({0, min(1, times - 1), times - 1})
+        ]
+
+    def kill(self, scene: Scene, taken: image.Image, operation: Operation, point: Point) -> None:
+        """The operation, by a process that dies at that point. The file is as it leaves it."""
+        with self.set_up(scene, taken):
+            child = self.start(
+                scene, operation, lambda: _core._arm(point.number, signal.SIGKILL, point.skip)
+            )
+            status = os.waitpid(child, 0)[1]
+        if status != signal.SIGKILL:
+            raise Fault(f"{operation.name} ended with {status:#x} and was not killed at {point}")
+
+    def look(self, scene: Scene, outcomes: list[Outcomes]) -> None:
+        """A survivor attaches, beside the scene's others if they live; then they die too."""
+        _core._set_patience(0)
+        rows = [] if scene.others is Others.DIE else scene.image.rows()
+        byte_locks(self.others_fd, rows, fcntl.F_WRLCK)
+        with refstore.Store(self.path, create=False) as store:
+            if scene.others is not Others.STOPPED:
+                demand_sound(store)
+            demand_contents(store, scene, outcomes)
+            byte_locks(self.others_fd, rows, fcntl.F_UNLCK)
+            demand_sound(store)
+            demand_contents(store, scene, outcomes)
+            demand_usable_to_the_full(store)
+
+
+def demand_sound(store: refstore.Store) -> None:
+    """All that dead processes held comes back, and then everything adds up."""
+    while store.recover():
+        pass
+    if problems := store.check():
+        raise Fault(f"check() finds {problems}")
+
+
+def _content(store: refstore.Store, key: str | refstore.ObjectRef) -> bytes | None:
+    try:
+        with store.get(key) as buf:
+            return bytes(buf)
+    except refstore.ObjectNotFoundError:
+        return None
+
+
+def demand_contents(store: refstore.Store, scene: Scene, outcomes: list[Outcomes]) -> None:
+    """Every object that was sealed is whole, under its name and by its ref; no name is anything else."""
+    names = set(scene.named).union(*outcomes)
+    for name in names:
+        may_be = set(scene.named.get(name, {None})).union(*(o.get(name, set()) for o in outcomes))
+        if _content(store, name) not in may_be:
+            raise Fault(f"{name!r} holds {(_content(store, name) or b'nothing')[:20]!r}")
+    for raw, data in scene.unnamed.items():
+        if _content(store, refstore.ObjectRef(raw)) != data:
+            raise Fault(f"an object of {len(data)} bytes is not what it was")
+    if not names.issuperset(store.names()):
+        raise Fault(f"names() has {store.names()}")
+
+
+def demand_usable_to_the_full(store: refstore.Store) -> None:
+    """The survivor puts, replaces and deletes; then everything is one free piece again."""
+    for ref in store:
+        store.delete(ref)
+    stats = store.stats()
+    if (stats.used, stats.objects, stats.pinned, stats.condemned) != (0, 0, 0, 0):
+        raise Fault(f"something is left of an empty store: {stats}")
+    store.put(SMALL, name="old")
+    store.put(NEW, name="old", replace=True)
+    if _content(store, "old") != NEW:
+        raise Fault("a name does not hold what was put")
+    store.delete("old")
+    store.delete(store.put(bytes(CAPACITY)))
+    if problems := store.check():
+        raise Fault(f"check() finds {problems} in an emptied store")
+
+
+RECOVERY = next(operation for operation in OPERATIONS if operation.name == "attach")
