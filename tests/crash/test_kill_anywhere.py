@@ -127,7 +127,7 @@ def fork(store: refstore.Store) -> None:
 
 def recover(store: refstore.Store) -> None:
     """From two deaths: one of a process that held all sorts, one inside the space lock."""
-    store._recover()
+    store.recover()
 
 
 OPERATIONS: list[Callable[[refstore.Store], None]] = [
@@ -216,7 +216,7 @@ def content(store: refstore.Store, name: str) -> bytes | None:
 
 
 def assert_sound(store: refstore.Store, operation: Callable[[refstore.Store], None]) -> None:
-    while store._recover():
+    while store.recover():
         pass
     assert store.check() == []
     deletes = operation in (delete_small, delete_large, delete_pinned, fill_up)
@@ -291,3 +291,55 @@ def test_killed_in_the_recovery_too(operation: Callable[[refstore.Store], None])
                         error.add_note(f"{names[first - 1]}, then {names[second - 1]}")
                         raise
     assert killed > 0
+
+
+def used(store: refstore.Store) -> int:
+    return store.stats().used
+
+
+@pytest.mark.parametrize(
+    ("site", "operation", "pins", "unfinished", "published", "locks"),
+    [
+        ("FP_EXTENT_SET", put_large, 0, 1, 0, 1),
+        ("FP_FILLED", put_large, 0, 1, 0, 0),
+        ("FP_NAME_LOCKED", replace, 0, 1, 0, 1),
+        ("FP_PUBLISHING", replace, 1, 1, 0, 1),
+        ("FP_INDEXED", replace, 1, 0, 1, 1),
+        ("FP_INDEXED", put_named, 0, 0, 1, 1),
+        ("FP_SEALED", replace, 1, 0, 0, 1),
+    ],
+)
+def test_a_recovery_counts_what_it_did(
+    site: str,
+    operation: Callable[[refstore.Store], None],
+    pins: int,
+    unfinished: int,
+    published: int,
+    locks: int,
+) -> None:
+    with fresh_store() as store:
+        prepare(store)
+        assert kill_at(store, failpoints().index(site) + 1, operation)
+        before = used(store)
+        recovery = store.recover()
+        assert recovery.processes == len(recovery.pids) == 1
+        counts = recovery.pins, recovery.unfinished, recovery.published, recovery.locks
+        assert counts == (pins, unfinished, published, locks)
+        assert recovery.nbytes == before - used(store)
+        if published and operation is replace:
+            assert recovery.nbytes == 192  # of the object that was replaced
+
+
+@pytest.mark.parametrize("operation", [replace, delete_pinned, write_and_abort, fill_up])
+def test_a_recovery_counts_the_bytes_that_came_free(
+    operation: Callable[[refstore.Store], None],
+) -> None:
+    freed = []
+    for site in range(1, _core.FAILPOINT_COUNT):
+        with fresh_store() as store:
+            prepare(store)
+            if kill_at(store, site, operation):
+                before = used(store)
+                freed.append(store.recover().nbytes)
+                assert freed[-1] == before - used(store), failpoints()[site - 1]
+    assert any(freed)
