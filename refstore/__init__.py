@@ -18,15 +18,18 @@ from refstore.errors import (
     StoreCorruptedError,
     StoreFullError,
     StoreVersionError,
+    TopHolder,
 )
-from refstore.store import Store, StoreStats
+from refstore.store import Holder, Recovery, Store, StoreStats
 
 __all__ = [
     "GetTimeoutError",
+    "Holder",
     "ObjectExistsError",
     "ObjectNotFoundError",
     "ObjectRef",
     "PinnedBuffer",
+    "Recovery",
     "RefstoreError",
     "RefstoreWarning",
     "Store",
@@ -35,5 +38,6 @@ __all__ = [
     "StoreFullError",
     "StoreStats",
     "StoreVersionError",
+    "TopHolder",
     "Writer",
 ]

@@ -19,6 +19,7 @@ Its parts, lowest first; each cimports only what stands above it:
 and, with the GIL:
 
     _stats.pxd    counts and checks
+    _holders.pxd  who holds what
     _errors.pxd   exceptions
     _convert.pxd  blocks as numpy arrays
     _open.pxd     opening a store
@@ -49,9 +50,10 @@ from refstore._convert cimport (
 from refstore._debug cimport (
     arm_failpoint, count_passes, IS_DEBUG, set_patience, site_at, site_count,
 )
-from refstore._errors cimport busy, full, get_error
+from refstore._errors cimport busy, full, get_error, no_recovery
 from refstore._file cimport unmap_store
 from refstore._fork cimport OpenWriter, prepare_child, settle_child, settle_parent, settle_writers
+from refstore._holders cimport all_holders, holders_of, person
 from refstore._index cimport Found, remove, remove_named, seal
 from refstore._layout cimport (
     check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_NO_MEMORY,
@@ -66,7 +68,7 @@ from refstore._rows cimport leave, look_at_blocker, recover_blocker, recover_dea
 from refstore._slots cimport abandon, free_slot, pin, pin_own, unpin
 from refstore._stats cimport (
     Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name,
-    take_census,
+    take_came_back, take_census,
 )
 from refstore._store cimport count, pins_are_near, reach_pins, Store
 from refstore._sys cimport high_descriptor, munmap
@@ -873,10 +875,33 @@ cdef class Engine:
         cdef Attachment att = self.use()
         return find_problems(&att.s)
 
-    def _recover(self):
-        # how many dead processes were cleaned up after
+    def _recover_all(self):
+        # the fields of Recovery, in its order
         cdef Attachment att = self.use()
-        return recover_dead(&att.s)
+        if recover_dead(&att.s) != 0:
+            raise no_recovery(&att.s)
+        return take_came_back(&att.s)
+
+    def _holders(self, key):
+        # the fields of Holder, in its order, for each holder of the object, or of any
+        cdef:
+            Attachment att = self.use()
+            Found found
+            list seen = None
+            dict people = {}
+        if key is None:
+            seen = all_holders(&att.s)
+        elif type(key) is not ObjectRef:
+            self.demand(key, &found)
+            seen = holders_of(&att.s, found.slot, found.generation)
+        elif not is_foreign(&att.s, key):
+            seen = holders_of(&att.s, (<ObjectRef>key).slot, (<ObjectRef>key).generation)
+        if seen is None:
+            raise get_error(&att.s, ERR_NOT_FOUND, key, is_foreign(&att.s, key))
+        for row in {holder[0] for holder in seen}:
+            people[row] = person(&att.s, row)
+        return [(*people[row][:2], None if generation is None else make_ref(att.s.tag, slot, generation),
+                 name, pins, nbytes, people[row][2]) for row, slot, generation, name, pins, nbytes in seen]
 
     def trim(self):
         """Returns free memory to the operating system; returns how many bytes."""
@@ -941,7 +966,7 @@ def _arm(long failpoint, int signo, long skip=0):
 
 
 def _count_passes(size_t address):
-    """Debug builds: from now on, add up how often each failpoint is passed, in uint32 cells from there on; 0: no longer."""
+    """Debug builds: add up how often each failpoint is passed, in uint32 cells from there on; 0: no longer."""
     count_passes(<uint32_t*>address)
 
 

@@ -7,9 +7,12 @@ from refstore._layout cimport (
     ERR_BUSY, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_PINS,
     ERR_RECOVERY, MAX_ROWS,
 )
-from refstore._slots cimport pinned_by
+from refstore._holders cimport top_holders
 from refstore._stats cimport Census, take_census
-from refstore._store cimport row_at, slots_used, Store
+from refstore._store cimport row_at, Store
+
+cdef enum:
+    NAMED = 4                   # holders that a message names
 
 
 cdef inline str path_of(Store *s):
@@ -32,21 +35,19 @@ cdef inline object no_recovery(Store *s):
                    "descriptor, of which there are none left (ulimit -n)", path_of(s))
 
 
-cdef inline set pinning_pids(Store *s):
-    cdef uint64_t i, row
-    cdef set pids = set()
-    for i in range(slots_used(s)):
-        row = pinned_by(s, i)
-        if row:
-            pids.add(row_at(s, row - 1).pid)
-    return pids
-
-
-cdef inline str who_pins(Census *census, list pids):
+cdef inline str what_is_pinned(Census *census):
     if not census.pinned:
         return "no object is pinned"
-    return (f"{census.pinned} objects of {census.pinned_nbytes} bytes are pinned by processes {pids}, "
-            f"{census.condemned} of them deleted")
+    return f"objects pinned: {census.pinned}, of {census.pinned_nbytes} bytes, {census.condemned} of them deleted"
+
+
+cdef inline str who_holds(tuple holders):
+    if not holders:
+        return ""
+    named = [f"process {pid} ({command}) {nbytes} bytes" for pid, command, nbytes in holders[:NAMED]]
+    if len(holders) > NAMED:
+        named.append(f"{len(holders) - NAMED} more")
+    return f" Pinned or being written: {', '.join(named)}."
 
 
 cdef inline str why_full(Store *s, uint64_t needed, int error):
@@ -68,13 +69,13 @@ cdef inline object full(Store *s, uint64_t needed, int error):
     memset(&census, 0, sizeof(census))
     take_census(s, &census)
     free_bytes = s.header.capacity - min(census.used, s.header.capacity)
-    pids = sorted(pinning_pids(s))
+    holders = top_holders(s)
     return StoreFullError(
         f"no room for {needed} bytes in store {path_of(s)!r}: {why_full(s, needed, error)}. "
         f"Capacity {s.header.capacity}, free {free_bytes}, largest free extent "
-        f"{census.largest_free}; {who_pins(&census, pids)}. "
+        f"{census.largest_free}; {what_is_pinned(&census)}.{who_holds(holders)} "
         "Delete or release objects, or make a larger store",
-        needed=needed, free=free_bytes, largest_free=census.largest_free, holders=tuple(pids))
+        needed=needed, free=free_bytes, largest_free=census.largest_free, holders=holders)
 
 
 cdef inline object put_error(Store *s, int error, uint64_t nbytes, object name):

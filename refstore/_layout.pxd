@@ -398,3 +398,9 @@ cdef inline uint64_t class_nbytes(int size_class) noexcept nogil:
     floor = 9 + (size_class - 8) // 8
     step = (size_class - 8) % 8 + 1
     return (<uint64_t>1 << floor) + (step << (floor - 3))
+
+
+cdef inline uint64_t block_nbytes(Slot *slot) noexcept nogil:
+    if slot.extent:
+        return extent_pages(slot.extent) * PAGE
+    return class_nbytes(slot.size_class) if slot.run and slot.size_class < CLASSES else 0

@@ -14,15 +14,16 @@ from refstore._atomics cimport (
 from refstore._debug cimport failpoint
 from refstore._index cimport cell_naming, condemn_replaced, make_cell, settle
 from refstore._layout cimport (
-    CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_DEAD, ERR_RECOVERY, FREE, HELD, MAX_ROWS,
-    NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot, SLOTS_PER_STEP, word_generation,
-    word_row, word_state, WRITING,
+    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_DEAD, ERR_RECOVERY, FREE,
+    HELD, MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot, SLOTS_PER_STEP,
+    word_generation, word_row, word_state, WRITING,
 )
 from refstore._pages cimport rebuild, unlock
-from refstore._slots cimport free_slot, try_reap, unclaim
+from refstore._slots cimport free_slot, reap_condemned, unclaim
 from refstore._store cimport (
-    bits_at, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready, name_lock_at,
-    next_live_row, pins_of, pins_ready_of, reach_pins, row_at, runs_used, slots_used, Store,
+    bits_at, CameBack, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready,
+    name_lock_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, reach_pins, row_at, runs_used,
+    slots_used, Store,
 )
 from refstore._sys cimport byte_is_locked, close, lock_byte, O_RDWR, reopen
 
@@ -51,20 +52,20 @@ cdef inline void settle_dead(Store *s, uint64_t i, uint64_t word) noexcept nogil
     # nobody else has touched the name since.
     cdef Slot *slot = &s.slots[i]
     if cell_naming(s, make_cell(i, word_generation(word), slot.name_hash), slot.name_hash) != NULL:
-        condemn_replaced(s, slot)
+        s.came_back.nbytes += condemn_replaced(s, slot)
         settle(s, i, word, SEALED)
+        s.came_back.published += 1
     else:
         settle(s, i, word, CONDEMNED)
-        word = load_seq_cst(&slot.word)
-        if word_state(word) == CONDEMNED:
-            try_reap(s, i, word)
+        s.came_back.nbytes += reap_condemned(s, i)
+        s.came_back.unfinished += 1
 
 
 cdef inline void sweep(Store *s, uint64_t dead) noexcept nogil:
     # Over every slot, not only those that the dead one pinned: it may have died between its last unpin and the
     # look at the word that follows it.
     cdef:
-        uint64_t i, word, state
+        uint64_t i, word, state, nbytes = 0
         Slot *slot
     for i in range(slots_used(s)):
         slot = &s.slots[i]
@@ -75,28 +76,35 @@ cdef inline void sweep(Store *s, uint64_t dead) noexcept nogil:
         if state == FREE or state == RETIRED:
             restore_hint(s, i, slot)
         elif state == CONDEMNED:
-            try_reap(s, i, word)
+            nbytes += reap_condemned(s, i)
         elif word_row(word) == dead:
             if state == WRITING or state == RECLAIMING:
+                nbytes += block_nbytes(slot)
+                s.came_back.unfinished += state == WRITING
                 free_slot(s, i)
             elif state == HELD:
                 unclaim(s, i)
             elif state == PUBLISHING:
                 settle_dead(s, i, word)
+    if dead < MAX_ROWS:         # else what came free was nobody's
+        s.came_back.nbytes += nbytes
     for i in range(runs_used(s)):
         if load_acquire(&s.runs[i].live) == 0:                           # [run]
             hint_restore(bits_at(s, s.g.run_bits), s.g.run_words, i)
 
 
-cdef inline void zero_pins(Store *s, uint64_t row) noexcept nogil:
+cdef inline uint64_t zero_pins(Store *s, uint64_t row) noexcept nogil:
+    # how many there were
     cdef:
-        uint64_t step, i
+        uint64_t step, i, n = 0
         uint32_t *cells = pins_of(s, row)
     for step in range(s.g.steps):
         if is_ready(pins_ready_of(s, row), step):
             for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
                 if load_relaxed_u32(&cells[i]):     # relaxed: nobody adds to it any more
+                    n += cells[i]
                     store_seq_cst_u32(&cells[i], 0)                      # [pin] before the sweep's look at the word
+    return n
 
 
 cdef inline void release_locks(Store *s, uint64_t dead) noexcept nogil:
@@ -104,6 +112,7 @@ cdef inline void release_locks(Store *s, uint64_t dead) noexcept nogil:
     for k in range(<uint64_t>NAME_LOCKS):
         if load_acquire(&name_lock_at(s, k).lock) == dead + 1:
             unlock(&name_lock_at(s, k).lock)
+            s.came_back.locks += 1
 
 
 cdef inline void free_row(Store *s, uint64_t r) noexcept nogil:
@@ -118,17 +127,27 @@ cdef inline void free_row(Store *s, uint64_t r) noexcept nogil:
     store_release(&row.state, 0)                                         # [row]
 
 
+cdef inline void count_dead(CameBack *back, Row *row) noexcept nogil:
+    back.processes += 1
+    if row.pid:                 # else it died before it could say
+        back.pids[back.known % PIDS_KEPT] = row.pid
+        back.known += 1
+
+
 cdef inline void recover_locked(Store *s, uint64_t dead) noexcept nogil:
     # The dead row's kernel lock is ours.
     cdef uint64_t owner = dead + 1
+    count_dead(&s.came_back, row_at(s, dead))
     if load_acquire(&s.pool.lock) == owner:                              # [lock]
         # It keeps the dead one's name: should we die too, whoever recovers that row begins again.
         rebuild(s)
         unlock(&s.pool.lock)
-    zero_pins(s, dead)
+        s.came_back.locks += 1
+    s.came_back.pins += zero_pins(s, dead)
     sweep(s, dead)
     release_locks(s, dead)
     free_row(s, dead)
+    count(s, COUNT_RECOVERIES, 1)
 
 
 cdef inline bint row_is_dead(Store *s, uint64_t r) noexcept nogil:
@@ -150,7 +169,6 @@ cdef inline int recover_row(Store *s, uint64_t r) noexcept nogil:
     if lock_byte(fd, r):
         if load_acquire(&row_at(s, r).state):                            # [row] still unrecovered
             recover_locked(s, r)
-            count(s, COUNT_RECOVERIES, 1)
             done = 1
     close(fd)
     return done
@@ -172,13 +190,13 @@ cdef inline void look_at_blocker(Store *s) noexcept nogil:
 
 
 cdef inline int recover_dead(Store *s) noexcept nogil:
-    # every dead row; returns how many there were
-    cdef int n = 0
+    # every dead row: 0, or ERR_RECOVERY if that could not be done for one
+    cdef int failed = 0
     cdef int64_t row = next_live_row(s, 0)
     while row >= 0:
-        n += max(recover_row(s, <uint64_t>row), 0)
+        failed = min(failed, recover_row(s, <uint64_t>row))
         row = next_live_row(s, <uint64_t>row + 1)
-    return n
+    return failed
 
 
 cdef inline int64_t lock_row(Store *s, int fd) noexcept nogil:
@@ -200,7 +218,10 @@ cdef inline void join_row(Store *s, uint64_t r) noexcept nogil:
     cdef:
         uint64_t words = r // 64 + 1
         uint64_t has = load_seq_cst(&s.header.live_words)
-    store_release(&row_at(s, r).state, 1)                                # [row]
+        Row *row = row_at(s, r)
+    row.pid = 0                 # whoever had the row before is not to be blamed for what we do
+    memset(row.command, 0, sizeof(row.command))
+    store_release(&row.state, 1)                                # [row]
     while has < words and not cas_seq_cst(&s.header.live_words, &has, words):
         pass
     # before the first pin, and seq_cst: a reaper that misses this bit has condemned before any pin of ours
@@ -217,6 +238,7 @@ cdef inline void use_row(Store *s, uint64_t r) noexcept nogil:
         s.pins_ready[step] = is_ready(pins_ready_of(s, r), step)
     memset(s.current, 0, sizeof(s.current))
     memset(s.recent, 0, sizeof(s.recent))
+    memset(&s.came_back, 0, sizeof(s.came_back))    # a forked child has our numbers
 
 
 cdef inline void reach_first_pins(Store *s) noexcept nogil:
@@ -232,7 +254,6 @@ cdef inline void enter(Store *s, uint64_t r) noexcept nogil:
     use_row(s, r)
     if load_acquire(&row_at(s, r).state):                                # [row]
         recover_locked(s, r)
-        count(s, COUNT_RECOVERIES, 1)
     join_row(s, r)
     recover_dead(s)
     reach_first_pins(s)
@@ -264,6 +285,6 @@ cdef inline int copy_pins(Store *s, uint64_t child) noexcept nogil:
                     if commit_pins(s, child, step) != 0:
                         return -1
                 fetch_or_seq_cst(&s.slots[i].mask, bit)                  # [pin]
-                assign(pins_of(s, child)[i], pins_of(s, child)[i] + n)  # plain: `moves` carries it, and our own pin holds
+                assign(pins_of(s, child)[i], pins_of(s, child)[i] + n)  # `moves` carries it, and our own pin holds
     fetch_add_seq_cst(&s.header.moves, 1)                                # [pin]
     return 0

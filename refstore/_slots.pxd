@@ -15,9 +15,9 @@ from refstore._atomics cimport (
 )
 from refstore._debug cimport ASSERT
 from refstore._layout cimport (
-    CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, LIVE_WORDS,
-    make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
-    word_generation, word_state,
+    block_nbytes, CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST,
+    LIVE_WORDS, make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot,
+    SLOTS_PER_STEP, word_generation, word_state,
 )
 from refstore._store cimport (
     bits_at, class_bits_at, hint_set, is_ready, pins_are_near, pins_of, pins_ready_of, reach_pins,
@@ -203,10 +203,11 @@ cdef inline int condemn(Store *s, uint64_t i, uint64_t generation) noexcept nogi
     return ERR_NOT_FOUND
 
 
-cdef inline void reap_condemned(Store *s, uint64_t i) noexcept nogil:
+cdef inline uint64_t reap_condemned(Store *s, uint64_t i) noexcept nogil:
+    # the bytes of the block if it came free by this, else 0
     cdef uint64_t word = load_seq_cst(&s.slots[i].word)                  # [pin]
-    if word_state(word) == CONDEMNED:
-        try_reap(s, i, word)
+    cdef uint64_t nbytes = block_nbytes(&s.slots[i])
+    return nbytes if word_state(word) == CONDEMNED and try_reap(s, i, word) else 0
 
 
 cdef inline void abandon(Store *s, uint64_t i) noexcept nogil:

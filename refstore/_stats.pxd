@@ -2,19 +2,20 @@
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 from refstore._rows cimport row_is_dead
 from refstore._atomics cimport load_acquire, load_relaxed, load_relaxed_u32
 from refstore._index cimport cell_naming, make_cell, name_hash
 from refstore._layout cimport (
-    class_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT,
-    LIVE_WORDS, MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, Run, SEALED, Slot,
-    SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
+    block_nbytes, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT, LIVE_WORDS,
+    MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, Run, SEALED, Slot, SLOTS_PER_STEP,
+    word_generation, word_row, word_state, WRITING,
 )
 from refstore._slots cimport pinned_by
 from refstore._store cimport (
-    bits_at, is_ready, label_at, labels_are_ready, name_lock_at, next_live_row, pins_of,
-    pins_ready_of, row_at, runs_used, slots_used, Store, tag_at,
+    bits_at, CameBack, is_ready, label_at, labels_are_ready, name_lock_at, next_live_row, PIDS_KEPT,
+    pins_of, pins_ready_of, row_at, runs_used, slots_used, Store, tag_at,
 )
 
 cdef struct Census:
@@ -25,12 +26,6 @@ cdef struct Census:
     uint64_t pinned_nbytes
     uint64_t condemned
     uint64_t processes
-
-
-cdef inline uint64_t block_nbytes(Slot *slot) noexcept nogil:
-    if slot.extent:
-        return extent_pages(slot.extent) * PAGE
-    return class_nbytes(slot.size_class) if slot.run and slot.size_class < CLASSES else 0
 
 
 cdef inline bint holds_block(uint64_t word) noexcept nogil:
@@ -108,6 +103,15 @@ cdef inline uint64_t count_all(Store *s, int counter) noexcept nogil:
         n += load_relaxed(&row_at(s, <uint64_t>row).counters[counter])  # relaxed: as above
         row = next_live_row(s, <uint64_t>row + 1)
     return n
+
+
+cdef inline tuple take_came_back(Store *s):
+    # the fields of Recovery, in its order; counting begins anew
+    cdef CameBack back = s.came_back
+    cdef uint64_t k, first = back.known - min(back.known, <uint64_t>PIDS_KEPT)
+    memset(&s.came_back, 0, sizeof(s.came_back))
+    pids = [back.pids[k % PIDS_KEPT] for k in range(first, back.known)]
+    return back.processes, tuple(pids), back.pins, back.unfinished, back.published, back.locks, back.nbytes
 
 
 cdef inline uint64_t count_pins(Store *s, uint64_t i) noexcept nogil:

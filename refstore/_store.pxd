@@ -16,6 +16,17 @@ from refstore._sys cimport allocate, close, high_descriptor, O_RDWR, open_file, 
 
 cdef enum:
     RECENT = 8
+    PIDS_KEPT = 256
+
+cdef struct CameBack:           # what this process took back from dead ones since it was last asked
+    uint64_t processes
+    uint64_t known              # of them, by pid
+    uint32_t pids[PIDS_KEPT]    # the last of them: a process that nobody asks may see any number die
+    uint64_t pins
+    uint64_t unfinished         # objects
+    uint64_t published          # objects
+    uint64_t locks
+    uint64_t nbytes             # of blocks
 
 cdef struct Store:
     char *base                  # the file, read-write
@@ -45,6 +56,7 @@ cdef struct Store:
     int child_fd
     bint dirty                  # something of ours can only come back as a dead process's does
     uint64_t blocked_by         # row + 1 that stopped the last reap, or 0: worth a look whether it lives
+    CameBack came_back
 
 
 cdef inline Row *row_at(Store *s, uint64_t row) noexcept nogil:

@@ -1,4 +1,4 @@
-"""The `refstore` command: look at stores, check them, remove them.
+"""The `refstore` command: look at stores, check and clear them, remove them.
 
 Each command attaches as any process does, so it sees what they see and is safe beside them.
 Exit status: 0 if all is well, 1 if `check` finds a problem, 2 on bad usage or a missing store.
@@ -17,7 +17,7 @@ from importlib import metadata
 
 from refstore.errors import RefstoreError, StoreCorruptedError, StoreVersionError
 from refstore.paths import store_folder, store_path
-from refstore.store import Store, collect_temporary
+from refstore.store import Recovery, Store, collect_temporary
 
 __all__ = ["main"]
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="refstore", description="Look at refstore's stores, check them, remove them."
+        prog="refstore", description="Look at refstore's stores, check and clear them, remove them."
     )
     parser.add_argument("--version", action="version", version=metadata.version("refstore"))
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -60,10 +60,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("name", metavar="NAME", help=name_help)
     command.set_defaults(run=_stat)
     command = commands.add_parser(
+        "holders", parents=[as_json], help="show which processes pin objects or are writing some"
+    )
+    command.add_argument("name", metavar="NAME", help=name_help)
+    command.set_defaults(run=_holders)
+    command = commands.add_parser(
         "check", parents=[as_json], help="test every invariant of a store; changes nothing"
     )
     command.add_argument("name", metavar="NAME", help=name_help)
     command.set_defaults(run=_check)
+    command = commands.add_parser(
+        "recover", parents=[as_json], help="give back what dead processes held"
+    )
+    command.add_argument("name", metavar="NAME", help=name_help)
+    command.set_defaults(run=_recover)
     command = commands.add_parser(
         "rm", help="remove stores; processes that are attached keep what they have until they go"
     )
@@ -104,6 +114,60 @@ def _stat(options: argparse.Namespace) -> int:
             shown = f"{_size(value)} ({value} bytes)" if field in SIZES else str(value)
             print(f"{field.replace('_', ' '):13} {shown}")
     return 0
+
+
+def _holders(options: argparse.Namespace) -> int:
+    with Store(store_path(options.name), create=False) as store:
+        holders = store.holders()
+    if options.json:
+        rows = [
+            holder._asdict() | {"ref": None if holder.ref is None else holder.ref.hex()}
+            for holder in holders
+        ]
+        print(json.dumps(rows, indent=2))
+    elif holders:
+        table = [["PID", "COMMAND", "ALIVE", "PINS", "BYTES", "NAME OR REF"]]
+        for pid, command, ref, name, pins, nbytes, alive in holders:
+            what = "(being written)" if ref is None else ref.hex() if name is None else _shown(name)
+            table.append(
+                [str(pid), command, "yes" if alive else "no", str(pins), str(nbytes), what]
+            )
+        _print_table(table)
+    return 0
+
+
+def _recover(options: argparse.Namespace) -> int:
+    path = store_path(options.name)
+    with Store(path, create=False) as store:
+        recovery = store.recover()
+    if options.json:
+        row = {"name": options.name, "path": path, **dataclasses.asdict(recovery)}
+        print(json.dumps(row, indent=2))
+    else:
+        print(f"{options.name}: {_what_came_back(recovery)}")
+    return 0
+
+
+def _what_came_back(recovery: Recovery) -> str:
+    if not recovery:
+        return "no dead process"
+    dead = f"{recovery.processes} dead process{'' if recovery.processes == 1 else 'es'}"
+    if recovery.pids:
+        pids = ", ".join(map(str, recovery.pids))
+        dead += f" (pid {pids})" if len(recovery.pids) == 1 else f" (pids {pids})"
+    held = [
+        _plural(number, noun)
+        for number, noun in (
+            (recovery.pins, "pin"),
+            (recovery.unfinished, "unfinished object"),
+            (recovery.locks, "lock"),
+        )
+        if number
+    ]
+    held.append(_plural(recovery.nbytes, "byte"))
+    if recovery.published:
+        dead += f", {_plural(recovery.published, 'publication')} completed"
+    return f"{dead}: {', '.join(held)} came back"
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -209,7 +273,16 @@ def _size(nbytes: object) -> str:
 
 
 def _count(problems: list[str]) -> str:
-    return {0: "sound", 1: "1 problem"}.get(len(problems), f"{len(problems)} problems")
+    return _plural(len(problems), "problem") if problems else "sound"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _shown(name: str) -> str:
+    """A name may hold anything, and must not break a line or talk to the terminal."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
 def _print_table(table: list[list[str]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 __all__ = [
     "GetTimeoutError",
@@ -20,6 +20,7 @@ __all__ = [
     "StoreCorruptedError",
     "StoreFullError",
     "StoreVersionError",
+    "TopHolder",
 ]
 
 
@@ -50,13 +51,21 @@ class ObjectExistsError(RefstoreError, FileExistsError):
     """The name is taken, and `replace=True` was not given."""
 
 
+class TopHolder(NamedTuple):
+    """A process, and how much of a store's room it keeps from being used again."""
+
+    pid: int  # 0 while it is not known
+    command: str  # how it was started, cut short
+    bytes: int  # of the blocks that it pins or is writing, as allocated
+
+
 class StoreFullError(RefstoreError, MemoryError):
     """There is no room for an object.
 
     needed          bytes asked for
     free            bytes free in the whole store
     largest_free    bytes of the largest object that would fit
-    holders         pids of the processes whose pins keep deleted objects from being reused
+    holders         the processes that pin objects or are writing some, largest first
     """
 
     _keywords = ("needed", "free", "largest_free", "holders")
@@ -68,7 +77,7 @@ class StoreFullError(RefstoreError, MemoryError):
         needed: int,
         free: int,
         largest_free: int,
-        holders: Sequence[int] = (),
+        holders: Sequence[TopHolder] = (),
     ) -> None:
         super().__init__(message)
         self.needed = needed

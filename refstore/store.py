@@ -8,15 +8,15 @@ import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from refstore import _core, paths
 from refstore.errors import StoreVersionError
 
 if TYPE_CHECKING:
-    from refstore._core import PinnedBuffer
+    from refstore._core import ObjectRef, PinnedBuffer
 
-__all__ = ["Store", "StoreStats", "collect_temporary"]
+__all__ = ["Holder", "Recovery", "Store", "StoreStats", "collect_temporary"]
 
 LOOKS = 5  # more that check() takes before it reports
 LOOK_AGAIN_AFTER = 0.02  # seconds
@@ -42,6 +42,34 @@ class StoreStats:
     evictions: int
     recoveries: int  # processes that died attached, and were cleaned up after
     processes: int  # attached and alive
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What one process gave back of what dead processes held. True if any had died."""
+
+    processes: int  # dead ones that were cleaned up after
+    pids: tuple[int, ...]  # theirs, as far as known; of very many, the last
+    pins: int
+    unfinished: int  # objects that were never sealed, and are gone
+    published: int  # objects that lacked the last steps of their publication, and are whole
+    locks: int
+    nbytes: int  # of blocks that came free, as allocated
+
+    def __bool__(self) -> bool:
+        return self.processes > 0
+
+
+class Holder(NamedTuple):
+    """One process and one object that it keeps in memory, by pins or because it is writing it."""
+
+    pid: int  # 0 while it is not known
+    command: str  # how the process was started, cut short
+    ref: ObjectRef | None  # None: it is being written
+    name: str | None
+    pins: int
+    bytes: int  # of the object's block, as allocated
+    alive: bool  # the process is; what a dead one holds comes back by recover(), or by itself
 
 
 class Store(_core.Engine):
@@ -168,6 +196,24 @@ class Store(_core.Engine):
     def stats(self) -> StoreStats:
         """Counts of what the store holds and has done."""
         return StoreStats(*self._census())
+
+    def holders(self, ref_or_name: ObjectRef | str | None = None) -> list[Holder]:
+        """Who keeps what in memory, largest first: of the whole store, or of one object.
+
+        A ref finds its object even when that is deleted, as long as it is pinned; a live object
+        that nobody pins has no holders. Errors: ObjectNotFoundError.
+        """
+        found = [Holder(*row) for row in self._holders(ref_or_name)]
+        return sorted(found, key=lambda holder: (-holder.bytes, holder.pid))
+
+    def recover(self) -> Recovery:
+        """Gives back what dead processes held; it also happens by itself, when it is needed.
+
+        The result is what this process gave back since its last recover(), by this call or by
+        itself. Errors: OSError if there is no file descriptor left to do it with; what was given
+        back till then is in the next result.
+        """
+        return Recovery(*self._recover_all())
 
     def check(self) -> list[str]:
         """Every invariant of the store, looked at and not touched: a sentence for each that fails.

@@ -92,6 +92,10 @@ def processes(hands: Hands) -> int:
     return hands.store.stats().processes
 
 
+def recover(hands: Hands) -> refstore.Recovery:
+    return hands.store.recover()
+
+
 def problems(hands: Hands) -> list[Any]:
     return list(hands.store.check())
 

@@ -55,7 +55,7 @@ Play = Callable[[argparse.Namespace, str, int], Report]
 
 
 def share_out(options: argparse.Namespace, play: Play) -> Report:
-    """`play(options, folder, number)` in each of `options.jobs` processes; the sum of their reports."""
+    """`play(options, folder, number)` in each of `options.jobs` processes; all their reports."""
     shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
     counts: collections.Counter[str] = collections.Counter()
     faults: list[str] = []

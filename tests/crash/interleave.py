@@ -12,6 +12,7 @@ then B, if it can. Both read what they pinned and check every byte; the survivor
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import signal
@@ -23,7 +24,7 @@ from typing import NamedTuple
 from crash.crew import Report, crew_parser, demand_few, report_on, too_many_faults_end_it
 from crash.failpoints import failpoints
 from crash.operations import BY_NAME, Operation
-from crash.scenes import Scene, all_scenes
+from crash.scenes import Others, Scene, all_scenes
 from crash.trial import Fault, Point, Stage
 from refstore import _core
 
@@ -78,7 +79,7 @@ class Director:
         return [point.number for point in points if point.skip == 0]
 
     def passed_meanwhile(self, scene: Scene, a: Operation, at: int, b: Operation) -> list[int]:
-        """The failpoints that B passes while A stands there; B runs to its end, which is a trial too."""
+        """The failpoints that B passes while A stands there and goes on to its end."""
         self.stage.passes.clear()
         self.try_out(Pair(scene, a, at, b, -1, TO_THE_END))
         return [number for number, _ in self.stage.passes.passed()]
@@ -142,13 +143,13 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     """What one of the processes does that share the work."""
     director = Director(folder)
     chance = random.Random(options.seed * 1000 + number)
-    work = []
-    for scene in all_scenes(os.path.join(folder, f"scene-{number}")):
-        if scene.name in SCENES:
-            for a in WORK:
-                for b in WORK:
-                    if not scene.name.endswith("_die") or {a, b} & MEET_THE_DEAD:
-                        work.append((scene, BY_NAME[a], BY_NAME[b]))
+    work = [
+        (scene, BY_NAME[a], BY_NAME[b])
+        for scene in all_scenes(os.path.join(folder, f"scene-{number}"))
+        if scene.name in SCENES
+        for a, b in itertools.product(WORK, WORK)
+        if scene.others is not Others.DIE or {a, b} & MEET_THE_DEAD
+    ]
     random.Random(options.seed).shuffle(work)
     with too_many_faults_end_it(director.faults):
         for scene, a, b in work[number :: options.jobs]:

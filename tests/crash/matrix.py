@@ -41,6 +41,20 @@ class Player:
         self.counts = {1: 0, 2: 0, 3: 0}
         self.faults: list[str] = []
 
+    def play(
+        self, options: argparse.Namespace, scene: Scene, operation: Operation, trials: int
+    ) -> None:
+        """As many deaths as the options say; `trials`: of three."""
+        try:
+            if options.depth == 1:
+                self.one(scene, operation)
+            elif options.depth == 2:
+                self.two(scene, operation)
+            else:
+                self.three(scene, operation, trials)
+        except Fault as error:  # in a run without a death, or one that missed its point
+            self.faults.append(f"{scene.name} {operation.name}: {error}")
+
     def one(self, scene: Scene, operation: Operation) -> None:
         """Each point of the operation."""
         for point in self.chosen(self.points(scene, scene.image, operation)):
@@ -132,17 +146,9 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     player = Player(folder, options.seed * 1000 + number, options.every)
     work = [(scene, operation) for scene in scenes for operation in OPERATIONS]
     random.Random(options.seed).shuffle(work)
-    ways = {
-        1: player.one,
-        2: player.two,
-        3: lambda *what: player.three(*what, -(-options.trials // len(work))),
-    }
     with too_many_faults_end_it(player.faults):
         for scene, operation in work[number :: options.jobs]:
-            try:
-                ways[options.depth](scene, operation)
-            except Fault as error:  # in a run without a death, or one that missed its point
-                player.faults.append(f"{scene.name} {operation.name}: {error}")
+            player.play(options, scene, operation, -(-options.trials // len(work)))
     player.stage.close()
     counts = {f"{deaths} death(s)": n for deaths, n in player.counts.items() if n}
     return Report(

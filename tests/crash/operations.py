@@ -165,9 +165,10 @@ def reuse_runs(store: refstore.Store) -> None:
 
 def run_out_of_slots(store: refstore.Store) -> None:
     """Slots leave their blocks behind where they are needed, and the blocks find other slots."""
-    refs, empty = [], []
+    refs: list[refstore.ObjectRef] = []
+    empty = []
     with contextlib.suppress(refstore.StoreFullError):
-        for _ in range(400):
+        while len(refs) < 400:
             refs.append(store.put(bytes(64)))
     for ref in refs[::2]:
         store.delete(ref)

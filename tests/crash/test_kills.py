@@ -1,7 +1,7 @@
-"""SIGKILL at failpoints of every operation in every scene: whoever is left goes on, nothing is lost.
+"""SIGKILL at failpoints of every operation in every scene: nothing is lost, and the others go on.
 
-These are the short forms of `make crash` and `make soak`, with a seed that is printed; see matrix.py
-and interleave.py for the long ones, and for how to play one trial again.
+These are the short forms of `make crash` and `make soak`, with a seed that is printed. The long ones
+are matrix.py and interleave.py, which play a trial again, too.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Stage:
             byte_locks(self.others_fd, scene.image.rows(), fcntl.F_UNLCK)
 
     def start(self, scene: Scene, operation: Operation, ready: Callable[[], None]) -> int:
-        """A process that does the operation; `ready` is called in it just before. Returns its pid."""
+        """A process that does the operation, and calls `ready` just before it; returns its pid."""
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
@@ -152,7 +152,7 @@ def _content(store: refstore.Store, key: str | refstore.ObjectRef) -> bytes | No
 
 
 def demand_contents(store: refstore.Store, scene: Scene, outcomes: list[Outcomes]) -> None:
-    """Every object that was sealed is whole, under its name and by its ref; no name is anything else."""
+    """Every sealed object is whole, under its name and by its ref; no name is anything else."""
     names = set(scene.named).union(*outcomes)
     for name in names:
         may_be = set(scene.named.get(name, {None})).union(*(o.get(name, set()) for o in outcomes))

@@ -108,7 +108,7 @@ def test_an_object_deleted_here_stays_for_a_reader_there(store: refstore.Store, 
         assert store.stats().condemned == 1
         with pytest.raises(refstore.StoreFullError) as caught:
             store.put(bytes(store.capacity))
-        assert child.pid in list(caught.value.holders)
+        assert child.pid in [holder.pid for holder in caught.value.holders]
         assert str(child.pid) in str(caught.value)
         child.do(workers.drop)
         assert store.stats().condemned == 0

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import workers
+from helpers import peer, peers
 
 import refstore
 from refstore import cli
@@ -194,6 +196,114 @@ def test_check_of_a_file_that_is_no_store_is_1(run: Command, folder: Path) -> No
     (folder / "text").unlink()
 
 
+# --- holders
+
+
+def test_holders_of_a_store_that_nobody_uses_prints_nothing(
+    run: Command, train: refstore.Store
+) -> None:
+    assert run("holders", "train") == (0, "", "")
+    assert run("holders", "train", "--json").json == []
+
+
+def test_holders_prints_a_line_for_each(run: Command, train: refstore.Store) -> None:
+    ref = train.put(b"z")
+    with train.get("weights"), train.get("weights"), train.get(ref), train.create(70_000):
+        rows = train.holders()
+        said = run("holders", "train")
+        lines = said.out.splitlines()
+        assert said.status == 0
+        assert " ".join(lines[0].split()) == "PID COMMAND ALIVE PINS BYTES NAME OR REF"
+        for line, row in zip(lines[1:], rows, strict=True):
+            what = {None: "(being written)", ref: ref.hex()}.get(row.ref, "weights")
+            tail = f"yes {row.pins} {row.bytes} {what}"
+            assert line.split() == [str(os.getpid()), *row.command.split(), *tail.split()]
+        assert len(rows) == 3
+
+
+def test_holders_as_json_has_the_fields_of_a_holder(run: Command, train: refstore.Store) -> None:
+    with train.get("weights"), train.create(10):
+        shown = run("holders", "train", "--json").json
+        rows = train.holders()
+    assert [row["ref"] for row in shown] == [train.ref("weights").hex(), None]
+    assert [row | {"ref": None} for row in shown] == [
+        row._replace(ref=None)._asdict() for row in rows
+    ]
+
+
+def test_a_name_does_not_break_its_line(run: Command, train: refstore.Store) -> None:
+    with train.get(train.put(b"z", name="two\nlines\x1b[2J")):
+        assert run("holders", "train").out.count("\n") == 2
+        assert run("holders", "train").out.endswith(" two\\nlines\\x1b[2J\n")
+
+
+# --- recover
+
+
+def test_recover_with_nobody_dead_says_so(run: Command, train: refstore.Store) -> None:
+    with train.get("weights"):
+        assert run("recover", "train") == (0, "train: no dead process\n", "")
+    shown = run("recover", "train", "--json").json
+    assert shown == {
+        "name": "train",
+        "path": train.path,
+        **dict.fromkeys(("processes", "pins", "unfinished", "published", "locks", "nbytes"), 0),
+        "pids": [],
+    }
+
+
+def test_recover_says_what_came_back(run: Command, train: refstore.Store) -> None:
+    before = train.stats().used
+    with peer(train.path) as child:
+        for label in ("a", "b", "c"):
+            child.do(workers.hold, "weights", label)
+        child.do(workers.begin, 70_000)
+        child.kill()
+        nbytes = train.stats().used - before
+        said = f"train: 1 dead process (pid {child.pid}): 3 pins, 1 unfinished object, {nbytes} "
+        assert run("recover", "train") == (0, said + "bytes came back\n", "")
+    assert run("recover", "train").out == "train: no dead process\n"
+
+
+def test_recover_as_json_has_the_fields_of_a_recovery(run: Command, train: refstore.Store) -> None:
+    with peers(2, train.path) as children:
+        for child in children:
+            child.do(workers.hold, "weights")
+            child.kill()
+        shown = run("recover", "train", "--json").json
+        assert (shown["processes"], shown["pins"], shown["unfinished"]) == (2, 2, 0)
+        assert sorted(shown["pids"]) == sorted(child.pid for child in children)
+
+
+def test_recover_tells_of_what_its_own_coming_brought_back(
+    run: Command, train: refstore.Store
+) -> None:
+    with peer(train.path) as child:
+        child.do(workers.hold, "weights")
+        child.kill()
+        assert train.refcount("weights") == 2
+        command = [sys.executable, "-m", "refstore", "recover", "train"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True)
+        held = f"train: 1 dead process (pid {child.pid}): 1 pin, 0 bytes came back\n"
+        assert (said.stdout, said.stderr) == (held, "")
+    assert train.refcount("weights") == 1
+
+
+@pytest.mark.parametrize(
+    ("recovery", "said"),
+    [
+        ((1, (), 0, 0, 0, 0, 1), "1 dead process: 1 byte came back"),
+        (
+            (2, (12, 34), 0, 2, 1, 3, 64),
+            "2 dead processes (pids 12, 34), 1 publication completed: "
+            "2 unfinished objects, 3 locks, 64 bytes came back",
+        ),
+    ],
+)
+def test_the_sentence_about_a_recovery(recovery: tuple[Any, ...], said: str) -> None:
+    assert cli._what_came_back(refstore.Recovery(*recovery)) == said
+
+
 # --- rm
 
 
@@ -245,7 +355,7 @@ def test_gc_without_a_folder_has_nothing_to_do(
 # --- usage
 
 
-@pytest.mark.parametrize("command", ["stat", "check", "rm"])
+@pytest.mark.parametrize("command", ["stat", "holders", "check", "recover", "rm"])
 def test_a_missing_store_is_2_and_one_line(run: Command, command: str) -> None:
     said = run(command, "absent")
     assert (said.status, said.out) == (2, "")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import helpers
 import numpy as np
 import pytest
+import workers
+from helpers import peers
 
 import refstore
 
@@ -30,7 +32,7 @@ def test_the_error_tells_the_whole_story(make_store: Callable[..., refstore.Stor
     assert error.needed >= 1_000_000
     assert error.free == stats.free
     assert error.largest_free == stats.largest_free
-    assert os.getpid() in [int(pid) for pid in error.holders]
+    assert [holder.pid for holder in error.holders] == [os.getpid()]
     text = str(error)
     for figure in (1_000_000, error.free, error.largest_free):
         assert str(figure) in text.replace(",", "").replace("_", "")
@@ -39,9 +41,60 @@ def test_the_error_tells_the_whole_story(make_store: Callable[..., refstore.Stor
 
 def test_nobody_is_blamed_when_nothing_is_pinned(store: refstore.Store) -> None:
     error = full(store, store.capacity + 1)
-    assert list(error.holders) == []
+    assert error.holders == ()
     assert error.free == error.largest_free == store.capacity
     assert str(store.capacity + 1) in str(error).replace(",", "").replace("_", "")
+
+
+def test_each_holder_is_told_with_what_it_keeps(store: refstore.Store, path: str) -> None:
+    shared, doomed = store.put(bytes(1_000_000)), store.put(bytes(2_000_000), name="doomed")
+    sizes = {ref: row.bytes for ref in (shared, doomed) for row in [held(store, ref)]}
+    with peers(2, path) as (reader, writer), store.get(shared):
+        for label in "ab":  # two pins are one block
+            reader.do(workers.hold, shared, label)
+        reader.do(workers.hold, doomed)
+        store.delete(doomed)
+        writer.do(workers.begin, 5_000_000)
+        error = full(store, store.capacity)
+        written = store.stats().used - sum(sizes.values())
+        assert [(holder.pid, holder.bytes) for holder in error.holders] == [
+            (writer.pid, written),
+            (reader.pid, sizes[shared] + sizes[doomed]),
+            (os.getpid(), sizes[shared]),
+        ]
+        assert error.holders == tuple(refstore.TopHolder(*holder) for holder in error.holders)
+        for pid, command, nbytes in error.holders:
+            assert command
+            assert f"process {pid} ({command}) {nbytes} bytes" in str(error)
+    assert f"objects pinned: 2, of {sum(sizes.values())} bytes, 1 of them deleted" in str(error)
+    assert "more" not in str(error)
+
+
+def held(store: refstore.Store, ref: refstore.ObjectRef) -> refstore.Holder:
+    """The row of this process, which holds the object only while it looks."""
+    with store.get(ref):
+        (row,) = store.holders(ref)
+    return row
+
+
+def test_of_many_holders_the_largest_are_named(store: refstore.Store, path: str) -> None:
+    refs = [store.put(bytes(100_000)) for _ in range(6)]
+    with peers(6, path) as children:
+        for number, child in enumerate(children):
+            for ref in refs[: number + 1]:
+                child.do(workers.hold, ref, ref.hex())
+        error = full(store, store.capacity)
+        assert [holder.pid for holder in error.holders] == [c.pid for c in reversed(children)]
+        named = [str(child.pid) in str(error) for child in children]
+        assert named == [False, False, True, True, True, True]
+    assert "2 more" in str(error)
+
+
+def test_what_only_lies_there_has_no_holder(store: refstore.Store) -> None:
+    store.put(bytes(store.capacity))
+    error = full(store, 1)
+    assert error.holders == ()
+    assert "no object is pinned" in str(error)
 
 
 def test_a_fragmented_store_says_so(make_store: Callable[..., refstore.Store]) -> None:
@@ -85,13 +138,15 @@ def test_room_comes_back_after_the_error(store: refstore.Store) -> None:
 
 
 def test_the_error_survives_pickling(store: refstore.Store) -> None:
-    error = full(store, store.capacity + 1)
+    with store.get(store.put(b"x")):
+        error = full(store, store.capacity)
     back = pickle.loads(pickle.dumps(error))
     assert type(back) is refstore.StoreFullError
     assert str(back) == str(error)
-    assert (back.needed, back.free, back.largest_free, list(back.holders)) == (
+    assert (back.needed, back.free, back.largest_free) == (
         error.needed,
         error.free,
         error.largest_free,
-        list(error.holders),
     )
+    assert back.holders == error.holders != ()
+    assert type(back.holders[0]) is refstore.TopHolder
