@@ -2,8 +2,9 @@
 #
 # Every write to shared memory is a failpoint: the operations of _atomics.pxd are macros, and each place where one is
 # used puts its own entry into a table that the linker collects, so that none can be forgotten. Beside them,
-# `failpoint()` stands where the kernel has changed something for us. A test arms one with a signal: SIGKILL is a
-# death right after that write; SIGSTOP lets the test script an interleaving with waitpid and SIGCONT, without a sleep.
+# `failpoint()` stands where the kernel has changed something for us, and where we have looked at what others write and
+# have yet to act on it. A test arms one with a signal: SIGKILL is a death right there; SIGSTOP lets the test script an
+# interleaving with waitpid and SIGCONT, without a sleep.
 
 from libc.stdint cimport uint32_t
 

@@ -8,6 +8,7 @@
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
+from refstore._debug cimport failpoint
 from refstore._atomics cimport (
     assign, cas_acq_rel, cas_seq_cst, load_acquire, load_relaxed, store_release, store_release_u32,
 )
@@ -138,6 +139,7 @@ cdef inline int find_in(Store *s, Bucket *bucket, uint64_t hashed, const uint8_t
         cell = load_acquire(&bucket.cells[k])                            # [index] the object is whole
         if cell == 0 or (cell ^ make_cell(0, 0, hashed)) & 0xFFFF:
             continue
+        failpoint()
         found.slot = cell_slot(cell)
         got = ERR_NOT_FOUND
         if cell_is_live(s, cell):
@@ -301,6 +303,7 @@ cdef inline int remove(Store *s, uint64_t i, uint64_t generation) noexcept nogil
         return ERR_NOT_FOUND
     while True:
         hashed = load_acquire(&s.slots[i].name_hash)
+        failpoint()
         got = condemn(s, i, generation)
         if got != ERR_BUSY:
             break

@@ -147,6 +147,7 @@ cdef inline int identify(Row *row) except -1:
         command = file.read(200).replace(b"\0", b" ")[:39]
     assign(row.pid, <unsigned int>os.getpid())
     memset(row.command, 0, sizeof(row.command))
+    failpoint()
     memcpy(row.command, PyBytes_AS_STRING(command), <size_t>len(command))
     failpoint()
     return 0

@@ -163,6 +163,7 @@ cdef inline int recover_row(Store *s, uint64_t r) noexcept nogil:
         return ERR_RECOVERY     # no row: the number was damaged
     if not row_is_dead(s, r):
         return 0
+    failpoint()
     fd = reopen(file_of(s), O_RDWR)
     if fd < 0:
         return ERR_RECOVERY
@@ -219,8 +220,9 @@ cdef inline void join_row(Store *s, uint64_t r) noexcept nogil:
         uint64_t words = r // 64 + 1
         uint64_t has = load_seq_cst(&s.header.live_words)
         Row *row = row_at(s, r)
-    row.pid = 0                 # whoever had the row before is not to be blamed for what we do
+    assign(row.pid, 0)          # whoever had the row before is not to be blamed for what we do
     memset(row.command, 0, sizeof(row.command))
+    failpoint()
     store_release(&row.state, 1)                                # [row]
     while has < words and not cas_seq_cst(&s.header.live_words, &has, words):
         pass

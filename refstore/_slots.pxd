@@ -13,7 +13,7 @@ from refstore._atomics cimport (
     fetch_sub_seq_cst_u32, load_acquire, load_relaxed, load_seq_cst, load_seq_cst_u32,
     store_relaxed, store_release, store_seq_cst,
 )
-from refstore._debug cimport ASSERT
+from refstore._debug cimport ASSERT, failpoint
 from refstore._layout cimport (
     block_nbytes, CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST,
     LIVE_WORDS, make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot,
@@ -105,6 +105,7 @@ cdef inline uint64_t pinned_by(Store *s, uint64_t i) noexcept nogil:
                 if row != s.row:
                     return row + 1
                 ours = row + 1
+            failpoint()
     return ours
 
 
@@ -121,6 +122,7 @@ cdef inline bint try_reap(Store *s, uint64_t i, uint64_t word) noexcept nogil:
             s.blocked_by = blocker
             return False
         moves = load_seq_cst(&s.header.moves)                            # [pin]
+    failpoint()
     if not cas_seq_cst(&s.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, s.row)):
         return False
     free_slot(s, i)
@@ -169,6 +171,7 @@ cdef inline int pin(Store *s, uint64_t i, uint64_t generation) noexcept nogil:
         unpin(s, i)
         return ERR_PINS
     word = load_seq_cst(&slot.word)                                      # [pin] [seal]
+    failpoint()
     if is_readable(word, generation):
         # The mask is emptied only between generations, so between two loads of a word of one generation the
         # bit that we see or set belongs to that generation.

@@ -18,7 +18,7 @@ from refstore import _core
 SHARED = re.compile(
     r"^\s+(?:(?:slot|tag|run|row|its|label|pool|tag_at\(.*?\)|row_at\(.*?\)|label_at\(.*?\)"
     r"|name_lock_at\(.*?\)|s\.(?:pool|header|slots\[.*?\]|runs\[.*?\]|tags\[.*?\]))\.\w+(?:\[.*\])?"
-    r"|(?:s\.pins|pins_of\(.*?\)|cells|words|bits|summary|ready)\[.*\])\s*[-+|&^]?=[^=]"
+    r"|(?:s\.pins|pins_of\(.*?\)|cells|summary|ready)\[.*\])\s*[-+|&^]?=[^=]"
 )
 COPIES = re.compile(r"^\s+(memset|memcpy)\((label|row\.|its\.|s\.header|s\.pool|s\.tags|s\.base)")
 IN_TESTS = {"_set_generation", "_set_pins", "bench_put_delete"}
