@@ -6,6 +6,9 @@
 #   make asan     the tests under AddressSanitizer and UBSan
 #   make tsan     the threaded tests under ThreadSanitizer
 #   make stress   random operations with every byte checked, epochs, concurrency
+#   make crash    deaths at every failpoint, once and twice, and two processes in each other's midst
+#   make soak     three deaths at a million points, and half an hour of kills, stops and forks
+#   make mutants  known mistakes, built into the core one by one: the tests must catch them
 #   make bench    latency and throughput
 #   make wheel    dist/
 #   make clean    removes all that was built; the virtual environment stays
@@ -16,6 +19,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SECONDS ?= 1800
+TRIALS ?= 1000000
 
 BIN := $(abspath $(VENV))/bin
 RUN := $(BIN)/python
@@ -30,7 +35,7 @@ BUILD_TOOLS := "setuptools>=77" "Cython>=3.1,<4" "numpy>=2.1"
 TORCH := torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-release test-debug lint asan tsan stress bench wheel clean
+.PHONY: demo test test-release test-debug lint asan tsan stress crash soak mutants bench wheel clean
 .DELETE_ON_ERROR:
 
 # --- tasks
@@ -68,6 +73,18 @@ stress: $(VENV)/with-stress
 	$(RUN) stress/ops.py --operations 100000 --procs 4
 	$(RUN) stress/epochs.py --epochs 200
 	$(RUN) stress/concurrent.py --procs 1,2,4
+
+crash: build/debug/built
+	$(call run_on,debug,crash.matrix --depth=1 $(ARGS))
+	$(call run_on,debug,crash.matrix --depth=2 $(ARGS))
+	$(call run_on,debug,crash.interleave $(ARGS))
+
+soak: build/debug/built
+	$(call run_on,debug,crash.matrix --depth=3 --trials=$(TRIALS))
+	$(RUN) -m stress.crash --seconds=$(SECONDS) --procs=8
+
+mutants: $(VENV)/with-test
+	$(RUN) tests/mutants/run.py $(ARGS)
 
 bench: $(VENV)/with-bench
 	$(RUN) stress/bench.py $(ARGS)
@@ -116,4 +133,10 @@ define pytest_on
 cp refstore/*.py refstore/*.pyi build/$(1)/refstore/
 cd build/$(1) && PYTHONPATH=$(CURDIR)/build/$(1) $(2) \
     $(BIN)/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(3) $(ARGS) $(CURDIR)/tests
+endef
+
+# Runs a program of tests/ on a variant: 1 its name, 2 the module and its arguments.
+define run_on
+cp refstore/*.py refstore/*.pyi build/$(1)/refstore/
+cd build/$(1) && PYTHONPATH=$(CURDIR)/build/$(1):$(CURDIR)/tests $(RUN) -m $(2)
 endef

@@ -177,7 +177,7 @@ def demand_usable_to_the_full(store: refstore.Store) -> None:
     if _content(store, "old") != NEW:
         raise Fault("a name does not hold what was put")
     store.delete("old")
-    store.delete(store.put(bytes(CAPACITY)))
+    store.create(CAPACITY).abort()
     if problems := store.check():
         raise Fault(f"check() finds {problems} in an emptied store")
 

@@ -1,0 +1,280 @@
+"""Known ways to get the core wrong, each one a change of its source that the tests must catch.
+
+A mutation is text that stands once in a file of the core, and what stands there instead. The holes
+are those that were thought of, or fallen into, while the protocol was designed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """One mistake."""
+
+    name: str
+    hole: str  # what goes wrong by it
+    file: str
+    old: str
+    new: str
+
+
+MUTATIONS = [
+    Mutation(
+        "undo_without_reap",
+        "H1: a pin that comes too late keeps a reaper off, and nobody looks again",
+        "_slots.pxd",
+        "    unpin(s, i)         # undoing is unpinning: a reaper may have given up because of us\n",
+        "    fetch_sub_seq_cst_u32(&s.pins[i], 1)\n",
+    ),
+    Mutation(
+        "look_before_pin",
+        "H2: the word is looked at before the pin counts, and not after",
+        "_slots.pxd",
+        "        word = load_seq_cst(&slot.word)                                  # [pin]\n"
+        "        if is_readable(word, generation):\n            return 0\n",
+        "        return 0\n",
+    ),
+    Mutation(
+        "unpin_without_reap",
+        "H8: the last pin goes and nobody frees the block",
+        "_slots.pxd",
+        "        if word_state(word) == CONDEMNED:\n            try_reap(s, i, word)\n",
+        "        if word_state(word) == RETIRED:\n            try_reap(s, i, word)\n",
+    ),
+    Mutation(
+        "reap_without_generation",
+        "H4: a reaper that slept frees the object that lies there now",
+        "_slots.pxd",
+        "    if not cas_seq_cst(&s.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, s.row)):\n"
+        "        return False\n",
+        "    word = load_seq_cst(&s.slots[i].word)\n"
+        "    if word_state(word) != CONDEMNED or not cas_seq_cst(\n"
+        "            &s.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, s.row)):\n"
+        "        return False\n",
+    ),
+    Mutation(
+        "reap_without_claim",
+        "H6: two reapers free one block",
+        "_slots.pxd",
+        "    if not cas_seq_cst(&s.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, s.row)):\n"
+        "        return False\n",
+        "    store_seq_cst(&s.slots[i].word, make_word(word_generation(word), RECLAIMING, s.row))\n",
+    ),
+    Mutation(
+        "reclaiming_forgotten",
+        "H6: a reaper dies, and what it was about to free stays as it is",
+        "_rows.pxd",
+        "            if state == WRITING or state == RECLAIMING:\n",
+        "            if state == WRITING:\n",
+    ),
+    Mutation(
+        "hint_before_word",
+        "H7: an allocator drops the hint, since the slot is not free yet",
+        "_slots.pxd",
+        "    if generation == GENERATION_LAST:\n",
+        "    give_hint(s, i, extent, run, block, size_class)\n    if generation == GENERATION_LAST:\n",
+    ),
+    Mutation(
+        "hint_not_restored",
+        "H8: a death between the word and the hint loses the slot",
+        "_rows.pxd",
+        "        if state == FREE or state == RETIRED:\n            restore_hint(s, i, slot)\n",
+        "        if state == FREE or state == RETIRED:\n            pass\n",
+    ),
+    Mutation(
+        "condemned_not_swept",
+        "H8: a death between the last unpin and the look at the word loses the block",
+        "_rows.pxd",
+        "            nbytes += reap_condemned(s, i)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "blocker_not_looked_at",
+        "H9: a dead process's pin blocks a reap until somebody happens to attach",
+        "_rows.pxd",
+        "    if s.blocked_by and s.blocked_by - 1 != s.row:\n",
+        "    if s.blocked_by and s.blocked_by - 1 == s.row:\n",
+    ),
+    Mutation(
+        "recovery_without_lock",
+        "H11: a row is recovered that somebody has taken since",
+        "_rows.pxd",
+        "    if lock_byte(fd, r):\n        if load",
+        "    if True:\n        if load",
+    ),
+    Mutation(
+        "row_taken_as_it_is",
+        "H11: who attaches inherits a dead process's pins",
+        "_rows.pxd",
+        "    if load_acquire(&row_at(s, r).state):                                # [row]\n        recover_locked(s, r)\n"
+        "    join_row(s, r)\n",
+        "    join_row(s, r)\n",
+    ),
+    Mutation(
+        "row_freed_before_sweep",
+        "H12: a recoverer dies and nobody knows that the rest is to be done",
+        "_rows.pxd",
+        "    sweep(s, dead)\n    release_locks(s, dead)\n    free_row(s, dead)\n",
+        "    free_row(s, dead)\n    sweep(s, dead)\n    release_locks(s, dead)\n",
+    ),
+    Mutation(
+        "lock_apart_from_mapping",
+        "H14: a program that closes its descriptors counts as dead, with its mapping in use",
+        "_file.pxd",
+        "    cdef void *at = mmap(NULL, s.g.file_size, prot, MAP_SHARED | MAP_NORESERVE, s.fd, 0)\n",
+        "    cdef int other = reopen(s.fd, O_RDWR)\n"
+        "    cdef void *at = mmap(NULL, s.g.file_size, prot, MAP_SHARED | MAP_NORESERVE, other, 0)\n"
+        "    close(other)\n",
+    ),
+    Mutation(
+        "name_locks_kept",
+        "H17: a name's lock stays with the dead",
+        "_rows.pxd",
+        "    release_locks(s, dead)\n    free_row",
+        "    free_row",
+    ),
+    Mutation(
+        "lock_taken_over",
+        "H17: the lock of a dead process is taken without its row's, and nothing is repaired",
+        "_pages.pxd",
+        "            s.blocked_by = expected\n            return ERR_DEAD\n",
+        "            if cas_acq_rel(word, &expected, s.row + 1):\n                return 0\n            continue\n",
+    ),
+    Mutation(
+        "space_not_rebuilt",
+        "H33: the map of pages stays as the dead left it",
+        "_rows.pxd",
+        "        rebuild(s)\n        unlock",
+        "        unlock",
+    ),
+    Mutation(
+        "unlocked_before_rebuild",
+        "H33: a recoverer dies, and nobody knows that the map is half made",
+        "_rows.pxd",
+        "        rebuild(s)\n        unlock(&s.pool.lock)\n",
+        "        unlock(&s.pool.lock)\n        rebuild(s)\n",
+    ),
+    Mutation(
+        "no_patience",
+        "H18: who needs what a stopped process has locked waits for ever",
+        "_pages.pxd",
+        "        if now_ms() - since >= <uint64_t>patience_ms(BUSY_AFTER_MS):\n",
+        "        if now_ms() - since > <uint64_t>patience_ms(BUSY_AFTER_MS) + 100000000:\n",
+    ),
+    Mutation(
+        "pins_not_forked",
+        "H21: a child reads what its parent has let go of",
+        "_fork.pxd",
+        "copy_pins(s, <uint64_t>row) == 0:",
+        "True:",
+    ),
+    Mutation(
+        "raw_fork_unseen",
+        "H22: a child that nobody has seen takes its parent's pins away",
+        "_file.pxd",
+        "    if madvise(alive, ALIVE_NBYTES, MADV_WIPEONFORK) != 0:\n        return errno\n",
+        "",
+    ),
+    Mutation(
+        "sealed_before_indexed",
+        "H26: a death in between leaves an object that nobody finds",
+        "_index.pxd",
+        "    store_release(&slot.word, publishing)                                # [seal] the bytes are whole\n",
+        "    seal(s, i)\n    publishing = make_word(generation, SEALED, 0)\n",
+    ),
+    Mutation(
+        "indexed_while_writing",
+        "H26: a name that is being replaced leads nowhere for a while, or for ever",
+        "_index.pxd",
+        "    store_release(&slot.word, publishing)                                # [seal] the bytes are whole\n",
+        "    publishing = make_word(generation, WRITING, s.row)\n",
+    ),
+    Mutation(
+        "old_condemned_first",
+        "H26: a death before the index changes loses the object that was there",
+        "_index.pxd",
+        "    if replaces:\n        indexed = cas_acq_rel(old.cell",
+        "    if replaces:\n        condemn(s, old.slot, old.generation)\n        indexed = cas_acq_rel(old.cell",
+    ),
+    Mutation(
+        "unindexed_first",
+        "H26: a death in the middle of a delete leaves an object that nobody finds",
+        "_index.pxd",
+        "        failpoint()\n        got = condemn(s, i, generation)\n",
+        "        failpoint()\n        if hashed:\n            unindex(s, i, generation, hashed)\n        got = condemn(s, i, generation)\n",
+    ),
+    Mutation(
+        "replaced_forgotten",
+        "H27: a death after the index has changed leaves the old object for ever",
+        "_index.pxd",
+        "    store_release_u32(&slot.replaces_slot, <uint32_t>(old.slot + 1) if replaces else 0)\n",
+        "",
+    ),
+    Mutation(
+        "settled_without_replaced",
+        "H27: the recovery seals the new object and leaves the old one",
+        "_rows.pxd",
+        "        s.came_back.nbytes += condemn_replaced(s, slot)\n",
+        "",
+    ),
+    Mutation(
+        "names_unlocked",
+        "H29: two processes publish under one name at once",
+        "_index.pxd",
+        "    if got == 0:\n        got = lock(s, name_lock_of(s, hashed))\n    if got != 0:\n        return got\n    found",
+        "    if got != 0:\n        return got\n    found",
+    ),
+    Mutation(
+        "slots_held_without_claim",
+        "H32: a run is dissolved under a block that was taken meanwhile",
+        "_alloc.pxd",
+        "        if claim(s, i, HELD):\n            held |=",
+        "        if word_state(load_acquire(&s.slots[i].word)) == FREE:\n"
+        "            store_release(&s.slots[i].word, make_word(word_generation(\n"
+        "                load_acquire(&s.slots[i].word)), HELD, s.row))\n"
+        "            held |=",
+    ),
+    Mutation(
+        "full_without_recovery",
+        "H34: a put is refused for room that a dead process holds",
+        "_put.pxd",
+        "            recover_dead(s)\n            sweep(s, MAX_ROWS)      # of no dead row: hints that went missing\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "named_before_filled",
+        "H35: a creator's death leaves half a store",
+        "_open.pxd",
+        "        fill_file(fd, path, capacity, max_objects, temporary)\n        failed = link_unnamed(fd, os.fsencode(path))\n",
+        "        failed = link_unnamed(fd, os.fsencode(path))\n        fill_file(fd, path, capacity, max_objects, temporary)\n",
+    ),
+    Mutation(
+        "pin_unmarked",
+        "a reaper skips the row of a reader that left no mark on the slot",
+        "_slots.pxd",
+        "            fetch_or_seq_cst(&slot.mask, s.row_bit)                      # [pin]\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "half_made_kept",
+        "a slot keeps a block of a run that never came to be",
+        "_pages.pxd",
+        "    forget_half_made(s)\n",
+        "",
+    ),
+    Mutation(
+        "held_forgotten",
+        "slots that a dead process had in hand are lost",
+        "_rows.pxd",
+        "            elif state == HELD:\n                unclaim(s, i)\n",
+        "",
+    ),
+    Mutation(
+        "stale_offset",
+        "an extent that came to a slot by a trim is written to at another one's address",
+        "_alloc.pxd",
+        "        assign(s.slots[i].offset, s.g.data + extent_first(extent) * PAGE)\n",
+        "        if s.slots[i].offset == 0:\n            assign(s.slots[i].offset, s.g.data + extent_first(extent) * PAGE)\n",
+    ),
+]
