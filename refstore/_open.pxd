@@ -139,8 +139,8 @@ cdef inline int join(Store *s, const Header *h, str path) except -1:
     if row < 0:
         raise RefstoreError(f"all {MAX_ROWS} rows of store {path!r} are taken: no more processes can attach")
     demand_lasting_lock(s, <uint64_t>row, path)
+    identify(row_at(s, <uint64_t>row))     # first: the row may be a dead one's, and others wait for its recovery
     enter(s, <uint64_t>row)
-    identify(row_at(s, s.row))
     return 0
 
 

@@ -122,8 +122,9 @@ cdef inline void free_row(Store *s, uint64_t r) noexcept nogil:
 
 
 cdef inline void recover_locked(Store *s, uint64_t dead) noexcept nogil:
-    # The dead row's kernel lock is ours.
+    # The dead row's kernel lock is ours, and who waits for it waits for us.
     cdef uint64_t owner = dead + 1
+    row_at(s, dead).pid = row_at(s, s.row).pid
     if load_acquire(&s.pool.lock) == owner:                              # [lock]
         # It keeps the dead one's name: should we die too, whoever recovers that row begins again.
         rebuild(s)

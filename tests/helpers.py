@@ -10,6 +10,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 import refstore
+from refstore import _core
 
 START_METHODS = ("fork", "spawn", "forkserver")
 PATIENCE = 60.0  # seconds that a child may take for one command, on a busy machine
@@ -186,6 +188,15 @@ def forked(work: Callable[[], object]) -> int:
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def failpoints() -> list[str]:
+    """The names of the sites in the order of the enum that defines them."""
+    text = (Path(__file__).parents[1] / "refstore" / "_debug.pxd").read_text()
+    names = re.findall(r"^    (FP_\w+)", text, re.MULTILINE)
+    assert names[0] == "FP_NONE"
+    assert names.index("FP_COUNT") == _core.FAILPOINT_COUNT
+    return names[1:-1]
 
 
 class RemoteError(Exception):

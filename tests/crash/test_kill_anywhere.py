@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 
@@ -26,15 +25,6 @@ MEBI = 1 << 20
 CAPACITY = 4 * MEBI
 SMALL, LARGE = bytes(range(100)), bytes(range(256)) * 400
 OLD, NEW = b"old" * 50, b"new" * 50
-
-
-def failpoints() -> list[str]:
-    """The names of the sites in the order of the enum that defines them."""
-    text = (Path(__file__).parents[2] / "refstore" / "_debug.pxd").read_text()
-    names = re.findall(r"^    (FP_\w+)", text, re.MULTILINE)
-    assert names[0] == "FP_NONE"
-    assert names.index("FP_COUNT") == _core.FAILPOINT_COUNT
-    return names[1:-1]
 
 
 def put_small(store: refstore.Store) -> None:
@@ -188,7 +178,7 @@ def die_holding_all_sorts(store: refstore.Store) -> None:
 
     store.put(LARGE, name="doomed")
     assert os.WTERMSIG(run_in_child(store, work)) == signal.SIGKILL
-    assert kill_at(store, failpoints().index("FP_EXTENT_SET") + 1, put_large)
+    assert kill_at(store, helpers.failpoints().index("FP_EXTENT_SET") + 1, put_large)
 
 
 def kill_at(store: refstore.Store, site: int, operation: Callable[[refstore.Store], None]) -> bool:
@@ -257,7 +247,7 @@ def test_killed_at_each_site(operation: Callable[[refstore.Store], None]) -> Non
 
 def test_every_site_is_reached() -> None:
     missed = []
-    for site, name in enumerate(failpoints(), 1):
+    for site, name in enumerate(helpers.failpoints(), 1):
         for operation in OPERATIONS:
             with fresh_store() as store:
                 prepare(store)
@@ -274,7 +264,7 @@ def test_every_site_is_reached() -> None:
     "operation", [put_large, put_many_sizes, fill_up, replace], ids=lambda o: o.__name__
 )
 def test_killed_in_the_recovery_too(operation: Callable[[refstore.Store], None]) -> None:
-    names = failpoints()
+    names = helpers.failpoints()
     killed = 0
     for first in range(1, _core.FAILPOINT_COUNT):
         for second in range(1, _core.FAILPOINT_COUNT):
