@@ -91,6 +91,13 @@ cdef extern from "Python.h":
     PyGILState_STATE PyGILState_Ensure() noexcept nogil
     void PyGILState_Release(PyGILState_STATE state) noexcept nogil
     bint Py_IsInitialized() noexcept nogil
+    ctypedef struct PyInterpreterState:
+        pass
+    ctypedef struct PyThreadState:
+        pass
+    PyInterpreterState *PyInterpreterState_Get() noexcept nogil
+    PyThreadState *PyInterpreterState_ThreadHead(PyInterpreterState *interpreter) noexcept nogil
+    PyThreadState *PyThreadState_Next(PyThreadState *thread) noexcept nogil
 
 cdef extern from "<pthread.h>":
     int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
@@ -111,16 +118,18 @@ cdef object attachments = weakref.WeakValueDictionary()     # (device, inode) ->
 cdef Store *first_store = NULL                              # the same, for the fork hooks
 cdef PyGILState_STATE held_over_fork
 cdef bint gil_held_over_fork = False
+cdef bint alone_over_fork = False                           # no other thread of Python's
 cdef OpenWriter *first_writer = NULL
 
 
 cdef void before_fork() noexcept nogil:
     # With the GIL, no other thread of ours pins or unpins until the fork is done.
-    global held_over_fork, gil_held_over_fork
+    global held_over_fork, gil_held_over_fork, alone_over_fork
     cdef Store *s
     gil_held_over_fork = first_store != NULL and Py_IsInitialized()
     if gil_held_over_fork:
         held_over_fork = PyGILState_Ensure()
+        alone_over_fork = PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) == NULL
     s = first_store
     while s != NULL:
         prepare_child(s, first_writer)
@@ -143,9 +152,9 @@ cdef void after_fork_in_child() noexcept nogil:
         settle_child(s)
         s = s.next
     settle_writers(first_writer, True)
-    # A thread that C code forked from, without the GIL, keeps it in the child: giving it up takes locks that
-    # another thread may have held at the fork.
-    if gil_held_over_fork and held_over_fork == PyGILState_LOCKED:
+    # A thread that C code forked from, without the GIL, keeps it in the child if there were others: giving it up
+    # takes locks that another one may have held at the fork.
+    if gil_held_over_fork and (held_over_fork == PyGILState_LOCKED or alone_over_fork):
         PyGILState_Release(held_over_fork)
 
 

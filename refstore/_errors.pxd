@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from refstore._layout cimport (
     ERR_BUSY, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_PINS,
-    ERR_RECOVERY, MAX_ROWS,
+    ERR_RECOVERY, MAX_ROWS, Row,
 )
 from refstore._holders cimport top_holders
 from refstore._stats cimport Census, take_census
@@ -23,7 +23,8 @@ cdef inline str path_of(Store *s):
 cdef inline object busy(Store *s, str what):
     from refstore.errors import StoreBusyError
     cdef uint64_t row = s.blocked_by - 1 if s.blocked_by else 0
-    cdef unsigned int pid = row_at(s, row % MAX_ROWS).pid
+    cdef Row *holder = row_at(s, row % MAX_ROWS)
+    cdef unsigned int pid = holder.recoverer if holder.recoverer else holder.pid
     return StoreBusyError(
         f"{what} waits for process {pid}, which is stopped in the middle of a change to store "
         f"{path_of(s)!r}: resume it (kill -CONT {pid}) or kill it", pid=pid)

@@ -12,13 +12,9 @@ from refstore._layout cimport Row, SLOTS_PER_STEP
 from refstore._rows cimport copy_pins, join_row, lock_row, recover_locked, use_row
 from refstore._store cimport commit_pins, file_of, pins_of, row_at, Store
 from refstore._sys cimport (
-    close, high_descriptor, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_SHARED, mmap, O_RDWR,
+    close, getpid, high_descriptor, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_SHARED, mmap, O_RDWR,
     PROT_READ, PROT_WRITE, reopen,
 )
-
-cdef extern from "<unistd.h>":
-    int getpid() noexcept nogil
-
 
 cdef struct OpenWriter:
     # What the hooks know of a Writer: its views, inherited, could write into whatever comes to lie there next.

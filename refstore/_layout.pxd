@@ -173,7 +173,7 @@ cdef struct Pool:
 cdef struct Row:
     uint64_t state              # 0, or 1 while attached; under the row's kernel lock
     uint32_t pid                # for messages only
-    uint32_t _pad0
+    uint32_t recoverer          # pid of who cleans up after the dead one; for messages only
     uint64_t started            # clock ticks after boot, for messages only
     char command[40]
     uint64_t counters[COUNTERS]     # its own process alone

@@ -17,7 +17,7 @@ from refstore._layout cimport (
 from refstore._rows cimport enter, lock_row
 from refstore._stats cimport find_problems
 from refstore._store cimport row_at, Store
-from refstore._sys cimport allocate, byte_is_locked, close, lock_byte, O_RDONLY, reopen
+from refstore._sys cimport allocate, byte_is_locked, close, lock_byte, locks_bytes, O_RDONLY, reopen
 
 
 cdef inline bytes boot_id():
@@ -107,6 +107,12 @@ cdef inline bytes read_header(int fd, str path, object found, bint foreign):
     return head
 
 
+cdef inline object no_lasting_lock(str path):
+    import errno
+    return OSError(errno.EOPNOTSUPP, "the file system's byte locks do not hold between descriptors: put the "
+                   "store on tmpfs, ext4 or xfs, or use backend='filelock'", path)
+
+
 cdef inline int demand_lasting_lock(Store *s, uint64_t row, str path) except -1:
     # Asks through a second description whether the lock shows: on some file systems it does not.
     import errno
@@ -117,8 +123,7 @@ cdef inline int demand_lasting_lock(Store *s, uint64_t row, str path) except -1:
     holds = byte_is_locked(second, row)
     close(second)
     if not holds:
-        raise OSError(errno.EOPNOTSUPP, "the file system's byte locks do not hold between descriptors: put the "
-                      "store on tmpfs, ext4 or xfs, or use backend='filelock'", path)
+        raise no_lasting_lock(path)
     return 0
 
 
@@ -131,6 +136,8 @@ cdef inline int join(Store *s, const Header *h, str path) except -1:
     if failed:
         raise OSError(failed, f"cannot map the {s.g.file_size} bytes of the store: {os.strerror(failed)}", path)
     row = lock_row(s, s.fd)
+    if row < 0 and not locks_bytes(s.fd):
+        raise no_lasting_lock(path)
     if row < 0:
         raise RefstoreError(f"all {MAX_ROWS} rows of store {path!r} are taken: no more processes can attach")
     demand_lasting_lock(s, <uint64_t>row, path)

@@ -25,7 +25,7 @@ from refstore._store cimport (
     name_lock_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, reach_pins, row_at, runs_used,
     slots_used, Store,
 )
-from refstore._sys cimport byte_is_locked, close, lock_byte, O_RDWR, reopen
+from refstore._sys cimport byte_is_locked, close, getpid, lock_byte, O_RDWR, reopen
 
 
 cdef enum:
@@ -135,9 +135,10 @@ cdef inline void count_dead(CameBack *back, Row *row) noexcept nogil:
 
 
 cdef inline void recover_locked(Store *s, uint64_t dead) noexcept nogil:
-    # The dead row's kernel lock is ours.
+    # The dead row's kernel lock is ours, and who waits for it waits for us.
     cdef uint64_t owner = dead + 1
     count_dead(&s.came_back, row_at(s, dead))
+    assign(row_at(s, dead).recoverer, <uint32_t>getpid())
     if load_acquire(&s.pool.lock) == owner:                              # [lock]
         # It keeps the dead one's name: should we die too, whoever recovers that row begins again.
         rebuild(s)
@@ -221,6 +222,7 @@ cdef inline void join_row(Store *s, uint64_t r) noexcept nogil:
         uint64_t has = load_seq_cst(&s.header.live_words)
         Row *row = row_at(s, r)
     assign(row.pid, 0)          # whoever had the row before is not to be blamed for what we do
+    assign(row.recoverer, 0)
     memset(row.command, 0, sizeof(row.command))
     failpoint()
     store_release(&row.state, 1)                                # [row]

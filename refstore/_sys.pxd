@@ -4,7 +4,7 @@
 # lock, and the file is mapped through that same description: the mapping keeps the description, hence the
 # lock, until the address space is gone, whatever the program does to its descriptors.
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EACCES, EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from *:
@@ -61,6 +61,7 @@ cdef extern from *:
     int FALLOC_FL_PUNCH_HOLE
     int _fallocate "fallocate"(int fd, int mode, int64_t at, int64_t nbytes) noexcept nogil
     int close(int fd) noexcept nogil
+    int getpid() noexcept nogil
     int sched_yield() noexcept nogil
     int PROT_READ
     int PROT_WRITE
@@ -86,6 +87,12 @@ cdef extern from *:
 cdef inline bint lock_byte(int fd, uint64_t at) noexcept nogil:
     # true if the lock is now held by the description behind `fd`
     return _byte_lock(fd, F_OFD_SETLK, F_WRLCK, <int64_t>at) >= 0
+
+
+cdef inline bint locks_bytes(int fd) noexcept nogil:
+    # whether the file system has such locks; asked when no byte could be locked
+    cdef int got = _byte_lock(fd, F_OFD_SETLK, F_WRLCK, 0)
+    return got >= 0 or got == -EAGAIN or got == -EACCES
 
 
 cdef inline bint byte_is_locked(int fd, uint64_t at) noexcept nogil:

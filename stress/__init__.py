@@ -3,6 +3,8 @@
 ops            random operations from several processes, every byte verified
 fragmentation  mixed sizes at a given live fraction, and where it begins to fail
 epochs         the weight traffic of a parameter server, whose occupancy must be flat
+crash          everything at once, while processes are killed, stopped, forked and replaced
+recovery       how soon what a killed process held is free again
 concurrent     throughput against the number of processes, beside the store that refstore replaces
 bench          every figure that docs/performance.md gives
 

@@ -172,6 +172,22 @@ def forking_on_purpose() -> Iterator[None]:
         yield
 
 
+def forked(work: Callable[[], object]) -> int:
+    """Run `work` in a forked child and return its exit status; 0 unless it raised."""
+    with forking_on_purpose():
+        pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 class RemoteError(Exception):
     """A command raised in the child: the exception's type name and its text."""
 

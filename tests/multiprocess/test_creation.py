@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
+import helpers
 import pytest
 import workers
 from helpers import peers
@@ -47,3 +49,48 @@ def test_options_of_an_attached_store_are_its_files(folder: Path, path: str, met
             with pytest.raises(ValueError, match="capacity"):
                 refstore.Store(path, capacity=1_234_568)
             store.unlink()
+
+
+KILLED_CREATOR = """
+    import os, signal, sys, refstore
+    path, point, when = sys.argv[1:]
+    call = getattr(os, point)
+
+    def fatal(*args, **options):
+        if when == "after":
+            call(*args, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(os, point, fatal)
+    refstore.Store(path, capacity="4MiB", create=True)
+"""
+
+
+def create_and_die(path: str, point: str, when: str) -> None:
+    """A creator that is killed before or after its first call of a function of `os`."""
+    died = helpers.run_script(KILLED_CREATOR, path, point, when)
+    assert (died.returncode, died.stderr) == (-signal.SIGKILL, "")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("point", ["open", "fchmod", "ftruncate", "pwrite", "fsencode"])
+def test_a_creator_killed_half_way_leaves_nothing(
+    folder: Path, path: str, point: str, when: str
+) -> None:
+    create_and_die(path, point, when)
+    assert list(folder.iterdir()) == []
+    with refstore.Store(path, capacity="1MiB", create=True) as store:
+        helpers.assert_full_capacity_fits(store)
+        assert store.check() == []
+        store.unlink()
+
+
+@pytest.mark.parametrize("point", ["close", "dup"])
+def test_a_creator_killed_before_it_joins_leaves_a_whole_store(
+    folder: Path, path: str, point: str
+) -> None:
+    create_and_die(path, point, "before")
+    with refstore.Store(path, create=False) as store:
+        assert store.check() == []
+        helpers.assert_full_capacity_fits(store)
+        store.unlink()

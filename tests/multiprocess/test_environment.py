@@ -231,6 +231,37 @@ store.delete(store.put(bytes(4_000_000)))
     )
 
 
+@needs_mount
+def test_a_fork_without_memory_for_the_childs_pins(folder: Path) -> None:
+    run_on_small_disk(
+        """
+store = refstore.Store(disk + "/s", capacity="1MiB", max_objects=64)
+ref = store.put(bytes(100_000))
+held = [store.get(ref)]
+fill_up()
+pid = os.fork()
+if pid == 0:
+    try:
+        assert bytes(held[0]) == bytes(100_000)
+        held.clear()
+        store.get(ref)
+    except refstore.RefstoreError as error:
+        os._exit("open the store anew" not in str(error))
+    os._exit(2)
+assert os.waitpid(pid, 0)[1] == 0
+assert (store.refcount(ref), store.stats().processes) == (2, 1)
+store.delete(ref)
+assert store.stats().condemned == 1
+held.clear()
+os.unlink(disk + "/filler")
+helpers.assert_full_capacity_fits(store)
+assert store.check() == []
+""",
+        "2m",
+        folder,
+    )
+
+
 # -- limits -----------------------------------------------------------------------------------
 
 
@@ -330,6 +361,64 @@ def test_closed_descriptors_do_no_harm(store: refstore.Store, path: str) -> None
     )
     assert store.check() == []
     assert "n" in store
+
+
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+
+# Some file systems' locks are kept by the client, or nowhere: what was locked does not show. Some
+# have no such locks at all.
+OTHER_LOCKS = """
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <stdarg.h>
+    #include <stdlib.h>
+    #include <string.h>
+
+    static int asked(const char *real, int fd, int command, void *argument) {
+        int (*next)(int, int, ...) = (int (*)(int, int, ...))dlsym(RTLD_NEXT, real);
+        if ((command == F_OFD_SETLK || command == F_OFD_GETLK) && strcmp(getenv("LOCKS"), "hidden"))
+            return errno = EINVAL, -1;
+        if (command == F_OFD_GETLK)
+            return ((struct flock *)argument)->l_type = F_UNLCK, 0;
+        return next(fd, command, argument);
+    }
+    #define WRAP(name)                                      \
+        int name(int fd, int command, ...) {                \
+            va_list arguments;                              \
+            va_start(arguments, command);                   \
+            void *argument = va_arg(arguments, void *);     \
+            va_end(arguments);                              \
+            return asked(#name, fd, command, argument);     \
+        }
+    WRAP(fcntl)
+    WRAP(fcntl64)
+"""
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs a C compiler to replace fcntl()")
+@pytest.mark.parametrize("locks", ["hidden", "unknown"])
+def test_a_file_system_without_lasting_locks_is_refused(
+    folder: Path, path: str, tmp_path: Path, locks: str
+) -> None:
+    library = tmp_path / "locks.so"
+    command = [str(COMPILER), "-x", "c", "-shared", "-fPIC", "-o", str(library), "-", "-ldl"]
+    subprocess.run(command, input=OTHER_LOCKS, text=True, check=True)
+    preload = f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()
+    result = helpers.run_script(
+        """
+        import errno, os, sys, refstore
+        try:
+            refstore.Store(sys.argv[1], capacity="1MiB", create=True)
+        except OSError as error:
+            print(error.errno == errno.EOPNOTSUPP, "locks do not hold" in str(error))
+        """,
+        path,
+        env={"LD_PRELOAD": preload, "LOCKS": locks},
+    )
+    assert (result.stdout.split(), result.stderr) == (["True"] * 2, "")
+    assert list(folder.iterdir()) == []
 
 
 # -- other users ------------------------------------------------------------------------------

@@ -11,27 +11,11 @@ import helpers
 import numpy as np
 import pytest
 import workers
-from helpers import Hands, peer
+from helpers import Hands, forked, peer
 
 import refstore
 
 MakeStore = Callable[..., refstore.Store]
-
-
-def forked(work: Callable[[], object]) -> int:
-    """Run `work` in a forked child and return its exit status; 0 unless it raised."""
-    with helpers.forking_on_purpose():
-        pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 class Gate:
@@ -459,34 +443,6 @@ def test_a_fork_amid_busy_threads(store: refstore.Store, path: str) -> None:
     helpers.clear_up_after_the_dead(path)
     assert store.stats().used == 0
     helpers.assert_full_capacity_fits(store)
-
-
-UNHOOKED_FORK = """
-    import ctypes, os, sys, refstore
-    libc = ctypes.CDLL(None, use_errno=True)
-    store = refstore.Store(sys.argv[1], create=False)
-    ref = store.put(b"x" * 1000)
-    held = [store.get(ref)]
-    pid = libc.syscall(57)  # no library function, so no hook
-    if pid == 0:
-        try:
-            held.clear()
-            store.get(ref)
-        except Exception as error:
-            os.write(1, f"{type(error).__name__} ".encode())
-        else:
-            os.write(1, b"nothing ")
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
-    print(store.refcount(ref), bytes(held[0]) == b"x" * 1000, store.check())
-"""
-
-
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="there is no bare fork elsewhere")
-def test_a_fork_behind_our_back_never_unpins(store: refstore.Store, path: str) -> None:
-    error, *rest = helpers.run_clean(UNHOOKED_FORK, path).split()
-    assert error != "nothing"
-    assert rest == ["2", "True", "[]"]
 
 
 def test_a_program_started_meanwhile_inherits_nothing(store: refstore.Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 from collections.abc import Callable
@@ -48,6 +49,41 @@ def test_a_child_attaches_by_path(store: refstore.Store, path: str, method: str)
     ref = store.put(b"x" * 5000)
     with peer(path, method) as child:
         assert child.do(workers.read, ref) == b"x" * 5000
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_a_held_buffer_goes_to_a_child_by_fork_alone(
+    store: refstore.Store, path: str, method: str
+) -> None:
+    data = helpers.pattern(1, 100_000)
+    ref = store.put(data)
+    buf = store.get(ref)
+    ours, theirs = multiprocessing.Pipe()
+    context = multiprocessing.get_context(method)
+    child = context.Process(  # type: ignore[attr-defined]
+        target=workers.read_when_told, args=(theirs, buf)
+    )
+    if method == "fork":
+        with helpers.forking_on_purpose():
+            child.start()
+        buf.release()
+        store.delete(ref)
+        helpers.fill_with_junk(store)
+        ours.send("read")
+        assert ours.recv() == data
+        child.join(helpers.PATIENCE)
+        assert child.exitcode == 0
+    else:
+        with pytest.raises(TypeError, match="pickle"):
+            child.start()
+        assert store.refcount(ref) == 2
+        buf.release()
+        store.delete(ref)
+    ours.close()
+    theirs.close()
+    helpers.clear_up_after_the_dead(path)
+    assert store.stats().condemned == 0
+    helpers.assert_full_capacity_fits(store)
 
 
 def test_a_store_pickled_by_a_relative_path_is_found_from_elsewhere(

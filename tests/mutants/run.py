@@ -4,14 +4,15 @@
     python tests/mutants/run.py --only hint        those whose names have that in them
 
 Each mutant is a copy of the sources in build/mutants, built with failpoints and run through the
-crash tests, the cheap ones first, until one fails or does not end. Exit status 1 if more than one in
-twenty survives, or if one does not build.
+crash tests, the cheap ones first, until one fails or does not end. Exit status 1 if more than one
+in twenty survives, or if one does not build.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
 import os
 import shutil
 import signal
@@ -93,7 +94,8 @@ def _with_names(text: str) -> str:
     """With what mutations use and the file does not import."""
     return text.replace(
         "\ncdef ",
-        "\nfrom refstore._atomics cimport cas_acq_rel, fetch_sub_seq_cst_u32, load_acquire, store_release, store_seq_cst\n"
+        "\nfrom refstore._atomics cimport cas_acq_rel, fetch_sub_seq_cst_u32, load_acquire\n"
+        "from refstore._atomics cimport store_release, store_seq_cst\n"
         "from refstore._layout cimport HELD, make_word, RETIRED, SEALED, word_generation, WRITING\n"
         "from refstore._sys cimport close, O_RDWR, reopen\n\ncdef ",
         1,
@@ -129,10 +131,8 @@ def _passes(command: Sequence[str], folder: Path) -> bool:
         except subprocess.TimeoutExpired:
             return False
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 def main() -> int:

@@ -1,0 +1,177 @@
+"""fork where the child cannot have a row of its own, or behind Python's back.
+
+A child without a row is lost to the store: it can read what it inherited as long as its parent
+pins it, everything else is refused, and nothing that it does counts for its parent.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import helpers
+import pytest
+
+import refstore
+
+CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
+
+LOST_CHILD = """
+    import ctypes, fcntl, os, pickle, resource, signal, struct, sys, traceback, refstore
+
+    path, way, clone = sys.argv[1:]
+    libc = ctypes.CDLL(None, use_errno=True)
+    store = refstore.Store(path, create=False)
+    data = os.urandom(1000)
+    ref = store.put(data, name="n")
+    held = [store.get(ref), memoryview(store.get(ref)), store.get(ref, writable=True)]
+    store.delete(store.put(b"", name="written"))  # so that the name's table is there for good
+    writer = store.create(100, name="written")
+    memoryview(writer)[:] = b"w" * 100
+    locks = open(path, "r+b")
+
+    def lock_rows(kind):
+        for row in range(1024):
+            asked = struct.pack("hhqqi4x", kind, os.SEEK_SET, row, 1, 0)
+            try:
+                fcntl.fcntl(locks, 37, asked)  # F_OFD_SETLK
+            except BlockingIOError:
+                pass  # the parent's own
+
+    def limit(descriptors):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors or hard, hard))
+
+    def fork():
+        if way == "raw":
+            return libc.syscall(int(clone), signal.SIGCHLD, 0, 0, 0, 0)
+        if way == "no row":
+            lock_rows(fcntl.F_WRLCK)
+            return os.fork()
+        if way == "no descriptor":
+            limit(3)
+            pid = os.fork()
+            limit(None)
+            return pid
+        os.unlink(path)  # and the descriptor gone: no way to open the file once more
+        os.closerange(3, 4096)
+        return os.fork()
+
+    CALLS = [
+        lambda: store.put(b"x"), lambda: store.create(10), lambda: store.get(ref),
+        lambda: store.get("n"), lambda: store.delete(ref), lambda: store.delete("n"),
+        lambda: store.refcount(ref), lambda: store.ref("n"), lambda: ref in store,
+        lambda: "n" in store, lambda: len(store), lambda: list(store), lambda: store.names(),
+        lambda: store["n"], lambda: store.__setitem__("n", b"x"), lambda: store.stats(),
+        lambda: store.check(), lambda: store.trim(), lambda: store.unlink(), lambda: store.path,
+        lambda: store.capacity, lambda: pickle.dumps(store), lambda: store.__enter__(),
+    ]
+
+    def in_the_child():
+        for call in CALLS:
+            try:
+                call()
+            except refstore.RefstoreError as error:
+                assert type(error) is refstore.RefstoreError, error
+                assert path in str(error) and "open the store anew" in str(error), error
+            else:
+                raise AssertionError("a child without a row did something")
+        assert [bytes(one) == data for one in held] == [True] * 3
+        held[2].array[:] = 0  # private as ever
+        held[0].release()
+        held.clear()
+        try:
+            writer.seal()
+        except ValueError as error:
+            assert "parent" in str(error), error
+        else:
+            raise AssertionError("the parent's writer was sealed")
+        writer.abort()
+        store.close()
+        if way == "no row":
+            try:
+                refstore.Store(path, create=False)
+            except refstore.RefstoreError as error:
+                assert "rows" in str(error), error
+            lock_rows(fcntl.F_UNLCK)
+        if os.path.exists(path):
+            with refstore.Store(path, create=False) as again:
+                assert bytes(again.get(ref)) == data
+                assert again.refcount(ref) == 4, "the parent's pins and the store's"
+
+    before = store.stats()
+    pid = fork()
+    if pid == 0:
+        try:
+            in_the_child()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    after = store.stats()
+    assert (after.used, after.objects, after.pinned, after.processes) == (
+        before.used, before.objects, before.pinned, before.processes), (before, after)
+    assert store.refcount(ref) == 4
+    assert [bytes(one) == data for one in held] == [True] * 3
+    assert bytes(store.get(writer.seal())) == b"w" * 100
+    store.delete("written")
+    store.delete(ref)
+    assert store.stats().condemned == 1
+    held.clear()
+    assert store.stats().condemned == 0
+    assert store.check() == []
+    assert store.stats().used == 0
+    store.put(b"p")
+"""
+
+
+@pytest.mark.parametrize("way", ["no row", "no descriptor", "no file", "raw"])
+def test_a_child_without_a_row_is_refused_everything(
+    store: refstore.Store, path: str, way: str
+) -> None:
+    if way == "raw" and CLONE is None:
+        pytest.skip("the number of clone() is not known here")
+    helpers.run_clean(LOST_CHILD, path, way, CLONE)
+
+
+FOREIGN_FORK = """
+    import ctypes, os, sys, traceback, refstore
+
+    path, library = sys.argv[1:]
+    libc = getattr(ctypes, library)(None)  # CDLL lets go of the GIL around a call, PyDLL does not
+    store = refstore.Store(path, create=False)
+    data = os.urandom(100_000)
+    ref = store.put(data)
+    held = [store.get(ref)]
+    alone = store.stats().processes
+    here, there = os.pipe()
+    pid = libc.fork()
+    if pid == 0:
+        try:
+            os.read(here, 1)
+            assert bytes(held[0]) == data
+            assert store.stats().processes == alone + 1
+            store.put(b"from the child", name="n")
+            held.clear()
+            store.close()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
+    held.clear()
+    store.delete(ref)
+    for _ in range(10):
+        for junk in [store.put(b"j" * 100_000) for _ in range(100)]:
+            store.delete(junk)
+    assert store.stats().condemned == 1
+    os.write(there, b"x")
+    assert os.waitpid(pid, 0)[1] == 0
+    assert store.stats().condemned == 0
+    assert bytes(store["n"]) == b"from the child"
+    assert store.check() == []
+"""
+
+
+@pytest.mark.parametrize("library", ["CDLL", "PyDLL"])
+def test_a_fork_by_a_c_library_is_a_fork(store: refstore.Store, path: str, library: str) -> None:
+    helpers.run_clean(FOREIGN_FORK, path, library)
