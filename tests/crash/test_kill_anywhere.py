@@ -343,3 +343,34 @@ def test_a_recovery_counts_the_bytes_that_came_free(
                 freed.append(store.recover().nbytes)
                 assert freed[-1] == before - used(store), failpoints()[site - 1]
     assert any(freed)
+
+
+def test_what_a_stopped_process_left_to_others_is_no_recovery() -> None:
+    with fresh_store() as store:
+        prepare(store)
+        child = os.fork()
+        if child == 0:
+            buf = store.get("large")
+            store.delete("large")
+            _core._arm(failpoints().index("FP_PIN_REMOVED") + 1, signal.SIGSTOP)
+            buf.release()
+            os._exit(0)
+        assert os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1])
+        assert store.stats().condemned == 1
+        with pytest.raises(refstore.StoreFullError):
+            store.put(bytes(CAPACITY))  # sweeps, and frees what the other was about to
+        assert store.stats().condemned == 0
+        assert store.recover() == refstore.Recovery(0, (), 0, 0, 0, 0, 0)
+        os.kill(child, signal.SIGCONT)
+        os.waitpid(child, 0)
+
+
+def test_nobody_answers_for_who_had_the_row_before() -> None:
+    with fresh_store() as store:
+        prepare(store)
+        run_in_child(store, lambda: fork(store))
+        store.recover()
+        # its child dies with it, before it had a pid, in the row that the other child had
+        assert kill_at(store, failpoints().index("FP_ROW_LIVE") + 1, fork)
+        recovery = store.recover()
+        assert (recovery.processes, len(recovery.pids)) == (2, 1)

@@ -136,15 +136,6 @@ def test_a_forked_child_does_not_report_what_its_parent_brought_back(
         assert store.recover() == refstore.Recovery(1, (child_pid,), 0, 0, 0, 0, 0)
 
 
-def test_a_room_that_came_back_is_no_dead_process_when_nobody_died(store: refstore.Store) -> None:
-    ref = store.put(bytes(store.capacity))
-    with store.get(ref):
-        store.delete(ref)
-        with pytest.raises(refstore.StoreFullError):
-            store.put(b"x")  # looks for the dead, and sweeps
-    assert store.recover() == NOTHING
-
-
 def test_of_very_many_deaths_the_last_pids_are_kept(store: refstore.Store) -> None:
     pids = []
     for _ in range(300):
