@@ -355,14 +355,16 @@ def test_what_a_stopped_process_left_to_others_is_no_recovery() -> None:
             _core._arm(failpoints().index("FP_PIN_REMOVED") + 1, signal.SIGSTOP)
             buf.release()
             os._exit(0)
-        assert os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1])
-        assert store.stats().condemned == 1
-        with pytest.raises(refstore.StoreFullError):
-            store.put(bytes(CAPACITY))  # sweeps, and frees what the other was about to
-        assert store.stats().condemned == 0
-        assert store.recover() == refstore.Recovery(0, (), 0, 0, 0, 0, 0)
-        os.kill(child, signal.SIGCONT)
-        os.waitpid(child, 0)
+        try:
+            assert os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1])
+            assert store.stats().condemned == 1
+            with pytest.raises(refstore.StoreFullError):
+                store.put(bytes(CAPACITY))  # sweeps, and frees what the other was about to
+            assert store.stats().condemned == 0
+            assert store.recover() == refstore.Recovery(0, (), 0, 0, 0, 0, 0)
+        finally:
+            os.kill(child, signal.SIGCONT)
+            os.waitpid(child, 0)
 
 
 def test_nobody_answers_for_who_had_the_row_before() -> None:
