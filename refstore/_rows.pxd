@@ -19,7 +19,7 @@ from refstore._layout cimport (
     word_generation, word_row, word_state, WRITING,
 )
 from refstore._pages cimport rebuild, unlock
-from refstore._slots cimport free_slot, reap_condemned, unclaim
+from refstore._slots cimport abandon, free_slot, reap_condemned, unclaim
 from refstore._store cimport (
     bits_at, CameBack, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready,
     name_lock_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, reach_pins, row_at, runs_used,
@@ -78,9 +78,12 @@ cdef inline void sweep(Store *s, uint64_t dead) noexcept nogil:
         elif state == CONDEMNED:
             nbytes += reap_condemned(s, i)
         elif word_row(word) == dead:
-            if state == WRITING or state == RECLAIMING:
+            if state == WRITING:
+                abandon(s, i)   # and not free: a forked child may have inherited views of it, and pins
+                nbytes += reap_condemned(s, i)
+                s.came_back.unfinished += 1
+            elif state == RECLAIMING:
                 nbytes += block_nbytes(slot)
-                s.came_back.unfinished += state == WRITING
                 free_slot(s, i)
             elif state == HELD:
                 unclaim(s, i)

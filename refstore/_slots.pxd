@@ -214,6 +214,6 @@ cdef inline uint64_t reap_condemned(Store *s, uint64_t i) noexcept nogil:
 
 
 cdef inline void abandon(Store *s, uint64_t i) noexcept nogil:
-    # What we were writing is not wanted, but views of it live: it goes with the last of them. We hold a pin.
+    # What was being written is not wanted, but views of it may live, and pins with them: it goes with the last.
     store_seq_cst(&s.slots[i].word,
                   make_word(word_generation(load_relaxed(&s.slots[i].word)), CONDEMNED, 0))  # [pin] relaxed: ours

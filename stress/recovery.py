@@ -122,8 +122,8 @@ def recover_one(store: refstore.Store) -> float:
     began = time.perf_counter()
     recovered = store.recover()
     taken = time.perf_counter() - began
-    if recovered != 1:
-        raise AssertionError(f"{recovered} dead processes were found, and one was killed")
+    if recovered.processes != 1:
+        raise AssertionError(f"{recovered.processes} dead processes were found, and one was killed")
     return taken
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from multiprocessing.connection import wait
 
 import helpers
 import pytest
@@ -135,15 +136,6 @@ def test_a_forked_child_does_not_report_what_its_parent_brought_back(
         assert store.recover() == refstore.Recovery(1, (child_pid,), 0, 0, 0, 0, 0)
 
 
-def test_a_room_that_came_back_is_no_dead_process_when_nobody_died(store: refstore.Store) -> None:
-    ref = store.put(bytes(store.capacity))
-    with store.get(ref):
-        store.delete(ref)
-        with pytest.raises(refstore.StoreFullError):
-            store.put(b"x")  # looks for the dead, and sweeps
-    assert store.recover() == NOTHING
-
-
 def test_of_very_many_deaths_the_last_pids_are_kept(store: refstore.Store) -> None:
     pids = []
     for _ in range(300):
@@ -187,3 +179,46 @@ def test_a_child_killed_however_it_was_started(
         child.kill()
         recovery = store.recover()
         assert (recovery.pids, recovery.unfinished) == ((child.pid,), 1)
+
+
+HEIR = """
+    import os, signal, sys, refstore
+    store = refstore.Store(sys.argv[1], create=False)
+    view = memoryview(store.create(1_000_000))
+    if os.fork():
+        signal.pause()
+    print(os.getpid(), flush=True)
+    sys.stdin.readline()
+    view[:] = b"z" * len(view)
+    print("written", flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+"""
+
+
+def test_views_that_a_child_has_of_a_dead_writer_keep_its_block(
+    store: refstore.Store, path: str
+) -> None:
+    with helpers.script(HEIR, path) as program:
+        heir = int(helpers.line(program))
+        program.kill()
+        program.wait()
+        recovery = store.recover()
+        assert (recovery.pids, recovery.unfinished, recovery.nbytes) == ((program.pid,), 1, 0)
+        heirs_end = os.pidfd_open(heir)
+        assert [(row.pid, row.pins, row.alive) for row in store.holders()] == [(heir, 1, True)]
+        assert store.stats().condemned == 1
+        store["a"] = b"a" * 900_000
+        size = store.stats().largest_free
+        store["b"] = b"b" * size
+        with store["a"] as small, store["b"] as large:
+            assert program.stdin is not None
+            program.stdin.write("\n")
+            program.stdin.flush()
+            assert helpers.line(program) == "written"
+            assert bytes(small) == b"a" * 900_000
+            assert bytes(large) == b"b" * size
+    assert wait([heirs_end], helpers.PATIENCE)
+    os.close(heirs_end)
+    assert store.recover().pins == 1
+    assert store.stats().condemned == 0

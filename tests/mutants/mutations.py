@@ -65,8 +65,16 @@ MUTATIONS = [
         "reclaiming_forgotten",
         "H6: a reaper dies, and what it was about to free stays as it is",
         "_rows.pxd",
-        "            if state == WRITING or state == RECLAIMING:\n",
-        "            if state == WRITING:\n",
+        "            elif state == RECLAIMING:\n",
+        "            elif state == RETIRED:\n",
+    ),
+    Mutation(
+        "writing_freed",
+        "H21: a dead writer's block is put to use under the views of its forked child",
+        "_rows.pxd",
+        "                abandon(s, i)   # and not free: a forked child may have inherited views of it, and pins\n"
+        "                nbytes += reap_condemned(s, i)\n",
+        "                free_slot(s, i)\n",
     ),
     Mutation(
         "hint_before_word",
