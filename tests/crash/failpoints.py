@@ -47,7 +47,7 @@ def failpoints() -> tuple[Failpoint, ...]:
 def _function(lines: list[str], line: int) -> str:
     for text in reversed(lines[:line]):
         match = _DEFINITION.match(text.strip())
-        if match and not text.rstrip().endswith(","):
+        if match:
             return match.group(1)
     raise LookupError(f"line {line} is in no function")
 

@@ -1,7 +1,7 @@
 """Two processes at work, one stopped in the other's midst: all pairs of points.
 
     python -m crash.interleave              every pair
-    python -m crash.interleave --every 0.01
+    python -m crash.interleave --every 0.01 --to-the-end
     python -m crash.interleave --replay 'furnished get 12 delete_small 40 kill'
 
 A is stopped at a failpoint. B then runs: to its end; or until it is killed at a failpoint of those
@@ -155,7 +155,8 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
         for scene, a, b in work[number :: options.jobs]:
             for at in director.first_passes(scene, a):
                 if chance.random() < options.every:
-                    for to in director.passed_meanwhile(scene, a, at, b):
+                    meanwhile = director.passed_meanwhile(scene, a, at, b)
+                    for to in () if options.to_the_end else meanwhile:
                         director.try_out(Pair(scene, a, at, b, to, KILL))
                         director.try_out(Pair(scene, a, at, b, to, STOP))
     director.stage.close()
@@ -178,6 +179,7 @@ def replay(text: str) -> None:
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = crew_parser((__doc__ or "").splitlines()[0])
     parser.add_argument("--every", type=float, default=1.0, help="the part of A's points to try")
+    parser.add_argument("--to-the-end", action="store_true", help="B is neither killed nor stopped")
     parser.add_argument("--replay", metavar="PAIR")
     return parser.parse_args(arguments)
 

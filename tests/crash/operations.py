@@ -24,17 +24,16 @@ class Operation(NamedTuple):
     """`run` gets a path if it attaches by itself, else a store that is attached already."""
 
     name: str
-    run: Callable[[refstore.Store], None] | Callable[[str], None]
+    run: Callable[[refstore.Store], None] | Callable[[str], refstore.Store]
     outcomes: Outcomes
     attaches: bool = False
 
 
-def attach(path: str) -> None:
+def attach(path: str) -> refstore.Store:
     """Recovers what dead processes held, too."""
     store = refstore.Store(path, create=False)
-    while store.recover():
-        pass
-    os._exit(0)  # the end of a store is an operation of its own
+    recover(store)
+    return store
 
 
 def close(store: refstore.Store) -> None:

@@ -76,22 +76,27 @@ class Stage:
         status = 1
         try:
             _core._set_patience(0)
-            with contextlib.suppress(refstore.RefstoreError):
-                if operation.attaches:
-                    self._others_act(scene)
-                    ready()
-                    operation.run(self.path)  # type: ignore[arg-type]
-                else:
-                    store = refstore.Store(self.path, create=False)
-                    self._others_act(scene)
-                    ready()
-                    operation.run(store)  # type: ignore[arg-type]
+            self._do(scene, operation, ready)
             status = 0
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             os._exit(status)
+
+    def _do(self, scene: Scene, operation: Operation, ready: Callable[[], None]) -> None:
+        store = None if operation.attaches else refstore.Store(self.path, create=False)
+        self._others_act(scene)
+        ready()
+        with contextlib.suppress(refstore.RefstoreError):
+            if store is None:
+                store = operation.run(self.path)  # type: ignore[arg-type]
+            else:
+                operation.run(store)  # type: ignore[arg-type]
+        _core._arm(-1, 0)
+        _core._count_passes(0)
+        if store is not None:
+            store.close()  # in good order: what it has lost is not found by a recovery
 
     def _others_act(self, scene: Scene) -> None:
         if scene.others is Others.DIE:

@@ -34,7 +34,7 @@ TIME_LIMIT = 240.0  # seconds for one test; what takes longer hangs
 PYTEST = ("-m", "pytest", "-q", "-x", "-c", "pyproject.toml", "-p", "no:cacheprovider")
 TESTS = (
     ("one death", ("-m", "crash.matrix", "--depth=1", "--every=0.1", "--jobs=1")),
-    ("interleaved", ("-m", "crash.interleave", "--every=0.01", "--jobs=1")),
+    ("interleaved", ("-m", "crash.interleave", "--to-the-end", "--jobs=1")),
     (
         "killed, forked",
         (*PYTEST, "tests/multiprocess/test_kill.py", "tests/multiprocess/test_fork.py"),
@@ -44,7 +44,7 @@ TESTS = (
         "environment",
         (*PYTEST, "tests/multiprocess/test_environment.py", "tests/multiprocess/test_creation.py"),
     ),
-    ("interleaved, more", ("-m", "crash.interleave", "--every=0.06", "--jobs=1")),
+    ("interleaved, more", ("-m", "crash.interleave", "--every=0.02", "--jobs=1")),
     ("soak", ("-m", "stress.crash", "--seconds=30", "--procs=8")),
 )
 
