@@ -48,6 +48,14 @@ cdef inline void restore_hint(Store *s, uint64_t i, Slot *slot) noexcept nogil:
         hint_restore(bits_at(s, s.g.bare_bits), s.g.slot_words, i)
 
 
+cdef inline void condemn_dead(Store *s, uint64_t i, uint64_t word) noexcept nogil:
+    # What a dead process was making. A child that it forked meanwhile may have views of the block, and pins it.
+    settle(s, i, word, CONDEMNED)
+    word = load_seq_cst(&s.slots[i].word)
+    if word_state(word) == CONDEMNED:
+        try_reap(s, i, word)
+
+
 cdef inline void settle_dead(Store *s, uint64_t i, uint64_t word) noexcept nogil:
     # A publisher died half way: the index says how far it got. Its name's lock is still marked as its own, so
     # nobody else has touched the name since.
@@ -56,10 +64,7 @@ cdef inline void settle_dead(Store *s, uint64_t i, uint64_t word) noexcept nogil
         condemn_replaced(s, slot)
         settle(s, i, word, SEALED)
     else:
-        settle(s, i, word, CONDEMNED)
-        word = load_seq_cst(&slot.word)
-        if word_state(word) == CONDEMNED:
-            try_reap(s, i, word)
+        condemn_dead(s, i, word)
 
 
 cdef inline void sweep(Store *s, uint64_t dead) noexcept nogil:
@@ -79,7 +84,9 @@ cdef inline void sweep(Store *s, uint64_t dead) noexcept nogil:
         elif state == CONDEMNED:
             try_reap(s, i, word)
         elif word_row(word) == dead:
-            if state == WRITING or state == RECLAIMING:
+            if state == WRITING:
+                condemn_dead(s, i, word)
+            elif state == RECLAIMING:
                 free_slot(s, i)
             elif state == HELD:
                 unclaim(s, i)
@@ -237,6 +244,8 @@ cdef inline void enter(Store *s, uint64_t r) noexcept nogil:
     # Joins through a row whose kernel lock is ours, whoever had it before.
     use_row(s, r)
     if load_acquire(&row_at(s, r).state):                                # [row]
+        # What we reap meanwhile carries this row: it must be marked live, should its last owner have died before that.
+        join_row(s, r)
         recover_locked(s, r)
         count(s, COUNT_RECOVERIES, 1)
     join_row(s, r)
