@@ -165,7 +165,7 @@ inline pin() {
 	fi
 }
 
-/* _index.pxd: remove -- of an object without a name; _slots.pxd: condemn, whose first load is in its CAS here */
+/* _index.pxd: remove -- of an object without a name; _slots.pxd: condemn -- its first load is in the CAS here */
 inline remove() {
 #ifdef M_SCAN_FIRST             /* H2: the pins are looked at before the word is condemned */
 	pinned_by();
