@@ -23,8 +23,8 @@
  * FREE slot has its hint, and no row is marked live.
  *
  * Each M_ breaks one rule, and the checks must see it. Not among them, since they break nothing: a mask
- * that is never emptied (scans are longer), marking the mask after the cells in copy_pins() (it is
- * `moves` that counts).
+ * that is never emptied (scans are longer), the mark set before the pin (a ref is known only when its
+ * generation is there), the mask marked after the cells in copy_pins() (it is `moves` that counts).
  */
 #ifndef N
 #define N 2

@@ -124,9 +124,6 @@ inline unpin() {
 
 /* _slots.pxd: pin */
 inline pin() {
-#ifdef M_MASK_FIRST             /* the mark is set before the pin, so it may be of the last generation */
-	if :: (mask[s] & MARK(me)) == 0 -> mask[s] = mask[s] | MARK(me) :: else fi;
-#endif
 #if defined(M_CHECK_FIRST)      /* the word is looked at before the pin, and not after */
 	if
 	:: READABLE -> d_step { cell[me * S + s]++; HOLD_IT; ok = 1 } mask[s] = mask[s] | MARK(me)
@@ -144,9 +141,7 @@ inline pin() {
 		d_step { HOLD_IT; ok = 1 }
 		if :: (mask[s] & MARK(me)) == 0 -> mask[s] = mask[s] | MARK(me) :: else fi
 #else
-#ifndef M_MASK_FIRST
 		if :: (mask[s] & MARK(me)) == 0 -> mask[s] = mask[s] | MARK(me) :: else fi;
-#endif
 		if :: d_step { READABLE -> HOLD_IT; ok = 1 } :: else fi
 #endif
 	:: else
