@@ -162,7 +162,7 @@ inline fork() {
 	:: state[t] -> recover_locked(t)
 	:: else
 	fi;
-#ifndef M_FORK_NOT_LIVE         /* the child's row is marked live only by the child */
+#ifndef M_FORK_NOT_LIVE         /* the child's row is not marked live */
 	join_row(t);
 #endif
 #ifdef M_MOVES_FIRST            /* `moves` counts forks that are still to come */
