@@ -1,6 +1,6 @@
 """Runs the models: every right one must hold, every wrong one (a mutation) must be caught.
 
-    run.py              all, about five minutes on two cores
+    run.py              all, four minutes on two idle cores
     run.py --quick      the small right ones and a few mutations
     run.py -k publish   those whose name has this in it
 
@@ -71,6 +71,8 @@ JOBS = [
     right("pin_reap", f"{FORK} K=1 CR=0"),
     right("pin_reap", f"{FORK} K=2 CR=0"),
     right("pin_reap", f"{FORK} WRITER K=1 CR=0"),
+    right("pin_reap", f"{FORK} K=0 CR=1"),
+    right("pin_reap", f"{FORK} WRITER K=0 CR=1"),
     right("publish", "K=2 CR=1", quick=True),
     right("publish", "K=2 CR=1 NO_REMOVE", quick=True),
     right("publish", "K=2 CR=2"),
@@ -91,7 +93,7 @@ JOBS = [
         f"{FORK} K=2 CR=0",
         "IGNORE_MOVES MOVES_FIRST FORK_NO_MARK FORK_NOT_LIVE NO_COPY*",
     ),
-    *wrong("pin_reap", f"{FORK} WRITER K=2 CR=1", "FREE_WRITING"),
+    *wrong("pin_reap", f"{FORK} WRITER K=0 CR=1", "FREE_WRITING"),
     *wrong(
         "publish",
         "K=2 CR=1",
