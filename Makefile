@@ -5,6 +5,7 @@
 #   make lint     format, style, types, stubs, spelling
 #   make asan     the tests under AddressSanitizer and UBSan
 #   make tsan     the threaded tests under ThreadSanitizer
+#   make model    SPIN models of the protocols, right ones and wrong ones (Debian: apt install spin)
 #   make stress   random operations with every byte checked, epochs, concurrency
 #   make crash    deaths at every failpoint, once and twice, and two processes in each other's midst
 #   make soak     three deaths at a million points, and half an hour of kills, stops and forks
@@ -35,7 +36,7 @@ BUILD_TOOLS := "setuptools>=77" "Cython>=3.1,<4" "numpy>=2.1"
 TORCH := torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-release test-debug lint asan tsan stress crash soak mutants bench wheel clean
+.PHONY: demo test test-release test-debug lint asan tsan model stress crash soak mutants bench wheel clean
 .DELETE_ON_ERROR:
 
 # --- tasks
@@ -68,6 +69,9 @@ lint: $(VENV)/with-test $(VENV)/with-lint
 	$(BIN)/cython-lint refstore stress
 	$(BIN)/codespell -L nd refstore tests stress examples docs setup.py Makefile *.md
 	$(RUN) -m mypy.stubtest refstore._core --allowlist tests/stubtest.txt
+
+model: $(VENV)/made
+	$(RUN) tests/model/run.py $(ARGS)
 
 stress: $(VENV)/with-stress
 	$(RUN) stress/ops.py --operations 100000 --procs 4

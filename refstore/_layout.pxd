@@ -36,7 +36,7 @@
 #   | generation 48                     | state 4 | row 12  |
 #
 #   from        to           operation   primitive             if the process dies here
-#   FREE        WRITING      claim       CAS acq_rel           recovery: aborts, as below
+#   FREE        WRITING      claim       CAS acq_rel           recovery: -> CONDEMNED, and reaped
 #   FREE        HELD         take space  CAS acq_rel           recovery: -> FREE, same gen
 #   HELD        FREE         give back   store release (own)   -
 #   WRITING     SEALED       seal        store release (own)   it is whole and lives on

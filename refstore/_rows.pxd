@@ -19,7 +19,7 @@ from refstore._layout cimport (
     word_generation, word_row, word_state, WRITING,
 )
 from refstore._pages cimport rebuild, unlock
-from refstore._slots cimport abandon, free_slot, reap_condemned, unclaim
+from refstore._slots cimport free_slot, reap_condemned, unclaim
 from refstore._store cimport (
     bits_at, CameBack, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready,
     name_lock_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, reach_pins, row_at, runs_used,
@@ -47,6 +47,13 @@ cdef inline void restore_hint(Store *s, uint64_t i, Slot *slot) noexcept nogil:
         hint_restore(bits_at(s, s.g.bare_bits), s.g.slot_words, i)
 
 
+cdef inline void condemn_dead(Store *s, uint64_t i, uint64_t word) noexcept nogil:
+    # What a dead process was making. A child that it forked meanwhile may have views of the block, and pins it.
+    settle(s, i, word, CONDEMNED)
+    s.came_back.unfinished += 1
+    s.came_back.nbytes += reap_condemned(s, i)
+
+
 cdef inline void settle_dead(Store *s, uint64_t i, uint64_t word) noexcept nogil:
     # A publisher died half way: the index says how far it got. Its name's lock is still marked as its own, so
     # nobody else has touched the name since.
@@ -56,9 +63,7 @@ cdef inline void settle_dead(Store *s, uint64_t i, uint64_t word) noexcept nogil
         settle(s, i, word, SEALED)
         s.came_back.published += 1
     else:
-        settle(s, i, word, CONDEMNED)
-        s.came_back.nbytes += reap_condemned(s, i)
-        s.came_back.unfinished += 1
+        condemn_dead(s, i, word)
 
 
 cdef inline void sweep(Store *s, uint64_t dead) noexcept nogil:
@@ -79,9 +84,7 @@ cdef inline void sweep(Store *s, uint64_t dead) noexcept nogil:
             nbytes += reap_condemned(s, i)
         elif word_row(word) == dead:
             if state == WRITING:
-                abandon(s, i)   # and not free: a forked child may have inherited views of it, and pins
-                nbytes += reap_condemned(s, i)
-                s.came_back.unfinished += 1
+                condemn_dead(s, i, word)
             elif state == RECLAIMING:
                 nbytes += block_nbytes(slot)
                 free_slot(s, i)
@@ -218,21 +221,25 @@ cdef inline int64_t lock_row(Store *s, int fd) noexcept nogil:
     return -1
 
 
-cdef inline void join_row(Store *s, uint64_t r) noexcept nogil:
-    # The row's kernel lock is ours and nothing of an earlier process is left in it.
+cdef inline void mark_live(Store *s, uint64_t r) noexcept nogil:
     cdef:
         uint64_t words = r // 64 + 1
         uint64_t has = load_seq_cst(&s.header.live_words)
-        Row *row = row_at(s, r)
-    assign(row.pid, 0)          # whoever had the row before is not to be blamed for what we do
-    assign(row.recoverer, 0)
-    memset(row.command, 0, sizeof(row.command))
-    failpoint()
-    store_release(&row.state, 1)                                # [row]
     while has < words and not cas_seq_cst(&s.header.live_words, &has, words):
         pass
     # before the first pin, and seq_cst: a reaper that misses this bit has condemned before any pin of ours
     fetch_or_seq_cst(&s.header.live[r >> 6], <uint64_t>1 << (r & 63))    # [pin] [row]
+
+
+cdef inline void join_row(Store *s, uint64_t r) noexcept nogil:
+    # The row's kernel lock is ours and nothing of an earlier process is left in it.
+    cdef Row *row = row_at(s, r)
+    assign(row.pid, 0)          # whoever had the row before is not to be blamed for what we do
+    assign(row.recoverer, 0)
+    memset(row.command, 0, sizeof(row.command))
+    failpoint()
+    store_release(&row.state, 1)                                         # [row]
+    mark_live(s, r)
 
 
 cdef inline void use_row(Store *s, uint64_t r) noexcept nogil:
@@ -260,6 +267,9 @@ cdef inline void enter(Store *s, uint64_t r) noexcept nogil:
     # Joins through a row whose kernel lock is ours, whoever had it before.
     use_row(s, r)
     if load_acquire(&row_at(s, r).state):                                # [row]
+        # What we reap now carries this row, and who finds us dead looks for live ones: its last owner may have died
+        # before it was one.
+        mark_live(s, r)
         recover_locked(s, r)
     join_row(s, r)
     recover_dead(s)

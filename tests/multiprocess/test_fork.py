@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -332,6 +333,34 @@ def test_a_child_that_drops_an_inherited_writer_aborts_nothing(store: refstore.S
     assert forked(drop) == 0
     held[0].seal()
     assert (store["n"].array == 7).all()
+
+
+def test_views_of_a_killed_parents_writer_write_into_nobodys_block(store: refstore.Store) -> None:
+    # The parent dies with its Writer open: its child can still write where that pointed.
+    to_parent, to_grandchild, done = os.pipe(), os.pipe(), os.pipe()
+    with helpers.forking_on_purpose():
+        parent = os.fork()
+    if parent == 0:
+        writer = store.create(shape=(1000,), dtype="u4")
+        array = writer.array
+        if os.fork() == 0:
+            os.write(to_parent[1], b"x")
+            os.read(to_grandchild[0], 1)
+            array[:] = 57005
+            os.write(done[1], b"x")
+            os._exit(0)
+        signal.pause()
+    assert os.read(to_parent[0], 1) == b"x"
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    with peer(store):  # whoever attaches recovers the dead
+        pass
+    refs = [store.put(np.full(1000, i, "u4")) for i in range(3)]
+    os.write(to_grandchild[1], b"x")
+    assert os.read(done[0], 1) == b"x"
+    assert [int(store.get(ref).array.max()) for ref in refs] == [0, 1, 2]
+    for end in (*to_parent, *to_grandchild, *done):
+        os.close(end)
 
 
 def test_a_closed_store_does_not_trouble_a_fork(store: refstore.Store) -> None:

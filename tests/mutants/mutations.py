@@ -72,9 +72,8 @@ MUTATIONS = [
         "writing_freed",
         "H21: a dead writer's block is put to use under the views of its forked child",
         "_rows.pxd",
-        "                abandon(s, i)   # and not free: a forked child may have inherited views of it, and pins\n"
-        "                nbytes += reap_condemned(s, i)\n",
-        "                free_slot(s, i)\n",
+        "            if state == WRITING:\n                condemn_dead(s, i, word)\n",
+        "            if state == WRITING:\n                free_slot(s, i)\n",
     ),
     Mutation(
         "hint_before_word",
