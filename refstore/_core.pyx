@@ -887,7 +887,10 @@ cdef class Engine:
     def _recover_all(self):
         # the fields of Recovery, in its order
         cdef Attachment att = self.use()
-        if recover_dead(&att.s) != 0:
+        cdef int got = recover_dead(&att.s, True)
+        if got == ERR_BUSY:
+            raise busy(&att.s, "recover()")
+        if got != 0:
             raise no_recovery(&att.s)
         return take_came_back(&att.s)
 

@@ -79,7 +79,8 @@ cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot):
         if got == 0 or got == ERR_BUSY or got == ERR_RECOVERY or attempt == 2:
             return got
         if attempt == 0:
-            recover_dead(s)
+            if recover_dead(s, True) == ERR_BUSY:
+                return ERR_BUSY
             sweep(s, MAX_ROWS)      # of no dead row: hints that went missing
         elif pins_condemned(s):
             import gc

@@ -11,21 +11,23 @@ from refstore._atomics cimport (
     load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed, store_release,
     store_seq_cst_u32,
 )
-from refstore._debug cimport failpoint
+from refstore._debug cimport failpoint, patience_ms
 from refstore._index cimport cell_naming, condemn_replaced, make_cell, settle
 from refstore._layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_DEAD, ERR_RECOVERY, FREE,
-    HELD, MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot, SLOTS_PER_STEP,
-    word_generation, word_row, word_state, WRITING,
+    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_BUSY, ERR_DEAD, ERR_RECOVERY,
+    FREE, HELD, MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot,
+    SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
-from refstore._pages cimport rebuild, unlock
+from refstore._pages cimport BUSY_AFTER_MS, rebuild, unlock
 from refstore._slots cimport free_slot, reap_condemned, unclaim
 from refstore._store cimport (
     bits_at, CameBack, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready,
     name_lock_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, reach_pins, row_at, runs_used,
     slots_used, Store,
 )
-from refstore._sys cimport byte_is_locked, close, getpid, lock_byte, O_RDWR, reopen
+from refstore._sys cimport (
+    byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
+)
 
 
 cdef enum:
@@ -197,12 +199,28 @@ cdef inline void look_at_blocker(Store *s) noexcept nogil:
         recover_row(s, s.blocked_by - 1)
 
 
-cdef inline int recover_dead(Store *s) noexcept nogil:
-    # every dead row: 0, or ERR_RECOVERY if that could not be done for one
-    cdef int failed = 0
+cdef inline int await_recoverer(Store *s, uint64_t r) noexcept nogil:
+    # If another process recovers row r: 0 when it is through or dead itself, ERR_BUSY if it stands still.
+    cdef uint64_t since = now_ms()
+    while row_at(s, r).recoverer and is_ready(s.header.live, r) and byte_is_locked(file_of(s), r):
+        if now_ms() - since >= <uint64_t>patience_ms(BUSY_AFTER_MS):
+            s.blocked_by = r + 1
+            return ERR_BUSY
+        sleep_us(100)
+    return 0
+
+
+cdef inline int recover_dead(Store *s, bint wait) noexcept nogil:
+    # Every dead row. 0, or an error if that could not be done for one; `wait`: for those that others recover, too.
+    cdef int got, failed = 0
     cdef int64_t row = next_live_row(s, 0)
     while row >= 0:
-        failed = min(failed, recover_row(s, <uint64_t>row))
+        got = recover_row(s, <uint64_t>row)
+        if got == 0 and wait:
+            got = await_recoverer(s, <uint64_t>row)
+            if got == 0:
+                got = recover_row(s, <uint64_t>row)
+        failed = min(failed, got)
         row = next_live_row(s, <uint64_t>row + 1)
     return failed
 
@@ -272,7 +290,7 @@ cdef inline void enter(Store *s, uint64_t r) noexcept nogil:
         mark_live(s, r)
         recover_locked(s, r)
     join_row(s, r)
-    recover_dead(s)
+    recover_dead(s, False)
     reach_first_pins(s)
 
 

@@ -31,6 +31,7 @@ from refstore import _core
 SCENES = {"furnished", "condemned_die", "mid_replace_die", "mid_change_die", "full"}
 WORK = [
     "get",
+    "get_by_ref",
     "delete_small",
     "delete_pinned",
     "delete_by_ref",

@@ -5,8 +5,8 @@
     python -m crash.matrix --depth 3 --trials N  and a third: a sample by chance, seeded
     python -m crash.matrix --replay 'furnished replace 12:0 40:1'
 
-A point is a failpoint and how often it was passed before: the first, the second and the last time.
-At depth 2, first deaths that leave the same file behind count once.
+A point is a failpoint and how often it was passed before: the first, the second and the last time;
+at depth 2, the first time. There, first deaths that leave the same file behind count once.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class Player:
 
     def two(self, scene: Scene, operation: Operation) -> None:
         """Each point of the recovery, after each point of the operation."""
-        for first in self.chosen(self.points(scene, scene.image, operation)):
+        for first in self.chosen(_first_passes(self.points(scene, scene.image, operation))):
             left = self.left_by(scene, scene.image, operation, first)
             mark = _mark(left)
             if mark in self.seen:
                 continue
             self.seen.add(mark)
-            for second in self.points(scene, left, RECOVERY):
+            for second in _first_passes(self.points(scene, left, RECOVERY)):
                 with self.trial(scene, operation, [first, second]):
                     self.stage.kill(scene, left, RECOVERY, second)
                     self.stage.look(scene, [operation.outcomes])
@@ -118,6 +118,10 @@ class Player:
             where = "; then ".join(map(str, points))
             self.faults.append(f"{replay}\n    {where}\n    {type(error).__name__}: {error}")
             demand_few(self.faults)
+
+
+def _first_passes(points: list[Point]) -> list[Point]:
+    return [point for point in points if point.skip == 0]
 
 
 def _mark(left: image.Image) -> bytes:

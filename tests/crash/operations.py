@@ -17,6 +17,8 @@ SMALL, LARGE = bytes(range(100)), bytes(range(256)) * 400
 OLD, NEW = b"old" * 50, b"new" * 50
 NAMED = {"small": SMALL, "large": LARGE, "old": OLD}  # in every scene but the empty one
 
+PUT_MEANWHILE = {SMALL[::-1], LARGE[::-1]}  # by those who put, and in no scene
+
 Outcomes = dict[str, set[bytes | None]]  # by name; None: no such object
 
 
@@ -113,6 +115,18 @@ def get(store: refstore.Store) -> None:
     with store.get("small") as by_name, store.get(by_name.ref) as by_ref:
         view = by_ref.private_view()
         assert bytes(by_name) == bytes(by_ref) == bytes(view) == SMALL
+
+
+def get_by_ref(store: refstore.Store) -> None:
+    """By refs that were found without a pin; each object is one that was there then, to the end."""
+    refs = list(store)[:4]
+    held = []
+    for ref in refs:
+        with contextlib.suppress(refstore.ObjectNotFoundError):
+            held.append(store.get(ref))
+    assert not {bytes(buf) for buf in held} & PUT_MEANWHILE
+    for buf in held:
+        buf.release()
 
 
 def write_and_seal(store: refstore.Store) -> None:
@@ -237,6 +251,7 @@ OPERATIONS = [
     Operation("delete_by_ref", delete_by_ref, _gone("old")),
     Operation("delete_pinned", delete_pinned, _gone("large")),
     Operation("get", get, {}),
+    Operation("get_by_ref", get_by_ref, {}),
     Operation("write_and_seal", write_and_seal, {"fresh": {None, bytes(50000)}}),
     Operation("write_and_abort", write_and_abort, {}),
     Operation("write_and_keep_a_view", write_and_keep_a_view, {}),

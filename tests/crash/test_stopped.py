@@ -91,5 +91,6 @@ def test_a_process_stopped_in_a_recovery_is_the_one_that_is_named(store: refstor
     assert helpers.forked(die_with_the_lock) == -signal.SIGKILL
     with stopped_at(MAP_REBUILT, store.recover) as pid:
         assert_gives_up(lambda: store.put(LARGE), pid)
+        assert_gives_up(store.recover, pid)
     store.put(LARGE)
     assert store.check() == []

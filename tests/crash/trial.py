@@ -134,9 +134,10 @@ class Stage:
             if scene.others is not Others.STOPPED:
                 demand_sound(store)
             demand_contents(store, scene, outcomes)
-            byte_locks(self.others_fd, rows, fcntl.F_UNLCK)
-            demand_sound(store)
-            demand_contents(store, scene, outcomes)
+            if rows:
+                byte_locks(self.others_fd, rows, fcntl.F_UNLCK)
+                demand_sound(store)
+                demand_contents(store, scene, outcomes)
             demand_usable_to_the_full(store)
 
 
