@@ -18,7 +18,7 @@ import random
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from crash.crew import Report, crew_parser, demand_few, report_on, too_many_faults_end_it
@@ -74,6 +74,7 @@ class Director:
         self.stage = Stage(os.path.join(folder, f"stage-{os.getpid()}"))
         self.counts = {"pairs": 0, "of which B did not get there": 0}
         self.faults: list[str] = []
+        self.children: set[int] = set()  # that are not at their end
 
     def first_passes(self, scene: Scene, operation: Operation) -> list[int]:
         points: list[Point] = self.stage.points_of(scene, scene.image, operation)
@@ -96,24 +97,33 @@ class Director:
     def play(self, pair: Pair) -> None:
         stage, scene = self.stage, pair.scene
         with stage.set_up(scene, scene.image):
-            a = stage.start(scene, pair.a, lambda: _core._arm(pair.at, signal.SIGSTOP))
-            b = 0
             try:
-                if not os.WIFSTOPPED(os.waitpid(a, os.WUNTRACED)[1]):
-                    a = 0
+                a = self.start(pair, pair.a, lambda: _core._arm(pair.at, signal.SIGSTOP))
+                if not os.WIFSTOPPED(self.wait(a, os.WUNTRACED)):
                     raise Fault("A did not stop")
-                b = stage.start(scene, pair.b, lambda: self.prepare(pair))
-                b = self.wait_for_b(b, pair)
-                os.kill(a, signal.SIGCONT)
-                a = self.wait_for_end(a, pair.a)
-                if b:
-                    os.kill(b, signal.SIGCONT)
-                    b = self.wait_for_end(b, pair.b)
+                b = self.start(pair, pair.b, lambda: self.prepare(pair))
+                self.demand_as_told(pair, self.wait(b, os.WUNTRACED))
+                for child, operation in ((a, pair.a), (b, pair.b)):
+                    if child in self.children:
+                        os.kill(child, signal.SIGCONT)
+                        if status := self.wait(child):
+                            raise Fault(f"{operation.name} ended with {status:#x}")
             finally:
-                for child in filter(None, (a, b)):
+                for child in list(self.children):
                     os.kill(child, signal.SIGKILL)
-                    os.waitpid(child, 0)
+                    self.wait(child)
         stage.look(scene, [pair.a.outcomes, pair.b.outcomes])
+
+    def start(self, pair: Pair, operation: Operation, ready: Callable[[], None]) -> int:
+        child = self.stage.start(pair.scene, operation, ready)
+        self.children.add(child)
+        return child
+
+    def wait(self, child: int, options: int = 0) -> int:
+        status = os.waitpid(child, options)[1]
+        if not os.WIFSTOPPED(status):
+            self.children.remove(child)
+        return status
 
     def prepare(self, pair: Pair) -> None:
         if pair.how == TO_THE_END:
@@ -121,23 +131,14 @@ class Director:
         else:
             _core._arm(pair.to, signal.SIGKILL if pair.how == KILL else signal.SIGSTOP)
 
-    def wait_for_b(self, b: int, pair: Pair) -> int:
-        """0 if B is at its end, its pid if it was stopped."""
-        status = os.waitpid(b, os.WUNTRACED)[1]
-        if os.WIFSTOPPED(status):
-            return b
-        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        if status and not (killed and pair.how == KILL):
+    def demand_as_told(self, pair: Pair, status: int) -> None:
+        """B is at its end, or was killed or stopped where that was asked for."""
+        killed = status == signal.SIGKILL and pair.how == KILL
+        stopped = os.WIFSTOPPED(status) and pair.how == STOP
+        if status and not killed and not stopped:
             raise Fault(f"B ended with {status:#x}")
-        if pair.how != TO_THE_END and not killed:
+        if pair.how != TO_THE_END and not killed and not stopped:
             self.counts["of which B did not get there"] += 1
-        return 0
-
-    def wait_for_end(self, child: int, operation: Operation) -> int:
-        status = os.waitpid(child, 0)[1]
-        if status:
-            raise Fault(f"{operation.name} ended with {status:#x}")
-        return 0
 
 
 def play(options: argparse.Namespace, folder: str, number: int) -> Report:

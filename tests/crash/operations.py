@@ -17,7 +17,7 @@ SMALL, LARGE = bytes(range(100)), bytes(range(256)) * 400
 OLD, NEW = b"old" * 50, b"new" * 50
 NAMED = {"small": SMALL, "large": LARGE, "old": OLD}  # in every scene but the empty one
 
-PUT_MEANWHILE = {SMALL[::-1], LARGE[::-1]}  # by those who put, and in no scene
+SCENE: dict[bytes, bytes] = {}  # some objects of the scene that is played, by ref
 
 Outcomes = dict[str, set[bytes | None]]  # by name; None: no such object
 
@@ -118,14 +118,13 @@ def get(store: refstore.Store) -> None:
 
 
 def get_by_ref(store: refstore.Store) -> None:
-    """By refs that were found without a pin; each object is one that was there then, to the end."""
-    refs = list(store)[:4]
+    """By refs that were there from the start; each object is what it was then, to the end."""
     held = []
-    for ref in refs:
+    for raw, data in SCENE.items():
         with contextlib.suppress(refstore.ObjectNotFoundError):
-            held.append(store.get(ref))
-    assert not {bytes(buf) for buf in held} & PUT_MEANWHILE
-    for buf in held:
+            held.append((store.get(refstore.ObjectRef(raw)), data))
+    for buf, data in held:
+        assert bytes(buf) == data
         buf.release()
 
 

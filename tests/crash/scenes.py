@@ -38,6 +38,7 @@ class Scene(NamedTuple):
     others: Others
     named: dict[str, set[bytes | None]]  # what may be there
     unnamed: dict[bytes, bytes]  # by ref
+    some: dict[bytes, bytes]  # a few of both, by ref
 
 
 class Builder:
@@ -50,6 +51,7 @@ class Builder:
         self.store = refstore.Store(path, capacity=CAPACITY, max_objects=max_objects, create=True)
         self.named: dict[str, set[bytes | None]] = {}
         self.unnamed: dict[bytes, bytes] = {}
+        self.some: dict[bytes, bytes] = {}
 
     def put(self, data: bytes, name: str | None = None) -> refstore.ObjectRef:
         ref = self.store.put(data, name=name)
@@ -66,7 +68,7 @@ class Builder:
     def furnish(self) -> None:
         """What is in every scene but the empty one."""
         for name, data in NAMED.items():
-            self.put(data, name)
+            self.some[bytes(self.put(data, name))] = data
         for k in range(5):
             self.put(bytes([k]) * 64)
             self.put(bytes([k]) * 3000)
@@ -89,7 +91,7 @@ class Builder:
         self.store.close()
         taken = image.take(self.path)
         os.unlink(self.path)
-        return Scene(name, taken, others, self.named, self.unnamed)
+        return Scene(name, taken, others, self.named, self.unnamed, self.some)
 
 
 def dies_at(
@@ -215,7 +217,7 @@ def made(path: str) -> Scene:
     os.close(_core.make_file(path, CAPACITY, 2000, 0o600, False))
     taken = image.take(path)
     os.unlink(path)
-    return Scene("made", taken, Others.IDLE, {}, {})
+    return Scene("made", taken, Others.IDLE, {}, {}, {})
 
 
 def rebooted(path: str) -> Scene:

@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn
 import refstore
 from crash import image
 from crash.failpoints import Passes, failpoints
-from crash.operations import CAPACITY, NEW, OPERATIONS, SMALL, Operation, Outcomes
+from crash.operations import CAPACITY, NEW, OPERATIONS, SCENE, SMALL, Operation, Outcomes
 from crash.scenes import Others, Scene
 from refstore import _core
 
@@ -86,6 +86,7 @@ class Stage:
 
     def _do(self, scene: Scene, operation: Operation, ready: Callable[[], None]) -> None:
         store = None if operation.attaches else refstore.Store(self.path, create=False)
+        SCENE.update(scene.some)
         self._others_act(scene)
         ready()
         with contextlib.suppress(refstore.RefstoreError):

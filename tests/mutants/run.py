@@ -32,19 +32,14 @@ SOURCES = ("refstore", "tests", "stress", "setup.py", "pyproject.toml", "README.
 LEAST_CAUGHT = 0.95
 TIME_LIMIT = 240.0  # seconds for one test; what takes longer hangs
 PYTEST = ("-m", "pytest", "-q", "-x", "-c", "pyproject.toml", "-p", "no:cacheprovider")
+MULTI = "tests/multiprocess/"
 TESTS = (
-    ("one death", ("-m", "crash.matrix", "--depth=1", "--every=0.1", "--jobs=1")),
-    ("interleaved", ("-m", "crash.interleave", "--to-the-end", "--jobs=1")),
-    (
-        "killed, forked",
-        (*PYTEST, "tests/multiprocess/test_kill.py", "tests/multiprocess/test_fork.py"),
-    ),
-    ("two deaths", ("-m", "crash.matrix", "--depth=2", "--every=0.003", "--jobs=1")),
-    (
-        "environment",
-        (*PYTEST, "tests/multiprocess/test_environment.py", "tests/multiprocess/test_creation.py"),
-    ),
-    ("interleaved, more", ("-m", "crash.interleave", "--every=0.02", "--jobs=1")),
+    ("one death", ("-m", "crash.matrix", "--depth=1", "--every=0.08", "--jobs=1")),
+    ("interleaved", ("-m", "crash.interleave", "--to-the-end", "--every=0.25", "--jobs=1")),
+    ("killed, forked", (*PYTEST, f"{MULTI}test_kill.py", f"{MULTI}test_fork.py")),
+    ("two deaths", ("-m", "crash.matrix", "--depth=2", "--every=0.005", "--jobs=1")),
+    ("environment", (*PYTEST, f"{MULTI}test_environment.py", f"{MULTI}test_creation.py")),
+    ("interleaved, all", ("-m", "crash.interleave", "--to-the-end", "--jobs=1")),
     ("soak", ("-m", "stress.crash", "--seconds=30", "--procs=8")),
 )
 
