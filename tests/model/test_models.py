@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from refstore import _core
+
 HERE = Path(__file__).resolve().parent
 CORE = HERE.parents[1] / "refstore"
 MODELS = sorted(HERE.glob("*.pml"))
@@ -43,6 +45,7 @@ def test_every_mutation_in_a_model_is_run(model: Path) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.skipif(_core.DEBUG, reason="a model is the same for every build: once is enough")
 @pytest.mark.skipif(shutil.which("spin") is None, reason="spin is not installed")
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 def test_small_models_hold_and_their_mutations_are_caught() -> None:
