@@ -15,6 +15,7 @@ import argparse
 import itertools
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -36,6 +37,7 @@ WORK = [
     "delete_pinned",
     "delete_by_ref",
     "delete_and_reuse",
+    "sweep_and_reuse",
     "put_small",
     "put_large",
     "put_named",
@@ -152,6 +154,11 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
         for a, b in itertools.product(WORK, WORK)
         if scene.others is not Others.DIE or {a, b} & MEET_THE_DEAD
     ]
+    work = [
+        each
+        for each in work
+        if re.search(options.only, f"{each[0].name} {each[1].name} {each[2].name}")
+    ]
     random.Random(options.seed).shuffle(work)
     with too_many_faults_end_it(director.faults):
         for scene, a, b in work[number :: options.jobs]:
@@ -180,6 +187,7 @@ def replay(text: str) -> None:
 
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = crew_parser((__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="", help="pattern for 'scene operation operation'")
     parser.add_argument("--every", type=float, default=1.0, help="the part of A's points to try")
     parser.add_argument("--to-the-end", action="store_true", help="B is neither killed nor stopped")
     parser.add_argument("--replay", metavar="PAIR")

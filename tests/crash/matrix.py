@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -148,11 +149,16 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     """What one of the processes does that share the work."""
     scenes = all_scenes(os.path.join(folder, f"scene-{number}"))
     player = Player(folder, options.seed * 1000 + number, options.every)
-    work = [(scene, operation) for scene in scenes for operation in OPERATIONS]
+    work = [
+        (scene, operation)
+        for scene in scenes
+        for operation in OPERATIONS
+        if re.search(options.only, f"{scene.name} {operation.name}")
+    ]
     random.Random(options.seed).shuffle(work)
     with too_many_faults_end_it(player.faults):
         for scene, operation in work[number :: options.jobs]:
-            player.play(options, scene, operation, -(-options.trials // len(work)))
+            player.play(options, scene, operation, -(-options.trials // max(1, len(work))))
     player.stage.close()
     counts = {f"{deaths} death(s)": n for deaths, n in player.counts.items() if n}
     return Report(
@@ -183,6 +189,7 @@ def replay(text: str) -> None:
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = crew_parser((__doc__ or "").splitlines()[0])
     parser.add_argument("--depth", type=int, choices=(1, 2, 3), default=1)
+    parser.add_argument("--only", default="", help="pattern for 'scene operation'")
     parser.add_argument(
         "--every", type=float, default=1.0, help="the part of the first points to try"
     )

@@ -98,6 +98,21 @@ def delete_and_reuse(store: refstore.Store) -> None:
             store.put(data[::-1])
 
 
+def sweep_and_reuse(store: refstore.Store) -> None:
+    """What others are about to free is freed and used again, and deleted again under a pin."""
+    with contextlib.suppress(refstore.StoreFullError):
+        store.put(bytes(CAPACITY))
+    held = [(store.get(store.put(data)), data) for data in (SMALL[::-1], LARGE[::-1])]
+    for buf, _ in held:
+        store.delete(buf.ref)
+    refs = [store.put(data) for data in (SMALL, LARGE)]
+    for buf, data in held:
+        assert bytes(buf) == data
+        buf.release()
+    for ref in refs:
+        store.delete(ref)
+
+
 def delete_large(store: refstore.Store) -> None:
     store.delete("large")
 
@@ -246,6 +261,7 @@ OPERATIONS = [
     Operation("put_object", put_object, {}),
     Operation("delete_small", delete_small, _gone("small")),
     Operation("delete_and_reuse", delete_and_reuse, _gone("small", "large")),
+    Operation("sweep_and_reuse", sweep_and_reuse, {}),
     Operation("delete_large", delete_large, _gone("large")),
     Operation("delete_by_ref", delete_by_ref, _gone("old")),
     Operation("delete_pinned", delete_pinned, _gone("large")),

@@ -17,6 +17,7 @@ class Mutation(NamedTuple):
     file: str
     old: str
     new: str
+    shown_by: tuple[str, ...] = ()  # the part of `make crash` that was written with it in mind
 
 
 MUTATIONS = [
@@ -26,6 +27,11 @@ MUTATIONS = [
         "_slots.pxd",
         "    unpin(s, i)         # undoing is unpinning: a reaper may have given up because of us\n",
         "    fetch_sub_seq_cst_u32(&s.pins[i], 1)\n",
+        (
+            "crash.interleave",
+            "--to-the-end",
+            "--only=furnished get_by_ref delete_small",
+        ),
     ),
     Mutation(
         "look_before_pin",
@@ -34,6 +40,11 @@ MUTATIONS = [
         "        word = load_seq_cst(&slot.word)                                  # [pin]\n"
         "        if is_readable(word, generation):\n            return 0\n",
         "        return 0\n",
+        (
+            "crash.interleave",
+            "--to-the-end",
+            "--only=furnished get_by_ref delete_and_reuse",
+        ),
     ),
     Mutation(
         "unpin_without_reap",
@@ -41,6 +52,11 @@ MUTATIONS = [
         "_slots.pxd",
         "        if word_state(word) == CONDEMNED:\n            try_reap(s, i, word)\n",
         "        if word_state(word) == RETIRED:\n            try_reap(s, i, word)\n",
+        (
+            "crash.interleave",
+            "--to-the-end",
+            "--only=furnished get_by_ref delete_small",
+        ),
     ),
     Mutation(
         "reap_without_generation",
@@ -52,6 +68,10 @@ MUTATIONS = [
         "    if word_state(word) != CONDEMNED or not cas_seq_cst(\n"
         "            &s.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, s.row)):\n"
         "        return False\n",
+        (
+            "crash.interleave",
+            "--only=furnished delete_small sweep_and_reuse",
+        ),
     ),
     Mutation(
         "reap_without_claim",
@@ -60,6 +80,10 @@ MUTATIONS = [
         "    if not cas_seq_cst(&s.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, s.row)):\n"
         "        return False\n",
         "    store_seq_cst(&s.slots[i].word, make_word(word_generation(word), RECLAIMING, s.row))\n",
+        (
+            "crash.interleave",
+            "--only=furnished delete_small sweep_and_reuse",
+        ),
     ),
     Mutation(
         "reclaiming_forgotten",
@@ -67,6 +91,10 @@ MUTATIONS = [
         "_rows.pxd",
         "            elif state == RECLAIMING:\n",
         "            elif state == RETIRED:\n",
+        (
+            "crash.matrix",
+            "--only=furnished delete_small",
+        ),
     ),
     Mutation(
         "writing_freed",
@@ -81,6 +109,11 @@ MUTATIONS = [
         "_slots.pxd",
         "    if generation == GENERATION_LAST:\n",
         "    give_hint(s, i, extent, run, block, size_class)\n    if generation == GENERATION_LAST:\n",
+        (
+            "crash.interleave",
+            "--to-the-end",
+            "--only=furnished delete_small put_small",
+        ),
     ),
     Mutation(
         "hint_not_restored",
@@ -88,6 +121,10 @@ MUTATIONS = [
         "_rows.pxd",
         "        if state == FREE or state == RETIRED:\n            restore_hint(s, i, slot)\n",
         "        if state == FREE or state == RETIRED:\n            pass\n",
+        (
+            "crash.matrix",
+            "--only=mid_free",
+        ),
     ),
     Mutation(
         "condemned_not_swept",
@@ -95,6 +132,10 @@ MUTATIONS = [
         "_rows.pxd",
         "            nbytes += reap_condemned(s, i)\n",
         "            pass\n",
+        (
+            "crash.matrix",
+            "--only=furnished delete_small",
+        ),
     ),
     Mutation(
         "blocker_not_looked_at",
@@ -109,6 +150,10 @@ MUTATIONS = [
         "_rows.pxd",
         "    if lock_byte(fd, r):\n        if load",
         "    if True:\n        if load",
+        (
+            "crash.interleave",
+            "--only=_die recover",
+        ),
     ),
     Mutation(
         "row_taken_as_it_is",
@@ -117,6 +162,10 @@ MUTATIONS = [
         "    if load_acquire(&row_at(s, r).state):                                # [row]\n        recover_locked(s, r)\n"
         "    join_row(s, r)\n",
         "    join_row(s, r)\n",
+        (
+            "crash.matrix",
+            "--only=condemned_die",
+        ),
     ),
     Mutation(
         "row_freed_before_sweep",
@@ -124,6 +173,11 @@ MUTATIONS = [
         "_rows.pxd",
         "    sweep(s, dead)\n    release_locks(s, dead)\n    free_row(s, dead)\n",
         "    free_row(s, dead)\n    sweep(s, dead)\n    release_locks(s, dead)\n",
+        (
+            "crash.matrix",
+            "--depth=2",
+            "--only=furnished put_large",
+        ),
     ),
     Mutation(
         "lock_apart_from_mapping",
@@ -140,6 +194,10 @@ MUTATIONS = [
         "_rows.pxd",
         "    release_locks(s, dead)\n    free_row",
         "    free_row",
+        (
+            "crash.matrix",
+            "--only=mid_replace_die",
+        ),
     ),
     Mutation(
         "lock_taken_over",
@@ -147,6 +205,10 @@ MUTATIONS = [
         "_pages.pxd",
         "            s.blocked_by = expected\n            return ERR_DEAD\n",
         "            if cas_acq_rel(word, &expected, s.row + 1):\n                return 0\n            continue\n",
+        (
+            "crash.matrix",
+            "--only=mid_change_die",
+        ),
     ),
     Mutation(
         "space_not_rebuilt",
@@ -154,6 +216,10 @@ MUTATIONS = [
         "_rows.pxd",
         "        rebuild(s)\n        unlock",
         "        unlock",
+        (
+            "crash.matrix",
+            "--only=mid_change_die",
+        ),
     ),
     Mutation(
         "unlocked_before_rebuild",
@@ -161,6 +227,11 @@ MUTATIONS = [
         "_rows.pxd",
         "        rebuild(s)\n        unlock(&s.pool.lock)\n",
         "        unlock(&s.pool.lock)\n        rebuild(s)\n",
+        (
+            "crash.matrix",
+            "--depth=2",
+            "--only=furnished put_large",
+        ),
     ),
     Mutation(
         "no_patience",
@@ -168,6 +239,10 @@ MUTATIONS = [
         "_pages.pxd",
         "        if now_ms() - since >= <uint64_t>patience_ms(BUSY_AFTER_MS):\n",
         "        if now_ms() - since > <uint64_t>patience_ms(BUSY_AFTER_MS) + 100000000:\n",
+        (
+            "crash.matrix",
+            "--only=mid_change_stopped put_large",
+        ),
     ),
     Mutation(
         "pins_not_forked",
@@ -189,6 +264,10 @@ MUTATIONS = [
         "_index.pxd",
         "    store_release(&slot.word, publishing)                                # [seal] the bytes are whole\n",
         "    seal(s, i)\n    publishing = make_word(generation, SEALED, 0)\n",
+        (
+            "crash.matrix",
+            "--only=furnished put_named",
+        ),
     ),
     Mutation(
         "indexed_while_writing",
@@ -196,6 +275,10 @@ MUTATIONS = [
         "_index.pxd",
         "    store_release(&slot.word, publishing)                                # [seal] the bytes are whole\n",
         "    publishing = make_word(generation, WRITING, s.row)\n",
+        (
+            "crash.matrix",
+            "--only=furnished replace$",
+        ),
     ),
     Mutation(
         "old_condemned_first",
@@ -203,6 +286,10 @@ MUTATIONS = [
         "_index.pxd",
         "    if replaces:\n        indexed = cas_acq_rel(old.cell",
         "    if replaces:\n        condemn(s, old.slot, old.generation)\n        indexed = cas_acq_rel(old.cell",
+        (
+            "crash.matrix",
+            "--only=furnished replace$",
+        ),
     ),
     Mutation(
         "unindexed_first",
@@ -210,6 +297,10 @@ MUTATIONS = [
         "_index.pxd",
         "        failpoint()\n        got = condemn(s, i, generation)\n",
         "        failpoint()\n        if hashed:\n            unindex(s, i, generation, hashed)\n        got = condemn(s, i, generation)\n",
+        (
+            "crash.matrix",
+            "--only=furnished delete_by_ref",
+        ),
     ),
     Mutation(
         "replaced_forgotten",
@@ -217,6 +308,10 @@ MUTATIONS = [
         "_index.pxd",
         "    store_release_u32(&slot.replaces_slot, <uint32_t>(old.slot + 1) if replaces else 0)\n",
         "",
+        (
+            "crash.matrix",
+            "--only=furnished replace$",
+        ),
     ),
     Mutation(
         "settled_without_replaced",
@@ -224,6 +319,10 @@ MUTATIONS = [
         "_rows.pxd",
         "        s.came_back.nbytes += condemn_replaced(s, slot)\n",
         "",
+        (
+            "crash.matrix",
+            "--only=furnished replace$",
+        ),
     ),
     Mutation(
         "names_unlocked",
@@ -231,6 +330,10 @@ MUTATIONS = [
         "_index.pxd",
         "    if got == 0:\n        got = lock(s, name_lock_of(s, hashed))\n    if got != 0:\n        return got\n    found",
         "    if got != 0:\n        return got\n    found",
+        (
+            "crash.interleave",
+            "--only=furnished put_named put_named",
+        ),
     ),
     Mutation(
         "slots_held_without_claim",
@@ -241,6 +344,10 @@ MUTATIONS = [
         "            store_release(&s.slots[i].word, make_word(word_generation(\n"
         "                load_acquire(&s.slots[i].word)), HELD, s.row))\n"
         "            held |=",
+        (
+            "crash.interleave",
+            "--only=full put_large put_small",
+        ),
     ),
     Mutation(
         "full_without_recovery",
@@ -262,6 +369,11 @@ MUTATIONS = [
         "_slots.pxd",
         "            fetch_or_seq_cst(&slot.mask, s.row_bit)                      # [pin]\n",
         "            pass\n",
+        (
+            "crash.interleave",
+            "--to-the-end",
+            "--only=furnished get_by_ref delete_and_reuse",
+        ),
     ),
     Mutation(
         "half_made_kept",
@@ -269,6 +381,10 @@ MUTATIONS = [
         "_pages.pxd",
         "    forget_half_made(s)\n",
         "",
+        (
+            "crash.matrix",
+            "--only=mid_change_die",
+        ),
     ),
     Mutation(
         "held_forgotten",
@@ -276,6 +392,10 @@ MUTATIONS = [
         "_rows.pxd",
         "            elif state == HELD:\n                unclaim(s, i)\n",
         "",
+        (
+            "crash.matrix",
+            "--only=furnished put_small",
+        ),
     ),
     Mutation(
         "stale_offset",
