@@ -27,11 +27,7 @@ MUTATIONS = [
         "_slots.pxd",
         "    unpin(s, i)         # undoing is unpinning: a reaper may have given up because of us\n",
         "    fetch_sub_seq_cst_u32(&s.pins[i], 1)\n",
-        (
-            "crash.interleave",
-            "--to-the-end",
-            "--only=furnished get_by_ref delete_small",
-        ),
+        ("crash.interleave", "--to-the-end", "--only=furnished get_by_ref delete_small"),
     ),
     Mutation(
         "look_before_pin",
@@ -40,11 +36,7 @@ MUTATIONS = [
         "        word = load_seq_cst(&slot.word)                                  # [pin]\n"
         "        if is_readable(word, generation):\n            return 0\n",
         "        return 0\n",
-        (
-            "crash.interleave",
-            "--to-the-end",
-            "--only=furnished get_by_ref delete_and_reuse",
-        ),
+        ("crash.interleave", "--to-the-end", "--only=furnished get_by_ref delete_and_reuse"),
     ),
     Mutation(
         "unpin_without_reap",
@@ -52,11 +44,7 @@ MUTATIONS = [
         "_slots.pxd",
         "        if word_state(word) == CONDEMNED:\n            try_reap(s, i, word)\n",
         "        if word_state(word) == RETIRED:\n            try_reap(s, i, word)\n",
-        (
-            "crash.interleave",
-            "--to-the-end",
-            "--only=furnished get_by_ref delete_small",
-        ),
+        ("crash.interleave", "--to-the-end", "--only=furnished get_by_ref delete_small"),
     ),
     Mutation(
         "reap_without_generation",
@@ -68,10 +56,7 @@ MUTATIONS = [
         "    if word_state(word) != CONDEMNED or not cas_seq_cst(\n"
         "            &s.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, s.row)):\n"
         "        return False\n",
-        (
-            "crash.interleave",
-            "--only=furnished delete_small sweep_and_reuse",
-        ),
+        ("crash.interleave", "--only=furnished delete_small sweep_and_reuse"),
     ),
     Mutation(
         "reap_without_claim",
@@ -80,10 +65,7 @@ MUTATIONS = [
         "    if not cas_seq_cst(&s.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, s.row)):\n"
         "        return False\n",
         "    store_seq_cst(&s.slots[i].word, make_word(word_generation(word), RECLAIMING, s.row))\n",
-        (
-            "crash.interleave",
-            "--only=furnished delete_small sweep_and_reuse",
-        ),
+        ("crash.interleave", "--only=furnished delete_small sweep_and_reuse"),
     ),
     Mutation(
         "reclaiming_forgotten",
@@ -91,10 +73,7 @@ MUTATIONS = [
         "_rows.pxd",
         "            elif state == RECLAIMING:\n",
         "            elif state == RETIRED:\n",
-        (
-            "crash.matrix",
-            "--only=furnished delete_small",
-        ),
+        ("crash.matrix", "--only=furnished delete_small"),
     ),
     Mutation(
         "writing_freed",
@@ -109,11 +88,7 @@ MUTATIONS = [
         "_slots.pxd",
         "    if generation == GENERATION_LAST:\n",
         "    give_hint(s, i, extent, run, block, size_class)\n    if generation == GENERATION_LAST:\n",
-        (
-            "crash.interleave",
-            "--to-the-end",
-            "--only=furnished delete_small put_small",
-        ),
+        ("crash.interleave", "--to-the-end", "--only=furnished delete_small put_small"),
     ),
     Mutation(
         "hint_not_restored",
@@ -121,10 +96,7 @@ MUTATIONS = [
         "_rows.pxd",
         "        if state == FREE or state == RETIRED:\n            restore_hint(s, i, slot)\n",
         "        if state == FREE or state == RETIRED:\n            pass\n",
-        (
-            "crash.matrix",
-            "--only=mid_free",
-        ),
+        ("crash.matrix", "--only=mid_free"),
     ),
     Mutation(
         "condemned_not_swept",
@@ -132,10 +104,7 @@ MUTATIONS = [
         "_rows.pxd",
         "            nbytes += reap_condemned(s, i)\n",
         "            pass\n",
-        (
-            "crash.matrix",
-            "--only=furnished delete_small",
-        ),
+        ("crash.matrix", "--only=furnished delete_small"),
     ),
     Mutation(
         "blocker_not_looked_at",
@@ -150,22 +119,15 @@ MUTATIONS = [
         "_rows.pxd",
         "    if lock_byte(fd, r):\n        if load",
         "    if True:\n        if load",
-        (
-            "crash.interleave",
-            "--only=_die recover",
-        ),
+        ("crash.interleave", "--only=_die recover"),
     ),
     Mutation(
         "row_taken_as_it_is",
         "H11: who attaches inherits a dead process's pins",
         "_rows.pxd",
-        "    if load_acquire(&row_at(s, r).state):                                # [row]\n        recover_locked(s, r)\n"
+        "        recover_locked(s, r)\n    join_row(s, r)\n",
         "    join_row(s, r)\n",
-        "    join_row(s, r)\n",
-        (
-            "crash.matrix",
-            "--only=condemned_die",
-        ),
+        ("crash.matrix", "--only=condemned_die"),
     ),
     Mutation(
         "row_freed_before_sweep",
@@ -173,11 +135,7 @@ MUTATIONS = [
         "_rows.pxd",
         "    sweep(s, dead)\n    release_locks(s, dead)\n    free_row(s, dead)\n",
         "    free_row(s, dead)\n    sweep(s, dead)\n    release_locks(s, dead)\n",
-        (
-            "crash.matrix",
-            "--depth=2",
-            "--only=furnished put_large",
-        ),
+        ("crash.matrix", "--depth=2", "--only=furnished put_large"),
     ),
     Mutation(
         "lock_apart_from_mapping",
@@ -194,10 +152,7 @@ MUTATIONS = [
         "_rows.pxd",
         "    release_locks(s, dead)\n    free_row",
         "    free_row",
-        (
-            "crash.matrix",
-            "--only=mid_replace_die",
-        ),
+        ("crash.matrix", "--only=mid_replace_die"),
     ),
     Mutation(
         "lock_taken_over",
@@ -205,10 +160,7 @@ MUTATIONS = [
         "_pages.pxd",
         "            s.blocked_by = expected\n            return ERR_DEAD\n",
         "            if cas_acq_rel(word, &expected, s.row + 1):\n                return 0\n            continue\n",
-        (
-            "crash.matrix",
-            "--only=mid_change_die",
-        ),
+        ("crash.matrix", "--only=mid_change_die"),
     ),
     Mutation(
         "space_not_rebuilt",
@@ -216,10 +168,7 @@ MUTATIONS = [
         "_rows.pxd",
         "        rebuild(s)\n        unlock",
         "        unlock",
-        (
-            "crash.matrix",
-            "--only=mid_change_die",
-        ),
+        ("crash.matrix", "--only=mid_change_die"),
     ),
     Mutation(
         "unlocked_before_rebuild",
@@ -227,11 +176,7 @@ MUTATIONS = [
         "_rows.pxd",
         "        rebuild(s)\n        unlock(&s.pool.lock)\n",
         "        unlock(&s.pool.lock)\n        rebuild(s)\n",
-        (
-            "crash.matrix",
-            "--depth=2",
-            "--only=furnished put_large",
-        ),
+        ("crash.matrix", "--depth=2", "--only=furnished put_large"),
     ),
     Mutation(
         "no_patience",
@@ -239,10 +184,7 @@ MUTATIONS = [
         "_pages.pxd",
         "        if now_ms() - since >= <uint64_t>patience_ms(BUSY_AFTER_MS):\n",
         "        if now_ms() - since > <uint64_t>patience_ms(BUSY_AFTER_MS) + 100000000:\n",
-        (
-            "crash.matrix",
-            "--only=mid_change_stopped put_large",
-        ),
+        ("crash.matrix", "--only=mid_change_stopped put_large"),
     ),
     Mutation(
         "pins_not_forked",
@@ -264,10 +206,7 @@ MUTATIONS = [
         "_index.pxd",
         "    store_release(&slot.word, publishing)                                # [seal] the bytes are whole\n",
         "    seal(s, i)\n    publishing = make_word(generation, SEALED, 0)\n",
-        (
-            "crash.matrix",
-            "--only=furnished put_named",
-        ),
+        ("crash.matrix", "--only=furnished put_named"),
     ),
     Mutation(
         "indexed_while_writing",
@@ -275,10 +214,7 @@ MUTATIONS = [
         "_index.pxd",
         "    store_release(&slot.word, publishing)                                # [seal] the bytes are whole\n",
         "    publishing = make_word(generation, WRITING, s.row)\n",
-        (
-            "crash.matrix",
-            "--only=furnished replace$",
-        ),
+        ("crash.matrix", "--only=furnished replace$"),
     ),
     Mutation(
         "old_condemned_first",
@@ -286,10 +222,7 @@ MUTATIONS = [
         "_index.pxd",
         "    if replaces:\n        indexed = cas_acq_rel(old.cell",
         "    if replaces:\n        condemn(s, old.slot, old.generation)\n        indexed = cas_acq_rel(old.cell",
-        (
-            "crash.matrix",
-            "--only=furnished replace$",
-        ),
+        ("crash.matrix", "--only=furnished replace$"),
     ),
     Mutation(
         "unindexed_first",
@@ -297,10 +230,7 @@ MUTATIONS = [
         "_index.pxd",
         "        failpoint()\n        got = condemn(s, i, generation)\n",
         "        failpoint()\n        if hashed:\n            unindex(s, i, generation, hashed)\n        got = condemn(s, i, generation)\n",
-        (
-            "crash.matrix",
-            "--only=furnished delete_by_ref",
-        ),
+        ("crash.matrix", "--only=furnished delete_by_ref"),
     ),
     Mutation(
         "replaced_forgotten",
@@ -308,10 +238,7 @@ MUTATIONS = [
         "_index.pxd",
         "    store_release_u32(&slot.replaces_slot, <uint32_t>(old.slot + 1) if replaces else 0)\n",
         "",
-        (
-            "crash.matrix",
-            "--only=furnished replace$",
-        ),
+        ("crash.matrix", "--only=furnished replace$"),
     ),
     Mutation(
         "settled_without_replaced",
@@ -319,10 +246,7 @@ MUTATIONS = [
         "_rows.pxd",
         "        s.came_back.nbytes += condemn_replaced(s, slot)\n",
         "",
-        (
-            "crash.matrix",
-            "--only=furnished replace$",
-        ),
+        ("crash.matrix", "--only=furnished replace$"),
     ),
     Mutation(
         "names_unlocked",
@@ -330,10 +254,7 @@ MUTATIONS = [
         "_index.pxd",
         "    if got == 0:\n        got = lock(s, name_lock_of(s, hashed))\n    if got != 0:\n        return got\n    found",
         "    if got != 0:\n        return got\n    found",
-        (
-            "crash.interleave",
-            "--only=furnished put_named put_named",
-        ),
+        ("crash.interleave", "--only=furnished put_named put_named"),
     ),
     Mutation(
         "slots_held_without_claim",
@@ -344,16 +265,14 @@ MUTATIONS = [
         "            store_release(&s.slots[i].word, make_word(word_generation(\n"
         "                load_acquire(&s.slots[i].word)), HELD, s.row))\n"
         "            held |=",
-        (
-            "crash.interleave",
-            "--only=full put_large put_small",
-        ),
+        ("crash.interleave", "--only=full put_large put_small"),
     ),
     Mutation(
         "full_without_recovery",
         "H34: a put is refused for room that a dead process holds",
         "_put.pxd",
-        "            recover_dead(s)\n            sweep(s, MAX_ROWS)      # of no dead row: hints that went missing\n",
+        "            if recover_dead(s, True) == ERR_BUSY:\n                return ERR_BUSY\n"
+        "            sweep(s, MAX_ROWS)      # of no dead row: hints that went missing\n",
         "            pass\n",
     ),
     Mutation(
@@ -369,11 +288,7 @@ MUTATIONS = [
         "_slots.pxd",
         "            fetch_or_seq_cst(&slot.mask, s.row_bit)                      # [pin]\n",
         "            pass\n",
-        (
-            "crash.interleave",
-            "--to-the-end",
-            "--only=furnished get_by_ref delete_and_reuse",
-        ),
+        ("crash.interleave", "--to-the-end", "--only=furnished get_by_ref delete_and_reuse"),
     ),
     Mutation(
         "half_made_kept",
@@ -381,10 +296,7 @@ MUTATIONS = [
         "_pages.pxd",
         "    forget_half_made(s)\n",
         "",
-        (
-            "crash.matrix",
-            "--only=mid_change_die",
-        ),
+        ("crash.matrix", "--only=mid_change_die"),
     ),
     Mutation(
         "held_forgotten",
@@ -392,10 +304,7 @@ MUTATIONS = [
         "_rows.pxd",
         "            elif state == HELD:\n                unclaim(s, i)\n",
         "",
-        (
-            "crash.matrix",
-            "--only=furnished put_small",
-        ),
+        ("crash.matrix", "--only=furnished put_small"),
     ),
     Mutation(
         "stale_offset",
