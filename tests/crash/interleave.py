@@ -19,7 +19,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from crash.crew import Report, crew_parser, demand_few, report_on, too_many_faults_end_it
@@ -88,6 +88,22 @@ class Director:
         self.try_out(Pair(scene, a, at, b, -1, TO_THE_END))
         return [number for number, _ in self.stage.passes.passed()]
 
+    def play_all(
+        self,
+        options: argparse.Namespace,
+        chance: random.Random,
+        scene: Scene,
+        a: Operation,
+        b: Operation,
+    ) -> None:
+        """All pairs of points of two operations, or a part of A's."""
+        for at in self.first_passes(scene, a):
+            if chance.random() < options.every:
+                meanwhile = self.passed_meanwhile(scene, a, at, b)
+                for to in () if options.to_the_end else meanwhile:
+                    self.try_out(Pair(scene, a, at, b, to, KILL))
+                    self.try_out(Pair(scene, a, at, b, to, STOP))
+
     def try_out(self, pair: Pair) -> None:
         self.counts["pairs"] += 1
         try:
@@ -143,31 +159,26 @@ class Director:
             self.counts["of which B did not get there"] += 1
 
 
+def pairs_in(scene: Scene, only: str) -> Iterator[tuple[Operation, Operation]]:
+    """What is tried in that scene."""
+    if scene.name in SCENES:
+        for a, b in itertools.product(WORK, WORK):
+            if scene.others is Others.DIE and not {a, b} & MEET_THE_DEAD:
+                continue
+            if re.search(only, f"{scene.name} {a} {b}"):
+                yield BY_NAME[a], BY_NAME[b]
+
+
 def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     """What one of the processes does that share the work."""
     director = Director(folder)
     chance = random.Random(options.seed * 1000 + number)
-    work = [
-        (scene, BY_NAME[a], BY_NAME[b])
-        for scene in all_scenes(os.path.join(folder, f"scene-{number}"))
-        if scene.name in SCENES
-        for a, b in itertools.product(WORK, WORK)
-        if scene.others is not Others.DIE or {a, b} & MEET_THE_DEAD
-    ]
-    work = [
-        each
-        for each in work
-        if re.search(options.only, f"{each[0].name} {each[1].name} {each[2].name}")
-    ]
-    random.Random(options.seed).shuffle(work)
+    turns = itertools.count()
     with too_many_faults_end_it(director.faults):
-        for scene, a, b in work[number :: options.jobs]:
-            for at in director.first_passes(scene, a):
-                if chance.random() < options.every:
-                    meanwhile = director.passed_meanwhile(scene, a, at, b)
-                    for to in () if options.to_the_end else meanwhile:
-                        director.try_out(Pair(scene, a, at, b, to, KILL))
-                        director.try_out(Pair(scene, a, at, b, to, STOP))
+        for scene in all_scenes(os.path.join(folder, f"scene-{number}")):
+            for a, b in pairs_in(scene, options.only):
+                if next(turns) % options.jobs == number:
+                    director.play_all(options, chance, scene, a, b)
     director.stage.close()
     return Report(director.counts, director.faults)
 

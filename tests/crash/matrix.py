@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import os
 import random
 import re
@@ -29,6 +30,7 @@ from crash.trial import RECOVERY, Fault, Point, Stage
 
 ROWS_AT, ROW_NBYTES, MAX_ROWS = 8192, 128, 1024  # Row.pid is the only thing that chance decides
 PID = slice(8, 12)
+SCENES = 14  # among which a sample of three deaths is shared out
 SECONDS, THIRDS = 6, 12  # points of the recovery that a sample takes after each first, each second
 
 
@@ -147,18 +149,15 @@ def _without_pids(at: int, data: bytes) -> bytes:
 
 def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     """What one of the processes does that share the work."""
-    scenes = all_scenes(os.path.join(folder, f"scene-{number}"))
     player = Player(folder, options.seed * 1000 + number, options.every)
-    work = [
-        (scene, operation)
-        for scene in scenes
-        for operation in OPERATIONS
-        if re.search(options.only, f"{scene.name} {operation.name}")
-    ]
-    random.Random(options.seed).shuffle(work)
+    turns = itertools.count()
+    trials = -(-options.trials // (SCENES * len(OPERATIONS)))
     with too_many_faults_end_it(player.faults):
-        for scene, operation in work[number :: options.jobs]:
-            player.play(options, scene, operation, -(-options.trials // max(1, len(work))))
+        for scene in all_scenes(os.path.join(folder, f"scene-{number}")):
+            for operation in OPERATIONS:
+                wanted = re.search(options.only, f"{scene.name} {operation.name}")
+                if wanted and next(turns) % options.jobs == number:
+                    player.play(options, scene, operation, trials)
     player.stage.close()
     counts = {f"{deaths} death(s)": n for deaths, n in player.counts.items() if n}
     return Report(

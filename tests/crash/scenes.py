@@ -11,7 +11,7 @@ import contextlib
 import enum
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -232,11 +232,14 @@ def rebooted(path: str) -> Scene:
     return scene._replace(name="rebooted", image=scene.image._replace(pieces=pieces))
 
 
-def all_scenes(path: str) -> list[Scene]:
-    """Each made at `path`, which is free again afterwards."""
-    simple = [made, empty, furnished, full, full_of_slots, fragmented, pinned, mid_free, rebooted]
-    scenes = [make(path) for make in simple]
-    scenes += [condemned(path, Others.IDLE), condemned(path, Others.DIE)]
+def all_scenes(path: str) -> Iterator[Scene]:
+    """One after the other, each made at `path`, which is free again afterwards."""
+    for make in (made, empty, furnished, full, full_of_slots, fragmented, pinned):
+        yield make(path)
+    yield mid_free(path)
+    yield rebooted(path)
+    yield condemned(path, Others.IDLE)
     for others in (Others.STOPPED, Others.DIE):
-        scenes += [mid_replace(path, others), mid_change(path, others)]
-    return scenes
+        yield mid_replace(path, others)
+        yield mid_change(path, others)
+    yield condemned(path, Others.DIE)
