@@ -71,6 +71,7 @@ class Builder:
             self.some[bytes(self.put(data, name))] = data
         for k in range(5):
             self.put(bytes([k]) * 64)
+            self.put(bytes([k]) * 110)  # in the run that "small" is in, which so stays
             self.put(bytes([k]) * 3000)
 
     def another(self, work: Callable[[refstore.Store], object]) -> None:
