@@ -13,11 +13,13 @@ from refstore._atomics cimport (
     store_release_u32,
 )
 from refstore._layout cimport (
-    class_nbytes, class_of, CLASSES, ERR_FULL, ERR_FULL_SLOTS, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY,
-    extent_first, extent_pages, HELD, make_extent, make_word, PAGE, RETIRED, Run, RUN_BLOCKS, Slot,
-    SLOTS_PER_STEP, SMALL_LIMIT, word_generation, word_state, WRITING,
+    class_nbytes, class_of, CLASSES, ERR_DAMAGED, ERR_FULL, ERR_FULL_SLOTS, ERR_INDEX, ERR_MORE,
+    ERR_NO_MEMORY, extent_first, extent_pages, HELD, make_extent, make_word, PAGE, RETIRED, Run,
+    RUN_BLOCKS, Slot, SLOTS_PER_STEP, SMALL_LIMIT, word_generation, word_state, WRITING,
 )
-from refstore._pages cimport free_pages, lock, reach_map, take_pages, take_pages_high, unlock
+from refstore._pages cimport (
+    extent_is_sane, free_pages, lock, reach_map, take_pages, take_pages_high, unlock,
+)
 from refstore._slots cimport claim, unclaim
 from refstore._store cimport (
     bits_at, class_bits_at, commit_data, file_of, hint_set, hint_take, reach_pins, RECENT,
@@ -44,8 +46,8 @@ cdef inline void hint_range(uint64_t *words, uint64_t n_words, uint64_t first, u
 cdef inline int grow_slots(Store *s) noexcept nogil:
     cdef:
         uint64_t used = slots_used(s)
-        uint64_t end = min(used + SLOTS_PER_STEP, s.header.max_objects)
-    if used >= s.header.max_objects:
+        uint64_t end = min(used + SLOTS_PER_STEP, s.slot_limit)
+    if used >= s.slot_limit:
         return ERR_FULL_SLOTS
     if allocate(file_of(s), s.g.slots + used * sizeof(Slot), SLOTS_PER_STEP * sizeof(Slot)) != 0:
         return ERR_NO_MEMORY
@@ -65,7 +67,7 @@ cdef inline int take_bare(Store *s, uint64_t state, uint64_t *slot) noexcept nog
             if got != 0:
                 return got
             continue
-        if not claim(s, <uint64_t>i, state):
+        if <uint64_t>i >= slots_used(s) or not claim(s, <uint64_t>i, state):
             continue
         if s.slots[i].run == 0 and s.slots[i].extent == 0:
             slot[0] = <uint64_t>i
@@ -85,6 +87,8 @@ cdef inline bint harvest(Store *s) noexcept nogil:
         i = hint_take(bits_at(s, s.g.stock_bits), s.g.slot_words, 0)
         if i < 0:
             return any_came
+        if <uint64_t>i >= slots_used(s):
+            continue
         # a retired slot changes only under this lock
         state = word_state(load_acquire(&s.slots[i].word))               # [free]
         if state != RETIRED and not claim(s, <uint64_t>i, HELD):
@@ -92,7 +96,8 @@ cdef inline bint harvest(Store *s) noexcept nogil:
         extent = s.slots[i].extent
         if extent:
             any_came = True
-            free_pages(s, extent_first(extent), extent_pages(extent))
+            if extent_is_sane(s, extent_first(extent), extent_pages(extent)):
+                free_pages(s, extent_first(extent), extent_pages(extent))
             assign(s.slots[i].extent, 0)
         if state != RETIRED:
             unclaim(s, <uint64_t>i)
@@ -326,6 +331,8 @@ cdef inline bint take_stocked(Store *s, int size_class, uint64_t *slot) noexcept
         r = hint_take(class_bits_at(s, size_class), s.g.run_words, s.row * 5 % s.g.run_words)
         if r < 0:
             return False
+        if <uint64_t>r >= runs_used(s):
+            continue
         s.current[size_class] = <uint32_t>(r + 1)
         if take_from_run(s, size_class, <uint64_t>r, slot):
             return True
@@ -348,7 +355,7 @@ cdef inline uint64_t run_blocks(Store *s, int size_class) noexcept nogil:
     # One page's worth at first; then as much as the class has already, halved, so that waste stays in proportion.
     cdef uint64_t size = class_nbytes(size_class)
     cdef uint64_t blocks = max(PAGE // size, s.pool.class_pages[size_class] * PAGE // size // 2)
-    return max(<uint64_t>1, min(blocks, min(<uint64_t>RUN_BLOCKS, s.header.max_objects // 16 + 1)))
+    return max(<uint64_t>1, min(blocks, min(<uint64_t>RUN_BLOCKS, s.slot_limit // 16 + 1)))
 
 
 cdef inline int new_run(Store *s, uint64_t *r) noexcept nogil:
@@ -359,6 +366,8 @@ cdef inline int new_run(Store *s, uint64_t *r) noexcept nogil:
     while True:
         taken = hint_take(bits_at(s, s.g.run_bits), s.g.run_words, 0)
         if taken >= 0:
+            if <uint64_t>taken >= runs_used(s):
+                continue
             r[0] = <uint64_t>taken
             return 0
         used = runs_used(s)
@@ -375,7 +384,6 @@ cdef inline void stock_slot(Store *s, uint64_t i, uint64_t r, uint64_t j, int si
     cdef Slot *slot = &s.slots[i]
     assign(slot.block, <unsigned char>j)
     assign(slot.size_class, <unsigned char>size_class)
-    assign(slot.offset, s.g.data + <uint64_t>s.runs[r].first * PAGE + j * class_nbytes(size_class))
     # last: a death in between leaves a slot without a block, and never one with half of another's address
     store_release_u32(&slot.run, <uint32_t>(r + 1))                      # [stock]
     store_relaxed_u32(&s.runs[r].slots[j], <uint32_t>(i + 1))  # relaxed: a hint, checked against the slot
@@ -387,7 +395,7 @@ cdef inline uint64_t restock(Store *s, int size_class, uint32_t *held, uint64_t 
     for r in range(runs_used(s)):
         if s.runs[r].live != <uint64_t>size_class + 1 or s.runs[r].orphans == 0:
             continue
-        for j in range(s.runs[r].blocks):
+        for j in range(min(s.runs[r].blocks, <uint64_t>RUN_BLOCKS)):
             if s.runs[r].slots[j] == 0 and used < n:
                 stock_slot(s, held[used], r, j, size_class)
                 assign(s.runs[r].orphans, s.runs[r].orphans - 1)
@@ -493,20 +501,35 @@ cdef inline int take_small(Store *s, uint64_t nbytes, uint64_t *slot) noexcept n
 
 # Any block
 
-cdef inline int commit_block(Store *s, uint64_t i) noexcept nogil:
+cdef inline int commit_run_block(Store *s, Slot *slot) noexcept nogil:
     cdef Run *run
-    cdef uint64_t extent = s.slots[i].extent
-    if extent:
-        # here, and from nothing else: an extent may have come to the slot by other ways than a put
-        assign(s.slots[i].offset, s.g.data + extent_first(extent) * PAGE)
-        return commit_data(s, extent_first(extent), extent_pages(extent))
-    run = &s.runs[s.slots[i].run - 1]
+    cdef uint64_t size
+    if slot.run > runs_used(s) or slot.size_class >= CLASSES:
+        return ERR_DAMAGED
+    run = &s.runs[slot.run - 1]
+    size = class_nbytes(slot.size_class)
+    if not extent_is_sane(s, run.first, run.pages) or (slot.block + 1) * size > run.pages * <uint64_t>PAGE:
+        return ERR_DAMAGED
+    assign(slot.offset, s.g.data + run.first * <uint64_t>PAGE + slot.block * size)
     if load_acquire(&run.committed):                                     # [committed]
         return 0
     if commit_data(s, run.first, run.pages) != 0:
         return ERR_NO_MEMORY
     store_release(&run.committed, 1)                                     # [committed] its pages are there
     return 0
+
+
+cdef inline int commit_block(Store *s, uint64_t i) noexcept nogil:
+    # Where the block lies follows from who owns it, and from nothing else: it may have come to the slot by other ways
+    # than a put, and the file may be damaged.
+    cdef Slot *slot = &s.slots[i]
+    cdef uint64_t extent = slot.extent
+    if not extent:
+        return commit_run_block(s, slot)
+    if not extent_is_sane(s, extent_first(extent), extent_pages(extent)):
+        return ERR_DAMAGED
+    assign(slot.offset, s.g.data + extent_first(extent) * PAGE)
+    return commit_data(s, extent_first(extent), extent_pages(extent))
 
 
 cdef inline int take_block(Store *s, uint64_t nbytes, uint64_t *slot) noexcept nogil:
@@ -527,8 +550,12 @@ cdef inline int take_block(Store *s, uint64_t nbytes, uint64_t *slot) noexcept n
         got = take_extent(s, (nbytes + PAGE - 1) // PAGE, slot)
     if got != 0:
         return got
-    if commit_block(s, slot[0]) != 0:
+    got = commit_block(s, slot[0])
+    if got == ERR_DAMAGED:
+        return got              # the slot stays ours: nobody is to use it again
+    if got != 0:
         unclaim(s, slot[0])
         if nbytes > SMALL_LIMIT or not take_anywhere(s, class_of(nbytes), True, slot):
             return ERR_NO_MEMORY
+        return commit_block(s, slot[0])
     return 0

@@ -60,7 +60,9 @@ from refstore._layout cimport (
     ERR_NOT_FOUND, FREE, Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word,
     OBJECTS_LIMIT as MOST_OBJECTS, Slot, word_generation, word_state,
 )
-from refstore._open cimport creator_lives, join, look_after_reboot, new_file, read_header
+from refstore._open cimport (
+    creator_lives, identify, join, look_after_reboot, new_file, own_command, read_header,
+)
 from refstore._put cimport (
     demand_free_name, find_named, finish, Name, put_any, read_name, start, start_array,
 )
@@ -70,8 +72,8 @@ from refstore._stats cimport (
     Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name,
     take_came_back, take_census,
 )
-from refstore._store cimport count, pins_are_near, reach_pins, Store
-from refstore._sys cimport high_descriptor, munmap
+from refstore._store cimport count, pins_are_near, reach_pins, row_at, Store
+from refstore._sys cimport munmap
 from refstore._trim cimport trim_free
 
 import operator
@@ -185,16 +187,19 @@ cdef class Attachment:
 
     cdef int take_part(self, str path, int fd, const Header *h, object found) except -1:
         global first_store
+        cdef bytes command = own_command()
         self.path = path
         self.encoded_path = os.fsencode(path)
         self.uuid = PyBytes_FromStringAndSize(<const char*>h.uuid, 16)
         self.s.path = PyBytes_AS_STRING(self.encoded_path)
         self.s.dev, self.s.ino = found.st_dev, found.st_ino
-        self.s.fd = high_descriptor(fd)
-        join(&self.s, h, path)
+        # From the lock on our row to where the fork hooks know of us, the GIL is ours throughout: a child that
+        # another thread forked in between would share our lock, and keep us alive when we are dead.
+        join(&self.s, fd, h, path)
         self.joined = True
         self.s.next = first_store
         first_store = &self.s
+        identify(row_at(&self.s, self.s.row), command)
         look_after_reboot(&self.s, path)
         return 0
 
@@ -237,7 +242,7 @@ def attach(str path not None, bint foreign):
             return att
         head = read_header(fd, path, found, foreign)
         att = Attachment()
-        att.take_part(path, os.dup(fd), <Header*>PyBytes_AS_STRING(head), found)
+        att.take_part(path, fd, <Header*>PyBytes_AS_STRING(head), found)
         attachments[(found.st_dev, found.st_ino)] = att
         return att
     finally:
@@ -545,7 +550,6 @@ cdef PinnedBuffer pinned(Attachment att, uint64_t i, uint64_t generation):
 cdef class Writer(Block):
     """Room in shared memory, to be written and then sealed: a context manager and a writable buffer."""
 
-    cdef uint64_t row           # that of the process that made it: a forked child's copy is dead
     cdef bint is_sealed
     cdef bint replaces
     cdef str name
@@ -563,7 +567,7 @@ cdef class Writer(Block):
         self.drop()
 
     cdef bint is_ours(self) noexcept:
-        return self.att is not None and self.att.s.alive[0] != 0 and self.row == self.att.s.row
+        return self.att is not None and self.att.s.alive[0] != 0 and not self.open.is_inherited
 
     cdef void give_up(self) noexcept:
         if not self.is_closed and self.is_ours():
@@ -579,7 +583,6 @@ cdef class Writer(Block):
         global first_writer
         self.open.s = &self.att.s
         self.open.slot = self.slot
-        self.open.views = &self.exports
         self.open.pinned = &self.pinned
         self.open.next = first_writer
         first_writer = &self.open
@@ -742,7 +745,6 @@ cdef class Engine:
             writer.slot = start_shaped(&att.s, shape, np.dtype(dtype))
         writer.att = writer.home = att
         writer.tag = att.s.tag
-        writer.row = att.s.row
         writer.generation = generation_of(&att.s, writer.slot)
         writer.data = att.s.base + att.s.slots[writer.slot].offset
         writer.nbytes = <Py_ssize_t>att.s.slots[writer.slot].nbytes

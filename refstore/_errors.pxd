@@ -4,8 +4,8 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from refstore._layout cimport (
-    ERR_BUSY, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_PINS,
-    ERR_RECOVERY, MAX_ROWS, Row,
+    ERR_BUSY, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
+    ERR_PINS, ERR_RECOVERY, MAX_ROWS, Row,
 )
 from refstore._holders cimport top_holders
 from refstore._stats cimport Census, take_census
@@ -79,6 +79,12 @@ cdef inline object full(Store *s, uint64_t needed, int error):
         needed=needed, free=free_bytes, largest_free=census.largest_free, holders=holders)
 
 
+cdef inline object damaged_file(Store *s):
+    from refstore.errors import StoreCorruptedError
+    return StoreCorruptedError(f"store {path_of(s)!r} is damaged: what it says of its space or its locks cannot be; "
+                               "something else wrote to the file. Remove it, or see what check() finds")
+
+
 cdef inline object put_error(Store *s, int error, uint64_t nbytes, object name):
     from refstore.errors import ObjectExistsError
     if error == ERR_EXISTS:
@@ -86,6 +92,8 @@ cdef inline object put_error(Store *s, int error, uint64_t nbytes, object name):
                                  "delete it, or put with replace=True")
     if error == ERR_RECOVERY:
         return no_recovery(s)
+    if error == ERR_DAMAGED:
+        return damaged_file(s)
     if error == ERR_BUSY:
         return busy(s, f"a put of {nbytes} bytes" if name is None else f"publishing {name!r}")
     return full(s, nbytes, error)
@@ -97,6 +105,10 @@ cdef inline object get_error(Store *s, int error, object key, bint other_store):
         return RefstoreError(f"this process holds 2**30 pins on {key!r}: release some")
     if error == ERR_RECOVERY:
         return no_recovery(s)
+    if error == ERR_DAMAGED:
+        return damaged_file(s)
+    if error == ERR_DAMAGED:
+        return damaged_file(s)
     if error == ERR_BUSY:
         return busy(s, f"the deletion of {key!r}")
     if error != ERR_NOT_FOUND:

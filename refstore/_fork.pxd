@@ -17,18 +17,18 @@ from refstore._sys cimport (
 )
 
 cdef struct OpenWriter:
-    # What the hooks know of a Writer: its views, inherited, could write into whatever comes to lie there next.
+    # What the hooks know of a Writer: who inherits it can write into whatever comes to lie there next.
     OpenWriter *next
     Store *s
     uint64_t slot
-    Py_ssize_t *views
     bint *pinned                # in a child: its row pins the block, and its copy of the Writer gives that back
-    bint is_shared              # a child has such views: the block is not free when ours are gone
+    bint is_inherited           # only the process that made it may end it, whatever row it has
+    bint is_shared              # a child has it too: the block is not free when ours is done with
 
 
 cdef inline int pin_open_writers(OpenWriter *writer, Store *s, uint64_t child) noexcept nogil:
     while writer != NULL:
-        if writer.s == s and writer.views[0]:
+        if writer.s == s and not writer.pinned[0]:      # else our own pin is copied with the others
             if commit_pins(s, child, writer.slot // SLOTS_PER_STEP) != 0:
                 return -1
             fetch_or_seq_cst(&s.slots[writer.slot].mask, <uint64_t>1 << (child & 63))        # [pin]
@@ -39,11 +39,11 @@ cdef inline int pin_open_writers(OpenWriter *writer, Store *s, uint64_t child) n
 
 cdef inline void settle_writers(OpenWriter *writer, bint in_child) noexcept nogil:
     while writer != NULL:
-        if writer.views[0]:
-            if in_child:
-                writer.pinned[0] = True
-            else:
-                writer.is_shared = True
+        if in_child:
+            writer.pinned[0] = True
+            writer.is_inherited = True
+        else:
+            writer.is_shared = True
         writer = writer.next
 
 

@@ -133,6 +133,7 @@ cdef enum Error:
     ERR_MORE = -10          # the page map must grow first
     ERR_DEAD = -11          # a dead process holds a lock: recover, then try again
     ERR_RECOVERY = -12      # it is dead, and cannot be recovered from here: no descriptor left
+    ERR_DAMAGED = -13       # a number in the file that cannot be
 
 cdef struct Header:
     uint64_t magic              # written last when the file is made

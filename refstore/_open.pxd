@@ -16,8 +16,11 @@ from refstore._layout cimport (
 )
 from refstore._rows cimport enter, lock_row
 from refstore._stats cimport find_problems
-from refstore._store cimport row_at, Store
-from refstore._sys cimport allocate, byte_is_locked, close, lock_byte, locks_bytes, O_RDONLY, reopen
+from refstore._store cimport Store
+from refstore._sys cimport (
+    allocate, byte_is_locked, close, getpid, high_descriptor, lock_byte, locks_bytes, O_RDONLY,
+    O_RDWR, reopen,
+)
 
 
 cdef inline bytes boot_id():
@@ -107,6 +110,11 @@ cdef inline bytes read_header(int fd, str path, object found, bint foreign):
     return head
 
 
+cdef inline object no_descriptor(str path):
+    import errno
+    return OSError(errno.EMFILE, "cannot open the store once more: no descriptor left, or no /proc", path)
+
+
 cdef inline object no_lasting_lock(str path):
     import errno
     return OSError(errno.EOPNOTSUPP, "the file system's byte locks do not hold between descriptors: put the "
@@ -115,11 +123,10 @@ cdef inline object no_lasting_lock(str path):
 
 cdef inline int demand_lasting_lock(Store *s, uint64_t row, str path) except -1:
     # Asks through a second description whether the lock shows: on some file systems it does not.
-    import errno
     cdef int second = reopen(s.fd, O_RDONLY)
     cdef bint holds
     if second < 0:
-        raise OSError(errno.EMFILE, "cannot open the store once more: no descriptor left, or no /proc", path)
+        raise no_descriptor(path)
     holds = byte_is_locked(second, row)
     close(second)
     if not holds:
@@ -127,12 +134,17 @@ cdef inline int demand_lasting_lock(Store *s, uint64_t row, str path) except -1:
     return 0
 
 
-cdef inline int join(Store *s, const Header *h, str path) except -1:
-    # s.fd, path, dev and ino are set. On an exception, unmap_store() clears up.
+cdef inline int join(Store *s, int fd, const Header *h, str path) except -1:
+    # Through a description of our own, which nobody has but we. On an exception, unmap_store() clears up.
     import os
     from refstore.errors import RefstoreError
-    cdef int failed = map_store(s, h)
+    cdef int failed
     cdef int64_t row
+    s.fd = reopen(fd, O_RDWR)
+    if s.fd < 0:
+        raise no_descriptor(path)
+    s.fd = high_descriptor(s.fd)
+    failed = map_store(s, h)
     if failed:
         raise OSError(failed, f"cannot map the {s.g.file_size} bytes of the store: {os.strerror(failed)}", path)
     row = lock_row(s, s.fd)
@@ -142,22 +154,21 @@ cdef inline int join(Store *s, const Header *h, str path) except -1:
         raise RefstoreError(f"all {MAX_ROWS} rows of store {path!r} are taken: no more processes can attach")
     demand_lasting_lock(s, <uint64_t>row, path)
     enter(s, <uint64_t>row)
-    identify(row_at(s, s.row))
     return 0
 
 
-cdef inline int identify(Row *row) except -1:
-    # for messages only
-    import os
-    cdef bytes command
+cdef inline bytes own_command():
     with open("/proc/self/cmdline", "rb") as file:
-        command = file.read(200).replace(b"\0", b" ")[:39]
-    assign(row.pid, <unsigned int>os.getpid())
+        return file.read(200).replace(b"\0", b" ")[:39]
+
+
+cdef inline void identify(Row *row, bytes command) noexcept:
+    # for messages only
+    assign(row.pid, <unsigned int>getpid())
     memset(row.command, 0, sizeof(row.command))
     failpoint()
     memcpy(row.command, PyBytes_AS_STRING(command), <size_t>len(command))
     failpoint()
-    return 0
 
 
 cdef inline int look_after_reboot(Store *s, str path) except -1:

@@ -22,9 +22,9 @@ from refstore._debug cimport failpoint
 from refstore._errors cimport full, put_error
 from refstore._index cimport find, Found, name_hash, publish, seal
 from refstore._layout cimport (
-    COUNT_PUTS, ERR_BUSY, ERR_DEAD, ERR_EXISTS, ERR_FULL, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
-    ERR_RECOVERY, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, Label, LABEL_TEXT, MAX_ROWS,
-    NAME_LIMIT, Slot,
+    COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_EXISTS, ERR_FULL, ERR_INDEX, ERR_NO_MEMORY,
+    ERR_NOT_FOUND, ERR_RECOVERY, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, Label,
+    LABEL_TEXT, MAX_ROWS, NAME_LIMIT, Slot,
 )
 from refstore._rows cimport recover_blocker, recover_dead, sweep
 from refstore._slots cimport abandon, free_slot, pins_condemned, unpin
@@ -68,23 +68,27 @@ cdef inline int demand_free_name(Store *s, object text, Name *name) except -1:
 
 cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot):
     # When there is none: what dead processes held, then what garbage of this one still pins.
-    cdef int got
+    cdef int got, recovery = 0
     cdef int attempt = 0
+    cdef uint64_t stuck = 0
     while True:
         got = take_block(s, nbytes, slot)
         if got == ERR_DEAD:
             got = recover_blocker(s, got)
             if got == 0:
                 continue
-        if got == 0 or got == ERR_BUSY or got == ERR_RECOVERY or attempt == 2:
+        if got == 0 or got == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
             return got
         if attempt == 0:
-            if recover_dead(s, True) == ERR_BUSY:
-                return ERR_BUSY
+            recovery = recover_dead(s, True)
+            stuck = s.blocked_by
             sweep(s, MAX_ROWS)      # of no dead row: hints that went missing
-        elif pins_condemned(s):
+        elif attempt == 1 and pins_condemned(s):
             import gc
             gc.collect()
+        elif recovery == ERR_BUSY:
+            s.blocked_by = stuck
+            return ERR_BUSY         # room may come back from a recovery that stands still
         else:
             return got
         attempt += 1

@@ -14,9 +14,9 @@ from refstore._atomics cimport (
 from refstore._debug cimport failpoint, patience_ms
 from refstore._index cimport cell_naming, condemn_replaced, make_cell, settle
 from refstore._layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_BUSY, ERR_DEAD, ERR_RECOVERY,
-    FREE, HELD, MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot,
-    SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
+    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD,
+    ERR_RECOVERY, FREE, HELD, MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED,
+    Slot, SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
 from refstore._pages cimport BUSY_AFTER_MS, rebuild, unlock
 from refstore._slots cimport free_slot, reap_condemned, unclaim
@@ -159,6 +159,14 @@ cdef inline void recover_locked(Store *s, uint64_t dead) noexcept nogil:
     count(s, COUNT_RECOVERIES, 1)
 
 
+cdef inline bint holds_locks(Store *s, uint64_t r) noexcept nogil:
+    cdef uint64_t k
+    for k in range(<uint64_t>NAME_LOCKS):
+        if load_acquire(&name_lock_at(s, k).lock) == r + 1:
+            return True
+    return load_acquire(&s.pool.lock) == r + 1
+
+
 cdef inline bint row_is_dead(Store *s, uint64_t r) noexcept nogil:
     return r != s.row and not byte_is_locked(file_of(s), r)
 
@@ -177,7 +185,8 @@ cdef inline int recover_row(Store *s, uint64_t r) noexcept nogil:
     if fd < 0:
         return ERR_RECOVERY
     if lock_byte(fd, r):
-        if load_acquire(&row_at(s, r).state):                            # [row] still unrecovered
+        # still unrecovered; or free, and a lock names it: a damaged file must not make us wait for ever
+        if load_acquire(&row_at(s, r).state) or holds_locks(s, r):       # [row]
             recover_locked(s, r)
             done = 1
     close(fd)
@@ -189,6 +198,8 @@ cdef inline int recover_blocker(Store *s, int error) noexcept nogil:
     cdef int got
     if error != ERR_DEAD:
         return error
+    if s.blocked_by - 1 == s.row:
+        return ERR_DAMAGED      # a lock names us, and we do not hold it
     got = recover_row(s, s.blocked_by - 1)
     return got if got < 0 else 0
 
@@ -199,12 +210,10 @@ cdef inline void look_at_blocker(Store *s) noexcept nogil:
         recover_row(s, s.blocked_by - 1)
 
 
-cdef inline int await_recoverer(Store *s, uint64_t r) noexcept nogil:
+cdef inline int await_recoverer(Store *s, uint64_t r, uint64_t since) noexcept nogil:
     # If another process recovers row r: 0 when it is through or dead itself, ERR_BUSY if it stands still.
-    cdef uint64_t since = now_ms()
     while row_at(s, r).recoverer and is_ready(s.header.live, r) and byte_is_locked(file_of(s), r):
         if now_ms() - since >= <uint64_t>patience_ms(BUSY_AFTER_MS):
-            s.blocked_by = r + 1
             return ERR_BUSY
         sleep_us(100)
     return 0
@@ -213,15 +222,20 @@ cdef inline int await_recoverer(Store *s, uint64_t r) noexcept nogil:
 cdef inline int recover_dead(Store *s, bint wait) noexcept nogil:
     # Every dead row. 0, or an error if that could not be done for one; `wait`: for those that others recover, too.
     cdef int got, failed = 0
+    cdef uint64_t since = now_ms(), stuck = 0
     cdef int64_t row = next_live_row(s, 0)
     while row >= 0:
         got = recover_row(s, <uint64_t>row)
         if got == 0 and wait:
-            got = await_recoverer(s, <uint64_t>row)
+            got = await_recoverer(s, <uint64_t>row, since)
             if got == 0:
                 got = recover_row(s, <uint64_t>row)
+            else:
+                stuck = <uint64_t>row + 1
         failed = min(failed, got)
         row = next_live_row(s, <uint64_t>row + 1)
+    if stuck:
+        s.blocked_by = stuck    # and not who kept us from some reap meanwhile
     return failed
 
 

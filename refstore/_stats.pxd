@@ -146,7 +146,7 @@ cdef inline int64_t next_live(Store *s, uint64_t i, uint64_t *generation) noexce
 
 cdef inline str slot_name(Store *s, uint64_t i):
     # of a pinned slot; None if it has none
-    if s.slots[i].name_hash == 0:
+    if s.slots[i].name_hash == 0 or not labels_are_ready(s, i):
         return None
     return label_at(s, i).name[:label_at(s, i).name_nbytes].decode()
 

@@ -117,8 +117,8 @@ MUTATIONS = [
         "recovery_without_lock",
         "H11: a row is recovered that somebody has taken since",
         "_rows.pxd",
-        "    if lock_byte(fd, r):\n        if load",
-        "    if True:\n        if load",
+        "    if lock_byte(fd, r):\n        # still",
+        "    if True:\n        # still",
         ("crash.interleave", "--only=_die recover"),
     ),
     Mutation(
@@ -271,7 +271,7 @@ MUTATIONS = [
         "full_without_recovery",
         "H34: a put is refused for room that a dead process holds",
         "_put.pxd",
-        "            if recover_dead(s, True) == ERR_BUSY:\n                return ERR_BUSY\n"
+        "            recovery = recover_dead(s, True)\n            stuck = s.blocked_by\n"
         "            sweep(s, MAX_ROWS)      # of no dead row: hints that went missing\n",
         "            pass\n",
     ),
@@ -310,7 +310,7 @@ MUTATIONS = [
         "stale_offset",
         "an extent that came to a slot by a trim is written to at another one's address",
         "_alloc.pxd",
-        "        assign(s.slots[i].offset, s.g.data + extent_first(extent) * PAGE)\n",
-        "        if s.slots[i].offset == 0:\n            assign(s.slots[i].offset, s.g.data + extent_first(extent) * PAGE)\n",
+        "    assign(slot.offset, s.g.data + extent_first(extent) * PAGE)\n",
+        "    if slot.offset == 0:\n        assign(slot.offset, s.g.data + extent_first(extent) * PAGE)\n",
     ),
 ]
