@@ -85,7 +85,7 @@ def test_a_creator_killed_half_way_leaves_nothing(
         store.unlink()
 
 
-@pytest.mark.parametrize("point", ["close", "dup"])
+@pytest.mark.parametrize("point", ["close", "pread"])
 def test_a_creator_killed_before_it_joins_leaves_a_whole_store(
     folder: Path, path: str, point: str
 ) -> None:

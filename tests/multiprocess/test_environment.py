@@ -332,9 +332,10 @@ def test_a_limit_on_address_space_is_an_error_and_leaves_nothing(folder: Path, p
 
 def test_closed_descriptors_do_no_harm(store: refstore.Store, path: str) -> None:
     """What a program that makes itself a daemon does to every descriptor it finds."""
-    helpers.run_clean(
+    looker = "import sys, refstore; print(refstore.Store(sys.argv[1]).recover().processes)"
+    said = helpers.run_clean(
         """
-        import os, sys, refstore
+        import os, subprocess, sys, refstore
         store = refstore.Store(sys.argv[1], create=False)
         ref = store.put(b"x" * 1000)
         buf = store.get(ref)
@@ -354,11 +355,16 @@ def test_closed_descriptors_do_no_harm(store: refstore.Store, path: str) -> None
             assert bytes(buf) == b"x" * 1000
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
+        # whoever looks must still see that this process lives, by the lock that its mapping keeps
+        subprocess.run([sys.executable, "-c", sys.argv[2], sys.argv[1]], check=True)
         print(store.refcount(ref), store.stats().processes)
         buf.release()
         """,
         path,
+        looker,
     )
+    # the forked child, which ended without a word, and nobody else
+    assert said.split() == ["1", "2", "2"]
     assert store.check() == []
     assert "n" in store
 

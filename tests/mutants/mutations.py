@@ -86,8 +86,10 @@ MUTATIONS = [
         "hint_before_word",
         "H7: an allocator drops the hint, since the slot is not free yet",
         "_slots.pxd",
-        "    if generation == GENERATION_LAST:\n",
-        "    give_hint(s, i, extent, run, block, size_class)\n    if generation == GENERATION_LAST:\n",
+        "        store_release(&slot.word, make_word(generation + 1, FREE, 0))    # [free]\n"
+        "    give_hint(s, i, extent, run, block, size_class)\n",
+        "        give_hint(s, i, extent, run, block, size_class)\n"
+        "        store_release(&slot.word, make_word(generation + 1, FREE, 0))    # [free]\n",
         ("crash.interleave", "--to-the-end", "--only=furnished delete_small put_small"),
     ),
     Mutation(
