@@ -384,7 +384,7 @@ cdef inline void stock_slot(Store *s, uint64_t i, uint64_t r, uint64_t j, int si
     cdef Slot *slot = &s.slots[i]
     assign(slot.block, <unsigned char>j)
     assign(slot.size_class, <unsigned char>size_class)
-    # last: a death in between leaves a slot without a block, and never one with half of another's address
+    # last: a death in between leaves a slot without a block, and never one with half of another's place
     store_release_u32(&slot.run, <uint32_t>(r + 1))                      # [stock]
     store_relaxed_u32(&s.runs[r].slots[j], <uint32_t>(i + 1))  # relaxed: a hint, checked against the slot
 
@@ -502,13 +502,10 @@ cdef inline int take_small(Store *s, uint64_t nbytes, uint64_t *slot) noexcept n
 # Any block
 
 cdef inline int commit_run_block(Store *s, Slot *slot) noexcept nogil:
-    cdef Run *run
-    cdef uint64_t size
-    if slot.run > runs_used(s) or slot.size_class >= CLASSES:
-        return ERR_DAMAGED
-    run = &s.runs[slot.run - 1]
-    size = class_nbytes(slot.size_class)
-    if not extent_is_sane(s, run.first, run.pages) or (slot.block + 1) * size > run.pages * <uint64_t>PAGE:
+    cdef:
+        Run *run = &s.runs[slot.run - 1]
+        uint64_t size = class_nbytes(slot.size_class)
+    if run.first + <uint64_t>run.pages > s.g.pages or (slot.block + 1) * size > run.pages * <uint64_t>PAGE:
         return ERR_DAMAGED
     assign(slot.offset, s.g.data + run.first * <uint64_t>PAGE + slot.block * size)
     if load_acquire(&run.committed):                                     # [committed]

@@ -235,15 +235,6 @@ cdef inline void settle(Store *s, uint64_t i, uint64_t word, uint64_t state) noe
     cas_seq_cst(&s.slots[i].word, &word, make_word(word_generation(word), state, 0))         # [seal]
 
 
-cdef inline uint64_t condemn_replaced(Store *s, Slot *slot) noexcept nogil:
-    # the bytes that came free by it
-    cdef uint32_t old = slot.replaces_slot
-    if old and old <= slots_used(s):
-        condemn(s, old - 1, slot.replaces_generation)
-        return reap_condemned(s, old - 1)
-    return 0
-
-
 cdef inline int publish_locked(Store *s, uint64_t i, uint64_t hashed, Found *old, bint replaces) noexcept nogil:
     # The name's lock is ours and `old`, if there is one, is pinned.
     cdef:

@@ -12,14 +12,14 @@ from refstore._atomics cimport (
     store_seq_cst_u32,
 )
 from refstore._debug cimport failpoint, patience_ms
-from refstore._index cimport cell_naming, condemn_replaced, make_cell, settle
+from refstore._index cimport cell_naming, make_cell, settle
 from refstore._layout cimport (
     block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD,
     ERR_RECOVERY, FREE, HELD, MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED,
     Slot, SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
 from refstore._pages cimport BUSY_AFTER_MS, rebuild, unlock
-from refstore._slots cimport free_slot, reap_condemned, unclaim
+from refstore._slots cimport condemn, free_slot, reap_condemned, unclaim
 from refstore._store cimport (
     bits_at, CameBack, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready,
     name_lock_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, reach_pins, row_at, runs_used,
@@ -49,11 +49,24 @@ cdef inline void restore_hint(Store *s, uint64_t i, Slot *slot) noexcept nogil:
         hint_restore(bits_at(s, s.g.bare_bits), s.g.slot_words, i)
 
 
+cdef inline uint64_t reap_counted(Store *s, uint64_t i) noexcept nogil:
+    # the bytes of the block if it came free by this, else 0
+    cdef uint64_t nbytes = block_nbytes(&s.slots[i])
+    return nbytes if reap_condemned(s, i) else 0
+
+
+cdef inline void condemn_replaced(Store *s, Slot *slot) noexcept nogil:
+    cdef uint32_t old = slot.replaces_slot
+    if old and old <= slots_used(s):
+        condemn(s, old - 1, slot.replaces_generation)
+        s.came_back.nbytes += reap_counted(s, old - 1)
+
+
 cdef inline void condemn_dead(Store *s, uint64_t i, uint64_t word) noexcept nogil:
     # What a dead process was making. A child that it forked meanwhile may have views of the block, and pins it.
     settle(s, i, word, CONDEMNED)
     s.came_back.unfinished += 1
-    s.came_back.nbytes += reap_condemned(s, i)
+    s.came_back.nbytes += reap_counted(s, i)
 
 
 cdef inline void settle_dead(Store *s, uint64_t i, uint64_t word) noexcept nogil:
@@ -61,7 +74,7 @@ cdef inline void settle_dead(Store *s, uint64_t i, uint64_t word) noexcept nogil
     # nobody else has touched the name since.
     cdef Slot *slot = &s.slots[i]
     if cell_naming(s, make_cell(i, word_generation(word), slot.name_hash), slot.name_hash) != NULL:
-        s.came_back.nbytes += condemn_replaced(s, slot)
+        condemn_replaced(s, slot)
         settle(s, i, word, SEALED)
         s.came_back.published += 1
     else:
@@ -83,7 +96,7 @@ cdef inline void sweep(Store *s, uint64_t dead) noexcept nogil:
         if state == FREE or state == RETIRED:
             restore_hint(s, i, slot)
         elif state == CONDEMNED:
-            nbytes += reap_condemned(s, i)
+            nbytes += reap_counted(s, i)
         elif word_row(word) == dead:
             if state == WRITING:
                 condemn_dead(s, i, word)

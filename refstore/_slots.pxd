@@ -15,9 +15,9 @@ from refstore._atomics cimport (
 )
 from refstore._debug cimport ASSERT, failpoint
 from refstore._layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST,
-    LIVE_WORDS, make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot,
-    SLOTS_PER_STEP, word_generation, word_state,
+    CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, LIVE_WORDS,
+    make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
+    word_generation, word_state,
 )
 from refstore._store cimport (
     bits_at, class_bits_at, hint_set, is_ready, pins_are_near, pins_of, pins_ready_of, reach_pins,
@@ -206,11 +206,9 @@ cdef inline int condemn(Store *s, uint64_t i, uint64_t generation) noexcept nogi
     return ERR_NOT_FOUND
 
 
-cdef inline uint64_t reap_condemned(Store *s, uint64_t i) noexcept nogil:
-    # the bytes of the block if it came free by this, else 0
+cdef inline bint reap_condemned(Store *s, uint64_t i) noexcept nogil:
     cdef uint64_t word = load_seq_cst(&s.slots[i].word)                  # [pin]
-    cdef uint64_t nbytes = block_nbytes(&s.slots[i])
-    return nbytes if word_state(word) == CONDEMNED and try_reap(s, i, word) else 0
+    return word_state(word) == CONDEMNED and try_reap(s, i, word)
 
 
 cdef inline void abandon(Store *s, uint64_t i) noexcept nogil:

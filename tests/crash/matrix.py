@@ -28,9 +28,7 @@ from crash.operations import BY_NAME, OPERATIONS, Operation, Outcomes
 from crash.scenes import Scene, all_scenes
 from crash.trial import RECOVERY, Fault, Point, Stage
 
-ROWS_AT, ROW_NBYTES, MAX_ROWS = 8192, 128, 1024  # Row.pid is the only thing that chance decides
-PID = slice(8, 12)
-SCENES = 14  # among which a sample of three deaths is shared out
+SCENES = 16  # among which a sample of three deaths is shared out
 SECONDS, THIRDS = 6, 12  # points of the recovery that a sample takes after each first, each second
 
 
@@ -137,13 +135,14 @@ def _mark(left: image.Image) -> bytes:
 
 
 def _without_pids(at: int, data: bytes) -> bytes:
-    first = max(at, ROWS_AT)
-    end = min(at + len(data), ROWS_AT + MAX_ROWS * ROW_NBYTES)
+    rows, nbytes = image.ROWS_AT, image.ROW_NBYTES
+    first = max(at, rows)
+    end = min(at + len(data), rows + image.MAX_ROWS * nbytes)
     if first >= end:
         return data
     masked = bytearray(data)
-    for row in range(first - at, end - at, ROW_NBYTES):
-        masked[row + PID.start : row + PID.stop] = bytes(4)
+    for row in range(first - at, end - at, nbytes):
+        masked[row + image.PID.start : row + image.PID.stop] = bytes(8)
     return bytes(masked)
 
 

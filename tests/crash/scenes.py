@@ -39,6 +39,7 @@ class Scene(NamedTuple):
     named: dict[str, set[bytes | None]]  # what may be there
     unnamed: dict[bytes, bytes]  # by ref
     some: dict[bytes, bytes]  # a few of both, by ref
+    alive: list[int]  # rows of the others
 
 
 class Builder:
@@ -92,7 +93,7 @@ class Builder:
         self.store.close()
         taken = image.take(self.path)
         os.unlink(self.path)
-        return Scene(name, taken, others, self.named, self.unnamed, self.some)
+        return Scene(name, taken, others, self.named, self.unnamed, self.some, taken.rows())
 
 
 def dies_at(
@@ -181,6 +182,29 @@ def condemned(path: str, others: Others) -> Scene:
     return builder.done(f"condemned_{others.name.lower()}", others)
 
 
+def no_free_row(path: str) -> Scene:
+    """As many processes as there can be, and only one of them is dead: who attaches has its row."""
+    builder = Builder(path)
+    builder.furnish()
+    for data in (SMALL + b"!", LARGE + b"!"):
+        builder.store.put(data)
+    builder.store.close()
+    builder.another(_hold_condemned)
+    scene = builder.done("no_free_row")
+    image.put_back(path, scene.image)
+    with open(path, "r+b") as file:
+        for row in range(image.MAX_ROWS):
+            file.seek(image.ROWS_AT + row * image.ROW_NBYTES)
+            file.write(b"\1")
+        file.seek(image.LIVE_WORDS_AT)
+        file.write(bytes([image.LIVE_NBYTES // 8]))
+        file.seek(image.LIVE_AT)
+        file.write(b"\xff" * image.LIVE_NBYTES)
+    taken = image.take(path)
+    os.unlink(path)
+    return scene._replace(image=taken, alive=[row for row in taken.rows() if row])
+
+
 def mid_replace(path: str, others: Others) -> Scene:
     """Another process is between the new object and the old one under a name."""
     builder = Builder(path)
@@ -218,7 +242,7 @@ def made(path: str) -> Scene:
     os.close(_core.make_file(path, CAPACITY, 2000, 0o600, False))
     taken = image.take(path)
     os.unlink(path)
-    return Scene("made", taken, Others.IDLE, {}, {}, {})
+    return Scene("made", taken, Others.IDLE, {}, {}, {}, [])
 
 
 def rebooted(path: str) -> Scene:
@@ -244,3 +268,4 @@ def all_scenes(path: str) -> Iterator[Scene]:
         yield mid_replace(path, others)
         yield mid_change(path, others)
     yield condemned(path, Others.DIE)
+    yield no_free_row(path)

@@ -58,11 +58,11 @@ class Stage:
     def set_up(self, scene: Scene, taken: image.Image) -> Iterator[None]:
         """The scene, or what a death has made of it; its others live."""
         image.put_back(self.path, taken)
-        byte_locks(self.others_fd, scene.image.rows(), fcntl.F_WRLCK)
+        byte_locks(self.others_fd, scene.alive, fcntl.F_WRLCK)
         try:
             yield
         finally:
-            byte_locks(self.others_fd, scene.image.rows(), fcntl.F_UNLCK)
+            byte_locks(self.others_fd, scene.alive, fcntl.F_UNLCK)
 
     def start(self, scene: Scene, operation: Operation, ready: Callable[[], None]) -> int:
         """A process that does the operation, and calls `ready` just before it; returns its pid."""
@@ -101,7 +101,7 @@ class Stage:
 
     def _others_act(self, scene: Scene) -> None:
         if scene.others is Others.DIE:
-            byte_locks(self.others_fd, scene.image.rows(), fcntl.F_UNLCK)
+            byte_locks(self.others_fd, scene.alive, fcntl.F_UNLCK)
 
     def points_of(self, scene: Scene, taken: image.Image, operation: Operation) -> list[Point]:
         """Where the operation can be killed: first, second and last pass of each failpoint."""
@@ -129,7 +129,7 @@ class Stage:
     def look(self, scene: Scene, outcomes: list[Outcomes]) -> None:
         """A survivor attaches, beside the scene's others if they live; then they die too."""
         _core._set_patience(0)
-        rows = [] if scene.others is Others.DIE else scene.image.rows()
+        rows = [] if scene.others is Others.DIE else scene.alive
         byte_locks(self.others_fd, rows, fcntl.F_WRLCK)
         with refstore.Store(self.path, create=False) as store:
             if scene.others is not Others.STOPPED:

@@ -73,6 +73,41 @@ def test_room_pinned_by_a_killed_process_comes_back_to_a_put_that_needs_it(
     assert store.stats().condemned == 0
 
 
+@pytest.mark.parametrize("size", [100, 8192, 100_000])
+@pytest.mark.parametrize("hold", [workers.hold, workers.hold_view])
+def test_a_delete_of_what_a_killed_process_pinned_gives_the_room_back_at_once(
+    store: refstore.Store, path: str, hold: Callable[..., None], size: int
+) -> None:
+    ref = store.put(helpers.pattern(1, size))
+    with peer(path) as child:
+        child.do(hold, ref)
+        child.kill()
+        before = store.stats()
+        store.delete(ref)  # nobody has attached or recovered since
+        after = store.stats()
+    assert before.used - after.used >= size
+    assert (after.used, after.condemned) == (0, 0)
+
+
+@pytest.mark.parametrize("size", [100, 8192, 100_000])
+@pytest.mark.parametrize("hold", [workers.hold, workers.hold_view])
+def test_a_release_of_what_a_killed_process_pinned_too_gives_the_room_back_at_once(
+    store: refstore.Store, path: str, hold: Callable[..., None], size: int
+) -> None:
+    ref = store.put(helpers.pattern(1, size))
+    with peer(path) as child:
+        child.do(hold, ref)
+        with store.get(ref) as buf:
+            store.delete(ref)  # while both live
+            child.kill()
+            before = store.stats()
+            assert before.condemned == 1
+            buf.release()  # nobody has attached or recovered since
+            after = store.stats()
+    assert before.used - after.used >= size
+    assert (after.used, after.condemned) == (0, 0)
+
+
 def test_slots_of_a_killed_process_come_back(make_store: MakeStore, path: str) -> None:
     store = make_store("1MiB", max_objects=3)
     with peer(path) as child:

@@ -146,7 +146,11 @@ def main() -> int:
             for mutation in chosen
         ]
         for run in concurrent.futures.as_completed(runs):
-            mutation, caught_by, seconds = run.result()
+            try:
+                mutation, caught_by, seconds = run.result()
+            except (LookupError, RuntimeError) as error:
+                print(f"NOT TRIED: {error}", flush=True)
+                continue
             caught += bool(caught_by)
             verdict = f"caught: {caught_by}" if caught_by else "SURVIVED"
             print(f"{mutation.name:26} {verdict:24} {seconds:4.0f} s  {mutation.hole}", flush=True)

@@ -221,6 +221,140 @@ def test_damage_is_an_error_at_worst_and_never_a_crash(
     assert result.stdout.split()[0] == str(rounds)
 
 
+LOCK_THAT_CANNOT_BE = """
+    import signal, struct, sys, refstore
+    path, where, whose = sys.argv[1:]
+    store = refstore.Store(path, create=False)
+    store["n"] = b"x" * 1000
+    with open(path, "rb") as file:
+        file.seek(2 * 4096)  # the rows, of 128 bytes, whose first word is 1 while they are taken
+        rows = file.read(1024 * 128)
+    taken = [row for row in range(1024) if struct.unpack_from("=Q", rows, row * 128)[0]]
+    assert len(taken) == 2 and 700 not in taken, taken  # the test's, and ours after it
+    row = 700 if whose == "nobody" else taken[-1]
+
+    def damage(value):
+        with open(path, "r+b") as file:
+            for at in [4096] if where == "space" else range(34 * 4096, 50 * 4096, 64):
+                file.seek(at)
+                file.write(struct.pack("=Q", value))
+
+    def put():
+        if where == "space":
+            return store.put(b"y" * 200_000)
+        return store.put(b"y" * 200_000, name="n", replace=True)
+
+    damage(row + 1)
+    signal.alarm(30)  # what waits in the core listens to nothing else
+    try:
+        ref = put()
+    except refstore.StoreCorruptedError as error:
+        assert path in str(error)
+        print("refused")
+    else:
+        assert bytes(store.get(ref)) == b"y" * 200_000
+        print("went on")
+    if whose == "ours":
+        damage(0)
+    ref = put()  # a second one, with the lock as it is now
+    assert bytes(store.get(ref)) == b"y" * 200_000
+    for key in list(store):
+        store.delete(key)
+    assert store.check() == [], store.check()
+    stats = store.stats()
+    assert (stats.used, stats.processes) == (0, 2), stats
+"""
+
+
+@pytest.mark.parametrize(("whose", "outcome"), [("nobody", "went on"), ("ours", "refused")])
+@pytest.mark.parametrize("where", ["space", "names"])
+def test_a_lock_that_cannot_be_held_makes_no_put_wait_for_ever(
+    store: refstore.Store, path: str, where: str, whose: str, outcome: str
+) -> None:
+    assert helpers.run_clean(LOCK_THAT_CANNOT_BE, path, where, whose) == outcome
+
+
+STOCKED_SLOT = """
+    import struct, sys, refstore
+    path, size, field, value = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    PLACES = {"offset": 16, "nbytes": 24, "extent": 32}  # in a slot's 128 bytes
+    store = refstore.Store(path, capacity="1MiB", create=True)
+    other = store.put(b"o" * (size - 1))
+    ref = store.put(b"q" * size)
+    with open(path, "rb") as file:
+        whole = file.read()
+
+    def slot_of(nbytes):
+        return next(at for at in range(50 * 4096, len(whole), 128)
+                    if struct.unpack_from("=Q", whole, at + PLACES["nbytes"])[0] == nbytes)
+
+    def word(slot, field):
+        with open(path, "rb") as file:
+            file.seek(slot + PLACES[field])
+            return struct.unpack("=Q", file.read(8))[0]
+
+    def untouched():
+        with open(path, "rb") as file:
+            head = file.read(128)  # what never changes of the header
+        return head == whole[:128] and bytes(store.get(other)) == b"o" * (size - 1)
+
+    slot = slot_of(size)
+    right = word(slot, "offset")
+    store.delete(ref)
+    extent = word(slot, "extent")
+    damaged = {
+        "far": 1 << 43,
+        "the header": 64,
+        "another's": word(slot_of(size - 1), "offset"),
+        "far pages": (1 << 31) << 32 | extent & 0xFFFFFFFF,
+        "too many pages": extent | 0xFFFFFFFF,
+        "past the end": 255 << 32 | extent & 0xFFFFFFFF,
+    }[value]
+    with open(path, "r+b") as file:
+        file.seek(slot + PLACES[field])
+        file.write(struct.pack("=Q", damaged))
+    outcomes = set()
+    for byte in (b"r", b"s"):
+        try:
+            ref = store.put(byte * size)
+        except refstore.StoreCorruptedError:
+            outcomes.add("refused")
+        else:
+            outcomes.add("put")
+            assert bytes(store.get(ref)) == byte * size
+            if field == "offset" and byte == b"r":
+                assert word(slot, "offset") == right, "it did not land in its block"
+        assert untouched()
+    store.check()
+    store.unlink()
+    print(*outcomes)
+"""
+
+
+def put_into_a_damaged_slot(folder: Path, size: int, field: str, value: str) -> str:
+    """What became of two puts; a crash is an error here, and leaves no file."""
+    try:
+        return helpers.run_clean(STOCKED_SLOT, folder / "store", size, field, value)
+    finally:
+        (folder / "store").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("value", ["far", "the header", "another's"])
+@pytest.mark.parametrize("size", [1111, 77_777])
+def test_a_free_slots_damaged_offset_leads_no_put_out_of_its_block(
+    folder: Path, size: int, value: str
+) -> None:
+    assert put_into_a_damaged_slot(folder, size, "offset", value) == "put"
+
+
+@pytest.mark.parametrize("value", ["far pages", "too many pages", "past the end"])
+def test_a_free_slots_damaged_extent_is_an_error_or_nothing_to_a_put(
+    folder: Path, value: str
+) -> None:
+    outcomes = put_into_a_damaged_slot(folder, 77_777, "extent", value)
+    assert set(outcomes.split()) <= {"put", "refused"}
+
+
 def test_check_finds_damage_of_the_slots(folder: Path, image: bytes) -> None:
     """Zeroing each table page in turn is noticed at opening, by `check`, or by a lost object."""
     path = folder / "image"
