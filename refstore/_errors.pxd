@@ -107,8 +107,6 @@ cdef inline object get_error(Store *s, int error, object key, bint other_store):
         return no_recovery(s)
     if error == ERR_DAMAGED:
         return damaged_file(s)
-    if error == ERR_DAMAGED:
-        return damaged_file(s)
     if error == ERR_BUSY:
         return busy(s, f"the deletion of {key!r}")
     if error != ERR_NOT_FOUND:
