@@ -75,7 +75,7 @@ inline condemn(e_) {
 	fi
 }
 
-/* _index.pxd: condemn_replaced */
+/* _rows.pxd: condemn_replaced */
 inline condemn_replaced(s_) {
 	if
 	:: d_step { replaces[s_] != 0 -> r = replaces[s_] }
