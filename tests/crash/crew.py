@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import secrets
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,12 @@ def crew_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def tell(number: int, scene: str, tried: int, faults: list[str]) -> None:
+    """How far one of the processes has come; the first speaks for all."""
+    if number == 0:
+        print(f"  {scene}: about {tried:,} tried by now, {len(faults)} faults", flush=True)
+
+
 Play = Callable[[argparse.Namespace, str, int], Report]
 
 
@@ -61,6 +68,7 @@ def share_out(options: argparse.Namespace, play: Play) -> Report:
     faults: list[str] = []
     with tempfile.TemporaryDirectory(prefix="refstore-crash-", dir=shared) as folder:
         paths = [os.path.join(folder, f"report-{number}") for number in range(options.jobs)]
+        sys.stdout.flush()
         children = [_start(options, play, folder, *each) for each in enumerate(paths)]
         statuses = [os.waitpid(child, 0)[1] for child in children]
         if any(statuses):

@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from crash.crew import Report, crew_parser, demand_few, report_on, too_many_faults_end_it
+from crash.crew import Report, crew_parser, demand_few, report_on, tell, too_many_faults_end_it
 from crash.failpoints import failpoints
 from crash.operations import BY_NAME, Operation
 from crash.scenes import Others, Scene, all_scenes
@@ -179,6 +179,7 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
             for a, b in pairs_in(scene, options.only):
                 if next(turns) % options.jobs == number:
                     director.play_all(options, chance, scene, a, b)
+            tell(number, scene.name, options.jobs * director.counts["pairs"], director.faults)
     director.stage.close()
     return Report(director.counts, director.faults)
 

@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from crash import image
-from crash.crew import Report, crew_parser, demand_few, report_on, too_many_faults_end_it
+from crash.crew import Report, crew_parser, demand_few, report_on, tell, too_many_faults_end_it
 from crash.operations import BY_NAME, OPERATIONS, Operation, Outcomes
 from crash.scenes import Scene, all_scenes
 from crash.trial import RECOVERY, Fault, Point, Stage
@@ -157,6 +157,7 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
                 wanted = re.search(options.only, f"{scene.name} {operation.name}")
                 if wanted and next(turns) % options.jobs == number:
                     player.play(options, scene, operation, trials)
+            tell(number, scene.name, options.jobs * player.counts[options.depth], player.faults)
     player.stage.close()
     counts = {f"{deaths} death(s)": n for deaths, n in player.counts.items() if n}
     return Report(
