@@ -121,7 +121,7 @@ MUTATIONS = [
         "_rows.pxd",
         "    if lock_byte(fd, r):\n        # still",
         "    if True:\n        # still",
-        ("crash.interleave", "--only=_die recover"),
+        ("crash.interleave", "--only=_die recover recover"),
     ),
     Mutation(
         "row_taken_as_it_is",
