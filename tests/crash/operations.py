@@ -47,6 +47,7 @@ def close(store: refstore.Store) -> None:
 
 def put_small(store: refstore.Store) -> None:
     store.put(SMALL)
+    store.put(bytes(700))
 
 
 def put_large(store: refstore.Store) -> None:

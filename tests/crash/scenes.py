@@ -74,6 +74,7 @@ class Builder:
             self.put(bytes([k]) * 64)
             self.put(bytes([k]) * 110)  # in the run that "small" is in, which so stays
             self.put(bytes([k]) * 3000)
+        self.store.delete(self.store.put(bytes(700)))  # leaves a run that can be dissolved
 
     def another(self, work: Callable[[refstore.Store], object]) -> None:
         """A process that attaches, does something, and leaves all of it behind."""

@@ -264,10 +264,11 @@ MUTATIONS = [
         "_alloc.pxd",
         "        if claim(s, i, HELD):\n            held |=",
         "        if word_state(load_acquire(&s.slots[i].word)) == FREE:\n"
+        "            failpoint()\n"
         "            store_release(&s.slots[i].word, make_word(word_generation(\n"
         "                load_acquire(&s.slots[i].word)), HELD, s.row))\n"
         "            held |=",
-        ("crash.interleave", "--only=full put_large put_small"),
+        ("crash.interleave", "--to-the-end", "--only=furnished sweep_and_reuse put_small"),
     ),
     Mutation(
         "full_without_recovery",

@@ -93,7 +93,9 @@ def _with_names(text: str) -> str:
         "\ncdef ",
         "\nfrom refstore._atomics cimport cas_acq_rel, fetch_sub_seq_cst_u32, load_acquire\n"
         "from refstore._atomics cimport store_release, store_seq_cst\n"
-        "from refstore._layout cimport HELD, make_word, RETIRED, SEALED, word_generation, WRITING\n"
+        "from refstore._debug cimport failpoint\n"
+        "from refstore._layout cimport FREE, HELD, make_word, RETIRED, SEALED\n"
+        "from refstore._layout cimport word_generation, WRITING\n"
         "from refstore._sys cimport close, O_RDWR, reopen\n\ncdef ",
         1,
     )
