@@ -123,6 +123,6 @@ def test_nobody_answers_for_who_had_the_row_before(store: refstore.Store) -> Non
     helpers.forked(lambda: operations.fork(store))
     store.recover()
     # its child dies with it, before it had a pid, in the row that the other child had
-    assert dies_at(failpoint("join_row", "fetch_or_seq_cst").number, store, operations.fork)
+    assert dies_at(failpoint("mark_live", "fetch_or_seq_cst").number, store, operations.fork)
     recovery = store.recover()
     assert (recovery.processes, len(recovery.pids)) == (2, 1)

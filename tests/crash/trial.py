@@ -37,8 +37,12 @@ class Fault(AssertionError):
 
 def byte_locks(fd: int, rows: list[int], kind: int) -> None:
     """What the kernel knows of those rows: F_WRLCK, they live; F_UNLCK, they are dead."""
-    for row in rows:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, row, 1, 0))
+    start = 0
+    for i, row in enumerate(rows):
+        if i + 1 == len(rows) or rows[i + 1] != row + 1:  # neighbours in one call: it is quicker
+            lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, rows[start], i + 1 - start, 0)
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+            start = i + 1
 
 
 class Stage:
