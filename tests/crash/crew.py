@@ -49,7 +49,17 @@ def crew_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=secrets.randbits(31))
+    parser.add_argument("--only", default="", help="pattern for a scene and what is done in it")
+    parser.add_argument("--replay", metavar="TRIAL", help="as a fault names it")
     return parser
+
+
+@contextlib.contextmanager
+def stage_folder() -> Iterator[str]:
+    """Where the files of the trials are: in shared memory, if there is any."""
+    shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix="refstore-crash-", dir=shared) as folder:
+        yield folder
 
 
 def tell(number: int, scene: str, tried: int, faults: list[str]) -> None:
@@ -63,10 +73,9 @@ Play = Callable[[argparse.Namespace, str, int], Report]
 
 def share_out(options: argparse.Namespace, play: Play) -> Report:
     """`play(options, folder, number)` in each of `options.jobs` processes; all their reports."""
-    shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
     counts: collections.Counter[str] = collections.Counter()
     faults: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="refstore-crash-", dir=shared) as folder:
+    with stage_folder() as folder:
         paths = [os.path.join(folder, f"report-{number}") for number in range(options.jobs)]
         sys.stdout.flush()
         children = [_start(options, play, folder, *each) for each in enumerate(paths)]
@@ -95,8 +104,13 @@ def _start(options: argparse.Namespace, play: Play, folder: str, number: int, pa
     return child
 
 
-def report_on(options: argparse.Namespace, play: Play) -> int:
-    """All of it, from a command line; the exit status."""
+def run(options: argparse.Namespace, play: Play, replay: Callable[[str, str], None]) -> int:
+    """All of it, or one trial again, from a command line; the exit status."""
+    if options.replay:
+        with stage_folder() as folder:
+            replay(options.replay, folder)
+        print("sound")
+        return 0
     print(
         f"seed {options.seed}, {len(failpoints())} failpoints, {options.jobs} processes", flush=True
     )

@@ -18,14 +18,13 @@ import random
 import re
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from crash.crew import Report, crew_parser, demand_few, report_on, tell, too_many_faults_end_it
+from crash.crew import Report, crew_parser, demand_few, run, tell, too_many_faults_end_it
 from crash.failpoints import failpoints
 from crash.operations import BY_NAME, Operation
-from crash.scenes import Others, Scene, all_scenes
+from crash.scenes import Others, Scene, all_scenes, scene_named
 from crash.trial import Fault, Point, Stage
 from refstore import _core
 
@@ -184,35 +183,21 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     return Report(director.counts, director.faults)
 
 
-def replay(text: str) -> None:
+def replay(text: str, folder: str) -> None:
     """One pair again."""
-    scene_name, a, at, b, to, how = text.split(maxsplit=5)
-    with tempfile.TemporaryDirectory(prefix="refstore-crash-", dir="/dev/shm") as folder:
-        found = all_scenes(os.path.join(folder, "scene"))
-        scene = next(scene for scene in found if scene.name == scene_name)
-        director = Director(folder)
-        pair = Pair(scene, BY_NAME[a], int(at), BY_NAME[b], int(to), how)
-        print(pair.story())
-        director.play(pair)
-        print("sound")
+    name, a, at, b, to, how = text.split(maxsplit=5)
+    scene = scene_named(name, os.path.join(folder, "scene"))
+    pair = Pair(scene, BY_NAME[a], int(at), BY_NAME[b], int(to), how)
+    print(pair.story())
+    Director(folder).play(pair)
 
 
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = crew_parser((__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", default="", help="pattern for 'scene operation operation'")
     parser.add_argument("--every", type=float, default=1.0, help="the part of A's points to try")
     parser.add_argument("--to-the-end", action="store_true", help="B is neither killed nor stopped")
-    parser.add_argument("--replay", metavar="PAIR")
     return parser.parse_args(arguments)
 
 
-def main() -> int:
-    options = options_of()
-    if options.replay:
-        replay(options.replay)
-        return 0
-    return report_on(options, play)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(options_of(), play, replay))

@@ -19,13 +19,12 @@ import os
 import random
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 
 from crash import image
-from crash.crew import Report, crew_parser, demand_few, report_on, tell, too_many_faults_end_it
-from crash.operations import BY_NAME, OPERATIONS, Operation, Outcomes
-from crash.scenes import Scene, all_scenes
+from crash.crew import Report, crew_parser, demand_few, run, tell, too_many_faults_end_it
+from crash.operations import BY_NAME, OPERATIONS, Operation
+from crash.scenes import Scene, all_scenes, scene_named
 from crash.trial import RECOVERY, Fault, Point, Stage
 
 SCENES = 16  # among which a sample of three deaths is shared out
@@ -166,44 +165,30 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     )
 
 
-def replay(text: str) -> None:
+def replay(text: str, folder: str) -> None:
     """One trial again."""
-    scene_name, operation_name, *numbers = text.split()
+    name, operation_name, *numbers = text.split()
     points = [Point(*map(int, point.split(":"))) for point in numbers]
     operation = BY_NAME[operation_name]
-    with tempfile.TemporaryDirectory(prefix="refstore-crash-", dir="/dev/shm") as folder:
-        found = all_scenes(os.path.join(folder, "scene"))
-        scene = next(scene for scene in found if scene.name == scene_name)
-        stage = Stage(os.path.join(folder, "stage"))
-        left = scene.image
-        for point, work in zip(points, [operation, RECOVERY, RECOVERY], strict=False):
-            print(f"{work.name} dies at {point}")
-            stage.kill(scene, left, work, point)
-            left = image.take(stage.path)
-        outcomes: list[Outcomes] = [operation.outcomes]
-        stage.look(scene, outcomes)
-        print("sound")
+    scene = scene_named(name, os.path.join(folder, "scene"))
+    stage = Stage(os.path.join(folder, "stage"))
+    left = scene.image
+    for point, work in zip(points, [operation, RECOVERY, RECOVERY], strict=False):
+        print(f"{work.name} dies at {point}")
+        stage.kill(scene, left, work, point)
+        left = image.take(stage.path)
+    stage.look(scene, [operation.outcomes])
 
 
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = crew_parser((__doc__ or "").splitlines()[0])
     parser.add_argument("--depth", type=int, choices=(1, 2, 3), default=1)
-    parser.add_argument("--only", default="", help="pattern for 'scene operation'")
     parser.add_argument(
         "--every", type=float, default=1.0, help="the part of the first points to try"
     )
     parser.add_argument("--trials", type=int, default=1_000_000, help="of three deaths")
-    parser.add_argument("--replay", metavar="TRIAL")
     return parser.parse_args(arguments)
 
 
-def main() -> int:
-    options = options_of()
-    if options.replay:
-        replay(options.replay)
-        return 0
-    return report_on(options, play)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(options_of(), play, replay))

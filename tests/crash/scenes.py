@@ -258,6 +258,11 @@ def rebooted(path: str) -> Scene:
     return scene._replace(name="rebooted", image=scene.image._replace(pieces=pieces))
 
 
+def scene_named(name: str, path: str) -> Scene:
+    """One of them, made at `path`."""
+    return next(scene for scene in all_scenes(path) if scene.name == name)
+
+
 def all_scenes(path: str) -> Iterator[Scene]:
     """One after the other, each made at `path`, which is free again afterwards."""
     for make in (made, empty, furnished, full, full_of_slots, fragmented, pinned):
