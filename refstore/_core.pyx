@@ -675,6 +675,16 @@ cdef class Writer(Block):
 
 # One open store
 
+cdef inline int remove_key(Store *s, object key, const Name *name) noexcept:
+    # `name`: what a key that is no ref says.
+    s.blocked_by = 0
+    if type(key) is not ObjectRef:
+        return remove_named(s, name.hashed, <const uint8_t*>name.utf8, <uint64_t>name.nbytes)
+    if (<ObjectRef>key).tag == s.tag:
+        return remove(s, (<ObjectRef>key).slot, (<ObjectRef>key).generation)
+    return ERR_NOT_FOUND
+
+
 cdef class Engine:
     """The native engine: what `refstore.Store` is, less what needs no speed."""
 
@@ -804,21 +814,14 @@ cdef class Engine:
             Attachment att = self.use()
             Store *s = &att.s
             Name name
-            int got = ERR_DEAD
+            int got
         if type(key) is not ObjectRef:
             read_name(s, key, &name)
+        got = remove_key(s, key, &name)
         while got == ERR_DEAD:
-            s.blocked_by = 0
-            if type(key) is not ObjectRef:
-                got = remove_named(s, name.hashed, <const uint8_t*>name.utf8, <uint64_t>name.nbytes)
-            elif (<ObjectRef>key).tag == s.tag:
-                got = remove(s, (<ObjectRef>key).slot, (<ObjectRef>key).generation)
-            else:
-                got = ERR_NOT_FOUND
-            if got == ERR_DEAD:
-                got = recover_blocker(s, got)
-                if got == 0:
-                    got = ERR_DEAD
+            got = recover_blocker(s, got)
+            if got == 0:
+                got = remove_key(s, key, &name)
         look_at_blocker(s)
         if got != 0:
             raise get_error(s, got, key, is_foreign(s, key))

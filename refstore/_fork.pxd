@@ -47,12 +47,9 @@ cdef inline void settle_writers(OpenWriter *writer, bint in_child) noexcept nogi
         writer = writer.next
 
 
-cdef inline void copy_identity(Store *s, uint64_t row) noexcept nogil:
+cdef inline void copy_command(Store *s, uint64_t row) noexcept nogil:
     cdef Row *mine = row_at(s, s.row)
-    cdef Row *its = row_at(s, row)
-    assign(its.pid, 0)                 # not known yet
-    assign(its.started, mine.started)
-    memcpy(its.command, mine.command, sizeof(mine.command))
+    memcpy(row_at(s, row).command, mine.command, sizeof(mine.command))     # its pid is not known yet
     failpoint()
 
 
@@ -71,7 +68,7 @@ cdef inline void prepare_child(Store *s, OpenWriter *writers) noexcept nogil:
         if load_acquire(&row_at(s, <uint64_t>row).state):                # [row]
             recover_locked(s, <uint64_t>row)
         join_row(s, <uint64_t>row)
-        copy_identity(s, <uint64_t>row)
+        copy_command(s, <uint64_t>row)
         if pin_open_writers(writers, s, <uint64_t>row) == 0 and copy_pins(s, <uint64_t>row) == 0:
             s.child_row = <uint64_t>row
             s.child_fd = fd

@@ -175,10 +175,9 @@ cdef struct Row:
     uint64_t state              # 0, or 1 while attached; under the row's kernel lock
     uint32_t pid                # for messages only
     uint32_t recoverer          # pid of who cleans up after the dead one; for messages only
-    uint64_t started            # clock ticks after boot, for messages only
-    char command[40]
+    char command[40]            # for messages only
     uint64_t counters[COUNTERS]     # its own process alone
-    uint64_t _pad1[3]
+    uint64_t _pad1[4]
 
 cdef struct NameLock:
     uint64_t lock               # 0, or row + 1 of the holder

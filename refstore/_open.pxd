@@ -165,8 +165,6 @@ cdef inline bytes own_command():
 cdef inline void identify(Row *row, bytes command) noexcept:
     # for messages only
     assign(row.pid, <unsigned int>getpid())
-    memset(row.command, 0, sizeof(row.command))
-    failpoint()
     memcpy(row.command, PyBytes_AS_STRING(command), <size_t>len(command))
     failpoint()
 

@@ -15,6 +15,7 @@ from typing import NamedTuple, NoReturn
 import refstore
 from crash import image
 from crash.failpoints import Passes, failpoints
+from crash.ledger import AccountedStore, Ledger
 from crash.operations import CAPACITY, NEW, OPERATIONS, SCENE, SMALL, Operation, Outcomes
 from crash.scenes import Others, Scene
 from refstore import _core
@@ -51,6 +52,7 @@ class Stage:
     def __init__(self, path: str) -> None:
         self.path = path
         self.passes = Passes()
+        self.ledger = AccountedStore.ledger = Ledger()
         open(path, "wb").close()
         self.others_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
@@ -61,6 +63,8 @@ class Stage:
     @contextlib.contextmanager
     def set_up(self, scene: Scene, taken: image.Image) -> Iterator[None]:
         """The scene, or what a death has made of it; its others live."""
+        if taken is scene.image:
+            self.ledger.clear()
         image.put_back(self.path, taken)
         byte_locks(self.others_fd, scene.alive, fcntl.F_WRLCK)
         try:
@@ -89,7 +93,9 @@ class Stage:
             os._exit(status)
 
     def _do(self, scene: Scene, operation: Operation, ready: Callable[[], None]) -> None:
-        store = None if operation.attaches else refstore.Store(self.path, create=False)
+        store: refstore.Store | None = None
+        if not operation.attaches:
+            store = AccountedStore(self.path, create=False)
         SCENE.update(scene.some)
         self._others_act(scene)
         ready()
@@ -138,12 +144,22 @@ class Stage:
         with refstore.Store(self.path, create=False) as store:
             if scene.others is not Others.STOPPED:
                 demand_sound(store)
-            demand_contents(store, scene, outcomes)
+            self.demand_complete(store, scene, outcomes)
             if rows:
                 byte_locks(self.others_fd, rows, fcntl.F_UNLCK)
                 demand_sound(store)
-                demand_contents(store, scene, outcomes)
+                self.demand_complete(store, scene, outcomes)
             demand_usable_to_the_full(store)
+
+    def demand_complete(
+        self, store: refstore.Store, scene: Scene, outcomes: list[Outcomes]
+    ) -> None:
+        demand_contents(store, scene, outcomes)
+        for entry in self.ledger:
+            content = _content(store, entry.ref)
+            if content is None or not entry.is_of(content):
+                state = "gone" if content is None else "changed"
+                raise Fault(f"{entry.ref!r} was put, and is {state}")
 
 
 def demand_sound(store: refstore.Store) -> None:

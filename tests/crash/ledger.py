@@ -1,0 +1,84 @@
+"""The unnamed objects that the processes of a trial have put and not begun to delete."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import refstore
+
+_ENTRY = struct.Struct("16sI?3x")  # ref, checksum, whether there is one
+_COUNT = struct.Struct("Q")
+_NBYTES = 1 << 20
+
+
+class Entry(NamedTuple):
+    """An object that must be there."""
+
+    ref: refstore.ObjectRef
+    checksum: int | None  # of its bytes, if it was put as bytes
+
+    def is_of(self, data: bytes) -> bool:
+        return self.checksum is None or self.checksum == zlib.crc32(data)
+
+
+class Ledger:
+    """Kept in memory that forked children share, so that it outlives whoever is killed.
+
+    One process at a time writes: the others are stopped, and in the core, not here.
+    """
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _NBYTES)
+
+    def clear(self) -> None:
+        _COUNT.pack_into(self._memory, 0, 0)
+
+    def enter(self, ref: refstore.ObjectRef, data: object) -> None:
+        """A put has returned."""
+        (count,) = _COUNT.unpack_from(self._memory)
+        checksum = zlib.crc32(data) if isinstance(data, bytes) else 0
+        at = _COUNT.size + count * _ENTRY.size
+        _ENTRY.pack_into(self._memory, at, bytes(ref), checksum, isinstance(data, bytes))
+        _COUNT.pack_into(self._memory, 0, count + 1)
+
+    def strike(self, ref: refstore.ObjectRef) -> None:
+        """A delete is about to begin."""
+        (count,) = _COUNT.unpack_from(self._memory)
+        at = self._memory.find(bytes(ref), 0, _COUNT.size + count * _ENTRY.size)
+        if at >= 0:
+            self._memory[at : at + _ENTRY.size] = bytes(_ENTRY.size)
+
+    def __iter__(self) -> Iterator[Entry]:
+        (count,) = _COUNT.unpack_from(self._memory)
+        for i in range(count):
+            raw, checksum, known = _ENTRY.unpack_from(self._memory, _COUNT.size + i * _ENTRY.size)
+            if any(raw):
+                yield Entry(refstore.ObjectRef(raw), checksum if known else None)
+
+
+class AccountedStore(refstore.Store):
+    """A store whose unnamed puts and deletes by ref are entered into a ledger."""
+
+    ledger: Ledger
+
+    def put(
+        self,
+        obj: object,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        timeout: float | None = 0,
+    ) -> refstore.ObjectRef:
+        ref = super().put(obj, name=name, replace=replace, timeout=timeout)
+        if name is None:
+            self.ledger.enter(ref, obj)
+        return ref
+
+    def delete(self, key: refstore.ObjectRef | str) -> None:
+        if not isinstance(key, str):
+            self.ledger.strike(key)
+        super().delete(key)
