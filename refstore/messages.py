@@ -107,9 +107,7 @@ def not_found(path: str, key: object, *, of_other_store: bool) -> ObjectNotFound
 
 
 def no_waiting() -> NotImplementedError:
-    return NotImplementedError(
-        "this version of refstore does not wait yet: timeout must be 0"
-    )
+    return NotImplementedError("this version of refstore does not wait yet: timeout must be 0")
 
 
 def closed() -> ValueError:

@@ -18,7 +18,5 @@ def encode_name(name: object) -> bytes:
     """The UTF-8 of an object's name. TypeError or ValueError if it can be none."""
     utf8 = demand_text(name).encode()
     if not 0 < len(utf8) <= NAME_LIMIT:
-        raise ValueError(
-            f"a name has 1 to {NAME_LIMIT} bytes of UTF-8, this one has {len(utf8)}"
-        )
+        raise ValueError(f"a name has 1 to {NAME_LIMIT} bytes of UTF-8, this one has {len(utf8)}")
     return utf8
