@@ -7,7 +7,7 @@ with refstore.Store("train", capacity="1GiB") as store:
     store.delete(ref)
 """
 
-from refstore._core import ObjectRef, PinnedBuffer, Writer
+from refstore.blocks import PinnedBuffer, Writer
 from refstore.errors import (
     GetTimeoutError,
     ObjectExistsError,
@@ -20,7 +20,9 @@ from refstore.errors import (
     StoreVersionError,
     TopHolder,
 )
-from refstore.store import Holder, Recovery, Store, StoreStats
+from refstore.records import Holder, Recovery, StoreStats
+from refstore.refs import ObjectRef
+from refstore.store import Store
 
 __all__ = [
     "GetTimeoutError",

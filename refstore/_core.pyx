@@ -61,7 +61,7 @@ from refstore._layout cimport (
     OBJECTS_LIMIT as MOST_OBJECTS, Slot, word_generation, word_state,
 )
 from refstore._open cimport (
-    creator_lives, identify, join, look_after_reboot, new_file, own_command, read_header,
+    creator_lives, identify, join, look_after_reboot, new_file, obstacle, own_command, read_header,
 )
 from refstore._put cimport (
     demand_free_name, find_named, finish, Name, put_any, read_name, start, start_array,
@@ -83,6 +83,7 @@ import weakref
 
 import numpy as np
 
+from refstore import blocks, messages
 from refstore.errors import RefstoreError, StoreCorruptedError
 from refstore.payload import decode
 
@@ -108,6 +109,7 @@ cdef extern from "<pthread.h>":
 cnp.import_array()
 check_layout()
 
+BACKEND = "native"
 DEBUG = bool(IS_DEBUG)
 OBJECTS_LIMIT = MOST_OBJECTS
 
@@ -225,9 +227,19 @@ def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mo
     return new_file(path, capacity, max_objects, mode, temporary)
 
 
-def is_creator_alive(int fd):
+def release_creator(int fd):
+    """Ends the claim on a temporary store that `make_file` returned."""
+    os.close(fd)
+
+
+def is_creator_alive(int fd, str path not None):
     """Whether the creator of the temporary store behind `fd` lives; None if it is no temporary store of ours."""
     return creator_lives(fd)
+
+
+def why_not(str folder not None):
+    """What keeps stores of this engine out of a folder, for a sentence; None if nothing does."""
+    return obstacle(folder)
 
 
 def attach(str path not None, bint foreign):
@@ -673,6 +685,10 @@ cdef class Writer(Block):
         return make_ref(self.tag, self.slot, self.generation)
 
 
+blocks.PinnedBuffer.register(PinnedBuffer)
+blocks.Writer.register(Writer)
+
+
 # One open store
 
 cdef inline int remove_key(Store *s, object key, const Name *name) noexcept:
@@ -692,11 +708,9 @@ cdef class Engine:
 
     cdef inline Attachment use(self):
         if self.att is None:
-            raise ValueError("this store is closed")
+            raise messages.closed()
         if self.att.s.alive[0] == 0:
-            raise RefstoreError(
-                f"this process was forked from one that has store {self.att.path!r} open, by a raw system call or "
-                "without a free row or descriptor: open the store anew")
+            raise RefstoreError(messages.forked(self.att.path))
         return self.att
 
     def _open(self, Attachment att not None):
@@ -939,7 +953,7 @@ cdef inline bint is_foreign(Store *s, object key):
 
 cdef inline int demand_no_wait(object timeout) except -1:
     if timeout is not NO_WAIT and timeout != 0:
-        raise NotImplementedError("this version of refstore does not wait yet: timeout must be 0")
+        raise messages.no_waiting()
     return 0
 
 cdef object NO_WAIT = 0

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from refstore._debug cimport failpoint
 from refstore._atomics cimport assign
@@ -12,15 +12,43 @@ from refstore._file cimport (
 )
 from refstore._layout cimport (
     CAPACITY_LIMIT, FLAG_TEMPORARY, FORMAT_VERSION, Geometry, Header, lay_out, LOCK_BOOT,
-    LOCK_CREATOR, MAX_ROWS, OBJECTS_LIMIT, Row,
+    LOCK_CREATOR, MAX_ROWS, OBJECTS_LIMIT, PAGE, Row,
 )
 from refstore._rows cimport enter, lock_row
 from refstore._stats cimport find_problems
 from refstore._store cimport Store
 from refstore._sys cimport (
-    allocate, byte_is_locked, close, getpid, high_descriptor, lock_byte, locks_bytes, O_RDONLY,
-    O_RDWR, reopen,
+    allocate, byte_is_locked, close, getpid, high_descriptor, lock_byte, locks_bytes, MAP_FAILED,
+    MAP_SHARED, mmap, munmap, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, reopen,
 )
+
+
+cdef inline str obstacle(str folder):
+    # What keeps stores of this engine out of a folder whose files can be made otherwise; None if nothing does.
+    import errno
+    import os
+    cdef int fd, second
+    cdef bint holds
+    cdef void *at
+    try:
+        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        return "its file system has no unnamed files" if error.errno in (errno.EOPNOTSUPP, errno.EISDIR) else None
+    try:
+        second = reopen(fd, O_RDONLY)
+        if second < 0:
+            return None if os.path.isdir("/proc/self/fd") else "there is no /proc"
+        holds = lock_byte(fd, 0) and byte_is_locked(second, 0)
+        close(second)
+        if not holds:
+            return "its file system's byte locks do not hold between descriptors"
+        at = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+        if at == MAP_FAILED:
+            return "its file system shares no memory"
+        munmap(at, PAGE)
+    finally:
+        os.close(fd)
+    return None
 
 
 cdef inline bytes boot_id():
@@ -70,40 +98,32 @@ cdef inline int new_file(str path, uint64_t capacity, uint64_t max_objects, int 
     return fd
 
 
-cdef inline object damaged(str path, str why):
-    from refstore.errors import StoreCorruptedError
-    return StoreCorruptedError(f"{path!r} {why}: it was not made by refstore, or something else wrote to it; "
-                               "remove it, or give another name")
-
-
 cdef inline object header_error(int fault, str path, const Header *h):
+    from refstore import messages
     from refstore.errors import StoreVersionError
     if fault == HEADER_NOT_A_STORE:
-        return damaged(path, "is not a store")
+        return messages.no_store(path, "is not a store")
     if fault == HEADER_OTHER_ENGINE:
-        return StoreVersionError(f"store {path!r} belongs to the filelock engine, and this is the native one: "
-                                 "open it with backend='filelock'")
+        return messages.other_engine(path, "filelock", "native")
     if fault == HEADER_OTHER_VERSION:
-        return StoreVersionError(f"store {path!r} has format {h.version}, this refstore writes {FORMAT_VERSION}: "
-                                 "use one version in all processes, or remove the store")
+        return messages.other_version(path, h.version, FORMAT_VERSION)
     if fault == HEADER_OTHER_BUILD:
         return StoreVersionError(f"store {path!r} was made by a build of refstore with other constants: "
                                  "use one build in all processes, or remove the store")
-    return damaged(path, "is truncated" if fault == HEADER_TRUNCATED else "has a damaged header")
+    return messages.no_store(path, "is truncated" if fault == HEADER_TRUNCATED else "has a damaged header")
 
 
 cdef inline bytes read_header(int fd, str path, object found, bint foreign):
     # The first page of a file that may be joined; an exception otherwise. `found`: its stat.
-    import errno
     import os
     import stat
+    from refstore import messages
     cdef bytes head = os.pread(fd, sizeof(Header), 0) if stat.S_ISREG(found.st_mode) else b""
     cdef int fault
     if len(head) < <Py_ssize_t>sizeof(Header):
-        raise damaged(path, "is not a store")
+        raise messages.no_store(path, "is not a store")
     if found.st_uid != os.geteuid() and not foreign:
-        raise PermissionError(errno.EACCES, f"the store belongs to user {found.st_uid}, and objects are unpickled: "
-                              "pass foreign=True if you trust that user", path)
+        raise messages.other_user(path, found.st_uid)
     fault = look_over(<Header*>PyBytes_AS_STRING(head), found.st_size)
     if fault != HEADER_SOUND:
         raise header_error(fault, path, <Header*>PyBytes_AS_STRING(head))
@@ -137,6 +157,7 @@ cdef inline int demand_lasting_lock(Store *s, uint64_t row, str path) except -1:
 cdef inline int join(Store *s, int fd, const Header *h, str path) except -1:
     # Through a description of our own, which nobody has but we. On an exception, unmap_store() clears up.
     import os
+    from refstore import messages
     from refstore.errors import RefstoreError
     cdef int failed
     cdef int64_t row
@@ -151,7 +172,7 @@ cdef inline int join(Store *s, int fd, const Header *h, str path) except -1:
     if row < 0 and not locks_bytes(s.fd):
         raise no_lasting_lock(path)
     if row < 0:
-        raise RefstoreError(f"all {MAX_ROWS} rows of store {path!r} are taken: no more processes can attach")
+        raise RefstoreError(messages.no_rows(path, MAX_ROWS))
     demand_lasting_lock(s, <uint64_t>row, path)
     enter(s, <uint64_t>row)
     return 0

@@ -40,12 +40,11 @@ cdef struct Name:
 
 
 cdef inline int read_name(Store *s, object name, Name *parsed) except -1:
-    if not isinstance(name, str):
-        raise TypeError(f"a name is a str, not {type(name).__name__}")
-    parsed.utf8 = PyUnicode_AsUTF8AndSize(name, &parsed.nbytes)
-    if not 0 < parsed.nbytes <= NAME_LIMIT:
-        raise ValueError(f"a name has 1 to {NAME_LIMIT} bytes of UTF-8, "
-                         f"this one has {parsed.nbytes}")
+    if isinstance(name, str):
+        parsed.utf8 = PyUnicode_AsUTF8AndSize(name, &parsed.nbytes)
+    if not isinstance(name, str) or not 0 < parsed.nbytes <= NAME_LIMIT:
+        from refstore.names import encode_name
+        encode_name(name)       # raises
     parsed.hashed = name_hash(s, <const uint8_t*>parsed.utf8, <uint64_t>parsed.nbytes)
     return 0
 

@@ -7,7 +7,6 @@ Exit status: 0 if all is well, 1 if `check` finds a problem, 2 on bad usage or a
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
@@ -15,13 +14,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 
+from refstore.engine import is_store
 from refstore.errors import RefstoreError, StoreCorruptedError, StoreVersionError
 from refstore.paths import store_folder, store_path
-from refstore.store import Recovery, Store, collect_temporary
+from refstore.records import Recovery
+from refstore.store import Store
+from refstore.temporary import collect_temporary
 
 __all__ = ["main"]
 
-MAGIC = b"refstore"  # a store file begins with it, as a number in the machine's byte order
 SIZES = ("capacity", "used", "free", "largest_free")  # fields of StoreStats that count bytes
 COLUMNS = ("capacity", "used", "largest_free", "objects", "pinned", "condemned", "processes")
 
@@ -205,7 +206,7 @@ def _remove(path: str) -> None:
             store.unlink()
     except (StoreCorruptedError, StoreVersionError):
         # Nobody can use it any more, which is a reason to remove it if it is a store at all.
-        if not _is_store(path):
+        if not is_store(path):
             raise
         os.unlink(path)
 
@@ -232,7 +233,7 @@ def _stores(folder: str) -> Iterator[dict[str, object]]:
         return
     for name in names:
         path = os.path.join(folder, name)
-        if not _is_store(path):
+        if not is_store(path):
             continue
         row: dict[str, object] = {"name": name, "path": path}
         try:
@@ -242,14 +243,6 @@ def _stores(folder: str) -> Iterator[dict[str, object]]:
             continue
         except (RefstoreError, OSError) as error:
             yield row | {"error": _text(error)}
-
-
-def _is_store(path: str) -> bool:
-    if os.path.islink(path) or not os.path.isfile(path):
-        return False
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return file.read(len(MAGIC)) in (MAGIC, MAGIC[::-1])
-    return False
 
 
 def _stats(store: Store) -> dict[str, object]:

@@ -1,93 +1,61 @@
-"""`Store`: what users open. The engine behind it does the work; here is what engines share."""
+"""`Store`: what users open. One of two engines does the work behind it; here is what they share."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
-from refstore import _core, paths
-from refstore.errors import StoreVersionError
+from refstore import engine, paths
+from refstore.errors import RefstoreError, StoreVersionError
+from refstore.names import demand_text
+from refstore.records import Holder, Recovery, StoreStats
+from refstore.temporary import claim, collect_temporary, give_up, opened
 
 if TYPE_CHECKING:
-    from refstore._core import ObjectRef, PinnedBuffer
+    import numpy.typing as npt
 
-__all__ = ["Holder", "Recovery", "Store", "StoreStats", "collect_temporary"]
+    from refstore.blocks import PinnedBuffer, Writer
+    from refstore.refs import ObjectRef
+
+__all__ = ["Store"]
 
 LOOKS = 5  # more that check() takes before it reports
 LOOK_AGAIN_AFTER = 0.02  # seconds
 
 
-@dataclass(frozen=True)
-class StoreStats:
-    """What a store holds. Sizes in bytes; exact when nobody is at work on the store.
-
-    The first seven are counted from the slots; the counters are kept per process and added up.
-    """
-
-    capacity: int
-    used: int  # blocks being written, live or deleted and still pinned, as allocated
-    free: int
-    largest_free: int  # the largest object that fits now
-    objects: int  # live
-    pinned: int  # live or deleted
-    condemned: int  # deleted, and kept by pins
-    puts: int
-    gets: int
-    deletes: int
-    evictions: int
-    recoveries: int  # processes that died attached, and were cleaned up after
-    processes: int  # attached and alive
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """What one process gave back of what dead processes held. True if any had died."""
-
-    processes: int  # dead ones that were cleaned up after
-    pids: tuple[int, ...]  # theirs, as far as known; of very many, the last
-    pins: int
-    unfinished: int  # objects that were never sealed, and are gone
-    published: int  # objects that lacked the last steps of their publication, and are whole
-    locks: int
-    nbytes: int  # of blocks that came free, as allocated
-
-    def __bool__(self) -> bool:
-        return self.processes > 0
-
-
-class Holder(NamedTuple):
-    """One process and one object that it keeps in memory, by pins or because it is writing it."""
-
-    pid: int  # 0 while it is not known
-    command: str  # how the process was started, cut short
-    ref: ObjectRef | None  # None: it is being written
-    name: str | None
-    pins: int
-    bytes: int  # of the object's block, as allocated
-    alive: bool  # the process is; what a dead one holds comes back by recover(), or by itself
-
-
-class Store(_core.Engine):
+class Store:
     """A store on this machine, shared by every process that opens the same name.
 
     `name` is a plain name, for a file in this user's folder in shared memory, or a path if it
     holds a separator. `create`: None attaches, or creates if it is not there; True must create;
     False must attach. `capacity` is bytes of payload, as a number or "64MiB"; `max_objects` how
-    many objects fit. An attached store takes both from its file, and a different value given is a
-    ValueError.
+    many objects fit. `backend`: "native", "filelock", or "auto" for the better one that can be
+    there, which REFSTORE_BACKEND overrides. An attached store takes all of these from its file,
+    and a different value given is an error.
 
     Errors: FileExistsError, FileNotFoundError, ValueError, StoreCorruptedError, StoreVersionError,
     PermissionError (another user's file, without `foreign=True`), OSError.
     """
 
-    __slots__ = ("__weakref__", "_remove")
+    __slots__ = ("__weakref__",)
 
-    _remove: weakref.finalize[[str, int, int, int], Store] | None
+    if TYPE_CHECKING:  # what `_engaged` and the engine add
+        _module: engine.Module
+        _face: type[Store]
+        _attachment: engine.Attachment
+
+    def __new__(
+        cls,
+        name: str | os.PathLike[str] = "default",
+        *arguments: object,
+        backend: str = "auto",
+        **options: object,
+    ) -> Store:
+        if cls.__init__ is Store.__init__:
+            return _blank(cls, engine.choose(backend, paths.store_path(name)))
+        return _blank(cls, engine.usual())  # what its arguments mean is its own affair
 
     def __init__(
         self,
@@ -101,10 +69,10 @@ class Store(_core.Engine):
         mode: int = 0o600,
         foreign: bool = False,
     ) -> None:
-        self._remove = None
-        _check_options(backend, evict)
+        _check_evict(evict)
         wanted = None if capacity is None else paths.parse_capacity(capacity)
         path = paths.store_path(name)
+        self._demand_engine(backend, path)
         collect_temporary(os.path.dirname(path))
         while True:
             if create is not True:
@@ -116,7 +84,7 @@ class Store(_core.Engine):
                 else:
                     return
             try:
-                os.close(_make(path, wanted, max_objects, mode, temporary=False))
+                os.close(_make(self._module, path, wanted, max_objects, mode, temporary=False))
             except FileExistsError:
                 if create:
                     raise
@@ -139,28 +107,35 @@ class Store(_core.Engine):
         mode: int = 0o600,
     ) -> Store:
         """A store with a fresh name, removed when this process closes it, exits or dies."""
-        _check_options(backend, evict)
+        _check_evict(evict)
         wanted = None if capacity is None else paths.parse_capacity(capacity)
         path = paths.store_path(paths.temporary_name())
         collect_temporary(os.path.dirname(path))
-        # The descriptor holds the lock by which others see that the creator lives.
-        fd = _make(path, wanted, max_objects, mode, temporary=True)
-        store = cls.__new__(cls)
-        store._remove = weakref.finalize(
-            store, _remove_temporary, path, fd, os.fstat(fd).st_ino, os.getpid()
-        )
-        _creator_fds.add(fd)
+        module = engine.choose(backend, path)
+        store = _blank(cls, module)
+        fd = _make(module, path, wanted, max_objects, mode, temporary=True)
+        claim(store, module, path, fd)
         try:
             store._attach(path, False, None, None)
         except BaseException:
-            store._remove()
+            give_up(store)
             raise
         return store
+
+    def _demand_engine(self, backend: str, path: str) -> None:
+        # of a subclass with an __init__ of its own; else it was chosen for this very path
+        if type(self).__init__ is not Store.__init__:
+            module = engine.choose(backend, path)
+            if module is not self._module:
+                raise RefstoreError(
+                    f"store {path!r} needs another engine than a subclass of Store with an "
+                    "__init__ of its own has: set REFSTORE_BACKEND for the whole program"
+                )
 
     def _attach(
         self, path: str, foreign: bool, capacity: int | None, max_objects: int | None
     ) -> None:
-        attachment = _core.attach(path, foreign)
+        attachment = self._module.attach(path, foreign)
         for what, asked, has in (
             ("capacity", capacity, attachment.capacity),
             ("max_objects", max_objects, attachment.max_objects),
@@ -170,7 +145,92 @@ class Store(_core.Engine):
                     f"store {path!r} has {what} {has}, and {asked} was asked for: "
                     "leave it out to attach, or remove the store to make it anew"
                 )
-        self._open(attachment)
+        self._base()._open(attachment)
+
+    def _base(self) -> engine.Engine:
+        return cast(engine.Engine, super())
+
+    # --- objects: the engine's own methods stand in their place, see `_engaged`
+
+    def put(
+        self,
+        obj: object,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        timeout: float | None = 0,
+    ) -> ObjectRef:
+        """Stores a copy of `obj`; returns its ref.
+
+        bytes, bytearray and memoryview are kept as bytes, exactly ndarray as an array, anything
+        else is pickled with its buffers out of band. `name` publishes it; `replace` swaps the name
+        over from an earlier object, which is deleted. Errors: StoreFullError, ObjectExistsError,
+        TypeError and pickle.PicklingError; nothing is left behind then.
+        """
+        return self._base().put(obj, name=name, replace=replace, timeout=timeout)
+
+    def create(
+        self,
+        nbytes: SupportsIndex | None = None,
+        *,
+        shape: SupportsIndex | tuple[SupportsIndex, ...] | None = None,
+        dtype: npt.DTypeLike | None = None,
+        name: str | None = None,
+        replace: bool = False,
+        timeout: float | None = 0,
+    ) -> Writer:
+        """Room to write straight into: `nbytes` bytes, or an array (float64 without `dtype`)."""
+        return self._base().create(
+            nbytes, shape=shape, dtype=dtype, name=name, replace=replace, timeout=timeout
+        )
+
+    def get(
+        self, key: ObjectRef | str, *, timeout: float | None = 0, writable: bool = False
+    ) -> PinnedBuffer:
+        """The object with this ref or name, pinned where it lies; nothing is copied.
+
+        `writable`: a copy-on-write view of this process's own. Errors: ObjectNotFoundError.
+        """
+        return self._base().get(key, timeout=timeout, writable=writable)
+
+    def delete(self, key: ObjectRef | str) -> None:
+        """No get finds the object from now on; its room comes back with the last pin.
+
+        Errors: ObjectNotFoundError.
+        """
+        self._base().delete(key)
+
+    def refcount(self, key: ObjectRef | str) -> int:
+        """1 for the store's own reference, plus all pins in all processes."""
+        return self._base().refcount(key)
+
+    def ref(self, name: str) -> ObjectRef:
+        """The ref of the object published under `name`. Errors: ObjectNotFoundError."""
+        return self._base().ref(name)
+
+    def __contains__(self, key: ObjectRef | str, /) -> bool:
+        return self._base().__contains__(key)
+
+    def __len__(self) -> int:
+        return self._base().__len__()
+
+    def __iter__(self) -> Iterator[ObjectRef]:
+        return self._base().__iter__()
+
+    def names(self) -> list[str]:
+        """The names of all objects that have one."""
+        return self._base().names()
+
+    def trim(self) -> int:
+        """Returns free memory to the operating system; returns how many bytes."""
+        return self._base().trim()
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._base().closed
+
+    # --- the store as a whole
 
     @property
     def path(self) -> str:
@@ -188,6 +248,11 @@ class Store(_core.Engine):
         return self._attachment.max_objects
 
     @property
+    def backend(self) -> str:
+        """The engine that the store belongs to: "native" or "filelock"."""
+        return self._module.BACKEND
+
+    @property
     def evict(self) -> None:
         """The eviction policy: None, objects live until they are deleted."""
         self._attachment  # noqa: B018  a closed store raises
@@ -195,7 +260,7 @@ class Store(_core.Engine):
 
     def stats(self) -> StoreStats:
         """Counts of what the store holds and has done."""
-        return StoreStats(*self._census())
+        return StoreStats(*self._base()._census())
 
     def holders(self, ref_or_name: ObjectRef | str | None = None) -> list[Holder]:
         """Who keeps what in memory, largest first: of the whole store, or of one object.
@@ -203,7 +268,7 @@ class Store(_core.Engine):
         A ref finds its object even when that is deleted, as long as it is pinned; a live object
         that nobody pins has no holders. Errors: ObjectNotFoundError.
         """
-        found = [Holder(*row) for row in self._holders(ref_or_name)]
+        found = [Holder(*row) for row in self._base()._holders(ref_or_name)]
         return sorted(found, key=lambda holder: (-holder.bytes, holder.pid))
 
     def recover(self) -> Recovery:
@@ -213,7 +278,7 @@ class Store(_core.Engine):
         itself. Errors: OSError if there is no file descriptor left to do it with; what was given
         back till then is in the next result.
         """
-        return Recovery(*self._recover_all())
+        return Recovery(*self._base()._recover_all())
 
     def check(self) -> list[str]:
         """Every invariant of the store, looked at and not touched: a sentence for each that fails.
@@ -221,12 +286,13 @@ class Store(_core.Engine):
         What a dead process still holds is no problem. What changes while it looks may seem one, so
         it looks again, and reports only what stays.
         """
-        problems = self._problems()
+        look = self._base()._problems
+        problems = look()
         for _ in range(LOOKS):
             if not problems:
                 break
             time.sleep(LOOK_AGAIN_AFTER)
-            problems &= self._problems()
+            problems &= look()
         return sorted(problems)
 
     def unlink(self) -> None:
@@ -235,7 +301,7 @@ class Store(_core.Engine):
         Errors: FileNotFoundError if it is gone, StoreVersionError if another store is there now.
         """
         attachment = self._attachment
-        with _opened(attachment.path) as fd:
+        with opened(attachment.path) as fd:
             if not attachment.is_of(fd):
                 raise StoreVersionError(
                     f"{attachment.path!r} is another store by now, and is left alone"
@@ -244,9 +310,8 @@ class Store(_core.Engine):
 
     def close(self) -> None:
         """Detaches. Live buffers stay valid and pinned; the last one unmaps. Twice is once."""
-        if self._remove is not None:
-            self._remove()
-        super().close()
+        give_up(self)
+        self._base().close()
 
     def __enter__(self) -> Store:
         self._attachment  # noqa: B018  a closed store raises
@@ -256,17 +321,17 @@ class Store(_core.Engine):
         self.close()
 
     def __getitem__(self, name: str) -> PinnedBuffer:
-        return self.get(_name(name))
+        return self.get(demand_text(name))
 
     def __setitem__(self, name: str, obj: object) -> None:
-        self.put(obj, name=_name(name), replace=True)
+        self.put(obj, name=demand_text(name), replace=True)
 
     def __delitem__(self, name: str) -> None:
-        self.delete(_name(name))
+        self.delete(demand_text(name))
 
     def __reduce__(self) -> tuple[object, ...]:
         attachment = self._attachment
-        return _reattach, (type(self), attachment.path, attachment.uuid)
+        return _reattach, (self._face, attachment.path, attachment.uuid)
 
     def __repr__(self) -> str:
         if self.closed:
@@ -274,9 +339,53 @@ class Store(_core.Engine):
         return f"<Store {self.path!r}, capacity {self.capacity}>"
 
 
-def _reattach(cls: type[Store], path: str, uuid: bytes) -> Store:
-    store = cls.__new__(cls)
-    store._remove = None
+# --- how a store comes by its engine
+
+_OF_THE_ENGINE = (
+    *("put", "create", "get", "delete", "refcount", "ref", "names", "trim", "closed"),
+    *("__contains__", "__len__", "__iter__"),
+)
+
+
+_made: dict[tuple[object, str], type[Store]] = {}
+
+
+def _engaged(face: type[Store], module: engine.Module) -> type[Store]:
+    """`face`, which is Store or a subclass, on an engine.
+
+    The engine's methods go into the class itself, so that a call takes no step in between; where
+    the subclass has its own, those stay, and reach the engine by super().
+    """
+    key = face, module.BACKEND
+    if key not in _made:
+        _made[key] = _engage(face, module)
+    return _made[key]
+
+
+def _engage(face: type[Store], module: engine.Module) -> type[Store]:
+    members: dict[str, Any] = {
+        name: getattr(module.Engine, name)
+        for name in _OF_THE_ENGINE
+        if getattr(face, name) is getattr(Store, name)
+    }
+    members |= {
+        "__slots__": (),
+        "__doc__": face.__doc__,
+        "__module__": face.__module__,
+        "__qualname__": face.__qualname__,
+        "_module": module,
+        "_face": face,
+    }
+    return type(face.__name__, (face, module.Engine), members)
+
+
+def _blank(face: type[Store], module: engine.Module) -> Store:
+    made = _engaged(getattr(face, "_face", face), module)
+    return cast(Store, cast(Any, module.Engine).__new__(made))
+
+
+def _reattach(face: type[Store], path: str, uuid: bytes) -> Store:
+    store = _blank(face, engine.choose("auto", path))
     # whoever could unpickle this trusts its sender, hence the file that the sender trusts
     store._attach(path, True, None, None)
     if store._attachment.uuid != uuid:
@@ -285,25 +394,21 @@ def _reattach(cls: type[Store], path: str, uuid: bytes) -> Store:
     return store
 
 
-def _name(name: object) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"a name is a str, not {type(name).__name__}")
-    return name
-
-
-def _check_options(backend: str, evict: str | None) -> None:
-    if backend not in ("auto", "native", "filelock"):
-        raise ValueError(f"backend is {backend!r}: it is 'auto', 'native' or 'filelock'")
+def _check_evict(evict: str | None) -> None:
     if evict not in (None, "lru"):
         raise ValueError(f"evict is {evict!r}: it is None or 'lru'")
     if evict is not None:
         raise ValueError(f"evict is {evict!r}: this version does not evict yet, leave it out")
-    if backend == "filelock":
-        raise NotImplementedError("this version of refstore has the native engine only")
 
 
 def _make(
-    path: str, capacity: int | None, max_objects: int | None, mode: int, *, temporary: bool
+    module: engine.Module,
+    path: str,
+    capacity: int | None,
+    max_objects: int | None,
+    mode: int,
+    *,
+    temporary: bool,
 ) -> int:
     folder = os.path.dirname(path)
     if capacity is None:
@@ -312,59 +417,8 @@ def _make(
         max_objects = paths.default_max_objects(capacity)
     if isinstance(max_objects, bool) or not isinstance(max_objects, int):
         raise TypeError(f"max_objects is an int, not {type(max_objects).__name__}")
-    if not 0 < max_objects <= _core.OBJECTS_LIMIT:
+    if not 0 < max_objects <= module.OBJECTS_LIMIT:
         raise ValueError(
-            f"max_objects is {max_objects}: it must be between 1 and {_core.OBJECTS_LIMIT}"
+            f"max_objects is {max_objects}: it must be between 1 and {module.OBJECTS_LIMIT}"
         )
-    return _core.make_file(path, capacity, max_objects, mode, temporary)
-
-
-# Temporary stores: the creator keeps the descriptor by whose lock others see that it lives.
-
-_creator_fds: set[int] = set()
-
-
-def _forget_creators() -> None:
-    # A forked child is no creator: what it inherited would keep a dead creator's stores alive.
-    for fd in _creator_fds:
-        os.close(fd)
-    _creator_fds.clear()
-
-
-os.register_at_fork(after_in_child=_forget_creators)
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _remove_temporary(path: str, fd: int, inode: int, creator: int) -> None:
-    if os.getpid() != creator:
-        return
-    with contextlib.suppress(FileNotFoundError):
-        if os.stat(path).st_ino == inode:
-            os.unlink(path)
-    _creator_fds.discard(fd)
-    os.close(fd)
-
-
-def collect_temporary(folder: str) -> list[str]:
-    """Removes the temporary stores in `folder` whose creators are dead; returns their paths."""
-    removed: list[str] = []
-    try:
-        entries = list(os.scandir(folder))
-    except FileNotFoundError:
-        return removed  # whoever opens or makes the store says so
-    for entry in entries:
-        if not entry.name.startswith(paths.TEMPORARY_PREFIX):
-            continue
-        with contextlib.suppress(OSError), _opened(entry.path) as fd:
-            if _core.is_creator_alive(fd) is False:
-                os.unlink(entry.path)
-                removed.append(entry.path)
-    return removed
+    return module.make_file(path, capacity, max_objects, mode, temporary)

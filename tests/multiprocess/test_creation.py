@@ -63,7 +63,7 @@ KILLED_CREATOR = """
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(os, point, fatal)
-    refstore.Store(path, capacity="4MiB", create=True)
+    refstore.Store(path, capacity="4MiB", create=True, backend="native")
 """
 
 

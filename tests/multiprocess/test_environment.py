@@ -417,7 +417,7 @@ def test_a_file_system_without_lasting_locks_is_refused(
         """
         import errno, os, sys, refstore
         try:
-            refstore.Store(sys.argv[1], capacity="1MiB", create=True)
+            refstore.Store(sys.argv[1], capacity="1MiB", create=True, backend="native")
         except OSError as error:
             print(error.errno == errno.EOPNOTSUPP, "locks do not hold" in str(error))
         """,

@@ -1,0 +1,5 @@
+"""The ObjectRef of this installation."""
+
+from refstore._core import ObjectRef
+
+__all__ = ["ObjectRef"]

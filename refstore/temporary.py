@@ -1,0 +1,94 @@
+"""Temporary stores: gone when their creator closes them, exits, or is found dead.
+
+The creator keeps a claim, by which others see that it lives: what that is, is the engine's affair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Iterator
+
+from refstore import engine, paths
+from refstore.errors import RefstoreError
+
+__all__ = ["claim", "collect_temporary", "give_up", "opened"]
+
+_claims: dict[int, engine.Module] = {}  # by the descriptor that stands for each
+_removals: weakref.WeakKeyDictionary[object, weakref.finalize[..., object]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def claim(store: object, module: engine.Module, path: str, fd: int) -> None:
+    """The file goes with `store`, or with `give_up(store)`. `fd`: what make_file() returned."""
+    _claims[fd] = module
+    arguments = (module, path, fd, os.fstat(fd).st_ino, os.getpid())
+    _removals[store] = weakref.finalize(store, _remove, *arguments)
+
+
+def give_up(store: object) -> None:
+    """Removes the file of a store that this process has claimed; of any other, nothing happens."""
+    removal = _removals.pop(store, None)
+    if removal is not None:
+        removal()
+
+
+def _remove(module: engine.Module, path: str, fd: int, inode: int, creator: int) -> None:
+    if os.getpid() != creator:
+        return
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
+    del _claims[fd]
+    module.release_creator(fd)
+
+
+def _forget_claims() -> None:
+    # A forked child is no creator: what it inherited would keep a dead creator's stores alive.
+    for fd in _claims:
+        os.close(fd)
+    _claims.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_claims)
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[int]:
+    """A descriptor of the file at `path`, if that is a file and no link."""
+    flags = os.O_RDWR
+    for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # as far as there are such
+        flags |= getattr(os, name, 0)
+    fd = os.open(path, flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def collect_temporary(folder: str) -> list[str]:
+    """Removes the temporary stores in `folder` whose creators are dead; returns their paths."""
+    removed: list[str] = []
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return removed  # whoever opens or makes the store says so
+    for entry in entries:
+        if entry.name.startswith(paths.TEMPORARY_PREFIX) and entry.is_file(follow_symlinks=False):
+            with contextlib.suppress(OSError):
+                if _is_abandoned(entry.path):
+                    os.unlink(entry.path)
+                    removed.append(entry.path)
+    return removed
+
+
+def _is_abandoned(path: str) -> bool:
+    owner = engine.owner_of(path)
+    if owner is None:
+        return False
+    with opened(path) as fd, contextlib.suppress(RefstoreError):  # that engine is not there
+        return engine.load(owner).is_creator_alive(fd, path) is False
+    return False
