@@ -1,4 +1,4 @@
-"""Fixtures: the engine, stores in a folder of their own, a guard against what tests leave behind."""
+"""Fixtures: the engine, stores in a folder of their own, a guard against what is left behind."""
 
 from __future__ import annotations
 

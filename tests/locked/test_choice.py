@@ -32,9 +32,7 @@ def header(path: str) -> tuple[int, int, int]:
 
 
 @pytest.fixture
-def owned(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], refstore.Store]:
+def owned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], refstore.Store]:
     """Make a store of a given engine, with nothing said by the environment."""
     monkeypatch.delenv(engines.VARIABLE)
     return lambda owner: refstore.Store(

@@ -1,4 +1,4 @@
-"""What the filelock engine leaves on the file system, and that it copies nothing that it need not."""
+"""What the filelock engine leaves on the file system, and that it copies nothing needlessly."""
 
 from __future__ import annotations
 

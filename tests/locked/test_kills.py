@@ -38,9 +38,7 @@ def test_a_kill_at_any_bytecode_leaves_all_or_nothing(name: str, is_attached: bo
         kills.trial(operation, first, is_attached, second)
 
 
-def test_a_creator_killed_half_way_leaves_nothing_or_a_whole_store(
-    folder: Path, path: str
-) -> None:
+def test_a_creator_killed_half_way_leaves_nothing_or_a_whole_store(folder: Path, path: str) -> None:
     def create() -> None:
         refstore.Store(path, capacity="1MiB", max_objects=64, create=True)
 
@@ -72,9 +70,7 @@ def test_a_creator_killed_half_way_leaves_nothing_or_a_whole_store(
 
 
 @contextlib.contextmanager
-def stopped_in_a_change(
-    path: str, work: Callable[[], object], part: float = 0.5
-) -> Iterator[int]:
+def stopped_in_a_change(path: str, work: Callable[[], object], part: float = 0.5) -> Iterator[int]:
     """The pid of a forked child that stands still while it has the change lock; then it goes on.
 
     `part`: how far into the time for which it has the lock.
