@@ -259,10 +259,9 @@ def create_many_times(hands: Hands, path: str, times: int, backend: str) -> list
     """Open or make a store of that engine as often as asked; what came of each."""
     outcomes = []
     for number in range(times):
-        try:
+        outcome = "refused"
+        with contextlib.suppress(refstore.StoreVersionError):
             refstore.Store(f"{path}-{number}", capacity="1MiB", backend=backend).close()
-        except refstore.StoreVersionError:
-            outcomes.append("refused")
-        else:
-            outcomes.append("opened")
+            outcome = "opened"
+        outcomes.append(outcome)
     return outcomes

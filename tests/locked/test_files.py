@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import workers
 from helpers import peer
-from locked import opcodes
 
 import refstore
+from locked import opcodes
 from refstore.temporary import collect_temporary
 
 MakeStore = Callable[..., refstore.Store]

@@ -7,6 +7,7 @@ but for the file locks: `filelock` was imported before.
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import engines
@@ -158,7 +159,7 @@ def run_without(
         result = helpers.run_script(program, folder / "store", env=settings)
         left = [entry.name for entry in folder.rglob("*") if entry.is_file()]
     finally:
-        helpers.shutil.rmtree(home)
+        shutil.rmtree(home)
     assert result.returncode == 0, result.stderr
     assert left == []
     warned = [line for line in result.stderr.splitlines() if "Warning" in line]

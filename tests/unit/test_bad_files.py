@@ -220,8 +220,8 @@ def test_damage_is_an_error_at_worst_and_never_a_crash(
     result = helpers.run_script(DAMAGE, path, seed, start, stop, rounds)
     for left in helpers.stores(folder):
         (folder / left).unlink()
-    for left in folder.iterdir():
-        shutil.rmtree(left)  # the locks of stores that were removed behind their backs
+    for locks in folder.iterdir():
+        shutil.rmtree(locks)  # the locks of stores that were removed behind their backs
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.split()[0] == str(rounds)
 
