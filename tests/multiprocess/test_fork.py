@@ -432,9 +432,8 @@ MANY_FORKS = """
 
 
 def test_more_forks_than_there_are_rows_leave_nothing(store: refstore.Store, path: str) -> None:
-    helpers.run_clean(
-        MANY_FORKS, path, engines.rounds(1100, 4)
-    )  # in a small process, where a fork is cheap
+    # in a small process, where a fork is cheap
+    helpers.run_clean(MANY_FORKS, path, engines.rounds(1100, 4))
     helpers.clear_up_after_the_dead(path)
     assert store.refcount("n") == 1
     assert store.stats().processes == 1
