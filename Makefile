@@ -11,7 +11,7 @@
 #   make soak     three deaths at a million points, and half an hour of kills, stops and forks
 #   make mutants  known mistakes, built into the core one by one: the tests must catch them
 #   make bench    latency and throughput
-#   make wheel    dist/
+#   make wheel    dist/: a source archive, a wheel for this machine, and one in Python alone
 #   make clean    removes all that was built; the virtual environment stays
 #
 # PYTHON=python3.13 make test    picks the interpreter of a new environment
@@ -96,6 +96,7 @@ bench: $(VENV)/with-bench
 wheel: $(VENV)/built
 	$(PIP) install -q build
 	$(RUN) -m build
+	REFSTORE_BUILD=none $(RUN) -m build --wheel
 
 clean:
 	rm -rf build dist *.egg-info refstore/*.so refstore/*.c stress/*.so examples/gan/out stress/out
@@ -112,7 +113,7 @@ $(VENV)/made:
 	touch $@
 
 $(VENV)/built: $(VENV)/made $(SOURCES)
-	$(PIP) install -q --no-build-isolation -e .
+	REFSTORE_BUILD=release $(PIP) install -q --no-build-isolation -e .
 	touch $@
 
 # refstore itself is there already, so this adds what the extra names.

@@ -1,12 +1,15 @@
 """The compiled half of the build; everything else is in pyproject.toml.
 
-REFSTORE_BUILD picks a variant:
+REFSTORE_BUILD picks a variant, which must build then:
 
-    release   what wheels ship (the default)
+    release   what wheels ship
     debug     assertions and failpoints
     asan      debug, under AddressSanitizer and UBSan
     tsan      debug, under ThreadSanitizer
     gcov      debug, line and branch counters for the .pxd
+    none      nothing: a wheel in Python alone, with the filelock engine
+
+Without it, release is tried: where there is no C compiler, or no Linux, it comes to none.
 
 Variants build side by side: `REFSTORE_BUILD=asan python setup.py build --build-lib build/asan`.
 """
@@ -31,13 +34,16 @@ LINK = {
     "gcov": ["--coverage"],
 }
 
-variant = os.environ.get("REFSTORE_BUILD", "release")
+asked_for = os.environ.get("REFSTORE_BUILD")
+variant = asked_for or "release"
 warnings = ["-std=gnu11", "-Wall", "-Wextra"]
 if os.environ.get("REFSTORE_WERROR"):
     warnings.append("-Werror")
 
-setup(
-    ext_modules=cythonize(
+
+def core() -> list[Extension]:
+    """The compiled core, generated anew."""
+    return cythonize(
         Extension(
             "refstore._core",
             ["refstore/_core.pyx"],
@@ -45,6 +51,7 @@ setup(
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
             extra_compile_args=warnings + COMPILE[variant],
             extra_link_args=LINK.get(variant, []),
+            optional=asked_for is None,
         ),
         build_dir=f"build/cython-{variant}",
         compiler_directives={
@@ -56,7 +63,11 @@ setup(
         },
         emit_linenums=variant != "release",  # sanitizers and gdb then name .pyx and .pxd lines
         force=True,
-    ),
+    )
+
+
+setup(
+    ext_modules=[] if variant == "none" else core(),
     options={  # neither setuptools nor Cython sees a change of variant, so always rebuild
         "build": {"build_base": f"build/base-{variant}"},
         "build_ext": {"force": True},
