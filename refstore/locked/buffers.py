@@ -11,20 +11,21 @@ as `numpy.ndarray(buffer=)` does: then the root stays until the buffer is collec
 from __future__ import annotations
 
 import os
+import sys
 import weakref
+from collections.abc import Callable
 from typing import Any, Final, Literal, NoReturn, cast, final
 
 import numpy as np
 import numpy.typing as npt
 
 from refstore import blocks
-from refstore.errors import ObjectExistsError
 from refstore.locked import exports
 from refstore.locked.pins import Block, Home, Pin, Root, private_root, root_over, shaped
 from refstore.payload import decode
 from refstore.refs import ObjectRef, make_ref
 
-__all__ = ["PinnedBuffer", "Writer", "open_writers", "pinned", "writer"]
+__all__ = ["Block", "Home", "PinnedBuffer", "Writer", "open_writers", "pinned", "writer"]
 
 _ASKS_METHOD: Final = exports.WAY == "METHOD"
 _FORWARDS: Final = exports.WAY == "FORWARD"
@@ -294,10 +295,15 @@ class Writer(_Block, blocks.Writer):
     def __init__(self) -> None:
         raise TypeError("Store.create() makes Writers")
 
-    def __del__(self) -> None:
-        if not getattr(self, "_is_closed", True):
-            self._is_kept = False  # nobody did
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if getattr(self, "_is_closed", True):
+            return
+        self._is_kept = False  # nobody did
+        try:
             self._give_up()
+        except Exception:
+            if not is_finalizing():  # as for pins
+                raise
 
     def __enter__(self) -> Writer:
         self._demand_ours()
@@ -319,8 +325,6 @@ class Writer(_Block, blocks.Writer):
         try:
             home.seal(self._slot, self._generation, self._name, self._replaces, root is not None)
             self._is_sealed = True
-        except ObjectExistsError:  # then it is given up already
-            raise
         except BaseException:
             home.give_up(self._slot, root is not None)
             raise

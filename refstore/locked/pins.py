@@ -13,6 +13,8 @@ so a pin lasts as long as the last of them, wherever it went.
 from __future__ import annotations
 
 import mmap
+import sys
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -73,8 +75,8 @@ class Home(Protocol):
     def seal(self, slot: int, generation: int, name: str | None, replace: bool, keep: bool) -> None:
         """Publishes a block that we wrote; `keep`: from then on we have a pin on it.
 
-        ObjectExistsError: the name is taken, and the block was given up, as by `give_up`. Any
-        other error leaves it to be given up, unless it is sealed, with the pin.
+        If it raises, the block is to be given up: that does nothing if it was sealed after all,
+        with the pin.
         """
 
     def give_up(self, slot: int, keep: bool) -> None:
@@ -93,8 +95,12 @@ class Pin:
         self.home = home
         self.slot = slot
 
-    def __del__(self) -> None:
-        self.home.unpin(self.slot)
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        try:
+            self.home.unpin(self.slot)
+        except Exception:
+            if not is_finalizing():  # when modules may be gone, and the row goes with the process
+                raise
 
 
 class Root(Octets):
