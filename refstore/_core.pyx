@@ -983,6 +983,24 @@ cdef uint64_t start_shaped(Store *s, object shape, cnp.dtype dtype) except? 0xFF
     return start_array(s, dtype, &dims, c'C', None, checked_size(size))
 
 
+# For classes in Python
+
+cdef class Exporter:
+    """The base of a class in Python whose objects are buffers: `_buffer_for(flags)` says what exports in their place.
+
+    A view belongs to what exported it, so whoever keeps a view, or only what lies behind it, keeps that.
+    """
+
+    cdef object __weakref__
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyObject_GetBuffer(self._buffer_for(flags), buffer, flags)
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        # never called, as above; numpy.frombuffer() keeps a view only of types that have this
+        pass
+
+
 # For tests and benchmarks
 
 def _failpoints():

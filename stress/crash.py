@@ -28,7 +28,15 @@ if not __package__:
 import refstore
 from stress.mortal import ABSENT, HOT, LENT, MAX_SIZE, OWN, Ledger, Mortal, ident_of, own_name
 from stress.pattern import Pattern
-from stress.support import MIB, fresh_name, fresh_seed, parse_size
+from stress.support import (
+    MIB,
+    add_backend,
+    fresh_name,
+    fresh_seed,
+    parse_size,
+    remove_store,
+    use_backend,
+)
 
 PATIENCE = 2.0  # seconds that one operation may take, beside those that were not its own
 QUIET_EVERY = 30.0
@@ -36,6 +44,7 @@ REST_WITHIN = 60.0
 SHORT_STOP, LONG_STOP = (0.01, 0.3), (5.5, 7.0)  # the long ones outlast what a lock is waited for
 LONG_STOPS = 0.01
 HELD_UP = 0.08  # seconds after which an operation seems to wait for the stopped process
+RATES = {"native": 8.0, "filelock": 3.0}  # what each finds time to work between
 _LOOK_EVERY = 0.05
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -336,14 +345,19 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--procs", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=8.0, help="kills and stops a second")
+    parser.add_argument("--rate", type=float, help="kills and stops a second")
     parser.add_argument("--capacity", type=parse_size, default=32 * MIB)
     parser.add_argument("--seed", type=int, default=fresh_seed())
-    return parser.parse_args()
+    add_backend(parser)
+    options = parser.parse_args()
+    if options.rate is None:
+        options.rate = RATES[options.backend]
+    return options
 
 
 def main() -> int:
     options = arguments()
+    use_backend(options.backend)
     print(f"seed {options.seed}, {options.procs} processes, {options.seconds:.0f} s", flush=True)
     with refstore.Store(fresh_name("crash"), capacity=options.capacity, create=True) as store:
         path = store.path
@@ -355,13 +369,14 @@ def main() -> int:
     except AssertionError as error:
         print(
             f"FAULT: {error}\nafter {soak.totals()}\nrun: python -m stress.crash "
+            f"--backend {options.backend} "
             f"--seed {options.seed} --procs {options.procs} --rate {options.rate:g} "
             f"--capacity {options.capacity} --seconds {options.seconds:g}",
             file=sys.stderr,
         )
         return 1
     finally:
-        os.unlink(path)
+        remove_store(path)
     print(f"{soak.totals()}; no fault")
     return 0
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from refstore import ObjectRef, Store, StoreFullError
 from stress.baseline_build import baseline_store
-from stress.support import MIB, fresh_name, parse_size, reaped, size
+from stress.support import MIB, add_backend, fresh_name, parse_size, reaped, size, use_backend
 
 MODELS = ("generator", "discriminator")
 WEIGHTS = 1_250_000  # float32 each: 5 MB a model
@@ -255,6 +255,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--sync-every", type=int, default=5, help="epochs between two syncs")
     parser.add_argument("--capacity", type=parse_size, default=64 * MIB)
+    add_backend(parser)
     parser.add_argument("--baseline", action="store_true", help="in the store that was replaced")
     options = parser.parse_args()
     if options.epochs < options.sync_every:
@@ -264,6 +265,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
+    use_backend(options.backend)
     traffic: Traffic
     traffic = Baseline(options.capacity) if options.baseline else Refstore(options.capacity)
     problems: list[str] = []

@@ -29,7 +29,16 @@ from tqdm import tqdm
 
 from refstore import Store
 from stress.actor import NOT_OPERATIONS, Actor, Inbox, Plan
-from stress.support import MIB, fresh_seed, parse_size, rate, reaped, size
+from stress.support import (
+    MIB,
+    add_backend,
+    fresh_seed,
+    parse_size,
+    rate,
+    reaped,
+    size,
+    use_backend,
+)
 
 _STALLED_SECONDS = 120.0
 
@@ -160,6 +169,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--live-fraction", type=float, default=0.5, help="of the capacity, at most")
     parser.add_argument("--min-size", type=parse_size, default=64)
     parser.add_argument("--max-size", type=parse_size, default=MIB)
+    add_backend(parser)
     parser.add_argument(
         "--start-method", choices=multiprocessing.get_all_start_methods(), default="spawn"
     )
@@ -168,6 +178,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
+    use_backend(options.backend)
     seed = fresh_seed() if options.seed is None else options.seed
     plan = Plan(
         seed=seed,

@@ -1,10 +1,13 @@
-"""What every program here needs: sizes in words, tables, names, and children that are reaped."""
+"""What every program here needs: options, sizes in words, tables, names, reaped children."""
 
+import argparse
 import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+
+from refstore import RefstoreError, Store
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -57,6 +60,25 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
     lines = ["  ".join(map(str.ljust, row, widths)) for row in ruled]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """The option `--backend`: the engine of every store that the program makes."""
+    parser.add_argument("--backend", choices=("native", "filelock"), default="native")
+
+
+def use_backend(name: str) -> None:
+    """Let `backend="auto"` mean that engine, here and in every child that is started."""
+    os.environ["REFSTORE_BACKEND"] = name
+
+
+def remove_store(path: str) -> None:
+    """Remove a store and all that its engine keeps beside it, even if it is damaged."""
+    try:
+        with Store(path, create=False) as store:
+            store.unlink()
+    except RefstoreError:
+        os.unlink(path)
 
 
 def fresh_name(purpose: str) -> str:

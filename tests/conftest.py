@@ -1,4 +1,4 @@
-"""Fixtures: stores in a folder of their own, and a guard against what tests leave behind."""
+"""Fixtures: the engine, stores in a folder of their own, a guard against what is left behind."""
 
 from __future__ import annotations
 
@@ -6,16 +6,39 @@ import contextlib
 import gc
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import engines
 import helpers
 import pytest
 
 import refstore
 
 MakeStore = Callable[..., refstore.Store]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let each test run on the engines that it is for; see `engines`."""
+    test = metafunc.definition
+    if test.get_closest_marker("storeless"):
+        return
+    meant: Sequence[str] = [one for one in engines.ENGINES if test.get_closest_marker(one)]
+    if not meant:
+        alone = test.originalname in engines.NATIVE_ALONE
+        meant = ["native"] if alone else engines.of_folder(test.path.parent.name)
+    metafunc.parametrize(
+        "engine", [one for one in engines.available() if one in meant], indirect=True
+    )
+
+
+@pytest.fixture(autouse=True)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The engine of every store that the test, its children or the command make."""
+    name: str = getattr(request, "param", engines.available()[0])
+    monkeypatch.setenv(engines.VARIABLE, name)
+    return name
 
 
 @pytest.fixture(autouse=True)

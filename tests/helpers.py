@@ -10,6 +10,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import engines
 import numpy as np
 import numpy.typing as npt
 
@@ -67,6 +69,26 @@ def usage(store: refstore.Store) -> tuple[int, int, int, int, int]:
     """What a call that fails must leave as it was."""
     stats = store.stats()
     return stats.used, stats.free, stats.objects, stats.pinned, stats.condemned
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+def stores(folder: Path) -> list[str]:
+    """What lies in a folder, without the locks of the filelock engine's stores."""
+    return sorted(entry.name for entry in folder.iterdir() if not is_lock_folder(entry))
+
+
+def is_lock_folder(path: Path) -> bool:
+    return path.suffix == ".locks" and path.is_dir()
+
+
+def remove(path: str | Path) -> None:
+    """Remove a file behind the engine's back, and the locks that it would have cleared away."""
+    file = Path(path)
+    file.unlink()
+    for entry in file.parent.glob(f"{file.name}.*.locks"):
+        shutil.rmtree(entry)
 
 
 # -- addresses --------------------------------------------------------------------------------
@@ -230,7 +252,7 @@ class Peer:
         self._pipe, theirs = context.Pipe()
         target = str(store) if isinstance(store, Path) else store
         self.process = context.Process(  # type: ignore[attr-defined]
-            target=_serve, args=(theirs, target), daemon=True
+            target=_serve, args=(theirs, target, engines.current()), daemon=True
         )
         with forking_on_purpose():
             self.process.start()
@@ -323,8 +345,9 @@ def clear_up_after_the_dead(path: str | Path) -> None:
         pass
 
 
-def _serve(pipe: Connection, store: refstore.Store | str | None) -> None:
+def _serve(pipe: Connection, store: refstore.Store | str | None, engine: str) -> None:
     """The child: run what comes through the pipe until `None` comes."""
+    os.environ[engines.VARIABLE] = engine  # what a fork server knows is older than the test
     attached = refstore.Store(store, create=False) if isinstance(store, str) else store
     hands = Hands(attached, pipe)
     pipe.send(("ready", None))

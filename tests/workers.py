@@ -253,3 +253,15 @@ def temporary(hands: Hands, folder: str) -> None:
 
 def pickled(hands: Hands) -> bytes:
     return pickle.dumps(hands.store)
+
+
+def create_many_times(hands: Hands, path: str, times: int, backend: str) -> list[str]:
+    """Open or make a store of that engine as often as asked; what came of each."""
+    outcomes = []
+    for number in range(times):
+        outcome = "refused"
+        with contextlib.suppress(refstore.StoreVersionError):
+            refstore.Store(f"{path}-{number}", capacity="1MiB", backend=backend).close()
+            outcome = "opened"
+        outcomes.append(outcome)
+    return outcomes

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 # The package under test comes first, wherever it is; stress/ is found beside these tests.
 PROGRAM = (
@@ -13,12 +15,14 @@ PROGRAM = (
 )
 
 
-def test_nothing_is_lost_while_processes_are_killed_stopped_and_forked() -> None:
+@pytest.mark.native("the program takes either")
+@pytest.mark.filelock("the program takes either")
+def test_nothing_is_lost_while_processes_are_killed_stopped_and_forked(engine: str) -> None:
+    options = [f"--backend={engine}", "--seconds=8", "--procs=4"]
+    if engine == "native":
+        options.append("--rate=12")
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "--seconds=8", "--procs=4", "--rate=12"],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", PROGRAM, *options], capture_output=True, text=True, check=False
     )
     print(done.stdout)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import engines
 import helpers
 import pytest
 import workers
@@ -14,7 +15,7 @@ import refstore
 
 
 def test_creating_at_once_makes_one_store(folder: Path) -> None:
-    path, times = str(folder / "s"), 40
+    path, times = str(folder / "s"), engines.rounds(40, 4)
     with peers(4, None) as children:
         for child in children:
             child.tell(workers.open_many_times, path, times, None)
@@ -28,7 +29,7 @@ def test_creating_at_once_makes_one_store(folder: Path) -> None:
 
 
 def test_creating_exclusively_has_one_winner(folder: Path) -> None:
-    path, times = str(folder / "s"), 40
+    path, times = str(folder / "s"), engines.rounds(40, 4)
     with peers(4, None) as children:
         for child in children:
             child.tell(workers.open_many_times, path, times, True)
@@ -72,6 +73,7 @@ def create_and_die(path: str, point: str, when: str) -> None:
     assert (died.returncode, died.stderr) == (-signal.SIGKILL, "")
 
 
+@pytest.mark.native("names the calls of os that it makes; tests/filelock has its like")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("point", ["open", "fchmod", "ftruncate", "pwrite", "fsencode"])
 def test_a_creator_killed_half_way_leaves_nothing(
@@ -85,6 +87,7 @@ def test_a_creator_killed_half_way_leaves_nothing(
         store.unlink()
 
 
+@pytest.mark.native("names the calls of os that it makes; tests/filelock has its like")
 @pytest.mark.parametrize("point", ["close", "pread"])
 def test_a_creator_killed_before_it_joins_leaves_a_whole_store(
     folder: Path, path: str, point: str

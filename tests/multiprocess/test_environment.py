@@ -403,6 +403,7 @@ OTHER_LOCKS = """
 """
 
 
+@pytest.mark.native("takes away a kind of lock that it alone uses")
 @pytest.mark.skipif(COMPILER is None, reason="needs a C compiler to replace fcntl()")
 @pytest.mark.parametrize("locks", ["hidden", "unknown"])
 def test_a_file_system_without_lasting_locks_is_refused(

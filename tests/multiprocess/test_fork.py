@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import engines
 import helpers
 import numpy as np
 import pytest
@@ -233,15 +234,16 @@ def test_the_child_puts_and_gets_on_the_inherited_store(store: refstore.Store) -
 
 
 def test_parent_and_child_churn_side_by_side(store: refstore.Store) -> None:
+    turns = engines.rounds(1500)
     children = [
-        Child(nothing, lambda seed=seed: workers.churn(Hands(store), seed, 1500, 0.2))  # type: ignore[misc]
+        Child(nothing, lambda seed=seed: workers.churn(Hands(store), seed, turns, 0.2))  # type: ignore[misc]
         for seed in (1, 2)
     ]
     for child in children:
         child.gate.wait()
     for child in children:
         child.gate.open()
-    workers.churn(Hands(store), 3, 1500, 0.2)
+    workers.churn(Hands(store), 3, turns, 0.2)
     for child in children:
         child.__exit__()
     assert store.stats().used == 0
@@ -414,11 +416,12 @@ def test_several_stores_are_inherited_at_once(make_store: MakeStore, folder: Pat
 
 MANY_FORKS = """
     import os, sys, refstore
-    store = refstore.Store(sys.argv[1], create=False)
+    path, forks = sys.argv[1:]
+    store = refstore.Store(path, create=False)
     ref = store.put(b"x" * 100, name="n")
     with store.get(ref) as buf:
         before = len(os.listdir("/proc/self/fd"))
-        for turn in range(1100):
+        for turn in range(int(forks)):
             pid = os.fork()
             if pid == 0:
                 assert bytes(buf) == b"x" * 100
@@ -429,7 +432,8 @@ MANY_FORKS = """
 
 
 def test_more_forks_than_there_are_rows_leave_nothing(store: refstore.Store, path: str) -> None:
-    helpers.run_clean(MANY_FORKS, path)  # in a small process, where a fork is cheap
+    # in a small process, where a fork is cheap
+    helpers.run_clean(MANY_FORKS, path, engines.rounds(1100, 4))
     helpers.clear_up_after_the_dead(path)
     assert store.refcount("n") == 1
     assert store.stats().processes == 1
@@ -451,7 +455,7 @@ FORK_FROM_A_THREAD = """
     threads = [threading.Thread(target=churn, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
-    for turn in range(60):
+    for turn in range(int(sys.argv[2])):
         pid = os.fork()
         if pid == 0:
             ref = store.put(b"c" * 30_000)
@@ -468,7 +472,8 @@ FORK_FROM_A_THREAD = """
 
 
 def test_a_fork_amid_busy_threads(store: refstore.Store, path: str) -> None:
-    helpers.run_clean(FORK_FROM_A_THREAD, path, options=("-W", "ignore::DeprecationWarning"))
+    options = ("-W", "ignore::DeprecationWarning")
+    helpers.run_clean(FORK_FROM_A_THREAD, path, engines.rounds(60, 4), options=options)
     helpers.clear_up_after_the_dead(path)
     assert store.stats().used == 0
     helpers.assert_full_capacity_fits(store)

@@ -16,9 +16,9 @@ import refstore
 CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
 
 LOST_CHILD = """
-    import ctypes, fcntl, os, pickle, resource, signal, struct, sys, traceback, refstore
+    import ctypes, fcntl, glob, os, pickle, resource, signal, struct, sys, traceback, refstore
 
-    path, way, clone = sys.argv[1:]
+    path, engine, way, clone = sys.argv[1:]
     libc = ctypes.CDLL(None, use_errno=True)
     store = refstore.Store(path, create=False)
     data = os.urandom(1000)
@@ -27,13 +27,22 @@ LOST_CHILD = """
     store.delete(store.put(b"", name="written"))  # so that the name's table is there for good
     writer = store.create(100, name="written")
     memoryview(writer)[:] = b"w" * 100
-    locks = open(path, "r+b")
+    if engine == "native":
+        locks = open(path, "r+b")
+    elif way == "no row":
+        (folder,) = glob.glob(path + ".*.locks")
+        locks = [open(f"{folder}/{row}.lock", "a+b") for row in range(256)]
 
-    def lock_rows(kind):
-        for row in range(1024):
-            asked = struct.pack("hhqqi4x", kind, os.SEEK_SET, row, 1, 0)
+    def lock_rows(wanted):
+        for row in range(1024 if engine == "native" else 256):
             try:
-                fcntl.fcntl(locks, 37, asked)  # F_OFD_SETLK
+                if engine == "native":
+                    kind = fcntl.F_WRLCK if wanted else fcntl.F_UNLCK
+                    asked = struct.pack("hhqqi4x", kind, os.SEEK_SET, row, 1, 0)
+                    fcntl.fcntl(locks, 37, asked)  # F_OFD_SETLK
+                else:
+                    kind = fcntl.LOCK_EX | fcntl.LOCK_NB if wanted else fcntl.LOCK_UN
+                    fcntl.flock(locks[row], kind)
             except BlockingIOError:
                 pass  # the parent's own
 
@@ -45,7 +54,7 @@ LOST_CHILD = """
         if way == "raw":
             return libc.syscall(int(clone), signal.SIGCHLD, 0, 0, 0, 0)
         if way == "no row":
-            lock_rows(fcntl.F_WRLCK)
+            lock_rows(True)
             return os.fork()
         if way == "no descriptor":
             limit(3)
@@ -92,7 +101,7 @@ LOST_CHILD = """
                 refstore.Store(path, create=False)
             except refstore.RefstoreError as error:
                 assert "rows" in str(error), error
-            lock_rows(fcntl.F_UNLCK)
+            lock_rows(False)
         if os.path.exists(path):
             with refstore.Store(path, create=False) as again:
                 assert bytes(again.get(ref)) == data
@@ -125,13 +134,20 @@ LOST_CHILD = """
 """
 
 
-@pytest.mark.parametrize("way", ["no row", "no descriptor", "no file", "raw"])
+@pytest.mark.parametrize("way", ["no row", "no descriptor", "raw"])
 def test_a_child_without_a_row_is_refused_everything(
-    store: refstore.Store, path: str, way: str
+    store: refstore.Store, path: str, way: str, engine: str
 ) -> None:
     if way == "raw" and CLONE is None:
         pytest.skip("the number of clone() is not known here")
-    helpers.run_clean(LOST_CHILD, path, way, CLONE)
+    helpers.run_clean(LOST_CHILD, path, engine, way, CLONE)
+
+
+@pytest.mark.native("opens its file once more for a child; the other's child has its lock by then")
+def test_a_child_that_cannot_open_the_file_is_refused_everything(
+    store: refstore.Store, path: str
+) -> None:
+    helpers.run_clean(LOST_CHILD, path, "native", "no file", CLONE)
 
 
 FOREIGN_FORK = """

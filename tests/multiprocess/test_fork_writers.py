@@ -159,6 +159,7 @@ IN_THE_DEAD_MAKERS_ROW = """
 """
 
 
+@pytest.mark.native("reads its rows")
 @pytest.mark.parametrize("size", [100, 8192, 100_000])
 @pytest.mark.parametrize("end", ["abort", "seal", "collect"])
 def test_a_grandchild_in_the_dead_makers_row_cannot_end_the_writer(

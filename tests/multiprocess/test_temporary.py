@@ -19,41 +19,37 @@ def own_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFSTORE_DIR", str(folder))
 
 
-def files(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
-
-
 def test_a_temporary_store_works_and_goes_at_its_close(folder: Path) -> None:
     with refstore.Store.temporary(capacity="1MiB", max_objects=100) as store:
-        assert len(files(folder)) == 1
+        assert len(helpers.stores(folder)) == 1
         assert (store.capacity, store.max_objects) == (2**20, 100)
         store["n"] = b"x"
         assert bytes(store["n"]) == b"x"
         assert store.check() == []
-    assert files(folder) == []
+    assert helpers.stores(folder) == []
 
 
 def test_each_has_a_name_of_its_own(folder: Path) -> None:
     stores = [refstore.Store.temporary(capacity="1MiB") for _ in range(5)]
-    assert len(files(folder)) == 5
+    assert len(helpers.stores(folder)) == 5
     stores[0]["n"] = b"x"
     assert "n" not in stores[1]
     for store in stores:
         store.close()
-    assert files(folder) == []
+    assert helpers.stores(folder) == []
 
 
 def test_dropping_it_closes_it(folder: Path) -> None:
     store = refstore.Store.temporary(capacity="1MiB")
-    assert len(files(folder)) == 1
+    assert len(helpers.stores(folder)) == 1
     del store
-    assert files(folder) == []
+    assert helpers.stores(folder) == []
 
 
 def test_views_outlive_it(folder: Path) -> None:
     with refstore.Store.temporary(capacity="1MiB") as store:
         view = memoryview(store.get(store.put(b"x" * 1000)))
-    assert files(folder) == []
+    assert helpers.stores(folder) == []
     assert bytes(view) == b"x" * 1000
 
 
@@ -78,7 +74,7 @@ def test_it_goes_with_its_creator(folder: Path, ending: str) -> None:
         {ending}
         """
     )
-    assert files(folder) == []
+    assert helpers.stores(folder) == []
 
 
 @pytest.mark.parametrize("how", ["temporary", "create", "attach"])
@@ -86,7 +82,7 @@ def test_one_whose_creator_was_killed_goes_at_the_next_opening(folder: Path, how
     refstore.Store(str(folder / "there"), capacity="1MiB").close()
     with peer(None, "spawn") as child:
         child.do(workers.temporary, str(folder))
-        assert len(files(folder)) == 2
+        assert len(helpers.stores(folder)) == 2
         child.kill()
     if how == "temporary":
         refstore.Store.temporary(capacity="1MiB").close()
@@ -95,22 +91,22 @@ def test_one_whose_creator_was_killed_goes_at_the_next_opening(folder: Path, how
             store.unlink()
     else:
         refstore.Store(str(folder / "there"), create=False).close()
-    assert files(folder) == ["there"]
-    (folder / "there").unlink()
+    assert helpers.stores(folder) == ["there"]
+    helpers.remove(folder / "there")
 
 
 def test_one_whose_creator_lives_is_left_alone(folder: Path) -> None:
     with peer(None) as child:
         child.do(workers.temporary, str(folder))
-        (name,) = files(folder)
+        (name,) = helpers.stores(folder)
         for _ in range(3):
             with refstore.Store.temporary(capacity="1MiB"):
-                assert name in files(folder)
-        assert files(folder) == [name]
+                assert name in helpers.stores(folder)
+        assert helpers.stores(folder) == [name]
         with pickle.loads(child.do(workers.pickled)) as store:
             assert bytes(store["n"]) == b"temporary"
-        assert files(folder) == [name]
-    assert files(folder) == []
+        assert helpers.stores(folder) == [name]
+    assert helpers.stores(folder) == []
 
 
 def test_an_ordinary_store_of_a_killed_process_stays(folder: Path) -> None:
@@ -131,11 +127,11 @@ def test_others_that_attach_do_not_remove_it(folder: Path) -> None:
             with peer(store, method) as child:
                 assert child.do(workers.read, "n") == b"x" * 1000
                 child.do(workers.close)
-            assert len(files(folder)) == 1
+            assert len(helpers.stores(folder)) == 1
         with pickle.loads(pickle.dumps(store)) as other:
             assert bytes(other["n"]) == b"x" * 1000
-        assert len(files(folder)) == 1
-    assert files(folder) == []
+        assert len(helpers.stores(folder)) == 1
+    assert helpers.stores(folder) == []
 
 
 def test_those_attached_go_on_when_the_creator_has_gone(folder: Path) -> None:
@@ -143,7 +139,7 @@ def test_those_attached_go_on_when_the_creator_has_gone(folder: Path) -> None:
     ref = store.put(b"x" * 1000)
     with peer(store) as child:
         store.close()
-        assert files(folder) == []
+        assert helpers.stores(folder) == []
         assert child.do(workers.read, ref) == b"x" * 1000
         child.do(workers.put, b"y", "still working")
 
@@ -154,7 +150,7 @@ def test_a_killed_user_takes_nothing_away(folder: Path) -> None:
             child.do(workers.put, b"x", "n")
             child.kill()
         refstore.Store.temporary(capacity="1MiB").close()
-        assert len(files(folder)) == 1
+        assert len(helpers.stores(folder)) == 1
         assert bytes(store["n"]) == b"x"
 
 
@@ -174,14 +170,14 @@ def test_a_creator_killed_with_a_child_attached_is_dead_all_the_same(folder: Pat
         """
     ) as creator:
         assert int(helpers.line(creator)) != creator.pid
-        assert len(files(folder)) == 1
+        assert len(helpers.stores(folder)) == 1
         creator.kill()
         creator.wait(helpers.PATIENCE)
         refstore.Store.temporary(capacity="1MiB").close()
-        assert files(folder) == []
+        assert helpers.stores(folder) == []
 
 
 def test_a_temporary_store_may_not_be_given_a_bad_capacity(folder: Path) -> None:
     with pytest.raises(ValueError, match="capacity"):
         refstore.Store.temporary(capacity=0)
-    assert files(folder) == []
+    assert helpers.stores(folder) == []

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import struct
 from pathlib import Path
 
+import engines
 import helpers
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import pytest
 import refstore
 
 CORE = Path(__file__).resolve().parents[2] / "refstore"
+VERSION_AT = 8  # in the file of either engine
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def image(folder: Path) -> bytes:
         store["large"] = helpers.pattern(2, 100_000)
         store.put({"a": [1, 2, 3]})
     data = path.read_bytes()
-    path.unlink()
+    helpers.remove(path)
     return data
 
 
@@ -80,23 +83,23 @@ def test_a_store_without_its_last_bytes_is_refused(
     refused(path, refstore.StoreCorruptedError)
 
 
-def version_field() -> tuple[int, int]:
-    """Offset and value of the format version, from the one place that says them."""
+@pytest.mark.native("reads the core's source")
+def test_the_version_stands_where_the_core_says(image: bytes) -> None:
     text = (CORE / "_layout.pxd").read_text()
     value = re.search(r"FORMAT_VERSION\b\D*?(\d+)", text)
     offset = re.search(r"\.version\s*==\s*(\d+)|header\.(?:format_)?version\)?\s*==\s*(\d+)", text)
     assert value, "no FORMAT_VERSION in _layout.pxd"
     assert offset, "no asserted offset of the version in _layout.pxd"
-    return int(next(filter(None, offset.groups()))), int(value.group(1))
+    assert int(next(filter(None, offset.groups()))) == VERSION_AT
+    assert struct.unpack_from("=I", image, VERSION_AT)[0] == int(value.group(1))
 
 
 def test_another_version_is_refused(folder: Path, image: bytes) -> None:
-    offset, value = version_field()
-    assert struct.unpack_from("=I", image, offset)[0] == value
+    (value,) = struct.unpack_from("=I", image, VERSION_AT)
     path = folder / "other"
     for other in (value + 1, value - 1, 2**31):
         patched = bytearray(image)
-        struct.pack_into("=I", patched, offset, other)
+        struct.pack_into("=I", patched, VERSION_AT, other)
         path.write_bytes(patched)
         text = refused(path, refstore.StoreVersionError)
         assert str(other) in text
@@ -169,7 +172,7 @@ def busy_image(folder: Path) -> bytes:
 
 
 DAMAGE = """
-    import random, sys, refstore
+    import os, random, sys, refstore
     path, seed, start, stop, rounds = sys.argv[1], *map(int, sys.argv[2:])
     image = open(path, "rb").read()
     rng = random.Random(seed)
@@ -198,7 +201,6 @@ DAMAGE = """
         except (refstore.RefstoreError, OSError, ValueError) as error:
             outcome = type(error).__name__
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
-        import os
         os.unlink(copy)
     print(sum(outcomes.values()), outcomes)
 """
@@ -214,9 +216,12 @@ def test_damage_is_an_error_at_worst_and_never_a_crash(
 ) -> None:
     path = folder / "image"
     path.write_bytes(busy_image)
+    rounds = engines.rounds(rounds, 3)
     result = helpers.run_script(DAMAGE, path, seed, start, stop, rounds)
-    for left in folder.iterdir():
-        left.unlink()
+    for left in helpers.stores(folder):
+        (folder / left).unlink()
+    for locks in folder.iterdir():
+        shutil.rmtree(locks)  # the locks of stores that were removed behind their backs
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.split()[0] == str(rounds)
 
@@ -266,6 +271,7 @@ LOCK_THAT_CANNOT_BE = """
 """
 
 
+@pytest.mark.native("writes to the words of its locks")
 @pytest.mark.parametrize(("whose", "outcome"), [("nobody", "went on"), ("ours", "refused")])
 @pytest.mark.parametrize("where", ["space", "names"])
 def test_a_lock_that_cannot_be_held_makes_no_put_wait_for_ever(
@@ -339,6 +345,7 @@ def put_into_a_damaged_slot(folder: Path, size: int, field: str, value: str) -> 
         (folder / "store").unlink(missing_ok=True)
 
 
+@pytest.mark.native("writes to its slots")
 @pytest.mark.parametrize("value", ["far", "the header", "another's"])
 @pytest.mark.parametrize("size", [1111, 77_777])
 def test_a_free_slots_damaged_offset_leads_no_put_out_of_its_block(
@@ -347,6 +354,7 @@ def test_a_free_slots_damaged_offset_leads_no_put_out_of_its_block(
     assert put_into_a_damaged_slot(folder, size, "offset", value) == "put"
 
 
+@pytest.mark.native("writes to its slots")
 @pytest.mark.parametrize("value", ["far pages", "too many pages", "past the end"])
 def test_a_free_slots_damaged_extent_is_an_error_or_nothing_to_a_put(
     folder: Path, value: str
@@ -369,5 +377,5 @@ def test_check_finds_damage_of_the_slots(folder: Path, image: bytes) -> None:
                 noticed += bool(store.check()) or len(store) != 3
         except refstore.RefstoreError:
             noticed += 1
-        path.unlink()
+        helpers.remove(path)
     assert noticed >= 2, "neither the header nor the slots are looked at"

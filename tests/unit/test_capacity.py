@@ -6,6 +6,7 @@ import contextlib
 import random
 from collections.abc import Callable
 
+import engines
 import helpers
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_a_hundred_random_objects_then_one_of_the_full_capacity_twice(
 def test_a_store_full_of_one_size_is_well_used_and_comes_back(
     make_store: MakeStore, size: int
 ) -> None:
-    store = make_store("2MiB", max_objects=40_000)
+    store = make_store(engines.rounds(2**21, 8), max_objects=40_000)
     for _ in range(2):
         refs = fill(store, lambda _: size)
         assert len(refs) * max(size, 64) >= 0.7 * store.capacity
@@ -150,7 +151,7 @@ def test_random_churn_never_rots(make_store: MakeStore) -> None:
     rng = random.Random(9)
     live: list[tuple[refstore.ObjectRef, int, int]] = []
     payload = 0
-    for i in range(20_000):
+    for i in range(engines.rounds(20_000)):
         size = int(2 ** rng.uniform(0, 16))
         while payload + size > 0.6 * store.capacity:
             ref, seed, length = live.pop(rng.randrange(len(live)))
@@ -212,7 +213,7 @@ def test_slots_move_between_sizes_while_others_live(make_store: MakeStore) -> No
     store = make_store("16MiB", max_objects=256)
     rng = random.Random(10)
     live = fill(store, lambda i: 64)
-    for step in range(2000):
+    for step in range(engines.rounds(2000)):
         store.delete(live.pop(rng.randrange(len(live))))
         live.append(store.put(bytes(int(2 ** rng.uniform(0, 15)) if step % 2 else 64)))
     assert len(store) == 256

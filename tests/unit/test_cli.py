@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import helpers
 import pytest
 import workers
 from helpers import peer, peers
@@ -336,7 +337,8 @@ def test_rm_spares_a_file_that_is_no_store(run: Command, folder: Path) -> None:
 def test_gc_removes_a_temporary_store_whose_creator_was_killed(run: Command, folder: Path) -> None:
     script = "import os, refstore; s = refstore.Store.temporary('1MiB'); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", script], check=False)
-    (left,) = folder.iterdir()
+    (name,) = helpers.stores(folder)
+    left = folder / name
     with refstore.Store.temporary(capacity="1MiB") as alive:
         if left.exists():  # a create in the same folder may have removed it already
             assert run("gc", "--json").json == [str(left)]

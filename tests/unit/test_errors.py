@@ -19,6 +19,7 @@ BASES: dict[type[BaseException], type[BaseException] | None] = {
 }
 
 
+@pytest.mark.storeless
 @pytest.mark.parametrize(
     ("error", "base"), BASES.items(), ids=lambda cls: getattr(cls, "__name__", "-")
 )
@@ -30,6 +31,7 @@ def test_each_error_has_its_bases(
     assert issubclass(refstore.RefstoreError, Exception)
 
 
+@pytest.mark.storeless
 def test_everything_public_is_in_all() -> None:
     names = {"Store", "ObjectRef", "PinnedBuffer", "Writer", "StoreStats", "RefstoreError"}
     names |= {error.__name__ for error in BASES}

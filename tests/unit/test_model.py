@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from typing import Any
 
+import engines
 import helpers
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 import refstore
@@ -274,11 +276,14 @@ class StoreMachine(RuleBasedStateMachine):
         assert helpers.mappings(self.folder) == []
 
 
-TestStore = StoreMachine.TestCase
-TestStore.settings = settings(
-    max_examples=120,
-    stateful_step_count=60,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+def test_the_store_agrees_with_the_model() -> None:
+    run_state_machine_as_test(
+        StoreMachine,
+        settings=settings(
+            max_examples=engines.rounds(120, 3),
+            stateful_step_count=60,
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )

@@ -17,6 +17,8 @@ import pytest
 from refstore import payload
 from refstore.errors import StoreCorruptedError
 
+pytestmark = pytest.mark.storeless
+
 
 class Written:
     """A frame in memory aligned as a block is, beside the copy that torch would write to."""

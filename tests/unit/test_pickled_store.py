@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
 from pathlib import Path
 
@@ -67,7 +66,7 @@ def test_another_store_in_its_place_is_refused(folder: Path, path: str, attached
             second.close()
         with pytest.raises(refstore.StoreVersionError):
             pickle.loads(dumped)
-    os.unlink(path)
+    helpers.remove(path)
 
 
 def test_a_store_within_an_object_is_stored_as_its_note(store: refstore.Store) -> None:

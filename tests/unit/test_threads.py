@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import engines
 import helpers
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_mixed_operations_keep_every_byte(store: refstore.Store) -> None:
     def work(number: int) -> None:
         rng = random.Random(number)
         mine: list[tuple[refstore.ObjectRef, int, int]] = []
-        for turn in range(1500):
+        for turn in range(engines.rounds(1500)):
             choice = rng.random()
             if choice < 0.4 and len(mine) < 40:
                 seed, size = number * 100_000 + turn, int(2 ** rng.uniform(0, 14))

@@ -1,0 +1,398 @@
+"""The filelock engine: a store in pure Python, in an ordinary file, with `filelock` for its locks.
+
+It is what `refstore._core` is, where that cannot be: without a compiler, on systems other than
+Linux, on file systems that lack what the native engine needs. Its rooms are in `refstore.locked`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+from collections.abc import Iterator
+from typing import SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from refstore import arrays, messages
+from refstore.errors import RefstoreError
+from refstore.locked import buffers, checks, folders, index, processes, slots, space
+from refstore.locked.attachment import Attachment, Claimed, attach
+from refstore.locked.journal import Change
+from refstore.locked.layout import (
+    DELETES,
+    GETS,
+    MAX_PINS,
+    OBJECTS_LIMIT,
+    SEALED,
+    WORD,
+)
+from refstore.locked.objects import ARRAY, BYTES, prepare
+from refstore.names import encode_name
+from refstore.refs import ObjectRef, make_ref, parts_of
+
+__all__ = [
+    "BACKEND",
+    "OBJECTS_LIMIT",
+    "Attachment",
+    "Engine",
+    "attach",
+    "is_creator_alive",
+    "make_file",
+    "release_creator",
+    "why_not",
+]
+
+BACKEND = "filelock"
+
+Key = ObjectRef | str
+_MAX_DIMS = 64
+_MAX_SIZE = 1 << 62
+
+# --- files
+
+_creators: dict[int, processes.Claim] = {}  # by the descriptor that stands for each
+is_creator_alive = folders.is_creator_alive
+
+
+def make_file(path: str, capacity: int, max_objects: int, mode: int, temporary: bool) -> int:
+    """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
+
+    Returns its descriptor, which for a temporary store stands for its creator's claim.
+    """
+    folders.remove_orphans(os.path.dirname(path))
+    claim = folders.make(path, capacity, max_objects, mode, temporary)
+    try:
+        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    except BaseException:
+        if claim is not None:
+            claim.give_back()
+        raise
+    if claim is not None:
+        _creators[fd] = claim
+    return fd
+
+
+def release_creator(fd: int) -> None:
+    """Ends the claim on a temporary store that `make_file` returned."""
+    claim = _creators.pop(fd, None)
+    with contextlib.suppress(OSError):
+        os.close(fd)
+    if claim is not None:
+        claim.give_back()
+
+
+def why_not(folder: str) -> str | None:
+    """What keeps this engine's stores out of a folder: nothing that is known beforehand."""
+    return None
+
+
+def _forget_creators() -> None:
+    # A forked child is no creator.
+    for claim in _creators.values():
+        claim.leave_to_parent()
+    _creators.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_creators)
+
+
+# --- operations, under the change lock
+
+
+def _locate(c: Change, key: tuple[int, int] | bytes) -> tuple[int, int] | None:
+    """Slot and generation of a live object."""
+    if isinstance(key, tuple):
+        return key if slots.is_live(c, *key) else None
+    slot = index.find(c, key)
+    if slot is None:
+        return None
+    return slot, c[c.file.slot(slot) + WORD] >> 8
+
+
+def _get(c: Change, att: Attachment, key: tuple[int, int] | bytes, claimed: Claimed) -> bool:
+    found = _locate(c, key)
+    if found is None:
+        return False
+    slots.pin(c, found[0], att.own)
+    claimed.slot, claimed.generation = found
+    claimed.change = c
+    c.commit()
+    att.count(GETS)
+    return True
+
+
+def _delete(c: Change, att: Attachment, key: tuple[int, int] | bytes) -> bool:
+    found = _locate(c, key)
+    if found is None:
+        return False
+    if slots.is_pinned(c, found[0]):
+        att.recover_pinning(c, found[0])
+    slots.remove(c, found[0])
+    c.commit()
+    att.count(DELETES)
+    return True
+
+
+def _refcount(c: Change, key: tuple[int, int] | bytes) -> int | None:
+    found = _locate(c, key)
+    if found is None:
+        return None
+    rows = slots.pinning_rows(c, found[0])
+    return 1 + sum(slots.pins_of(c, row, found[0]) for row in rows)
+
+
+def _live(c: Change) -> list[tuple[int, int]]:
+    words = processes.used_slots(c, WORD)
+    return [(slot, word >> 8) for slot, word in enumerate(words) if word & 0xFF == SEALED]
+
+
+def _names(c: Change) -> list[str]:
+    return [name for slot, _ in _live(c) if (name := checks.name_of(c, slot)) is not None]
+
+
+Person = tuple[int, str, bool]  # pid, command, whether it lives
+
+
+def _holders(
+    c: Change, att: Attachment, key: tuple[int, int] | bytes | None
+) -> tuple[list[checks.Holding], dict[int, Person]] | None:
+    if key is None:
+        seen = checks.holdings(c)
+    else:
+        found = key if isinstance(key, tuple) else _locate(c, key)
+        if found is None or found[0] >= att.max_objects:
+            return None
+        seen = [one for one in checks.holdings(c, found[0]) if one.generation == found[1]]
+        if not seen and not slots.is_live(c, *found):
+            return None
+    people = {}
+    for row in {one.row for one in seen}:
+        alive = checks.is_alive(att.folder, row, att.own)
+        people[row] = processes.pid_of(c, row), processes.command_of(c, row), alive
+    return seen, people
+
+
+# --- one open store
+
+
+class Engine:
+    """What `refstore.Store` is over this engine."""
+
+    __slots__ = ("_att",)
+
+    _att: Attachment | None
+
+    def __new__(cls, *_: object, **__: object) -> Engine:
+        self = super().__new__(cls)
+        self._att = None
+        return self
+
+    def _open(self, att: Attachment) -> None:
+        self._att = att
+
+    @property
+    def _attachment(self) -> Attachment:
+        if self._att is None:
+            raise messages.closed()
+        self._att.demand_alive()
+        return self._att
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._att is None
+
+    def close(self) -> None:
+        """Detaches. Live buffers stay valid and pinned; the last one unmaps. Twice is once."""
+        self._att = None
+
+    # --- keys
+
+    def _parse(self, att: Attachment, key: Key) -> tuple[int, int] | bytes:
+        """What operations take for a key. Errors: ObjectNotFoundError, TypeError, ValueError."""
+        if type(key) is not ObjectRef:
+            return encode_name(key)
+        slot, generation, tag = parts_of(key)
+        if tag != att.tag:
+            raise messages.not_found(att.path, key, of_other_store=True)
+        return slot, generation
+
+    # --- objects
+
+    def put(
+        self,
+        obj: object,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        timeout: float | None = 0,
+    ) -> ObjectRef:
+        """Stores a copy of `obj`; returns its ObjectRef.
+
+        bytes, bytearray and memoryview are kept as bytes, exactly ndarray as an array, anything
+        else is pickled with its buffers out of band. Errors: StoreFullError, ObjectExistsError,
+        TypeError and pickle.PicklingError.
+        """
+        att = self._attachment
+        if timeout != 0:
+            raise messages.no_waiting()
+        utf8 = None if name is None else encode_name(name)
+        slot, generation = att.put(prepare(obj), utf8, replace)
+        return make_ref(slot, generation, att.tag)
+
+    def create(
+        self,
+        nbytes: SupportsIndex | None = None,
+        *,
+        shape: SupportsIndex | tuple[SupportsIndex, ...] | None = None,
+        dtype: npt.DTypeLike | None = None,
+        name: str | None = None,
+        replace: bool = False,
+        timeout: float | None = 0,
+    ) -> buffers.Writer:
+        """A Writer over `nbytes` bytes, or over an array of `shape` and `dtype` (float64 if not
+        given)."""
+        att = self._attachment
+        if timeout != 0:
+            raise messages.no_waiting()
+        if (nbytes is None) == (shape is None) or (nbytes is not None and dtype is not None):
+            raise TypeError("create() takes either nbytes, or shape and maybe dtype")
+        utf8 = None if name is None else encode_name(name)
+        if nbytes is not None:
+            size, kind, text = _checked_size(nbytes), BYTES, b""
+        else:
+            assert shape is not None
+            size, text = _describe(shape, np.dtype(dtype))
+            kind = ARRAY
+        claimed = Claimed()
+        try:
+            att.begin(claimed, size, kind, text, utf8, replace)
+            return buffers.writer(att, claimed.slot, claimed.generation, name, replace)
+        except BaseException:
+            if claimed.is_taken():
+                att.give_up(claimed.slot, False)
+            raise
+
+    def get(
+        self, key: Key, *, timeout: float | None = 0, writable: bool = False
+    ) -> buffers.PinnedBuffer:
+        """A PinnedBuffer over the object with this ref or name; `writable`: over a private
+        copy-on-write view of it."""
+        att = self._attachment
+        if timeout != 0:
+            raise messages.no_waiting()
+        parsed, claimed = self._parse(att, key), Claimed()
+        try:
+            if not att.with_room("a get", 0, _get, att, parsed, claimed):
+                raise messages.not_found(att.path, key, of_other_store=False)
+        except slots.TooManyPinsError:
+            raise RefstoreError(
+                f"this process holds {MAX_PINS} pins on {key!r}: release some"
+            ) from None
+        except BaseException:
+            if claimed.is_taken():
+                att.unpin(claimed.slot)
+            raise
+        return buffers.pinned(att, claimed.slot, claimed.generation, bool(writable))
+
+    def delete(self, key: Key) -> None:
+        """Ends the object's life: no get finds it from now on, and its block comes back with the
+        last pin."""
+        att = self._attachment
+        if not att.run(f"the deletion of {key!r}", _delete, att, self._parse(att, key)):
+            raise messages.not_found(att.path, key, of_other_store=False)
+
+    def refcount(self, key: Key) -> int:
+        """1 for the store's own reference, plus all pins in all processes."""
+        att = self._attachment
+        count = att.run("a count", _refcount, self._parse(att, key))
+        if count is None:
+            raise messages.not_found(att.path, key, of_other_store=False)
+        return count
+
+    def ref(self, name: str) -> ObjectRef:
+        """The ObjectRef of the object published under `name`."""
+        att = self._attachment
+        found = att.run("a look", _locate, self._parse(att, name))
+        if found is None:
+            raise messages.not_found(att.path, name, of_other_store=False)
+        return make_ref(*found, att.tag)
+
+    def __contains__(self, key: Key) -> bool:
+        att = self._attachment
+        if type(key) is ObjectRef and parts_of(key).tag != att.tag:
+            return False
+        return att.run("a look", _locate, self._parse(att, key)) is not None
+
+    def __len__(self) -> int:
+        return len(self._attachment.run("a count", _live))
+
+    def __iter__(self) -> Iterator[ObjectRef]:
+        att = self._attachment
+        return iter([make_ref(*found, att.tag) for found in att.run("a list", _live)])
+
+    def names(self) -> list[str]:
+        """The names of all objects that have one."""
+        return self._attachment.run("a list", _names)
+
+    # --- the store as a whole
+
+    def trim(self) -> int:
+        """Returns free memory to the operating system; returns how many bytes."""
+        return self._attachment.run("trim", space.trim)
+
+    def _census(self) -> tuple[int, ...]:
+        att = self._attachment
+        return att.run("stats()", checks.stats, att.folder, att.own)
+
+    def _problems(self) -> set[str]:
+        return self._attachment.run("check()", checks.problems)
+
+    def _recover_all(self) -> tuple[int, tuple[int, ...], int, int, int, int, int]:
+        att = self._attachment
+        att.run("recover()", att.recover_dead)
+        return att.report.take()
+
+    def _holders(
+        self, key: Key | None
+    ) -> list[tuple[int, str, ObjectRef | None, str | None, int, int, bool]]:
+        att = self._attachment
+        parsed = None if key is None else self._parse(att, key)
+        found = att.run("holders()", _holders, att, parsed)
+        if found is None:
+            raise messages.not_found(att.path, key, of_other_store=False)
+        rows = []
+        for one in found[0]:
+            pid, command, alive = found[1][one.row]
+            ref = None if one.generation is None else make_ref(one.slot, one.generation, att.tag)
+            rows.append((pid, command, ref, one.name, one.pins, one.nbytes, alive))
+        return rows
+
+
+def _checked_size(n: SupportsIndex) -> int:
+    size = operator.index(n)
+    if size < 0:
+        raise ValueError(f"a size cannot be negative, and {n} is")
+    return min(size, _MAX_SIZE)
+
+
+def _describe(
+    shape: SupportsIndex | tuple[SupportsIndex, ...], dtype: np.dtype[np.generic]
+) -> tuple[int, bytes]:
+    """Bytes of an array in C order, and its description."""
+    if dtype.hasobject:
+        raise TypeError(
+            f"dtype {dtype} holds Python objects, which cannot lie in shared memory: put() pickles "
+            "them"
+        )
+    axes = (shape,) if isinstance(shape, SupportsIndex) else tuple(shape)
+    if len(axes) > _MAX_DIMS:
+        raise ValueError(f"an array has at most {_MAX_DIMS} dimensions, not {len(axes)}")
+    extent = tuple(_checked_size(n) for n in axes)
+    size = dtype.itemsize
+    for n in extent:
+        size *= n
+    return _checked_size(size), arrays.describe(dtype, extent, tuple(range(len(extent))))

@@ -1,0 +1,271 @@
+"""Files of stores and folders of their locks: made whole or not at all, and removed when they are
+nobody's."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from filelock import Timeout
+
+from refstore.errors import RefstoreError
+from refstore.locked import processes
+from refstore.locked.layout import (
+    FLAG_TEMPORARY,
+    HEADER,
+    Header,
+    first_words,
+    lay_out,
+    locks_of,
+    new_header,
+    read_header,
+)
+from refstore.locked.mapping import allocate
+
+_MAKING: Final = ".making"  # ends the name of a file that is not whole yet
+_ABANDONED_AFTER: Final = 3600.0  # seconds
+_LOCKS: Final = re.compile(r"(.+)\.([0-9a-f]{8})\.locks", re.DOTALL)
+TRIES: Final = 100
+_CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
+_BINARY: Final = getattr(os, "O_BINARY", 0)
+
+
+# --- making a file
+
+
+def make(
+    path: str, capacity: int, max_objects: int, mode: int, temporary: bool
+) -> processes.Claim | None:
+    """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
+
+    The file has no name, or another one, until it is whole. A temporary store's creator holds the
+    lock that says that it lives from before then; this is it.
+    """
+    header = new_header(path, capacity, max_objects, temporary)
+    if not temporary:
+        _make_file(path, header, mode)
+        return None
+    folder = locks_of(path, header.uuid)
+    claim = _claim_creation(folder, mode)
+    try:
+        _make_file(path, header, mode)
+        claim.settle()
+    except BaseException:
+        claim.give_back()
+        remove_folder(folder)
+        raise
+    return claim
+
+
+def _make_file(path: str, header: Header, mode: int) -> None:
+    with _unnamed(path, mode) as (fd, name):
+        inode = os.fstat(fd).st_ino & (1 << 64) - 1
+        _fill(fd, path, header._replace(inode=inode))
+        if name is None:
+            _give_name(f"/proc/self/fd/{fd}", path, fd)
+    if name is not None:
+        try:
+            _give_name(name, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+
+
+@contextlib.contextmanager
+def _unnamed(path: str, mode: int) -> Iterator[tuple[int, str | None]]:
+    """A descriptor of a new file, and its passing name if it has one."""
+    fd, name = -1, None
+    if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # a file system that cannot
+            fd = os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR | _CLOEXEC, mode)
+    if fd < 0:
+        name = f"{path}.{secrets.token_hex(4)}{_MAKING}"
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC | _BINARY, mode)
+    try:
+        if hasattr(os, "fchmod"):
+            os.fchmod(fd, mode)  # whatever the umask is
+        yield fd, name
+    except BaseException:
+        if name is not None:
+            os.close(fd)
+            fd = -1
+            os.unlink(name)
+        raise
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _give_name(name: str, path: str, fd: int | None = None) -> None:
+    try:
+        # with a descriptor, which `name` has no need of, Python takes the call that follows links
+        os.link(name, path, src_dir_fd=fd, follow_symlinks=True)
+    except FileExistsError:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+    except (OSError, NotImplementedError, AttributeError):
+        if fd is not None:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+        os.rename(name, path)  # a file system without links; Windows never overwrites
+
+
+def _fill(fd: int, path: str, header: Header) -> None:
+    g = lay_out(header.capacity, header.max_objects)
+    tags, last = g.tags * 8, g.tags * 8 + 16 * (g.units - 1)
+    os.ftruncate(fd, g.file_size)
+    try:
+        allocate(fd, 0, g.committed)
+        allocate(fd, tags, tags + 16)
+        allocate(fd, last, last + 16)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"no room for the {g.committed} bytes of tables of a store with capacity "
+            f"{header.capacity} and max_objects {header.max_objects} ({error.strerror}): free "
+            "some, or ask for less",
+            path,
+        ) from None
+    for at, value in first_words(header).items():
+        _write(fd, at * 8, value.to_bytes(8, "little" if _is_little() else "big"))
+    _write(fd, 0, HEADER.pack(*header))
+
+
+def _is_little() -> bool:
+    return memoryview(bytes([1, 0])).cast("H")[0] == 1
+
+
+def _write(fd: int, at: int, data: bytes) -> None:
+    os.lseek(fd, at, os.SEEK_SET)
+    os.write(fd, data)
+
+
+# --- folders of locks
+
+
+def lock_mode(mode: int) -> int:
+    return mode & 0o777 | 0o600
+
+
+def make_folder(folder: str, mode: int) -> None:
+    """The folder of locks of a store whose file has this mode."""
+    mode = lock_mode(mode)
+    mode |= mode >> 2 & 0o111  # to look into what may be read
+    try:
+        os.mkdir(folder, mode)
+    except FileExistsError:
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.chmod(folder, mode)
+
+
+def creator_path(folder: str) -> str:
+    return os.path.join(folder, "creator.lock")
+
+
+def _claim_creation(folder: str, mode: int) -> processes.Claim:
+    """A new folder of locks with the creator's in it, so that nobody takes it for an orphan."""
+    for _ in range(TRIES):
+        make_folder(folder, mode)
+        lock = processes.new_lock(os.path.join(folder, "change.lock"), lock_mode(mode))
+        try:
+            lock.acquire(timeout=1, poll_interval=0.001)
+        except (FileNotFoundError, Timeout):
+            continue  # one who cleans up was faster
+        try:
+            processes.demand_kernel_lock(lock)
+            claim = processes.take(creator_path(folder), lock_mode(mode))
+        except FileNotFoundError:
+            continue
+        finally:
+            lock.release(force=True)
+        if claim is not None:
+            return claim
+    raise OSError(errno.EBUSY, "the store's folder of locks cannot be made", folder)
+
+
+def is_creator_alive(fd: int, path: str) -> bool | None:
+    """Whether the creator of a temporary store lives; None if the file is no temporary store of
+    this engine."""
+    try:
+        header = read_header(fd, path, os.fstat(fd))
+    except RefstoreError:
+        return None
+    if not header.flags & FLAG_TEMPORARY:
+        return None
+    return processes.is_held(creator_path(locks_of(path, header.uuid)))
+
+
+def is_store(path: str, uuid_start: str) -> bool:
+    """Whether the store whose locks are named so is there."""
+    try:
+        fd = os.open(path, os.O_RDONLY | _CLOEXEC | _BINARY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return False
+    try:
+        head = os.read(fd, HEADER.size)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return len(head) == HEADER.size and HEADER.unpack(head)[9].hex()[:8] == uuid_start
+
+
+def remove_folder(folder: str) -> bool:
+    """Removes a folder of locks whose store is gone, unless somebody still has one of them."""
+    match = _LOCKS.fullmatch(folder)
+    if match is None or is_store(*match.groups()):
+        return False
+    lock = processes.new_lock(os.path.join(folder, "change.lock"))
+    try:
+        lock.acquire()
+    except (Timeout, OSError):
+        return False
+    try:
+        names = [name for name in os.listdir(folder) if name != "change.lock"]
+        if is_store(*match.groups()) or any(
+            processes.is_held(os.path.join(folder, name)) for name in names
+        ):
+            return False
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
+    finally:
+        lock.release(force=True)
+    # Whoever takes the lock now finds no store, and makes none: a new one has other locks.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(lock.lock_file)
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
+    return True
+
+
+def remove_orphans(folder: str) -> list[str]:
+    """Removes what dead processes left in a folder of stores, and nobody will ever use."""
+    removed: list[str] = []
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return removed
+    for entry in entries:
+        with contextlib.suppress(OSError):
+            if entry.name.endswith(".locks") and entry.is_dir(follow_symlinks=False):
+                if remove_folder(entry.path):
+                    removed.append(entry.path)
+            elif entry.name.endswith(_MAKING) and _is_abandoned(entry):
+                os.unlink(entry.path)
+                removed.append(entry.path)
+    return removed
+
+
+def _is_abandoned(entry: Any) -> bool:
+    found = entry.stat(follow_symlinks=False)
+    old = time.time() - found.st_mtime > _ABANDONED_AFTER
+    return old and stat.S_ISREG(found.st_mode)

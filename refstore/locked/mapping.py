@@ -1,0 +1,188 @@
+"""One process's view of the file: two mappings, and memory that is committed before it is touched.
+
+A write to memory that the file system cannot give is a SIGBUS, and on tmpfs a read is, too. So
+whatever is reached for the first time is allocated by a system call before, which can say no.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+from typing import Final
+
+from refstore import messages
+from refstore.errors import StoreCorruptedError
+from refstore.locked.layout import (
+    CHUNK,
+    LABEL_NBYTES,
+    PAGE,
+    TRIMS,
+    UNIT,
+    Geometry,
+    Header,
+    lay_out,
+)
+
+_ZEROS: Final = bytes(CHUNK)
+_NO_ROOM: Final = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+_POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE, which the mmap module does not name
+
+
+def allocate(fd: int, start: int, end: int, *, fresh: bool = True) -> None:
+    """Makes the file system give the bytes from `start` to `end`; OSError if it cannot.
+
+    Where it has no call for that they are written, hence nobody else may use them: with `fresh`
+    they hold nothing, otherwise each page's last byte stays as it is.
+    """
+    fallocate = getattr(os, "posix_fallocate", None)
+    if fallocate is not None:
+        try:
+            fallocate(fd, start, end - start)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+    while start < end:
+        os.lseek(fd, start, os.SEEK_SET)
+        if fresh:
+            start += os.write(fd, _ZEROS[: end - start])
+            continue
+        kept = os.read(fd, 1)
+        os.lseek(fd, start, os.SEEK_SET)
+        os.write(fd, kept)
+        start = start // PAGE * PAGE + PAGE
+
+
+class Mapping:
+    """The mapped file. `words` is all of it, 8 bytes each; `octets` the same, one byte each."""
+
+    __slots__ = (
+        "__weakref__",
+        "_fd",
+        "_near",
+        "_trims",
+        "found",
+        "g",
+        "header",
+        "octets",
+        "path",
+        "readable",
+        "words",
+        "writable",
+    )
+
+    def __init__(self, path: str, fd: int, header: Header, found: os.stat_result) -> None:
+        self.path = path
+        self.header = header
+        self.g: Geometry = lay_out(header.capacity, header.max_objects)
+        self.found = found.st_dev, found.st_ino
+        self._fd = -1
+        try:
+            size = self.g.file_size
+            self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE)
+            self.readable = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+        except (ValueError, OverflowError) as error:
+            raise OSError(errno.ENOMEM, f"cannot map the store: {error}", path) from None
+        self.octets = memoryview(self.writable)
+        self.words = self.octets.cast("Q")
+        self._near: set[int] = set()  # chunks that are committed, for as long as nobody trims
+        self._trims = -1
+        self._fd = os.dup(fd)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            if self._is_ours(self._fd):
+                os.close(self._fd)
+
+    def _is_ours(self, fd: int) -> bool:
+        # the program may have closed it, and have another file at its number
+        try:
+            found = os.fstat(fd)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self.found
+
+    def descriptor(self) -> int:
+        """A descriptor of the file. OSError if there is none any more, and no way to it."""
+        if not self._is_ours(self._fd):
+            fd = os.open(self.path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            if not self._is_ours(fd):
+                os.close(fd)
+                raise FileNotFoundError(errno.ENOENT, "another file is there now", self.path)
+            self._fd = fd
+        return self._fd
+
+    def damaged(self) -> StoreCorruptedError:
+        return messages.damaged_file(self.path)
+
+    # --- memory
+
+    def look_at_trims(self) -> None:
+        """At the beginning of each turn: what somebody gave back is no longer near."""
+        trims = self.words[TRIMS]
+        if trims != self._trims:
+            self._near.clear()
+            self._trims = trims
+
+    def commit(self, start: int, end: int) -> bool:
+        """Before the bytes from `start` to `end` are touched: whether there is memory for them.
+
+        Under the change lock, hence whatever else lies in their chunks belongs to nobody who
+        works without it, or is in use, and keeps its contents.
+        """
+        near = self._near
+        for chunk in range(start // CHUNK, (end - 1) // CHUNK + 1):
+            if chunk not in near:
+                return self._commit_far(start, end)
+        return True
+
+    def _commit_far(self, start: int, end: int) -> bool:
+        whole = start // CHUNK * CHUNK, min(-(-end // CHUNK) * CHUNK, self.g.file_size)
+        pages = start // PAGE * PAGE, min(-(-end // PAGE) * PAGE, self.g.file_size)
+        if hasattr(os, "posix_fallocate") and self._allocate(*whole):
+            self._near.update(range(whole[0] // CHUNK, -(-whole[1] // CHUNK)))
+            return True
+        return self._allocate(*(pages if hasattr(os, "posix_fallocate") else (start, end)))
+
+    def _allocate(self, start: int, end: int) -> bool:
+        try:
+            allocate(self.descriptor(), start, end, fresh=False)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                return False
+            return self._populate(start, end)
+        return True
+
+    def _populate(self, start: int, end: int) -> bool:
+        # with no descriptor left: by way of the mapping
+        try:
+            first = start // mmap.PAGESIZE * mmap.PAGESIZE
+            self.writable.madvise(_POPULATE_WRITE, first, end - first)
+        except (OSError, ValueError, AttributeError):
+            return False
+        return True
+
+    def commit_block(self, offset: int, nbytes: int) -> bool:
+        """The same for a large block that is ours, without the lock: nothing near it is looked at
+        or remembered."""
+        return self._allocate(offset, offset + nbytes)
+
+    # --- addresses
+
+    def slot(self, slot: int) -> int:
+        """The first word of a slot."""
+        if not 0 <= slot < self.g.max_objects:
+            raise self.damaged()
+        return self.g.slots + slot * 16
+
+    def label(self, slot: int) -> int:
+        return self.g.labels + slot * LABEL_NBYTES
+
+    def block_at(self, unit: int) -> int:
+        return self.g.data + unit * UNIT
+
+    def name(self, slot: int, nbytes: int) -> bytes:
+        at = self.label(slot)
+        return bytes(self.octets[at : at + min(nbytes, 255)])

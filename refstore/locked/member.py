@@ -1,0 +1,243 @@
+"""A process's place in a store: how it comes, forks and goes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import sys
+from typing import Any, Final
+
+from refstore import messages
+from refstore.errors import RefstoreError
+from refstore.locked import buffers, checks, folders, processes, slots
+from refstore.locked.journal import Change
+from refstore.locked.layout import (
+    BOOT,
+    HOME,
+    INODE,
+    ROW_COUNTERS,
+    ROW_PID,
+    ROWS,
+    Header,
+    boot_id,
+    home_of,
+    locks_of,
+)
+from refstore.locked.mapping import Mapping
+from refstore.locked.turns import PATIENCE, Operation, T, Turns
+
+_BATCH: Final = 200  # words of a large change that are committed together
+
+
+class Member(Turns):
+    """This process's row, and the lock by which it lives."""
+
+    def __init__(self, path: str, fd: int, header: Header, found: os.stat_result) -> None:
+        self.row: int | None = None
+        self._claim: processes.Claim | None = None
+        self._heir: tuple[int, processes.Claim] | None = None  # a child's, around a fork
+        self._is_forking = False
+        self.is_lost = False  # a child without a row
+        mapping = Mapping(path, fd, header, found)
+        mode = folders.lock_mode(found.st_mode)
+        super().__init__(mapping, locks_of(path, header.uuid), mode)
+        self.path = path
+        self.uuid = header.uuid
+        self.tag = header.tag
+        self.capacity = header.capacity
+        self.max_objects = header.max_objects
+        self.readable: mmap.mmap = mapping.readable
+        self.writable: mmap.mmap = mapping.writable
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.leave()
+
+    def is_of(self, fd: int) -> bool:
+        """Whether `fd` is open on the very file that this is attached to."""
+        found = os.fstat(fd)
+        return (found.st_dev, found.st_ino) == self.file.found
+
+    def is_alive(self) -> bool:
+        """Not in a child that has no row of its own."""
+        return self.pid == os.getpid() and not self.is_lost
+
+    def demand_alive(self) -> None:
+        if not self.is_alive():
+            raise RefstoreError(messages.forked(self.path))
+
+    # --- turns
+
+    def run(self, what: str, operation: Operation[T], *args: object) -> T:
+        """A turn of a process that has a row."""
+        if self.pid != os.getpid() or self.is_lost:
+            self.demand_alive()
+        if self.row is None:  # left at the interpreter's exit, and is used once more
+            self.join()
+        return self.take_turn(what, operation, *args)
+
+    @property
+    def own(self) -> int:
+        """Our row."""
+        if self.row is None:
+            raise RefstoreError(messages.forked(self.path))
+        return self.row
+
+    def count(self, counter: int) -> None:
+        # one word, ours: a statistic needs no journal
+        self.file.words[processes.row_at(self.file, self.own) + ROW_COUNTERS + counter] += 1
+
+    # --- coming and going
+
+    def join(self) -> None:
+        """Takes a row. Whoever died is cleaned up after before."""
+        for _ in range(folders.TRIES):
+            folders.make_folder(self.folder, self.mode)
+            try:
+                self.take_turn("attaching", self._enter)
+                return
+            except FileNotFoundError:
+                if not os.path.exists(self.path):
+                    folders.remove_folder(self.folder)
+                    raise
+        raise messages.busy(self.path, 0, "attaching")
+
+    def _enter(self, c: Change) -> None:
+        processes.demand_kernel_lock(self.lock)
+        found = os.stat(self.path)
+        if (found.st_dev, found.st_ino) != self.file.found:
+            raise FileNotFoundError(errno.ENOENT, "the store was removed just now", self.path)
+        self._settle_home(c)
+        processes.recover(c, self.folder, processes.used_rows(c), None, self.report)
+        self._look_after_reboot(c)
+        row, claim = self._free_row(c)
+        claim.settle()
+        if not processes.shows(processes.lock_path(self.folder, row), self.mode):
+            claim.give_back()
+            raise OSError(
+                errno.EOPNOTSUPP, "the file system's locks do not hold between processes", self.path
+            )
+        self.pid, self.row, self._claim = os.getpid(), row, claim
+        processes.enter(c, row, self.pid, processes.own_command())
+        c.commit()
+
+    def _free_row(self, c: Change) -> tuple[int, processes.Claim]:
+        for attempt in range(2):
+            used = set(processes.used_rows(c))
+            for row in range(ROWS):
+                if row not in used:
+                    claim = processes.take(processes.lock_path(self.folder, row), self.mode)
+                    if claim is not None:
+                        return row, claim
+            if attempt or not processes.recover(
+                c, self.folder, sorted(used), self.row, self.report
+            ):
+                break
+        raise RefstoreError(messages.no_rows(self.path, ROWS))
+
+    def _settle_home(self, c: Change) -> None:
+        # A copy of a store is another one, with locks of its own. But the same file under another
+        # name would be used under two locks, which is none.
+        home, inode = home_of(self.path), self.file.found[1] & (1 << 64) - 1
+        if c.words[INODE] == inode and c.words[HOME] != home:
+            raise messages.no_store(
+                self.path, "was moved here, or is a link to a store: its locks are elsewhere"
+            )
+        c.words[INODE] = inode
+        c.words[HOME] = home
+
+    def _look_after_reboot(self, c: Change) -> None:
+        # A file on disk that outlived a reboot: its pages may be of any age.
+        boot = boot_id()
+        if c.words[BOOT] in (0, boot):
+            return
+        problems = checks.problems(c)
+        if problems:
+            raise messages.no_store(self.path, f"did not survive a reboot ({min(problems)})")
+        c.words[BOOT] = boot
+
+    def leave(self) -> None:
+        """Gives the row back, in good order. The last one to leave a store that was unlinked takes
+        the locks along."""
+        if self.row is None or not self.is_alive() or sys.is_finalizing():
+            return
+        self.do_later(self._leave)
+        if self.row is None and not os.path.exists(self.path):
+            folders.remove_folder(self.folder)
+
+    def _leave(self, c: Change) -> None:
+        if self.row is None:
+            return
+        processes.clear_row(c, self.row, processes.Report())
+        processes.fold(c, self.row, died=False)
+        self.row = None
+        if self._claim is not None:
+            self._claim.give_back()
+            self._claim = None
+
+    def is_idle(self) -> bool:
+        """Whether this process pins nothing and writes nothing."""
+        return self.row is not None and self.run("exit", self._is_idle)
+
+    def _is_idle(self, c: Change) -> bool:
+        return not self._open_writers() and not processes.pinned_slots(c, self.own)
+
+    def _open_writers(self) -> list[int]:
+        home: Any = self  # an Attachment
+        return buffers.open_writers(home)
+
+    # --- fork
+
+    def before_fork(self) -> None:
+        """The child gets a row and pins before it exists, so its parent may release at once.
+
+        The mutex stays taken till after the fork, so that no other thread pins or unpins.
+        """
+        self._heir = None
+        self._is_forking = self.mutex.acquire(timeout=2 * PATIENCE)
+        if not self._is_forking or not self.is_alive() or self.row is None or self._inside:
+            return
+        with contextlib.suppress(Exception):  # then the child is lost to the store
+            self._heir = self.take_turn("a fork", self._bequeath)
+
+    def _bequeath(self, c: Change) -> tuple[int, processes.Claim]:
+        row, claim = self._free_row(c)
+        try:
+            processes.enter(c, row, 0, processes.own_command())
+            pins = {i: slots.pins_of(c, self.own, i) for i in processes.pinned_slots(c, self.own)}
+            for slot in self._open_writers():  # a child can write by them, too
+                pins[slot] = pins.get(slot, 0) + 1
+            for slot, n in pins.items():
+                slots.pin(c, slot, row, n)
+                if len(c.new) > _BATCH:
+                    c.commit()
+            c.commit()
+        except BaseException:
+            claim.let_go()  # what was committed belongs to a dead row
+            raise
+        return row, claim
+
+    def after_fork_in_parent(self) -> None:
+        if self._heir is not None:
+            self._heir[1].let_go()
+            self._heir = None
+        if self._is_forking:
+            self.mutex.release()
+        self._look_at_chores()
+
+    def after_fork_in_child(self) -> None:
+        self.is_lost = True
+        self.report = processes.Report()
+        self.new_locks()
+        if self._claim is not None:
+            self._claim.leave_to_parent()
+            self._claim = None
+        if self._heir is None:
+            return
+        (self.row, self._claim), self._heir = self._heir, None
+        self._claim.settle()
+        self.pid = os.getpid()
+        self.file.words[processes.row_at(self.file, self.row) + ROW_PID] = self.pid
+        self.is_lost = False

@@ -1,0 +1,308 @@
+"""Who takes part: rows, the lock files by which they live, and what becomes of the dead's things.
+
+A process is alive as long as the lock on `<row>.lock` in the store's folder of locks is held. It is
+the lock that `filelock.FileLock` takes, and any FileLock sees it; but where there is flock() the
+engine takes it itself, by a mapping of that file. So it goes when the process's memory goes, and
+neither before, when a program closes all descriptors or the interpreter tears itself down, nor
+later, by an explicit unlock in a forked child. Elsewhere a FileLock holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import mmap
+import os
+import sys
+from typing import Any
+
+from filelock import FileLock, SoftFileLock, Timeout
+
+from refstore.locked import slots
+from refstore.locked.journal import Change
+from refstore.locked.layout import (
+    COMMAND_NBYTES,
+    CONDEMNED,
+    COUNTERS,
+    MAKER,
+    MASK,
+    RECOVERIES,
+    ROW_COMMAND,
+    ROW_COUNTERS,
+    ROW_PID,
+    ROW_STATE,
+    ROW_WORDS,
+    ROWS,
+    SLOT_WORDS,
+    SLOTS_USED,
+    TOTALS,
+    UNIT,
+    UNITS,
+    WORD,
+    WRITING,
+)
+from refstore.locked.mapping import Mapping
+
+PIDS_KEPT = 256  # in a report of the dead
+
+try:
+    _fcntl: Any = importlib.import_module("fcntl")
+except ImportError:
+    _fcntl = None
+
+
+def new_lock(path: str, mode: int = 0o600) -> FileLock:
+    """A lock of this process, whichever of its threads takes it."""
+    return FileLock(path, thread_local=False, timeout=0, mode=mode)
+
+
+def demand_kernel_lock(lock: FileLock) -> None:
+    """After the first acquisition: filelock falls back to a mere file where there are no locks."""
+    if isinstance(lock, SoftFileLock):
+        lock.release(force=True)
+        raise OSError(
+            errno.EOPNOTSUPP,
+            "the file system has no locks that the system drops when a process dies: put the "
+            "store elsewhere",
+            lock.lock_file,
+        )
+
+
+class Claim:
+    """A lock file, held from when this is made until it is given back or the process is gone."""
+
+    __slots__ = ("_fd", "_lock", "_memory")
+
+    def __init__(self, fd: int | None, lock: FileLock | None) -> None:
+        self._fd = fd  # until it is mapped
+        self._lock = lock
+        self._memory: mmap.mmap | None = None
+
+    def settle(self) -> None:
+        """From here on the lock is held by the process's memory."""
+        if self._fd is not None:
+            self._memory = mmap.mmap(self._fd, 1, access=mmap.ACCESS_READ)
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Closes the descriptor; the lock stays with whoever else has the same description."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the lock is its parent's."""
+        self.let_go()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+
+    def give_back(self) -> None:
+        self.leave_to_parent()
+        if self._lock is not None:
+            self._lock.release(force=True)
+            self._lock = None
+
+
+def take(path: str, mode: int = 0o600) -> Claim | None:
+    """The lock on a file, which is made if need be; None if somebody has it."""
+    if _fcntl is None:
+        lock = new_lock(path, mode)
+        try:
+            lock.acquire()
+        except Timeout:
+            return None
+        demand_kernel_lock(lock)
+        return Claim(None, lock)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        if _flock(fd):
+            if not os.fstat(fd).st_size:
+                os.ftruncate(fd, 1)  # so that it can be mapped
+                with contextlib.suppress(PermissionError):
+                    os.fchmod(fd, mode)  # whatever the umask is
+            claim = Claim(fd, None)
+            fd = -1
+            return claim
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    return None
+
+
+def _flock(fd: int) -> bool:
+    try:
+        _fcntl.flock(fd, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK):
+            return False
+        raise
+    return True
+
+
+def is_held(path: str) -> bool:
+    """Whether somebody has the lock on a file; one that is not there is nobody's."""
+    if not os.path.exists(path):
+        return False
+    claim = take(path)
+    if claim is None:
+        return True
+    claim.give_back()
+    return False
+
+
+def shows(path: str, mode: int) -> bool:
+    """Whether a lock that we hold can be seen by the others, through filelock."""
+    lock = new_lock(path, mode)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release(force=True)
+    return False
+
+
+# --- rows
+
+
+def lock_path(folder: str, row: int) -> str:
+    return os.path.join(folder, f"{row}.lock")
+
+
+def row_at(file: Mapping, row: int) -> int:
+    return file.g.rows + row * ROW_WORDS
+
+
+def used_rows(c: Change) -> list[int]:
+    first = c.file.g.rows
+    states = c.words[first : first + ROWS * ROW_WORDS : ROW_WORDS].tolist()
+    return [row for row, state in enumerate(states) if state]
+
+
+def own_command() -> bytes:
+    """How this process was started, cut short."""
+    with contextlib.suppress(OSError), open("/proc/self/cmdline", "rb") as file:
+        return file.read(200).replace(b"\0", b" ")[: COMMAND_NBYTES - 1]
+    return " ".join([sys.executable or "python", *sys.argv]).encode()[: COMMAND_NBYTES - 1]
+
+
+def enter(c: Change, row: int, pid: int, command: bytes) -> None:
+    """A row whose lock is ours becomes a process's."""
+    at = row_at(c.file, row)
+    text = command.ljust(COMMAND_NBYTES, b"\0")
+    for k in range(0, COMMAND_NBYTES, 8):
+        c[at + ROW_COMMAND + k // 8] = int.from_bytes(text[k : k + 8], sys.byteorder)
+    c[at + ROW_PID] = pid
+    for k in range(COUNTERS):
+        c[at + ROW_COUNTERS + k] = 0
+    c[at + ROW_STATE] = 1
+
+
+def command_of(c: Change, row: int) -> str:
+    """On one line, whatever it holds: it is for people."""
+    at = row_at(c.file, row) + ROW_COMMAND
+    raw = b"".join(c[at + k].to_bytes(8, sys.byteorder) for k in range(COMMAND_NBYTES // 8))
+    words = " ".join(raw.partition(b"\0")[0].decode("utf-8", "replace").split())
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
+
+
+def pid_of(c: Change, row: int) -> int:
+    return c[row_at(c.file, row) + ROW_PID] & 0xFFFFFFFF
+
+
+# --- those that died
+
+
+class Report:
+    """What one process gave back of what dead processes held, since it last told."""
+
+    def __init__(self) -> None:
+        self.processes = self.pins = self.unfinished = self.locks = self.nbytes = 0
+        self.pids: list[int] = []
+
+    def take(self) -> tuple[int, tuple[int, ...], int, int, int, int, int]:
+        """The fields of Recovery, in its order; counting begins anew."""
+        told = (
+            self.processes,
+            tuple(self.pids),
+            self.pins,
+            self.unfinished,
+            0,  # nothing is ever published in part
+            self.locks,
+            self.nbytes,
+        )
+        self.__init__()  # type: ignore[misc]
+        return told
+
+
+def _freed(c: Change, slot: int) -> int:
+    """Bytes that are free again if the gathered change frees the slot."""
+    at = c.file.slot(slot) + UNITS
+    return (c.words[at] - c[at]) * UNIT
+
+
+def used_slots(c: Change, field: int) -> list[int]:
+    """One word of each slot that was ever used."""
+    g = c.file.g
+    n = min(c[SLOTS_USED], g.max_objects)
+    first = g.slots + field
+    return c.words[first : first + n * SLOT_WORDS : SLOT_WORDS].tolist() if n else []
+
+
+def pinned_slots(c: Change, row: int) -> list[int]:
+    bit = 1 << row % 64
+    return [i for i, mask in enumerate(used_slots(c, MASK + row // 64)) if mask & bit]
+
+
+def clear_row(c: Change, row: int, report: Report) -> None:
+    """Drops the pins of a process that is gone, and what it was writing.
+
+    Many small changes, each of which leaves a sound store: whoever dies amid them is followed by
+    another one who goes on. Pins first, so that none of its own keeps what it was writing.
+    """
+    for slot in pinned_slots(c, row):
+        given = slots.unpin(c, slot, row, None)
+        nbytes = _freed(c, slot)
+        c.commit()
+        report.pins += given
+        report.nbytes += nbytes
+    for slot, word in enumerate(used_slots(c, WORD)):
+        if word & 0xFF == WRITING and c[c.file.slot(slot) + MAKER] == row:
+            slots.condemn(c, slot)
+            nbytes = _freed(c, slot)
+            c.commit()
+            report.unfinished += 1
+            report.nbytes += nbytes
+
+
+def fold(c: Change, row: int, died: bool) -> None:
+    """The row's counts go to the store's, and the row is free."""
+    at = row_at(c.file, row)
+    for k in range(COUNTERS):
+        c[TOTALS + k] += c[at + ROW_COUNTERS + k]
+    if died:
+        c[TOTALS + RECOVERIES] += 1
+    c[at + ROW_STATE] = 0
+    c.commit()
+
+
+def recover(c: Change, folder: str, rows: list[int], own: int | None, report: Report) -> bool:
+    """Gives back what those of `rows` held that are dead; whether there were any."""
+    found = False
+    for row in rows:
+        if row == own or not c[row_at(c.file, row) + ROW_STATE] or is_held(lock_path(folder, row)):
+            continue
+        clear_row(c, row, report)
+        pid = pid_of(c, row)
+        fold(c, row, died=True)
+        report.processes += 1
+        report.pids = [*report.pids, *([pid] if pid else [])][-PIDS_KEPT:]
+        found = True
+    return found
+
+
+def holds_condemned(c: Change, row: int) -> bool:
+    """Whether a process pins what is deleted."""
+    at = c.file.slot
+    return any(c[at(slot) + WORD] & 0xFF == CONDEMNED for slot in pinned_slots(c, row))

@@ -1,0 +1,255 @@
+"""The life of an object, as changes that are yet to be committed.
+
+    from -> to              operation                           in one change with
+    FREE -> WRITING         create, a large put                 its block leaves the free extents
+    FREE -> SEALED          a small put, copied before          the same, and its name
+    WRITING -> SEALED       seal                                its name; what it replaces goes
+    WRITING -> FREE         abort, recovery                     its block is free again
+    WRITING -> CONDEMNED    abort or recovery, while pinned
+    SEALED -> FREE          delete, replace                     its name goes, its block is free
+    SEALED -> CONDEMNED     delete, replace, while pinned       its name goes
+    CONDEMNED -> FREE       the last pin goes                   that pin; its block is free again
+    -> RETIRED              instead of FREE, at the last generation
+
+Each is one change, and a pin that is taken or given back is one too. So whoever dies leaves an
+object in one of these states, never between two; what the dead held is theirs until recovery.
+"""
+
+from __future__ import annotations
+
+from refstore import messages
+from refstore.locked import index, space
+from refstore.locked.journal import Change
+from refstore.locked.layout import (
+    CONDEMNED,
+    FREE,
+    FREE_SLOT,
+    HASH,
+    LABEL_NBYTES,
+    LAST_GENERATION,
+    MAKER,
+    MASK,
+    MAX_PINS,
+    NAME_AT,
+    NBYTES,
+    NEXT,
+    OFFSET,
+    RETIRED,
+    ROWS,
+    SEALED,
+    SHAPE,
+    SLOT_WORDS,
+    SLOTS_USED,
+    TEXT_AT,
+    TEXT_LIMIT,
+    UNIT,
+    UNITS,
+    WORD,
+    WRITING,
+)
+
+_LOW_32 = (1 << 32) - 1
+
+
+class NoRoomError(Exception):
+    """There is no slot, extent or memory; the argument is the end of a sentence that says which."""
+
+
+class TooManyPinsError(Exception):
+    """A process cannot count more on one object."""
+
+
+# --- claiming
+
+
+def _claim(c: Change) -> int:
+    """A slot that is free no longer."""
+    file = c.file
+    link = c[FREE_SLOT]
+    if link:
+        at = file.slot(link - 1)
+        if c[at + WORD] & 0xFF != FREE:
+            raise file.damaged()
+        c[FREE_SLOT] = c[at + NEXT]
+        return link - 1
+    slot = c[SLOTS_USED]
+    if slot >= file.g.max_objects:
+        raise NoRoomError(messages.no_slot(file.g.max_objects))
+    at, label = file.slot(slot) * 8, file.label(slot)
+    if not file.commit(at, at + SLOT_WORDS * 8) or not file.commit(label, label + LABEL_NBYTES):
+        raise NoRoomError(messages.NO_MEMORY)
+    c[SLOTS_USED] = slot + 1
+    return slot
+
+
+def claim(
+    c: Change, nbytes: int, kind: int, text: bytes, state: int, maker: int, near: bool
+) -> tuple[int, int]:
+    """A slot in WRITING or SEALED, with a block and its description; returns it and its generation.
+
+    `near`: the block's memory is committed, too.
+    """
+    file = c.file
+    spill = len(text) if len(text) > TEXT_LIMIT else 0
+    units = -(-(nbytes + spill) // UNIT)
+    if nbytes > file.header.capacity:
+        raise NoRoomError(messages.OVER_CAPACITY)
+    slot = _claim(c)
+    unit = space.take(c, units)
+    if unit is None:
+        raise NoRoomError(messages.NO_EXTENT)
+    block = file.block_at(unit)
+    if not space.commit(c, unit, units) or (
+        near and units and not file.commit(block, block + units * UNIT)
+    ):
+        raise NoRoomError(messages.NO_MEMORY)
+    at = file.slot(slot)
+    generation = (c[at + WORD] >> 8) + 1
+    c[at + WORD] = generation << 8 | state
+    c[at + OFFSET] = unit
+    c[at + UNITS] = units
+    c[at + NBYTES] = nbytes
+    c[at + SHAPE] = kind | len(text) << 32
+    c[at + MAKER] = maker
+    c[at + HASH] = c[at + NEXT] = 0
+    if text and not spill:  # nobody reads the label of a slot that is free
+        label = file.label(slot) + TEXT_AT
+        file.octets[label : label + len(text)] = text
+    return slot, generation
+
+
+def free(c: Change, slot: int) -> None:
+    """A slot without pins or name gives its block back."""
+    at = c.file.slot(slot)
+    space.give(c, c[at + OFFSET], c[at + UNITS])
+    c[at + UNITS] = c[at + NBYTES] = c[at + HASH] = 0
+    generation = c[at + WORD] >> 8
+    if generation >= LAST_GENERATION:
+        c[at + WORD] = generation << 8 | RETIRED
+        return
+    c[at + WORD] = generation << 8 | FREE
+    c[at + NEXT] = c[FREE_SLOT]
+    c[FREE_SLOT] = slot + 1
+
+
+def condemn(c: Change, slot: int) -> None:
+    """Nobody finds it any more; it is freed at once, or with its last pin."""
+    at = c.file.slot(slot)
+    if is_pinned(c, slot):
+        c[at + WORD] = c[at + WORD] & ~0xFF | CONDEMNED
+        c[at + HASH] = 0
+    else:
+        free(c, slot)
+
+
+# --- publishing and deleting
+
+
+def write_name(c: Change, slot: int, utf8: bytes) -> None:
+    """Into the label of a slot that nobody reads yet; the name counts from `publish` on."""
+    at = c.file.label(slot) + NAME_AT
+    c.file.octets[at : at + len(utf8)] = utf8
+
+
+def publish(c: Change, slot: int, utf8: bytes | None, replaced: int | None) -> None:
+    """A slot whose payload, and name in the label, are written becomes an object.
+
+    `replaced`: the slot that has its name now.
+    """
+    at = c.file.slot(slot)
+    c[at + WORD] = c[at + WORD] & ~0xFF | SEALED
+    if utf8 is None:
+        return
+    if replaced is not None:
+        remove(c, replaced)
+    c[at + HASH] = index.hash_of(c.file, utf8)
+    c[at + SHAPE] = c[at + SHAPE] & ~0xFFFF00 | len(utf8) << 8
+    index.insert(c, slot)
+
+
+def remove(c: Change, slot: int) -> None:
+    """The end of a live object."""
+    if has_name(c, slot):
+        index.remove(c, slot)
+    condemn(c, slot)
+
+
+def has_name(c: Change, slot: int) -> bool:
+    return c[c.file.slot(slot) + SHAPE] >> 8 & 0xFFFF != 0
+
+
+def is_live(c: Change, slot: int, generation: int) -> bool:
+    """Whether an object can be found by this ref."""
+    if slot >= min(c[SLOTS_USED], c.file.g.max_objects):
+        return False
+    return c[c.file.slot(slot) + WORD] == generation << 8 | SEALED
+
+
+# --- pins
+
+
+def _cell(c: Change, row: int, slot: int) -> tuple[int, int]:
+    """The word that has the count, and how far up in it."""
+    return c.file.g.pins + row * c.file.g.pin_words + (slot >> 1), (slot & 1) * 32
+
+
+def pins_of(c: Change, row: int, slot: int) -> int:
+    """Of a row whose bit is set, else its cell may not be there."""
+    at, shift = _cell(c, row, slot)
+    return c[at] >> shift & _LOW_32
+
+
+def is_pinned(c: Change, slot: int) -> bool:
+    mask = c.file.slot(slot) + MASK
+    return bool(c[mask] or c[mask + 1] or c[mask + 2] or c[mask + 3])
+
+
+def pinning_rows(c: Change, slot: int) -> list[int]:
+    mask = c.file.slot(slot) + MASK
+    rows = []
+    for k in range(ROWS // 64):
+        bits = c[mask + k]
+        while bits:
+            rows.append(64 * k + (bits & -bits).bit_length() - 1)
+            bits &= bits - 1
+    return rows
+
+
+def pin(c: Change, slot: int, row: int, pins: int = 1) -> None:
+    at, shift = _cell(c, row, slot)
+    mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
+    if c[mask] & bit:
+        if (c[at] >> shift & _LOW_32) + pins > MAX_PINS:
+            raise TooManyPinsError
+        c[at] += pins << shift
+        return
+    if not c.file.commit(at * 8, at * 8 + 8):
+        raise NoRoomError(messages.NO_MEMORY)
+    c[mask] |= bit
+    c[at] = c[at] & ~(_LOW_32 << shift) | pins << shift
+
+
+def unpin(c: Change, slot: int, row: int, pins: int | None = 1) -> int:
+    """Gives back some pins of a row, or all; with the last one of all rows the block of a deleted
+    object. Returns how many it gave."""
+    mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
+    if not c[mask] & bit:
+        return 0
+    at, shift = _cell(c, row, slot)
+    had = c[at] >> shift & _LOW_32
+    given = had if pins is None else min(pins, had)
+    c[at] = c[at] & ~(_LOW_32 << shift) | had - given << shift
+    if had == given:
+        c[mask] &= ~bit
+        if c[c.file.slot(slot) + WORD] & 0xFF == CONDEMNED and not is_pinned(c, slot):
+            free(c, slot)
+    return given
+
+
+def is_condemned(c: Change, slot: int) -> bool:
+    return c[c.file.slot(slot) + WORD] & 0xFF == CONDEMNED
+
+
+def is_written_by(c: Change, slot: int, row: int) -> bool:
+    at = c.file.slot(slot)
+    return c[at + WORD] & 0xFF == WRITING and c[at + MAKER] == row

@@ -1,0 +1,155 @@
+"""What the filelock engine leaves on the file system, and that it copies nothing needlessly."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+import workers
+from helpers import peer
+
+import refstore
+from locked import opcodes
+from refstore.temporary import collect_temporary
+
+MakeStore = Callable[..., refstore.Store]
+
+
+def locks(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if helpers.is_lock_folder(entry)]
+
+
+# -- folders of locks -------------------------------------------------------------------------
+
+
+def test_a_store_has_one_folder_of_locks_beside_it(store: refstore.Store, folder: Path) -> None:
+    store["n"] = b"x"
+    (beside,) = locks(folder)
+    assert beside == opcodes.lock_folder(store.path)
+    assert helpers.stores(folder) == ["store"]
+
+
+def test_the_locks_of_an_unlinked_store_go_with_its_last_process(folder: Path, path: str) -> None:
+    store = refstore.Store(path, capacity="1MiB")
+    with peer(path) as child:
+        store.unlink()
+        store["n"] = b"x"
+        store.close()
+        assert len(locks(folder)) == 1
+        assert child.do(workers.read, "n") == b"x"
+    assert list(folder.iterdir()) == []
+
+
+def test_the_locks_of_an_unlinked_store_stay_for_a_view(folder: Path, path: str) -> None:
+    store = refstore.Store(path, capacity="1MiB")
+    view = memoryview(store.get(store.put(b"x" * 1000)))
+    store.unlink()
+    store.close()
+    assert bytes(view) == b"x" * 1000
+    del view
+    assert list(folder.iterdir()) == []
+
+
+def test_a_new_store_at_the_path_of_an_unlinked_one_has_other_locks(
+    folder: Path, path: str
+) -> None:
+    with refstore.Store(path, capacity="1MiB") as first:
+        first.unlink()
+        with refstore.Store(path, capacity="1MiB", create=True) as second:
+            assert len(locks(folder)) == 2
+            first["n"], second["n"] = b"first", b"second"
+            assert bytes(first["n"]) == b"first"
+            second.unlink()
+    assert list(folder.iterdir()) == []
+
+
+def test_orphaned_locks_go_with_the_next_create_and_others_stay(folder: Path) -> None:
+    for name in ("gone", "there"):
+        refstore.Store(str(folder / name), capacity="1MiB").close()
+    attached = refstore.Store(str(folder / "attached"), capacity="1MiB")
+    for name in ("gone", "attached"):
+        (folder / name).unlink()  # behind the engine's back
+    assert len(locks(folder)) == 3
+    with refstore.Store(str(folder / "new"), capacity="1MiB", create=True) as store:
+        names = sorted(entry.name.split(".")[0] for entry in locks(folder))
+        assert names == ["attached", "new", "there"]
+        attached["n"] = b"x"
+        store.unlink()
+    attached.close()
+    with refstore.Store(str(folder / "there"), create=False) as store:
+        store.unlink()
+    assert list(folder.iterdir()) == []
+
+
+def test_orphaned_locks_go_when_temporary_stores_are_collected(folder: Path) -> None:
+    refstore.Store(str(folder / "gone"), capacity="1MiB").close()
+    (folder / "gone").unlink()
+    assert collect_temporary(str(folder)) == []
+    assert list(folder.iterdir()) == []
+
+
+def test_strange_folders_that_look_like_locks_are_left_alone(folder: Path) -> None:
+    mine = folder / "notes.locks"
+    mine.mkdir()
+    (mine / "text").write_text("not refstore's")
+    with refstore.Store(str(folder / "s"), capacity="1MiB", create=True) as store:
+        store.unlink()
+    collect_temporary(str(folder))
+    assert (mine / "text").read_text() == "not refstore's"
+    (mine / "text").unlink()
+    mine.rmdir()
+
+
+def test_a_killed_creator_of_a_temporary_store_leaves_nothing_for_long(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFSTORE_DIR", str(folder))
+    with peer(None, "spawn") as child:
+        child.do(workers.temporary, str(folder))
+        assert len(locks(folder)) == 1
+        child.kill()
+    refstore.Store.temporary("1MiB").close()
+    assert list(folder.iterdir()) == []
+
+
+def test_locks_are_as_private_as_the_file(make_store: MakeStore, folder: Path) -> None:
+    make_store(mode=0o600)["n"] = b"x"
+    (beside,) = locks(folder)
+    for entry in (beside, *beside.iterdir()):
+        assert entry.stat().st_mode & 0o077 == 0
+
+
+# -- copies -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bytes", "array", "object"])
+def test_a_get_of_five_mebibytes_copies_nothing(
+    store: refstore.Store, path: str, kind: str
+) -> None:
+    array = np.frombuffer(helpers.pattern(1, 5 << 20), "u1")
+    put = {"bytes": array.tobytes(), "array": array, "object": {"a": array}}[kind]
+    ref = store.put(put)
+    store.get(ref).release()  # what is read once and kept does not count
+    tracemalloc.start()
+    with store.get(ref) as buf:
+        view = buf.value["a"] if kind == "object" else helpers.flat(buf)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 100_000
+        assert view.nbytes == 5 << 20
+        assert helpers.lies_in(path, helpers.address(view))
+        assert np.array_equal(view, array)
+        del view
+
+
+def test_what_is_held_is_no_descriptor(store: refstore.Store) -> None:
+    refs = [store.put(i) for i in range(50)]
+    before = len(os.listdir("/proc/self/fd"))
+    held = [store.get(ref, writable=bool(i % 2)) for i, ref in enumerate(refs)]
+    assert len(os.listdir("/proc/self/fd")) == before
+    del held
