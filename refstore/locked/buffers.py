@@ -1,14 +1,7 @@
-"""What the filelock engine hands out: `PinnedBuffer` and `Writer`, and the pins behind their views.
+"""What the filelock engine hands out: `PinnedBuffer` and `Writer`.
 
-A block is shown by an array of its bytes, its root. A pin is an object that gives the pin back when
-it is collected. All hangs on these by references alone:
-
-    buffer, memoryview, ndarray, tensor, ...  ->  _Root  ->  _Pin  ->  attachment
-                                                    |
-                                                    +->  mapping
-
-so a pin lasts as long as the last of them, wherever it went. A buffer that is closed lets go of its
-root. A Writer's root has no pin, since the block is nobody else's; one that outlives the Writer's
+A buffer has its block's root, and lets go of it when it is closed; views have it as long as they
+live. A Writer's root has no pin, since the block is nobody else's; one that outlives the Writer's
 end gets a pin then.
 
 Who asks with PyBUF_WRITABLE and without PyBUF_FORMAT may keep the buffer itself and no view of it,
@@ -17,127 +10,25 @@ as `numpy.ndarray(buffer=)` does: then the root stays until the buffer is collec
 
 from __future__ import annotations
 
-import mmap
 import os
+import sys
 import weakref
-from typing import Any, Final, Literal, NoReturn, Protocol, cast, final
+from collections.abc import Callable
+from typing import Any, Final, Literal, NoReturn, cast, final
 
 import numpy as np
 import numpy.typing as npt
 
-from refstore import arrays, blocks
-from refstore.errors import StoreCorruptedError
+from refstore import blocks
 from refstore.locked import exports
+from refstore.locked.pins import Block, Home, Pin, Root, private_root, root_over, shaped
 from refstore.payload import decode
 from refstore.refs import ObjectRef, make_ref
 
 __all__ = ["Block", "Home", "PinnedBuffer", "Writer", "open_writers", "pinned", "writer"]
 
-Octets = np.ndarray[tuple[int], np.dtype[np.uint8]]
-
-_OCTET: Final = np.dtype(np.uint8)
 _ASKS_METHOD: Final = exports.WAY == "METHOD"
 _FORWARDS: Final = exports.WAY == "FORWARD"
-
-
-class Block(Protocol):
-    """Where an object lies, and what it is."""
-
-    @property
-    def offset(self) -> int: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def kind(self) -> str:
-        """ "bytes", "array" or "object"."""
-
-    @property
-    def description(self) -> bytes:
-        """Of an array, as `arrays.describe` has it."""
-
-
-class Home(Protocol):
-    """What buffers and writers ask of their attachment."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def tag(self) -> int: ...
-    @property
-    def readable(self) -> mmap.mmap: ...
-    @property
-    def writable(self) -> mmap.mmap: ...
-    def is_alive(self) -> bool:
-        """Whether this process has a row; False in a child that was forked without one."""
-
-    def pin(self, slot: int, generation: int) -> None:
-        """One more pin of ours on a live object; ObjectNotFoundError if it is none."""
-
-    def unpin(self, slot: int) -> None:
-        """Gives a pin of ours back, now or soon. Never raises, never waits."""
-
-    def block(self, slot: int) -> Block:
-        """Of a slot that we hold; StoreCorruptedError if it leads out of the file."""
-
-    def private_copy(self, block: Block) -> tuple[mmap.mmap | bytearray, int]:
-        """Memory of our own that shows the block, and where the block begins in it."""
-
-    def seal(self, slot: int, generation: int, name: str | None, replace: bool, keep: bool) -> None:
-        """Publishes a block that we wrote; `keep`: from then on we have a pin on it.
-
-        If it raises, the block is ours and unsealed as before.
-        """
-
-    def give_up(self, slot: int, keep: bool) -> None:
-        """Of an unsealed block of ours: free it, or, with `keep`, condemn it with a pin of ours.
-
-        Now or soon. Never raises, never waits.
-        """
-
-
-# --- roots and pins
-
-
-class _Pin:
-    """A pin of this process on a slot; given back when this is collected."""
-
-    __slots__ = ("home", "slot")
-
-    def __init__(self, home: Home, slot: int) -> None:
-        self.home = home
-        self.slot = slot
-
-    def __del__(self) -> None:
-        self.home.unpin(self.slot)
-
-
-class _Root(Octets):
-    """All bytes of a block. No plain ndarray: numpy lets views skip those, and keep their base."""
-
-    __slots__ = ("pin",)
-    __hash__ = object.__hash__  # type: ignore[assignment]  # hash(memoryview) asks for it
-    pin: _Pin | None
-
-
-def _root(memory: mmap.mmap | bytearray, at: int, nbytes: int, pin: _Pin | None) -> _Root:
-    root = _Root((nbytes,), _OCTET, memory, at)
-    root.pin = pin
-    return root
-
-
-def _shaped(root: Octets, block: Block, path: str) -> npt.NDArray[Any]:
-    """The array that a root's block holds; its bytes if it holds something else."""
-    if block.kind != "array":
-        return np.ndarray(root.shape, _OCTET, root)
-    try:
-        dtype, shape, strides = arrays.read(block.description)
-        if dtype.hasobject or -1 in shape:
-            raise ValueError(f"{dtype}, {shape}")
-        return np.ndarray(shape, dtype, root, 0, strides)
-    except Exception as error:  # a pickled dtype may raise anything
-        raise StoreCorruptedError(
-            f"store {path!r}: an array does not fit its block of {block.nbytes} bytes"
-        ) from error
 
 
 # --- what both have in common
@@ -160,11 +51,11 @@ class _Block(exports.Exporter):
     _home: Home | None  # None once it is given back: a closed buffer keeps no store mapped
     _is_closed: bool
     _is_kept: bool  # somebody may keep this very object, and read when all views are gone
-    _root: _Root | None
+    _root: Root | None
     _slot: int
     _tag: int
 
-    def _take(self, home: Home, slot: int, generation: int, block: Block, root: _Root) -> None:
+    def _take(self, home: Home, slot: int, generation: int, block: Block, root: Root) -> None:
         self._home = home
         self._tag = home.tag
         self._slot = slot
@@ -174,7 +65,7 @@ class _Block(exports.Exporter):
         self._is_kept = False
         self._is_closed = False
 
-    def _demand_open(self) -> tuple[_Root, Home]:
+    def _demand_open(self) -> tuple[Root, Home]:
         root, home = self._root, self._home
         if self._is_closed or root is None or home is None:
             raise ValueError(f"this {type(self).__name__} is closed")
@@ -186,7 +77,7 @@ class _Block(exports.Exporter):
 
     def _as_array(self) -> npt.NDArray[Any]:
         root, home = self._demand_open()
-        return _shaped(root, self._block, home.path)
+        return shaped(root, self._block, home.path)
 
     def _buffer_for(self, flags: int) -> Any:
         root, _ = self._demand_open()
@@ -307,8 +198,8 @@ class PinnedBuffer(_Block, blocks.PinnedBuffer):
                 raise ValueError(
                     "this process was forked by a raw system call: what it inherited is not pinned"
                 )
-            root = _private(home, self._block, root.pin)
-        array: Any = _shaped(root, self._block, home.path)
+            root = private_root(home, self._block, root.pin)
+        array: Any = shaped(root, self._block, home.path)
         return memoryview(array)
 
     def __array__(
@@ -336,21 +227,16 @@ def pinned(home: Home, slot: int, generation: int, writable: bool = False) -> Pi
 
     `writable`: over a private copy-on-write view of it.
     """
-    pin = _Pin(home, slot)
+    pin = Pin(home, slot)
     block = home.block(slot)
     if writable:
-        root = _private(home, block, pin)
+        root = private_root(home, block, pin)
     else:
-        root = _root(home.readable, block.offset, block.nbytes, pin)
-    buffer = exports.export(PinnedBuffer, root, lambda: _shaped(root, block, home.path))
+        root = root_over(home.readable, block.offset, block.nbytes, pin)
+    buffer = exports.export(PinnedBuffer, root, lambda: shaped(root, block, home.path))
     buffer._take(home, slot, generation, block, root)
     buffer._asked = exports.SIMPLE
     return buffer
-
-
-def _private(home: Home, block: Block, pin: _Pin | None) -> _Root:
-    memory, at = home.private_copy(block)
-    return _root(memory, at, block.nbytes, pin)
 
 
 # --- writing
@@ -409,10 +295,15 @@ class Writer(_Block, blocks.Writer):
     def __init__(self) -> None:
         raise TypeError("Store.create() makes Writers")
 
-    def __del__(self) -> None:
-        if not getattr(self, "_is_closed", True):
-            self._is_kept = False  # nobody did
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if getattr(self, "_is_closed", True):
+            return
+        self._is_kept = False  # nobody did
+        try:
             self._give_up()
+        except Exception:
+            if not is_finalizing():  # as for pins
+                raise
 
     def __enter__(self) -> Writer:
         self._demand_ours()
@@ -433,12 +324,16 @@ class Writer(_Block, blocks.Writer):
         root = self._end()
         try:
             home.seal(self._slot, self._generation, self._name, self._replaces, root is not None)
+            self._is_sealed = True
         except BaseException:
-            self._give_up_block(home, root)
+            home.give_up(self._slot, root is not None)
             raise
-        self._is_sealed = True
+        finally:
+            if root is not None:  # nothing may be put where views of it point
+                root.pin = Pin(home, self._slot)
+            if not self._is_sealed:
+                self._home = None
         if root is not None:
-            root.pin = _Pin(home, self._slot)
             root.flags.writeable = False
             array = self._array() if self._array is not None else None
             if array is not None:
@@ -482,10 +377,11 @@ class Writer(_Block, blocks.Writer):
             )
         return home
 
-    def _end(self) -> _Root | None:
+    def _end(self) -> Root | None:
         """No new views from here on. The root, if somebody has a view, or may have one."""
         self._is_closed = True
-        _open.pop(id(self), None)
+        if _open.pop(id(self), None) is None:  # by another thread, a moment ago
+            raise ValueError("this Writer is closed")
         exports.stop(self)
         root = self._root
         if not self._is_kept:
@@ -503,16 +399,13 @@ class Writer(_Block, blocks.Writer):
         if home is None:
             return
         if self._is_ours(home):
-            self._give_up_block(home, root)
+            home.give_up(self._slot, root is not None)
+            if root is not None:
+                root.pin = Pin(home, self._slot)
         elif self._maker is not _here:  # the fork pinned the block for us
-            pin = _Pin(home, self._slot)
+            pin = Pin(home, self._slot)
             if root is not None:
                 root.pin = pin
-
-    def _give_up_block(self, home: Home, root: _Root | None) -> None:
-        home.give_up(self._slot, root is not None)
-        if root is not None:  # nothing may be put where they point
-            root.pin = _Pin(home, self._slot)
 
     def _sealed_array(self) -> npt.NDArray[Any]:
         home = self._home
@@ -525,8 +418,8 @@ class Writer(_Block, blocks.Writer):
 def writer(home: Home, slot: int, generation: int, name: str | None, replace: bool) -> Writer:
     """A Writer over a block that was taken for it; from here on it is the Writer's to end."""
     block = home.block(slot)
-    root = _root(home.writable, block.offset, block.nbytes, None)
-    made = exports.export(Writer, root, lambda: _shaped(root, block, home.path))
+    root = root_over(home.writable, block.offset, block.nbytes, None)
+    made = exports.export(Writer, root, lambda: shaped(root, block, home.path))
     made._array = None
     made._is_sealed = False
     made._name = name

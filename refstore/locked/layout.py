@@ -111,10 +111,10 @@ LAST_GENERATION: Final = (1 << 48) - 1
 KINDS: Final = ("bytes", "array", "object")
 MAX_PINS: Final = 1 << 30  # of one process on one object
 
-LABEL_NBYTES: Final = 512
+LABEL_NBYTES: Final = 1024
 NAME_AT: Final = 0  # bytes in a label
 TEXT_AT: Final = 256
-TEXT_LIMIT: Final = 254  # longer descriptions lie behind the payload
+TEXT_LIMIT: Final = 766  # longer descriptions lie behind the payload
 
 FLAG_TEMPORARY: Final = 1
 

@@ -1,0 +1,137 @@
+"""What shows a block in memory, and the pins that go with the last view of it.
+
+A block is shown by an array of its bytes, its root. A pin is an object that gives the pin back when
+it is collected. All hangs on these by references alone:
+
+    buffer, memoryview, ndarray, tensor, ...  ->  Root  ->  Pin  ->  attachment
+                                                   |
+                                                   +->  mapping
+
+so a pin lasts as long as the last of them, wherever it went.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from refstore import arrays
+from refstore.errors import StoreCorruptedError
+
+__all__ = ["Block", "Home", "Pin", "Root", "private_root", "root_over", "shaped"]
+
+Octets = np.ndarray[tuple[int], np.dtype[np.uint8]]
+
+OCTET: Final = np.dtype(np.uint8)
+
+
+class Block(Protocol):
+    """Where an object lies, and what it is."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def kind(self) -> str:
+        """ "bytes", "array" or "object"."""
+
+    @property
+    def description(self) -> bytes:
+        """Of an array, as `arrays.describe` has it."""
+
+
+class Home(Protocol):
+    """What buffers and writers ask of their attachment."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def tag(self) -> int: ...
+    @property
+    def readable(self) -> mmap.mmap: ...
+    @property
+    def writable(self) -> mmap.mmap: ...
+    def is_alive(self) -> bool:
+        """Whether this process has a row; False in a child that was forked without one."""
+
+    def pin(self, slot: int, generation: int) -> None:
+        """One more pin of ours on a live object; ObjectNotFoundError if it is none."""
+
+    def unpin(self, slot: int) -> None:
+        """Gives a pin of ours back, now or soon. Never raises, never waits."""
+
+    def block(self, slot: int) -> Block:
+        """Of a slot that we hold; StoreCorruptedError if it leads out of the file."""
+
+    def private_copy(self, block: Block) -> tuple[mmap.mmap | bytearray, int]:
+        """Memory of our own that shows the block, and where the block begins in it."""
+
+    def seal(self, slot: int, generation: int, name: str | None, replace: bool, keep: bool) -> None:
+        """Publishes a block that we wrote; `keep`: from then on we have a pin on it.
+
+        If it raises, the block is to be given up: that does nothing if it was sealed after all,
+        with the pin.
+        """
+
+    def give_up(self, slot: int, keep: bool) -> None:
+        """Of an unsealed block of ours: free it, or, with `keep`, condemn it with a pin of ours.
+
+        Now or soon. Never raises, never waits.
+        """
+
+
+class Pin:
+    """A pin of this process on a slot; given back when this is collected."""
+
+    __slots__ = ("home", "slot")
+
+    def __init__(self, home: Home, slot: int) -> None:
+        self.home = home
+        self.slot = slot
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        try:
+            self.home.unpin(self.slot)
+        except Exception:
+            if not is_finalizing():  # when modules may be gone, and the row goes with the process
+                raise
+
+
+class Root(Octets):
+    """All bytes of a block. No plain ndarray: numpy lets views skip those, and keep their base."""
+
+    __slots__ = ("pin",)
+    __hash__ = object.__hash__  # type: ignore[assignment]  # hash(memoryview) asks for it
+    pin: Pin | None
+
+
+def root_over(memory: mmap.mmap | bytearray, at: int, nbytes: int, pin: Pin | None) -> Root:
+    root = Root((nbytes,), OCTET, memory, at)
+    root.pin = pin
+    return root
+
+
+def shaped(root: Octets, block: Block, path: str) -> npt.NDArray[Any]:
+    """The array that a root's block holds; its bytes if it holds something else."""
+    if block.kind != "array":
+        return np.ndarray(root.shape, OCTET, root)
+    try:
+        dtype, shape, strides = arrays.read(block.description)
+        if dtype.hasobject or -1 in shape:
+            raise ValueError(f"{dtype}, {shape}")
+        return np.ndarray(shape, dtype, root, 0, strides)
+    except Exception as error:  # a pickled dtype may raise anything
+        raise StoreCorruptedError(
+            f"store {path!r}: an array does not fit its block of {block.nbytes} bytes"
+        ) from error
+
+
+def private_root(home: Home, block: Block, pin: Pin | None) -> Root:
+    memory, at = home.private_copy(block)
+    return root_over(memory, at, block.nbytes, pin)
