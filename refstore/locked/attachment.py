@@ -96,7 +96,7 @@ class Attachment(Member):
     def unpin(self, slot: int) -> None:
         """Raises nothing; it may be done later."""
         try:
-            if self.is_alive():
+            if self.is_alive() and not self.has_gone:  # a turn would make the locks anew
                 self.do_later(self._unpin, slot)
         except Exception:  # the interpreter ends, and what this needs is gone: our row goes, too
             return

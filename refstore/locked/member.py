@@ -40,6 +40,7 @@ class Member(Turns):
         self.heir: tuple[int, processes.Claim] | None = None  # a child's, around a fork
         self._is_forking = False
         self.is_lost = False  # a child without a row
+        self.has_gone = False  # with the locks of a store that nobody will open again
         mapping = Mapping(path, fd, header, found)
         mode = folders.lock_mode(found.st_mode)
         super().__init__(mapping, locks_of(path, header.uuid), mode)
@@ -202,6 +203,7 @@ class Member(Turns):
         # nobody can come any more, and we are the last one
         if processes.used_rows(c) == [self.row] and not folders.is_store(self.path, self.uuid):
             folders.empty(self.folder)
+            self.has_gone = True
 
     def _open_writers(self) -> list[int]:
         home: Any = self  # an Attachment
