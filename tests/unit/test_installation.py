@@ -63,9 +63,7 @@ def test_without_a_compiled_core_the_first_store_says_so_and_works(
     assert compiled == []
     assert said.count("no compiled core") == ("CC" in how)
     result = helpers.run_script(
-        FIRST_STORE,
-        str(tmp_path / "s"),
-        env={"PYTHONPATH": str(tmp_path / "lib"), "REFSTORE_BACKEND": "auto"},
+        FIRST_STORE, tmp_path / "s", tmp_path / "lib", env={"REFSTORE_BACKEND": "auto"}
     )
     assert result.stderr == ""
     worked = "filelock payload payload"
