@@ -88,8 +88,8 @@ ROW_WORDS: Final = 16
 ROW_STATE: Final = 0  # 0: free, 1: in use
 ROW_PID: Final = 1
 ROW_COUNTERS: Final = 2
-ROW_COMMAND: Final = 8  # 7 words
-COMMAND_NBYTES: Final = 56
+ROW_COMMAND: Final = 8  # 5 words
+COMMAND_NBYTES: Final = 40
 COUNTERS: Final = 5
 PUTS, GETS, DELETES, EVICTIONS, RECOVERIES = range(COUNTERS)
 
@@ -166,7 +166,7 @@ def _up(value: int, multiple: int) -> int:
 
 
 def lay_out(capacity: int, max_objects: int) -> Geometry:
-    units = _up(capacity, UNIT) // UNIT
+    units = _up(capacity, PAGE) // UNIT  # what is over has room for a long description
     n_buckets = 1 << max(max_objects // 4 - 1, 63).bit_length()
     bins = _up((JOURNAL + 2 * PAIRS) * 8, PAGE)
     rows = _up(bins + BINS * 8, PAGE)

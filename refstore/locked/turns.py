@@ -73,7 +73,7 @@ class Turns:
         operation raises.
         """
         me = threading.get_ident()
-        outermost = me not in _busy
+        outermost, had_lock = me not in _busy, False
         try:
             with self.mutex:
                 if self._inside is not None:
@@ -82,6 +82,7 @@ class Turns:
                 _busy.add(me)
                 try:
                     self._acquire(what, patience)
+                    had_lock = True
                     return operation(self._begin(), *args)
                 except IndexError:
                     raise self.file.damaged() from None
@@ -94,7 +95,7 @@ class Turns:
         finally:
             if outermost:
                 _busy.discard(me)
-                if self._chores or _pending:
+                if had_lock and (self._chores or _pending):  # else they would wait in vain, too
                     self._look_at_chores()
 
     def _begin(self) -> Change:
