@@ -15,10 +15,12 @@ Variants build side by side: `REFSTORE_BUILD=asan python setup.py build --build-
 """
 
 import os
+import sys
 
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 DEBUG = ["-O1", "-g3", "-fno-omit-frame-pointer", "-DREFSTORE_DEBUG=1"]
 COMPILE = {
@@ -66,7 +68,20 @@ def core() -> list[Extension]:
     )
 
 
+class OptionalBuild(build_ext):
+    """Goes on without the core where it cannot be built and nobody asked for it."""
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            super().build_extension(ext)
+        except Exception as error:  # of the compiler, of finding it, or of the system
+            if not ext.optional:
+                raise
+            print(f"refstore: no compiled core ({error}); file locks do instead", file=sys.stderr)
+
+
 setup(
+    cmdclass={"build_ext": OptionalBuild},
     ext_modules=[] if variant == "none" else core(),
     options={  # neither setuptools nor Cython sees a change of variant, so always rebuild
         "build": {"build_base": f"build/base-{variant}"},

@@ -89,10 +89,7 @@ def why_not(folder: str) -> str | None:
 
 
 def _forget_creators() -> None:
-    # A forked child is no creator.
-    for claim in _creators.values():
-        claim.leave_to_parent()
-    _creators.clear()
+    _creators.clear()  # a forked child is none
 
 
 if hasattr(os, "register_at_fork"):
@@ -128,11 +125,10 @@ def _delete(c: Change, att: Attachment, key: tuple[int, int] | bytes) -> bool:
     found = _locate(c, key)
     if found is None:
         return False
-    if slots.is_pinned(c, found[0]):
-        att.recover_pinning(c, found[0])
     slots.remove(c, found[0])
     c.commit()
     att.count(DELETES)
+    att.recover_condemned(c, found[0])
     return True
 
 
@@ -236,11 +232,13 @@ class Engine:
         else is pickled with its buffers out of band. Errors: StoreFullError, ObjectExistsError,
         TypeError and pickle.PicklingError.
         """
-        att = self._attachment
+        self._attachment  # noqa: B018  a closed store raises
         if timeout != 0:
             raise messages.no_waiting()
         utf8 = None if name is None else encode_name(name)
-        slot, generation = att.put(prepare(obj), utf8, replace)
+        prepared = prepare(obj)  # an error from there, which somebody may keep, keeps no store
+        att = self._attachment
+        slot, generation = att.put(prepared, utf8, replace)
         return make_ref(slot, generation, att.tag)
 
     def create(

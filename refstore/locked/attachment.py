@@ -29,12 +29,14 @@ from refstore.locked.layout import (
     WRITING,
     read_header,
 )
+from refstore.locked.mapping import UNTRACKED
 from refstore.locked.member import Member
 from refstore.locked.objects import Prepared
 from refstore.locked.turns import Operation, T
 from refstore.refs import make_ref
 
 SMALL: Final = 1 << 15  # bytes that are copied in the turn that claims their room
+COPIED: Final = 1 << 16  # bytes whose private view is a copy: it costs less than a mapping
 NEAR: Final = 1 << 20  # bytes whose memory is committed in a turn
 
 
@@ -78,22 +80,26 @@ class Attachment(Member):
 
     def private_copy(self, block: buffers.Block) -> tuple[mmap.mmap, int]:
         """A private copy-on-write view of a block, and where it begins there."""
-        if not block.nbytes:
-            return mmap.mmap(-1, UNIT), 0
-        delta = block.offset % mmap.ALLOCATIONGRANULARITY
-        try:
-            start, nbytes = block.offset - delta, block.nbytes + delta
-            fd = self.file.descriptor()
-            return mmap.mmap(fd, nbytes, access=mmap.ACCESS_COPY, offset=start), delta
-        except OSError:  # no descriptor any more
-            copy = mmap.mmap(-1, block.nbytes)
-            copy[:] = self.readable[block.offset : block.offset + block.nbytes]
-            return copy, 0
+        start, nbytes = block.offset, block.nbytes
+        if nbytes > COPIED:
+            delta = start % mmap.ALLOCATIONGRANULARITY
+            with contextlib.suppress(OSError):  # no descriptor any more
+                fd, access = self.file.descriptor(), mmap.ACCESS_COPY
+                memory = mmap.mmap(
+                    fd, nbytes + delta, access=access, offset=start - delta, **UNTRACKED
+                )
+                return memory, delta
+        memory = mmap.mmap(-1, max(nbytes, 1), access=mmap.ACCESS_COPY)
+        memory[:nbytes] = self.readable[start : start + nbytes]
+        return memory, 0
 
     def unpin(self, slot: int) -> None:
         """Raises nothing; it may be done later."""
-        if self.is_alive():
-            self.do_later(self._unpin, slot)
+        try:
+            if self.is_alive():
+                self.do_later(self._unpin, slot)
+        except Exception:  # the interpreter ends, and what this needs is gone: our row goes, too
+            return
 
     def pin(self, slot: int, generation: int) -> None:
         """One more pin on a live object. Errors: ObjectNotFoundError."""
@@ -110,8 +116,7 @@ class Attachment(Member):
     def _unpin(self, c: Change, slot: int) -> None:
         slots.unpin(c, slot, self.own)
         c.commit()
-        if slots.is_condemned(c, slot):
-            self.recover_pinning(c, slot)
+        self.recover_condemned(c, slot)
 
     def pin_again(self, slot: int) -> None:
         """One more pin on a slot that is pinned already."""
@@ -121,10 +126,11 @@ class Attachment(Member):
         slots.pin(c, slot, self.own)
         c.commit()
 
-    def recover_pinning(self, c: Change, slot: int) -> None:
-        """Others that pin a slot may be dead."""
-        rows = slots.pinning_rows(c, slot)
-        processes.recover(c, self.folder, rows, self.row, self.report)
+    def recover_condemned(self, c: Change, slot: int | None) -> None:
+        """What is deleted and still there may be pinned by the dead."""
+        if slot is not None and slots.is_condemned(c, slot):
+            rows = slots.pinning_rows(c, slot)
+            processes.recover(c, self.folder, rows, self.row, self.report)
 
     # --- room
 
@@ -198,7 +204,7 @@ class Attachment(Member):
     ) -> None:
         nbytes, kind, text, fill = prepared
         replaced = None if utf8 is None else self._find_replaced(c, utf8, replace)
-        slot, generation = slots.claim(c, nbytes, kind, text, WRITING, self.own, True)
+        slot, generation = slots.claim(c, nbytes, kind, text, self.own, True)
         # What follows lies where nobody looks until the change is there.
         at = c.file.block_at(c[c.file.slot(slot) + OFFSET])
         if nbytes:
@@ -210,14 +216,12 @@ class Attachment(Member):
         claimed.slot, claimed.generation, claimed.change = slot, generation, c
         c.commit()
         self.count(PUTS)
+        self.recover_condemned(c, replaced)
 
     def _find_replaced(self, c: Change, utf8: bytes, replace: bool) -> int | None:
         replaced = index.find(c, utf8)
-        if replaced is not None:
-            if not replace:
-                raise messages.exists(self.path, utf8.decode())
-            if slots.is_pinned(c, replaced):
-                self.recover_pinning(c, replaced)
+        if replaced is not None and not replace:
+            raise messages.exists(self.path, utf8.decode())
         return replaced
 
     def _write_spill(self, at: int, text: bytes) -> None:
@@ -257,7 +261,7 @@ class Attachment(Member):
         if utf8 is not None:
             self._find_replaced(c, utf8, replace)
         nbytes, kind, text = asked
-        slot, generation = slots.claim(c, nbytes, kind, text, WRITING, self.own, near)
+        slot, generation = slots.claim(c, nbytes, kind, text, self.own, near)
         claimed.slot, claimed.generation, claimed.change = slot, generation, c
         c.commit()
 
@@ -291,14 +295,18 @@ class Attachment(Member):
         slots.publish(c, slot, utf8, replaced)
         c.commit()
         self.count(PUTS)
+        self.recover_condemned(c, replaced)
 
     def give_up(self, slot: int, keep: bool) -> None:
         """Nobody ever sees what was written. Raises nothing; it may be done later.
 
         `keep`: views of it live on, and are left a pin of ours.
         """
-        if self.is_alive():
-            self.do_later(self._give_up, slot, keep)
+        try:
+            if self.is_alive():
+                self.do_later(self._give_up, slot, keep)
+        except Exception:  # as above
+            return
 
     def _give_up(self, c: Change, slot: int, keep: bool) -> None:
         if not slots.is_written_by(c, slot, self.own):
@@ -307,8 +315,7 @@ class Attachment(Member):
             slots.pin(c, slot, self.own)
         slots.condemn(c, slot)
         c.commit()
-        if slots.is_condemned(c, slot):
-            self.recover_pinning(c, slot)
+        self.recover_condemned(c, slot)
 
 
 # --- attachments: one for each file and process
@@ -317,7 +324,7 @@ _attachments: weakref.WeakValueDictionary[tuple[int, int], Attachment] = (
     weakref.WeakValueDictionary()
 )
 _attaching = threading.RLock()
-_forking: list[Attachment] = []
+_forking: dict[int, list[Attachment]] = {}  # by thread
 
 
 def attach(path: str, foreign: bool) -> Attachment:
@@ -345,25 +352,24 @@ def attach(path: str, foreign: bool) -> Attachment:
 
 
 def _before_fork() -> None:
-    _attaching.acquire()
-    _forking[:] = _attachments.values()
-    for attachment in _forking:
+    forking = _forking[threading.get_ident()] = list(_attachments.values())
+    for attachment in forking:
         attachment.before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    for attachment in _forking:
+    for attachment in _forking.pop(threading.get_ident(), ()):
         attachment.after_fork_in_parent()
-    _forking.clear()
-    _attaching.release()
 
 
 def _after_fork_in_child() -> None:
     global _attaching
     _attaching = threading.RLock()
-    for attachment in _forking:
-        attachment.after_fork_in_child()
+    forking = _forking.pop(threading.get_ident(), [])
     _forking.clear()
+    processes.leave_all_to_parent([one.heir[1] for one in forking if one.heir is not None])
+    for attachment in forking:
+        attachment.after_fork_in_child()
 
 
 def _at_exit() -> None:
@@ -371,8 +377,8 @@ def _at_exit() -> None:
     # them.
     for attachment in list(_attachments.values()):
         with contextlib.suppress(Exception):
-            if attachment.is_alive() and attachment.is_idle():
-                attachment.leave()
+            if attachment.is_alive():
+                attachment.leave_at_exit()
 
 
 if hasattr(os, "register_at_fork"):

@@ -154,16 +154,17 @@ def lock_mode(mode: int) -> int:
     return mode & 0o777 | 0o600
 
 
-def make_folder(folder: str, mode: int) -> None:
-    """The folder of locks of a store whose file has this mode."""
+def make_folder(folder: str, mode: int) -> bool:
+    """The folder of locks of a store whose file has this mode; whether it was not there yet."""
     mode = lock_mode(mode)
     mode |= mode >> 2 & 0o111  # to look into what may be read
     try:
         os.mkdir(folder, mode)
     except FileExistsError:
-        return
+        return False
     with contextlib.suppress(FileNotFoundError):
         os.chmod(folder, mode)
+    return True
 
 
 def creator_path(folder: str) -> str:
@@ -203,8 +204,8 @@ def is_creator_alive(fd: int, path: str) -> bool | None:
     return processes.is_held(creator_path(locks_of(path, header.uuid)))
 
 
-def is_store(path: str, uuid_start: str) -> bool:
-    """Whether the store whose locks are named so is there."""
+def is_store(path: str, uuid: bytes) -> bool:
+    """Whether the store whose uuid begins so is there."""
     try:
         fd = os.open(path, os.O_RDONLY | _CLOEXEC | _BINARY | getattr(os, "O_NONBLOCK", 0))
     except OSError:
@@ -215,36 +216,44 @@ def is_store(path: str, uuid_start: str) -> bool:
         return False
     finally:
         os.close(fd)
-    return len(head) == HEADER.size and HEADER.unpack(head)[9].hex()[:8] == uuid_start
+    return len(head) == HEADER.size and HEADER.unpack(head)[9].startswith(uuid[:4])
 
 
-def remove_folder(folder: str) -> bool:
-    """Removes a folder of locks whose store is gone, unless somebody still has one of them."""
+def remove_folder(folder: str, *, has_store: bool = False) -> bool:
+    """Removes a folder of locks of which nobody has any, if its store is gone.
+
+    `has_store`: even if it is there; whoever comes next makes the folder anew.
+    """
     match = _LOCKS.fullmatch(folder)
-    if match is None or is_store(*match.groups()):
+    if match is None or (is_store(match[1], bytes.fromhex(match[2])) and not has_store):
         return False
     lock = processes.new_lock(os.path.join(folder, "change.lock"))
-    try:
+    with contextlib.suppress(Timeout, OSError):
         lock.acquire()
-    except (Timeout, OSError):
+    if not lock.is_locked:
         return False
     try:
         names = [name for name in os.listdir(folder) if name != "change.lock"]
-        if is_store(*match.groups()) or any(
-            processes.is_held(os.path.join(folder, name)) for name in names
-        ):
+        if any(processes.is_held(os.path.join(folder, name)) for name in names):
             return False
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(folder, name))
+        empty(folder)
     finally:
         lock.release(force=True)
-    # Whoever takes the lock now finds no store, and makes none: a new one has other locks.
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(lock.lock_file)
+    if os.path.isdir(folder) and not has_store:
+        # Windows removes no file that is open. Whoever takes the lock now finds no store, and
+        # makes none: a new one has other locks.
+        empty(folder)
+    return True
+
+
+def empty(folder: str) -> None:
+    """Removes a folder of locks, under the change lock that is in it: who waits for it sees that
+    it is gone."""
+    for name in sorted(os.listdir(folder), key="change.lock".__eq__):
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            os.unlink(os.path.join(folder, name))
     with contextlib.suppress(OSError):
         os.rmdir(folder)
-    return True
 
 
 def remove_orphans(folder: str) -> list[str]:

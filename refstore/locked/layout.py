@@ -88,8 +88,8 @@ ROW_WORDS: Final = 16
 ROW_STATE: Final = 0  # 0: free, 1: in use
 ROW_PID: Final = 1
 ROW_COUNTERS: Final = 2
-ROW_COMMAND: Final = 8  # 7 words
-COMMAND_NBYTES: Final = 56
+ROW_COMMAND: Final = 8  # 5 words
+COMMAND_NBYTES: Final = 40
 COUNTERS: Final = 5
 PUTS, GETS, DELETES, EVICTIONS, RECOVERIES = range(COUNTERS)
 
@@ -111,10 +111,10 @@ LAST_GENERATION: Final = (1 << 48) - 1
 KINDS: Final = ("bytes", "array", "object")
 MAX_PINS: Final = 1 << 30  # of one process on one object
 
-LABEL_NBYTES: Final = 512
+LABEL_NBYTES: Final = 1024
 NAME_AT: Final = 0  # bytes in a label
 TEXT_AT: Final = 256
-TEXT_LIMIT: Final = 254  # longer descriptions lie behind the payload
+TEXT_LIMIT: Final = 766  # longer descriptions lie behind the payload
 
 FLAG_TEMPORARY: Final = 1
 
@@ -166,7 +166,7 @@ def _up(value: int, multiple: int) -> int:
 
 
 def lay_out(capacity: int, max_objects: int) -> Geometry:
-    units = _up(capacity, UNIT) // UNIT
+    units = _up(capacity, PAGE) // UNIT  # what is over has room for a long description
     n_buckets = 1 << max(max_objects // 4 - 1, 63).bit_length()
     bins = _up((JOURNAL + 2 * PAIRS) * 8, PAGE)
     rows = _up(bins + BINS * 8, PAGE)

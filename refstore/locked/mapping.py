@@ -10,7 +10,8 @@ import contextlib
 import errno
 import mmap
 import os
-from typing import Final
+import sys
+from typing import Any, Final
 
 from refstore import messages
 from refstore.errors import StoreCorruptedError
@@ -27,6 +28,8 @@ from refstore.locked.layout import (
 
 _ZEROS: Final = bytes(CHUNK)
 _NO_ROOM: Final = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+# A mapping needs no descriptor; before 3.13 Python keeps one for it nevertheless.
+UNTRACKED: Final[dict[str, Any]] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 _POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE, which the mmap module does not name
 
 
@@ -62,6 +65,7 @@ class Mapping:
         "__weakref__",
         "_fd",
         "_near",
+        "_near_pages",
         "_trims",
         "found",
         "g",
@@ -81,13 +85,14 @@ class Mapping:
         self._fd = -1
         try:
             size = self.g.file_size
-            self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE)
-            self.readable = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+            self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE, **UNTRACKED)
+            self.readable = mmap.mmap(fd, size, access=mmap.ACCESS_READ, **UNTRACKED)
         except (ValueError, OverflowError) as error:
             raise OSError(errno.ENOMEM, f"cannot map the store: {error}", path) from None
         self.octets = memoryview(self.writable)
         self.words = self.octets.cast("Q")
         self._near: set[int] = set()  # chunks that are committed, for as long as nobody trims
+        self._near_pages: set[int] = set()  # the same, of what is reached page by page
         self._trims = -1
         self._fd = os.dup(fd)
 
@@ -124,6 +129,7 @@ class Mapping:
         trims = self.words[TRIMS]
         if trims != self._trims:
             self._near.clear()
+            self._near_pages.clear()
             self._trims = trims
 
     def commit(self, start: int, end: int) -> bool:
@@ -136,6 +142,15 @@ class Mapping:
         for chunk in range(start // CHUNK, (end - 1) // CHUNK + 1):
             if chunk not in near:
                 return self._commit_far(start, end)
+        return True
+
+    def commit_word(self, i: int) -> bool:
+        """The same for the page of a word, whose neighbours may never be used."""
+        page = i * 8 // PAGE
+        if page not in self._near_pages:
+            if not self._allocate(page * PAGE, page * PAGE + PAGE):
+                return False
+            self._near_pages.add(page)
         return True
 
     def _commit_far(self, start: int, end: int) -> bool:

@@ -37,7 +37,7 @@ class Member(Turns):
     def __init__(self, path: str, fd: int, header: Header, found: os.stat_result) -> None:
         self.row: int | None = None
         self._claim: processes.Claim | None = None
-        self._heir: tuple[int, processes.Claim] | None = None  # a child's, around a fork
+        self.heir: tuple[int, processes.Claim] | None = None  # a child's, around a fork
         self._is_forking = False
         self.is_lost = False  # a child without a row
         mapping = Mapping(path, fd, header, found)
@@ -94,15 +94,23 @@ class Member(Turns):
     def join(self) -> None:
         """Takes a row. Whoever died is cleaned up after before."""
         for _ in range(folders.TRIES):
-            folders.make_folder(self.folder, self.mode)
+            is_new = folders.make_folder(self.folder, self.mode)
             try:
                 self.take_turn("attaching", self._enter)
                 return
-            except FileNotFoundError:
+            except FileNotFoundError:  # of the store, or of a lock that was removed just now
                 if not os.path.exists(self.path):
-                    folders.remove_folder(self.folder)
+                    self._leave_no_folder()
                     raise
+            except BaseException:
+                if is_new:
+                    self._leave_no_folder(has_store=True)
+                raise
         raise messages.busy(self.path, 0, "attaching")
+
+    def _leave_no_folder(self, *, has_store: bool = False) -> None:
+        with contextlib.suppress(OSError):
+            folders.remove_folder(self.folder, has_store=has_store)
 
     def _enter(self, c: Change) -> None:
         processes.demand_kernel_lock(self.lock)
@@ -122,6 +130,7 @@ class Member(Turns):
         self.pid, self.row, self._claim = os.getpid(), row, claim
         processes.enter(c, row, self.pid, processes.own_command())
         c.commit()
+        slots.prepare_pins(c, row)
 
     def _free_row(self, c: Change) -> tuple[int, processes.Claim]:
         for attempt in range(2):
@@ -164,8 +173,8 @@ class Member(Turns):
         if self.row is None or not self.is_alive() or sys.is_finalizing():
             return
         self.do_later(self._leave)
-        if self.row is None and not os.path.exists(self.path):
-            folders.remove_folder(self.folder)
+        if self.row is None:
+            self._leave_no_folder()
 
     def _leave(self, c: Change) -> None:
         if self.row is None:
@@ -177,12 +186,22 @@ class Member(Turns):
             self._claim.give_back()
             self._claim = None
 
-    def is_idle(self) -> bool:
-        """Whether this process pins nothing and writes nothing."""
-        return self.row is not None and self.run("exit", self._is_idle)
+    def leave_at_exit(self) -> None:
+        """Who pins something may read it to the very end, and leaves by its death."""
+        if self.row is None:
+            return
+        if self.take_turn("exit", self._is_idle):
+            self.leave()
+        elif not os.path.exists(self.path):
+            self.take_turn("exit", self._remove_locks)
 
     def _is_idle(self, c: Change) -> bool:
         return not self._open_writers() and not processes.pinned_slots(c, self.own)
+
+    def _remove_locks(self, c: Change) -> None:
+        # nobody can come any more, and we are the last one
+        if processes.used_rows(c) == [self.row] and not folders.is_store(self.path, self.uuid):
+            folders.empty(self.folder)
 
     def _open_writers(self) -> list[int]:
         home: Any = self  # an Attachment
@@ -195,12 +214,12 @@ class Member(Turns):
 
         The mutex stays taken till after the fork, so that no other thread pins or unpins.
         """
-        self._heir = None
         self._is_forking = self.mutex.acquire(timeout=2 * PATIENCE)
+        self.heir = None
         if not self._is_forking or not self.is_alive() or self.row is None or self._inside:
             return
         with contextlib.suppress(Exception):  # then the child is lost to the store
-            self._heir = self.take_turn("a fork", self._bequeath)
+            self.heir = self.take_turn("a fork", self._bequeath)
 
     def _bequeath(self, c: Change) -> tuple[int, processes.Claim]:
         row, claim = self._free_row(c)
@@ -220,9 +239,9 @@ class Member(Turns):
         return row, claim
 
     def after_fork_in_parent(self) -> None:
-        if self._heir is not None:
-            self._heir[1].let_go()
-            self._heir = None
+        if self.heir is not None:
+            self.heir[1].let_go()
+            self.heir = None
         if self._is_forking:
             self.mutex.release()
         self._look_at_chores()
@@ -231,12 +250,10 @@ class Member(Turns):
         self.is_lost = True
         self.report = processes.Report()
         self.new_locks()
-        if self._claim is not None:
-            self._claim.leave_to_parent()
-            self._claim = None
-        if self._heir is None:
+        self._claim = None  # the parent's
+        if self.heir is None:
             return
-        (self.row, self._claim), self._heir = self._heir, None
+        (self.row, self._claim), self.heir = self.heir, None
         self._claim.settle()
         self.pid = os.getpid()
         self.file.words[processes.row_at(self.file, self.row) + ROW_PID] = self.pid

@@ -15,6 +15,7 @@ import importlib
 import mmap
 import os
 import sys
+import weakref
 from typing import Any
 
 from filelock import FileLock, SoftFileLock, Timeout
@@ -42,7 +43,7 @@ from refstore.locked.layout import (
     WORD,
     WRITING,
 )
-from refstore.locked.mapping import Mapping
+from refstore.locked.mapping import UNTRACKED, Mapping
 
 PIDS_KEPT = 256  # in a report of the dead
 
@@ -69,20 +70,27 @@ def demand_kernel_lock(lock: FileLock) -> None:
         )
 
 
+_claims: weakref.WeakSet[Claim] = weakref.WeakSet()  # of this process
+
+
 class Claim:
     """A lock file, held from when this is made until it is given back or the process is gone."""
 
-    __slots__ = ("_fd", "_lock", "_memory")
+    __slots__ = ("__weakref__", "_fd", "_lock", "_memory")
 
     def __init__(self, fd: int | None, lock: FileLock | None) -> None:
         self._fd = fd  # until it is mapped
         self._lock = lock
         self._memory: mmap.mmap | None = None
+        _claims.add(self)
+
+    def __del__(self) -> None:
+        self.let_go()
 
     def settle(self) -> None:
         """From here on the lock is held by the process's memory."""
         if self._fd is not None:
-            self._memory = mmap.mmap(self._fd, 1, access=mmap.ACCESS_READ)
+            self._memory = mmap.mmap(self._fd, 1, access=mmap.ACCESS_READ, **UNTRACKED)
             self.let_go()
 
     def let_go(self) -> None:
@@ -129,6 +137,13 @@ def take(path: str, mode: int = 0o600) -> Claim | None:
         if fd >= 0:
             os.close(fd)
     return None
+
+
+def leave_all_to_parent(own: list[Claim]) -> None:
+    """In a forked child: the locks that it inherited, but for those that were taken for it."""
+    for claim in list(_claims):
+        if claim not in own:
+            claim.leave_to_parent()
 
 
 def _flock(fd: int) -> bool:

@@ -34,6 +34,7 @@ from refstore.locked.layout import (
     NBYTES,
     NEXT,
     OFFSET,
+    PAGE,
     RETIRED,
     ROWS,
     SEALED,
@@ -83,11 +84,11 @@ def _claim(c: Change) -> int:
 
 
 def claim(
-    c: Change, nbytes: int, kind: int, text: bytes, state: int, maker: int, near: bool
+    c: Change, nbytes: int, kind: int, text: bytes, maker: int, near: bool
 ) -> tuple[int, int]:
-    """A slot in WRITING or SEALED, with a block and its description; returns it and its generation.
+    """A slot in WRITING, with a block and its description; returns it and its generation.
 
-    `near`: the block's memory is committed, too.
+    `near`: the block's memory is committed, too. Its maker can pin it without any more memory.
     """
     file = c.file
     spill = len(text) if len(text) > TEXT_LIMIT else 0
@@ -99,13 +100,15 @@ def claim(
     if unit is None:
         raise NoRoomError(messages.NO_EXTENT)
     block = file.block_at(unit)
-    if not space.commit(c, unit, units) or (
-        near and units and not file.commit(block, block + units * UNIT)
+    if (
+        not space.commit(c, unit, units)
+        or (near and units and not file.commit(block, block + units * UNIT))
+        or not file.commit_word(_cell(c, maker, slot)[0])
     ):
         raise NoRoomError(messages.NO_MEMORY)
     at = file.slot(slot)
     generation = (c[at + WORD] >> 8) + 1
-    c[at + WORD] = generation << 8 | state
+    c[at + WORD] = generation << 8 | WRITING
     c[at + OFFSET] = unit
     c[at + UNITS] = units
     c[at + NBYTES] = nbytes
@@ -215,6 +218,14 @@ def pinning_rows(c: Change, slot: int) -> list[int]:
     return rows
 
 
+def prepare_pins(c: Change, row: int) -> None:
+    """Memory for pins on all there is, as far as there is any."""
+    used = min(c[SLOTS_USED], c.file.g.max_objects - 1)
+    for at in range(_cell(c, row, 0)[0], _cell(c, row, used)[0] + 1, PAGE // 8):
+        if not c.file.commit_word(at):
+            return
+
+
 def pin(c: Change, slot: int, row: int, pins: int = 1) -> None:
     at, shift = _cell(c, row, slot)
     mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
@@ -223,7 +234,7 @@ def pin(c: Change, slot: int, row: int, pins: int = 1) -> None:
             raise TooManyPinsError
         c[at] += pins << shift
         return
-    if not c.file.commit(at * 8, at * 8 + 8):
+    if not c.file.commit_word(at):
         raise NoRoomError(messages.NO_MEMORY)
     c[mask] |= bit
     c[at] = c[at] & ~(_LOW_32 << shift) | pins << shift

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
-import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import engines
 import helpers
+import other_locks
 import pytest
 import workers
 from helpers import peers
-from test_environment import COMPILER, OTHER_LOCKS
 
 import refstore
 
@@ -88,20 +88,18 @@ def test_auto_attaches_to_whatever_is_there(
 
 
 @both
-def test_a_pickled_store_is_found_by_whoever_prefers_the_other(
-    owned: Callable[[str], refstore.Store], owner: str, monkeypatch: pytest.MonkeyPatch
+def test_a_pickled_store_is_found_whatever_its_engine(
+    owned: Callable[[str], refstore.Store], owner: str
 ) -> None:
     with owned(owner) as store:
         store["n"] = b"x"
-        monkeypatch.setenv(engines.VARIABLE, "native")  # that children ask for a setting
-        monkeypatch.delenv(engines.VARIABLE)
         said = helpers.run_clean(
             """
             import pickle, sys
             with pickle.loads(bytes.fromhex(sys.argv[1])) as store:
                 print(bytes(store["n"]).decode())
             """,
-            __import__("pickle").dumps(store).hex(),
+            pickle.dumps(store).hex(),
         )
         assert said == "x"
         store.unlink()
@@ -153,15 +151,18 @@ def test_an_environment_that_names_no_engine_is_a_value_error(
     assert list(folder.iterdir()) == []
 
 
-def test_creators_of_both_engines_at_once_make_one_store(folder: Path) -> None:
+def test_creators_of_both_engines_at_once_make_one_store(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, times = str(folder / "s"), 20
     with peers(4, None) as children:
         for number, child in enumerate(children):
             backend = engines.ENGINES[number % 2]
             child.tell(workers.create_many_times, path, times, backend)
         outcomes = [child.answer() for child in children]
+    monkeypatch.delenv(engines.VARIABLE)
     for number in range(times):
-        with refstore.Store(f"{path}-{number}", create=False, backend="auto") as store:
+        with refstore.Store(f"{path}-{number}", create=False) as store:
             assert store.check() == []
             owner = engines.ENGINES[header(store.path)[2] - 1]
             store.unlink()
@@ -197,20 +198,15 @@ WARNED = """
 
 
 @pytest.fixture
-def other_locks(tmp_path: Path) -> dict[str, str]:
+def without_locks(tmp_path: Path) -> dict[str, str]:
     """An environment in which no file system has the locks of the native engine."""
-    if COMPILER is None:
-        pytest.skip("needs a C compiler to replace fcntl()")
-    library = tmp_path / "locks.so"
-    command = [str(COMPILER), "-x", "c", "-shared", "-fPIC", "-o", str(library), "-", "-ldl"]
-    subprocess.run(command, input=OTHER_LOCKS, text=True, check=True)
-    return {"LD_PRELOAD": str(library), "LOCKS": "unknown", engines.VARIABLE: ""}
+    return other_locks.environment(tmp_path, "unknown") | {engines.VARIABLE: ""}
 
 
 def test_a_folder_that_cannot_hold_a_native_store_gets_the_other_and_one_warning(
-    folder: Path, other_locks: dict[str, str]
+    folder: Path, without_locks: dict[str, str]
 ) -> None:
-    result = helpers.run_script(WARNED, folder, "auto", env=other_locks)
+    result = helpers.run_script(WARNED, folder, "auto", env=without_locks)
     assert (result.returncode, result.stderr) == (0, "")
     (warning,) = result.stdout.splitlines()
     assert str(folder) in warning
@@ -219,16 +215,16 @@ def test_a_folder_that_cannot_hold_a_native_store_gets_the_other_and_one_warning
 
 
 def test_who_asks_for_the_filelock_engine_is_not_warned(
-    folder: Path, other_locks: dict[str, str]
+    folder: Path, without_locks: dict[str, str]
 ) -> None:
-    result = helpers.run_script(WARNED, folder, "filelock", env=other_locks)
+    result = helpers.run_script(WARNED, folder, "filelock", env=without_locks)
     assert (result.returncode, result.stderr, result.stdout) == (0, "", "")
 
 
 def test_who_asks_for_the_native_engine_gets_it_or_an_error(
-    folder: Path, other_locks: dict[str, str]
+    folder: Path, without_locks: dict[str, str]
 ) -> None:
-    result = helpers.run_script(WARNED, folder, "native", env=other_locks)
+    result = helpers.run_script(WARNED, folder, "native", env=without_locks)
     assert result.returncode == 1
     assert "locks do not hold" in result.stderr
     assert list(folder.iterdir()) == []

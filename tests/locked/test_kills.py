@@ -12,6 +12,7 @@ from pathlib import Path
 
 import helpers
 import pytest
+import workers
 
 import refstore
 from locked import kills, opcodes
@@ -168,8 +169,11 @@ def test_a_killed_holder_of_the_lock_keeps_nobody_waiting(store: refstore.Store,
 def test_a_process_killed_while_it_waits_for_the_lock_is_nobodys_hindrance(
     store: refstore.Store, path: str
 ) -> None:
-    with stopped_in_a_change(path, lambda: store.put(b"x" * 1000)), helpers.peer(path) as child:
-        child.kill()
-    store.put(b"y")
+    with helpers.peer(path) as child:
+        with stopped_in_a_change(path, lambda: store.put(b"x" * 1000)):
+            child.tell(workers.put, b"z" * 1000)
+            child.kill()
+        store.put(b"y")
+    store.recover()
     assert store.stats().processes == 1
     assert store.check() == []

@@ -124,7 +124,7 @@ def test_a_store_full_of_one_size_is_well_used_and_comes_back(
 
 
 def test_a_store_filled_with_each_size_in_turn_never_rots(make_store: MakeStore) -> None:
-    store = make_store("1MiB", max_objects=2000)
+    store = make_store(engines.rounds(2**20, 8), max_objects=2000)
     counts: dict[int, int] = {}
     for round_ in range(3):
         for size in (64, 3000, 200, 70_000, 900, 20_000, 65, 8192):
