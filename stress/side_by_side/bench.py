@@ -1,0 +1,150 @@
+"""Who takes part, how hard to try, and the A B A B of it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from tqdm import tqdm
+
+from stress.measure import ratios, spread
+from stress.peers.host import Host, Lost
+from stress.peers.protocol import Cannot
+from stress.side_by_side.cells import RATE, Cell, Report
+from stress.support import KIB, MIB
+
+US = "refstore"
+_ENOUGH = 3  # rounds that even the slowest gets
+
+Measure = Callable[[], Sequence[float]]  # one round of one peer: one figure for each work
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure."""
+
+    sizes: tuple[int, ...]
+    procs: tuple[int, ...]
+    rounds: int
+    window: float  # seconds of a round of one process
+    crew_rounds: int
+    crew_window: float  # seconds of a round of several
+    budget: float  # seconds that one peer may take in one case, once it has had its three rounds
+    syncs: int
+    operations: int  # of mixed sizes
+    patience: float  # seconds that a peer may take for these, or to fill a store
+    deaths: int
+
+
+_SIZES = (64, 4 * KIB, 64 * KIB, MIB, 5 * MIB, 64 * MIB)
+QUICK = Effort((64, 64 * KIB, 5 * MIB), (1, 2), 5, 0.004, 3, 0.05, 0.4, 8, 10_000, 1.0, 1)
+THOROUGH = Effort(_SIZES, (1, 2, 4), 21, 0.010, 11, 0.1, 3.0, 40, 100_000, 12.0, 3)
+
+
+@dataclass
+class Bench:
+    """A run."""
+
+    report: Report
+    effort: Effort
+    peers: Sequence[str]  # refstore first
+    floors: Sequence[str]
+    lost: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def hosts(self, capacity: int, names: Sequence[str], procs: int) -> Iterator[dict[str, Host]]:
+        """A store of each, started all at once; who cannot start is out from here on."""
+        found: dict[str, Host] = {}
+        with ExitStack() as stack, ThreadPoolExecutor() as pool:
+            starting = {name: pool.submit(_start, name, capacity, procs) for name in names}
+            for name, future in starting.items():
+                try:
+                    found[name] = stack.enter_context(future.result())
+                except Exception as error:
+                    self.lost[name] = last_line(error)
+            for name, host in found.items():
+                self.report.peers.setdefault(name, host.about)
+            yield found
+
+    def contest(
+        self,
+        works: Sequence[str],
+        case: str,
+        unit: str,
+        measures: Mapping[str, Measure],
+        bar: "tqdm[None]",
+        rounds: int,
+        size: int = 0,
+        procs: int = 0,
+    ) -> None:
+        """One round of each in turn, again and again; a cell for each work and peer."""
+        found: dict[str, list[Sequence[float]]] = {name: [] for name in measures}
+        taken = dict.fromkeys(measures, 0.0)
+        reasons: dict[str, str] = {}
+        bar.set_postfix_str(case)
+        for turn in range(rounds + 1):  # nobody counts the first
+            for name, measure in measures.items():
+                done = len(found[name]) >= _ENOUGH and taken[name] > self.effort.budget
+                if done or name in reasons:
+                    continue
+                began = perf_counter()
+                try:
+                    figures = measure()
+                except Cannot as reason:
+                    reasons[name] = str(reason)
+                    continue
+                except (Lost, RuntimeError) as error:
+                    reasons[name] = last_line(error)
+                    continue
+                if turn:
+                    found[name].append(figures)
+                    taken[name] += perf_counter() - began
+            bar.update()
+        ours = found.get(US, [])
+        for i, work in enumerate(works):
+            for name, values in found.items():
+                cell = Cell(work, case, name, unit, size=size, procs=procs)
+                mine = [figures[i] for figures in ours]
+                self.report.cells.append(_filled(cell, [v[i] for v in values], mine, reasons))
+
+    def note(self, cell: Cell) -> None:
+        self.report.cells.append(cell)
+
+
+def _start(name: str, capacity: int, procs: int) -> Host:
+    host = Host(name, capacity)
+    try:
+        host.workers(procs)
+    except BaseException:
+        host.close()
+        raise
+    return host
+
+
+def _filled(
+    cell: Cell, values: list[float], ours: list[float], reasons: Mapping[str, str]
+) -> Cell:
+    """That cell, with what was found."""
+    if cell.peer in reasons or not values:
+        return Cell(**{**cell.__dict__, "note": reasons.get(cell.peer, "-")})
+    both = list(zip(values, ours, strict=False))  # a slow peer has had fewer rounds
+    ratio = None
+    if both and cell.peer != US and all(a > 0 and b > 0 for a, b in both):
+        theirs, mine = map(list, zip(*both, strict=True))
+        ratio = ratios(mine, theirs) if cell.unit == RATE else ratios(theirs, mine)
+    return Cell(
+        **{**cell.__dict__, "value": spread(values), "ratio": ratio, "rounds": len(values)}
+    )
+
+
+def last_line(error: BaseException) -> str:
+    """The gist of a traceback that came from another process."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:160]
+
+
+def progress(what: str, total: int) -> "tqdm[None]":
+    return tqdm(total=total, desc=f"{what:12}", bar_format=_BAR)
+
+
+_BAR = "{desc} {bar:30} {n_fmt}/{total_fmt} {elapsed} {postfix}"
