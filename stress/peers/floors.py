@@ -62,6 +62,8 @@ class Dict(Floor):
 class _Copy(Floor):
     """numpy.copyto into shared memory."""
 
+    cannot = dict.fromkeys(("get", "delete"), "a copy is all it is")
+
     def __init__(self) -> None:
         with tempfile.TemporaryFile(dir="/dev/shm") as file:
             os.ftruncate(file.fileno(), _ROOM)

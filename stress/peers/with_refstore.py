@@ -56,6 +56,8 @@ class _Room(Room):
 class Cold(Store):
     """Each put into pages that the kernel has yet to find and clear."""
 
+    cannot = dict.fromkeys(("get", "delete"), "as refstore's")
+
     def __init__(self, store: refstore.Store) -> None:
         super().__init__(store)
         self.delete = self._forget  # type: ignore[method-assign]

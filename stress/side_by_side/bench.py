@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from tqdm import tqdm
 
-from stress.measure import ratios, spread
+from stress.measure import Spread, ratios, spread
 from stress.peers.host import Host, Lost
 from stress.peers.protocol import Cannot
 from stress.side_by_side.cells import RATE, Cell, Report
@@ -66,6 +66,24 @@ class Bench:
             for name, host in found.items():
                 self.report.peers.setdefault(name, host.about)
             yield found
+            # Some take seconds to end: all at once, and what is left is the stack's.
+            list(pool.map(Host.close, found.values()))
+
+    def once(self, cell: Cell, measure: Callable[[], Spread | tuple[Spread, str]]) -> None:
+        """A cell that is measured by itself, since it uses a store up."""
+        try:
+            found = measure()
+        except Cannot as reason:
+            found = None
+            cell = replace(cell, note=str(reason))
+        except (Lost, RuntimeError) as error:
+            found = None
+            cell = replace(cell, note=last_line(error))
+        if isinstance(found, tuple):
+            cell = replace(cell, value=found[0], note=found[1])
+        elif found is not None:
+            cell = replace(cell, value=found)
+        self.report.cells.append(cell)
 
     def contest(
         self,
@@ -106,10 +124,8 @@ class Bench:
             for name, values in found.items():
                 cell = Cell(work, case, name, unit, size=size, procs=procs)
                 mine = [figures[i] for figures in ours]
-                self.report.cells.append(_filled(cell, [v[i] for v in values], mine, reasons))
-
-    def note(self, cell: Cell) -> None:
-        self.report.cells.append(cell)
+                why = self.report.peers[name]["cannot"].get(work, reasons.get(name, ""))
+                self.report.cells.append(_filled(cell, [v[i] for v in values], mine, why))
 
 
 def _start(name: str, capacity: int, procs: int) -> Host:
@@ -122,20 +138,16 @@ def _start(name: str, capacity: int, procs: int) -> Host:
     return host
 
 
-def _filled(
-    cell: Cell, values: list[float], ours: list[float], reasons: Mapping[str, str]
-) -> Cell:
+def _filled(cell: Cell, values: list[float], ours: list[float], why_not: str) -> Cell:
     """That cell, with what was found."""
-    if cell.peer in reasons or not values:
-        return Cell(**{**cell.__dict__, "note": reasons.get(cell.peer, "-")})
+    if why_not or not values:
+        return replace(cell, note=why_not or "not measured")
     both = list(zip(values, ours, strict=False))  # a slow peer has had fewer rounds
     ratio = None
     if both and cell.peer != US and all(a > 0 and b > 0 for a, b in both):
         theirs, mine = map(list, zip(*both, strict=True))
         ratio = ratios(mine, theirs) if cell.unit == RATE else ratios(theirs, mine)
-    return Cell(
-        **{**cell.__dict__, "value": spread(values), "ratio": ratio, "rounds": len(values)}
-    )
+    return replace(cell, value=spread(values), ratio=ratio, rounds=len(values))
 
 
 def last_line(error: BaseException) -> str:
