@@ -148,6 +148,10 @@ class Host:
         remote.process.wait()
         return died
 
+    def end_last(self) -> None:
+        """Ends the process that came last in order."""
+        self._workers.pop().end()
+
     def check(self, work: str) -> None:
         """Raises Cannot if the peer has no answer to that work."""
         if work in self.about["cannot"]:

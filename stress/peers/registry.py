@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,9 @@ PEERS: dict[str, Entry] = {
     "Redis": Entry("with_redis", "redis"),
     "Manager": Entry("with_manager"),
 }
+
+# Seconds to start each process of these: a quick look leaves them out.
+SLOW = ("torch", "vineyard", "Ray")
 
 # What the machine takes, by the same loops.
 FLOORS: dict[str, Entry] = {
@@ -79,5 +83,7 @@ def missing(name: str) -> str | None:
 
 def present(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Those that can run here, and why the others cannot."""
-    reasons = {name: reason for name in names if (reason := missing(name))}
+    with ThreadPoolExecutor() as pool:
+        found = dict(zip(names, pool.map(missing, names), strict=True))
+    reasons = {name: reason for name, reason in found.items() if reason}
     return [name for name in names if name not in reasons], reasons

@@ -67,6 +67,8 @@ class Store(Peer):
 
     def reclaim(self) -> None:
         self._env.reader_check()
+        # What was freed can be had from the second transaction on.
+        self.delete(self.put(b"x"))
 
 
 class _Read:

@@ -18,6 +18,7 @@ class Store(Peer):
     copies = "2+ (socket, server), 2+"
     settings = "unix socket, no persistence, maxmemory noeviction"
     limits = "the payload goes through a socket both ways; one server thread"
+    cannot = {"kill": "a get is a copy: who is killed holds nothing"}  # noqa: RUF012
     full = (redis.exceptions.OutOfMemoryError,)
 
     def __init__(self, where: str, server: "subprocess.Popen[bytes] | None" = None) -> None:

@@ -8,6 +8,7 @@ import gc
 import os
 import pickle
 import random
+import resource
 import signal
 import sys
 import time
@@ -261,6 +262,9 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     name, descriptor = sys.argv[1:]
     gc.disable()
+    # Some peers have a file open for each object.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     serve(Worker(adapter(name)), Connection(int(descriptor)))
     return 0
 

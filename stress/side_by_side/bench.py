@@ -1,5 +1,6 @@
 """Who takes part, how hard to try, and the A B A B of it."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -40,6 +41,13 @@ class Effort:
 _SIZES = (64, 4 * KIB, 64 * KIB, MIB, 5 * MIB, 64 * MIB)
 QUICK = Effort((64, 64 * KIB, 5 * MIB), (1, 2), 5, 0.004, 3, 0.05, 0.4, 8, 10_000, 1.0, 1)
 THOROUGH = Effort(_SIZES, (1, 2, 4), 21, 0.010, 11, 0.1, 3.0, 40, 100_000, 12.0, 3)
+
+
+def on_many_cores(effort: Effort) -> Effort:
+    """With 8 and 16 processes as well, where each has a core."""
+    cores = len(os.sched_getaffinity(0))
+    more = tuple(procs for procs in (8, 16) if procs <= cores)
+    return replace(effort, procs=effort.procs + more)
 
 
 @dataclass

@@ -12,7 +12,6 @@ from stress.support import MIB
 _CAPACITY = 64 * MIB
 _LARGE = 40 * MIB  # two of them do not fit
 _PATIENCE = 5.0
-_ATTACHED = 5
 ATTACH = "attach"
 KILL = "room again after a kill"
 
@@ -22,16 +21,16 @@ def attach(bench: Bench, hosts: Mapping[str, Host]) -> None:
     with progress("attach", len(hosts)) as bar:
         for name, host in hosts.items():
             bar.set_postfix_str(name)
-            bench.once(Cell(ATTACH, "a new process", name, SECONDS), lambda h=host: _attach(h))
+            bench.once(Cell(ATTACH, "a new process", name, SECONDS), lambda h=host: _attach(h, bench.effort.deaths))
             bar.update()
 
 
-def _attach(host: Host) -> Spread:
+def _attach(host: Host, times: int) -> Spread:
     taken = []
-    for _ in range(_ATTACHED):
+    for _ in range(times + 1):  # the first finds cold caches
         taken.append(host.another())
-        host.kill_last()
-    return spread(taken)
+        host.end_last()
+    return spread(taken[1:])
 
 
 def kill(bench: Bench) -> None:

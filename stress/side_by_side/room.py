@@ -13,7 +13,7 @@ from stress.support import KIB, MIB, size
 CAPACITY = 64 * MIB
 MIXED = 256 * MIB
 _LIVE = 0.5  # of the capacity, with mixed sizes
-_OBJECTS = 5000  # for the memory that one takes
+_OBJECTS = 3000  # for the memory that one takes
 _SMALL = 64
 _SPARE = 0.1  # of the full store, given back before its latency is measured
 _UNBOUNDED = "no capacity"
