@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # see stress/__init__.py
@@ -113,15 +114,15 @@ def _processor() -> str:
     return platform.machine()
 
 
-def participants(options: argparse.Namespace) -> tuple[list[str], list[str], dict[str, str]]:
-    """Peers and floors that can run, and why the others do not."""
+def participants(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+    """What peers and floors say of themselves, and why those that cannot run do not."""
     wanted = options.peer or list(PEERS)
     left_out = {}
     if options.quick and not options.peer:
         left_out = {name: "left out of a quick look" for name in SLOW}
-    names, missing = present([US, *(n for n in wanted if n != US and n not in left_out)])
-    floors, absent = present(list(FLOORS))
-    return names, floors, {**left_out, **missing, **absent}
+    names = [US, *(name for name in wanted if name != US and name not in left_out)]
+    here, missing = present([*names, *FLOORS])
+    return here, {**left_out, **missing}
 
 
 def arguments() -> argparse.Namespace:
@@ -139,15 +140,15 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     options = arguments()
     parts = options.part or (["goals"] if options.only else list(PARTS))
-    names, floors, missing = participants(options)
-    report = Report(measured_on(), options.quick, missing=missing)
+    here, missing = participants(options)
+    report = Report(measured_on(), options.quick, here, missing)
     print(", ".join(f"{key} {value}" for key, value in report.machine.items()), flush=True)
     if "goals" in parts:
         rows = goals(options.only or list(GOALS), options.quick)
         report.goals = [asdict(row) for row in rows]
         print(table([HEAD, *(row.cells() for row in rows)]), flush=True)
     effort = QUICK if options.quick else on_many_cores(THOROUGH)
-    bench = Bench(report, effort, names, floors)
+    bench = Bench(report, effort)
     for part in parts:
         if part in SIDE_BY_SIDE:
             SIDE_BY_SIDE[part](bench)

@@ -105,7 +105,6 @@ class Host:
         except BaseException:
             self.close()
             raise
-        self.about: dict[str, Any] = self._workers[0].call("about")
 
     def __enter__(self) -> "Host":
         return self
@@ -152,11 +151,6 @@ class Host:
         """Ends the process that came last in order."""
         self._workers.pop().end()
 
-    def check(self, work: str) -> None:
-        """Raises Cannot if the peer has no answer to that work."""
-        if work in self.about["cannot"]:
-            raise Cannot(self.about["cannot"][work])
-
     def speed(self, loop: str, nbytes: int, procs: int, seconds: float) -> float:
         """Turns per second of all processes together, in one window."""
         workers = self.workers(procs)
@@ -171,5 +165,3 @@ class Host:
             remote.end()
         self._workers.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-

@@ -1,12 +1,15 @@
 """Which peers there are, which interpreter each needs, and which can run here."""
 
 import importlib
+import json
+import platform
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stress.peers.protocol import Peer
 
@@ -63,12 +66,28 @@ def adapter(name: str) -> type[Peer]:
     return found
 
 
-def missing(name: str) -> str | None:
-    """Why that peer cannot run here, or None if it can."""
+def about(kind: type[Peer]) -> dict[str, Any]:
+    """What the tables say of a peer, and what it has no answer to."""
+    return {
+        "version": kind.version(),
+        "python": platform.python_version(),
+        "copies": kind.copies,
+        "settings": kind.settings,
+        "limits": kind.limits,
+        "bounded": kind.bounded,
+        "cannot": kind.cannot,
+    }
+
+
+def ask(name: str) -> dict[str, Any] | str:
+    """What that peer says of itself in its own interpreter, or why it cannot run here."""
     wanted = entry(name)
     if not wanted.python.exists():
         return f"{wanted.python.relative_to(ROOT)} is not there: make bench-peers"
-    program = f"from stress.peers.registry import adapter; adapter({name!r}).version()"
+    program = (
+        "import json; from stress.peers.registry import about, adapter; "
+        f"print(json.dumps(about(adapter({name!r}))))"
+    )
     tried = subprocess.run(
         [str(wanted.python), "-c", program],
         cwd=ROOT,
@@ -77,13 +96,14 @@ def missing(name: str) -> str | None:
         timeout=_PATIENCE,
     )
     if tried.returncode == 0:
-        return None
+        found: dict[str, Any] = json.loads(tried.stdout.splitlines()[-1])
+        return found
     return (tried.stderr.strip().splitlines() or ["it ended without a word"])[-1]
 
 
-def present(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Those that can run here, and why the others cannot."""
+def present(names: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """What those say that can run here, and why the others cannot."""
     with ThreadPoolExecutor() as pool:
-        found = dict(zip(names, pool.map(missing, names), strict=True))
-    reasons = {name: reason for name, reason in found.items() if reason}
-    return [name for name in names if name not in reasons], reasons
+        found = dict(zip(names, pool.map(ask, names), strict=True))
+    here = {name: said for name, said in found.items() if not isinstance(said, str)}
+    return here, {name: said for name, said in found.items() if isinstance(said, str)}

@@ -83,4 +83,3 @@ class Store(Peer):
 
     def unpack(self, packed: bytes) -> Key:
         return cloudpickle.loads(packed)
-

@@ -36,7 +36,9 @@ class Store(Peer):
             raise FileNotFoundError("redis-server is not installed (Debian: redis-server)")
         told = subprocess.run([server, "--version"], capture_output=True, text=True, check=True)
         parser = "hiredis" if redis.utils.HIREDIS_AVAILABLE else "without hiredis"
-        return f"{told.stdout.split()[2].removeprefix('v=')} (redis-py {redis.__version__}, {parser})"
+        return (
+            f"{told.stdout.split()[2].removeprefix('v=')} (redis-py {redis.__version__}, {parser})"
+        )
 
     @classmethod
     def create(cls, capacity: int, folder: str) -> "Store":

@@ -8,7 +8,6 @@ from typing import Any
 from stress.peers.protocol import Held, Key, Peer, Room, View
 
 
-
 class Store(Peer):
     copies = "1 (fresh pages), 0"
     settings = "its resource tracker as it comes"

@@ -18,6 +18,7 @@ class Store(Peer):
     copies = "1, 0"
     settings = "blobs, metadata local, no RPC"
     limits = "round trips to a server; a get is no pin: what was deleted is overwritten in use"
+    cannot = {"held a view": "a get is no pin"}  # noqa: RUF012
     full = (vineyard._C.NotEnoughMemoryException,)
 
     def __init__(self, where: str, server: "subprocess.Popen[bytes] | None" = None) -> None:

@@ -23,6 +23,7 @@ from stress.peers.registry import adapter
 from stress.peers.traffic import Part
 
 _LARGEST = 1 << 20  # of the mixed sizes
+_HOT = "hot", 0  # no loop of a size
 _RETRY = 0.0005  # seconds between two tries of a put that found no room
 
 
@@ -36,18 +37,6 @@ class Worker:
         self._data: dict[int, bytes] = {}
         self._loops: dict[tuple[str, int], loops.Loop] = {}
         self._lengths: dict[tuple[str, int], int] = {}
-
-    def about(self) -> dict[str, Any]:
-        kind = self._kind
-        return {
-            "version": kind.version(),
-            "copies": kind.copies,
-            "settings": kind.settings,
-            "limits": kind.limits,
-            "bounded": kind.bounded,
-            "cannot": kind.cannot,
-            "python": sys.version.split()[0],
-        }
 
     def create(self, capacity: int, folder: str, core: int) -> bytes:
         """This process makes the store; what others attach to."""
@@ -70,7 +59,7 @@ class Worker:
 
     def prepare(self, nbytes: int, source: int) -> None:
         self._peer.prepare(nbytes, source)
-        self._loops.clear()
+        self._loops = {known: loop for known, loop in self._loops.items() if known == _HOT}
 
     def _payload(self, nbytes: int) -> bytes:
         # Not zeros: those would all be read from one page that the kernel keeps for the purpose.
@@ -96,8 +85,8 @@ class Worker:
 
     def learn(self, packed: bytes) -> None:
         """The object that all processes get."""
-        self._loops["hot", 0] = loops.hot(self._peer, self._peer.unpack(packed))
-        self._lengths.pop(("hot", 0), None)
+        self._loops[_HOT] = loops.hot(self._peer, self._peer.unpack(packed))
+        self._lengths.pop(_HOT, None)
 
     def window(self, loop: str, nbytes: int, start: float, seconds: float) -> float:
         """Turns per second."""
@@ -218,7 +207,6 @@ class Worker:
             raise Cannot("a put is one call, and nothing of it is seen before")
         room: Room = self._peer.room(nbytes)
         self._held.append((room, room.__enter__()))
-
 
     def until_fits(self, nbytes: int, since: float, patience: float) -> float | None:
         """Seconds from then until an object of that size could be put; None if it never could."""

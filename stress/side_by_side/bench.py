@@ -12,6 +12,7 @@ from tqdm import tqdm
 from stress.measure import Spread, ratios, spread
 from stress.peers.host import Host, Lost
 from stress.peers.protocol import Cannot
+from stress.peers.registry import FLOORS, PEERS
 from stress.side_by_side.cells import RATE, Cell, Report
 from stress.support import KIB, MIB
 
@@ -56,9 +57,28 @@ class Bench:
 
     report: Report
     effort: Effort
-    peers: Sequence[str]  # refstore first
-    floors: Sequence[str]
     lost: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def peers(self) -> list[str]:
+        """Those that are here; refstore comes first."""
+        return [name for name in self.report.peers if name in PEERS]
+
+    @property
+    def floors(self) -> list[str]:
+        return [name for name in self.report.peers if name in FLOORS]
+
+    def why_not(self, name: str, work: str) -> str:
+        """Why that peer has no answer to that work; empty if it has."""
+        return str(self.report.peers[name]["cannot"].get(work, ""))
+
+    def check(self, name: str, work: str) -> None:
+        """Raises Cannot if it has none."""
+        if why := self.why_not(name, work):
+            raise Cannot(why)
+
+    def bounded(self, name: str) -> bool:
+        return bool(self.report.peers[name]["bounded"])
 
     @contextmanager
     def hosts(self, capacity: int, names: Sequence[str], procs: int) -> Iterator[dict[str, Host]]:
@@ -71,8 +91,6 @@ class Bench:
                     found[name] = stack.enter_context(future.result())
                 except Exception as error:
                     self.lost[name] = last_line(error)
-            for name, host in found.items():
-                self.report.peers.setdefault(name, host.about)
             yield found
             # Some take seconds to end: all at once, and what is left is the stack's.
             list(pool.map(Host.close, found.values()))
@@ -132,7 +150,7 @@ class Bench:
             for name, values in found.items():
                 cell = Cell(work, case, name, unit, size=size, procs=procs)
                 mine = [figures[i] for figures in ours]
-                why = self.report.peers[name]["cannot"].get(work, reasons.get(name, ""))
+                why = self.why_not(name, work) or reasons.get(name, "")
                 self.report.cells.append(_filled(cell, [v[i] for v in values], mine, why))
 
 

@@ -111,12 +111,18 @@ def occupancy(report: Report) -> Figure:
         axis.plot(epochs, [b / MIB for b in used], color=colour, label=name, **marker)  # type: ignore[arg-type]
         if epochs and epochs[-1] < 200:
             axis.annotate(
-                "full at the next sync", (epochs[-1], used[-1] / MIB),
-                xytext=(10, 0), textcoords="offset points", color=colour, va="center",
+                "full at the next sync",
+                (epochs[-1], used[-1] / MIB),
+                xytext=(10, 0),
+                textcoords="offset points",
+                color=colour,
+                va="center",
             )
     capacity = found["capacity"] / MIB
     axis.axhline(capacity, color="0.3", linestyle="--", label=f"capacity, {capacity:.0f} MiB")
-    axis.set(xlim=(0, 205), ylim=(0, capacity * 1.12), xlabel="epoch", ylabel="MiB used after the sync")
+    axis.set(
+        xlim=(0, 205), ylim=(0, capacity * 1.12), xlabel="epoch", ylabel="MiB used after the sync"
+    )
     axis.set_title("A parameter server's store: 4 workers, 2 models of 5 MB, a sync every 5 epochs")
     axis.legend(loc="center right")
     _tidy(axis)

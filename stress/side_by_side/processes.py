@@ -10,10 +10,13 @@ from stress.side_by_side.cells import SECONDS, Cell
 from stress.support import MIB
 
 _CAPACITY = 64 * MIB
-_LARGE = 40 * MIB  # two of them do not fit
+_HELD = 24 * MIB
+_FILLER = 4 * MIB
 _PATIENCE = 5.0
 ATTACH = "attach"
 KILL = "room again after a kill"
+
+Way = Callable[[Host], None]  # to have a second process take room
 
 
 def attach(bench: Bench, hosts: Mapping[str, Host]) -> None:
@@ -21,7 +24,10 @@ def attach(bench: Bench, hosts: Mapping[str, Host]) -> None:
     with progress("attach", len(hosts)) as bar:
         for name, host in hosts.items():
             bar.set_postfix_str(name)
-            bench.once(Cell(ATTACH, "a new process", name, SECONDS), lambda h=host: _attach(h, bench.effort.deaths))
+            bench.once(
+                Cell(ATTACH, "a new process", name, SECONDS),
+                lambda h=host: _attach(h, bench.effort.deaths),
+            )
             bar.update()
 
 
@@ -34,42 +40,45 @@ def _attach(host: Host, times: int) -> Spread:
 
 
 def kill(bench: Bench) -> None:
-    """A process is killed with 40 of 64 MiB in its hands; how long until another can have them."""
-    ways: dict[str, Callable[[Host], float]] = {"held a view": _reader, "half written": _writer}
+    """A process is killed with 24 MiB in its hands, and all else is full; how long until a put fits.
+
+    What it reads is deleted before, what it writes is half written.
+    """
+    ways: dict[str, Way] = {"held a view": _reader, "half written": _writer}
     with progress("kill", len(ways) * len(bench.peers)) as bar:
         for name in bench.peers:
             for case, way in ways.items():
                 bar.set_postfix_str(name)
                 cell = Cell(KILL, case, name, SECONDS)
-                bench.once(cell, lambda n=name, w=way: _deaths(bench, n, w))
+                bench.once(cell, lambda n=name, w=way, c=case: _deaths(bench, n, w, c))
                 bar.update()
 
 
-def _deaths(bench: Bench, name: str, way: Callable[[Host], float]) -> Spread:
-    about = bench.report.peers.get(name, {})
-    if "kill" in about.get("cannot", {}):
-        raise Cannot(about["cannot"]["kill"])
-    if not about.get("bounded", True):
+def _deaths(bench: Bench, name: str, way: Way, case: str) -> Spread:
+    bench.check(name, "kill")
+    bench.check(name, case)
+    if not bench.bounded(name):
         raise Cannot("no capacity")
     found = []
     for _ in range(bench.effort.deaths):
         with Host(name, _CAPACITY) as host:
             host.workers(2)
-            died = way(host)
-            taken = host.first.call("until_fits", _LARGE, died, _PATIENCE)
+            way(host)
+            if not host.first.call("fill", _FILLER, bench.effort.patience)[1]:
+                raise Cannot(f"not full after {bench.effort.patience:g} s")
+            died = host.kill_last()
+            taken = host.first.call("until_fits", _FILLER, died, _PATIENCE)
             if taken is None:
                 raise Cannot(f"not within {_PATIENCE:g} s")
             found.append(taken)
     return spread(found)
 
 
-def _reader(host: Host) -> float:
-    (key,) = host.first.call("put_many", _LARGE, 1)
+def _reader(host: Host) -> None:
+    (key,) = host.first.call("put_many", _HELD, 1)
     host.workers(2)[1].call("hold", key)
     host.first.call("delete_many", [key])
-    return host.kill_last()
 
 
-def _writer(host: Host) -> float:
-    host.workers(2)[1].call("begin", _LARGE)
-    return host.kill_last()
+def _writer(host: Host) -> None:
+    host.workers(2)[1].call("begin", _HELD)

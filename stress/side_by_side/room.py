@@ -28,12 +28,14 @@ def overhead(bench: Bench, hosts: Mapping[str, Host]) -> None:
     """Private memory and shares of shared memory, of the process and its servers."""
     with progress("overhead", len(hosts)) as bar:
         for name, host in hosts.items():
-            bench.once(Cell(OVERHEAD, "64 B", name, BYTES, size=_SMALL), lambda h=host: _extra(h))
+            bench.once(
+                Cell(OVERHEAD, "64 B", name, BYTES, size=_SMALL), lambda h=host: _extra(bench, h)
+            )
             bar.update()
 
 
-def _extra(host: Host) -> Spread:
-    host.check("overhead")
+def _extra(bench: Bench, host: Host) -> Spread:
+    bench.check(host.name, "overhead")
     host.first.call("prepare", _SMALL, -1)
     # Twice: the first lot also pays for tables that are there from then on.
     host.first.call("keep", _SMALL, _OBJECTS)
@@ -47,7 +49,7 @@ def _extra(host: Host) -> Spread:
 def usable(bench: Bench) -> None:
     """Fills stores, asks for more, and then works in what is left."""
     sizes = (4 * KIB, MIB)
-    names = [name for name in bench.peers if _bounded(bench, name)]
+    names = [name for name in bench.peers if bench.bounded(name)]
     for nbytes in sizes:
         with bench.hosts(CAPACITY, names, 1) as hosts:
             with progress("fill", len(hosts)) as bar:
@@ -65,10 +67,6 @@ def usable(bench: Bench) -> None:
             for nbytes in sizes:
                 cell = Cell(USABLE, size(nbytes), name, SHARE, note=_UNBOUNDED, size=nbytes)
                 bench.report.cells.append(cell)
-
-
-def _bounded(bench: Bench, name: str) -> bool:
-    return bool(bench.report.peers.get(name, {}).get("bounded", True))
 
 
 def _fill(bench: Bench, host: Host, nbytes: int) -> tuple[Spread, str]:
@@ -103,7 +101,7 @@ def mixed(bench: Bench) -> None:
     """64 B to 1 MiB, log-uniform, half of 256 MiB live; one process."""
     effort = bench.effort
     sizes = log_uniform(64, MIB, seed=1)[: effort.operations]
-    able = [n for n in bench.peers if "mixed" not in bench.report.peers.get(n, {}).get("cannot", {})]
+    able = [name for name in bench.peers if not bench.why_not(name, "mixed")]
     with bench.hosts(MIXED, [*able, "dict"], 1) as hosts, progress("mixed", len(hosts)) as bar:
         for name, host in hosts.items():
             bar.set_postfix_str(name)

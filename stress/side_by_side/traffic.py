@@ -5,7 +5,6 @@ sends the same messages with no store at all: what a peer takes beyond that is i
 """
 
 import time
-from collections.abc import Mapping
 
 from stress.measure import Spread, spread
 from stress.peers.host import Host
@@ -32,7 +31,6 @@ class Server:
 
     def sync(self) -> list[float]:
         """Seconds of one."""
-        self._host.check("traffic")
         server, *workers = self._host.workers(1 + WORKERS)
         self._sync += 1
         began = time.perf_counter()
@@ -66,21 +64,16 @@ class Server:
 
 def run(bench: Bench) -> None:
     effort = bench.effort
-    able = [name for name in bench.peers if "traffic" not in _cannot(bench, name)]
+    able = [name for name in bench.peers if not bench.why_not(name, "traffic")]
     with bench.hosts(CAPACITY, [*able, NOTHING], 1 + WORKERS) as hosts:
         with progress("traffic", effort.syncs + 1) as bar:
             measures = {name: _measure(Server(host)) for name, host in hosts.items()}
             bench.contest((WORK,), _WHOLE, SECONDS, measures, bar, effort.syncs)
     for name in bench.peers:
         if name not in able:
-            cell = Cell(WORK, _WHOLE, name, SECONDS, note=_cannot(bench, name)["traffic"])
+            cell = Cell(WORK, _WHOLE, name, SECONDS, note=bench.why_not(name, "traffic"))
             bench.report.cells.append(cell)
     _beyond(bench)
-
-
-def _cannot(bench: Bench, name: str) -> Mapping[str, str]:
-    found: Mapping[str, str] = bench.report.peers.get(name, {}).get("cannot", {})
-    return found
 
 
 def _measure(server: Server) -> Measure:
@@ -102,5 +95,3 @@ def _beyond(bench: Bench) -> None:
             ratio = spread([beyond / ours])
         cell = Cell(WORK, BEYOND, name, SECONDS, value=spread([beyond]), ratio=ratio)
         bench.report.cells.append(cell)
-
-
