@@ -119,7 +119,7 @@ def participants(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str,
     wanted = options.peer or list(PEERS)
     left_out = {}
     if options.quick and not options.peer:
-        left_out = {name: "left out of a quick look" for name in SLOW}
+        left_out = dict.fromkeys(SLOW, "left out of a quick look")
     names = [US, *(name for name in wanted if name != US and name not in left_out)]
     here, missing = present([*names, *FLOORS])
     return here, {**left_out, **missing}

@@ -52,8 +52,7 @@ class Part:
                 np.add(total, view, out=total)
             np.divide(total, np.float32(len(views)), out=total)
             del total, memory
-        views.clear()
-        view = None
+        del views, view  # no view may be left when what it shows is let go
         for one in held:
             one.__exit__(None, None, None)
         return self._peer.pack(room.key)

@@ -43,7 +43,8 @@ class Store(Peer):
 
     @classmethod
     def attach(cls, handle: Any) -> "Store":
-        return cls(*handle, os.getpid())
+        folder, capacity = handle
+        return cls(folder, capacity, os.getpid())
 
     def handle(self) -> Any:
         return self._where

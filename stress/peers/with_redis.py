@@ -27,7 +27,8 @@ class Store(Peer):
         self._client: Any = redis.Redis(unix_socket_path=where)
         self._process = f"{os.getpid()}:"
         self._puts = 0
-        self._find, self.delete = self._client.get, self._client.delete  # type: ignore[method-assign]
+        self._find: Any = self._client.get
+        self._drop: Any = self._client.delete
 
     @classmethod
     def version(cls) -> str:
@@ -57,14 +58,10 @@ class Store(Peer):
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         store = cls(where, server)
         end = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                store._client.ping()
-                return store
-            except redis.exceptions.ConnectionError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.01)
+        while not os.path.exists(where) and time.monotonic() < end:
+            time.sleep(0.01)
+        store._client.ping()
+        return store
 
     @classmethod
     def attach(cls, handle: Any) -> "Store":
@@ -89,3 +86,6 @@ class Store(Peer):
 
     def get(self, key: Key) -> AbstractContextManager[View]:
         return memoryview(self._find(key))
+
+    def delete(self, key: Key) -> None:
+        self._drop(key)

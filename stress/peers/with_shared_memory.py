@@ -38,7 +38,8 @@ class Store(Peer):
 
     def put(self, data: bytes) -> Key:
         memory = SharedMemory(create=True, size=len(data))
-        memory.buf[: len(data)] = data
+        view: Any = memory.buf
+        view[: len(data)] = data
         self._own[memory.name] = memory
         return memory.name
 
@@ -53,10 +54,11 @@ class Store(Peer):
 
     def room(self, nbytes: int) -> Room:
         memory = SharedMemory(create=True, size=nbytes)
+        buffer: Any = memory.buf
 
         def seal(view: memoryview) -> str:
             view.release()
             self._own[memory.name] = memory
             return memory.name
 
-        return Room(memory.buf[:nbytes], seal)
+        return Room(buffer[:nbytes], seal)

@@ -17,7 +17,8 @@ class Store(Peer):
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
-        torch.multiprocessing.set_sharing_strategy("file_system")
+        multiprocessing: Any = torch.multiprocessing
+        multiprocessing.set_sharing_strategy("file_system")
         self._own: dict[Any, torch.Tensor] = {}
 
     @classmethod

@@ -87,10 +87,10 @@ class Bench:
         with ExitStack() as stack, ThreadPoolExecutor() as pool:
             starting = {name: pool.submit(_start, name, capacity, procs) for name in names}
             for name, future in starting.items():
-                try:
-                    found[name] = stack.enter_context(future.result())
-                except Exception as error:
+                if error := future.exception():
                     self.lost[name] = last_line(error)
+                else:
+                    found[name] = stack.enter_context(future.result())
             yield found
             # Some take seconds to end: all at once, and what is left is the stack's.
             list(pool.map(Host.close, found.values()))

@@ -30,6 +30,7 @@ def run(bench: Bench) -> None:
             bar.update()
         bench.report.drawn["occupancy"] = {
             "capacity": _CAPACITY,
+            "epochs": _EPOCHS,
             "sync every": _options().sync_every,
             "used": occupancy,
         }
@@ -79,7 +80,7 @@ def _spans(store: Store) -> Sequence[tuple[int, int]]:
     base = _mapped(store)
     for ref in store:
         with store.get(ref) as buffer:
-            data = np.frombuffer(buffer, np.uint8)
+            data = np.frombuffer(memoryview(buffer), np.uint8)
             found.append((data.ctypes.data - base, len(data)))
             del data
     return sorted(found)
@@ -91,12 +92,7 @@ def _mapped(store: Store) -> int:
     for line in Path("/proc/self/maps").read_text().splitlines():
         fields = line.split()
         if int(fields[4]) == inode:
-            start, _, end = fields[0].partition("-")
-            size = os.stat(store.path).st_size
-            return int(start, 16) - int(fields[2], 16) + size - _data(size)
+            start, _, _end = fields[0].partition("-")
+            payloads = os.stat(store.path).st_size - _CAPACITY
+            return int(start, 16) - int(fields[2], 16) + payloads
     raise AssertionError("the store is not mapped")
-
-
-def _data(size: int) -> int:
-    """Bytes of payload in a file of that size."""
-    return min(size, _CAPACITY)

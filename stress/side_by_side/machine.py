@@ -2,7 +2,7 @@
 
 from stress.baseline_build import compiled
 from stress.loops import memoryviews
-from stress.measure import Timed, interleave, spread
+from stress.measure import Subject, Timed, interleave, spread
 from stress.side_by_side.bench import Bench, progress
 from stress.side_by_side.cells import SECONDS, Cell
 
@@ -14,7 +14,7 @@ _TRIPS = 20_000
 def run(bench: Bench) -> None:
     """Seconds of one of each."""
     native = compiled("floors")
-    subjects = {
+    subjects: dict[str, Subject] = {
         "an atomic add": lambda: native.atomic_adds(_TURNS),
         "a futex round trip": lambda: native.futex_round_trips(_TRIPS),
         "with memoryview(b)": Timed(memoryviews(bytes(64)), bench.effort.window),

@@ -106,13 +106,13 @@ def occupancy(report: Report) -> Figure:
     figure, axis = plt.subplots(figsize=(9, 4.5), layout="constrained")
     every = found["sync every"]
     for (name, used), colour in zip(found["used"].items(), ("#d62728", "#1f77b4"), strict=True):
-        epochs = [every * (i + 1) for i in range(len(used))]
-        marker = dict(marker="o", markersize=4) if name == US else dict(marker="s", markersize=6)
-        axis.plot(epochs, [b / MIB for b in used], color=colour, label=name, **marker)  # type: ignore[arg-type]
-        if epochs and epochs[-1] < 200:
+        epochs = [every * i for i in range(len(used) + 1)]
+        heights = [0.0, *(nbytes / MIB for nbytes in used)]
+        axis.plot(epochs, heights, color=colour, label=name, marker="o", markersize=4)
+        if epochs[-1] < found["epochs"]:
             axis.annotate(
-                "full at the next sync",
-                (epochs[-1], used[-1] / MIB),
+                f"full at epoch {epochs[-1] + every}",
+                (epochs[-1], heights[-1]),
                 xytext=(10, 0),
                 textcoords="offset points",
                 color=colour,
@@ -120,9 +120,8 @@ def occupancy(report: Report) -> Figure:
             )
     capacity = found["capacity"] / MIB
     axis.axhline(capacity, color="0.3", linestyle="--", label=f"capacity, {capacity:.0f} MiB")
-    axis.set(
-        xlim=(0, 205), ylim=(0, capacity * 1.12), xlabel="epoch", ylabel="MiB used after the sync"
-    )
+    axis.set(xlim=(-3, found["epochs"] + 5), ylim=(0, capacity * 1.12))
+    axis.set(xlabel="epoch", ylabel="MiB used after the sync")
     axis.set_title("A parameter server's store: 4 workers, 2 models of 5 MB, a sync every 5 epochs")
     axis.legend(loc="center right")
     _tidy(axis)
@@ -185,11 +184,11 @@ def _style(peer: str) -> dict[str, Any]:
 
 def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
     """One for all: not each peer is in each of them."""
-    lines = {}
+    lines: dict[str, Any] = {}
     for axis in axes:
         for line, label in zip(*axis.get_legend_handles_labels(), strict=True):
             lines.setdefault(label, line)
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=7)
+    figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=7)
 
 
 def _tidy(axis: Axes) -> None:

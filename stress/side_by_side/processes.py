@@ -1,6 +1,7 @@
 """Attaching, and how soon what a killed process held is free again."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from stress.measure import Spread, spread
 from stress.peers.host import Host
@@ -26,7 +27,7 @@ def attach(bench: Bench, hosts: Mapping[str, Host]) -> None:
             bar.set_postfix_str(name)
             bench.once(
                 Cell(ATTACH, "a new process", name, SECONDS),
-                lambda h=host: _attach(h, bench.effort.deaths),
+                partial(_attach, host, bench.effort.deaths),
             )
             bar.update()
 
@@ -40,9 +41,9 @@ def _attach(host: Host, times: int) -> Spread:
 
 
 def kill(bench: Bench) -> None:
-    """A process is killed with 24 MiB in its hands, and all else is full; how long until a put fits.
+    """A process is killed with 24 MiB in its hands and the rest full: how long until a put fits.
 
-    What it reads is deleted before, what it writes is half written.
+    What it reads was deleted before, what it writes is half written.
     """
     ways: dict[str, Way] = {"held a view": _reader, "half written": _writer}
     with progress("kill", len(ways) * len(bench.peers)) as bar:
@@ -50,7 +51,7 @@ def kill(bench: Bench) -> None:
             for case, way in ways.items():
                 bar.set_postfix_str(name)
                 cell = Cell(KILL, case, name, SECONDS)
-                bench.once(cell, lambda n=name, w=way, c=case: _deaths(bench, n, w, c))
+                bench.once(cell, partial(_deaths, bench, name, way, case))
                 bar.update()
 
 

@@ -1,6 +1,7 @@
 """Memory per object, what fits before "full", a store nearly full, and mixed sizes."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from stress.fragmentation import log_uniform
 from stress.measure import Spread, spread
@@ -29,7 +30,7 @@ def overhead(bench: Bench, hosts: Mapping[str, Host]) -> None:
     with progress("overhead", len(hosts)) as bar:
         for name, host in hosts.items():
             bench.once(
-                Cell(OVERHEAD, "64 B", name, BYTES, size=_SMALL), lambda h=host: _extra(bench, h)
+                Cell(OVERHEAD, "64 B", name, BYTES, size=_SMALL), partial(_extra, bench, host)
             )
             bar.update()
 
@@ -56,9 +57,9 @@ def usable(bench: Bench) -> None:
                 for name, host in hosts.items():
                     bar.set_postfix_str(f"{name}, {size(nbytes)}")
                     cell = Cell(USABLE, size(nbytes), name, SHARE, size=nbytes)
-                    bench.once(cell, lambda h=host, n=nbytes: _fill(bench, h, n))
+                    bench.once(cell, partial(_fill, bench, host, nbytes))
                     refused = Cell(REFUSED, size(nbytes), name, SECONDS, size=nbytes)
-                    bench.once(refused, lambda h=host, n=nbytes: _refusals(h, n))
+                    bench.once(refused, partial(_refusals, host, nbytes))
                     bar.update()
             if nbytes == sizes[0]:
                 _nearly_full(bench, hosts)
@@ -106,7 +107,7 @@ def mixed(bench: Bench) -> None:
         for name, host in hosts.items():
             bar.set_postfix_str(name)
             cell = Cell(MIX, f"{effort.operations:,} operations", name, RATE)
-            bench.once(cell, lambda h=host: _mix(bench, h, sizes))
+            bench.once(cell, partial(_mix, bench, host, sizes))
             bar.update()
 
 

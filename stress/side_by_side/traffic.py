@@ -9,7 +9,7 @@ import time
 from stress.measure import Spread, spread
 from stress.peers.host import Host
 from stress.peers.traffic import MODELS, weight
-from stress.side_by_side.bench import US, Bench, Measure, progress
+from stress.side_by_side.bench import US, Bench, progress
 from stress.side_by_side.cells import SECONDS, Cell
 from stress.support import MIB
 
@@ -65,19 +65,17 @@ class Server:
 def run(bench: Bench) -> None:
     effort = bench.effort
     able = [name for name in bench.peers if not bench.why_not(name, "traffic")]
-    with bench.hosts(CAPACITY, [*able, NOTHING], 1 + WORKERS) as hosts:
-        with progress("traffic", effort.syncs + 1) as bar:
-            measures = {name: _measure(Server(host)) for name, host in hosts.items()}
-            bench.contest((WORK,), _WHOLE, SECONDS, measures, bar, effort.syncs)
+    with (
+        bench.hosts(CAPACITY, [*able, NOTHING], 1 + WORKERS) as hosts,
+        progress("traffic", effort.syncs + 1) as bar,
+    ):
+        measures = {name: Server(host).sync for name, host in hosts.items()}
+        bench.contest((WORK,), _WHOLE, SECONDS, measures, bar, effort.syncs)
     for name in bench.peers:
         if name not in able:
             cell = Cell(WORK, _WHOLE, name, SECONDS, note=bench.why_not(name, "traffic"))
             bench.report.cells.append(cell)
     _beyond(bench)
-
-
-def _measure(server: Server) -> Measure:
-    return server.sync
 
 
 def _beyond(bench: Bench) -> None:
