@@ -70,3 +70,8 @@ def futex_round_trips(uint64_t count):
     os.waitpid(child, 0)
     unshare(word)
     return each
+
+
+def collected(run, turns):
+    """Runs it. stress/instructions.py has callgrind count what happens between here and there."""
+    run(turns)

@@ -110,6 +110,39 @@ def behind(report: Report) -> list[list[str]]:
     return rows
 
 
+def limits(report: Report) -> list[list[str]]:
+    """refstore's medians over those of what the machine takes; 1 is the limit."""
+    found = {(c.work, c.case, c.peer): c.value.median for c in report.cells if c.value}
+    rows = [["size", *(what for what, *_ in _LIMITS)]]
+    for case in in_order(cell.case for cell in report.of("put")):
+        row = [case]
+        for _, work, ours, floor in _LIMITS:
+            mine, limit = found.get((work, case, ours)), found.get((work, case, floor))
+            row.append(f"{mine / limit:.2f}" if mine and limit else "-")
+        rows.append(row)
+    return rows
+
+
+_LIMITS = (
+    ("put / copy, warm", "put", US, "copy, warm"),
+    ("put into fresh pages / copy, cold", "put", "refstore, cold", "copy, cold"),
+    ("put / dict", "put", US, "dict"),
+    ("get / dict", "get", US, "dict"),
+    ("delete / dict", "delete", US, "dict"),
+)
+
+
+def goals(report: Report) -> list[list[str]]:
+    """The rows that the project holds itself to."""
+    rows = [["what", "floor", "ours", "ratio (quartiles)", "goal", "met"]]
+    for row in report.goals:
+        ratio = row["ratio"]
+        text = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
+        met = {True: "yes", False: "**no**", None: ""}[row["met"]]
+        rows.append([row["what"], row["floor"], row["ours"], text, row["goal"], met])
+    return rows
+
+
 def document(report: Report) -> str:
     """All tables as Markdown."""
     machine = ", ".join(f"{key} {value}" for key, value in report.machine.items())
@@ -121,6 +154,9 @@ def document(report: Report) -> str:
         parts += [f"### {work[0].upper()}{work[1:]}", _markdown(grid(report.of(work), True))]
         if work in _REMARKS:
             parts.append(_REMARKS[work])
+    parts += ["### How far from the limit", _markdown(limits(report))]
+    if report.goals:
+        parts += ["### Goals", _markdown(goals(report))]
     parts += ["### Where refstore is not first", _markdown(behind(report)), END]
     return "\n\n".join(parts)
 
