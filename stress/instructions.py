@@ -22,6 +22,7 @@ if not __package__:
 from refstore import Store
 from stress import loops
 from stress.baseline_build import compiled
+from stress.measure import Loop
 from stress.support import MIB, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +47,7 @@ def work(name: str) -> None:
     small = bytes(64)
     with Store.temporary(MIB) as store:
         ref = store.put(small)
-        works: dict[str, loops.Loop] = {
+        works: dict[str, Loop] = {
             "get": loops.gets(store, ref),
             "put + delete": loops.puts(store, small),
             "put + get + delete": loops.cycles(store, small),
