@@ -46,7 +46,7 @@ GOALS: dict[str, Rows] = {
 }
 PARTS = ("goals", "speed", "traffic", "room", "kill", "drawn")
 _CAPACITY = 512 * MIB
-_COMPARED = ("dict", "copy, warm", "copy, cold", "refstore, cold")
+_COMPARED = ("dict", "copy, warm", "copy, cold", "refstore, cold", "empty adapter")
 
 
 def goals(names: Sequence[str], quick: bool) -> list[Row]:

@@ -106,6 +106,19 @@ class ColdCopy(_Copy):
         self._memory.madvise(mmap.MADV_REMOVE, at, -(-nbytes // _PAGE) * _PAGE)
 
 
+class Empty(Floor):
+    """What the loops and an adapter written in Python take by themselves."""
+
+    def put(self, data: bytes) -> Key:
+        return None
+
+    def get(self, key: Key) -> AbstractContextManager[View]:
+        return Held(b"")
+
+    def delete(self, key: Key) -> None:
+        pass
+
+
 class Nothing(Floor):
     """No store at all: what a program with the same arithmetic and messages takes without one."""
 

@@ -51,6 +51,7 @@ FLOORS: dict[str, Entry] = {
     "copy, warm": Entry("floors:WarmCopy"),
     "copy, cold": Entry("floors:ColdCopy"),
     "refstore, cold": Entry("with_refstore:Cold", "refstore"),
+    "empty adapter": Entry("floors:Empty"),
     "nothing": Entry("floors:Nothing"),
 }
 

@@ -17,7 +17,15 @@ from stress.support import duration, rate, table
 
 BEGIN = "<!-- tables: begin (make bench-docs) -->"
 END = "<!-- tables: end -->"
-_FLOORS = ("dict", "copy, warm", "copy, cold", "refstore, cold", "nothing", "machine")
+_FLOORS = (
+    "dict",
+    "copy, warm",
+    "copy, cold",
+    "refstore, cold",
+    "empty adapter",
+    "nothing",
+    "machine",
+)
 _HIGHER_IS_BETTER = (RATE, SHARE)
 
 
