@@ -32,6 +32,7 @@ class Worker:
 
     def __init__(self, kind: type[Peer]) -> None:
         self._kind = kind
+        self._open = False
         self._kept: list[Any] = []
         self._held: list[Any] = []  # views that pin
         self._data: dict[int, bytes] = {}
@@ -56,6 +57,7 @@ class Worker:
         # Only now: a server that the adapter started is to run where it likes.
         os.sched_setaffinity(0, {core})
         self._part = Part(self._peer, index)
+        self._open = True
 
     def prepare(self, nbytes: int, source: int) -> None:
         self._peer.prepare(nbytes, source)
@@ -225,9 +227,12 @@ class Worker:
             return taken
 
     def close(self) -> None:
-        self._let_go()
-        self._loops.clear()
-        self._peer.close()
+        """Once: by order, or when the driver is gone."""
+        if self._open:
+            self._open = False
+            self._let_go()
+            self._loops.clear()
+            self._peer.close()
 
 
 def serve(worker: Worker, orders: Connection) -> None:
@@ -253,7 +258,11 @@ def main() -> int:
     # Some peers have a file open for each object.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    serve(Worker(adapter(name)), Connection(int(descriptor)))
+    worker = Worker(adapter(name))
+    try:
+        serve(worker, Connection(int(descriptor)))
+    finally:
+        worker.close()  # a driver that was killed leaves no server behind
     return 0
 
 
