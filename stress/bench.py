@@ -76,11 +76,11 @@ def speed(bench: Bench) -> None:
         latency.run(bench, {**hosts, **floors})
         latency.across(bench, hosts)
         throughput.run(bench, hosts)
-        room.overhead(bench, hosts)
         processes.attach(bench, hosts)
 
 
 def rooms(bench: Bench) -> None:
+    room.overhead(bench)
     room.usable(bench)
     room.mixed(bench)
 

@@ -178,7 +178,9 @@ def _filled(cell: Cell, values: list[float], ours: list[float], why_not: str) ->
 
 def last_line(error: BaseException) -> str:
     """The gist of a traceback that came from another process."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:160]
+    text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    kind, _, rest = text.partition(":")
+    return f"{kind.rpartition('.')[2]}:{rest}".removesuffix(":")[:90]
 
 
 def progress(what: str, total: int) -> "tqdm[None]":

@@ -7,6 +7,7 @@ document, between its two marks; what stands around them stays.
 import argparse
 import sys
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 
 from stress.measure import Spread
@@ -61,6 +62,8 @@ def grid(cells: Sequence[Cell], marked: bool) -> list[list[str]]:
     best = {case: _best([cell for cell in cells if cell.case == case]) for case in cases}
     rows = [["", *cases]]
     for peer in in_order(cell.peer for cell in cells):
+        if peer in _FLOORS and not any(cell.value for cell in cells if cell.peer == peer):
+            continue  # a copy has no get
         row = [f"*{peer}*" if marked and peer in _FLOORS else peer]
         for case in cases:
             cell = found.get((peer, case))
@@ -77,7 +80,7 @@ def _best(cells: Sequence[Cell]) -> str | None:
     if not ranked:
         return None
     choose = max if cells[0].unit in _HIGHER_IS_BETTER else min
-    return choose(ranked)[1]
+    return choose(ranked, key=itemgetter(0))[1]
 
 
 def works(report: Report) -> list[str]:
