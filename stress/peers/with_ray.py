@@ -24,7 +24,7 @@ _SPACE = "bench"
 
 class Store(Peer):
     copies = "1 (and a pickle), 0"
-    settings = "numpy uint8, one node on 127.0.0.1, no less than 80 MiB"
+    settings = "numpy uint8, one node, entry by token, no less than 80 MiB"
     limits = "round trips to its daemons; a delete is the last reference going, some time later"
     full = (ray.exceptions.ObjectStoreFullError,)
     evicts = True
@@ -45,7 +45,6 @@ class Store(Peer):
             num_cpus=1,
             object_store_memory=max(capacity, _LEAST),
             include_dashboard=False,
-            _node_ip_address="127.0.0.1",
             _temp_dir=folder,
             _system_config={"automatic_object_spilling_enabled": False},
             logging_level=logging.ERROR,
