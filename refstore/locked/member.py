@@ -93,6 +93,7 @@ class Member(Turns):
 
     def join(self) -> None:
         """Takes a row. Whoever died is cleaned up after before."""
+        self._demand_descriptors()
         for _ in range(folders.TRIES):
             is_new = folders.make_folder(self.folder, self.mode)
             try:
@@ -107,6 +108,16 @@ class Member(Turns):
                     self._leave_no_folder(has_store=True)
                 raise
         raise messages.busy(self.path, 0, "attaching")
+
+    def _demand_descriptors(self) -> None:
+        # before there is anything that takes some to be removed again
+        taken: list[int] = []
+        try:
+            for _ in range(3):
+                taken.append(os.dup(self.file.descriptor()))  # noqa: PERF401
+        finally:
+            for fd in taken:
+                os.close(fd)
 
     def _leave_no_folder(self, *, has_store: bool = False) -> None:
         with contextlib.suppress(OSError):
@@ -201,6 +212,7 @@ class Member(Turns):
     def _remove_locks(self, c: Change) -> None:
         # nobody can come any more, and we are the last one
         if processes.used_rows(c) == [self.row] and not folders.is_store(self.path, self.uuid):
+            self.is_lost = True  # no more turns: one would make the folder again
             folders.empty(self.folder)
 
     def _open_writers(self) -> list[int]:
