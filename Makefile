@@ -10,7 +10,11 @@
 #   make crash    deaths at every failpoint, once and twice, and two processes in each other's midst
 #   make soak     three deaths at a million points, and half an hour of kills, stops and forks
 #   make mutants  known mistakes, built into the core one by one: the tests must catch them
-#   make bench    latency and throughput
+#   make bench    refstore against its peers and against its goals; ARGS=--quick for a look
+#   make bench-peers         the peers that cannot live in .venv, into folders of build/
+#   make bench-check         what moved by more than 15 % against docs/performance.json
+#   make bench-instructions  instructions per get and put, by callgrind (Debian: apt install valgrind)
+#   make bench-docs          tables and pictures of docs/performance.md from docs/performance.json
 #   make wheel    dist/: a source archive, a wheel for this machine, and one in Python alone
 #   make clean    removes all that was built; the virtual environment stays
 #
@@ -21,6 +25,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 SECONDS ?= 1800
+PLASMA_PYTHON ?= python3.10
 TRIALS ?= 1000000
 
 BIN := $(abspath $(VENV))/bin
@@ -36,7 +41,8 @@ BUILD_TOOLS := "setuptools>=77" "Cython>=3.1,<4" "numpy>=2.1"
 TORCH := torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-release test-debug lint asan tsan model stress crash soak mutants bench wheel clean
+.PHONY: demo test test-release test-debug lint asan tsan model stress crash soak mutants wheel clean
+.PHONY: bench bench-peers bench-check bench-instructions bench-docs
 .DELETE_ON_ERROR:
 
 # --- tasks
@@ -91,7 +97,21 @@ mutants: $(VENV)/with-test
 	$(RUN) tests/mutants/run.py $(ARGS)
 
 bench: $(VENV)/with-bench
-	$(RUN) stress/bench.py $(ARGS)
+	mkdir -p build/bench
+	$(RUN) stress/bench.py --json build/bench/performance.json $(ARGS)
+
+# Redis needs its server (Debian: apt install redis-server), torch comes with the extra `demo`.
+bench-peers: $(VENV)/with-bench build/peers-venv/made build/plasma-venv/made
+
+bench-check: $(VENV)/with-bench
+	$(RUN) stress/bench_check.py $(ARGS)
+
+bench-instructions: $(VENV)/built
+	$(RUN) stress/instructions.py $(ARGS)
+
+bench-docs: $(VENV)/with-bench
+	$(RUN) -m stress.side_by_side.tables docs/performance.json docs/performance.md
+	$(RUN) -m stress.side_by_side.pictures docs/performance.json docs/img
 
 wheel: $(VENV)/built
 	$(PIP) install -q build
@@ -125,6 +145,17 @@ $(VENV)/with-%: $(VENV)/made pyproject.toml | $(VENV)/built
 $(VENV)/with-demo: $(VENV)/made pyproject.toml | $(VENV)/built
 	$(PIP) install -q --no-deps --retries 0 --timeout 15 --index-url $(TORCH_INDEX) $(TORCH) || true
 	$(PIP) install -q "refstore[demo]"
+	touch $@
+
+build/peers-venv/made:
+	$(PYTHON) -m venv build/peers-venv
+	build/peers-venv/bin/pip install -q ray vineyard numpy
+	touch $@
+
+# The last pyarrow that has Plasma is built for Python 3.7 to 3.11, and with numpy 1.
+build/plasma-venv/made:
+	$(PLASMA_PYTHON) -m venv build/plasma-venv
+	build/plasma-venv/bin/pip install -q "pyarrow==11.0.0" "numpy<2"
 	touch $@
 
 build/%/built: $(VENV)/with-test $(SOURCES)

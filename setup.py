@@ -45,7 +45,7 @@ if os.environ.get("REFSTORE_WERROR"):
 
 def core() -> list[Extension]:
     """The compiled core, generated anew."""
-    return cythonize(
+    modules: list[Extension] = cythonize(
         Extension(
             "refstore._core",
             ["refstore/_core.pyx"],
@@ -53,7 +53,6 @@ def core() -> list[Extension]:
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
             extra_compile_args=warnings + COMPILE[variant],
             extra_link_args=LINK.get(variant, []),
-            optional=asked_for is None,
         ),
         build_dir=f"build/cython-{variant}",
         compiler_directives={
@@ -66,6 +65,9 @@ def core() -> list[Extension]:
         emit_linenums=variant != "release",  # sanitizers and gdb then name .pyx and .pxd lines
         force=True,
     )
+    for module in modules:
+        module.optional = asked_for is None  # cythonize() makes new ones, and forgets it
+    return modules
 
 
 class OptionalBuild(build_ext):

@@ -351,6 +351,22 @@ cdef inline bint take_anywhere(Store *s, int size_class, bint committed, uint64_
     return False
 
 
+cdef inline bint take_larger(Store *s, int size_class, uint64_t *slot) noexcept nogil:
+    # No page is free to cut: a block of the next larger class that has one is better than none.
+    cdef uint64_t r, live, best, least = <uint64_t>size_class + 2       # as Run.live counts classes
+    while True:
+        best = CLASSES + 1
+        for r in range(runs_used(s)):
+            live = s.runs[r].live       # relaxed: a guess; the slot decides
+            if least <= live < best and load_relaxed(&s.runs[r].free):
+                best = live
+        if best > CLASSES:
+            return False
+        if take_anywhere(s, <int>best - 1, False, slot):
+            return True
+        least = best + 1
+
+
 cdef inline uint64_t run_blocks(Store *s, int size_class) noexcept nogil:
     # One page's worth at first; then as much as the class has already, halved, so that waste stays in proportion.
     cdef uint64_t size = class_nbytes(size_class)
@@ -494,7 +510,7 @@ cdef inline int take_small(Store *s, uint64_t nbytes, uint64_t *slot) noexcept n
     if take_stocked(s, size_class, slot):
         return 0
     got = make_blocks(s, size_class, slot)
-    if got == ERR_FULL and take_anywhere(s, size_class, False, slot):
+    if got == ERR_FULL and (take_anywhere(s, size_class, False, slot) or take_larger(s, size_class, slot)):
         return 0
     return got
 

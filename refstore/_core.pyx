@@ -34,7 +34,10 @@ from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_Fetch, PyErr_Restore
 from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
@@ -994,7 +997,19 @@ cdef class Exporter:
     cdef object __weakref__
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        PyObject_GetBuffer(self._buffer_for(flags), buffer, flags)
+        # torch.frombuffer() asks once more without having cleared the error of its first request
+        cdef PyObject *kind
+        cdef PyObject *value
+        cdef PyObject *trace
+        PyErr_Fetch(&kind, &value, &trace)
+        try:
+            PyObject_GetBuffer(self._buffer_for(flags), buffer, flags)
+        except BaseException:
+            Py_XDECREF(kind)
+            Py_XDECREF(value)
+            Py_XDECREF(trace)
+            raise
+        PyErr_Restore(kind, value, trace)
 
     def __releasebuffer__(self, Py_buffer *buffer):
         # never called, as above; numpy.frombuffer() keeps a view only of types that have this

@@ -32,9 +32,10 @@ cdef extern from *:
     static inline int refstore_open(const char *path, int flags) {
         return open(path, flags | O_CLOEXEC | O_NOFOLLOW);
     }
-    /* out of the way of programs that expect, or close, the low numbers */
+    /* Out of the way of programs that expect, or close, the low numbers; and below 64, since the kernel takes
+       ten milliseconds to make the table of a process with threads larger. */
     static inline int refstore_high_descriptor(int fd) {
-        int high = fcntl(fd, F_DUPFD_CLOEXEC, 512);
+        int high = fcntl(fd, F_DUPFD_CLOEXEC, 40);
         if (high < 0)
             return fd;
         close(fd);

@@ -19,7 +19,7 @@ from refstore.errors import RefstoreError, StoreCorruptedError, StoreVersionErro
 from refstore.paths import store_folder, store_path
 from refstore.records import Recovery
 from refstore.store import Store
-from refstore.temporary import collect_locks, collect_temporary
+from refstore.temporary import collect_temporary
 
 __all__ = ["main"]
 
@@ -214,7 +214,6 @@ def _remove(path: str) -> None:
 def _gc(options: argparse.Namespace) -> int:
     folder = store_folder(create=False)
     removed = collect_temporary(folder) if os.path.isdir(folder) else []
-    collect_locks(folder)
     if options.json:
         print(json.dumps(removed, indent=2))
     else:

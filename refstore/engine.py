@@ -154,7 +154,7 @@ def load(backend: str) -> Module:
         return _imported(backend)
     except ImportError as error:
         raise RefstoreError(
-            f"the {backend} engine was asked for and is not there ({error}): install a wheel of "
+            f"the {backend} engine is needed and is not there ({error}): install a wheel of "
             "refstore, or a C compiler and refstore again"
         ) from error
 

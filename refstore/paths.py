@@ -84,8 +84,8 @@ def default_capacity(folder: str) -> int:
 
 
 def default_max_objects(capacity: int) -> int:
-    """One object for each 4 KiB, within reason."""
-    return min(max(capacity // PAGE, 4096), 1 << 20)
+    """One object for each KiB, within reason."""
+    return min(max(capacity // 1024, 4096), 1 << 20)
 
 
 def _file_system_size(folder: str) -> Iterator[int]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from refstore import engine, paths
 from refstore.errors import RefstoreError
 
-__all__ = ["claim", "collect_locks", "collect_temporary", "give_up", "opened"]
+__all__ = ["claim", "collect_temporary", "give_up", "opened"]
 
 _claims: dict[int, engine.Module] = {}  # by the descriptor that stands for each
 _removals: weakref.WeakKeyDictionary[object, weakref.finalize[..., object]] = (
@@ -82,16 +82,11 @@ def collect_temporary(folder: str) -> list[str]:
                 if _is_abandoned(entry.path):
                     os.unlink(entry.path)
                     removed.append(entry.path)
+    if any(entry.name.endswith(".locks") for entry in entries):
+        from refstore.locked.folders import remove_orphans
+
+        remove_orphans(folder)
     return removed
-
-
-def collect_locks(folder: str) -> None:
-    """Removes the locks of stores that are there no more; a create in the folder does so, too."""
-    with contextlib.suppress(OSError):
-        if any(name.endswith(".locks") for name in os.listdir(folder)):
-            from refstore.locked.folders import remove_orphans
-
-            remove_orphans(folder)
 
 
 def _is_abandoned(path: str) -> bool:

@@ -1,8 +1,9 @@
-"""Compiles `baseline.pyx` into this folder when it is first asked for, or has changed."""
+"""Compiles a .pyx of this folder, in place, when it is first asked for or has changed."""
 
 import importlib
 import sysconfig
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -11,23 +12,28 @@ if TYPE_CHECKING:
     from stress.baseline import BaselineStore
 
 HERE = Path(__file__).resolve().parent
-SOURCE = HERE / "baseline.pyx"
 BUILD = HERE.parent / "build" / "stress"
-EXTENSION = HERE / f"baseline{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 def baseline_store() -> "type[BaselineStore]":
-    """The old store's class, compiled first if need be."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with FileLock(BUILD / "lock"):
-        if not EXTENSION.exists() or EXTENSION.stat().st_mtime < SOURCE.stat().st_mtime:
-            build()
-    importlib.invalidate_caches()
-    store: type[BaselineStore] = importlib.import_module("stress.baseline").BaselineStore
+    """The old store's class."""
+    store: type[BaselineStore] = compiled("baseline").BaselineStore
     return store
 
 
-def build() -> None:
+def compiled(name: str) -> ModuleType:
+    """That module, compiled first if need be."""
+    source = HERE / f"{name}.pyx"
+    extension = HERE / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with FileLock(BUILD / "lock"):
+        if not extension.exists() or extension.stat().st_mtime < source.stat().st_mtime:
+            build(name)
+    importlib.invalidate_caches()
+    return importlib.import_module(f"stress.{name}")
+
+
+def build(name: str) -> None:
     """Compiles with what setup.py gives refstore's release build, so that neither is favoured."""
     from Cython.Build import cythonize
     from setuptools import (  # type: ignore[import-untyped, unused-ignore]
@@ -36,8 +42,8 @@ def build() -> None:
     )
 
     extension = Extension(
-        "stress.baseline",
-        [str(SOURCE)],
+        f"stress.{name}",
+        [str(HERE / f"{name}.pyx")],
         extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-O3"],
     )
     modules = cythonize(  # type: ignore[no-untyped-call, unused-ignore]
@@ -63,4 +69,4 @@ def build() -> None:
 
 
 if __name__ == "__main__":
-    build()
+    build("baseline")

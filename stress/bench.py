@@ -1,17 +1,19 @@
-"""Measures every figure that the project holds itself to, each against its floor in the same run.
+"""Measures refstore: against its peers, and against the goals that the project holds itself to.
 
-Nothing here asserts: a figure that is missed is printed as missed.
+Nothing here asserts: a figure that is missed is printed as missed, a peer that is not here is
+named. `bench_check.py` is the program that compares two runs.
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # see stress/__init__.py
@@ -19,10 +21,17 @@ if not __package__:
 import numpy as np
 
 from stress.bench_rows import many_processes, one_process, space
-from stress.bench_rows.row import HEAD, QUICK, THOROUGH, Effort, Row, Rows
-from stress.support import table
+from stress.bench_rows.row import HEAD, Row, Rows
+from stress.bench_rows.row import QUICK as QUICK_ROWS
+from stress.bench_rows.row import THOROUGH as THOROUGH_ROWS
+from stress.peers.registry import FLOORS, PEERS, SLOW, present
+from stress.side_by_side import drawn, latency, machine, processes, room, throughput, traffic
+from stress.side_by_side.bench import QUICK, THOROUGH, US, Bench, on_many_cores, progress
+from stress.side_by_side.cells import Report
+from stress.side_by_side.tables import terminal
+from stress.support import MIB, table
 
-ROWS: dict[str, Rows] = {
+GOALS: dict[str, Rows] = {
     "get": one_process.get,
     "put-delete": one_process.put_delete,
     "put-5mib": one_process.put_5mib,
@@ -35,22 +44,57 @@ ROWS: dict[str, Rows] = {
     "attach": many_processes.attach,
     "baseline": many_processes.baseline,
 }
+PARTS = ("goals", "speed", "traffic", "room", "kill", "drawn")
+_CAPACITY = 512 * MIB
+_COMPARED = ("dict", "copy, warm", "copy, cold", "refstore, cold", "empty adapter")
 
 
-def measure(names: Sequence[str], effort: Effort) -> list[Row]:
+def goals(names: Sequence[str], quick: bool) -> list[Row]:
     """All rows asked for; one that fails is a row that says so."""
     rows: list[Row] = []
-    for name in names:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        try:
-            rows += ROWS[name](effort)
-        except Exception as error:
-            traceback.print_exc()
-            rows.append(Row(name, "-", f"{type(error).__name__}: {error}"[:60], None, "-", None))
+    with progress("goals", len(names)) as bar:
+        for name in names:
+            bar.set_postfix_str(name)
+            try:
+                rows += GOALS[name](QUICK_ROWS if quick else THOROUGH_ROWS)
+            except Exception as error:
+                traceback.print_exc()
+                why = f"{type(error).__name__}: {error}"[:60]
+                rows.append(Row(name, "-", why, None, "-", None))
+            bar.update()
     return rows
 
 
-def machine() -> dict[str, object]:
+def speed(bench: Bench) -> None:
+    """All that needs one large store, the peers' stores being there at the same time."""
+    machine.run(bench)
+    procs = max(2, *bench.effort.procs)
+    with (
+        bench.hosts(_CAPACITY, bench.peers, procs) as hosts,
+        bench.hosts(_CAPACITY, [name for name in _COMPARED if name in bench.floors], 1) as floors,
+    ):
+        latency.run(bench, {**hosts, **floors})
+        latency.across(bench, hosts)
+        throughput.run(bench, hosts)
+        processes.attach(bench, hosts)
+
+
+def rooms(bench: Bench) -> None:
+    room.overhead(bench)
+    room.usable(bench)
+    room.mixed(bench)
+
+
+SIDE_BY_SIDE: dict[str, Callable[[Bench], None]] = {
+    "speed": speed,
+    "traffic": traffic.run,
+    "room": rooms,
+    "kill": processes.kill,
+    "drawn": drawn.run,
+}
+
+
+def measured_on() -> dict[str, object]:
     """What the figures were measured on."""
     return {
         "cores": len(os.sched_getaffinity(0)),
@@ -63,27 +107,57 @@ def machine() -> dict[str, object]:
 
 
 def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.machine()
 
 
-def main() -> int:
+def participants(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+    """What peers and floors say of themselves, and why those that cannot run do not."""
+    wanted = options.peer or list(PEERS)
+    left_out = {}
+    if options.quick and not options.peer:
+        left_out = dict.fromkeys(SLOW, "left out of a quick look")
+    names = [US, *(name for name in wanted if name != US and name not in left_out)]
+    here, missing = present([*names, *FLOORS])
+    return here, {**left_out, **missing}
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute's look, not for the record")
+    parser.add_argument("--quick", action="store_true", help="a look, not for the record")
+    parser.add_argument("--part", choices=PARTS, action="append", help="default: all of them")
     parser.add_argument(
-        "--only", choices=ROWS, action="append", metavar="ROW", help=", ".join(ROWS)
+        "--only", choices=GOALS, action="append", metavar="ROW", help=", ".join(GOALS)
     )
+    parser.add_argument("--peer", choices=PEERS, action="append", help="default: all of them")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    measured_on = machine()
-    print(", ".join(f"{key} {value}" for key, value in measured_on.items()), flush=True)
-    rows = measure(options.only or list(ROWS), QUICK if options.quick else THOROUGH)
-    print(table([HEAD, *(row.cells() for row in rows)]))
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = arguments()
+    parts = options.part or (["goals"] if options.only else list(PARTS))
+    here, missing = participants(options)
+    report = Report(measured_on(), options.quick, here, missing)
+    print(", ".join(f"{key} {value}" for key, value in report.machine.items()), flush=True)
+    if "goals" in parts:
+        rows = goals(options.only or list(GOALS), options.quick)
+        report.goals = [asdict(row) for row in rows]
+        print(table([HEAD, *(row.cells() for row in rows)]), flush=True)
+    effort = QUICK if options.quick else on_many_cores(THOROUGH)
+    bench = Bench(report, effort)
+    for part in parts:
+        if part in SIDE_BY_SIDE:
+            SIDE_BY_SIDE[part](bench)
+            if options.json:
+                report.save(options.json)  # after each part: a long run may be cut short
+    report.missing |= bench.lost
+    print(terminal(report))
     if options.json:
-        found = {"machine": measured_on, "quick": options.quick, "rows": [asdict(r) for r in rows]}
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        report.save(options.json)
     return 0
 
 

@@ -214,13 +214,18 @@ def _hear(worker: Connection) -> Any:
         raise AssertionError("a worker died") from None
 
 
-def run(traffic: Traffic, options: argparse.Namespace) -> list[int]:
-    """All epochs; the bytes used after each sync. Prints them as it goes."""
+def run(
+    traffic: Traffic, options: argparse.Namespace, occupancy: list[int] | None = None
+) -> list[int]:
+    """All epochs; the bytes used after each sync. Prints them as it goes.
+
+    Whoever hands in the list for them has what there was until Full was raised.
+    """
     children: list[BaseProcess] = []
     workers: list[Connection] = []
     syncs = range(options.sync_every, options.epochs + 1, options.sync_every)
     shown = set(syncs[:3]) | {syncs[i * (len(syncs) - 1) // 15] for i in range(16)}
-    occupancy: list[int] = []
+    occupancy = [] if occupancy is None else occupancy
     with reaped(children):
         for index in range(options.workers):
             # The parent keeps one end only, so that it hears of a worker's death at once.

@@ -7,11 +7,13 @@ PEP 688 gave classes in Python a way to say so, and only with 3.12. So there are
     CORE      the compiled core's class. A view belongs to what exported it: whoever keeps a view,
               or only what lies behind it (`memoryview.obj`), keeps that.
     METHOD    `__buffer__`. What lies behind a view is an object of Python's own, which lets go of
-              what exported it when the view goes, though somebody may still keep that object: see
-              `SIMPLE_WRITABLE`.
+              what exported it when the view goes, though somebody may still keep that object.
+              `torch.frombuffer(buf)` does, and is refused: see `SIMPLE_WRITABLE`. So does
+              `numpy.ndarray(buffer=memoryview(buf))`, and cannot be told from others.
     FORWARD   a subclass of `pickle.PickleBuffer`, which forwards requests to an array given once
-              and for all. Views are as with the core; `_buffer_for` is not asked, so nobody knows
-              who looks, and an array that is not in C order has no plain bytes.
+              and for all. What lies behind a view is as with the core, but `_buffer_for` is not
+              asked: that `numpy.ndarray(buffer=buf)` keeps `buf` itself cannot be known, and an
+              array that is not in C order has no plain bytes.
     NONE      nothing exports: `bytes(buf)`, `buf.array` and `numpy.asarray(buf)` do.
 
 All objects are made by `export`, and stop to export by `stop`.

@@ -212,8 +212,8 @@ class Member(Turns):
     def _remove_locks(self, c: Change) -> None:
         # nobody can come any more, and we are the last one
         if processes.used_rows(c) == [self.row] and not folders.is_store(self.path, self.uuid):
-            self.is_lost = True  # no more turns: one would make the folder again
             folders.empty(self.folder)
+            self.has_gone = True
 
     def _open_writers(self) -> list[int]:
         home: Any = self  # an Attachment

@@ -67,6 +67,7 @@ class Turns:
         self.mode = mode  # of lock files
         self.pid = os.getpid()
         self.report = Report()
+        self.has_gone = False  # at exit, with the locks: a chore would make them anew
         self._chores: deque[tuple[Operation[Any], tuple[Any, ...]]] = deque()
         self.new_locks()
 
@@ -86,7 +87,7 @@ class Turns:
         `what` waits, as in "a put of 5 bytes". Errors: StoreBusyError, OSError, and what the
         operation raises.
         """
-        outermost = not _is_busy()
+        outermost, had_lock = not _is_busy(), False
         try:
             with self.mutex:
                 if self._inside is not None:
@@ -96,6 +97,7 @@ class Turns:
                     _busy[threading.get_ident()] = self._inside
                 try:
                     self._acquire(what, patience)
+                    had_lock = True
                     return operation(self._begin(), *args)
                 except IndexError:
                     raise self.file.damaged() from None
@@ -108,7 +110,7 @@ class Turns:
         finally:
             if outermost:
                 _busy.pop(threading.get_ident(), None)
-                if self._chores or _pending:
+                if had_lock and (self._chores or _pending):  # else they would wait in vain, too
                     self._look_at_chores()
 
     def _begin(self) -> Change:
@@ -197,7 +199,7 @@ class Turns:
                 _pending.popleft()._do_chores()
 
     def _do_chores(self) -> None:
-        while self._chores and self.is_alive():
+        while self._chores and self.is_alive() and not self.has_gone:
             if not self.mutex.acquire(blocking=False):
                 return  # who has it looks at the queue after it
             try:

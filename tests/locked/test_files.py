@@ -16,7 +16,7 @@ from helpers import peer
 import refstore
 from locked import opcodes
 from refstore import cli
-from refstore.temporary import collect_locks
+from refstore.temporary import collect_temporary
 
 MakeStore = Callable[..., refstore.Store]
 
@@ -104,7 +104,7 @@ def test_strange_folders_that_look_like_locks_are_left_alone(folder: Path) -> No
     (mine / "text").write_text("not refstore's")
     with refstore.Store(str(folder / "s"), capacity="1MiB", create=True) as store:
         store.unlink()
-    collect_locks(str(folder))
+    collect_temporary(str(folder))
     assert (mine / "text").read_text() == "not refstore's"
     (mine / "text").unlink()
     mine.rmdir()

@@ -288,6 +288,8 @@ def test_no_descriptor_left_is_an_error_and_leaves_nothing(folder: Path, path: s
                 store.close()
             assert not os.path.exists(path)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with refstore.Store(path, capacity="1MiB", create=True) as store:
+            store.unlink()  # clears away what could not even be looked for
         assert len(os.listdir("/proc/self/fd")) == top
         """,
         path,

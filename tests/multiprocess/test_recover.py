@@ -184,7 +184,8 @@ def test_a_child_killed_however_it_was_started(
 HEIR = """
     import os, signal, sys, refstore
     store = refstore.Store(sys.argv[1], create=False)
-    view = memoryview(store.create(1_000_000))
+    writer = store.create(1_000_000)
+    view = memoryview(writer)
     if os.fork():
         signal.pause()
     print(os.getpid(), flush=True)

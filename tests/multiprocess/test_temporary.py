@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import helpers
@@ -11,6 +13,7 @@ import workers
 from helpers import peer
 
 import refstore
+from refstore.temporary import collect_temporary
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +145,8 @@ def test_those_attached_go_on_when_the_creator_has_gone(folder: Path) -> None:
         assert helpers.stores(folder) == []
         assert child.do(workers.read, ref) == b"x" * 1000
         child.do(workers.put, b"y", "still working")
+    # Children of multiprocessing end without a word: what only they could clear away is orphaned.
+    collect_temporary(str(folder))
 
 
 def test_a_killed_user_takes_nothing_away(folder: Path) -> None:
@@ -169,12 +174,17 @@ def test_a_creator_killed_with_a_child_attached_is_dead_all_the_same(folder: Pat
         os.waitpid(pid, 0)
         """
     ) as creator:
-        assert int(helpers.line(creator)) != creator.pid
+        said = helpers.line(creator)
+        assert int(said) != creator.pid
         assert len(helpers.stores(folder)) == 1
         creator.kill()
         creator.wait(helpers.PATIENCE)
         refstore.Store.temporary(capacity="1MiB").close()
         assert helpers.stores(folder) == []
+        end = os.pidfd_open(int(said))
+    assert wait([end], helpers.PATIENCE)  # by the end of its stdin
+    os.close(end)
+    collect_temporary(str(folder))
 
 
 def test_a_temporary_store_may_not_be_given_a_bad_capacity(folder: Path) -> None:

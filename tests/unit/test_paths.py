@@ -114,7 +114,7 @@ def test_limits_of_control_groups_are_honoured(
 
 
 @pytest.mark.parametrize(
-    ("capacity", "objects"), [(1, 4096), (1 << 26, 1 << 14), (1 << 30, 1 << 18), (1 << 46, 1 << 20)]
+    ("capacity", "objects"), [(1, 4096), (1 << 26, 1 << 16), (1 << 30, 1 << 20), (1 << 46, 1 << 20)]
 )
 def test_the_default_number_of_objects_follows_the_capacity(capacity: int, objects: int) -> None:
     assert paths.default_max_objects(capacity) == objects
