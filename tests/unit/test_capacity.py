@@ -263,7 +263,7 @@ def test_what_fits_the_largest_free_piece_can_be_put(make_store: MakeStore, size
             refs.append(store.put(bytes(4096)))
     for ref in refs[::10]:
         store.delete(ref)
-    held = []
+    held: list[tuple[refstore.ObjectRef, bytes]] = []
     while store.stats().largest_free >= size:
         data = helpers.pattern(len(held), size)
         held.append((store.put(data), data))
