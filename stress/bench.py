@@ -34,6 +34,8 @@ from stress.support import MIB, table
 GOALS: dict[str, Rows] = {
     "get": one_process.get,
     "put-delete": one_process.put_delete,
+    "create-seal": one_process.create_seal,
+    "array": one_process.array,
     "put-5mib": one_process.put_5mib,
     "one-store-or-two": many_processes.one_store_or_two,
     "many-objects": one_process.many_objects,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from refstore import ObjectRef, Store
+from refstore import ObjectRef, PinnedBuffer, Store
 from stress.measure import Loop
 
 if TYPE_CHECKING:
@@ -35,6 +35,38 @@ def gets(store: Store, key: Key) -> Loop:
         for _ in repeat(None, turns):
             with store.get(key):
                 pass
+
+    return run
+
+
+def seals(store: Store, nbytes: int) -> Loop:
+    """Room is made, sealed and given back."""
+
+    def run(turns: int) -> None:
+        for _ in repeat(None, turns):
+            with store.create(nbytes) as writer:
+                pass
+            store.delete(writer.ref)
+
+    return run
+
+
+def arrays(buf: PinnedBuffer) -> Loop:
+    """A pinned array, looked at."""
+
+    def run(turns: int) -> None:
+        for _ in repeat(None, turns):
+            buf.array  # noqa: B018  making the view is what is measured
+
+    return run
+
+
+def frombuffers(data: bytes) -> Loop:
+    """The floor of that: numpy's own view of the same bytes."""
+
+    def run(turns: int) -> None:
+        for _ in repeat(None, turns):
+            np.frombuffer(data)
 
     return run
 

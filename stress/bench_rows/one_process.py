@@ -36,6 +36,19 @@ def put_delete(effort: Effort) -> Sequence[Row]:
         return [timed("put + delete of 64 B / memoryview", effort, loop, floor, Goal(2.5))]
 
 
+def create_seal(effort: Effort) -> Sequence[Row]:
+    with Store.temporary(64 * MIB) as store:
+        loop, floor = loops.seals(store, len(SMALL)), loops.memoryviews(SMALL)
+        label = "create, seal + delete of 64 B / memoryview"
+        return [timed(label, effort, loop, floor, Goal(5.0))]
+
+
+def array(effort: Effort) -> Sequence[Row]:
+    with Store.temporary(64 * MIB) as store, store.get(store.put(np.zeros(8))) as buf:
+        loop, floor = loops.arrays(buf), loops.frombuffers(SMALL)
+        return [timed("buf.array of 64 B / numpy.frombuffer", effort, loop, floor, Goal(1.2))]
+
+
 def put_5mib(effort: Effort) -> Sequence[Row]:
     source = np.ones(5 * MIB, np.uint8)
     with Store.temporary(64 * MIB) as store, _shared_memory(len(source)) as target:

@@ -251,3 +251,25 @@ def test_replace_needs_a_slot_of_its_own(make_store: MakeStore) -> None:
 def test_max_objects_defaults_from_the_capacity(make_store: MakeStore) -> None:
     assert make_store("1MiB", name="small").max_objects >= 4096
     assert 4096 <= make_store("64MiB", name="larger").max_objects <= 2**20
+
+
+@pytest.mark.parametrize("size", [64, 700, 2048, 4096])
+def test_what_fits_the_largest_free_piece_can_be_put(make_store: MakeStore, size: int) -> None:
+    """However the room was cut before: a small object takes a larger block if it must."""
+    store = make_store("2MiB", max_objects=4096)
+    refs = []
+    with contextlib.suppress(refstore.StoreFullError):
+        while True:
+            refs.append(store.put(bytes(4096)))
+    for ref in refs[::10]:
+        store.delete(ref)
+    held: list[tuple[refstore.ObjectRef, bytes]] = []
+    while store.stats().largest_free >= size:
+        data = helpers.pattern(len(held), size)
+        held.append((store.put(data), data))
+    assert len(held) >= len(refs[::10])
+    for ref, data in held:
+        with store.get(ref) as buf:
+            assert bytes(buf) == data
+        store.delete(ref)
+    assert store.check() == []
