@@ -6,7 +6,6 @@ locks. It makes and attaches to files, and its class `Engine` does the work of a
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import os
@@ -171,14 +170,23 @@ def is_store(path: str) -> bool:
 
 
 def _engine_number(path: str) -> int | None:
-    if os.path.islink(path) or not os.path.isfile(path):
+    flags = os.O_RDONLY
+    for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # as far as there are such
+        flags |= getattr(os, name, 0)
+    try:
+        fd = os.open(path, flags)
+    except OSError:
         return None
-    with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
-        head = file.read(_HEADER.size)
-        if head is not None and len(head) == _HEADER.size:
-            magic, _, number = _HEADER.unpack(head)
-            return int(number) if magic == _MAGIC else None
-    return None
+    try:
+        head = os.read(fd, _HEADER.size)
+    except OSError:  # a folder, or the like
+        return None
+    finally:
+        os.close(fd)
+    if len(head) != _HEADER.size:
+        return None
+    magic, _, number = _HEADER.unpack(head)
+    return int(number) if magic == _MAGIC else None
 
 
 def _best() -> str:

@@ -88,7 +88,7 @@ def test_a_creator_killed_half_way_leaves_nothing(
 
 
 @pytest.mark.native("names the calls of os that it makes; tests/filelock has its like")
-@pytest.mark.parametrize("point", ["close", "pread"])
+@pytest.mark.parametrize("point", ["pread"])
 def test_a_creator_killed_before_it_joins_leaves_a_whole_store(
     folder: Path, path: str, point: str
 ) -> None:
