@@ -237,14 +237,14 @@ def test_the_child_puts_and_gets_on_the_inherited_store(store: refstore.Store) -
 def test_parent_and_child_churn_side_by_side(store: refstore.Store) -> None:
     turns = engines.rounds(1500)
     children = [
-        Child(nothing, lambda seed=seed: workers.churn(Hands(store), seed, turns, 0.2))  # type: ignore[misc]
+        Child(nothing, lambda seed=seed: workers.churn(Hands(store), seed, turns, 0.15))  # type: ignore[misc]
         for seed in (1, 2)
     ]
     for child in children:
         child.gate.wait()
     for child in children:
         child.gate.open()
-    workers.churn(Hands(store), 3, turns, 0.2)
+    workers.churn(Hands(store), 3, turns, 0.15)
     for child in children:
         child.__exit__()
     assert store.stats().used == 0
