@@ -18,7 +18,7 @@ import numpy.typing as npt
 from refstore import arrays, messages
 from refstore.errors import RefstoreError
 from refstore.locked import buffers, checks, folders, index, processes, slots, space
-from refstore.locked.attachment import Attachment, Claimed, attach
+from refstore.locked.attachment import Attachment, Claimed, attach, leave_if_exiting
 from refstore.locked.journal import Change
 from refstore.locked.layout import (
     DELETES,
@@ -81,6 +81,7 @@ def release_creator(fd: int) -> None:
         os.close(fd)
     if claim is not None:
         claim.give_back()
+    leave_if_exiting()
 
 
 def why_not(folder: str) -> str | None:

@@ -96,8 +96,7 @@ class Attachment(Member):
     def unpin(self, slot: int) -> None:
         """Raises nothing; it may be done later."""
         try:
-            if self.is_alive() and not self.has_gone:  # a turn would make the locks anew
-                self.do_later(self._unpin, slot)
+            self.do_later(self._unpin, slot)
         except Exception:  # the interpreter ends, and what this needs is gone: our row goes, too
             return
 
@@ -303,8 +302,7 @@ class Attachment(Member):
         `keep`: views of it live on, and are left a pin of ours.
         """
         try:
-            if self.is_alive():
-                self.do_later(self._give_up, slot, keep)
+            self.do_later(self._give_up, slot, keep)
         except Exception:  # as above
             return
 
@@ -324,6 +322,7 @@ _attachments: weakref.WeakValueDictionary[tuple[int, int], Attachment] = (
     weakref.WeakValueDictionary()
 )
 _attaching = threading.RLock()
+_exiting = False
 _forking: dict[int, list[Attachment]] = {}  # by thread
 
 
@@ -372,9 +371,17 @@ def _after_fork_in_child() -> None:
         attachment.after_fork_in_child()
 
 
+def leave_if_exiting() -> None:
+    """Once more, when something changed after the interpreter's exit began."""
+    if _exiting:
+        _at_exit()
+
+
 def _at_exit() -> None:
     # Who pins nothing leaves in good order. Others may read to the very end: their rows die with
     # them.
+    global _exiting
+    _exiting = True
     for attachment in list(_attachments.values()):
         with contextlib.suppress(Exception):
             if attachment.is_alive():

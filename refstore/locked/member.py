@@ -40,7 +40,6 @@ class Member(Turns):
         self.heir: tuple[int, processes.Claim] | None = None  # a child's, around a fork
         self._is_forking = False
         self.is_lost = False  # a child without a row
-        self.has_gone = False  # with the locks of a store that nobody will open again
         mapping = Mapping(path, fd, header, found)
         mode = folders.lock_mode(found.st_mode)
         super().__init__(mapping, locks_of(path, header.uuid), mode)
@@ -94,6 +93,7 @@ class Member(Turns):
 
     def join(self) -> None:
         """Takes a row. Whoever died is cleaned up after before."""
+        self._demand_descriptors()
         for _ in range(folders.TRIES):
             is_new = folders.make_folder(self.folder, self.mode)
             try:
@@ -108,6 +108,16 @@ class Member(Turns):
                     self._leave_no_folder(has_store=True)
                 raise
         raise messages.busy(self.path, 0, "attaching")
+
+    def _demand_descriptors(self) -> None:
+        # before there is anything that takes some to be removed again
+        taken: list[int] = []
+        try:
+            for _ in range(3):
+                taken.append(os.dup(self.file.descriptor()))  # noqa: PERF401
+        finally:
+            for fd in taken:
+                os.close(fd)
 
     def _leave_no_folder(self, *, has_store: bool = False) -> None:
         with contextlib.suppress(OSError):

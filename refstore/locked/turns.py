@@ -40,8 +40,22 @@ POLL: Final = 0.0005
 T = TypeVar("T")
 Operation = Callable[..., T]  # of a Change and more
 
-_busy: set[int] = set()  # threads that are in a turn on any store
+_busy: dict[int, FrameType] = {}  # by thread: its outermost turn on any store
 _pending: deque[Turns] = deque()  # with chores that came up in such a thread
+
+
+def _is_running_here(turn: FrameType | None) -> bool:
+    """Whether this thread is in that call. One that was interrupted as it ended is over."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame is not turn:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _is_busy() -> bool:
+    """Whether this thread is in a turn on any store."""
+    turn = _busy.get(threading.get_ident())
+    return turn is not None and _is_running_here(turn)
 
 
 class Turns:
@@ -53,6 +67,7 @@ class Turns:
         self.mode = mode  # of lock files
         self.pid = os.getpid()
         self.report = Report()
+        self.has_gone = False  # at exit, with the locks: a chore would make them anew
         self._chores: deque[tuple[Operation[Any], tuple[Any, ...]]] = deque()
         self.new_locks()
 
@@ -72,14 +87,14 @@ class Turns:
         `what` waits, as in "a put of 5 bytes". Errors: StoreBusyError, OSError, and what the
         operation raises.
         """
-        me = threading.get_ident()
-        outermost, had_lock = me not in _busy, False
+        outermost, had_lock = not _is_busy(), False
         try:
             with self.mutex:
                 if self._inside is not None:
                     self._look_inside()
                 self._inside = sys._getframe()
-                _busy.add(me)
+                if outermost:
+                    _busy[threading.get_ident()] = self._inside
                 try:
                     self._acquire(what, patience)
                     had_lock = True
@@ -94,7 +109,7 @@ class Turns:
                         raise
         finally:
             if outermost:
-                _busy.discard(me)
+                _busy.pop(threading.get_ident(), None)
                 if had_lock and (self._chores or _pending):  # else they would wait in vain, too
                     self._look_at_chores()
 
@@ -154,24 +169,25 @@ class Turns:
     def _look_inside(self) -> None:
         # The mutex is ours, and yet there is a turn. Either it is this thread's, further up, and a
         # signal handler or a finalizer came amid it; or it was interrupted as it ended.
-        frame: FrameType | None = sys._getframe()
-        while frame is not None:
-            if frame is self._inside:
-                raise StoreBusyError(
-                    f"this thread is in the middle of a change to store {self.file.path!r}: "
-                    "what a signal handler or a finalizer does amid it must wait",
-                    pid=self.pid,
-                )
-            frame = frame.f_back
+        if _is_running_here(self._inside):
+            raise StoreBusyError(
+                f"this thread is in the middle of a change to store {self.file.path!r}: "
+                "what a signal handler or a finalizer does amid it must wait",
+                pid=self.pid,
+            )
         self._release()
 
     # --- chores
+
+    def is_alive(self) -> bool:
+        """Not in a child that may not take turns."""
+        return self.pid == os.getpid()
 
     def do_later(self, operation: Operation[Any], *args: Any) -> None:
         """At once if that can be, else after a turn that goes on, or with the next one. Raises
         nothing."""
         self._chores.append((operation, args))
-        if threading.get_ident() in _busy:
+        if _is_busy():
             _pending.append(self)
             return
         self._do_chores()
@@ -183,11 +199,11 @@ class Turns:
                 _pending.popleft()._do_chores()
 
     def _do_chores(self) -> None:
-        while self._chores:
+        while self._chores and self.is_alive() and not self.has_gone:
             if not self.mutex.acquire(blocking=False):
                 return  # who has it looks at the queue after it
             try:
-                if self._inside is not None and threading.get_ident() in _busy:
+                if self._inside is not None and _is_running_here(self._inside):
                     return
                 self.take_turn("", self._all_chores, patience=CHORE_PATIENCE)
             except Exception:
