@@ -13,8 +13,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import accumulate
+from typing import TypeVar
 
 import refstore
 from stress.pattern import Pattern, flat, kind_of
@@ -26,6 +28,8 @@ _HELD = 20  # pins that a process keeps at most
 _CHILD_STEPS = 30
 _FORK = multiprocessing.get_context("fork")
 _WORD = (1 << 64) - 1
+
+T = TypeVar("T")
 
 
 class Ledger:
@@ -100,7 +104,30 @@ class Mortal:
         }
         self.work, self.weights = list(work), list(accumulate(work.values()))
         self.begin()
-        self.store = refstore.Store(path, create=False)
+        self.store = self.attached()
+
+    def attached(self) -> refstore.Store:
+        return self.patiently(lambda: refstore.Store(self.path, create=False))
+
+    def patiently(self, work: Callable[[], T]) -> T:
+        """Again and again while somebody is stopped who has what it needs."""
+        while True:
+            with self.excused():
+                return work()
+
+    @contextlib.contextmanager
+    def excused(self) -> Iterator[None]:
+        """An operation may give up while a process is stopped, and not else."""
+        try:
+            yield
+        except refstore.StoreBusyError:
+            if self.is_calm():
+                raise
+            self.ledger.busy[self.number] += 1
+
+    def is_calm(self) -> bool:
+        """Whether nobody was stopped since this operation began."""
+        return bool(0 < self.ledger.calm_since.value < self.ledger.began[self.number])
 
     def begin(self) -> None:
         self.ledger.began[self.number] = time.monotonic()
@@ -121,13 +148,8 @@ class Mortal:
         self.store.close()
 
     def step(self, work: Callable[[], None]) -> None:
-        try:
+        with self.excused():
             work()
-        except refstore.StoreBusyError:
-            calm = self.ledger.calm_since.value
-            if 0 < calm < self.ledger.began[self.number]:
-                raise  # and nobody was stopped
-            self.ledger.busy[self.number] += 1
 
     def rest(self) -> None:
         self.let_go_of_everything()
@@ -146,7 +168,7 @@ class Mortal:
     def look_after_predecessor(self) -> None:
         for k in range(OWN):
             at = self.number * OWN + k
-            found = self.ident_under(own_name(self.number, k))
+            found = self.patiently(partial(self.ident_under, own_name(self.number, k)))
             if found not in (self.ledger.current[at], self.ledger.intended[at]):
                 raise AssertionError(
                     f"{own_name(self.number, k)!r} holds {found:#x}: neither "
@@ -154,7 +176,7 @@ class Mortal:
                 )
             self.ledger.current[at] = self.ledger.intended[at] = found
         for at in range(self.number * LENT, (self.number + 1) * LENT):
-            self.read_lent(at)
+            self.patiently(partial(self.read_lent, at))
         self.end()
 
     def ident_under(self, name: str) -> int:
@@ -233,7 +255,12 @@ class Mortal:
             ref, ident = lent
             self.ledger.in_transit[self.number] = ident
             self.ledger.take_back(at)
-            self.store.delete(ref)
+            try:
+                self.store.delete(ref)
+            except refstore.StoreBusyError:
+                self.ledger.lend(at, ref, ident)
+                self.ledger.in_transit[self.number] = ABSENT
+                raise
         ident, value = self.fresh()
         self.ledger.in_transit[self.number] = ident
         with contextlib.suppress(refstore.StoreFullError):
@@ -330,7 +357,7 @@ class Mortal:
         """Leaves the store in good order and comes again."""
         self.let_go_of_everything()
         self.store.close()
-        self.store = refstore.Store(self.path, create=False)
+        self.store = self.attached()
         self.ledger.rejoined[self.number] += 1
 
     def fork(self) -> None:
@@ -367,6 +394,11 @@ class Mortal:
             os._exit(0)
         except refstore.StoreBusyError:
             os._exit(0)
+        except refstore.RefstoreError as error:
+            # A fork takes a turn of the filelock engine: who cannot have one gets no row.
+            if "open the store anew" in str(error) and not self.is_calm():
+                os._exit(0)
+            traceback.print_exc()
         except BaseException:
             traceback.print_exc()
         finally:

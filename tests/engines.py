@@ -20,7 +20,6 @@ ENGINES = ("native", "filelock")
 VARIABLE = "REFSTORE_BACKEND"
 
 NATIVE_ALONE = {
-    "test_closed_descriptors_do_no_harm": "a file lock is a descriptor's: who closes it is dead",
     "test_a_fork_by_a_c_library_is_a_fork": "a fork behind Python's back runs no hook of Python's",
 }
 

@@ -89,10 +89,11 @@ def test_auto_attaches_to_whatever_is_there(
 
 @both
 def test_a_pickled_store_is_found_whatever_its_engine(
-    owned: Callable[[str], refstore.Store], owner: str
+    owned: Callable[[str], refstore.Store], monkeypatch: pytest.MonkeyPatch, owner: str
 ) -> None:
     with owned(owner) as store:
         store["n"] = b"x"
+        monkeypatch.setenv(engines.VARIABLE, OTHER[owner])
         said = helpers.run_clean(
             """
             import pickle, sys
