@@ -36,6 +36,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(autouse=True)
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The engine of every store that the test, its children or the command make."""
+    if why := engines.missing_here(request.node.originalname):
+        pytest.skip(why)
     name: str = getattr(request, "param", engines.available()[0])
     monkeypatch.setenv(engines.VARIABLE, name)
     return name

@@ -19,6 +19,8 @@ import refstore
 
 MAGIC = 0x65726F7473666572
 NUMBERS = {"native": 1, "filelock": 2}
+pytestmark = engines.needs_core
+
 OTHER = {"native": "filelock", "filelock": "native"}
 
 both = pytest.mark.parametrize("owner", engines.ENGINES)

@@ -211,6 +211,7 @@ print(warning.message)
     assert "refstore._core" in result.stdout
 
 
+@engines.needs_core
 @pytest.mark.parametrize("backend", ["native", "auto"])
 def test_without_the_core_a_native_store_is_an_error_that_names_the_engine(
     folder: Path, path: str, backend: str
