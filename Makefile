@@ -8,7 +8,8 @@
 #   make model    SPIN models of the protocols, right ones and wrong ones (Debian: apt install spin)
 #   make stress   random operations with every byte checked, epochs, concurrency
 #   make crash    deaths at every failpoint, once and twice, and two processes in each other's midst
-#   make soak     three deaths at a million points, and half an hour of kills, stops and forks
+#   make soak     three deaths at a million points, and on each engine half an hour of kills, stops
+#                 and forks
 #   make mutants  known mistakes, built into the core one by one: the tests must catch them
 #   make bench    refstore against its peers and against its goals; ARGS=--quick for a look
 #   make bench-peers         the peers that cannot live in .venv, into folders of build/
@@ -81,17 +82,22 @@ model: $(VENV)/made
 
 stress: $(VENV)/with-stress
 	$(RUN) stress/ops.py --operations 100000 --procs 4
+	$(RUN) stress/ops.py --operations 100000 --procs 4 --backend filelock
 	$(RUN) stress/epochs.py --epochs 200
+	$(RUN) stress/epochs.py --epochs 200 --backend filelock
 	$(RUN) stress/concurrent.py --procs 1,2,4
 
 crash: build/debug/built
 	$(call run_on,debug,crash.matrix --depth=1 $(ARGS))
 	$(call run_on,debug,crash.matrix --depth=2 $(ARGS))
 	$(call run_on,debug,crash.interleave $(ARGS))
+	PYTHONPATH=$(CURDIR)/tests $(RUN) -m locked.kills --trials=5000
+	PYTHONPATH=$(CURDIR)/tests $(RUN) -m locked.kills --trials=5000 --depth=2
 
 soak: build/debug/built
 	$(call run_on,debug,crash.matrix --depth=3 --trials=$(TRIALS))
 	$(RUN) -m stress.crash --seconds=$(SECONDS) --procs=8
+	$(RUN) -m stress.crash --seconds=$(SECONDS) --procs=8 --backend=filelock
 
 mutants: $(VENV)/with-test
 	$(RUN) tests/mutants/run.py $(ARGS)

@@ -274,7 +274,7 @@ def main() -> int:
             if (name, is_attached) not in lengths:
                 lengths[name, is_attached] = length_of(operation, is_attached)
             first = dice.randint(1, lengths[name, is_attached])
-            second = dice.randint(1, 12_000) if options.depth == 2 else None
+            second = dice.randint(1, 25_000) if options.depth == 2 else None
             try:
                 trial(operation, first, is_attached, second)
             except BaseException:

@@ -34,7 +34,7 @@ def test_a_kill_at_any_bytecode_leaves_all_or_nothing(name: str, is_attached: bo
     dice = random.Random(name)
     for turn in range(POINTS):
         first = dice.randint(1, length)
-        second = dice.randint(1, 12_000) if turn % 4 == 0 else None
+        second = dice.randint(1, 25_000) if turn % 4 == 0 else None
         print(f"bytecode {first} of {length}, then {second}")
         kills.trial(operation, first, is_attached, second)
 

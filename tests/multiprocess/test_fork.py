@@ -6,6 +6,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import engines
@@ -236,14 +237,14 @@ def test_the_child_puts_and_gets_on_the_inherited_store(store: refstore.Store) -
 def test_parent_and_child_churn_side_by_side(store: refstore.Store) -> None:
     turns = engines.rounds(1500)
     children = [
-        Child(nothing, lambda seed=seed: workers.churn(Hands(store), seed, turns, 0.2))  # type: ignore[misc]
+        Child(nothing, lambda seed=seed: workers.churn(Hands(store), seed, turns, 0.15))  # type: ignore[misc]
         for seed in (1, 2)
     ]
     for child in children:
         child.gate.wait()
     for child in children:
         child.gate.open()
-    workers.churn(Hands(store), 3, turns, 0.2)
+    workers.churn(Hands(store), 3, turns, 0.15)
     for child in children:
         child.__exit__()
     assert store.stats().used == 0
@@ -346,13 +347,13 @@ def test_views_of_a_killed_parents_writer_write_into_nobodys_block(store: refsto
         writer = store.create(shape=(1000,), dtype="u4")
         array = writer.array
         if os.fork() == 0:
-            os.write(to_parent[1], b"x")
+            os.write(to_parent[1], b"%d" % os.getpid())
             os.read(to_grandchild[0], 1)
             array[:] = 57005
             os.write(done[1], b"x")
             os._exit(0)
         signal.pause()
-    assert os.read(to_parent[0], 1) == b"x"
+    grandchilds_end = os.pidfd_open(int(os.read(to_parent[0], 20)))
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
     with peer(store):  # whoever attaches recovers the dead
@@ -361,7 +362,8 @@ def test_views_of_a_killed_parents_writer_write_into_nobodys_block(store: refsto
     os.write(to_grandchild[1], b"x")
     assert os.read(done[0], 1) == b"x"
     assert [int(store.get(ref).array.max()) for ref in refs] == [0, 1, 2]
-    for end in (*to_parent, *to_grandchild, *done):
+    assert wait([grandchilds_end], helpers.PATIENCE)
+    for end in (grandchilds_end, *to_parent, *to_grandchild, *done):
         os.close(end)
 
 

@@ -245,8 +245,8 @@ def test_many_processes_churn_and_nothing_rots(store: refstore.Store, path: str)
     turns = engines.rounds(2500, 10)
     with peers(4, path) as children:
         for seed, child in enumerate(children):
-            child.tell(workers.churn, seed + 1, turns, 0.15)
-        workers.churn(helpers.Hands(store), 9, turns, 0.15)
+            child.tell(workers.churn, seed + 1, turns, 0.08)  # of the store for each of five
+        workers.churn(helpers.Hands(store), 9, turns, 0.08)
         assert [child.answer() for child in children] == [turns] * 4
         assert store.check() == []
         assert (len(store), store.stats().used) == (0, 0)
