@@ -44,7 +44,7 @@ class Player:
     def play(
         self, options: argparse.Namespace, scene: Scene, operation: Operation, trials: int
     ) -> None:
-        """As many deaths as the options say; `trials`: of three."""
+        """As many deaths as the options say; `trials`: of three, at most."""
         try:
             if options.depth == 1:
                 self.one(scene, operation)
@@ -149,13 +149,16 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     """What one of the processes does that share the work."""
     player = Player(folder, options.seed * 1000 + number, options.every)
     turns = itertools.count()
-    trials = -(-options.trials // (SCENES * len(OPERATIONS)))
+    # What is left of this process's share of three deaths, and among how many turns.
+    left, turns_left = -(-options.trials // options.jobs), SCENES * len(OPERATIONS) // options.jobs
     with too_many_faults_end_it(player.faults):
         for scene in all_scenes(os.path.join(folder, f"scene-{number}")):
             for operation in OPERATIONS:
                 wanted = re.search(options.only, f"{scene.name} {operation.name}")
                 if wanted and next(turns) % options.jobs == number:
-                    player.play(options, scene, operation, trials)
+                    before = player.counts[3]
+                    player.play(options, scene, operation, -(-left // max(turns_left, 1)))
+                    left, turns_left = left - (player.counts[3] - before), turns_left - 1
             tell(number, scene.name, options.jobs * player.counts[options.depth], player.faults)
     player.stage.close()
     counts = {f"{deaths} death(s)": n for deaths, n in player.counts.items() if n}
