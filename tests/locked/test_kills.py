@@ -17,7 +17,7 @@ import workers
 import refstore
 from locked import kills, opcodes
 
-POINTS = 12  # of each operation; `python -m locked.kills` tries more
+POINTS = 6  # of each operation; `python -m locked.kills` tries more
 
 
 @pytest.fixture(autouse=True)
