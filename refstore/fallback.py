@@ -166,7 +166,7 @@ def _holders(
             return None
     people = {}
     for row in {one.row for one in seen}:
-        alive = checks.is_alive(att.folder, row, att.own)
+        alive = checks.is_alive(c, att.folder, row, att.own)
         people[row] = processes.pid_of(c, row), processes.command_of(c, row), alive
     return seen, people
 

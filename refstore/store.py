@@ -385,7 +385,7 @@ def _blank(face: type[Store], module: engine.Module) -> Store:
 
 
 def _reattach(face: type[Store], path: str, uuid: bytes) -> Store:
-    store = _blank(face, engine.choose("auto", path))
+    store = _blank(face, engine.choose(engine.owner_of(path) or "auto", path))
     # whoever could unpickle this trusts its sender, hence the file that the sender trusts
     store._attach(path, True, None, None)
     if store._attachment.uuid != uuid:

@@ -130,7 +130,8 @@ class Attachment(Member):
         """What is deleted and still there may be pinned by the dead."""
         if slot is not None and slots.is_condemned(c, slot):
             rows = slots.pinning_rows(c, slot)
-            processes.recover(c, self.folder, rows, self.row, self.report)
+            with contextlib.suppress(OSError):  # no descriptor left: what was asked for is done
+                processes.recover(c, self.folder, rows, self.row, self.report)
 
     # --- room
 
