@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 
-from refstore.engine import is_store
+from refstore.engine import is_store, owner_of
 from refstore.errors import RefstoreError, StoreCorruptedError, StoreVersionError
 from refstore.paths import store_folder, store_path
 from refstore.records import Recovery
@@ -105,7 +105,7 @@ def _ls(options: argparse.Namespace) -> int:
 
 def _stat(options: argparse.Namespace) -> int:
     path = store_path(options.name)
-    with Store(path, create=False) as store:
+    with _attach(path) as store:
         limit = {"max_objects": store.max_objects}
         row = {"name": options.name, "path": path, **limit, **_stats(store)}
     if options.json:
@@ -118,7 +118,7 @@ def _stat(options: argparse.Namespace) -> int:
 
 
 def _holders(options: argparse.Namespace) -> int:
-    with Store(store_path(options.name), create=False) as store:
+    with _attach(store_path(options.name)) as store:
         holders = store.holders()
     if options.json:
         rows = [
@@ -139,7 +139,7 @@ def _holders(options: argparse.Namespace) -> int:
 
 def _recover(options: argparse.Namespace) -> int:
     path = store_path(options.name)
-    with Store(path, create=False) as store:
+    with _attach(path) as store:
         recovery = store.recover()
     if options.json:
         row = {"name": options.name, "path": path, **dataclasses.asdict(recovery)}
@@ -174,7 +174,7 @@ def _what_came_back(recovery: Recovery) -> str:
 def _check(options: argparse.Namespace) -> int:
     path = store_path(options.name)
     try:
-        with Store(path, create=False) as store:
+        with _attach(path) as store:
             problems = [str(problem) for problem in store.check()]
     except StoreCorruptedError as error:  # so broken that it cannot even be attached to
         problems = [_text(error)]
@@ -202,7 +202,7 @@ def _remove_or_say_why(name: str) -> int:
 
 def _remove(path: str) -> None:
     try:
-        with Store(path, create=False) as store:
+        with _attach(path) as store:
             store.unlink()
     except (StoreCorruptedError, StoreVersionError):
         # Nobody can use it any more, which is a reason to remove it if it is a store at all.
@@ -225,6 +225,11 @@ def _gc(options: argparse.Namespace) -> int:
 # --- what they share
 
 
+def _attach(path: str) -> Store:
+    """The store that is there, whichever engine programs are told to use."""
+    return Store(path, create=False, backend=owner_of(path) or "auto")
+
+
 def _stores(folder: str) -> Iterator[dict[str, object]]:
     """A row for each store in the folder, in order of name."""
     try:
@@ -237,7 +242,7 @@ def _stores(folder: str) -> Iterator[dict[str, object]]:
             continue
         row: dict[str, object] = {"name": name, "path": path}
         try:
-            with Store(path, create=False) as store:
+            with _attach(path) as store:
                 yield row | _stats(store)
         except FileNotFoundError:  # removed since
             continue

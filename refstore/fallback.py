@@ -167,7 +167,7 @@ def _holders(
             return None
     people = {}
     for row in {one.row for one in seen}:
-        alive = checks.is_alive(att.folder, row, att.own)
+        alive = checks.is_alive(c, att.folder, row, att.own)
         people[row] = processes.pid_of(c, row), processes.command_of(c, row), alive
     return seen, people
 
@@ -272,7 +272,7 @@ class Engine:
             return buffers.writer(att, claimed.slot, claimed.generation, name, replace)
         except BaseException:
             if claimed.is_taken():
-                att.give_up(claimed.slot, False)
+                att.give_up(claimed.slot, claimed.generation, False)
             raise
 
     def get(

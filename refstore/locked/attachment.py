@@ -129,7 +129,8 @@ class Attachment(Member):
         """What is deleted and still there may be pinned by the dead."""
         if slot is not None and slots.is_condemned(c, slot):
             rows = slots.pinning_rows(c, slot)
-            processes.recover(c, self.folder, rows, self.row, self.report)
+            with contextlib.suppress(OSError):  # no descriptor left: what was asked for is done
+                processes.recover(c, self.folder, rows, self.row, self.report)
 
     # --- room
 
@@ -188,7 +189,7 @@ class Attachment(Member):
 
     def _undo_put(self, c: Change, slot: int, generation: int) -> None:
         if c[c.file.slot(slot) + WORD] == generation << 8 | WRITING:
-            self._give_up(c, slot, False)
+            self._give_up(c, slot, generation, False)
         elif slots.is_live(c, slot, generation) and not slots.has_name(c, slot):
             slots.remove(c, slot)  # nobody has its ref
             c.commit()
@@ -242,7 +243,7 @@ class Attachment(Member):
         at = self.file.slot(claimed.slot)
         start, units = self.file.block_at(self.file.words[at + OFFSET]), self.file.words[at + UNITS]
         if not near and not self.file.commit_block(start, units * UNIT):
-            self.give_up(claimed.slot, False)
+            self.give_up(claimed.slot, claimed.generation, False)
             claimed.change = None
             room, holders = self.run("counting", self._room)
             raise messages.full(self.path, nbytes, messages.NO_MEMORY, room, holders)
@@ -284,7 +285,7 @@ class Attachment(Member):
         replace: bool,
         keep: bool,
     ) -> None:
-        if not slots.is_written_by(c, slot, self.own):
+        if not slots.is_written_by(c, slot, generation, self.own):
             raise self.file.damaged()
         replaced = None if utf8 is None else self._find_replaced(c, utf8, replace)
         if keep:
@@ -296,18 +297,19 @@ class Attachment(Member):
         self.count(PUTS)
         self.recover_condemned(c, replaced)
 
-    def give_up(self, slot: int, keep: bool) -> None:
+    def give_up(self, slot: int, generation: int, keep: bool) -> None:
         """Nobody ever sees what was written. Raises nothing; it may be done later.
 
         `keep`: views of it live on, and are left a pin of ours.
         """
         try:
-            self.do_later(self._give_up, slot, keep)
+            self.do_later(self._give_up, slot, generation, keep)
         except Exception:  # as above
             return
 
-    def _give_up(self, c: Change, slot: int, keep: bool) -> None:
-        if not slots.is_written_by(c, slot, self.own):
+    def _give_up(self, c: Change, slot: int, generation: int, keep: bool) -> None:
+        # the generation: another thread may have the slot by now, if this comes twice
+        if not slots.is_written_by(c, slot, generation, self.own):
             return
         if keep:
             slots.pin(c, slot, self.own)

@@ -326,7 +326,7 @@ class Writer(_Block, blocks.Writer):
             home.seal(self._slot, self._generation, self._name, self._replaces, root is not None)
             self._is_sealed = True
         except BaseException:
-            home.give_up(self._slot, root is not None)
+            home.give_up(self._slot, self._generation, root is not None)
             raise
         finally:
             if root is not None:  # nothing may be put where views of it point
@@ -399,7 +399,7 @@ class Writer(_Block, blocks.Writer):
         if home is None:
             return
         if self._is_ours(home):
-            home.give_up(self._slot, root is not None)
+            home.give_up(self._slot, self._generation, root is not None)
             if root is not None:
                 root.pin = Pin(home, self._slot)
         elif self._maker is not _here:  # the fork pinned the block for us

@@ -47,6 +47,18 @@ class Held(NamedTuple):
     pinned: bool
 
 
+def block(c: Change, slot: int) -> Held | None:
+    """Of one slot; None if it has no block."""
+    at = c.file.slot(slot)
+    if slot >= c[SLOTS_USED]:
+        return None
+    word = c[at + WORD]
+    if word & 0xFF not in (WRITING, SEALED, CONDEMNED):
+        return None
+    pinned = bool(slots.pinning_rows(c, slot))
+    return Held(slot, word >> 8, word & 0xFF, c[at + UNITS] * UNIT, pinned)
+
+
 def blocks(c: Change) -> Iterator[Held]:
     words = processes.used_slots(c, WORD)
     units = processes.used_slots(c, UNITS)
@@ -98,12 +110,12 @@ def stats(c: Change, folder: str, own: int) -> tuple[int, ...]:
         *(room.capacity, counted.used, room.free, room.largest_free),
         *(counted.objects, room.pinned, room.condemned),
         *counters,
-        sum(is_alive(folder, row, own) for row in rows),
+        sum(is_alive(c, folder, row, own) for row in rows),
     )
 
 
-def is_alive(folder: str, row: int, own: int) -> bool:
-    return row == own or processes.is_held(processes.lock_path(folder, row))
+def is_alive(c: Change, folder: str, row: int, own: int) -> bool:
+    return row == own or processes.is_alive(c, folder, row)
 
 
 # --- holders
@@ -128,9 +140,8 @@ def name_of(c: Change, slot: int) -> str | None:
 def holdings(c: Change, only: int | None = None) -> list[Holding]:
     """Of all slots or one."""
     found = []
-    for held in blocks(c):
-        if held.slot != only and only is not None:
-            continue
+    one = None if only is None else block(c, only)
+    for held in blocks(c) if only is None else [one] if one is not None else []:
         at = c.file.slot(held.slot)
         rows = {row: slots.pins_of(c, row, held.slot) for row in slots.pinning_rows(c, held.slot)}
         generation, name = None, None

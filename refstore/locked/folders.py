@@ -32,6 +32,7 @@ from refstore.locked.mapping import allocate
 _MAKING: Final = ".making"  # ends the name of a file that is not whole yet
 _ABANDONED_AFTER: Final = 3600.0  # seconds
 _LOCKS: Final = re.compile(r"(.+)\.([0-9a-f]{8})\.locks", re.DOTALL)
+_LOCK: Final = re.compile(r"(\d+|change|creator)\.lock")
 TRIES: Final = 100
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
 _BINARY: Final = getattr(os, "O_BINARY", 0)
@@ -219,17 +220,20 @@ def is_store(path: str, uuid: bytes) -> bool:
     return len(head) == HEADER.size and HEADER.unpack(head)[9].startswith(uuid[:4])
 
 
-def remove_folder(folder: str, *, has_store: bool = False) -> bool:
+def remove_folder(folder: str, *, has_store: bool = False, patience: float = 0.0) -> bool:
     """Removes a folder of locks of which nobody has any, if its store is gone.
 
-    `has_store`: even if it is there; whoever comes next makes the folder anew.
+    `has_store`: even if it is there; whoever comes next makes the folder anew. `patience`: seconds
+    to wait for the change lock; of two that leave at once, each may meet the other with it.
     """
     match = _LOCKS.fullmatch(folder)
     if match is None or (is_store(match[1], bytes.fromhex(match[2])) and not has_store):
         return False
+    if not _may_empty(folder):
+        return False
     lock = processes.new_lock(os.path.join(folder, "change.lock"))
     with contextlib.suppress(Timeout, OSError):
-        lock.acquire()
+        lock.acquire(timeout=patience, poll_interval=0.0005)
     if not lock.is_locked:
         return False
     try:
@@ -244,6 +248,19 @@ def remove_folder(folder: str, *, has_store: bool = False) -> bool:
         # makes none: a new one has other locks.
         empty(folder)
     return True
+
+
+def _may_empty(folder: str) -> bool:
+    """Whether it is no more than a folder of locks, and ours: in a folder where anyone may write,
+    another user's could turn into a link to anywhere."""
+    try:
+        found = os.lstat(folder)
+        names = os.listdir(folder)
+    except OSError:
+        return False
+    geteuid = getattr(os, "geteuid", None)
+    is_own = geteuid is None or found.st_uid == geteuid()
+    return is_own and stat.S_ISDIR(found.st_mode) and all(map(_LOCK.fullmatch, names))
 
 
 def empty(folder: str) -> None:

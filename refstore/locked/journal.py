@@ -26,13 +26,14 @@ from refstore.locked.mapping import Mapping
 class Change:
     """Words that are yet to be written. One at a time, under the change lock."""
 
-    __slots__ = ("committed", "file", "new", "words")
+    __slots__ = ("begun", "committed", "file", "new", "words")
 
     def __init__(self, file: Mapping) -> None:
         self.file = file
         self.words = file.words
         self.new: dict[int, int] = {}
-        self.committed = False  # whether the last commit passed its point of no return
+        self.begun = False  # whether any commit may have passed its point of no return
+        self.committed = False  # whether the last one surely did
 
     def __getitem__(self, i: int) -> int:
         value = self.new.get(i)
@@ -51,6 +52,7 @@ class Change:
         self.committed = False
         pairs = array("Q", chain.from_iterable(new.items()))
         words[JOURNAL : JOURNAL + 2 * n] = pairs
+        self.begun = True
         words[COUNT] = n
         self.committed = True
         for i, value in new.items():

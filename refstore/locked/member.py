@@ -38,7 +38,6 @@ class Member(Turns):
         self.row: int | None = None
         self._claim: processes.Claim | None = None
         self.heir: tuple[int, processes.Claim] | None = None  # a child's, around a fork
-        self._is_forking = False
         self.is_lost = False  # a child without a row
         mapping = Mapping(path, fd, header, found)
         mode = folders.lock_mode(found.st_mode)
@@ -121,7 +120,7 @@ class Member(Turns):
 
     def _leave_no_folder(self, *, has_store: bool = False) -> None:
         with contextlib.suppress(OSError):
-            folders.remove_folder(self.folder, has_store=has_store)
+            folders.remove_folder(self.folder, has_store=has_store, patience=1.0)
 
     def _enter(self, c: Change) -> None:
         processes.demand_kernel_lock(self.lock)
@@ -165,8 +164,11 @@ class Member(Turns):
             raise messages.no_store(
                 self.path, "was moved here, or is a link to a store: its locks are elsewhere"
             )
+        if c.words[INODE] not in (0, inode) or c.words[BOOT] not in (0, boot_id()):
+            for row in processes.used_rows(c):  # of a copy, or before a reboot: they are nobody's
+                c.words[processes.row_at(c.file, row) + ROW_PID] = 0
+        c.words[HOME] = home  # first: killed between them, the next one still sees a copy
         c.words[INODE] = inode
-        c.words[HOME] = home
 
     def _look_after_reboot(self, c: Change) -> None:
         # A file on disk that outlived a reboot: its pages may be of any age.
@@ -226,9 +228,10 @@ class Member(Turns):
 
         The mutex stays taken till after the fork, so that no other thread pins or unpins.
         """
-        self._is_forking = self.mutex.acquire(timeout=2 * PATIENCE)
-        self.heir = None
-        if not self._is_forking or not self.is_alive() or self.row is None or self._inside:
+        self.heir, self.is_forking = None, True  # before: a signal handler may raise after it
+        if not self.mutex.acquire(timeout=2 * PATIENCE):
+            self.is_forking = False
+        if not self.is_forking or not self.is_alive() or self.row is None or self._inside:
             return
         with contextlib.suppress(Exception):  # then the child is lost to the store
             self.heir = self.take_turn("a fork", self._bequeath)
@@ -254,8 +257,10 @@ class Member(Turns):
         if self.heir is not None:
             self.heir[1].let_go()
             self.heir = None
-        if self._is_forking:
-            self.mutex.release()
+        if self.is_forking:
+            self.is_forking = False
+            with contextlib.suppress(RuntimeError):  # interrupted before it had the mutex
+                self.mutex.release()
         self._look_at_chores()
 
     def after_fork_in_child(self) -> None:

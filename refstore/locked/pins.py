@@ -79,7 +79,7 @@ class Home(Protocol):
         with the pin.
         """
 
-    def give_up(self, slot: int, keep: bool) -> None:
+    def give_up(self, slot: int, generation: int, keep: bool) -> None:
         """Of an unsealed block of ours: free it, or, with `keep`, condemn it with a pin of ours.
 
         Now or soon. Never raises, never waits.

@@ -226,6 +226,30 @@ def pid_of(c: Change, row: int) -> int:
     return c[row_at(c.file, row) + ROW_PID] & 0xFFFFFFFF
 
 
+def is_alive(c: Change, folder: str, row: int) -> bool:
+    """Whether somebody has the lock of a row that is in use.
+
+    Without the file nobody can tell, and what one who lives still reads must not be given away:
+    when a tidier of old files took it, whoever has that pid is believed to live.
+    """
+    path = lock_path(folder, row)
+    if is_held(path):
+        return True
+    return not os.path.exists(path) and _exists(pid_of(c, row))
+
+
+def _exists(pid: int) -> bool:
+    if _fcntl is None or not pid:  # Windows removes no file that is open
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 # --- those that died
 
 
@@ -306,7 +330,7 @@ def recover(c: Change, folder: str, rows: list[int], own: int | None, report: Re
     """Gives back what those of `rows` held that are dead; whether there were any."""
     found = False
     for row in rows:
-        if row == own or not c[row_at(c.file, row) + ROW_STATE] or is_held(lock_path(folder, row)):
+        if row == own or not c[row_at(c.file, row) + ROW_STATE] or is_alive(c, folder, row):
             continue
         clear_row(c, row, report)
         pid = pid_of(c, row)

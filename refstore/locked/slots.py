@@ -261,6 +261,6 @@ def is_condemned(c: Change, slot: int) -> bool:
     return c[c.file.slot(slot) + WORD] & 0xFF == CONDEMNED
 
 
-def is_written_by(c: Change, slot: int, row: int) -> bool:
+def is_written_by(c: Change, slot: int, generation: int, row: int) -> bool:
     at = c.file.slot(slot)
-    return c[at + WORD] & 0xFF == WRITING and c[at + MAKER] == row
+    return c[at + WORD] == generation << 8 | WRITING and c[at + MAKER] == row

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar
 from filelock import Timeout
 
 from refstore import messages
-from refstore.errors import StoreBusyError
+from refstore.errors import RefstoreError, StoreBusyError
 from refstore.locked.journal import Change, replay
 from refstore.locked.layout import COUNT, HOLDER, TURNS
 from refstore.locked.mapping import Mapping
@@ -34,6 +34,7 @@ from refstore.locked.processes import Report, new_lock
 
 PATIENCE: Final = 5.0  # seconds without any turn of anybody
 CHORE_PATIENCE: Final = 0.2  # for what a finalizer wants done; after that it waits for a turn
+TRIES: Final = 3  # of a chore in which something raises
 ROUNDS: Final = 12  # times PATIENCE, while others take turns
 POLL: Final = 0.0005
 
@@ -58,6 +59,23 @@ def _is_busy() -> bool:
     return turn is not None and _is_running_here(turn)
 
 
+class Chore:
+    """Something to do exactly once, though signal handlers may raise anywhere amid it."""
+
+    __slots__ = ("args", "change", "operation", "tries")
+
+    def __init__(self, operation: Operation[Any], args: tuple[Any, ...]) -> None:
+        self.operation = operation
+        self.args = args
+        self.change: Change | None = None  # of the last try
+        self.tries = 0
+
+    def is_done(self) -> bool:
+        """Also if it was interrupted after its point of no return: a pin that is given back twice
+        is somebody else's."""
+        return self.change is not None and self.change.begun
+
+
 class Turns:
     """This process's way to one store's change lock."""
 
@@ -68,7 +86,8 @@ class Turns:
         self.pid = os.getpid()
         self.report = Report()
         self.has_gone = False  # at exit, with the locks: a chore would make them anew
-        self._chores: deque[tuple[Operation[Any], tuple[Any, ...]]] = deque()
+        self._chores: deque[Chore] = deque()
+        self._vain: int | None = None  # TURNS when a chore last waited in vain
         self.new_locks()
 
     def new_locks(self) -> None:
@@ -76,6 +95,7 @@ class Turns:
         self.mutex = threading.RLock()
         self.lock = new_lock(os.path.join(self.folder, "change.lock"), self.mode)
         self._inside: FrameType | None = None  # the `take_turn` that has the lock
+        self.is_forking = False  # a thread has the mutex till after it forked
 
     # --- turns
 
@@ -98,7 +118,10 @@ class Turns:
                 try:
                     self._acquire(what, patience)
                     had_lock = True
-                    return operation(self._begin(), *args)
+                    change = self._begin()
+                    if self._chores:  # what was released before this counts as released
+                        self._all_chores(change)
+                    return operation(change, *args)
                 except IndexError:
                     raise self.file.damaged() from None
                 finally:
@@ -106,6 +129,7 @@ class Turns:
                         self._release()
                     except BaseException:  # interrupted: each step can be done twice
                         self._release()
+                        self._renew_lock()
                         raise
         finally:
             if outermost:
@@ -139,8 +163,9 @@ class Turns:
             self.lock.acquire(timeout=patience, poll_interval=POLL)
         except Timeout:
             return False
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
+        except BaseException as error:
+            self._renew_lock()
+            if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
             raise OSError(
                 error.errno,
@@ -148,6 +173,13 @@ class Turns:
                 self.file.path,
             ) from None
         return True
+
+    def _renew_lock(self) -> None:
+        # A signal handler that raises amid filelock can leave a lock of this thread's within the
+        # FileLock, at which other threads would wait in vain.
+        with contextlib.suppress(Exception):
+            self.lock.release(force=True)
+        self.lock = new_lock(self.lock.lock_file, self.mode)
 
     def _holder(self) -> int:
         """The pid of who has the lock; as the kernel knows it where it tells."""
@@ -186,7 +218,7 @@ class Turns:
     def do_later(self, operation: Operation[Any], *args: Any) -> None:
         """At once if that can be, else after a turn that goes on, or with the next one. Raises
         nothing."""
-        self._chores.append((operation, args))
+        self._chores.append(Chore(operation, args))
         if _is_busy():
             _pending.append(self)
             return
@@ -198,25 +230,40 @@ class Turns:
             with contextlib.suppress(IndexError):
                 _pending.popleft()._do_chores()
 
+    def _may_do_chores(self) -> bool:
+        if not self._chores or self.has_gone or not self.is_alive():
+            return False
+        return self._inside is None and not self.is_forking
+
     def _do_chores(self) -> None:
-        while self._chores and self.is_alive() and not self.has_gone:
-            if not self.mutex.acquire(blocking=False):
-                return  # who has it looks at the queue after it
+        # Who is inside, or forks, looks at the queue after it. The mutex is taken by `with` alone:
+        # a signal handler that raises between acquire() and its `try` would leave it taken.
+        while self._may_do_chores():
+            is_stuck = self._vain == self.file.words[TURNS]  # as it was the last time
             try:
-                if self._inside is not None and _is_running_here(self._inside):
-                    return
-                self.take_turn("", self._all_chores, patience=CHORE_PATIENCE)
+                patience = 0.0 if is_stuck else CHORE_PATIENCE
+                self.take_turn("", self._all_chores, patience=patience)
+            except StoreBusyError:
+                self._vain = self.file.words[TURNS]
+                return
             except Exception:
                 return  # with the next turn, if there is one
-            finally:
-                self.mutex.release()
 
-    def _all_chores(self, c: Change) -> None:
+    def _all_chores(self, _: Change) -> None:
         while self._chores:
-            operation, args = self._chores[0]
-            try:
-                operation(c, *args)
-            except Exception:
-                c.forget()  # a damaged store: there is nobody to tell
+            chore = self._chores[0]
+            if not chore.is_done():
+                self._do(chore)
             with contextlib.suppress(IndexError):
                 self._chores.popleft()
+
+    def _do(self, chore: Chore) -> None:
+        chore.tries += 1
+        chore.change = Change(self.file)
+        try:
+            chore.operation(chore.change, *chore.args)
+        except Exception as error:
+            replay(self.file)  # it may have been raised by a signal handler amid the commit
+            if chore.change.begun or isinstance(error, RefstoreError) or chore.tries == TRIES:
+                return  # a damaged store: there is nobody to tell
+            raise

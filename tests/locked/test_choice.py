@@ -16,6 +16,7 @@ import workers
 from helpers import peers
 
 import refstore
+from refstore import cli
 
 MAGIC = 0x65726F7473666572
 NUMBERS = {"native": 1, "filelock": 2}
@@ -231,3 +232,15 @@ def test_who_asks_for_the_native_engine_gets_it_or_an_error(
     assert result.returncode == 1
     assert "locks do not hold" in result.stderr
     assert list(folder.iterdir()) == []
+
+
+@both
+def test_a_pickled_store_and_the_command_follow_the_file_not_the_environment(
+    owned: Callable[[str], refstore.Store], monkeypatch: pytest.MonkeyPatch, owner: str
+) -> None:
+    with owned(owner) as store:
+        monkeypatch.setenv(engines.VARIABLE, OTHER[owner])
+        with pickle.loads(pickle.dumps(store)) as copy:
+            assert copy.backend == owner
+        assert cli.main(["check", store.path]) == 0
+        store.unlink()

@@ -162,3 +162,29 @@ def test_a_buffer_costs_no_descriptor(store: refstore.Store) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before + 50
     del held, private
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_who_lost_its_lock_file_and_lives_keeps_its_pins(store: refstore.Store, path: str) -> None:
+    # as when a tidier of old files came by
+    ref = store.put(b"A" * 1000)
+    view = memoryview(store.get(ref))
+    for entry in opcodes.lock_folder(path).iterdir():
+        entry.unlink()
+    with peer(path) as child:
+        assert child.do(workers.recover).processes == 0
+        child.do(workers.delete, ref)
+        child.do(workers.put, b"B" * 1000)
+    assert bytes(view) == b"A" * 1000
+
+
+def test_a_folder_that_only_looks_like_one_of_locks_is_left_alone(
+    folder: Path, make_store: MakeStore
+) -> None:
+    other = folder / "notes.12345678.locks"
+    other.mkdir()
+    (other / "letter").write_bytes(b"dear")
+    refstore.Store.temporary(capacity="1MiB").close()
+    assert (other / "letter").read_bytes() == b"dear"
+    assert [entry.name for entry in other.iterdir()] == ["letter"]
+    (other / "letter").unlink()
+    other.rmdir()

@@ -176,7 +176,7 @@ def test_check_prints_the_problems_and_is_1(
 class _Unsound:
     """A store with problems, which no sequence of calls can bring about."""
 
-    def __init__(self, name: str, *, create: bool) -> None:
+    def __init__(self, name: str, *, create: bool, backend: str) -> None:
         pass
 
     def __enter__(self) -> _Unsound:
