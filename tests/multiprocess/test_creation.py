@@ -73,7 +73,7 @@ def create_and_die(path: str, point: str, when: str) -> None:
     assert (died.returncode, died.stderr) == (-signal.SIGKILL, "")
 
 
-@pytest.mark.native("names the calls of os that it makes; tests/filelock has its like")
+@pytest.mark.native("names the calls of os that it makes; tests/locked has its like")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("point", ["open", "fchmod", "ftruncate", "pwrite", "fsencode"])
 def test_a_creator_killed_half_way_leaves_nothing(
@@ -87,7 +87,7 @@ def test_a_creator_killed_half_way_leaves_nothing(
         store.unlink()
 
 
-@pytest.mark.native("names the calls of os that it makes; tests/filelock has its like")
+@pytest.mark.native("names the calls of os that it makes; tests/locked has its like")
 @pytest.mark.parametrize("point", ["pread"])
 def test_a_creator_killed_before_it_joins_leaves_a_whole_store(
     folder: Path, path: str, point: str
