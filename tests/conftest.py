@@ -19,6 +19,12 @@ import refstore
 MakeStore = Callable[..., refstore.Store]
 
 
+def pytest_collection_finish() -> None:
+    """What the imports have left is no garbage: the many gc.collect() of tests need not look."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Let each test run on the engines that it is for; see `engines`."""
     test = metafunc.definition

@@ -114,7 +114,7 @@ def test_a_hundred_random_objects_then_one_of_the_full_capacity_twice(
 def test_a_store_full_of_one_size_is_well_used_and_comes_back(
     make_store: MakeStore, size: int
 ) -> None:
-    store = make_store(engines.rounds(2**21, 8), max_objects=40_000)
+    store = make_store(engines.rounds(2**21, 16), max_objects=40_000)
     for _ in range(2):
         refs = fill(store, lambda _: size)
         assert len(refs) * max(size, 64) >= 0.7 * store.capacity
@@ -124,7 +124,7 @@ def test_a_store_full_of_one_size_is_well_used_and_comes_back(
 
 
 def test_a_store_filled_with_each_size_in_turn_never_rots(make_store: MakeStore) -> None:
-    store = make_store(engines.rounds(2**20, 8), max_objects=2000)
+    store = make_store(engines.rounds(2**20, 4), max_objects=engines.rounds(2000))
     counts: dict[int, int] = {}
     for round_ in range(3):
         for size in (64, 3000, 200, 70_000, 900, 20_000, 65, 8192):
@@ -151,7 +151,7 @@ def test_random_churn_never_rots(make_store: MakeStore) -> None:
     rng = random.Random(9)
     live: list[tuple[refstore.ObjectRef, int, int]] = []
     payload = 0
-    for i in range(engines.rounds(20_000)):
+    for i in range(engines.rounds(20_000, 10)):
         size = int(2 ** rng.uniform(0, 16))
         while payload + size > 0.6 * store.capacity:
             ref, seed, length = live.pop(rng.randrange(len(live)))
@@ -256,7 +256,7 @@ def test_max_objects_defaults_from_the_capacity(make_store: MakeStore) -> None:
 @pytest.mark.parametrize("size", [64, 700, 2048, 4096])
 def test_what_fits_the_largest_free_piece_can_be_put(make_store: MakeStore, size: int) -> None:
     """However the room was cut before: a small object takes a larger block if it must."""
-    store = make_store("2MiB", max_objects=4096)
+    store = make_store(engines.rounds(2**21, 8), max_objects=4096)
     refs = []
     with contextlib.suppress(refstore.StoreFullError):
         while True:
