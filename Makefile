@@ -173,6 +173,7 @@ build/%/built: $(VENV)/with-test $(SOURCES)
 # release build is. What is not compiled is copied anew each time.
 define pytest_on
 cp refstore/*.py refstore/*.pyi build/$(1)/refstore/
+cp refstore/locked/*.py build/$(1)/refstore/locked/
 cd build/$(1) && PYTHONPATH=$(CURDIR)/build/$(1) $(2) \
     $(BIN)/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(3) $(ARGS) $(CURDIR)/tests
 endef
@@ -180,5 +181,6 @@ endef
 # Runs a program of tests/ on a variant: 1 its name, 2 the module and its arguments.
 define run_on
 cp refstore/*.py refstore/*.pyi build/$(1)/refstore/
+cp refstore/locked/*.py build/$(1)/refstore/locked/
 cd build/$(1) && PYTHONPATH=$(CURDIR)/build/$(1):$(CURDIR)/tests $(RUN) -m $(2)
 endef
