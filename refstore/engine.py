@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, SupportsIndex, cast
 
 from refstore.errors import RefstoreError, RefstoreWarning
+from refstore.paths import open_store
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -170,11 +171,8 @@ def is_store(path: str) -> bool:
 
 
 def _engine_number(path: str) -> int | None:
-    flags = os.O_RDONLY
-    for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # as far as there are such
-        flags |= getattr(os, name, 0)
     try:
-        fd = os.open(path, flags)
+        fd = open_store(path, os.O_RDONLY)
     except OSError:
         return None
     try:

@@ -30,6 +30,7 @@ from refstore.locked.layout import (
 )
 from refstore.locked.objects import ARRAY, BYTES, prepare
 from refstore.names import encode_name
+from refstore.paths import open_store
 from refstore.refs import ObjectRef, make_ref, parts_of
 
 __all__ = [
@@ -64,7 +65,7 @@ def make_file(path: str, capacity: int, max_objects: int, mode: int, temporary: 
     folders.remove_orphans(os.path.dirname(path))
     claim = folders.make(path, capacity, max_objects, mode, temporary)
     try:
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        fd = open_store(path, os.O_RDWR)
     except BaseException:
         if claim is not None:
             claim.give_back()

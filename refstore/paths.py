@@ -19,6 +19,7 @@ __all__ = [
     "check_name",
     "default_capacity",
     "default_max_objects",
+    "open_store",
     "parse_capacity",
     "store_folder",
     "store_path",
@@ -178,6 +179,13 @@ def store_folder(create: bool = True) -> str:
         return folder
     _check_folder(folder, found, chosen=bool(chosen))
     return folder
+
+
+def open_store(path: str, access: int) -> int:
+    """A descriptor of a store's file; OSError if a link is there. `access`: os.O_RDWR or O_RDONLY."""
+    for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # as far as there are such
+        access |= getattr(os, name, 0)
+    return os.open(path, access)
 
 
 def temporary_name() -> str:

@@ -59,10 +59,7 @@ if hasattr(os, "register_at_fork"):
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[int]:
     """A descriptor of the file at `path`, if that is a file and no link."""
-    flags = os.O_RDWR
-    for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # as far as there are such
-        flags |= getattr(os, name, 0)
-    fd = os.open(path, flags)
+    fd = paths.open_store(path, os.O_RDWR)
     try:
         yield fd
     finally:

@@ -33,6 +33,7 @@ from refstore.locked.mapping import UNTRACKED
 from refstore.locked.member import Member
 from refstore.locked.objects import Prepared
 from refstore.locked.turns import Operation, T
+from refstore.paths import open_store
 from refstore.refs import make_ref
 
 SMALL: Final = 1 << 15  # bytes that are copied in the turn that claims their room
@@ -330,10 +331,7 @@ _forking: dict[int, list[Attachment]] = {}  # by thread
 
 def attach(path: str, foreign: bool) -> Attachment:
     """This process's attachment to the store at `path`, made if there is none yet."""
-    flags = os.O_RDWR
-    for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
-        flags |= getattr(os, name, 0)
-    fd = os.open(path, flags)
+    fd = open_store(path, os.O_RDWR)
     try:
         found = os.fstat(fd)
         with _attaching:
