@@ -182,7 +182,7 @@ def store_folder(create: bool = True) -> str:
 
 
 def open_store(path: str, access: int) -> int:
-    """A descriptor of a store's file; OSError if a link is there. `access`: os.O_RDWR or O_RDONLY."""
+    """A descriptor of a store's file; OSError if a link is there. `access`: O_RDWR or O_RDONLY."""
     for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # as far as there are such
         access |= getattr(os, name, 0)
     return os.open(path, access)
