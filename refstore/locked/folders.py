@@ -151,23 +151,6 @@ def _write(fd: int, at: int, data: bytes) -> None:
 # --- folders of locks
 
 
-def lock_mode(mode: int) -> int:
-    return mode & 0o777 | 0o600
-
-
-def make_folder(folder: str, mode: int) -> bool:
-    """The folder of locks of a store whose file has this mode; whether it was not there yet."""
-    mode = lock_mode(mode)
-    mode |= mode >> 2 & 0o111  # to look into what may be read
-    try:
-        os.mkdir(folder, mode)
-    except FileExistsError:
-        return False
-    with contextlib.suppress(FileNotFoundError):
-        os.chmod(folder, mode)
-    return True
-
-
 def creator_path(folder: str) -> str:
     return os.path.join(folder, "creator.lock")
 
@@ -175,15 +158,16 @@ def creator_path(folder: str) -> str:
 def _claim_creation(folder: str, mode: int) -> processes.Claim:
     """A new folder of locks with the creator's in it, so that nobody takes it for an orphan."""
     for _ in range(TRIES):
-        make_folder(folder, mode)
-        lock = processes.new_lock(os.path.join(folder, "change.lock"), lock_mode(mode))
+        processes.make_folder(folder, mode)
+        lock_mode = processes.lock_mode(mode)
+        lock = processes.new_lock(os.path.join(folder, "change.lock"), lock_mode)
         try:
             lock.acquire(timeout=1, poll_interval=0.001)
         except (FileNotFoundError, Timeout):
             continue  # one who cleans up was faster
         try:
             processes.demand_kernel_lock(lock)
-            claim = processes.take(creator_path(folder), lock_mode(mode))
+            claim = processes.take(creator_path(folder), lock_mode)
         except FileNotFoundError:
             continue
         finally:

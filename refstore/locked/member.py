@@ -40,7 +40,7 @@ class Member(Turns):
         self.heir: tuple[int, processes.Claim] | None = None  # a child's, around a fork
         self.is_lost = False  # a child without a row
         mapping = Mapping(path, fd, header, found)
-        mode = folders.lock_mode(found.st_mode)
+        mode = processes.lock_mode(found.st_mode)
         super().__init__(mapping, locks_of(path, header.uuid), mode)
         self.path = path
         self.uuid = header.uuid
@@ -94,7 +94,7 @@ class Member(Turns):
         """Takes a row. Whoever died is cleaned up after before."""
         self._demand_descriptors()
         for _ in range(folders.TRIES):
-            is_new = folders.make_folder(self.folder, self.mode)
+            is_new = processes.make_folder(self.folder, self.mode)
             try:
                 self.take_turn("attaching", self._enter)
                 return

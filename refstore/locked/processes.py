@@ -58,6 +58,23 @@ def new_lock(path: str, mode: int = 0o600) -> FileLock:
     return FileLock(path, thread_local=False, timeout=0, mode=mode)
 
 
+def lock_mode(mode: int) -> int:
+    return mode & 0o777 | 0o600
+
+
+def make_folder(folder: str, mode: int) -> bool:
+    """The folder of locks of a store whose file has this mode; whether it was not there yet."""
+    mode = lock_mode(mode)
+    mode |= mode >> 2 & 0o111  # to look into what may be read
+    try:
+        os.mkdir(folder, mode)
+    except FileExistsError:
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        os.chmod(folder, mode)
+    return True
+
+
 def demand_kernel_lock(lock: FileLock) -> None:
     """After the first acquisition: filelock falls back to a mere file where there are no locks."""
     if isinstance(lock, SoftFileLock):

@@ -30,7 +30,7 @@ from refstore.errors import RefstoreError, StoreBusyError
 from refstore.locked.journal import Change, replay
 from refstore.locked.layout import COUNT, HOLDER, TURNS
 from refstore.locked.mapping import Mapping
-from refstore.locked.processes import Report, new_lock
+from refstore.locked.processes import Report, make_folder, new_lock
 
 PATIENCE: Final = 5.0  # seconds without any turn of anybody
 CHORE_PATIENCE: Final = 0.2  # for what a finalizer wants done; after that it waits for a turn
@@ -160,9 +160,17 @@ class Turns:
 
     def _acquire_within(self, patience: float) -> bool:
         try:
+            if not os.path.isdir(
+                self.folder
+            ):  # filelock would make it, with any mode, and all above
+                make_folder(self.folder, self.mode)
             self.lock.acquire(timeout=patience, poll_interval=POLL)
         except Timeout:
             return False
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                errno.ENOENT, "the store's folder was removed while it was in use", self.file.path
+            ) from None
         except BaseException as error:
             self._renew_lock()
             if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
@@ -247,6 +255,8 @@ class Turns:
                 self._vain = self.file.words[TURNS]
                 return
             except Exception:
+                if not os.path.exists(os.path.dirname(self.folder)):
+                    self._chores.clear()  # nobody can use the store any more
                 return  # with the next turn, if there is one
 
     def _all_chores(self, _: Change) -> None:

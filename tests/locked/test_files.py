@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -175,6 +176,32 @@ def test_who_lost_its_lock_file_and_lives_keeps_its_pins(store: refstore.Store, 
         child.do(workers.delete, ref)
         child.do(workers.put, b"B" * 1000)
     assert bytes(view) == b"A" * 1000
+
+
+def test_a_store_that_was_removed_with_its_folder_is_not_made_anew(folder: Path) -> None:
+    inner = folder / "inner"
+    inner.mkdir(mode=0o700)
+    store = refstore.Store(str(inner / "store"), capacity="1MiB", create=True)
+    with peer(store.path) as child:
+        child.do(workers.hold, store.put(b"A" * 1000))
+        view = memoryview(store.get(store.put(b"B" * 1000)))
+        shutil.rmtree(inner)
+        with pytest.raises(FileNotFoundError, match="removed while it was in use"):
+            store.put(b"C")
+        assert bytes(view) == b"B" * 1000
+        del view
+        store.close()
+    assert not inner.exists()
+
+
+def test_a_folder_of_locks_that_was_removed_is_made_anew_as_it_was(
+    store: refstore.Store, path: str
+) -> None:
+    locks = opcodes.lock_folder(path)
+    mode = locks.stat().st_mode
+    shutil.rmtree(locks)
+    assert store.get(store.put(b"A")).value == b"A"
+    assert locks.stat().st_mode == mode
 
 
 def test_a_folder_that_only_looks_like_one_of_locks_is_left_alone(
