@@ -127,6 +127,8 @@ cdef inline cnp.dtype read_shape(Store *s, uint64_t i, Shape *shape, bint *strid
         return dtype
     from refstore.arrays import read
     dtype, dims, strides = read(get_text(s, slot, i))
+    if len(dims) > MAX_DIMS:
+        raise damaged_slot(i)
     strided[0] = True
     shape.ndim = <int>len(dims)
     for axis in range(shape.ndim):

@@ -9,6 +9,7 @@ Its parts, lowest first; each cimports only what stands above it:
     _store.pxd    one process's view of the file; hint bitmaps; commitment
     _slots.pxd    pins and the life of a slot
     _pages.pxd    whole pages, under the space lock
+    _runs.pxd     bare slots; runs dissolved
     _alloc.pxd    room for an object
     _index.pxd    names
     _rows.pxd     joining, leaving, recovery
@@ -20,6 +21,7 @@ and, with the GIL:
 
     _stats.pxd    counts and checks
     _holders.pxd  who holds what
+    _wait.pxd     who is in the way
     _errors.pxd   exceptions
     _convert.pxd  blocks as numpy arrays
     _open.pxd     opening a store
@@ -59,9 +61,9 @@ from refstore._fork cimport OpenWriter, prepare_child, settle_child, settle_pare
 from refstore._holders cimport all_holders, holders_of, person
 from refstore._index cimport Found, remove, remove_named, seal
 from refstore._layout cimport (
-    check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_NO_MEMORY,
-    ERR_NOT_FOUND, FREE, Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word,
-    OBJECTS_LIMIT as MOST_OBJECTS, Slot, word_generation, word_state,
+    check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL,
+    ERR_HELD, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_RECOVERY, FREE, Header, KIND_ARRAY, KIND_BYTES,
+    KIND_OBJECT, make_word, OBJECTS_LIMIT as MOST_OBJECTS, PAGE, Slot, word_generation, word_state,
 )
 from refstore._open cimport (
     creator_lives, identify, join, look_after_reboot, new_file, obstacle, own_command, read_header,
@@ -69,15 +71,18 @@ from refstore._open cimport (
 from refstore._put cimport (
     demand_free_name, find_named, finish, Name, put_any, read_name, start, start_array,
 )
-from refstore._rows cimport leave, look_at_blocker, recover_blocker, recover_dead
+from refstore._rows cimport leave, look_at_blocker, recover_dead
 from refstore._slots cimport abandon, free_slot, pin, pin_own, unpin
 from refstore._stats cimport (
     Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name,
     take_came_back, take_census,
 )
 from refstore._store cimport count, pins_are_near, reach_pins, row_at, Store
-from refstore._sys cimport munmap
+from refstore._sys cimport (
+    getpid, madvise, MADV_DONTFORK, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
+)
 from refstore._trim cimport trim_free
+from refstore._wait cimport overcome
 
 import operator
 import os
@@ -222,17 +227,46 @@ cdef class Attachment:
         return found.st_dev == self.s.dev and found.st_ino == self.s.ino
 
 
+@cython.final
+cdef class Claim:
+    """That the creator of a temporary store lives: the lock ends with this, or with its process."""
+
+    # The lock's description is kept by a mapping alone: descriptors are the program's to close. No child has it.
+    cdef void *at
+    cdef int creator
+
+    def __dealloc__(self):
+        self.give_back()
+
+    cpdef give_back(self):
+        """The creator is none any more."""
+        if self.at != NULL and self.creator == getpid():
+            munmap(self.at, PAGE)
+        self.at = NULL
+
+    cdef int keep(self, int fd) except -1:
+        cdef void *at = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0)
+        if at == MAP_FAILED:
+            raise MemoryError("no memory to map the claim on a temporary store")
+        madvise(at, PAGE, MADV_DONTFORK)
+        self.at = at
+        self.creator = getpid()
+        return 0
+
+
 def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mode, bint temporary):
     """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
 
-    Returns its descriptor; for a temporary store it holds the lock that says that its creator lives.
+    Returns the claim on a temporary store.
     """
-    return new_file(path, capacity, max_objects, mode, temporary)
-
-
-def release_creator(int fd):
-    """Ends the claim on a temporary store that `make_file` returned."""
-    os.close(fd)
+    cdef Claim claim = Claim() if temporary else None
+    cdef int fd = new_file(path, capacity, max_objects, mode, temporary)
+    try:
+        if claim is not None:
+            claim.keep(fd)
+    finally:
+        os.close(fd)
+    return claim
 
 
 def is_creator_alive(int fd, str path not None):
@@ -372,13 +406,14 @@ cdef class Block:
 
     cdef cnp.ndarray as_array(self):
         cdef:
+            # first: reading the shape may run Python, and another thread close us meanwhile
+            Export export = self.new_export()
             Shape shape
             bint strided
             cnp.dtype dtype = read_shape(&self.att.s, self.slot, &shape, &strided)
         if not fits(&shape, dtype.itemsize, <uint64_t>self.nbytes):
             raise StoreCorruptedError(f"store {self.att.path!r}: the array in slot {self.slot} does not fit its block")
-        return view_of(dtype, &shape, strided, self.data, NPY_ARRAY_WRITEABLE if self.is_writable else 0,
-                       self.new_export())
+        return view_of(dtype, &shape, strided, self.data, NPY_ARRAY_WRITEABLE if self.is_writable else 0, export)
 
     cdef inline Export new_export(self):
         cdef Export export = Export.__new__(Export)
@@ -647,7 +682,7 @@ cdef class Writer(Block):
         memset(&name, 0, sizeof(name))
         if self.name is not None:
             read_name(&self.att.s, self.name, &name)
-        if (self.exports or self.is_kept or self.open.is_shared) and not self.pin_views():
+        if (self.exports or self.is_kept or self.open.is_shared) and not self.pinned and not self.pin_views():
             raise full(&self.att.s, <uint64_t>self.nbytes, ERR_NO_MEMORY)
         ref = make_ref(self.tag, self.slot, self.generation)
         self.is_closed = True
@@ -677,6 +712,8 @@ cdef class Writer(Block):
                 block = pinned(self.home, self.slot, self.generation)
             block.demand_open()
             array = block.as_array()
+            if self.is_closed:      # by another thread, meanwhile
+                PyArray_CLEARFLAGS(<cnp.ndarray>array, NPY_ARRAY_WRITEABLE)
             self.array_ref = weakref.ref(array)
         return array
 
@@ -777,7 +814,7 @@ cdef class Engine:
         writer.nbytes = <Py_ssize_t>att.s.slots[writer.slot].nbytes
         writer.is_writable = True
         writer.enlist()
-        writer.name = name
+        writer.name = None if name is None else str.__str__(name)      # also of a subclass, as put() takes it
         writer.replaces = replace
         return writer
 
@@ -821,8 +858,9 @@ cdef class Engine:
         return got
 
     cdef int demand(self, object key, Found *found) except -1:
+        cdef Attachment att = self.use()        # as above
         if self.locate(key, found) != 0:
-            raise get_error(&self.att.s, ERR_NOT_FOUND, key, is_foreign(&self.att.s, key))
+            raise get_error(&att.s, ERR_NOT_FOUND, key, is_foreign(&att.s, key))
         return 0
 
     def delete(self, key):
@@ -831,30 +869,33 @@ cdef class Engine:
             Attachment att = self.use()
             Store *s = &att.s
             Name name
+            uint64_t since = 0
             int got
         if type(key) is not ObjectRef:
             read_name(s, key, &name)
         got = remove_key(s, key, &name)
-        while got == ERR_DEAD:
-            got = recover_blocker(s, got)
+        while got == ERR_DEAD or got == ERR_HELD:
+            got = overcome(s, got, &since)
             if got == 0:
                 got = remove_key(s, key, &name)
-        look_at_blocker(s)
         if got != 0:
             raise get_error(s, got, key, is_foreign(s, key))
+        look_at_blocker(s)
         count(s, COUNT_DELETES, 1)
 
     def refcount(self, key):
         """1 for the store's own reference, plus all pins in all processes."""
+        cdef Attachment att = self.use()        # stays, whatever another thread closes meanwhile
         cdef Found found
         self.demand(key, &found)
-        return 1 + count_pins(&self.att.s, found.slot)
+        return 1 + count_pins(&att.s, found.slot)
 
     def ref(self, name):
         """The ObjectRef of the object published under `name`."""
+        cdef Attachment att = self.use()        # as above
         cdef Found found
         self.demand(name, &found)
-        return make_ref(self.att.s.tag, found.slot, found.generation)
+        return make_ref(att.s.tag, found.slot, found.generation)
 
     def __contains__(self, key):
         cdef Found found
@@ -909,7 +950,12 @@ cdef class Engine:
     def _recover_all(self):
         # the fields of Recovery, in its order
         cdef Attachment att = self.use()
+        cdef uint64_t since = 0
         cdef int got = recover_dead(&att.s, True)
+        while got == ERR_HELD:
+            got = overcome(&att.s, got, &since)
+            if got == 0:
+                got = recover_dead(&att.s, True)
         if got == ERR_BUSY:
             raise busy(&att.s, "recover()")
         if got != 0:
@@ -940,10 +986,19 @@ cdef class Engine:
     def trim(self):
         """Returns free memory to the operating system; returns how many bytes."""
         cdef Attachment att = self.use()
-        cdef int64_t got = trim_free(&att.s)
+        cdef uint64_t given = 0, since = 0
+        cdef int got = trim_free(&att.s, &given)
+        while got == ERR_DEAD or got == ERR_HELD:
+            got = overcome(&att.s, got, &since)
+            if got == 0:
+                got = trim_free(&att.s, &given)
         if got == ERR_BUSY:
-            raise busy(&att.s, "trim")
-        return max(got, 0)
+            raise busy(&att.s, "trim()")
+        if got == ERR_RECOVERY:
+            raise no_recovery(&att.s)
+        if got == ERR_DAMAGED:
+            raise messages.damaged_file(att.path)
+        return given
 
 
 cdef inline uint64_t generation_of(Store *s, uint64_t i) noexcept nogil:

@@ -134,6 +134,7 @@ cdef enum Error:
     ERR_DEAD = -11          # a dead process holds a lock: recover, then try again
     ERR_RECOVERY = -12      # it is dead, and cannot be recovered from here: no descriptor left
     ERR_DAMAGED = -13       # a number in the file that cannot be
+    ERR_HELD = -14          # a process that lives holds a lock for long: wait, then try again
 
 cdef struct Header:
     uint64_t magic              # written last when the file is made

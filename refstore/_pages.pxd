@@ -12,22 +12,23 @@ from refstore._atomics cimport (
     assign, cas_acq_rel, clz64, cpu_relax, ctz64, load_acquire, load_relaxed, store_relaxed_u32,
     store_release,
 )
-from refstore._debug cimport failpoint, patience_ms
+from refstore._debug cimport failpoint
 from refstore._layout cimport (
-    BIN_WORDS, BINS, CLASSES, ERR_BUSY, ERR_DEAD, ERR_FULL, ERR_MORE, ERR_NO_MEMORY, EXACT_BINS,
+    BIN_WORDS, BINS, CLASSES, ERR_DEAD, ERR_FULL, ERR_HELD, ERR_MORE, ERR_NO_MEMORY, EXACT_BINS,
     extent_first, extent_pages, HELD, PageTag, Pool, RETIRED, round_up, Run, RUN_BLOCKS, word_state,
 )
 from refstore._store cimport file_of, map_end, runs_used, slots_used, Store, tag_at
 from refstore._sys cimport allocate, byte_is_locked, now_ms, sched_yield, sleep_us
 
 cdef enum:
-    BUSY_AFTER_MS = 5000
+    HELD_AFTER_MS = 2       # holders are quicker, unless they are stopped or wait for a core
     LOOK_AT = 64            # free runs looked at in one bin before the best so far is taken
     MAP_STEP = 65536        # the page map is committed in steps of this many bytes
 
 
 cdef inline int lock(Store *s, uint64_t *word) noexcept nogil:
-    # Holders are quick, so a short spin; then ask whether the holder lives; then give up with ERR_BUSY.
+    # Holders are quick, so a short spin; then ask whether the holder lives. Who waits longer does it without the GIL,
+    # hence with nothing in hand: that is up to the caller's caller.
     cdef:
         uint64_t expected = 0
         uint64_t since = 0
@@ -45,9 +46,9 @@ cdef inline int lock(Store *s, uint64_t *word) noexcept nogil:
         if expected and not byte_is_locked(file_of(s), expected - 1) and load_acquire(word) == expected:
             s.blocked_by = expected
             return ERR_DEAD
-        if now_ms() - since >= <uint64_t>patience_ms(BUSY_AFTER_MS):
+        if expected and now_ms() - since >= HELD_AFTER_MS:
             s.blocked_by = expected
-            return ERR_BUSY
+            return ERR_HELD
         sleep_us(50)
 
 
@@ -97,15 +98,14 @@ cdef inline void remove_free(Store *s, uint64_t first) noexcept nogil:
     assign(tag.prev, 0)
 
 
-cdef inline int64_t best_in_bin(Store *s, int b, uint64_t pages) noexcept nogil:
-    # the shortest run of at least `pages`, the lowest of equals; -1 if the bin has none
+cdef inline int64_t best_in_bin(Store *s, int b, uint64_t pages, uint64_t most) noexcept nogil:
+    # the shortest run of at least `pages`, the lowest of equals, of the first `most`; -1 if there is none
     cdef:
         uint32_t at = s.pool.bin_head[b]
         int64_t best = -1
         uint64_t best_pages = 0
-        uint64_t has
-        int looked = 0
-    while at and looked < LOOK_AT:
+        uint64_t has, looked = 0
+    while at and looked < most:
         has = tag_at(s, at - 1).head
         if has >= pages and (best < 0 or has < best_pages or (has == best_pages and <int64_t>at - 1 < best)):
             best = <int64_t>at - 1
@@ -118,7 +118,7 @@ cdef inline int64_t best_in_bin(Store *s, int b, uint64_t pages) noexcept nogil:
 cdef inline int64_t find_free(Store *s, uint64_t pages) noexcept nogil:
     cdef:
         int b = bin_of(pages)
-        int64_t best = best_in_bin(s, b, pages)
+        int64_t best = best_in_bin(s, b, pages, LOOK_AT)
         int w = (b + 1) >> 6
         uint64_t bits
     if best >= 0:
@@ -126,10 +126,10 @@ cdef inline int64_t find_free(Store *s, uint64_t pages) noexcept nogil:
     bits = s.pool.bin_bits[w] >> ((b + 1) & 63) << ((b + 1) & 63)
     while True:
         if bits:
-            return best_in_bin(s, w * 64 + ctz64(bits), pages)
+            return best_in_bin(s, w * 64 + ctz64(bits), pages, LOOK_AT)
         w += 1
         if w >= BIN_WORDS:
-            return -1
+            return best_in_bin(s, b, pages, s.g.pages)      # before the store counts as full
         bits = s.pool.bin_bits[w]
 
 

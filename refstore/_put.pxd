@@ -22,16 +22,19 @@ from refstore._debug cimport failpoint
 from refstore._errors cimport full, put_error
 from refstore._index cimport find, Found, name_hash, publish, seal
 from refstore._layout cimport (
-    COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_EXISTS, ERR_FULL, ERR_INDEX, ERR_NO_MEMORY,
-    ERR_NOT_FOUND, ERR_RECOVERY, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, Label,
-    LABEL_TEXT, MAX_ROWS, NAME_LIMIT, Slot,
+    COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_EXISTS, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD,
+    ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_RECOVERY, INLINE_DIMS, KIND_ARRAY, KIND_BYTES,
+    KIND_OBJECT, Label, LABEL_TEXT, MAX_ROWS, NAME_LIMIT, Slot,
 )
-from refstore._rows cimport recover_blocker, recover_dead, sweep
+from refstore._rows cimport look_at_blocker, recover_dead, sweep
+from refstore._runs cimport held_elsewhere
 from refstore._slots cimport abandon, free_slot, pins_condemned, unpin
 from refstore._store cimport commit_labels, count, label_at, Store
+from refstore._wait cimport overcome
 
 cdef enum:
     RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
+    ATTEMPTS = 8                # to find a slot that nobody has in hand
 
 cdef struct Name:
     const char *utf8
@@ -69,17 +72,21 @@ cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot):
     # When there is none: what dead processes held, then what garbage of this one still pins.
     cdef int got, recovery = 0
     cdef int attempt = 0
-    cdef uint64_t stuck = 0
+    cdef uint64_t since = 0, stuck = 0, held = 0, before
     while True:
         got = take_block(s, nbytes, slot)
-        if got == ERR_DEAD:
-            got = recover_blocker(s, got)
+        if got == ERR_DEAD or got == ERR_HELD:
+            got = overcome(s, got, &since)
             if got == 0:
                 continue
         if got == 0 or got == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
             return got
         if attempt == 0:
             recovery = recover_dead(s, True)
+            if recovery == ERR_HELD:
+                recovery = overcome(s, recovery, &since)
+                if recovery == 0:
+                    continue
             stuck = s.blocked_by
             sweep(s, MAX_ROWS)      # of no dead row: hints that went missing
         elif attempt == 1 and pins_condemned(s):
@@ -88,6 +95,17 @@ cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot):
         elif recovery == ERR_BUSY:
             s.blocked_by = stuck
             return ERR_BUSY         # room may come back from a recovery that stands still
+        elif got == ERR_FULL_SLOTS and attempt < ATTEMPTS:
+            # some may be in somebody's hand: for a moment, or as long as that process is stopped
+            before = held
+            held = held_elsewhere(s)
+            if held == 0:
+                return got
+            if held == before:
+                got = overcome(s, ERR_HELD, &since)
+                if got != 0:
+                    return got
+                continue
         else:
             return got
         attempt += 1
@@ -116,8 +134,9 @@ cdef inline uint64_t start(Store *s, uint64_t nbytes, uint64_t spill) except? 0x
     return i
 
 
-cdef inline int publish_named(Store *s, uint64_t i, Name *name, bint replace) noexcept nogil:
+cdef inline int publish_named(Store *s, uint64_t i, Name *name, bint replace) except -128:
     cdef Label *label
+    cdef uint64_t since = 0
     cdef int got = commit_labels(s, i)
     if got != 0:
         return got
@@ -127,11 +146,19 @@ cdef inline int publish_named(Store *s, uint64_t i, Name *name, bint replace) no
     failpoint()
     assign(s.slots[i].name_hash, name.hashed)
     got = publish(s, i, replace)
-    while got == ERR_DEAD:
-        got = recover_blocker(s, got)
+    while got == ERR_DEAD or got == ERR_HELD:
+        got = overcome(s, got, &since)
         if got == 0:
             got = publish(s, i, replace)
     return got
+
+
+cdef inline void give_up(Store *s, uint64_t i, bint pinned) noexcept nogil:
+    # `pinned`: views of ours keep the block
+    if pinned:
+        abandon(s, i)
+    else:
+        free_slot(s, i)
 
 
 cdef inline int finish(Store *s, uint64_t i, object text, Name *name, bint replace,
@@ -143,14 +170,17 @@ cdef inline int finish(Store *s, uint64_t i, object text, Name *name, bint repla
     if name.hashed == 0:
         seal(s, i)
     else:
-        got = publish_named(s, i, name, replace)
+        s.blocked_by = 0
+        try:
+            got = publish_named(s, i, name, replace)
+        except BaseException:
+            give_up(s, i, pinned)
+            raise
         if got != 0:
             if got != ERR_INDEX:        # then it is condemned already
-                if pinned:
-                    abandon(s, i)
-                else:
-                    free_slot(s, i)
+                give_up(s, i, pinned)
             raise put_error(s, got, nbytes, text)
+        look_at_blocker(s)              # of what was replaced
     count(s, COUNT_PUTS, 1)
     return 0
 

@@ -11,14 +11,14 @@ from refstore._atomics cimport (
     load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed, store_release,
     store_seq_cst_u32,
 )
-from refstore._debug cimport failpoint, patience_ms
+from refstore._debug cimport failpoint
 from refstore._index cimport cell_naming, make_cell, settle
 from refstore._layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD,
+    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_DAMAGED, ERR_DEAD, ERR_HELD,
     ERR_RECOVERY, FREE, HELD, MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED,
     Slot, SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
-from refstore._pages cimport BUSY_AFTER_MS, rebuild, unlock
+from refstore._pages cimport HELD_AFTER_MS, rebuild, unlock
 from refstore._slots cimport condemn, free_slot, reap_condemned, unclaim
 from refstore._store cimport (
     bits_at, CameBack, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready,
@@ -218,16 +218,21 @@ cdef inline int recover_blocker(Store *s, int error) noexcept nogil:
 
 
 cdef inline void look_at_blocker(Store *s) noexcept nogil:
-    # A reap of ours was stopped by another row's pin: worth a system call to see whether its process lives.
-    if s.blocked_by and s.blocked_by - 1 != s.row:
-        recover_row(s, s.blocked_by - 1)
+    # A reap of ours was stopped by another row's pin: worth a system call to see whether its process lives. If not,
+    # the next one may stop the reap that is part of the recovery. Each round frees a row, so this ends.
+    cdef uint64_t row
+    while s.blocked_by and s.blocked_by - 1 != s.row:
+        row = s.blocked_by - 1
+        s.blocked_by = 0
+        if recover_row(s, row) != 1:
+            return
 
 
 cdef inline int await_recoverer(Store *s, uint64_t r, uint64_t since) noexcept nogil:
-    # If another process recovers row r: 0 when it is through or dead itself, ERR_BUSY if it stands still.
+    # If another process recovers row r: 0 when it is through or dead itself, ERR_HELD if that takes long.
     while row_at(s, r).recoverer and is_ready(s.header.live, r) and byte_is_locked(file_of(s), r):
-        if now_ms() - since >= <uint64_t>patience_ms(BUSY_AFTER_MS):
-            return ERR_BUSY
+        if now_ms() - since >= HELD_AFTER_MS:
+            return ERR_HELD
         sleep_us(100)
     return 0
 

@@ -166,6 +166,23 @@ cdef inline bint any_row_is_dead(Store *s) noexcept nogil:
     return False
 
 
+cdef inline bint is_stopped(unsigned int pid):
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in (b"T", b"t")
+    except OSError:
+        return False            # it is gone, or we may not look
+
+
+cdef inline bint any_row_is_stopped(Store *s):
+    cdef int64_t row = next_live_row(s, 0)
+    while row >= 0:
+        if is_stopped(row_at(s, <uint64_t>row).pid):
+            return True
+        row = next_live_row(s, <uint64_t>row + 1)
+    return False
+
+
 cdef inline void check_slot(Store *s, uint64_t i, set problems):
     cdef:
         Slot *slot = &s.slots[i]
@@ -285,7 +302,7 @@ cdef inline void check_pins(Store *s, set problems):
                 state = word_state(load_acquire(&s.slots[i].word))
                 if not is_live_row(s, row):
                     problems.add(f"pins: row {row} is free and pins slot {i}")
-                elif state != SEALED and state != CONDEMNED and state != PUBLISHING:
+                elif state == FREE or state == RECLAIMING or state == HELD or state == RETIRED:
                     problems.add(f"pins: row {row} pins slot {i}, which is in state {state}")
 
 
@@ -305,7 +322,7 @@ cdef inline set find_problems(Store *s):
     cdef uint64_t i
     for i in range(slots_used(s)):
         check_slot(s, i, problems)
-    if not any_row_is_dead(s):      # else what does not add up may be what it left half way
+    if not any_row_is_dead(s) and not any_row_is_stopped(s):    # else what does not add up may be half way
         check_space(s, problems)
         check_names(s, problems)
         check_pins(s, problems)

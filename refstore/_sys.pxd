@@ -73,6 +73,7 @@ cdef extern from *:
     int MAP_FIXED
     void *MAP_FAILED
     int MADV_WIPEONFORK
+    int MADV_DONTFORK
     void *mmap(void *at, size_t nbytes, int prot, int flags, int fd, int64_t offset) noexcept nogil
     int munmap(void *at, size_t nbytes) noexcept nogil
     int madvise(void *at, size_t nbytes, int advice) noexcept nogil

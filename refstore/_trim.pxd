@@ -1,16 +1,15 @@
 # Free memory back to the operating system. Each free run is taken like any extent before its pages go, so nobody
 # is given a page that is about to vanish; system calls happen outside the lock.
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 
-from refstore._alloc cimport dissolve_empty, harvest, need_bare
 from refstore._atomics cimport assign, fetch_and_acquire
 from refstore._layout cimport (
-    BINS, CHUNK, ERR_DEAD, extent_first, extent_pages, HELD, make_extent, PAGE,
+    BINS, CHUNK, extent_first, extent_pages, HELD, make_extent, PAGE,
 )
 from refstore._pages cimport free_pages, insert_free, lock, remove_free, unlock
-from refstore._rows cimport recover_blocker
+from refstore._runs cimport dissolve_empty, harvest, need_bare
 from refstore._slots cimport unclaim
 from refstore._store cimport bits_at, file_of, is_ready, map_end, Store, tag_at
 from refstore._sys cimport punch_hole
@@ -18,15 +17,6 @@ from refstore._sys cimport punch_hole
 cdef enum:
     MOST_RUNS = 65536           # free runs looked at in one call
     PIECE = 256                 # pages taken at a time
-
-
-cdef inline int lock_or_recover(Store *s) noexcept nogil:
-    cdef int got = lock(s, &s.pool.lock)
-    while got == ERR_DEAD:
-        got = recover_blocker(s, got)
-        if got == 0:
-            got = lock(s, &s.pool.lock)
-    return got
 
 
 cdef inline uint64_t list_free(Store *s, uint64_t *extents) noexcept nogil:
@@ -80,12 +70,11 @@ cdef inline uint64_t punch(Store *s, uint64_t first_page, uint64_t pages) noexce
     return given
 
 
-cdef inline int64_t trim_piece(Store *s, uint64_t slot, uint64_t extent, uint64_t first,
-                               uint64_t pages) noexcept nogil:
-    # Bytes given back of one piece of a listed extent, or an error. `slot`: HELD, ours, owns the piece meanwhile.
-    cdef int64_t given
+cdef inline int trim_piece(Store *s, uint64_t slot, uint64_t extent, uint64_t first, uint64_t pages,
+                           uint64_t *given) noexcept nogil:
+    # One piece of a listed extent. `slot`: HELD, ours, owns the piece meanwhile.
     cdef bint taken
-    cdef int got = lock_or_recover(s)
+    cdef int got = lock(s, &s.pool.lock)
     if got != 0:
         return got
     taken = carve(s, extent, first, pages)
@@ -94,32 +83,31 @@ cdef inline int64_t trim_piece(Store *s, uint64_t slot, uint64_t extent, uint64_
     unlock(&s.pool.lock)
     if not taken:
         return 0
-    given = <int64_t>punch(s, first, pages)
-    got = lock_or_recover(s)
+    given[0] += punch(s, first, pages)
+    got = lock(s, &s.pool.lock)
     if got != 0:
         return got              # the slot still owns the piece: giving the slot back gives it back too
     free_pages(s, first, pages)
     assign(s.slots[slot].extent, 0)
     unlock(&s.pool.lock)
-    return given
+    return 0
 
 
-cdef inline int64_t trim_extent(Store *s, uint64_t slot, uint64_t extent) noexcept nogil:
+cdef inline int trim_extent(Store *s, uint64_t slot, uint64_t extent, uint64_t *given) noexcept nogil:
     # Piece by piece, so that others find nearly all that is free.
     cdef:
         uint64_t first = extent_first(extent)
         uint64_t end = extent_first(extent) + extent_pages(extent)
         uint64_t pages
-        int64_t given = 0, got
+        int got
     while first < end:
         pages = min(end - first, PIECE - first % PIECE)
         if is_committed_within(s, first, pages):
-            got = trim_piece(s, slot, extent, first, pages)
-            if got < 0:
+            got = trim_piece(s, slot, extent, first, pages, given)
+            if got != 0:
                 return got
-            given += got
         first += pages
-    return given
+    return 0
 
 
 cdef inline bint is_committed_within(Store *s, uint64_t first, uint64_t pages) noexcept nogil:
@@ -131,9 +119,9 @@ cdef inline bint is_committed_within(Store *s, uint64_t first, uint64_t pages) n
     return False
 
 
-cdef inline int64_t trim_all(Store *s, uint64_t slot, uint64_t *extents) noexcept nogil:
+cdef inline int trim_all(Store *s, uint64_t slot, uint64_t *extents, uint64_t *given) noexcept nogil:
     cdef uint64_t n, k
-    cdef int64_t given = 0, got = lock_or_recover(s)
+    cdef int got = lock(s, &s.pool.lock)
     if got != 0:
         return got
     harvest(s)
@@ -141,24 +129,22 @@ cdef inline int64_t trim_all(Store *s, uint64_t slot, uint64_t *extents) noexcep
     n = list_free(s, extents)
     unlock(&s.pool.lock)
     for k in range(n):
-        got = trim_extent(s, slot, extents[k])
-        if got < 0:
+        got = trim_extent(s, slot, extents[k], given)
+        if got != 0:
             return got
-        given += got
-    return given
+    return 0
 
 
-cdef inline int64_t trim_free(Store *s) noexcept nogil:
-    # Bytes given back, or an error with nothing lost.
-    cdef:
-        uint64_t *extents = <uint64_t*>malloc(MOST_RUNS * sizeof(uint64_t))
-        uint64_t slot
-        int64_t given
-    if extents == NULL:
-        return 0
-    given = need_bare(s, HELD, &slot)
-    if given == 0:
-        given = trim_all(s, slot, extents)
-        unclaim(s, slot)
-    free(extents)
-    return given
+cdef inline int trim_free(Store *s, uint64_t *given) noexcept nogil:
+    # Adds to the bytes given back; 0, or an error with nothing lost.
+    cdef uint64_t slot
+    cdef uint64_t *extents
+    cdef int got = need_bare(s, HELD, &slot)
+    if got != 0:
+        return got
+    extents = <uint64_t*>malloc(MOST_RUNS * sizeof(uint64_t))
+    if extents != NULL:
+        got = trim_all(s, slot, extents, given)
+        free(extents)
+    unclaim(s, slot)
+    return got

@@ -93,6 +93,13 @@ class Engine(Protocol):
         """The fields of Holder, for each holder of one object or of any."""
 
 
+class Claim(Protocol):
+    """That the creator of a temporary store lives, for others to see: as long as this does."""
+
+    def give_back(self) -> None:
+        """The creator is none any more."""
+
+
 class Module(Protocol):
     """What a module that is an engine has."""
 
@@ -102,14 +109,11 @@ class Module(Protocol):
 
     def make_file(
         self, path: str, capacity: int, max_objects: int, mode: int, temporary: bool
-    ) -> int:
+    ) -> Claim | None:
         """Makes a whole store file; FileExistsError if the path is taken.
 
-        Returns a descriptor; that of a temporary store stands for its creator's claim.
+        Returns the creator's claim on a temporary store.
         """
-
-    def release_creator(self, fd: int) -> None:
-        """Ends the claim on a temporary store, and closes the descriptor."""
 
     def is_creator_alive(self, fd: int, path: str) -> bool | None:
         """Of the temporary store behind `fd`; None if it is none of this engine's."""

@@ -6,7 +6,6 @@ Linux, on file systems that lack what the native engine needs. Its rooms are in 
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import os
 from collections.abc import Iterator
@@ -30,7 +29,6 @@ from refstore.locked.layout import (
 )
 from refstore.locked.objects import ARRAY, BYTES, prepare
 from refstore.names import encode_name
-from refstore.paths import open_store
 from refstore.refs import ObjectRef, make_ref, parts_of
 
 __all__ = [
@@ -41,7 +39,6 @@ __all__ = [
     "attach",
     "is_creator_alive",
     "make_file",
-    "release_creator",
     "why_not",
 ]
 
@@ -53,49 +50,37 @@ _MAX_SIZE = 1 << 62
 
 # --- files
 
-_creators: dict[int, processes.Claim] = {}  # by the descriptor that stands for each
 is_creator_alive = folders.is_creator_alive
 
 
-def make_file(path: str, capacity: int, max_objects: int, mode: int, temporary: bool) -> int:
+class Claim:
+    """That the creator of a temporary store lives: the lock ends with this, or with its process."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: processes.Claim) -> None:
+        self._lock = lock
+
+    def give_back(self) -> None:
+        self._lock.give_back()
+        leave_if_exiting()
+
+
+def make_file(
+    path: str, capacity: int, max_objects: int, mode: int, temporary: bool
+) -> Claim | None:
     """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
 
-    Returns its descriptor, which for a temporary store stands for its creator's claim.
+    Returns the claim on a temporary store.
     """
     folders.remove_orphans(os.path.dirname(path))
-    claim = folders.make(path, capacity, max_objects, mode, temporary)
-    try:
-        fd = open_store(path, os.O_RDWR)
-    except BaseException:
-        if claim is not None:
-            claim.give_back()
-        raise
-    if claim is not None:
-        _creators[fd] = claim
-    return fd
-
-
-def release_creator(fd: int) -> None:
-    """Ends the claim on a temporary store that `make_file` returned."""
-    claim = _creators.pop(fd, None)
-    with contextlib.suppress(OSError):
-        os.close(fd)
-    if claim is not None:
-        claim.give_back()
-    leave_if_exiting()
+    lock = folders.make(path, capacity, max_objects, mode, temporary)
+    return None if lock is None else Claim(lock)
 
 
 def why_not(folder: str) -> str | None:
     """What keeps this engine's stores out of a folder: nothing that is known beforehand."""
     return None
-
-
-def _forget_creators() -> None:
-    _creators.clear()  # a forked child is none
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_creators)
 
 
 # --- operations, under the change lock

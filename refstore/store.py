@@ -84,16 +84,13 @@ class Store:
                 else:
                     return
             try:
-                os.close(_make(self._module, path, wanted, max_objects, mode, temporary=False))
+                _make(self._module, path, wanted, max_objects, mode, temporary=False)
             except FileExistsError:
                 if create:
                     raise
                 continue  # another process was first: attach to its store
-            try:
-                self._attach(path, foreign, None, None)
-            except BaseException:
-                os.unlink(path)
-                raise
+            # If this fails the store stays: others may have put something into it by now.
+            self._attach(path, foreign, None, None)
             return
 
     @classmethod
@@ -113,8 +110,7 @@ class Store:
         collect_temporary(os.path.dirname(path))
         module = engine.choose(backend, path)
         store = _blank(cls, module)
-        fd = _make(module, path, wanted, max_objects, mode, temporary=True)
-        claim(store, module, path, fd)
+        claim(store, path, _make(module, path, wanted, max_objects, mode, temporary=True))
         try:
             store._attach(path, False, None, None)
         except BaseException:
@@ -310,8 +306,10 @@ class Store:
 
     def close(self) -> None:
         """Detaches. Live buffers stay valid and pinned; the last one unmaps. Twice is once."""
-        give_up(self)
-        self._base().close()
+        try:
+            give_up(self)
+        finally:
+            self._base().close()
 
     def __enter__(self) -> Store:
         self._attachment  # noqa: B018  a closed store raises
@@ -410,7 +408,7 @@ def _make(
     mode: int,
     *,
     temporary: bool,
-) -> int:
+) -> engine.Claim | None:
     folder = os.path.dirname(path)
     if capacity is None:
         capacity = paths.default_capacity(folder)

@@ -15,16 +15,14 @@ from refstore.errors import RefstoreError
 
 __all__ = ["claim", "collect_temporary", "give_up", "opened"]
 
-_claims: dict[int, engine.Module] = {}  # by the descriptor that stands for each
 _removals: weakref.WeakKeyDictionary[object, weakref.finalize[..., object]] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def claim(store: object, module: engine.Module, path: str, fd: int) -> None:
-    """The file goes with `store`, or with `give_up(store)`. `fd`: what make_file() returned."""
-    _claims[fd] = module
-    arguments = (module, path, fd, os.fstat(fd).st_ino, os.getpid())
+def claim(store: object, path: str, mine: engine.Claim | None) -> None:
+    """The file goes with `store`, or with `give_up(store)`. `mine`: what make_file() returned."""
+    arguments = (path, os.stat(path).st_ino, mine, os.getpid())
     _removals[store] = weakref.finalize(store, _remove, *arguments)
 
 
@@ -35,25 +33,14 @@ def give_up(store: object) -> None:
         removal()
 
 
-def _remove(module: engine.Module, path: str, fd: int, inode: int, creator: int) -> None:
+def _remove(path: str, inode: int, mine: engine.Claim | None, creator: int) -> None:
     if os.getpid() != creator:
-        return
+        return  # a forked child is no creator
     with contextlib.suppress(FileNotFoundError):
         if os.stat(path).st_ino == inode:
             os.unlink(path)
-    del _claims[fd]
-    module.release_creator(fd)
-
-
-def _forget_claims() -> None:
-    # A forked child is no creator: what it inherited would keep a dead creator's stores alive.
-    for fd in _claims:
-        os.close(fd)
-    _claims.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_claims)
+    if mine is not None:
+        mine.give_back()
 
 
 @contextlib.contextmanager

@@ -240,7 +240,7 @@ def mid_free(path: str) -> Scene:
 
 def made(path: str) -> Scene:
     """Nobody has ever attached."""
-    os.close(_core.make_file(path, CAPACITY, 2000, 0o600, False))
+    _core.make_file(path, CAPACITY, 2000, 0o600, False)
     taken = image.take(path)
     os.unlink(path)
     return Scene("made", taken, Others.IDLE, {}, {}, {}, [])

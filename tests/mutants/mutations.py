@@ -262,7 +262,7 @@ MUTATIONS = [
     Mutation(
         "slots_held_without_claim",
         "H32: a run is dissolved under a block that was taken meanwhile",
-        "_alloc.pxd",
+        "_runs.pxd",
         "        if claim(s, i, HELD):\n            held |=",
         "        if word_state(load_acquire(&s.slots[i].word)) == FREE:\n"
         "            failpoint()\n"

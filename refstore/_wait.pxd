@@ -1,0 +1,30 @@
+# What becomes of an operation that somebody is in the way of: what the dead hold is recovered, and the living are
+# waited for without the GIL. So the operation has nothing in hand by then: it begins anew.
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport uint64_t
+
+from refstore._debug cimport patience_ms
+from refstore._layout cimport ERR_BUSY, ERR_HELD
+from refstore._rows cimport recover_blocker
+from refstore._store cimport Store
+from refstore._sys cimport now_ms, sleep_us
+
+cdef enum:
+    BUSY_AFTER_MS = 5000
+    LOOK_EVERY_US = 200
+
+
+cdef inline int overcome(Store *s, int error, uint64_t *since) except -128:
+    # 0 if the operation is worth another try, else the error to report. `since`: 0 before the first wait. What a
+    # signal handler raises comes through.
+    if error != ERR_HELD:
+        return recover_blocker(s, error)
+    if since[0] == 0:
+        since[0] = now_ms()
+    elif now_ms() - since[0] >= <uint64_t>patience_ms(BUSY_AFTER_MS):
+        return ERR_BUSY         # blocked_by is fresh: the GIL was ours since
+    with nogil:
+        sleep_us(LOOK_EVERY_US)
+    PyErr_CheckSignals()
+    return 0
