@@ -279,7 +279,7 @@ class Engine:
             ) from None
         except BaseException:
             if claimed.is_taken():
-                att.unpin(claimed.slot)
+                att.do_once(att.unpinning(claimed.slot))
             raise
         return buffers.pinned(att, claimed.slot, claimed.generation, bool(writable))
 

@@ -32,7 +32,7 @@ from refstore.locked.layout import (
 from refstore.locked.mapping import UNTRACKED
 from refstore.locked.member import Member
 from refstore.locked.objects import Prepared
-from refstore.locked.turns import Operation, T
+from refstore.locked.turns import Chore, Operation, T
 from refstore.paths import open_store
 from refstore.refs import make_ref
 
@@ -94,12 +94,9 @@ class Attachment(Member):
         memory[:nbytes] = self.readable[start : start + nbytes]
         return memory, 0
 
-    def unpin(self, slot: int) -> None:
-        """Raises nothing; it may be done later."""
-        try:
-            self.do_later(self._unpin, slot)
-        except Exception:  # the interpreter ends, and what this needs is gone: our row goes, too
-            return
+    def unpinning(self, slot: int) -> Chore:
+        """What gives a pin back, once, however often it is asked for."""
+        return Chore(self._unpin, (slot,))
 
     def pin(self, slot: int, generation: int) -> None:
         """One more pin on a live object. Errors: ObjectNotFoundError."""
@@ -303,10 +300,7 @@ class Attachment(Member):
 
         `keep`: views of it live on, and are left a pin of ours.
         """
-        try:
-            self.do_later(self._give_up, slot, generation, keep)
-        except Exception:  # as above
-            return
+        self.do_later(self._give_up, slot, generation, keep)
 
     def _give_up(self, c: Change, slot: int, generation: int, keep: bool) -> None:
         # the generation: another thread may have the slot by now, if this comes twice

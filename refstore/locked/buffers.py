@@ -21,7 +21,16 @@ import numpy.typing as npt
 
 from refstore import blocks
 from refstore.locked import exports
-from refstore.locked.pins import Block, Home, Pin, Root, private_root, root_over, shaped
+from refstore.locked.pins import (
+    Block,
+    Home,
+    Pin,
+    Root,
+    finalize,
+    private_root,
+    root_over,
+    shaped,
+)
 from refstore.payload import decode
 from refstore.refs import ObjectRef, make_ref
 
@@ -144,7 +153,11 @@ class PinnedBuffer(_Block, blocks.PinnedBuffer):
             self._is_closed = True
             exports.stop(self)
             if not self._is_kept:
+                pin = self._root.pin if self._root is not None else None
                 self._root = self._home = None
+                # Nobody else has it: here, and not in its finalizer, which would lose a Ctrl-C.
+                if pin is not None and sys.getrefcount(pin) <= 2:
+                    pin.give_back()
 
     def release(self) -> None:
         """Closes the buffer. Views taken from it stay valid, and keep the pin."""
@@ -295,15 +308,15 @@ class Writer(_Block, blocks.Writer):
     def __init__(self) -> None:
         raise TypeError("Store.create() makes Writers")
 
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+    def __del__(
+        self,
+        finalize: Callable[..., None] = finalize,
+        is_finalizing: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
         if getattr(self, "_is_closed", True):
             return
         self._is_kept = False  # nobody did
-        try:
-            self._give_up()
-        except Exception:
-            if not is_finalizing():  # as for pins
-                raise
+        finalize(self._give_up, is_finalizing)
 
     def __enter__(self) -> Writer:
         self._demand_ours()

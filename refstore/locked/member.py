@@ -26,6 +26,7 @@ from refstore.locked.layout import (
     locks_of,
 )
 from refstore.locked.mapping import Mapping
+from refstore.locked.pins import raise_interrupt
 from refstore.locked.turns import PATIENCE, Operation, T, Turns
 
 _BATCH: Final = 200  # words of a large change that are committed together
@@ -73,6 +74,7 @@ class Member(Turns):
         """A turn of a process that has a row."""
         if self.pid != os.getpid() or self.is_lost:
             self.demand_alive()
+        raise_interrupt()
         if self.row is None:  # left at the interpreter's exit, and is used once more
             self.join()
         return self.take_turn(what, operation, *args)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -63,8 +64,12 @@ class Home(Protocol):
     def pin(self, slot: int, generation: int) -> None:
         """One more pin of ours on a live object; ObjectNotFoundError if it is none."""
 
-    def unpin(self, slot: int) -> None:
-        """Gives a pin of ours back, now or soon. Never raises, never waits."""
+    def unpinning(self, slot: int) -> Any:
+        """What is to be done to give a pin of ours back."""
+
+    def do_once(self, chore: Any) -> None:
+        """Does that now or soon, and not again if it was asked for before. Waits for nobody, and
+        raises only what a signal handler does."""
 
     def block(self, slot: int) -> Block:
         """Of a slot that we hold; StoreCorruptedError if it leads out of the file."""
@@ -86,21 +91,46 @@ class Home(Protocol):
         """
 
 
-class Pin:
-    """A pin of this process on a slot; given back when this is collected."""
+_interrupts: list[BaseException] = []  # that came up in finalizers, where Python drops them
 
-    __slots__ = ("home", "slot")
+
+def raise_interrupt() -> None:
+    """Ctrl-C, or what else a signal handler raised amid a finalizer. Handlers run in the main
+    thread, and so does this."""
+    if _interrupts and threading.current_thread() is threading.main_thread():
+        raise _interrupts.pop()
+
+
+def finalize(work: Callable[[], None], is_finalizing: Callable[[], bool]) -> None:
+    """What a finalizer does. Python would print what is raised there and go on."""
+    try:
+        work()
+    except Exception:
+        if not is_finalizing():  # when modules may be gone, and the row goes with the process
+            raise
+    except BaseException as error:
+        _interrupts.append(error)
+
+
+class Pin:
+    """A pin of this process on a slot; given back when this is collected, if not before."""
+
+    __slots__ = ("chore", "home")
 
     def __init__(self, home: Home, slot: int) -> None:
         self.home = home
-        self.slot = slot
+        self.chore = home.unpinning(slot)
 
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        try:
-            self.home.unpin(self.slot)
-        except Exception:
-            if not is_finalizing():  # when modules may be gone, and the row goes with the process
-                raise
+    def give_back(self) -> None:
+        self.home.do_once(self.chore)
+
+    def __del__(
+        self,
+        finalize: Callable[..., None] = finalize,
+        is_finalizing: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
+        if not self.chore.is_done():
+            finalize(self.give_back, is_finalizing)
 
 
 class Root(Octets):

@@ -225,8 +225,12 @@ class Turns:
 
     def do_later(self, operation: Operation[Any], *args: Any) -> None:
         """At once if that can be, else after a turn that goes on, or with the next one. Raises
-        nothing."""
-        self._chores.append(Chore(operation, args))
+        only what a signal handler does."""
+        self.do_once(Chore(operation, args))
+
+    def do_once(self, chore: Chore) -> None:
+        """Likewise, and not again if it was done or asked for before."""
+        self._chores.append(chore)
         if _is_busy():
             _pending.append(self)
             return
@@ -254,7 +258,10 @@ class Turns:
             except StoreBusyError:
                 self._vain = self.file.words[TURNS]
                 return
-            except Exception:
+            except Exception as error:
+                is_ours = isinstance(error, RefstoreError | OSError)
+                if not is_ours or isinstance(error, TimeoutError):
+                    raise  # a signal handler's
                 if not os.path.exists(os.path.dirname(self.folder)):
                     self._chores.clear()  # nobody can use the store any more
                 return  # with the next turn, if there is one
@@ -274,6 +281,6 @@ class Turns:
             chore.operation(chore.change, *chore.args)
         except Exception as error:
             replay(self.file)  # it may have been raised by a signal handler amid the commit
-            if chore.change.begun or isinstance(error, RefstoreError) or chore.tries == TRIES:
+            if isinstance(error, RefstoreError) or chore.tries == TRIES:
                 return  # a damaged store: there is nobody to tell
             raise
