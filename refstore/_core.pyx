@@ -66,7 +66,8 @@ from refstore._layout cimport (
     KIND_OBJECT, make_word, OBJECTS_LIMIT as MOST_OBJECTS, PAGE, Slot, word_generation, word_state,
 )
 from refstore._open cimport (
-    creator_lives, identify, join, look_after_reboot, new_file, obstacle, own_command, read_header,
+    creator_lives, identify, join, look_after_reboot, new_file, nobody_came, obstacle, own_command,
+    read_header,
 )
 from refstore._put cimport (
     demand_free_name, find_named, finish, Name, put_any, read_name, start, start_array,
@@ -272,6 +273,11 @@ def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mo
 def is_creator_alive(int fd, str path not None):
     """Whether the creator of the temporary store behind `fd` lives; None if it is no temporary store of ours."""
     return creator_lives(fd)
+
+
+def is_unused(int fd, str path not None):
+    """Whether nobody is attached to the store behind `fd`, and nothing was ever put there."""
+    return nobody_came(fd)
 
 
 def why_not(str folder not None):

@@ -11,8 +11,8 @@ from refstore._file cimport (
     HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, look_over, map_store,
 )
 from refstore._layout cimport (
-    CAPACITY_LIMIT, FLAG_TEMPORARY, FORMAT_VERSION, Geometry, Header, lay_out, LOCK_BOOT,
-    LOCK_CREATOR, MAX_ROWS, OBJECTS_LIMIT, PAGE, Row,
+    CAPACITY_LIMIT, FLAG_TEMPORARY, FORMAT_VERSION, Geometry, Header, lay_out, LIVE_WORDS,
+    LOCK_BOOT, LOCK_CREATOR, MAX_ROWS, OBJECTS_LIMIT, PAGE, Row,
 )
 from refstore._rows cimport enter, lock_row
 from refstore._stats cimport find_problems
@@ -224,3 +224,17 @@ cdef inline object creator_lives(int fd):
     if not h.flags & FLAG_TEMPORARY:
         return None
     return byte_is_locked(fd, LOCK_CREATOR)
+
+
+cdef inline bint nobody_came(int fd):
+    # or whoever did has left, and put nothing
+    import os
+    cdef bytes head = os.pread(fd, sizeof(Header), 0)
+    cdef Header *h = <Header*>PyBytes_AS_STRING(head)
+    cdef uint64_t w
+    if len(head) < <Py_ssize_t>sizeof(Header) or h.slots_used:
+        return False
+    for w in range(<uint64_t>LIVE_WORDS):
+        if h.live[w]:
+            return False
+    return True

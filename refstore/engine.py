@@ -118,6 +118,9 @@ class Module(Protocol):
     def is_creator_alive(self, fd: int, path: str) -> bool | None:
         """Of the temporary store behind `fd`; None if it is none of this engine's."""
 
+    def is_unused(self, fd: int, path: str) -> bool:
+        """Whether nobody is attached to the store behind `fd`, and nothing was ever put there."""
+
     def attach(self, path: str, foreign: bool) -> Attachment:
         """Joins the store; FileNotFoundError and all that a bad file can be."""
 

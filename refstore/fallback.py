@@ -38,6 +38,7 @@ __all__ = [
     "Engine",
     "attach",
     "is_creator_alive",
+    "is_unused",
     "make_file",
     "why_not",
 ]
@@ -51,6 +52,7 @@ _MAX_SIZE = 1 << 62
 # --- files
 
 is_creator_alive = folders.is_creator_alive
+is_unused = folders.is_unused
 
 
 class Claim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -89,8 +90,11 @@ class Store:
                 if create:
                     raise
                 continue  # another process was first: attach to its store
-            # If this fails the store stays: others may have put something into it by now.
-            self._attach(path, foreign, None, None)
+            try:
+                self._attach(path, foreign, None, None)
+            except BaseException:
+                _remove_unused(self._module, path)
+                raise
             return
 
     @classmethod
@@ -391,6 +395,13 @@ def _reattach(face: type[Store], path: str, uuid: bytes) -> Store:
         store.close()
         raise StoreVersionError(f"{path!r} is another store than the one that was pickled")
     return store
+
+
+def _remove_unused(module: engine.Module, path: str) -> None:
+    # Of a store that we made and could not use. Others may have put something into it by now.
+    with contextlib.suppress(OSError, RefstoreError), opened(path) as fd:
+        if module.is_unused(fd, path):
+            os.unlink(path)
 
 
 def _check_evict(evict: str | None) -> None:

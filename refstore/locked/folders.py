@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import re
 import secrets
@@ -20,6 +21,9 @@ from refstore.locked import processes
 from refstore.locked.layout import (
     FLAG_TEMPORARY,
     HEADER,
+    ROW_WORDS,
+    ROWS,
+    SLOTS_USED,
     Header,
     first_words,
     lay_out,
@@ -187,6 +191,18 @@ def is_creator_alive(fd: int, path: str) -> bool | None:
     if not header.flags & FLAG_TEMPORARY:
         return None
     return processes.is_held(creator_path(locks_of(path, header.uuid)))
+
+
+def is_unused(fd: int, path: str) -> bool:
+    """Whether nobody is attached to the store behind `fd`, and nothing was ever put there."""
+    header = read_header(fd, path, os.fstat(fd))
+    g = lay_out(header.capacity, header.max_objects)
+    with (
+        mmap.mmap(fd, g.file_size, access=mmap.ACCESS_READ) as memory,
+        memoryview(memory).cast("Q") as words,
+        words[g.rows : g.rows + ROWS * ROW_WORDS : ROW_WORDS] as rows,
+    ):
+        return not words[SLOTS_USED] and not any(rows.tolist())
 
 
 def is_store(path: str, uuid: bytes) -> bool:
