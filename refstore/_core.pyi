@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from typing import Any, Final, Literal, SupportsIndex, final
+from typing import Any, Final, Literal, NoReturn, SupportsIndex, final
 
 import numpy.typing as npt
 from typing_extensions import Self, disjoint_base
@@ -55,6 +55,7 @@ class Block:
     def nbytes(self) -> int: ...
     @property
     def closed(self) -> bool: ...
+    def __reduce__(self) -> NoReturn: ...
 
 @final
 class Export: ...

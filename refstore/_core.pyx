@@ -471,6 +471,9 @@ cdef class Block:
     def closed(self):
         return self.is_closed
 
+    def __reduce__(self):
+        raise TypeError(f"a {type(self).__name__} cannot be pickled: send its ref")
+
 
 @cython.final
 @cython.no_gc
@@ -729,6 +732,10 @@ cdef class Writer(Block):
         if not self.is_sealed:
             raise ValueError("not sealed: there is no ref yet")
         return make_ref(self.tag, self.slot, self.generation)
+
+    def __repr__(self):
+        state = "sealed" if self.is_sealed else "closed" if self.is_closed else "open"
+        return f"<Writer of {self.nbytes} bytes, {state}>"
 
 
 blocks.PinnedBuffer.register(PinnedBuffer)

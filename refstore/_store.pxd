@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
 from refstore._atomics cimport (
     ctz64, fetch_and_acquire, fetch_or_release, fetch_or_seq_cst, load_acquire, load_relaxed,
-    store_relaxed,
+    load_seq_cst, store_relaxed,
 )
 from refstore._debug cimport failpoint
 from refstore._layout cimport (
@@ -201,7 +201,8 @@ cdef inline int file_of(Store *s) noexcept nogil:
 # committing twice, so a death in between costs one more system call and nothing else.
 
 cdef inline bint is_ready(uint64_t *bits, uint64_t i) noexcept nogil:
-    return load_acquire(&bits[i >> 6]) >> (i & 63) & 1 != 0              # [ready] its memory is there
+    # [ready] its memory is there; [pin] seq_cst: a reaper that condemned after a pin must see the pin's memory
+    return load_seq_cst(&bits[i >> 6]) >> (i & 63) & 1 != 0
 
 
 cdef inline int commit_unit(Store *s, uint64_t *bits, uint64_t i, uint64_t at, uint64_t nbytes) noexcept nogil:
@@ -210,7 +211,7 @@ cdef inline int commit_unit(Store *s, uint64_t *bits, uint64_t i, uint64_t at, u
     if allocate(file_of(s), at, nbytes) != 0:
         return ERR_NO_MEMORY
     failpoint()
-    # seq_cst: a reaper that sees our bit in a slot's mask must see this one too
+    # seq_cst: a reaper that condemns after our first pin must see this bit
     fetch_or_seq_cst(&bits[i >> 6], <uint64_t>1 << (i & 63))             # [ready]
     return 0
 
