@@ -6,7 +6,7 @@
  * times each over all their lives; R rows, which newcomers use again; CR kills between any two steps,
  * also of who recovers. Waiters ask the kernel whether the holder lives, and recover its row.
  *
- * Left out. ERR_BUSY: here one waits for ever for a stopped holder. What a repair does: one mark says
+ * Left out. ERR_HELD, ERR_BUSY: here one waits for ever for a stopped holder. What a repair does: one mark says
  * that work is half done, and the repair takes two steps.
  *
  * Checked. Two living processes are never inside at once; nobody inside, nor who recovers, meets half

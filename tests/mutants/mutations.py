@@ -113,8 +113,22 @@ MUTATIONS = [
         "blocker_not_looked_at",
         "H9: a dead process's pin blocks a reap until somebody happens to attach",
         "_rows.pxd",
-        "    if s.blocked_by and s.blocked_by - 1 != s.row:\n",
-        "    if s.blocked_by and s.blocked_by - 1 == s.row:\n",
+        "    while s.blocked_by and s.blocked_by - 1 != s.row:\n",
+        "    while s.blocked_by and s.blocked_by - 1 == s.row:\n",
+    ),
+    Mutation(
+        "one_blocker_looked_at",
+        "H9: of several dead processes that pin a block, only the first is looked at",
+        "_rows.pxd",
+        "        if recover_row(s, row) != 1:\n            return\n",
+        "        recover_row(s, row)\n        return\n",
+    ),
+    Mutation(
+        "replaced_not_looked_at",
+        "H9: a dead process's pin keeps what was replaced",
+        "_put.pxd",
+        "        look_at_blocker(s)              # of what was replaced\n",
+        "",
     ),
     Mutation(
         "recovery_without_lock",
@@ -184,9 +198,9 @@ MUTATIONS = [
     Mutation(
         "no_patience",
         "H18: who needs what a stopped process has locked waits for ever",
-        "_pages.pxd",
-        "        if now_ms() - since >= <uint64_t>patience_ms(BUSY_AFTER_MS):\n",
-        "        if now_ms() - since > <uint64_t>patience_ms(BUSY_AFTER_MS) + 100000000:\n",
+        "_wait.pxd",
+        "    elif now_ms() - since[0] >= <uint64_t>patience_ms(BUSY_AFTER_MS):\n",
+        "    elif now_ms() - since[0] > <uint64_t>patience_ms(BUSY_AFTER_MS) + 100000000:\n",
         ("crash.matrix", "--only=mid_change_stopped put_large"),
     ),
     Mutation(
@@ -275,9 +289,8 @@ MUTATIONS = [
         "full_without_recovery",
         "H34: a put is refused for room that a dead process holds",
         "_put.pxd",
-        "            recovery = recover_dead(s, True)\n            stuck = s.blocked_by\n"
-        "            sweep(s, MAX_ROWS)      # of no dead row: hints that went missing\n",
-        "            pass\n",
+        "            recovery = recover_dead(s, True)\n",
+        "            recovery = 0\n",
     ),
     Mutation(
         "named_before_filled",
