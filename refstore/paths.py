@@ -214,7 +214,7 @@ def _check_folder(folder: str, found: os.stat_result, *, chosen: bool) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise PermissionError(
             f"{folder} is not a folder, so stores cannot be kept there;"
-            " remove it, or set REFSTORE_DIR to another folder"
+            " set REFSTORE_DIR to another folder, or remove what is there"
         )
     uid = _uid()
     if uid is None:  # Windows: the temporary folder is the user's own

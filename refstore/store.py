@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
-from refstore import engine, paths
+from refstore import engine, messages, paths
 from refstore.errors import RefstoreError, StoreVersionError
-from refstore.names import demand_text
+from refstore.names import demand_item
 from refstore.records import Holder, Recovery, StoreStats
 from refstore.temporary import claim, collect_temporary, give_up, opened
 
@@ -135,7 +135,10 @@ class Store:
     def _attach(
         self, path: str, foreign: bool, capacity: int | None, max_objects: int | None
     ) -> None:
-        attachment = self._module.attach(path, foreign)
+        try:
+            attachment = self._module.attach(path, foreign)
+        except OSError as error:
+            raise messages.of_path(path, error) from None
         for what, asked, has in (
             ("capacity", capacity, attachment.capacity),
             ("max_objects", max_objects, attachment.max_objects),
@@ -321,13 +324,13 @@ class Store:
         self.close()
 
     def __getitem__(self, name: str) -> PinnedBuffer:
-        return self.get(demand_text(name))
+        return self.get(demand_item(name))
 
     def __setitem__(self, name: str, obj: object) -> None:
-        self.put(obj, name=demand_text(name), replace=True)
+        self.put(obj, name=demand_item(name), replace=True)
 
     def __delitem__(self, name: str) -> None:
-        self.delete(demand_text(name))
+        self.delete(demand_item(name))
 
     def __reduce__(self) -> tuple[object, ...]:
         attachment = self._attachment
@@ -422,4 +425,7 @@ def _make(
         raise ValueError(
             f"max_objects is {max_objects}: it must be between 1 and {module.OBJECTS_LIMIT}"
         )
-    return module.make_file(path, capacity, max_objects, mode, temporary)
+    try:
+        return module.make_file(path, capacity, max_objects, mode, temporary)
+    except OSError as error:
+        raise messages.of_path(path, error) from None
