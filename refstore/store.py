@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast
 
 from refstore import engine, messages, paths
 from refstore.errors import RefstoreError, StoreVersionError
@@ -14,7 +14,10 @@ from refstore.records import Holder, Recovery, StoreStats
 from refstore.temporary import claim, collect_temporary, give_up, opened
 
 if TYPE_CHECKING:
+    import inspect
+
     import numpy.typing as npt
+    from typing_extensions import Self
 
     from refstore.blocks import PinnedBuffer, Writer
     from refstore.refs import ObjectRef
@@ -23,6 +26,17 @@ __all__ = ["Store"]
 
 LOOKS = 5  # more that check() takes before it reports
 LOOK_AGAIN_AFTER = 0.02  # seconds
+
+
+class _SignatureOfInit:
+    """What a class takes, which Python would say is what its `__new__` takes."""
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        import inspect  # takes longer to import than the rest of this package
+
+        of_init = inspect.signature(owner.__init__)  # type: ignore[misc]  # whoever's it is
+        _, *parameters = of_init.parameters.values()
+        return of_init.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
 
 
 class Store:
@@ -40,6 +54,7 @@ class Store:
     """
 
     __slots__ = ("__weakref__",)
+    __signature__ = _SignatureOfInit()
 
     if TYPE_CHECKING:  # what `_engaged` and the engine add
         _module: engine.Module
@@ -52,7 +67,7 @@ class Store:
         *arguments: object,
         backend: str = "auto",
         **options: object,
-    ) -> Store:
+    ) -> Self:
         if cls.__init__ is Store.__init__:
             return _blank(cls, engine.choose(backend, paths.store_path(name)))
         return _blank(cls, engine.usual())  # what its arguments mean is its own affair
@@ -64,7 +79,7 @@ class Store:
         capacity: int | str | None = None,
         max_objects: int | None = None,
         create: bool | None = None,
-        backend: str = "auto",
+        backend: Literal["auto", "native", "filelock"] = "auto",
         evict: str | None = None,
         mode: int = 0o600,
         foreign: bool = False,
@@ -102,10 +117,10 @@ class Store:
         capacity: int | str | None = None,
         *,
         max_objects: int | None = None,
-        backend: str = "auto",
+        backend: Literal["auto", "native", "filelock"] = "auto",
         evict: str | None = None,
         mode: int = 0o600,
-    ) -> Store:
+    ) -> Self:
         """A store with a fresh name, removed when this process closes it, exits or dies."""
         _check_evict(evict)
         wanted = None if capacity is None else paths.parse_capacity(capacity)
@@ -217,6 +232,10 @@ class Store:
     def __len__(self) -> int:
         return self._base().__len__()
 
+    def __bool__(self) -> bool:
+        """True, however empty it is: `store or Store(...)` makes no other."""
+        return True
+
     def __iter__(self) -> Iterator[ObjectRef]:
         return self._base().__iter__()
 
@@ -251,7 +270,7 @@ class Store:
         return self._attachment.max_objects
 
     @property
-    def backend(self) -> str:
+    def backend(self) -> Literal["native", "filelock"]:
         """The engine that the store belongs to: "native" or "filelock"."""
         return self._module.BACKEND
 
@@ -316,7 +335,7 @@ class Store:
         give_up(self)
         self._base().close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         self._attachment  # noqa: B018  a closed store raises
         return self
 
@@ -351,6 +370,7 @@ _OF_THE_ENGINE = (
 
 
 _made: dict[tuple[object, str], type[Store]] = {}
+S = TypeVar("S", bound=Store)
 
 
 def _engaged(face: type[Store], module: engine.Module) -> type[Store]:
@@ -382,9 +402,9 @@ def _engage(face: type[Store], module: engine.Module) -> type[Store]:
     return type(face.__name__, (face, module.Engine), members)
 
 
-def _blank(face: type[Store], module: engine.Module) -> Store:
+def _blank(face: type[S], module: engine.Module) -> S:
     made = _engaged(getattr(face, "_face", face), module)
-    return cast(Store, cast(Any, module.Engine).__new__(made))
+    return cast(S, cast(Any, module.Engine).__new__(made))
 
 
 def _reattach(face: type[Store], path: str, uuid: bytes) -> Store:

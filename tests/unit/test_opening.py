@@ -241,7 +241,8 @@ def test_an_unknown_option_is_a_value_error(
 
 def test_a_backend_can_be_asked_for(make_store: MakeStore, path: str, engine: str) -> None:
     make_store(backend=engine)["n"] = b"x"
-    for backend in ("auto", engine):
+    backends: list[Any] = ["auto", engine]
+    for backend in backends:
         with refstore.Store(path, create=False, backend=backend) as store:
             assert bytes(store["n"]) == b"x"
 
