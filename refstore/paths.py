@@ -28,7 +28,7 @@ __all__ = [
 
 TEMPORARY_PREFIX = "tmp-"
 MAX_NAME = 200  # bytes; file systems allow 255, and the engine adds to a name while it makes a file
-MAX_CAPACITY = 1 << 46
+MAX_CAPACITY = 1 << 43  # of both engines
 MIN_DEFAULT_CAPACITY = 64 << 20
 PAGE = 4096
 
@@ -63,7 +63,10 @@ def parse_capacity(value: object) -> int:
     if nbytes <= 0:
         raise ValueError(f"capacity {value!r} is too small: a store needs at least one byte")
     if nbytes > MAX_CAPACITY:
-        raise ValueError(f"capacity {value!r} is too large: a store holds 64 TiB at most")
+        raise ValueError(
+            f"capacity {value!r} is too large: a store holds {MAX_CAPACITY >> 40} TiB "
+            f"({MAX_CAPACITY} bytes) at most"
+        )
     return nbytes
 
 

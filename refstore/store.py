@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import os
 import time
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Store"]
 
+OWNERS = 0o600  # permissions that a store's owner must have
 LOOKS = 5  # more that check() takes before it reports
 LOOK_AGAIN_AFTER = 0.02  # seconds
 
@@ -76,16 +79,15 @@ class Store:
         self,
         name: str | os.PathLike[str] = "default",
         *,
-        capacity: int | str | None = None,
-        max_objects: int | None = None,
+        capacity: SupportsIndex | str | None = None,
+        max_objects: SupportsIndex | None = None,
         create: bool | None = None,
         backend: Literal["auto", "native", "filelock"] = "auto",
         evict: str | None = None,
-        mode: int = 0o600,
+        mode: SupportsIndex = 0o600,
         foreign: bool = False,
     ) -> None:
-        _check_evict(evict)
-        wanted = None if capacity is None else paths.parse_capacity(capacity)
+        wanted, max_objects, mode = _checked(capacity, max_objects, evict, mode)
         path = paths.store_path(name)
         self._demand_engine(backend, path)
         collect_temporary(os.path.dirname(path))
@@ -114,16 +116,15 @@ class Store:
     @classmethod
     def temporary(
         cls,
-        capacity: int | str | None = None,
+        capacity: SupportsIndex | str | None = None,
         *,
-        max_objects: int | None = None,
+        max_objects: SupportsIndex | None = None,
         backend: Literal["auto", "native", "filelock"] = "auto",
         evict: str | None = None,
-        mode: int = 0o600,
+        mode: SupportsIndex = 0o600,
     ) -> Self:
         """A store with a fresh name, removed when this process closes it, exits or dies."""
-        _check_evict(evict)
-        wanted = None if capacity is None else paths.parse_capacity(capacity)
+        wanted, max_objects, mode = _checked(capacity, max_objects, evict, mode)
         path = paths.store_path(paths.temporary_name())
         collect_temporary(os.path.dirname(path))
         module = engine.choose(backend, path)
@@ -418,11 +419,39 @@ def _reattach(face: type[Store], path: str, uuid: bytes) -> Store:
     return store
 
 
-def _check_evict(evict: str | None) -> None:
+def _checked(
+    capacity: SupportsIndex | str | None,
+    max_objects: SupportsIndex | None,
+    evict: str | None,
+    mode: SupportsIndex,
+) -> tuple[int | None, int | None, int]:
+    """Capacity, max_objects and mode as plain numbers; TypeError or ValueError."""
     if evict not in (None, "lru"):
         raise ValueError(f"evict is {evict!r}: it is None or 'lru'")
     if evict is not None:
         raise ValueError(f"evict is {evict!r}: this version does not evict yet, leave it out")
+    nbytes = None if capacity is None else paths.parse_capacity(capacity)
+    objects = None if max_objects is None else _number("max_objects", max_objects, "such as 5000")
+    if objects is not None and objects <= 0:
+        raise ValueError(f"max_objects is {objects}: a store needs at least one")
+    bits = _number("mode", mode, "such as 0o600")
+    if bits & ~0o777 or bits & OWNERS != OWNERS:
+        raise ValueError(
+            f"mode is {_octal(bits)}: it is 0o777 at most, and the owner must be able to read and "
+            "write, as with 0o600 or 0o660"
+        )
+    return nbytes, objects, bits
+
+
+def _number(what: str, value: object, example: str) -> int:
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(cast(SupportsIndex, value))
+    raise TypeError(f"{what} is {value!r}: give an int {example}, not {type(value).__name__}")
+
+
+def _octal(bits: int) -> str:
+    return f"{bits}" if bits < 0 else f"0o{bits:o}"
 
 
 def _make(
@@ -439,9 +468,7 @@ def _make(
         capacity = paths.default_capacity(folder)
     if max_objects is None:
         max_objects = paths.default_max_objects(capacity)
-    if isinstance(max_objects, bool) or not isinstance(max_objects, int):
-        raise TypeError(f"max_objects is an int, not {type(max_objects).__name__}")
-    if not 0 < max_objects <= module.OBJECTS_LIMIT:
+    if max_objects > module.OBJECTS_LIMIT:
         raise ValueError(
             f"max_objects is {max_objects}: it must be between 1 and {module.OBJECTS_LIMIT}"
         )
