@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from refstore.engine import is_store
 from refstore.errors import (
@@ -21,6 +21,9 @@ from refstore.errors import (
     StoreVersionError,
     TopHolder,
 )
+
+if TYPE_CHECKING:
+    from refstore.refs import ObjectRef
 
 NAMED = 4  # holders that a message names
 
@@ -106,17 +109,19 @@ def _who_holds(holders: Sequence[TopHolder]) -> str:
 
 def exists(path: str, name: str) -> ObjectExistsError:
     return ObjectExistsError(
-        f"store {path!r} has an object named {name!r}: delete it, or put with replace=True"
+        f"store {path!r} has an object named {name!r}: delete it, or put with replace=True",
+        key=name,
     )
 
 
-def not_found(path: str, key: object, *, of_other_store: bool) -> ObjectNotFoundError:
+def not_found(path: str, key: ObjectRef | str, *, of_other_store: bool) -> ObjectNotFoundError:
     """`key`: the ref or name that was asked for."""
     if of_other_store:
-        return ObjectNotFoundError(f"{key!r} is a ref of another store than {path!r}")
+        return ObjectNotFoundError(f"{key!r} is a ref of another store than {path!r}", key=key)
     what = f"object named {key!r}" if isinstance(key, str) else f"object {key!r}"
     return ObjectNotFoundError(
-        f"there is no {what} in store {path!r}: it was never put here, or it was deleted"
+        f"there is no {what} in store {path!r}: it was never put here, or it was deleted",
+        key=key,
     )
 
 
