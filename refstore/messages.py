@@ -210,8 +210,8 @@ def _missing(path: str) -> str:
     if not os.path.isdir(folder):
         return f"there is no folder {folder!r} to hold a store: make it, or give another path"
     return (
-        "there is no store of this name: `refstore ls` lists those there are; leave create=False "
-        "out to make it"
+        "there is no store of this name: `refstore ls` lists those there are, and Store() without "
+        "create=False makes it"
     )
 
 
