@@ -24,6 +24,8 @@ from refstore.records import Holder, Recovery, StoreStats
 from refstore.refs import ObjectRef
 from refstore.store import Store
 
+__version__ = "0.1.0"  # of which pyproject.toml makes that of the package
+
 __all__ = [
     "GetTimeoutError",
     "Holder",

@@ -44,7 +44,10 @@ cdef struct Name:
 
 cdef inline int read_name(Store *s, object name, Name *parsed) except -1:
     if isinstance(name, str):
-        parsed.utf8 = PyUnicode_AsUTF8AndSize(name, &parsed.nbytes)
+        try:
+            parsed.utf8 = PyUnicode_AsUTF8AndSize(name, &parsed.nbytes)
+        except UnicodeEncodeError:
+            parsed.nbytes = 0
     if not isinstance(name, str) or not 0 < parsed.nbytes <= NAME_LIMIT:
         from refstore.names import encode_name
         encode_name(name)       # raises

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import metadata
+from typing import Any
 
+import refstore
+from refstore import messages
 from refstore.engine import is_store, owner_of
-from refstore.errors import RefstoreError, StoreCorruptedError, StoreVersionError
-from refstore.paths import store_folder, store_path
+from refstore.errors import RefstoreError, StoreCorruptedError
+from refstore.paths import open_store, store_folder, store_path
 from refstore.records import Recovery
 from refstore.store import Store
 from refstore.temporary import collect_temporary
@@ -24,77 +27,104 @@ from refstore.temporary import collect_temporary
 __all__ = ["main"]
 
 SIZES = ("capacity", "used", "free", "largest_free")  # fields of StoreStats that count bytes
-COLUMNS = ("capacity", "used", "largest_free", "objects", "pinned", "condemned", "processes")
+COLUMNS = (  # of `ls`
+    *("capacity", "used", "largest_free", "objects", "pinned", "condemned", "processes"),
+    "backend",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    options = _parse(arguments)
     try:
         status: int = options.run(options)
-        sys.stdout.flush()
+        _flush()
     except BrokenPipeError:  # `refstore ls | head`: the reader has seen enough
-        # Python flushes stdout once more at exit, and would complain of the same.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 0
     except (RefstoreError, OSError, ValueError) as error:
-        print(f"refstore: {_text(error)}", file=sys.stderr)
+        _complain(error)
         return 2
     except KeyboardInterrupt:
         return 130
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="refstore", description="Look at refstore's stores, check and clear them, remove them."
-    )
-    parser.add_argument("--version", action="version", version=metadata.version("refstore"))
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    name_help = "a store's name, or the path of its file if it holds a path separator"
-    as_json = argparse.ArgumentParser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="print JSON, with sizes in bytes")
+def _flush() -> None:
+    if sys.stdout is None:  # closed by the shell: `refstore ls >&-`
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_up_output()
+        raise
 
-    command = commands.add_parser("ls", parents=[as_json], help="list this user's stores")
-    command.set_defaults(run=_ls)
-    command = commands.add_parser("stat", parents=[as_json], help="show the state of a store")
-    command.add_argument("name", metavar="NAME", help=name_help)
-    command.set_defaults(run=_stat)
-    command = commands.add_parser(
-        "holders", parents=[as_json], help="show which processes pin objects or are writing some"
+
+def _give_up_output() -> None:
+    # Python flushes stdout once more at exit, and would complain of the same.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# --- usage
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="refstore",
+        description="Look at refstore's stores, check and clear them, remove them.",
+        allow_abbrev=False,
     )
-    command.add_argument("name", metavar="NAME", help=name_help)
-    command.set_defaults(run=_holders)
-    command = commands.add_parser(
-        "check", parents=[as_json], help="test every invariant of a store; changes nothing"
+    json_help = "print JSON, with sizes in bytes"
+    parser.add_argument("--version", action="version", version=refstore.__version__)
+    parser.add_argument("--json", action="store_true", help=json_help)
+    as_json = argparse.ArgumentParser(add_help=False)
+    # without a default, which would take back what stands before the command
+    as_json.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=json_help)
+    foreign = argparse.ArgumentParser(add_help=False)
+    foreign.add_argument(
+        "--foreign", action="store_true", help="attach to a store of another user, whom you trust"
     )
-    command.add_argument("name", metavar="NAME", help=name_help)
-    command.set_defaults(run=_check)
-    command = commands.add_parser(
-        "recover", parents=[as_json], help="give back what dead processes held"
-    )
-    command.add_argument("name", metavar="NAME", help=name_help)
-    command.set_defaults(run=_recover)
-    command = commands.add_parser(
-        "rm", help="remove stores; processes that are attached keep what they have until they go"
-    )
-    command.add_argument("names", metavar="NAME", nargs="+", help=name_help)
-    command.set_defaults(run=_rm)
-    command = commands.add_parser(
-        "gc", parents=[as_json], help="remove temporary stores whose creator is dead"
-    )
-    command.set_defaults(run=_gc)
-    return parser
+    name = argparse.ArgumentParser(add_help=False)
+    name_help = "a store's name, or the path of its file if it holds a path separator"
+    name.add_argument("name", metavar="NAME", help=name_help)
+    names = argparse.ArgumentParser(add_help=False)
+    names.add_argument("names", metavar="NAME", nargs="+", help=name_help)
+
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    of_one = [as_json, foreign, name]
+    for run, parents, does in (
+        (_ls, [as_json, foreign], "list this user's stores"),
+        (_stat, of_one, "show the state of a store"),
+        (_holders, of_one, "show which processes pin objects or are writing some"),
+        (_check, of_one, "test every invariant of a store; changes nothing"),
+        (_recover, of_one, "give back what dead processes held"),
+        (_rm, [names], "remove stores; processes that are attached keep what they have"),
+        (_gc, [as_json], "remove temporary stores whose creator is dead"),
+    ):
+        command = commands.add_parser(
+            run.__name__.lstrip("_"), parents=parents, help=does, allow_abbrev=False
+        )
+        command.set_defaults(run=run)
+    options = parser.parse_args(arguments)
+    if options.json and options.run is _rm:
+        parser.error("rm prints nothing, so it takes no --json")
+    return options
 
 
 # --- commands
 
 
 def _ls(options: argparse.Namespace) -> int:
-    rows = list(_stores(store_folder(create=False)))
+    folder = store_folder(create=False)
+    rows = list(_stores(folder, options.foreign))
     if options.json:
-        print(json.dumps(rows, indent=2))
-    elif rows:
+        _print_json(rows)
+    elif not rows:
+        _note(f"no stores in {folder}")
+    else:
         table = [["NAME", *(column.upper().replace("_", " ") for column in COLUMNS)]]
         for row in rows:
             cells = [str(row["error"])] if "error" in row else _cells(row)
@@ -105,31 +135,33 @@ def _ls(options: argparse.Namespace) -> int:
 
 def _stat(options: argparse.Namespace) -> int:
     path = store_path(options.name)
-    with _attach(path) as store:
+    with _attach(path, options.foreign) as store:
         limit = {"max_objects": store.max_objects}
         row = {"name": options.name, "path": path, **limit, **_stats(store)}
     if options.json:
-        print(json.dumps(row, indent=2))
+        _print_json(row)
     else:
         for field, value in row.items():
             shown = f"{_size(value)} ({value} bytes)" if field in SIZES else str(value)
-            print(f"{field.replace('_', ' '):13} {shown}")
+            _print(f"{field.replace('_', ' '):13} {shown}")
     return 0
 
 
 def _holders(options: argparse.Namespace) -> int:
-    with _attach(store_path(options.name)) as store:
+    with _attach(store_path(options.name), options.foreign) as store:
         holders = store.holders()
     if options.json:
         rows = [
             holder._asdict() | {"ref": None if holder.ref is None else holder.ref.hex()}
             for holder in holders
         ]
-        print(json.dumps(rows, indent=2))
-    elif holders:
+        _print_json(rows)
+    elif not holders:
+        _note(f"{options.name}: no process pins an object or is writing one")
+    else:
         table = [["PID", "COMMAND", "ALIVE", "PINS", "BYTES", "NAME OR REF"]]
         for pid, command, ref, name, pins, nbytes, alive in holders:
-            what = "(being written)" if ref is None else ref.hex() if name is None else _shown(name)
+            what = "(being written)" if ref is None else ref.hex() if name is None else name
             table.append(
                 [str(pid), command, "yes" if alive else "no", str(pins), str(nbytes), what]
             )
@@ -139,13 +171,13 @@ def _holders(options: argparse.Namespace) -> int:
 
 def _recover(options: argparse.Namespace) -> int:
     path = store_path(options.name)
-    with _attach(path) as store:
+    with _attach(path, options.foreign) as store:
         recovery = store.recover()
     if options.json:
         row = {"name": options.name, "path": path, **dataclasses.asdict(recovery)}
-        print(json.dumps(row, indent=2))
+        _print_json(row)
     else:
-        print(f"{options.name}: {_what_came_back(recovery)}")
+        _print(f"{options.name}: {_what_came_back(recovery)}")
     return 0
 
 
@@ -174,16 +206,16 @@ def _what_came_back(recovery: Recovery) -> str:
 def _check(options: argparse.Namespace) -> int:
     path = store_path(options.name)
     try:
-        with _attach(path) as store:
+        with _attach(path, options.foreign) as store:
             problems = [str(problem) for problem in store.check()]
     except StoreCorruptedError as error:  # so broken that it cannot even be attached to
         problems = [_text(error)]
     if options.json:
-        print(json.dumps({"name": options.name, "path": path, "problems": problems}, indent=2))
+        _print_json({"name": options.name, "path": path, "problems": problems})
     else:
         for problem in problems:
-            print(problem)
-        print(f"{options.name}: {_count(problems)}")
+            _print(problem)
+        _print(f"{options.name}: {_count(problems)}")
     return 1 if problems else 0
 
 
@@ -195,42 +227,43 @@ def _remove_or_say_why(name: str) -> int:
     try:
         _remove(store_path(name))
     except (RefstoreError, OSError, ValueError) as error:
-        print(f"refstore: {_text(error)}", file=sys.stderr)
+        _complain(error)
         return 2
     return 0
 
 
 def _remove(path: str) -> None:
+    # Without attaching: it may be broken, another user's, or of an engine that is not there.
     try:
-        with _attach(path) as store:
-            store.unlink()
-    except (StoreCorruptedError, StoreVersionError):
-        # Nobody can use it any more, which is a reason to remove it if it is a store at all.
+        os.close(open_store(path, os.O_RDONLY))
         if not is_store(path):
-            raise
+            raise messages.no_store(path, messages.NOT_A_STORE)
         os.unlink(path)
+    except OSError as error:
+        raise messages.of_path(path, error) from None
+    collect_temporary(os.path.dirname(path))  # what the filelock engine keeps beside its stores
 
 
 def _gc(options: argparse.Namespace) -> int:
     folder = store_folder(create=False)
     removed = collect_temporary(folder) if os.path.isdir(folder) else []
     if options.json:
-        print(json.dumps(removed, indent=2))
+        _print_json(removed)
     else:
         for path in removed:
-            print(path)
+            _print(path)
     return 0
 
 
 # --- what they share
 
 
-def _attach(path: str) -> Store:
+def _attach(path: str, foreign: bool) -> Store:
     """The store that is there, whichever engine programs are told to use."""
-    return Store(path, create=False, backend=owner_of(path) or "auto")
+    return Store(path, create=False, backend=owner_of(path) or "auto", foreign=foreign)
 
 
-def _stores(folder: str) -> Iterator[dict[str, object]]:
+def _stores(folder: str, foreign: bool) -> Iterator[dict[str, object]]:
     """A row for each store in the folder, in order of name."""
     try:
         names = sorted(os.listdir(folder))
@@ -242,7 +275,7 @@ def _stores(folder: str) -> Iterator[dict[str, object]]:
             continue
         row: dict[str, object] = {"name": name, "path": path}
         try:
-            with _attach(path) as store:
+            with _attach(path, foreign) as store:
                 yield row | _stats(store)
         except FileNotFoundError:  # removed since
             continue
@@ -251,10 +284,10 @@ def _stores(folder: str) -> Iterator[dict[str, object]]:
 
 
 def _stats(store: Store) -> dict[str, object]:
-    """The fields of the store's StoreStats, without this command among its processes."""
+    """The engine and the StoreStats, without this command among the processes."""
     stats = dataclasses.asdict(store.stats())
     stats["processes"] -= 1
-    return stats
+    return {"backend": store.backend, **stats}
 
 
 def _cells(row: dict[str, object]) -> list[str]:
@@ -278,13 +311,32 @@ def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _shown(name: str) -> str:
-    """A name may hold anything, and must not break a line or talk to the terminal."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
+def _shown(text: str) -> str:
+    """Names, paths and commands may hold anything, and must not break a line or talk to the
+    terminal."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _print(line: str) -> None:
+    print(_shown(line))
+
+
+def _print_json(rows: Any) -> None:
+    print(json.dumps(rows, indent=2))
+
+
+def _note(line: str) -> None:
+    if sys.stderr is not None:  # print() would take stdout for it
+        print(_shown(line), file=sys.stderr)
+
+
+def _complain(error: BaseException) -> None:
+    _note(f"refstore: {_text(error)}")
 
 
 def _print_table(table: list[list[str]]) -> None:
     """Names to the left, all else to the right; a row may end early, with a note."""
+    table = [[_shown(cell) for cell in row] for row in table]
     width = len(table[0])
     widths = [
         max(len(row[column]) for row in table if len(row) == width) for column in range(width)

@@ -13,7 +13,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol, SupportsIndex, cast
+from typing import TYPE_CHECKING, Literal, Protocol, SupportsIndex, cast
 
 from refstore.errors import RefstoreError, RefstoreWarning
 from refstore.paths import open_store
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from refstore.blocks import PinnedBuffer, Writer
     from refstore.refs import ObjectRef
 
-BACKENDS = ("native", "filelock")
-_MODULES = {"native": "refstore._core", "filelock": "refstore.fallback"}
-_NUMBERS = {1: "native", 2: "filelock"}  # as the file's header has them
+Backend = Literal["native", "filelock"]
+BACKENDS: tuple[Backend, ...] = ("native", "filelock")
+_MODULES: dict[str, str] = {"native": "refstore._core", "filelock": "refstore.fallback"}
+_NUMBERS: dict[int, Backend] = {1: "native", 2: "filelock"}  # as the file's header has them
 _HEADER = struct.Struct("=QII")  # magic, version, engine: of every store, whoever owns it
 _MAGIC = 0x65726F7473666572  # "refstore"
 
@@ -103,7 +104,7 @@ class Claim(Protocol):
 class Module(Protocol):
     """What a module that is an engine has."""
 
-    BACKEND: str  # its name
+    BACKEND: Backend  # its name
     Engine: type[Engine]
     OBJECTS_LIMIT: int
 
@@ -166,7 +167,7 @@ def load(backend: str) -> Module:
         ) from error
 
 
-def owner_of(path: str) -> str | None:
+def owner_of(path: str) -> Backend | None:
     """The engine that the store file at `path` belongs to; None if it is no store's, or absent."""
     number = _engine_number(path)
     return None if number is None else _NUMBERS.get(number)

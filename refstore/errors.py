@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    from refstore.refs import ObjectRef
 
 __all__ = [
     "GetTimeoutError",
@@ -40,7 +43,13 @@ class RefstoreError(Exception):
 
 
 class ObjectNotFoundError(RefstoreError, KeyError):
-    """No live object has this ref or name."""
+    """No live object has this ref or name, `key`."""
+
+    _keywords = ("key",)
+
+    def __init__(self, message: str, *, key: ObjectRef | str) -> None:
+        super().__init__(message)
+        self.key = key
 
     def __str__(self) -> str:
         # KeyError prints the repr of its argument; this one is a sentence.
@@ -48,7 +57,13 @@ class ObjectNotFoundError(RefstoreError, KeyError):
 
 
 class ObjectExistsError(RefstoreError, FileExistsError):
-    """The name is taken, and `replace=True` was not given."""
+    """The name, `key`, is taken, and `replace=True` was not given."""
+
+    _keywords = ("key",)
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class TopHolder(NamedTuple):

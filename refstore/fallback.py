@@ -350,6 +350,7 @@ class Engine:
         parsed = None if key is None else self._parse(att, key)
         found = att.run("holders()", _holders, att, parsed)
         if found is None:
+            assert key is not None
             raise messages.not_found(att.path, key, of_other_store=False)
         rows = []
         for one in found[0]:

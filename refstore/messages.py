@@ -6,9 +6,12 @@ Each function makes an exception and leaves it to its caller to raise it.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
-from typing import NamedTuple
+import os
+import stat
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
+from refstore.engine import is_store
 from refstore.errors import (
     ObjectExistsError,
     ObjectNotFoundError,
@@ -18,6 +21,9 @@ from refstore.errors import (
     StoreVersionError,
     TopHolder,
 )
+
+if TYPE_CHECKING:
+    from refstore.refs import ObjectRef
 
 NAMED = 4  # holders that a message names
 
@@ -52,7 +58,7 @@ def full(
     return StoreFullError(
         f"no room for {needed} bytes in store {path!r}: {why}. Capacity {room.capacity}, free "
         f"{room.free}, largest free extent {room.largest_free}; {_what_is_pinned(room)}."
-        f"{_who_holds(holders)} Delete or release objects, or make a larger store",
+        f"{_who_holds(holders)} {_what_to_do(path, needed, why)}",
         needed=needed,
         free=room.free,
         largest_free=room.largest_free,
@@ -62,12 +68,23 @@ def full(
 
 def no_slot(max_objects: int) -> str:
     """Why a store is full."""
-    return f"all {max_objects} objects of max_objects are there"
+    return f"all {max_objects} {_OF_MAX_OBJECTS}"
 
 
+_OF_MAX_OBJECTS = "objects of max_objects are there"
 NO_MEMORY = "the file system has no memory left"
 NO_EXTENT = "no free extent is large enough"
 OVER_CAPACITY = "it is more than the capacity"
+
+
+def _what_to_do(path: str, needed: int, why: str) -> str:
+    if why == OVER_CAPACITY:
+        return f"Make a store with a capacity of {needed} or more, or put it in parts"
+    if why == NO_MEMORY:
+        return f"Free memory in {os.path.dirname(path)!r}, or delete objects of this store"
+    if why.endswith(_OF_MAX_OBJECTS):
+        return "Delete objects, or make a store with a larger max_objects"
+    return "Delete or release objects, or make a larger store"
 
 
 def _what_is_pinned(room: Room) -> str:
@@ -92,17 +109,19 @@ def _who_holds(holders: Sequence[TopHolder]) -> str:
 
 def exists(path: str, name: str) -> ObjectExistsError:
     return ObjectExistsError(
-        f"store {path!r} has an object named {name!r}: delete it, or put with replace=True"
+        f"store {path!r} has an object named {name!r}: delete it, or put with replace=True",
+        key=name,
     )
 
 
-def not_found(path: str, key: object, *, of_other_store: bool) -> ObjectNotFoundError:
+def not_found(path: str, key: ObjectRef | str, *, of_other_store: bool) -> ObjectNotFoundError:
     """`key`: the ref or name that was asked for."""
     if of_other_store:
-        return ObjectNotFoundError(f"{key!r} is a ref of another store than {path!r}")
+        return ObjectNotFoundError(f"{key!r} is a ref of another store than {path!r}", key=key)
     what = f"object named {key!r}" if isinstance(key, str) else f"object {key!r}"
     return ObjectNotFoundError(
-        f"there is no {what} in store {path!r}: it was never put here, or it was deleted"
+        f"there is no {what} in store {path!r}: it was never put here, or it was deleted",
+        key=key,
     )
 
 
@@ -133,11 +152,16 @@ def damaged_file(path: str) -> StoreCorruptedError:
     )
 
 
+NOT_A_STORE = "is not a store"
+
+
 def no_store(path: str, why: str) -> StoreCorruptedError:
     """`why`, as in "is truncated"."""
+    if why == NOT_A_STORE:  # whatever it is, it is not ours to be removed
+        return StoreCorruptedError(f"{path!r} {why} of refstore: give another name")
     return StoreCorruptedError(
-        f"{path!r} {why}: it was not made by refstore, or something else wrote to it; remove it, "
-        "or give another name"
+        f"{path!r} {why}: something else wrote to it; give another name, or remove it "
+        "(`refstore rm`) if nobody needs what it held"
     )
 
 
@@ -159,8 +183,8 @@ def other_version(path: str, has: int, writes: int) -> StoreVersionError:
 def other_user(path: str, uid: int) -> PermissionError:
     return PermissionError(
         errno.EACCES,
-        f"the store belongs to user {uid}, and objects are unpickled: pass foreign=True if you "
-        "trust that user",
+        f"the store belongs to user {uid}, and objects are unpickled: pass foreign=True, or "
+        "--foreign to the command, if you trust that user",
         path,
     )
 
@@ -168,3 +192,72 @@ def other_user(path: str, uid: int) -> PermissionError:
 def no_rows(path: str, rows: int) -> str:
     """Why a process cannot attach."""
     return f"all {rows} rows of store {path!r} are taken: no more processes can attach"
+
+
+# --- of paths, where the system has no more than two or three words
+
+
+def of_path(path: str, error: OSError) -> OSError:
+    """The same error about the store at `path`, in more words; one that has a sentence stays."""
+    if error.errno is None or error.strerror != os.strerror(error.errno):
+        return error
+    say = _OF_PATHS.get(error.errno)
+    return error if say is None else OSError(error.errno, say(path), path)
+
+
+def _missing(path: str) -> str:
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder!r} to hold a store: make it, or give another path"
+    return (
+        "there is no store of this name: `refstore ls` lists those there are, and Store() without "
+        "create=False makes it"
+    )
+
+
+def _taken(path: str) -> str:
+    if is_store(path):
+        return (
+            "there is a store of this name already: leave create=True out to attach to it, or "
+            "give another name"
+        )
+    return "something that is no store has this name: give another name"
+
+
+def _link(path: str) -> str:
+    return (
+        "a symbolic link has this name, and refstore follows none: give the path that it leads "
+        f"to, {os.path.realpath(path)!r}"
+    )
+
+
+def _forbidden(path: str) -> str:
+    for what, where in (("it", path), ("its folder", os.path.dirname(path))):
+        try:
+            found = os.lstat(where)
+        except OSError:
+            continue
+        mode = stat.S_IMODE(found.st_mode)
+        return (
+            f"this process has no permission: {what} belongs to user {found.st_uid} and has mode "
+            f"{mode:o}; give another name, or ask that user for access"
+        )
+    return "this process has no permission to look into its folder: give another name"
+
+
+_OF_PATHS: dict[int, Callable[[str], str]] = {
+    errno.ENOENT: _missing,
+    errno.EEXIST: _taken,
+    errno.ELOOP: _link,
+    errno.EACCES: _forbidden,
+    errno.EPERM: _forbidden,
+    errno.EISDIR: lambda path: (
+        "a folder has this name: give another name, or the path of a store in that folder"
+    ),
+    errno.ENOTDIR: lambda path: "a part of this path is no folder: give another path",
+    errno.EOPNOTSUPP: lambda path: (
+        "its file system lacks what the native engine needs: give a path on tmpfs, ext4 or xfs, or "
+        "use backend='filelock'"
+    ),
+    errno.EROFS: lambda path: "its file system is read-only: give a path on another one",
+}

@@ -28,7 +28,7 @@ __all__ = [
 
 TEMPORARY_PREFIX = "tmp-"
 MAX_NAME = 200  # bytes; file systems allow 255, and the engine adds to a name while it makes a file
-MAX_CAPACITY = 1 << 46
+MAX_CAPACITY = 1 << 43  # of both engines
 MIN_DEFAULT_CAPACITY = 64 << 20
 PAGE = 4096
 
@@ -63,7 +63,10 @@ def parse_capacity(value: object) -> int:
     if nbytes <= 0:
         raise ValueError(f"capacity {value!r} is too small: a store needs at least one byte")
     if nbytes > MAX_CAPACITY:
-        raise ValueError(f"capacity {value!r} is too large: a store holds 64 TiB at most")
+        raise ValueError(
+            f"capacity {value!r} is too large: a store holds {MAX_CAPACITY >> 40} TiB "
+            f"({MAX_CAPACITY} bytes) at most"
+        )
     return nbytes
 
 
@@ -214,7 +217,7 @@ def _check_folder(folder: str, found: os.stat_result, *, chosen: bool) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise PermissionError(
             f"{folder} is not a folder, so stores cannot be kept there;"
-            " remove it, or set REFSTORE_DIR to another folder"
+            " set REFSTORE_DIR to another folder, or remove what is there"
         )
     uid = _uid()
     if uid is None:  # Windows: the temporary folder is the user's own

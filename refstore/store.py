@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast
 
-from refstore import engine, paths
+from refstore import engine, messages, paths
 from refstore.errors import RefstoreError, StoreVersionError
-from refstore.names import demand_text
+from refstore.names import demand_item
 from refstore.records import Holder, Recovery, StoreStats
 from refstore.temporary import claim, collect_temporary, give_up, opened
 
 if TYPE_CHECKING:
+    import inspect
+
     import numpy.typing as npt
+    from typing_extensions import Self
 
     from refstore.blocks import PinnedBuffer, Writer
     from refstore.refs import ObjectRef
 
 __all__ = ["Store"]
 
+OWNERS = 0o600  # permissions that a store's owner must have
 LOOKS = 5  # more that check() takes before it reports
 LOOK_AGAIN_AFTER = 0.02  # seconds
+
+
+class _SignatureOfInit:
+    """What a class takes, which Python would say is what its `__new__` takes."""
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        import inspect  # takes longer to import than the rest of this package
+
+        of_init = inspect.signature(owner.__init__)  # type: ignore[misc]  # whoever's it is
+        _, *parameters = of_init.parameters.values()
+        return of_init.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
 
 
 class Store:
@@ -41,6 +57,7 @@ class Store:
     """
 
     __slots__ = ("__weakref__",)
+    __signature__ = _SignatureOfInit()
 
     if TYPE_CHECKING:  # what `_engaged` and the engine add
         _module: engine.Module
@@ -53,7 +70,7 @@ class Store:
         *arguments: object,
         backend: str = "auto",
         **options: object,
-    ) -> Store:
+    ) -> Self:
         if cls.__init__ is Store.__init__:
             return _blank(cls, engine.choose(backend, paths.store_path(name)))
         return _blank(cls, engine.usual())  # what its arguments mean is its own affair
@@ -62,16 +79,15 @@ class Store:
         self,
         name: str | os.PathLike[str] = "default",
         *,
-        capacity: int | str | None = None,
-        max_objects: int | None = None,
+        capacity: SupportsIndex | str | None = None,
+        max_objects: SupportsIndex | None = None,
         create: bool | None = None,
-        backend: str = "auto",
+        backend: Literal["auto", "native", "filelock"] = "auto",
         evict: str | None = None,
-        mode: int = 0o600,
+        mode: SupportsIndex = 0o600,
         foreign: bool = False,
     ) -> None:
-        _check_evict(evict)
-        wanted = None if capacity is None else paths.parse_capacity(capacity)
+        wanted, max_objects, mode = _checked(capacity, max_objects, evict, mode)
         path = paths.store_path(name)
         self._demand_engine(backend, path)
         collect_temporary(os.path.dirname(path))
@@ -100,16 +116,15 @@ class Store:
     @classmethod
     def temporary(
         cls,
-        capacity: int | str | None = None,
+        capacity: SupportsIndex | str | None = None,
         *,
-        max_objects: int | None = None,
-        backend: str = "auto",
+        max_objects: SupportsIndex | None = None,
+        backend: Literal["auto", "native", "filelock"] = "auto",
         evict: str | None = None,
-        mode: int = 0o600,
-    ) -> Store:
+        mode: SupportsIndex = 0o600,
+    ) -> Self:
         """A store with a fresh name, removed when this process closes it, exits or dies."""
-        _check_evict(evict)
-        wanted = None if capacity is None else paths.parse_capacity(capacity)
+        wanted, max_objects, mode = _checked(capacity, max_objects, evict, mode)
         path = paths.store_path(paths.temporary_name())
         collect_temporary(os.path.dirname(path))
         module = engine.choose(backend, path)
@@ -135,7 +150,10 @@ class Store:
     def _attach(
         self, path: str, foreign: bool, capacity: int | None, max_objects: int | None
     ) -> None:
-        attachment = self._module.attach(path, foreign)
+        try:
+            attachment = self._module.attach(path, foreign)
+        except OSError as error:
+            raise messages.of_path(path, error) from None
         for what, asked, has in (
             ("capacity", capacity, attachment.capacity),
             ("max_objects", max_objects, attachment.max_objects),
@@ -214,6 +232,10 @@ class Store:
     def __len__(self) -> int:
         return self._base().__len__()
 
+    def __bool__(self) -> bool:
+        """True, however empty it is: `store or Store(...)` makes no other."""
+        return True
+
     def __iter__(self) -> Iterator[ObjectRef]:
         return self._base().__iter__()
 
@@ -248,7 +270,7 @@ class Store:
         return self._attachment.max_objects
 
     @property
-    def backend(self) -> str:
+    def backend(self) -> Literal["native", "filelock"]:
         """The engine that the store belongs to: "native" or "filelock"."""
         return self._module.BACKEND
 
@@ -315,7 +337,7 @@ class Store:
         finally:
             self._base().close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         self._attachment  # noqa: B018  a closed store raises
         return self
 
@@ -323,13 +345,13 @@ class Store:
         self.close()
 
     def __getitem__(self, name: str) -> PinnedBuffer:
-        return self.get(demand_text(name))
+        return self.get(demand_item(name))
 
     def __setitem__(self, name: str, obj: object) -> None:
-        self.put(obj, name=demand_text(name), replace=True)
+        self.put(obj, name=demand_item(name), replace=True)
 
     def __delitem__(self, name: str) -> None:
-        self.delete(demand_text(name))
+        self.delete(demand_item(name))
 
     def __reduce__(self) -> tuple[object, ...]:
         attachment = self._attachment
@@ -350,6 +372,7 @@ _OF_THE_ENGINE = (
 
 
 _made: dict[tuple[object, str], type[Store]] = {}
+S = TypeVar("S", bound=Store)
 
 
 def _engaged(face: type[Store], module: engine.Module) -> type[Store]:
@@ -381,9 +404,9 @@ def _engage(face: type[Store], module: engine.Module) -> type[Store]:
     return type(face.__name__, (face, module.Engine), members)
 
 
-def _blank(face: type[Store], module: engine.Module) -> Store:
+def _blank(face: type[S], module: engine.Module) -> S:
     made = _engaged(getattr(face, "_face", face), module)
-    return cast(Store, cast(Any, module.Engine).__new__(made))
+    return cast(S, cast(Any, module.Engine).__new__(made))
 
 
 def _reattach(face: type[Store], path: str, uuid: bytes) -> Store:
@@ -404,11 +427,39 @@ def _remove_unused(module: engine.Module, path: str) -> None:
             os.unlink(path)
 
 
-def _check_evict(evict: str | None) -> None:
+def _checked(
+    capacity: SupportsIndex | str | None,
+    max_objects: SupportsIndex | None,
+    evict: str | None,
+    mode: SupportsIndex,
+) -> tuple[int | None, int | None, int]:
+    """Capacity, max_objects and mode as plain numbers; TypeError or ValueError."""
     if evict not in (None, "lru"):
         raise ValueError(f"evict is {evict!r}: it is None or 'lru'")
     if evict is not None:
         raise ValueError(f"evict is {evict!r}: this version does not evict yet, leave it out")
+    nbytes = None if capacity is None else paths.parse_capacity(capacity)
+    objects = None if max_objects is None else _number("max_objects", max_objects, "such as 5000")
+    if objects is not None and objects <= 0:
+        raise ValueError(f"max_objects is {objects}: a store needs at least one")
+    bits = _number("mode", mode, "such as 0o600")
+    if bits & ~0o777 or bits & OWNERS != OWNERS:
+        raise ValueError(
+            f"mode is {_octal(bits)}: it is 0o777 at most, and the owner must be able to read and "
+            "write, as with 0o600 or 0o660"
+        )
+    return nbytes, objects, bits
+
+
+def _number(what: str, value: object, example: str) -> int:
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(cast(SupportsIndex, value))
+    raise TypeError(f"{what} is {value!r}: give an int {example}, not {type(value).__name__}")
+
+
+def _octal(bits: int) -> str:
+    return f"{bits}" if bits < 0 else f"0o{bits:o}"
 
 
 def _make(
@@ -425,10 +476,11 @@ def _make(
         capacity = paths.default_capacity(folder)
     if max_objects is None:
         max_objects = paths.default_max_objects(capacity)
-    if isinstance(max_objects, bool) or not isinstance(max_objects, int):
-        raise TypeError(f"max_objects is an int, not {type(max_objects).__name__}")
-    if not 0 < max_objects <= module.OBJECTS_LIMIT:
+    if max_objects > module.OBJECTS_LIMIT:
         raise ValueError(
             f"max_objects is {max_objects}: it must be between 1 and {module.OBJECTS_LIMIT}"
         )
-    return module.make_file(path, capacity, max_objects, mode, temporary)
+    try:
+        return module.make_file(path, capacity, max_objects, mode, temporary)
+    except OSError as error:
+        raise messages.of_path(path, error) from None

@@ -58,7 +58,7 @@ def collect_temporary(folder: str) -> list[str]:
     removed: list[str] = []
     try:
         entries = list(os.scandir(folder))
-    except FileNotFoundError:
+    except OSError:
         return removed  # whoever opens or makes the store says so
     for entry in entries:
         if entry.name.startswith(paths.TEMPORARY_PREFIX) and entry.is_file(follow_symlinks=False):

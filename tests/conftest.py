@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import engines
 import helpers
 import pytest
+from command import Command
 
 import refstore
 
@@ -106,3 +108,27 @@ def make_store(folder: Path) -> Iterator[MakeStore]:
 def store(make_store: MakeStore) -> refstore.Store:
     """A fresh store of 16 MiB."""
     return make_store()
+
+
+# -- of the command
+
+
+@pytest.fixture
+def run(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    """The command, where `folder` is the one that holds the user's stores."""
+    monkeypatch.setenv("REFSTORE_DIR", str(folder))
+    return Command(capsys)
+
+
+@pytest.fixture
+def train(run: Command) -> Any:
+    """A store called "train" with two objects."""
+    with refstore.Store("train", capacity="4MiB") as store:
+        store.put(b"x" * 100_000, name="weights")
+        store.put(b"y")
+        yield store
+        assert store.check() == []
+        if os.path.exists(store.path):
+            store.unlink()

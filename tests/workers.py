@@ -255,7 +255,7 @@ def pickled(hands: Hands) -> bytes:
     return pickle.dumps(hands.store)
 
 
-def create_many_times(hands: Hands, path: str, times: int, backend: str) -> list[str]:
+def create_many_times(hands: Hands, path: str, times: int, backend: Any) -> list[str]:
     """Open or make a store of that engine as often as asked; what came of each."""
     outcomes = []
     for number in range(times):

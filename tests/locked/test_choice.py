@@ -7,6 +7,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import engines
 import helpers
@@ -35,7 +36,7 @@ def header(path: str) -> tuple[int, int, int]:
 
 
 @pytest.fixture
-def owned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], refstore.Store]:
+def owned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], refstore.Store]:
     """Make a store of a given engine, with nothing said by the environment."""
     monkeypatch.delenv(engines.VARIABLE)
     return lambda owner: refstore.Store(
@@ -65,7 +66,7 @@ def test_the_other_engine_refuses_it_and_names_both(
         other = OTHER[owner]
         if said_by == "environment":
             monkeypatch.setenv(engines.VARIABLE, other)
-        backend = other if said_by == "argument" else "auto"
+        backend: Any = other if said_by == "argument" else "auto"
         with pytest.raises(refstore.StoreVersionError) as caught:
             refstore.Store(store.path, create=create, backend=backend)
         assert store.path in str(caught.value)
@@ -136,7 +137,7 @@ def test_the_environment_decides_for_auto_and_says_nothing(
 
 @pytest.mark.parametrize("name", engines.ENGINES)
 def test_an_argument_wins_over_the_environment(
-    folder: Path, path: str, monkeypatch: pytest.MonkeyPatch, name: str
+    folder: Path, path: str, monkeypatch: pytest.MonkeyPatch, name: Any
 ) -> None:
     monkeypatch.setenv(engines.VARIABLE, OTHER[name])
     with refstore.Store(path, capacity="1MiB", backend=name) as store:

@@ -8,75 +8,30 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import helpers
 import pytest
 import workers
+from command import Command
 from helpers import peer, peers
 
 import refstore
 from refstore import cli
 
-
-class Said(NamedTuple):
-    """What a command said, and its exit status."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-class Command:
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *arguments: str) -> Said:
-        try:
-            status = cli.main(arguments)
-        except SystemExit as stop:  # argparse: bad usage, or help
-            status = int(stop.code or 0)
-        return Said(status, *self._capsys.readouterr())
-
-
-@pytest.fixture
-def run(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    """The command, where `folder` is the one that holds the user's stores."""
-    monkeypatch.setenv("REFSTORE_DIR", str(folder))
-    return Command(capsys)
-
-
-@pytest.fixture
-def train(run: Command) -> Any:
-    """A store called "train" with two objects."""
-    with refstore.Store("train", capacity="4MiB") as store:
-        store.put(b"x" * 100_000, name="weights")
-        store.put(b"y")
-        yield store
-        assert store.check() == []
-        if os.path.exists(store.path):
-            store.unlink()
-
-
 # --- ls
 
 
-def test_ls_of_no_stores_prints_nothing(run: Command) -> None:
-    assert run("ls") == (0, "", "")
-    assert run("ls", "--json").json == []
+def test_ls_of_no_stores_says_so(run: Command, folder: Path) -> None:
+    assert run("ls") == (0, "", f"no stores in {folder}\n")
+    assert run("ls", "--json") == (0, "[]\n", "")
 
 
 def test_ls_without_a_folder_makes_none(
     run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REFSTORE_DIR", str(folder / "none"))
-    assert run("ls") == (0, "", "")
+    assert run("ls") == (0, "", f"no stores in {folder}/none\n")
     assert not (folder / "none").exists()
 
 
@@ -87,10 +42,11 @@ def test_ls_prints_a_line_for_each_store(run: Command, train: refstore.Store) ->
         header, first, second = said.out.splitlines()
         assert header.split() == [
             *("NAME", "CAPACITY", "USED", "LARGEST", "FREE", "OBJECTS", "PINNED", "CONDEMNED"),
-            "PROCESSES",
+            *("PROCESSES", "BACKEND"),
         ]
         assert first.split()[:5] == ["a", "longer", "name", "1.0", "GiB"]
         assert second.split()[:3] == ["train", "4.0", "MiB"]
+        assert second.split()[-1] == train.backend
         assert len({len(line) for line in said.out.splitlines()}) == 1
         other.unlink()
 
@@ -102,6 +58,7 @@ def test_ls_as_json_has_every_figure(run: Command, train: refstore.Store) -> Non
     assert row["capacity"] == 4 << 20
     assert row["objects"] == 2
     assert row["used"] == train.stats().used
+    assert row["backend"] == train.backend
 
 
 def test_ls_passes_over_what_is_no_store(run: Command, train: refstore.Store, folder: Path) -> None:
@@ -140,6 +97,7 @@ def test_stat_prints_every_figure(run: Command, train: refstore.Store) -> None:
     assert shown["largest free"].endswith(" bytes)")
     assert shown["objects"] == "2"
     assert shown["path"] == train.path
+    assert shown["backend"] == train.backend
 
 
 def test_stat_as_json_has_the_fields_of_store_stats(run: Command, train: refstore.Store) -> None:
@@ -176,7 +134,7 @@ def test_check_prints_the_problems_and_is_1(
 class _Unsound:
     """A store with problems, which no sequence of calls can bring about."""
 
-    def __init__(self, name: str, *, create: bool, backend: str) -> None:
+    def __init__(self, name: str, *, create: bool, backend: str, foreign: bool) -> None:
         pass
 
     def __enter__(self) -> _Unsound:
@@ -200,11 +158,10 @@ def test_check_of_a_file_that_is_no_store_is_1(run: Command, folder: Path) -> No
 # --- holders
 
 
-def test_holders_of_a_store_that_nobody_uses_prints_nothing(
-    run: Command, train: refstore.Store
-) -> None:
-    assert run("holders", "train") == (0, "", "")
-    assert run("holders", "train", "--json").json == []
+def test_holders_of_a_store_that_nobody_uses_says_so(run: Command, train: refstore.Store) -> None:
+    said = "train: no process pins an object or is writing one\n"
+    assert run("holders", "train") == (0, "", said)
+    assert run("holders", "train", "--json") == (0, "[]\n", "")
 
 
 def test_holders_prints_a_line_for_each(run: Command, train: refstore.Store) -> None:
@@ -312,7 +269,7 @@ def test_rm_removes_a_store_and_leaves_those_attached_alone(
     run: Command, train: refstore.Store
 ) -> None:
     assert run("rm", "train") == (0, "", "")
-    assert run("ls") == (0, "", "")
+    assert run("ls", "--json").json == []
     with train.get("weights") as buf:
         assert len(buf) == 100_000
 
@@ -327,8 +284,46 @@ def test_rm_goes_on_after_a_store_that_is_not_there(run: Command, train: refstor
 
 def test_rm_spares_a_file_that_is_no_store(run: Command, folder: Path) -> None:
     (folder / "text").write_text("no store" * 1000)
-    assert run("rm", "text").status == 2
+    said = run("rm", "text")
+    assert (said.status, said.out) == (2, "")
+    assert "is not a store of refstore: give another name" in said.err
+    assert "remove" not in said.err
     (folder / "text").unlink()
+
+
+def test_rm_spares_what_a_link_leads_to(run: Command, train: refstore.Store, folder: Path) -> None:
+    (folder / "link").symlink_to("train")
+    said = run("rm", "link")
+    assert said.status == 2
+    assert "symbolic link" in said.err
+    assert os.path.exists(train.path)
+    (folder / "link").unlink()
+
+
+def test_rm_of_a_folder_says_what_it_is(run: Command, folder: Path) -> None:
+    (folder / "inner").mkdir()
+    assert run("rm", "inner").status == 2
+    (folder / "inner").rmdir()
+
+
+def test_rm_takes_along_what_the_engine_keeps_beside_the_store(run: Command, folder: Path) -> None:
+    refstore.Store("train", capacity="1MiB").close()
+    assert (folder / "train").exists()
+    assert run("rm", "train") == (0, "", "")
+    assert list(folder.iterdir()) == []
+
+
+def test_rm_needs_no_engine(run: Command, folder: Path) -> None:
+    refstore.Store("train", capacity="1MiB").close()
+    script = """
+        import sys
+        sys.modules["refstore._core"] = None  # as where there is no compiler
+        from refstore.cli import main
+        sys.exit(main(["rm", "train"]))
+    """
+    done = helpers.run_script(script)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert list(folder.iterdir()) == []
 
 
 # --- gc
@@ -368,7 +363,11 @@ def test_a_missing_store_is_2_and_one_line(run: Command, command: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["nonsense"], ["stat"], ["stat", "a", "b"], ["ls", "a"], ["rm"], ["ls", "--nonsense"]],
+    [
+        *([], ["nonsense"], ["stat"], ["stat", "a", "b"], ["ls", "a"], ["rm"]),
+        *(["ls", "--nonsense"], ["ls", "--jso"], ["--jso", "ls"], ["--versio"]),
+        *(["rm", "a", "--json"], ["--json", "rm", "a"], ["--foreign", "ls"], ["rm", "--foreign"]),
+    ],
     ids=" ".join,
 )
 def test_bad_usage_is_2(run: Command, arguments: list[str]) -> None:
@@ -384,7 +383,27 @@ def test_a_bad_name_is_2(run: Command, name: str) -> None:
 
 def test_help_and_version_are_0(run: Command) -> None:
     assert run("--help").status == 0
-    assert run("--version") == (0, f"{metadata.version('refstore')}\n", "")
+    assert run("--version") == (0, f"{refstore.__version__}\n", "")
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert refstore.__version__ == metadata.version("refstore")
+
+
+def test_a_checkout_that_was_never_installed_has_its_version(
+    run: Command, train: refstore.Store
+) -> None:
+    script = """
+        import importlib.metadata, sys
+        def absent(name):
+            raise importlib.metadata.PackageNotFoundError(name)
+        importlib.metadata.version = importlib.metadata.distribution = absent
+        from refstore.cli import main
+        assert main(["ls"]) == 0
+        main(["--version"])
+    """
+    done = helpers.run_script(script)
+    assert done.stdout.endswith(f"\n{refstore.__version__}\n")
 
 
 def test_the_module_runs_as_the_command_does(run: Command, train: refstore.Store) -> None:
@@ -397,15 +416,6 @@ def test_the_module_runs_as_the_command_does(run: Command, train: refstore.Store
     failed = subprocess.run(command, check=False, capture_output=True, text=True)
     assert failed.returncode == 2
     assert failed.stderr.startswith("refstore: ")
-
-
-def test_a_reader_that_goes_away_is_no_error(run: Command, train: refstore.Store) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "w") as pipe:
-        command = [sys.executable, "-m", "refstore", "ls"]
-        said = subprocess.run(command, check=False, stdout=pipe, stderr=subprocess.PIPE)
-    assert (said.returncode, said.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

@@ -66,3 +66,23 @@ def test_errors_travel_between_processes(store: refstore.Store) -> None:
         back = pickle.loads(pickle.dumps(error))
         assert type(back) is type(error)
         assert str(back) == str(error)
+        assert vars(back) == vars(error)
+
+
+def test_an_error_about_an_object_has_its_key(store: refstore.Store) -> None:
+    ref = store.put(b"x", name="n")
+    with pytest.raises(refstore.ObjectExistsError) as taken:
+        store.put(b"y", name="n")
+    assert taken.value.key == "n"
+    store.delete(ref)
+    for key in ("n", ref):
+        for use in (store.get, store.delete, store.refcount, store.holders):
+            with pytest.raises(refstore.ObjectNotFoundError) as missing:
+                use(key)
+            assert missing.value.key == key
+    with refstore.Store.temporary("1MiB") as other:
+        with pytest.raises(refstore.ObjectNotFoundError, match="another store") as foreign:
+            other.get(ref)
+        assert foreign.value.key == ref
+    back = pickle.loads(pickle.dumps(foreign.value))
+    assert (back.key, str(back)) == (ref, str(foreign.value))

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import helpers
+import numpy as np
 import pytest
 
 import refstore
+from refstore import paths
+from refstore.engine import load
 
 MakeStore = Callable[..., refstore.Store]
 
@@ -239,9 +242,64 @@ def test_an_unknown_option_is_a_value_error(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", [-1, 0, 0o400, 0o200, 0o066, 0o1600, 0o4700, 1 << 20, 1 << 70])
+def test_a_mode_that_keeps_its_owner_out_or_means_more_is_a_value_error(
+    folder: Path, path: str, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    monkeypatch.setenv("REFSTORE_DIR", str(folder))
+    with pytest.raises(ValueError, match=r"mode is .*: .* as with 0o600"):
+        refstore.Store(path, capacity="1MiB", mode=mode)
+    with pytest.raises(ValueError, match=r"mode is .*: .* as with 0o600"):
+        refstore.Store.temporary("1MiB", mode=mode)
+    assert list(folder.iterdir()) == []
+
+
+NO_NUMBERS: list[Any] = ["600", 6.0, b"5", [5], True]
+
+
+@pytest.mark.parametrize("what", ["mode", "max_objects"])
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+def test_what_is_no_number_is_a_type_error(
+    folder: Path, path: str, what: str, value: object
+) -> None:
+    options: dict[str, Any] = {what: value}
+    with pytest.raises(TypeError, match=f"{what} is .*: give an int such as") as caught:
+        refstore.Store(path, capacity="1MiB", **options)
+    assert type(value).__name__ in str(caught.value)
+    assert list(folder.iterdir()) == []
+
+
+def test_numbers_of_numpy_are_numbers(path: str) -> None:
+    options: dict[str, Any] = {
+        "capacity": np.int64(500_000),
+        "max_objects": np.int64(5),
+        "mode": np.uint16(0o640),
+    }
+    with refstore.Store(path, **options) as store:
+        assert (store.capacity, store.max_objects) == (500_000, 5)
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o640
+        refstore.Store(path, **options).close()
+        with pytest.raises(ValueError, match="has max_objects 5, and 6 was asked for"):
+            refstore.Store(path, max_objects=np.int64(6))
+        store.unlink()
+
+
+def test_the_largest_capacity_is_the_engines(
+    path: str, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with refstore.Store(path, capacity="8TiB", max_objects=10) as store:
+        assert store.capacity == paths.MAX_CAPACITY
+        store.unlink()
+    with pytest.raises(ValueError, match="a store holds 8 TiB"):
+        refstore.Store(path, capacity=paths.MAX_CAPACITY + 1)
+    with pytest.raises(ValueError, match="capacity is"):
+        load(engine).make_file(path, paths.MAX_CAPACITY + 1, 10, 0o600, False)
+
+
 def test_a_backend_can_be_asked_for(make_store: MakeStore, path: str, engine: str) -> None:
     make_store(backend=engine)["n"] = b"x"
-    for backend in ("auto", engine):
+    backends: list[Any] = ["auto", engine]
+    for backend in backends:
         with refstore.Store(path, create=False, backend=backend) as store:
             assert bytes(store["n"]) == b"x"
 

@@ -43,7 +43,8 @@ def own(shared: Path) -> Path:
         ("1.5 GiB", 3 << 29),
         ("0.3KiB", 307),
         ("1TiB", 1 << 40),
-        (1 << 46, 1 << 46),
+        (1 << 43, 1 << 43),
+        ("8TiB", 1 << 43),
     ],
 )
 def test_a_size_is_read(value: Any, nbytes: int) -> None:
@@ -59,9 +60,9 @@ def test_what_is_no_size_is_refused(value: object) -> None:
         paths.parse_capacity(value)
 
 
-@pytest.mark.parametrize("value", [(1 << 46) + 1, "65TiB", "9" * 30])
+@pytest.mark.parametrize("value", [(1 << 43) + 1, (1 << 46) + 1, "9TiB", "65TiB", "9" * 30])
 def test_a_size_past_the_format_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="too large"):
+    with pytest.raises(ValueError, match=r"too large: a store holds 8 TiB \(8796093022208 bytes\)"):
         paths.parse_capacity(value)
 
 
@@ -78,7 +79,7 @@ def test_the_default_capacity_is_half_of_the_smallest_limit(
     assert limits((8 << 30) + 6000, 9 << 30) == 4 << 30  # whole pages
     assert limits(1 << 20, 1 << 30) == 64 << 20
     assert limits() == 64 << 20
-    assert limits(1 << 60) == 1 << 46
+    assert limits(1 << 60) == 1 << 43
 
 
 def test_the_default_capacity_of_a_folder_that_is_not_there_comes_from_memory() -> None:
@@ -114,7 +115,7 @@ def test_limits_of_control_groups_are_honoured(
 
 
 @pytest.mark.parametrize(
-    ("capacity", "objects"), [(1, 4096), (1 << 26, 1 << 16), (1 << 30, 1 << 20), (1 << 46, 1 << 20)]
+    ("capacity", "objects"), [(1, 4096), (1 << 26, 1 << 16), (1 << 30, 1 << 20), (1 << 43, 1 << 20)]
 )
 def test_the_default_number_of_objects_follows_the_capacity(capacity: int, objects: int) -> None:
     assert paths.default_max_objects(capacity) == objects

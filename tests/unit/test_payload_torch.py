@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import warnings
 from typing import Any
 
 import helpers
+import numpy as np
 import pytest
 
 import refstore
@@ -201,3 +204,65 @@ def test_arrays_and_tensors_mix(store: refstore.Store, path: str) -> None:
         del back
     with store.get(ref) as again:
         assert numpy.array_equal(again.value["a"], array)
+
+
+# --- tensors over a buffer, as docs/index.md and docs/api.md have it
+
+OVER: dict[str, tuple[str, bool]] = {  # how, and whether PyTorch warns that it is read-only
+    "from_dlpack": ("torch.from_dlpack(buf)", False),
+    "as_tensor": ("torch.as_tensor(buf)", False),
+    "from_numpy": ("torch.from_numpy(buf.array)", True),
+    "asarray": ("torch.asarray(buf.array)", True),
+    "as_tensor of the array": ("torch.as_tensor(buf.array)", True),
+}
+
+
+@pytest.mark.parametrize(("how", "warns"), OVER.values(), ids=OVER.keys())
+def test_a_tensor_over_a_buffer_reads_it(store: refstore.Store, how: str, warns: bool) -> None:
+    array = np.arange(12).reshape(3, 4)
+    with store.get(store.put(array)) as buf:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.set_warn_always(True)
+            tensor = eval(how)
+            torch.set_warn_always(False)
+        assert torch.equal(tensor, torch.tensor(array))
+        assert tensor.data_ptr() == helpers.address(buf.array)
+        del tensor
+    assert any("not writable" in str(one.message) for one in caught) == warns
+
+
+@pytest.mark.parametrize("how", [how for how, _ in OVER.values()], ids=OVER.keys())
+def test_a_tensor_over_a_private_view_can_be_written(store: refstore.Store, how: str) -> None:
+    ref = store.put(np.zeros(100_000))
+    with store.get(ref, writable=True) as buf:
+        tensor = eval(how)
+        tensor.add_(1)
+        assert buf.array.sum() == 100_000
+        del tensor
+    with store.get(ref) as buf:
+        assert buf.array.sum() == 0
+
+
+def test_a_write_through_a_read_only_buffer_kills(store: refstore.Store, path: str) -> None:
+    store["a"] = np.zeros(100_000)
+    script = """
+        import refstore, sys, torch
+        buf = refstore.Store(sys.argv[1], create=False).get("a")
+        tensor = torch.from_dlpack(buf)
+        print("made", flush=True)
+        tensor.add_(1)
+        print("written")
+    """
+    done = helpers.run_script(script, path)
+    assert (done.returncode, done.stdout) == (-signal.SIGSEGV, "made\n")
+    with store.get("a") as buf:
+        assert buf.array.sum() == 0
+    helpers.clear_up_after_the_dead(path)
+
+
+def test_asarray_of_a_buffer_reads_its_bytes(store: refstore.Store) -> None:
+    with store.get(store.put(np.arange(4).reshape(2, 2)), writable=True) as buf:
+        tensor = torch.asarray(buf)
+        assert (tensor.dtype, tuple(tensor.shape)) == (torch.float32, (8,))
+        del tensor
