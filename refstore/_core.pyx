@@ -696,7 +696,7 @@ cdef class Writer(Block):
         ref = make_ref(self.tag, self.slot, self.generation)
         self.is_closed = True
         try:
-            finish(&self.att.s, self.slot, self.name, &name, self.replaces, self.pinned)
+            finish(&self.att.s, self.slot, self.name, &name, self.replaces)
             self.is_sealed = True
         finally:
             self.close_views()
@@ -800,7 +800,7 @@ cdef class Engine:
         ref.slot = put_any(&att.s, obj)
         ref.generation = generation_of(&att.s, ref.slot)
         ref.tag = att.s.tag
-        finish(&att.s, ref.slot, name, &parsed, replace, False)
+        finish(&att.s, ref.slot, name, &parsed, replace)
         return ref
 
     def create(self, nbytes=None, *, shape=None, dtype=None, name=None, replace=False, timeout=0):

@@ -28,7 +28,7 @@ from refstore._layout cimport (
 )
 from refstore._rows cimport look_at_blocker, recover_dead, sweep
 from refstore._runs cimport held_elsewhere
-from refstore._slots cimport abandon, free_slot, pins_condemned, unpin
+from refstore._slots cimport abandon, free_slot, pins_condemned, reap_condemned, unpin
 from refstore._store cimport commit_labels, count, label_at, Store
 from refstore._wait cimport overcome
 
@@ -156,17 +156,14 @@ cdef inline int publish_named(Store *s, uint64_t i, Name *name, bint replace) ex
     return got
 
 
-cdef inline void give_up(Store *s, uint64_t i, bint pinned) noexcept nogil:
-    # `pinned`: views of ours keep the block
-    if pinned:
-        abandon(s, i)
-    else:
-        free_slot(s, i)
+cdef inline void give_up(Store *s, uint64_t i) noexcept nogil:
+    # Views of it may live, also in a child that was forked while we waited: then it goes with the last.
+    abandon(s, i)
+    reap_condemned(s, i)
 
 
-cdef inline int finish(Store *s, uint64_t i, object text, Name *name, bint replace,
-                       bint pinned) except -1:
-    # Seals what we wrote. `pinned`: views of ours keep the block even if this fails.
+cdef inline int finish(Store *s, uint64_t i, object text, Name *name, bint replace) except -1:
+    # Seals what we wrote. If this fails it is given up.
     cdef uint64_t nbytes = s.slots[i].nbytes
     cdef int got
     failpoint()
@@ -177,11 +174,11 @@ cdef inline int finish(Store *s, uint64_t i, object text, Name *name, bint repla
         try:
             got = publish_named(s, i, name, replace)
         except BaseException:
-            give_up(s, i, pinned)
+            give_up(s, i)
             raise
         if got != 0:
             if got != ERR_INDEX:        # then it is condemned already
-                give_up(s, i, pinned)
+                give_up(s, i)
             raise put_error(s, got, nbytes, text)
         look_at_blocker(s)              # of what was replaced
     count(s, COUNT_PUTS, 1)
