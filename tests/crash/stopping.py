@@ -12,7 +12,7 @@ import helpers
 from crash.failpoints import failpoint
 from refstore import _core
 
-Site = tuple[str, str]  # a function of the core, and a part of a line of it
+Site = tuple[str, str] | int  # a function of the core and a part of a line of it, or a failpoint
 
 LOCKED = ("lock", "cas_acq_rel(word")
 NAME_LOCKED = ("publish_locked", "assign(slot.replaces_generation")
@@ -22,7 +22,8 @@ MAP_REBUILT = ("rebuild", "assign(s.pool.top")
 
 def arm(site: Site, signo: signal.Signals, skip: int = 0) -> None:
     """This process gets the signal when it passes there once more than `skip` times."""
-    _core._arm(failpoint(*site).number, signo, skip)
+    number = site if isinstance(site, int) else failpoint(*site).number
+    _core._arm(number, signo, skip)
 
 
 @contextlib.contextmanager
