@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import helpers
 import pytest
 
 import refstore
-from crash.failpoints import failpoint
+from crash.stopping import LOCKED, MAP_REBUILT, NAME_LOCKED, killed_at, stopped_at
 from refstore import _core
 
 pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
 
 LARGE = bytes(100_000)
-
-Site = tuple[str, str]  # a function of the core, and a part of a line of it
-LOCKED = ("lock", "cas_acq_rel(word")
-NAME_LOCKED = ("publish_locked", "assign(slot.replaces_generation")
-MAP_REBUILT = ("rebuild", "assign(s.pool.top")
-
-
-def arm(site: Site, signo: signal.Signals) -> None:
-    _core._arm(failpoint(*site).number, signo)
-
-
-@contextlib.contextmanager
-def stopped_at(site: Site, work: Callable[[], object]) -> Iterator[int]:
-    """The pid of a forked child that stands still there, and goes on to its end afterwards."""
-
-    def stop_on_the_way() -> None:
-        arm(site, signal.SIGSTOP)
-        work()
-
-    with helpers.forking_on_purpose():
-        pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(BaseException):
-            stop_on_the_way()
-            os._exit(0)
-        os._exit(1)
-    try:
-        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
-        yield pid
-    finally:
-        os.kill(pid, signal.SIGCONT)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def assert_gives_up(work: Callable[[], object], pid: int) -> None:
@@ -84,11 +49,7 @@ def test_a_replacement_gives_up_on_a_process_stopped_with_the_names_lock(
 
 
 def test_a_process_stopped_in_a_recovery_is_the_one_that_is_named(store: refstore.Store) -> None:
-    def die_with_the_lock() -> None:
-        arm(LOCKED, signal.SIGKILL)
-        store.put(LARGE)
-
-    assert helpers.forked(die_with_the_lock) == -signal.SIGKILL
+    killed_at(LOCKED, lambda: store.put(LARGE))
     with stopped_at(MAP_REBUILT, store.recover) as pid:
         assert_gives_up(lambda: store.put(LARGE), pid)
         assert_gives_up(store.recover, pid)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import engines
 import helpers
 import pytest
 import workers
-from helpers import peers
+from helpers import peer, peers
 
 import refstore
 
@@ -96,4 +100,27 @@ def test_a_creator_killed_before_it_joins_leaves_a_whole_store(
     with refstore.Store(path, create=False) as store:
         assert store.check() == []
         helpers.assert_full_capacity_fits(store)
+        store.unlink()
+
+
+@pytest.mark.parametrize("create", [True, None])
+def test_a_creator_that_cannot_attach_leaves_what_others_have_put(
+    folder: Path, path: str, create: bool | None
+) -> None:
+    attach = refstore.Store._attach
+
+    def fail_once_it_is_there(store: refstore.Store, where: str, *options: Any) -> None:
+        if not os.path.exists(where):
+            attach(store, where, *options)
+        with peer(where) as other:
+            other.do(workers.put, b"x" * 1000, "precious")
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refstore.Store, "_attach", fail_once_it_is_there)
+        with pytest.raises(OSError, match=re.escape(os.strerror(errno.EMFILE))):
+            refstore.Store(path, capacity="1MiB", create=create)
+    with refstore.Store(path, create=False) as store:
+        assert bytes(store["precious"]) == b"x" * 1000
+        assert store.check() == []
         store.unlink()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import helpers
 import pytest
+import workers
 
 import refstore
 
@@ -299,3 +300,16 @@ def test_a_fork_while_a_store_is_opened_does_not_keep_the_parents_row(
         stats = store.stats()
         assert (stats.used, stats.condemned) == (0, 0)
     assert_all_comes_back(store, path, [])
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_check_finds_no_fault_in_a_writer_that_a_living_child_shares(
+    store: refstore.Store, size: int
+) -> None:
+    with store.create(size) as writer:
+        with helpers.peer(store, "fork") as child:
+            assert store.check() == []
+            assert child.do(workers.problems) == []
+        assert store.check() == []
+        memoryview(writer)[:] = b"x" * size
+    assert bytes(store.get(writer.ref)) == b"x" * size

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import sys
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -191,3 +193,95 @@ def test_a_temporary_store_may_not_be_given_a_bad_capacity(folder: Path) -> None
     with pytest.raises(ValueError, match="capacity"):
         refstore.Store.temporary(capacity=0)
     assert helpers.stores(folder) == []
+
+
+DAEMON = """
+    import os, subprocess, sys, refstore
+    folder, program = sys.argv[1:3]
+    store = refstore.Store.temporary(capacity="1MiB")
+    path = os.path.join(folder, *(f for f in os.listdir(folder) if not f.endswith(".locks")))
+    store["n"] = b"x" * 1000
+    os.closerange(3, 256)
+    own = [os.open(os.devnull, os.O_RDONLY) for _ in range(int(sys.argv[3]))]
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert os.path.exists(path), "it was removed while its creator lives"
+    assert bytes(store["n"]) == b"x" * 1000
+    assert store.check() == []
+    with refstore.Store(path, create=False) as other:
+        assert bytes(other["n"]) == b"x" * 1000
+    store.close()
+    assert store.closed
+    assert not os.path.exists(path), "it is still there"
+    for number in own:
+        os.fstat(number)
+"""
+
+
+BYSTANDERS = {
+    "temporary": "import refstore; refstore.Store.temporary('1MiB').close()",
+    "create": "import refstore; refstore.Store('other', capacity='1MiB').unlink()",
+}
+
+
+@pytest.mark.parametrize("bystander", BYSTANDERS.values(), ids=BYSTANDERS)
+def test_a_creator_that_closes_all_its_descriptors_lives(folder: Path, bystander: str) -> None:
+    """As whoever makes itself a daemon does."""
+    helpers.run_clean(DAEMON, folder, bystander, 0)
+    assert helpers.stores(folder) == []
+
+
+@pytest.mark.parametrize("bystander", BYSTANDERS.values(), ids=BYSTANDERS)
+def test_files_that_get_the_numbers_of_closed_descriptors_stay_open(
+    folder: Path, bystander: str, engine: str
+) -> None:
+    if engine == "filelock" and sys.version_info < (3, 13):
+        pytest.skip("Python's mmap has a descriptor, and closes it, whosever the number is by then")
+    helpers.run_clean(DAEMON, folder, bystander, 40)
+    assert helpers.stores(folder) == []
+
+
+FORKED_BEHIND_PYTHONS_BACK = """
+    import ctypes, os, sys, refstore
+    store = refstore.Store.temporary(capacity="1MiB")
+    if ctypes.PyDLL(None).fork() == 0:
+        print(os.getpid(), flush=True)
+        sys.stdin.read()
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.native("a fork behind Python's back runs no hook of Python's")
+def test_a_killed_creator_is_dead_whoever_forked_its_child(folder: Path) -> None:
+    with helpers.script(FORKED_BEHIND_PYTHONS_BACK) as creator:
+        end = os.pidfd_open(int(helpers.line(creator)))
+        creator.kill()
+        creator.wait(helpers.PATIENCE)
+        assert len(helpers.stores(folder)) == 1
+        assert wait([end], 0) == [], "the child has not outlived it"
+        refstore.Store.temporary(capacity="1MiB").close()
+        assert helpers.stores(folder) == []
+    assert wait([end], helpers.PATIENCE)  # by the end of its stdin
+    os.close(end)
+    collect_temporary(str(folder))
+
+
+@pytest.mark.parametrize("how", ["temporary", "create"])
+def test_what_an_interrupted_creator_has_not_claimed_goes_at_the_next_creation(
+    folder: Path, how: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(refstore.store, "claim", interrupted)
+        refstore.Store.temporary(capacity="1MiB")
+        raise AssertionError("it was not interrupted")
+    (left,) = helpers.stores(folder)
+    if how == "temporary":
+        with refstore.Store.temporary(capacity="1MiB"):
+            assert left not in helpers.stores(folder)
+    else:
+        with refstore.Store("other", capacity="1MiB") as store:
+            assert helpers.stores(folder) == ["other"]
+            store.unlink()

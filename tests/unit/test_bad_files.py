@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import refstore
+from refstore import arrays
 
 CORE = Path(__file__).resolve().parents[2] / "refstore"
 VERSION_AT = 8  # in the file of either engine
@@ -379,3 +380,39 @@ def test_check_finds_damage_of_the_slots(folder: Path, image: bytes) -> None:
             noticed += 1
         helpers.remove(path)
     assert noticed >= 2, "neither the header nor the slots are looked at"
+
+
+READS_A_DAMAGED_ARRAY = """
+    import sys, refstore
+    store = refstore.Store(sys.argv[1], create=False)
+    for look in (lambda b: b.array, lambda b: b.value, memoryview, lambda b: b.__array__()):
+        with store["n"] as buf:
+            try:
+                look(buf)
+            except refstore.StoreCorruptedError:
+                print("StoreCorruptedError")
+"""
+
+
+@pytest.mark.parametrize("ndim", [65, 100, 255])
+def test_an_array_of_more_dimensions_than_there_can_be_is_damage(
+    folder: Path, path: str, ndim: int
+) -> None:
+    """In a process of its own, since it may be a crash."""
+    dtype = np.dtype(
+        [(f"a field of which a long description is made {k}", "u1") for k in range(99)]
+    )
+    with refstore.Store(path, capacity="1MiB", max_objects=64) as store:
+        store["n"] = np.zeros(10, dtype)
+    description = arrays.describe(dtype, (10,), (0,))
+    like_it = np.dtype([("a", "S99")])
+    damaged = arrays.describe(like_it, (*[1] * (ndim - 1), 10), tuple(range(ndim)))
+    image = Path(path).read_bytes()
+    assert image.count(description) == 1
+    with open(path, "r+b") as file:
+        file.seek(image.index(description))
+        file.write(damaged.ljust(len(description), b"."))  # nobody reads on after a pickle's end
+    assert len(Path(path).read_bytes()) == len(image)
+    said = helpers.run_clean(READS_A_DAMAGED_ARRAY, path)
+    assert said.split() == ["StoreCorruptedError"] * 4
+    helpers.remove(path)

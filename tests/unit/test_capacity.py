@@ -273,3 +273,25 @@ def test_what_fits_the_largest_free_piece_can_be_put(make_store: MakeStore, size
             assert bytes(buf) == data
         store.delete(ref)
     assert store.check() == []
+
+
+@pytest.mark.parametrize("short", [10, 70, 300])
+def test_the_one_free_run_that_is_long_enough_is_found_among_many_that_are_not(
+    make_store: MakeStore, path: str, short: int
+) -> None:
+    """All of about the same length, and nobody remembers which was freed when."""
+    store = make_store((39 + 9 + short * (36 + 9)) * 4096, max_objects=4096)
+    long = store.put(bytes(39 * 4096))
+    store.put(bytes(9 * 4096))
+    refs = []
+    for _ in range(short):
+        refs.append(store.put(bytes(36 * 4096)))
+        store.put(bytes(9 * 4096))
+    assert store.stats().largest_free == 0
+    for ref in (long, *refs):
+        store.delete(ref)
+    store.close()
+    data = helpers.pattern(short, 39 * 4096)
+    with refstore.Store(path, create=False) as store:
+        assert bytes(store.get(store.put(data))) == data
+        assert store.stats().largest_free == 36 * 4096

@@ -286,6 +286,21 @@ def test_two_writers_of_one_name_race_fairly(store: refstore.Store) -> None:
     assert bytes(store["n"]) == b"2"
 
 
+def test_a_name_may_be_of_a_subclass_of_str(store: refstore.Store) -> None:
+    """As it may for put()."""
+
+    class Name(str):
+        __slots__ = ()
+
+    for name in (np.str_("a"), Name("b")):
+        for replace in (False, True):
+            with store.create(3, name=name, replace=replace) as writer:
+                memoryview(writer)[:] = b"%d %d" % (replace, len(store))
+            assert store.ref(str(name)) == writer.ref
+    assert sorted(store.names()) == ["a", "b"]
+    assert [type(name) for name in store.names()] == [str, str]
+
+
 def test_replace_gives_the_earlier_room_back(store: refstore.Store) -> None:
     for value in range(50):
         with store.create(shape=(100_000,), dtype="u1", name="n", replace=True) as writer:

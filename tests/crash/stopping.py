@@ -1,0 +1,55 @@
+"""Processes that stand still in the middle of a change."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import helpers
+
+from crash.failpoints import failpoint
+from refstore import _core
+
+Site = tuple[str, str] | int  # a function of the core and a part of a line of it, or a failpoint
+
+LOCKED = ("lock", "cas_acq_rel(word")
+NAME_LOCKED = ("publish_locked", "assign(slot.replaces_generation")
+INDEXED = ("publish_locked", "indexed = cas_acq_rel")
+MAP_REBUILT = ("rebuild", "assign(s.pool.top")
+
+
+def arm(site: Site, signo: signal.Signals, skip: int = 0) -> None:
+    """This process gets the signal when it passes there once more than `skip` times."""
+    number = site if isinstance(site, int) else failpoint(*site).number
+    _core._arm(number, signo, skip)
+
+
+@contextlib.contextmanager
+def stopped_at(site: Site, work: Callable[[], object], skip: int = 0) -> Iterator[int]:
+    """The pid of a forked child that stands still there, and goes on to its end afterwards."""
+    with helpers.forking_on_purpose():
+        pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            arm(site, signal.SIGSTOP, skip)
+            work()
+            os._exit(0)
+        os._exit(1)
+    try:
+        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def killed_at(site: Site, work: Callable[[], object]) -> None:
+    """A forked child is killed there."""
+
+    def die_on_the_way() -> None:
+        arm(site, signal.SIGKILL)
+        work()
+
+    assert helpers.forked(die_on_the_way) == -signal.SIGKILL

@@ -1,0 +1,180 @@
+"""Whoever waits for a stopped process lets its own threads and signals go on meanwhile.
+
+A thread that is about to wait cannot say so when it does, since it has the interpreter until then.
+So others are kept from running until it lets go of that: by a switch interval beyond the test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import helpers
+import pytest
+
+import refstore
+from crash.stopping import INDEXED, LOCKED, MAP_REBUILT, NAME_LOCKED, Site, killed_at, stopped_at
+from refstore import _core
+
+pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
+
+LARGE = bytes(100_000)
+PATIENCE_MS = 20_000
+
+
+class Wait(NamedTuple):
+    """Somebody is stopped there, in that work, and this is what then waits for it."""
+
+    site: Site
+    stopped: Callable[[refstore.Store], object]
+    waits: Callable[[refstore.Store], object]
+    dies_first: bool = False  # another one, with the space lock
+
+
+def replace(store: refstore.Store) -> None:
+    store.put(b"new", name="n", replace=True)
+
+
+def replace_by_writer(store: refstore.Store) -> None:
+    with store.create(3, name="n", replace=True) as writer:
+        memoryview(writer)[:] = b"new"
+
+
+def put_large(store: refstore.Store) -> None:
+    store.delete(store.put(LARGE))
+
+
+WAITS = {
+    "put under a name": Wait(NAME_LOCKED, replace, replace),
+    "seal under a name": Wait(NAME_LOCKED, replace, replace_by_writer),
+    "delete of a name": Wait(INDEXED, replace, lambda store: store.delete("n")),
+    "put of much": Wait(LOCKED, put_large, put_large),
+    "trim": Wait(LOCKED, put_large, refstore.Store.trim),
+    "put during a recovery": Wait(MAP_REBUILT, refstore.Store.recover, put_large, True),
+    "recover": Wait(MAP_REBUILT, refstore.Store.recover, refstore.Store.recover, True),
+}
+each_wait = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS.keys())
+
+
+@pytest.fixture(autouse=True)
+def only_who_waits_lets_others_run() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    _core._set_patience(PATIENCE_MS)
+    sys.setswitchinterval(2 * helpers.PATIENCE)
+    yield
+    sys.setswitchinterval(interval)
+    _core._set_patience(-1)
+
+
+@contextlib.contextmanager
+def somebody_stopped(store: refstore.Store, wait: Wait) -> Iterator[int]:
+    store["n"] = b"old"
+    store["other"] = b"other"
+    if wait.dies_first:
+        killed_at(LOCKED, lambda: store.put(LARGE))
+    with stopped_at(wait.site, lambda: wait.stopped(store)) as pid:
+        yield pid
+    assert store.check() == []
+
+
+@contextlib.contextmanager
+def handler(signo: int, handle: Callable[..., object]) -> Iterator[None]:
+    before = signal.signal(signo, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signo, before)
+
+
+@contextlib.contextmanager
+def signalled_while_waiting() -> Iterator[list[str]]:
+    """This thread gets a SIGUSR1 as soon as it lets others run; what has happened, in order."""
+    happened: list[str] = []
+    me, ready = threading.get_ident(), threading.Lock()
+    ready.acquire()
+
+    def send() -> None:
+        with ready:
+            happened.append("sent")
+            signal.pthread_kill(me, signal.SIGUSR1)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    ready.release()
+    try:
+        yield happened
+    finally:
+        thread.join(helpers.PATIENCE)
+        assert not thread.is_alive()
+
+
+@each_wait
+def test_other_threads_go_on_while_one_waits(store: refstore.Store, wait: Wait) -> None:
+    happened: list[Any] = []
+    begun = threading.Lock()
+    begun.acquire()
+    with somebody_stopped(store, wait) as pid:
+
+        def work() -> None:
+            begun.release()
+            try:
+                wait.waits(store)
+            except BaseException as error:
+                happened.append(error)
+            else:
+                happened.append("waited")
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        with begun, store.get("other") as buf:
+            assert bytes(buf) == b"other"
+            happened.append("got")
+            os.kill(pid, signal.SIGCONT)
+        thread.join(helpers.PATIENCE)
+        assert not thread.is_alive()
+    assert happened == ["got", "waited"]
+
+
+@each_wait
+def test_a_signal_handler_runs_while_its_thread_waits(store: refstore.Store, wait: Wait) -> None:
+    with somebody_stopped(store, wait) as pid:
+
+        def let_go_on(*_: object) -> None:
+            happened.append("handled")
+            os.kill(pid, signal.SIGCONT)
+
+        with handler(signal.SIGUSR1, let_go_on), signalled_while_waiting() as happened:
+            wait.waits(store)
+            happened.append("waited")
+    assert happened == ["sent", "handled", "waited"]
+
+
+class InterruptedByTestError(Exception):
+    pass
+
+
+@each_wait
+def test_what_a_signal_handler_raises_ends_the_wait_and_leaves_nothing(
+    store: refstore.Store, wait: Wait
+) -> None:
+    with somebody_stopped(store, wait):
+        before = helpers.usage(store), len(list(store.names()))
+
+        def give_up(*_: object) -> None:
+            raise InterruptedByTestError
+
+        with (
+            handler(signal.SIGUSR1, give_up),
+            signalled_while_waiting() as happened,
+            pytest.raises(InterruptedByTestError),
+        ):
+            wait.waits(store)
+        assert happened == ["sent"]
+        assert (helpers.usage(store), len(list(store.names()))) == before
+    wait.waits(store)
+    assert store.stats().condemned == 0
