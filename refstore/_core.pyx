@@ -695,10 +695,12 @@ cdef class Writer(Block):
             raise full(&self.att.s, <uint64_t>self.nbytes, ERR_NO_MEMORY)
         ref = make_ref(self.tag, self.slot, self.generation)
         self.is_closed = True
+        self.exports += 1               # stays whole, whatever others let go of while this waits
         try:
             finish(&self.att.s, self.slot, self.name, &name, self.replaces)
             self.is_sealed = True
         finally:
+            self.exports -= 1
             self.close_views()
         array = self.array_ref() if self.array_ref is not None else None
         if array is not None:
@@ -707,8 +709,8 @@ cdef class Writer(Block):
 
     def abort(self):
         """Gives the space back; nobody ever sees it. Does nothing when it is sealed or aborted already."""
-        self.give_up()
-        if not self.is_sealed:
+        if not self.is_closed:
+            self.give_up()
             self.home = None
 
     @property
@@ -999,9 +1001,12 @@ cdef class Engine:
     def trim(self):
         """Returns free memory to the operating system; returns how many bytes."""
         cdef Attachment att = self.use()
-        cdef uint64_t given = 0, since = 0
+        cdef uint64_t given = 0, before = 0, since = 0
         cdef int got = trim_free(&att.s, &given)
         while got == ERR_DEAD or got == ERR_HELD:
+            if given != before:
+                before = given
+                since = 0
             got = overcome(&att.s, got, &since)
             if got == 0:
                 got = trim_free(&att.s, &given)

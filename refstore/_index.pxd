@@ -311,12 +311,16 @@ cdef inline int remove(Store *s, uint64_t i, uint64_t generation) noexcept nogil
 
 cdef inline int remove_named(Store *s, uint64_t hashed, const uint8_t *name, uint64_t nbytes) noexcept nogil:
     cdef Found found
+    cdef uint64_t blocked
     cdef int got
     while True:
         got = find(s, hashed, name, nbytes, &found)
         if got != 0:
             return got
         got = remove(s, found.slot, found.generation)
+        blocked = s.blocked_by
         unpin(s, found.slot)
+        if got != 0:
+            s.blocked_by = blocked      # the error's, and not the unpin's
         if got != ERR_NOT_FOUND:    # else it was replaced or deleted since: look again
             return got

@@ -24,13 +24,13 @@ from refstore._index cimport find, Found, name_hash, publish, seal
 from refstore._layout cimport (
     COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_EXISTS, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD,
     ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_RECOVERY, INLINE_DIMS, KIND_ARRAY, KIND_BYTES,
-    KIND_OBJECT, Label, LABEL_TEXT, MAX_ROWS, NAME_LIMIT, Slot,
+    KIND_OBJECT, Label, LABEL_TEXT, MAX_ROWS, NAME_LIMIT, Slot, word_row,
 )
-from refstore._rows cimport look_at_blocker, recover_dead, sweep
+from refstore._rows cimport look_at_blocker, recover_dead, row_is_dead, sweep
 from refstore._runs cimport held_elsewhere
 from refstore._slots cimport abandon, free_slot, pins_condemned, reap_condemned, unpin
 from refstore._store cimport commit_labels, count, label_at, Store
-from refstore._wait cimport overcome
+from refstore._wait cimport is_same_process, overcome
 
 cdef enum:
     RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
@@ -105,7 +105,7 @@ cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot):
             if held == 0:
                 return got
             if held == before:
-                got = overcome(s, ERR_HELD, &since)
+                got = overcome(s, ERR_DEAD if row_is_dead(s, word_row(held)) else ERR_HELD, &since)
                 if got != 0:
                     return got
                 continue
@@ -165,6 +165,7 @@ cdef inline void give_up(Store *s, uint64_t i) noexcept nogil:
 cdef inline int finish(Store *s, uint64_t i, object text, Name *name, bint replace) except -1:
     # Seals what we wrote. If this fails it is given up.
     cdef uint64_t nbytes = s.slots[i].nbytes
+    cdef uint64_t row = s.row
     cdef int got
     failpoint()
     if name.hashed == 0:
@@ -174,7 +175,8 @@ cdef inline int finish(Store *s, uint64_t i, object text, Name *name, bint repla
         try:
             got = publish_named(s, i, name, replace)
         except BaseException:
-            give_up(s, i)
+            if is_same_process(s, row):
+                give_up(s, i)
             raise
         if got != 0:
             if got != ERR_INDEX:        # then it is condemned already

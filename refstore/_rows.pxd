@@ -217,17 +217,6 @@ cdef inline int recover_blocker(Store *s, int error) noexcept nogil:
     return got if got < 0 else 0
 
 
-cdef inline void look_at_blocker(Store *s) noexcept nogil:
-    # A reap of ours was stopped by another row's pin: worth a system call to see whether its process lives. If not,
-    # the next one may stop the reap that is part of the recovery. Each round frees a row, so this ends.
-    cdef uint64_t row
-    while s.blocked_by and s.blocked_by - 1 != s.row:
-        row = s.blocked_by - 1
-        s.blocked_by = 0
-        if recover_row(s, row) != 1:
-            return
-
-
 cdef inline int await_recoverer(Store *s, uint64_t r, uint64_t since) noexcept nogil:
     # If another process recovers row r: 0 when it is through or dead itself, ERR_HELD if that takes long.
     while row_at(s, r).recoverer and is_ready(s.header.live, r) and byte_is_locked(file_of(s), r):
@@ -250,11 +239,19 @@ cdef inline int recover_dead(Store *s, bint wait) noexcept nogil:
                 got = recover_row(s, <uint64_t>row)
             else:
                 stuck = <uint64_t>row + 1
-        failed = min(failed, got)
+        if got < 0 and failed != ERR_RECOVERY:
+            failed = got
         row = next_live_row(s, <uint64_t>row + 1)
     if stuck:
         s.blocked_by = stuck    # and not who kept us from some reap meanwhile
     return failed
+
+
+cdef inline void look_at_blocker(Store *s) noexcept nogil:
+    # A reap of ours was stopped by another row's pin: worth a system call to see whether its process lives. If not,
+    # it is hardly the only one, and the block comes back with the last of them.
+    if s.blocked_by and s.blocked_by - 1 != s.row and recover_row(s, s.blocked_by - 1) == 1:
+        recover_dead(s, False)
 
 
 cdef inline int64_t lock_row(Store *s, int fd) noexcept nogil:

@@ -15,9 +15,15 @@ cdef enum:
     LOOK_EVERY_US = 200
 
 
+cdef inline bint is_same_process(Store *s, uint64_t row) noexcept nogil:
+    # whether this is the process that it was when `row` was its row
+    return s.alive[0] != 0 and s.row == row
+
+
 cdef inline int overcome(Store *s, int error, uint64_t *since) except -128:
     # 0 if the operation is worth another try, else the error to report. `since`: 0 before the first wait. What a
-    # signal handler raises comes through.
+    # signal handler raises comes through; a child that it forks must not go on with what its parent is at.
+    cdef uint64_t row = s.row
     if error != ERR_HELD:
         return recover_blocker(s, error)
     if since[0] == 0:
@@ -27,4 +33,7 @@ cdef inline int overcome(Store *s, int error, uint64_t *since) except -128:
     with nogil:
         sleep_us(LOOK_EVERY_US)
     PyErr_CheckSignals()
+    if not is_same_process(s, row):
+        from refstore.errors import RefstoreError
+        raise RefstoreError("a signal handler forked this process amid a call, which its parent goes on with")
     return 0

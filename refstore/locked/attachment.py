@@ -296,7 +296,7 @@ class Attachment(Member):
         self.recover_condemned(c, replaced)
 
     def give_up(self, slot: int, generation: int, keep: bool) -> None:
-        """Nobody ever sees what was written. Raises nothing; it may be done later.
+        """Nobody ever sees what was written. It may be done later; see `do_later`.
 
         `keep`: views of it live on, and are left a pin of ours.
         """

@@ -153,11 +153,19 @@ class PinnedBuffer(_Block, blocks.PinnedBuffer):
             self._is_closed = True
             exports.stop(self)
             if not self._is_kept:
-                pin = self._root.pin if self._root is not None else None
-                self._root = self._home = None
-                # Nobody else has it: here, and not in its finalizer, which would lose a Ctrl-C.
-                if pin is not None and sys.getrefcount(pin) <= 2:
-                    pin.give_back()
+                self._let_go()
+
+    def _let_go(self) -> None:
+        # If nobody else has the root, the pin goes here, and not in its finalizer: that would lose
+        # a Ctrl-C.
+        root = self._root
+        if root is not None:
+            pin, seen = root.pin, weakref.ref(root)
+            del root
+            self._root = None
+            if pin is not None and seen() is None:
+                pin.give_back()
+        self._home = None
 
     def release(self) -> None:
         """Closes the buffer. Views taken from it stay valid, and keep the pin."""

@@ -87,7 +87,7 @@ class Home(Protocol):
     def give_up(self, slot: int, generation: int, keep: bool) -> None:
         """Of an unsealed block of ours: free it, or, with `keep`, condemn it with a pin of ours.
 
-        Now or soon. Never raises, never waits.
+        Now or soon. Waits for nobody, and raises only what a signal handler does.
         """
 
 

@@ -72,8 +72,8 @@ class Chore:
 
     def is_done(self) -> bool:
         """Also if it was interrupted after its point of no return: a pin that is given back twice
-        is somebody else's."""
-        return self.change is not None and self.change.begun
+        is somebody else's. And if it cannot be done."""
+        return self.tries >= TRIES or (self.change is not None and self.change.begun)
 
 
 class Turns:
@@ -275,12 +275,14 @@ class Turns:
                 self._chores.popleft()
 
     def _do(self, chore: Chore) -> None:
-        chore.tries += 1
         chore.change = Change(self.file)
         try:
             chore.operation(chore.change, *chore.args)
         except Exception as error:
             replay(self.file)  # it may have been raised by a signal handler amid the commit
-            if isinstance(error, RefstoreError) or chore.tries == TRIES:
-                return  # a damaged store: there is nobody to tell
-            raise
+            if isinstance(error, RefstoreError):
+                chore.tries = TRIES
+            elif not chore.change.begun:
+                chore.tries += 1
+            if chore.tries < TRIES:  # else a damaged store: there is nobody to tell
+                raise

@@ -27,8 +27,13 @@ def arm(site: Site, signo: signal.Signals, skip: int = 0) -> None:
 
 
 @contextlib.contextmanager
-def stopped_at(site: Site, work: Callable[[], object], skip: int = 0) -> Iterator[int]:
-    """The pid of a forked child that stands still there, and goes on to its end afterwards."""
+def stopped_at(
+    site: Site, work: Callable[[], object], skip: int = 0, ends: int = 0
+) -> Iterator[int]:
+    """The pid of a forked child that stands still there, and goes on to its end afterwards.
+
+    `ends`: its exit status, or minus the signal that it gets meanwhile.
+    """
     with helpers.forking_on_purpose():
         pid = os.fork()
     if pid == 0:
@@ -42,7 +47,7 @@ def stopped_at(site: Site, work: Callable[[], object], skip: int = 0) -> Iterato
         yield pid
     finally:
         os.kill(pid, signal.SIGCONT)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == ends
 
 
 def killed_at(site: Site, work: Callable[[], object]) -> None:

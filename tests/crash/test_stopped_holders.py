@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import signal
 from collections.abc import Callable, Iterator
 
 import helpers
@@ -164,3 +166,16 @@ def test_a_trim_after_its_like_was_killed_gives_back_at_once_when_slots_are_shor
     store.recover()
     assert store.check() == []
     helpers.fill_with_junk(store)
+
+
+def test_a_put_whose_last_slot_is_in_a_stopped_hand_goes_on_once_that_is_killed(
+    make_store: MakeStore,
+) -> None:
+    store = make_store("4MiB", max_objects=64)
+    store.delete(store.put(bytes(3_000_000)))
+    refs = [store.put(bytes(100)) for _ in range(63)]
+    store.delete(refs.pop())
+    with stopped_at(LOCKED, store.trim, ends=-signal.SIGKILL) as pid:
+        fill(store, refstore.StoreBusyError)
+        os.kill(pid, signal.SIGKILL)
+        store.put(bytes(100))

@@ -178,3 +178,66 @@ def test_what_a_signal_handler_raises_ends_the_wait_and_leaves_nothing(
         assert (helpers.usage(store), len(list(store.names()))) == before
     wait.waits(store)
     assert store.stats().condemned == 0
+
+
+# -- what others do to a Writer while its seal waits, and to its process ------------------------
+
+
+SEALS = WAITS["seal under a name"]
+
+
+def test_an_abort_comes_too_late_for_a_seal_that_waits(store: refstore.Store) -> None:
+    with somebody_stopped(store, SEALS) as pid:
+        writer = store.create(3, name="n", replace=True)
+        memoryview(writer)[:] = b"new"
+
+        def abort(*_: object) -> None:
+            writer.abort()
+            os.kill(pid, signal.SIGCONT)
+
+        with handler(signal.SIGUSR1, abort), signalled_while_waiting():
+            ref = writer.seal()
+        assert writer.ref == ref
+        assert writer.array.tobytes() == b"new"
+        assert store.ref("n") == ref
+
+
+def test_the_last_view_may_go_while_a_seal_waits(store: refstore.Store) -> None:
+    with somebody_stopped(store, SEALS) as pid:
+        writer = store.create(3, name="n", replace=True)
+        views = [memoryview(writer)]
+
+        def let_go(*_: object) -> None:
+            views.clear()
+            assert helpers.forked(writer.abort) == 0  # the child's is another one's
+            os.kill(pid, signal.SIGCONT)
+
+        with handler(signal.SIGUSR1, let_go), signalled_while_waiting():
+            ref = writer.seal()
+        store.recover()  # the child had a pin of its own
+        assert store.refcount(ref) == 1
+
+
+def test_a_child_that_a_signal_handler_forks_does_not_go_on_with_its_parents_put(
+    store: refstore.Store,
+) -> None:
+    children: list[int] = []
+    with somebody_stopped(store, WAITS["put under a name"]) as pid:
+
+        def fork(*_: object) -> None:
+            with helpers.forking_on_purpose():
+                child = os.fork()
+            if child:
+                children.append(child)
+                os.kill(pid, signal.SIGCONT)
+
+        with handler(signal.SIGUSR1, fork), signalled_while_waiting():
+            try:
+                ref = store.put(b"mine", name="n", replace=True)
+            except refstore.RefstoreError:
+                os._exit(0 if not children else 1)
+            if not children:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+        assert bytes(store.get(ref)) == b"mine"
+    assert store.refcount(ref) == 1

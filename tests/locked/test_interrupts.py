@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -13,6 +14,9 @@ import pytest
 
 import refstore
 from locked.test_kills import stopped_in_a_change
+from refstore.locked.attachment import Attachment
+from refstore.locked.journal import Change
+from refstore.locked.turns import TRIES
 
 OURS = f"{Path(str(refstore.__file__)).parent}/"
 
@@ -163,3 +167,24 @@ def test_what_was_released_while_another_was_stopped_is_room_for_the_next_put(
     with stopped_in_a_change(path, lambda: store.put(b"y" * 1000)):
         held.clear()
     store.put(b"y" * (store.capacity - 10_000))
+
+
+def test_a_release_that_cannot_be_done_is_given_up(
+    store: refstore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def fail(self: Attachment, c: Change, slot: int) -> None:
+        tries.append(slot)
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Attachment, "_unpin", fail)
+        buf = store.get(store.put(b"A"))
+        for work in (buf.release, store.stats, store.stats, store.stats):
+            with contextlib.suppress(MemoryError):
+                work()
+        del buf
+    assert len(tries) == TRIES
+    assert bytes(store.get(store.put(b"B"))) == b"B"
+    assert len(tries) == TRIES

@@ -126,3 +126,15 @@ def test_what_is_replaced_while_a_pinner_lives_stays_for_it(
         assert child.do(workers.show) == DATA
         child.do(workers.drop)
         assert store.stats().condemned == 0
+
+
+def test_the_dead_are_found_though_a_living_one_pins_what_is_deleted_elsewhere(
+    store: refstore.Store, path: str
+) -> None:
+    first, second = store.put(DATA), store.put(DATA)
+    with peer(path) as living:
+        living.do(workers.hold, second)
+        store.delete(second)
+        pinned_by_the_killed(path, first, 2)
+        store.delete(first)
+        assert store.stats().condemned == 1
