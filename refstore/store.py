@@ -422,7 +422,7 @@ def _reattach(face: type[Store], path: str, uuid: bytes) -> Store:
 
 def _remove_unused(module: engine.Module, path: str) -> None:
     # Of a store that we made and could not use. Others may have put something into it by now.
-    with contextlib.suppress(OSError, RefstoreError, ValueError), opened(path) as fd:
+    with contextlib.suppress(OSError, RefstoreError), opened(path) as fd:
         if module.is_unused(fd, path):
             os.unlink(path)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
 import re
 import secrets
@@ -197,12 +196,14 @@ def is_unused(fd: int, path: str) -> bool:
     """Whether nobody is attached to the store behind `fd`, and nothing was ever put there."""
     header = read_header(fd, path, os.fstat(fd))
     g = lay_out(header.capacity, header.max_objects)
-    with (
-        mmap.mmap(fd, g.file_size, access=mmap.ACCESS_READ) as memory,
-        memoryview(memory).cast("Q") as words,
-        words[g.rows : g.rows + ROWS * ROW_WORDS : ROW_WORDS] as rows,
-    ):
-        return not words[SLOTS_USED] and not any(rows.tolist())
+    # read, not mapped: it may be for want of address space or descriptors that somebody asks
+    os.lseek(fd, 0, os.SEEK_SET)
+    nbytes = (g.rows + ROWS * ROW_WORDS) * 8
+    octets = os.read(fd, nbytes)
+    if len(octets) < nbytes:
+        return False
+    words = memoryview(octets).cast("Q")
+    return not words[SLOTS_USED] and not any(words[g.rows :: ROW_WORDS].tolist())
 
 
 def is_store(path: str, uuid: bytes) -> bool:
