@@ -38,7 +38,10 @@ MULTI = "tests/multiprocess/"
 TESTS = (
     ("one death", ("-m", "crash.matrix", "--depth=1", "--every=0.1", "--jobs=1")),
     ("interleaved", ("-m", "crash.interleave", "--to-the-end", "--every=0.25", "--jobs=1")),
-    ("killed, forked", (*PYTEST, f"{MULTI}test_kill.py", f"{MULTI}test_fork.py")),
+    (
+        "killed, forked",
+        (*PYTEST, *(f"{MULTI}test_{name}.py" for name in ("kill", "dead_pinners", "fork"))),
+    ),
     ("two deaths", ("-m", "crash.matrix", "--depth=2", "--every=0.005", "--jobs=1")),
     ("environment", (*PYTEST, f"{MULTI}test_environment.py", f"{MULTI}test_creation.py")),
     ("interleaved, all", ("-m", "crash.interleave", "--to-the-end", "--jobs=1")),
