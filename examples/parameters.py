@@ -43,14 +43,18 @@ def main() -> None:
     with Store.temporary("16MiB") as store:
         store["weights"] = np.zeros_like(TRUTH)
         workers: list[Connection] = []
+        processes = []
         for seed in range(WORKERS):
             ours, theirs = context.Pipe()
-            context.Process(target=work, args=(store, seed, theirs), daemon=True).start()
+            processes.append(context.Process(target=work, args=(store, seed, theirs), daemon=True))
+            processes[-1].start()
             workers.append(ours)
         for _ in range(STEPS):
             step(store, workers)
         for worker in workers:
             worker.send(False)
+        for process in processes:
+            process.join()
         with store["weights"] as buf:
             print(f"after {STEPS} steps off by {np.abs(buf.array - TRUTH).max():.1e} at most")
 
