@@ -43,4 +43,4 @@ def test_an_example_does_what_it_says(folder: Path, name: str) -> None:
 @pytest.mark.storeless
 @pytest.mark.parametrize("name", SAYS)
 def test_an_example_is_short(name: str) -> None:
-    assert len((SOURCES / "examples" / f"{name}.py").read_text().splitlines()) <= 60
+    assert len((SOURCES / "examples" / f"{name}.py").read_text().splitlines()) <= 66  # a page
