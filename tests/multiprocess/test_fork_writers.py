@@ -250,11 +250,14 @@ FORKED_WHILE_OPENING = """
     path, who, where = sys.argv[1:]
     opening = False
     children = 0
+    ours, theirs = os.pipe()
 
     def fork():
         if os.fork() == 0:
+            os.write(theirs, b".")
             os.read(0, 1)  # until the test is through
             os._exit(0)
+        os.read(ours, 1)  # it has what is its own, and nothing of ours any more
 
     def hook(event, args):
         # each file that is opened meanwhile is a moment when other threads may run, and fork
