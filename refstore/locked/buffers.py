@@ -163,7 +163,7 @@ class PinnedBuffer(_Block, blocks.PinnedBuffer):
             pin, seen = root.pin, weakref.ref(root)
             del root
             self._root = None
-            if pin is not None and seen() is None:
+            if isinstance(pin, Pin) and seen() is None:
                 pin.give_back()
         self._home = None
 
@@ -219,7 +219,7 @@ class PinnedBuffer(_Block, blocks.PinnedBuffer):
                 raise ValueError(
                     "this process was forked by a raw system call: what it inherited is not pinned"
                 )
-            root = private_root(home, self._block, root.pin)
+            root = private_root(home, self._block, root)
         array: Any = shaped(root, self._block, home.path)
         return memoryview(array)
 

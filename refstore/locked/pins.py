@@ -7,7 +7,8 @@ it is collected. All hangs on these by references alone:
                                                    |
                                                    +->  mapping
 
-so a pin lasts as long as the last of them, wherever it went.
+or, of a private view of a buffer, on a Root of its own that has the buffer's in place of the pin.
+So a pin has one Root, and lasts as long as the last of them, wherever it went.
 """
 
 from __future__ import annotations
@@ -138,10 +139,10 @@ class Root(Octets):
 
     __slots__ = ("pin",)
     __hash__ = object.__hash__  # type: ignore[assignment]  # hash(memoryview) asks for it
-    pin: Pin | None
+    pin: Pin | Root | None
 
 
-def root_over(memory: mmap.mmap | bytearray, at: int, nbytes: int, pin: Pin | None) -> Root:
+def root_over(memory: mmap.mmap | bytearray, at: int, nbytes: int, pin: Pin | Root | None) -> Root:
     root = Root((nbytes,), OCTET, memory, at)
     root.pin = pin
     return root
@@ -162,6 +163,6 @@ def shaped(root: Octets, block: Block, path: str) -> npt.NDArray[Any]:
         ) from error
 
 
-def private_root(home: Home, block: Block, pin: Pin | None) -> Root:
+def private_root(home: Home, block: Block, pin: Pin | Root) -> Root:
     memory, at = home.private_copy(block)
     return root_over(memory, at, block.nbytes, pin)

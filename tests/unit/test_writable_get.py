@@ -165,3 +165,16 @@ def test_a_large_object_is_not_copied_up_front(store: refstore.Store) -> None:
         assert anonymous_memory() - before < 2 * 2**20
         buf.array[: 2 * 2**20] = 2
         assert anonymous_memory() - before < 5 * 2**20
+
+
+def test_a_private_view_keeps_the_block_when_its_buffer_is_released(store: refstore.Store) -> None:
+    data = helpers.pattern(1, 800_000)
+    ref = store.put(data)
+    with store.get(ref) as buf:
+        view = buf.private_view()  # type: ignore[attr-defined]
+    assert store.refcount(ref) == 2
+    store.delete(ref)
+    helpers.fill_with_junk(store)
+    assert bytes(view) == data
+    del view
+    assert store.stats().used == 0
