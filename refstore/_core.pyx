@@ -55,15 +55,15 @@ from refstore._convert cimport (
 from refstore._debug cimport (
     arm_failpoint, count_passes, IS_DEBUG, set_patience, site_at, site_count,
 )
-from refstore._errors cimport busy, full, get_error, no_recovery
+from refstore._errors cimport blocked, full, get_error
 from refstore._file cimport unmap_store
 from refstore._fork cimport OpenWriter, prepare_child, settle_child, settle_parent, settle_writers
 from refstore._holders cimport all_holders, holders_of, person
 from refstore._index cimport Found, remove, remove_named, seal
 from refstore._layout cimport (
-    check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL,
-    ERR_HELD, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_RECOVERY, FREE, Header, KIND_ARRAY, KIND_BYTES,
-    KIND_OBJECT, make_word, OBJECTS_LIMIT as MOST_OBJECTS, PAGE, Slot, word_generation, word_state,
+    check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_FULL, ERR_NO_MEMORY, ERR_NOT_FOUND, FREE,
+    Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word, OBJECTS_LIMIT as MOST_OBJECTS, PAGE,
+    Slot, word_generation, word_state,
 )
 from refstore._open cimport (
     creator_lives, identify, join, look_after_reboot, new_file, nobody_came, obstacle, own_command,
@@ -889,10 +889,8 @@ cdef class Engine:
         if type(key) is not ObjectRef:
             read_name(s, key, &name)
         got = remove_key(s, key, &name)
-        while got == ERR_DEAD or got == ERR_HELD:
-            got = overcome(s, got, &since)
-            if got == 0:
-                got = remove_key(s, key, &name)
+        while got != 0 and overcome(s, &got, &since):
+            got = remove_key(s, key, &name)
         if got != 0:
             raise get_error(s, got, key, is_foreign(s, key))
         look_at_blocker(s)
@@ -967,14 +965,10 @@ cdef class Engine:
         cdef Attachment att = self.use()
         cdef uint64_t since = 0
         cdef int got = recover_dead(&att.s, True)
-        while got == ERR_HELD:
-            got = overcome(&att.s, got, &since)
-            if got == 0:
-                got = recover_dead(&att.s, True)
-        if got == ERR_BUSY:
-            raise busy(&att.s, "recover()")
+        while overcome(&att.s, &got, &since):
+            got = recover_dead(&att.s, True)
         if got != 0:
-            raise no_recovery(&att.s)
+            raise blocked(&att.s, got, "recover()")
         return take_came_back(&att.s)
 
     def _holders(self, key):
@@ -1003,19 +997,14 @@ cdef class Engine:
         cdef Attachment att = self.use()
         cdef uint64_t given = 0, before = 0, since = 0
         cdef int got = trim_free(&att.s, &given)
-        while got == ERR_DEAD or got == ERR_HELD:
-            if given != before:
+        while overcome(&att.s, &got, &since):
+            if given != before:         # it gets on, and somebody else is waited for
                 before = given
                 since = 0
-            got = overcome(&att.s, got, &since)
-            if got == 0:
-                got = trim_free(&att.s, &given)
-        if got == ERR_BUSY:
-            raise busy(&att.s, "trim()")
-        if got == ERR_RECOVERY:
-            raise no_recovery(&att.s)
-        if got == ERR_DAMAGED:
-            raise messages.damaged_file(att.path)
+            got = trim_free(&att.s, &given)
+        error = blocked(&att.s, got, "trim()")
+        if error is not None:
+            raise error
         return given
 
 

@@ -29,6 +29,18 @@ cdef inline object no_recovery(Store *s):
                    "descriptor, of which there are none left (ulimit -n)", path_of(s))
 
 
+cdef inline object blocked(Store *s, int error, str what):
+    # Of what ends any operation that needs a lock; None if it is another error. `what` waits, as in "trim()".
+    from refstore import messages
+    if error == ERR_RECOVERY:
+        return no_recovery(s)
+    if error == ERR_DAMAGED:
+        return messages.damaged_file(path_of(s))
+    if error == ERR_BUSY:
+        return busy(s, what)
+    return None
+
+
 cdef inline str why_full(Store *s, uint64_t needed, int error):
     from refstore import messages
     if error == ERR_FULL_SLOTS:
@@ -58,13 +70,8 @@ cdef inline object put_error(Store *s, int error, uint64_t nbytes, object name):
     from refstore import messages
     if error == ERR_EXISTS:
         return messages.exists(path_of(s), name)
-    if error == ERR_RECOVERY:
-        return no_recovery(s)
-    if error == ERR_DAMAGED:
-        return messages.damaged_file(path_of(s))
-    if error == ERR_BUSY:
-        return busy(s, f"a put of {nbytes} bytes" if name is None else f"publishing {name!r}")
-    return full(s, nbytes, error)
+    what = f"a put of {nbytes} bytes" if name is None else f"publishing {name!r}"
+    return blocked(s, error, what) or full(s, nbytes, error)
 
 
 cdef inline object get_error(Store *s, int error, object key, bint of_other_store):
@@ -72,12 +79,6 @@ cdef inline object get_error(Store *s, int error, object key, bint of_other_stor
     from refstore.errors import RefstoreError
     if error == ERR_PINS:
         return RefstoreError(f"this process holds 2**30 pins on {key!r}: release some")
-    if error == ERR_RECOVERY:
-        return no_recovery(s)
-    if error == ERR_DAMAGED:
-        return messages.damaged_file(path_of(s))
-    if error == ERR_BUSY:
-        return busy(s, f"the deletion of {key!r}")
-    if error != ERR_NOT_FOUND:
-        return full(s, 0, error)
-    return messages.not_found(path_of(s), key, of_other_store=of_other_store)
+    if error == ERR_NOT_FOUND:
+        return messages.not_found(path_of(s), key, of_other_store=of_other_store)
+    return blocked(s, error, f"the deletion of {key!r}") or full(s, 0, error)

@@ -78,18 +78,16 @@ cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot):
     cdef uint64_t since = 0, stuck = 0, held = 0, before
     while True:
         got = take_block(s, nbytes, slot)
-        if got == ERR_DEAD or got == ERR_HELD:
-            got = overcome(s, got, &since)
-            if got == 0:
-                continue
-        if got == 0 or got == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
+        if got == 0:
+            return 0
+        if overcome(s, &got, &since):
+            continue
+        if got == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
             return got
         if attempt == 0:
             recovery = recover_dead(s, True)
-            if recovery == ERR_HELD:
-                recovery = overcome(s, recovery, &since)
-                if recovery == 0:
-                    continue
+            if overcome(s, &recovery, &since):
+                continue
             stuck = s.blocked_by
             sweep(s, MAX_ROWS)      # of no dead row: hints that went missing
         elif attempt == 1 and pins_condemned(s):
@@ -105,10 +103,10 @@ cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot):
             if held == 0:
                 return got
             if held == before:
-                got = overcome(s, ERR_DEAD if row_is_dead(s, word_row(held)) else ERR_HELD, &since)
-                if got != 0:
-                    return got
-                continue
+                got = ERR_DEAD if row_is_dead(s, word_row(held)) else ERR_HELD
+                if overcome(s, &got, &since):
+                    continue
+                return got
         else:
             return got
         attempt += 1
@@ -149,10 +147,8 @@ cdef inline int publish_named(Store *s, uint64_t i, Name *name, bint replace) ex
     failpoint()
     assign(s.slots[i].name_hash, name.hashed)
     got = publish(s, i, replace)
-    while got == ERR_DEAD or got == ERR_HELD:
-        got = overcome(s, got, &since)
-        if got == 0:
-            got = publish(s, i, replace)
+    while got != 0 and overcome(s, &got, &since):
+        got = publish(s, i, replace)
     return got
 
 

@@ -206,11 +206,9 @@ cdef inline int recover_row(Store *s, uint64_t r) noexcept nogil:
     return done
 
 
-cdef inline int recover_blocker(Store *s, int error) noexcept nogil:
-    # After ERR_DEAD: 0 if the operation is worth another try; any other error is passed on.
+cdef inline int recover_blocker(Store *s) noexcept nogil:
+    # After ERR_DEAD: 0 if the operation is worth another try.
     cdef int got
-    if error != ERR_DEAD:
-        return error
     if s.blocked_by - 1 == s.row:
         return ERR_DAMAGED      # a lock names us, and we do not hold it
     got = recover_row(s, s.blocked_by - 1)

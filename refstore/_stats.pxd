@@ -157,15 +157,6 @@ cdef inline bint is_live_row(Store *s, uint64_t row) noexcept nogil:
     return row < MAX_ROWS and is_ready(s.header.live, row)
 
 
-cdef inline bint any_row_is_dead(Store *s) noexcept nogil:
-    cdef int64_t row = next_live_row(s, 0)
-    while row >= 0:
-        if row_is_dead(s, <uint64_t>row):
-            return True
-        row = next_live_row(s, <uint64_t>row + 1)
-    return False
-
-
 cdef inline bint is_stopped(unsigned int pid):
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -174,10 +165,11 @@ cdef inline bint is_stopped(unsigned int pid):
         return False            # it is gone, or we may not look
 
 
-cdef inline bint any_row_is_stopped(Store *s):
+cdef inline bint any_row_stands_still(Store *s):
+    # dead or stopped: what does not add up may be what it left half way
     cdef int64_t row = next_live_row(s, 0)
     while row >= 0:
-        if is_stopped(row_at(s, <uint64_t>row).pid):
+        if row_is_dead(s, <uint64_t>row) or is_stopped(row_at(s, <uint64_t>row).pid):
             return True
         row = next_live_row(s, <uint64_t>row + 1)
     return False
@@ -322,7 +314,7 @@ cdef inline set find_problems(Store *s):
     cdef uint64_t i
     for i in range(slots_used(s)):
         check_slot(s, i, problems)
-    if not any_row_is_dead(s) and not any_row_is_stopped(s):    # else what does not add up may be half way
+    if not any_row_stands_still(s):
         check_space(s, problems)
         check_names(s, problems)
         check_pins(s, problems)

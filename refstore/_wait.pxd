@@ -5,7 +5,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint64_t
 
 from refstore._debug cimport patience_ms
-from refstore._layout cimport ERR_BUSY, ERR_HELD
+from refstore._layout cimport ERR_BUSY, ERR_DEAD, ERR_HELD
 from refstore._rows cimport recover_blocker
 from refstore._store cimport Store
 from refstore._sys cimport now_ms, sleep_us
@@ -20,20 +20,26 @@ cdef inline bint is_same_process(Store *s, uint64_t row) noexcept nogil:
     return s.alive[0] != 0 and s.row == row
 
 
-cdef inline int overcome(Store *s, int error, uint64_t *since) except -128:
-    # 0 if the operation is worth another try, else the error to report. `since`: 0 before the first wait. What a
-    # signal handler raises comes through; a child that it forks must not go on with what its parent is at.
+cdef inline bint overcome(Store *s, int *error, uint64_t *since) except -1:
+    # Whether an operation that ended so is worth another try; if not, `error` is what to report of it, or still 0.
+    # `since`: 0 before the first wait. What a signal handler raises comes through; a child that it forks must not go
+    # on with what its parent is at.
     cdef uint64_t row = s.row
-    if error != ERR_HELD:
-        return recover_blocker(s, error)
+    if error[0] == ERR_DEAD:
+        error[0] = recover_blocker(s)
+        return error[0] == 0
+    if error[0] != ERR_HELD:
+        return False
     if since[0] == 0:
         since[0] = now_ms()
     elif now_ms() - since[0] >= <uint64_t>patience_ms(BUSY_AFTER_MS):
-        return ERR_BUSY         # blocked_by is fresh: the GIL was ours since
+        error[0] = ERR_BUSY     # blocked_by is fresh: the GIL was ours since
+        return False
     with nogil:
         sleep_us(LOOK_EVERY_US)
     PyErr_CheckSignals()
     if not is_same_process(s, row):
         from refstore.errors import RefstoreError
         raise RefstoreError("a signal handler forked this process amid a call, which its parent goes on with")
-    return 0
+    error[0] = 0
+    return True

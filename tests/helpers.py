@@ -18,7 +18,7 @@ import tempfile
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -208,6 +208,27 @@ def forked(work: Callable[[], object]) -> int:
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@contextlib.contextmanager
+def standing_still(work: Callable[[], object], ends: Container[int] = (0,)) -> Iterator[int]:
+    """The pid of a forked child that stops itself amid `work`, and goes on with it afterwards.
+
+    `ends`: what may be its exit status, or minus the signal that it gets meanwhile.
+    """
+    with forking_on_purpose():
+        pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            work()
+            os._exit(0)
+        os._exit(1)
+    try:
+        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in ends
 
 
 class RemoteError(Exception):

@@ -160,9 +160,8 @@ class Turns:
 
     def _acquire_within(self, patience: float) -> bool:
         try:
-            if not os.path.isdir(
-                self.folder
-            ):  # filelock would make it, with any mode, and all above
+            # filelock would make it, and all that leads to it, with any mode
+            if not os.path.isdir(self.folder):
                 make_folder(self.folder, self.mode)
             self.lock.acquire(timeout=patience, poll_interval=POLL)
         except Timeout:

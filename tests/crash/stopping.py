@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import helpers
 
@@ -26,28 +25,19 @@ def arm(site: Site, signo: signal.Signals, skip: int = 0) -> None:
     _core._arm(number, signo, skip)
 
 
-@contextlib.contextmanager
 def stopped_at(
     site: Site, work: Callable[[], object], skip: int = 0, ends: int = 0
-) -> Iterator[int]:
+) -> contextlib.AbstractContextManager[int]:
     """The pid of a forked child that stands still there, and goes on to its end afterwards.
 
     `ends`: its exit status, or minus the signal that it gets meanwhile.
     """
-    with helpers.forking_on_purpose():
-        pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(BaseException):
-            arm(site, signal.SIGSTOP, skip)
-            work()
-            os._exit(0)
-        os._exit(1)
-    try:
-        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
-        yield pid
-    finally:
-        os.kill(pid, signal.SIGCONT)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == ends
+
+    def stop_on_the_way() -> None:
+        arm(site, signal.SIGSTOP, skip)
+        work()
+
+    return helpers.standing_still(stop_on_the_way, (ends,))
 
 
 def killed_at(site: Site, work: Callable[[], object]) -> None:

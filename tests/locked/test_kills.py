@@ -98,20 +98,12 @@ def stopped_in_a_change(path: str, work: Callable[[], object], part: float = 0.5
             assert opcodes.is_locked(path)
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    with helpers.forking_on_purpose():
-        pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(BaseException), opcodes.each(step):
+    def stop_on_the_way() -> None:
+        with opcodes.each(step):
             work()
-            os._exit(0)
-        os._exit(1)
-    try:
-        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+
+    with helpers.standing_still(stop_on_the_way, (0, -signal.SIGKILL)) as pid:
         yield pid
-    finally:
-        os.kill(pid, signal.SIGCONT)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        assert status in (0, -signal.SIGKILL)
 
 
 def assert_gives_up(work: Callable[[], object], pid: int) -> None:
