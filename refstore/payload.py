@@ -51,18 +51,22 @@ RELEASES_GIL = 64 << 10  # bytes from which a copy lets other threads run
 
 
 class Frame:
-    """An object that is pickled and measured, and has yet to be written to its block."""
+    """An object that is pickled and measured, and has yet to be written to its block.
 
-    __slots__ = ("_pieces", "nbytes")
+    `pieces` are the offsets and the bytes that make it up, by rising offset; the views keep what
+    they show alive and its size. What lies between two pieces means nothing.
+    """
+
+    __slots__ = ("nbytes", "pieces")
 
     def __init__(self, pieces: list[tuple[int, memoryview]]) -> None:
-        self._pieces = pieces  # (offset, bytes); the views keep what they show alive and its size
+        self.pieces = pieces
         offset, last = pieces[-1]
         self.nbytes = offset + last.nbytes
 
     def write(self, target: memoryview) -> None:
         """Fill the first `nbytes` bytes of `target`, a writable view of plain bytes."""
-        for offset, piece in self._pieces:
+        for offset, piece in self.pieces:
             _copy(target[offset : offset + piece.nbytes], piece)
 
 
