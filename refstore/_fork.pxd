@@ -25,7 +25,9 @@ from refstore._atomics cimport (
 from refstore._file cimport close_own
 from refstore._layout cimport KEPT, Row, SLOTS_PER_STEP
 from refstore._rows cimport copy_pins, join_row, lock_row, recover_locked, use_row
-from refstore._store cimport commit_pins, file_of, pins_of, row_at, Store
+from refstore._store cimport (
+    commit_pins, file_of, pins_are_near, pins_of, reach_pins, row_at, Store,
+)
 from refstore._sys cimport (
     close, getpid, high_descriptor, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_SHARED, mmap, O_RDWR,
     PROT_READ, PROT_WRITE, reopen, same_file,
@@ -39,7 +41,7 @@ cdef struct OpenWriter:
     bint *pinned                # in a child: its row pins the block, and its copy of the Writer gives that back
     bint is_inherited           # only the process that made it may end it, whatever row it has
     bint is_shared              # a child has it too: the block is not free when ours is done with
-    bint is_kept                # and a child without a row: the pin that it gets then is never given back
+    bint is_kept                # for a child without a row, as soon as there is memory for a pin
 
 cdef enum Loss:                 # why a child has no row
     LOSS_NONE
@@ -76,28 +78,31 @@ cdef inline void copy_command(Store *s, uint64_t row) noexcept nogil:
     failpoint()
 
 
-cdef inline bint keep_pin(Store *s, uint64_t i) noexcept nogil:
-    # Of a slot that we pin. The other threads are held off, and to a reaper the cell says the same before and after.
-    cdef uint32_t cell = load_relaxed_u32(&s.pins[i])   # relaxed: ours alone
-    if cell == 0 or cell & KEPT:
+cdef inline bint keep(Store *s, uint64_t i) noexcept nogil:
+    # Of a slot that we pin or write, so that nobody reaps it meanwhile; whether it was not kept before.
+    cdef uint32_t cell = load_relaxed_u32(&s.pins[i])   # relaxed: ours alone, and the other threads are held off
+    if cell & KEPT:
         return False
-    store_relaxed_u32(&s.pins[i], cell | KEPT)          # relaxed: as above
+    store_relaxed_u32(&s.pins[i], cell | KEPT)          # relaxed: before the mark, which is seq_cst
+    fetch_or_seq_cst(&s.slots[i].mask, s.row_bit)                        # [pin]
     s.kept += 1
     return True
 
 
 cdef inline uint64_t keep_inherited(Store *s, OpenWriter *writers) noexcept nogil:
-    # For a child without a row; how many blocks were not kept before. A Writer's is ours until it ends, and kept then.
+    # For a child without a row; how many blocks were not kept before.
     cdef uint64_t step, i, n = 0
     assign(row_at(s, s.row).has_children, 1)
     for step in range(s.g.steps):
         if s.pins_ready[step]:
             for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
-                n += keep_pin(s, i)
+                if load_relaxed_u32(&s.pins[i]):        # relaxed: as above
+                    n += keep(s, i)
     while writers != NULL:
         if writers.s == s and not writers.is_kept:
             writers.is_shared = writers.is_kept = True
-            n += 1
+            if pins_are_near(s, writers.slot) or reach_pins(s, writers.slot) == 0:
+                n += keep(s, writers.slot)      # else it is ours until the Writer ends
         writers = writers.next
     return n
 

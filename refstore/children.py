@@ -1,4 +1,4 @@
-"""Children that were forked when the store had no place for them: how that is said, by both engines.
+"""Children that were forked when the store had no place for them: how both engines say that.
 
 What such a child inherited is kept for it, in its parent's place, which is there until both are
 gone. Nobody can tell when the child ends.
@@ -9,10 +9,21 @@ from __future__ import annotations
 import os
 from typing import Final
 
-__all__ = ["NO_DESCRIPTOR", "NO_GIL", "NO_MEMORY", "has_ended", "holder", "keeper", "no_row", "warning"]
+__all__ = [
+    "BUSY",
+    "NO_DESCRIPTOR",
+    "NO_GIL",
+    "NO_MEMORY",
+    "has_ended",
+    "holder",
+    "keeper",
+    "no_row",
+    "warning",
+]
 
 NO_DESCRIPTOR: Final = "no descriptor was left to open it once more: raise `ulimit -n`"
 NO_MEMORY: Final = "the file system had no memory left for the child's pins: free some"
+BUSY: Final = "it was in the middle of a change for too long"
 NO_GIL: Final = "a thread without a Python thread state forked: let a thread of Python's do it"
 
 
