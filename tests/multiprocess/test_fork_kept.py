@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import textwrap
 from collections.abc import Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -23,7 +26,7 @@ import refstore
 SIZES = (100, 100_000)
 
 PROGRAM = """
-    import ctypes, errno, fcntl, glob, os, resource, signal, struct, sys, warnings, refstore
+    import errno, fcntl, glob, os, resource, signal, struct, sys, warnings, refstore
 
     path, engine, way, end, size = sys.argv[1:5] + [int(sys.argv[5])]
     warnings.simplefilter("ignore", refstore.RefstoreWarning)
@@ -69,13 +72,6 @@ PROGRAM = """
             os.setresuid(uid, uid, uid)
             resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
 
-    def fork_from_c():
-        # with the GIL, as the one that waits for the thread has it, too
-        go = ctypes.PyDLL(None)
-        thread = ctypes.c_ulong()
-        assert go.pthread_create(ctypes.byref(thread), None, go.fork, None) == 0
-        assert go.pthread_join(thread, None) == 0
-
     def fork():
         if way == "no row":
             lock_rows(True)
@@ -104,12 +100,6 @@ PROGRAM = """
     store = refstore.Store(path, create=False)
     data = bytes(range(100)) * (size // 100)
     ref = store.put(data)
-    if engine == "native" and way == "full disk":
-        for other in [store.put(b"") for _ in range(2048)]:  # on pages of pins of their own
-            with store.get(other):
-                pass
-        store.delete(ref)
-        ref = store.put(data)
     held = [memoryview(store.get(ref))]
     writer = store.create(size)
     scratch = memoryview(writer)
@@ -144,19 +134,20 @@ PROGRAM = """
         store.close()
         del store
         os.close(life)
-        wait()
+        say("closed")
+        assert os.waitpid(pid, 0)[1] == 0
 """
 
 
 @contextlib.contextmanager
 def program_with_child(
-    path: str, way: str, end: str, size: int, *before: str
+    path: str, way: str, end: str, size: int
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """The program after its fork, and a descriptor of its child's end (or -1)."""
     engine = os.environ["REFSTORE_BACKEND"]
     with helpers.script(PROGRAM, path, engine, way, end, size) as program:
         pid = int(helpers.line(program))
-        ends = os.pidfd_open(pid) if pid else -1
+        ends = os.pidfd_open(pid) if pid else -1  # that of the grandchild, if there is one
         try:
             yield program, ends
         finally:
@@ -195,10 +186,10 @@ def end_parent(program: subprocess.Popen[str], store: refstore.Store, end: str) 
         program.kill()
     else:
         go_on(program)
-    if end != "close":
-        program.wait()
+    if end == "close":
+        assert helpers.line(program) == "closed"
     else:
-        helpers.until(lambda: store.refcount("later") == 1)
+        program.wait()
 
 
 def play(store: refstore.Store, path: str, way: str, end: str, size: int) -> None:
@@ -213,14 +204,11 @@ def play(store: refstore.Store, path: str, way: str, end: str, size: int) -> Non
         assert store.refcount("later") == (2 if is_killed else 1)
         writing = [one for one in store.holders() if one.ref is None]
         assert len(writing) == is_killed, "half made"
-        if end == "close":
-            assert_kept(store, program.pid, "(has ended; kept for children)")
+        assert_kept(store, program.pid, "(has ended; kept for children)")
         use_all_room(store)
         go_on(program)
         assert helpers.line(program) == "True"
         use_all_room(store)
-        if end == "close":
-            go_on(program)  # whoever of the two gets it
         go_on(program)
         assert wait([child], helpers.PATIENCE)
         program.wait()
@@ -242,3 +230,175 @@ def test_a_child_without_a_place_keeps_what_it_inherited(
     store: refstore.Store, path: str, way: str, end: str
 ) -> None:
     play(store, path, way, end, SIZES[end == "kill"])
+
+
+@pytest.mark.parametrize("end", ["exit", "kill"])
+def test_what_is_kept_for_a_child_that_ended_first_goes_with_its_parent(
+    store: refstore.Store, path: str, end: str
+) -> None:
+    with program_with_child(path, "no descriptor", end, SIZES[1]) as (program, child):
+        go_on(program)
+        assert helpers.line(program) == "let go"
+        signal.pidfd_send_signal(child, signal.SIGKILL)
+        program_ends_last(program, store, end)
+    assert_all_back(store)
+
+
+@pytest.mark.parametrize("end", ["exit", "kill"])
+def test_a_fork_that_fails_keeps_as_well(store: refstore.Store, path: str, end: str) -> None:
+    with program_with_child(path, "failed", end, SIZES[1]) as (program, _):
+        go_on(program)
+        assert helpers.line(program) == "let go"
+        program_ends_last(program, store, end)
+    assert_all_back(store)
+
+
+def program_ends_last(program: subprocess.Popen[str], store: refstore.Store, end: str) -> None:
+    use_all_room(store)
+    assert_kept(store, program.pid, "kept for children")
+    end_parent(program, store, end)
+    assert store.recover().pids == (program.pid,)
+    assert store.stats().condemned == 0
+
+
+def may_mount() -> bool:
+    command = ["unshare", "-m", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"]
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
+
+
+ON_A_SMALL_DISK = """
+    import sys
+    sys.path[:0] = sys.argv[3:]
+    import refstore, test_fork_kept
+
+    path, end = sys.argv[1:3]
+    store = refstore.Store(path, capacity="2MiB", max_objects=1024, create=True)
+    test_fork_kept.play(store, path, "full disk", end, 100)
+"""
+
+
+@pytest.mark.skipif(not may_mount(), reason="needs a mount namespace of its own")
+@pytest.mark.parametrize("end", ["exit", "kill"])
+def test_a_child_for_whose_pins_there_is_no_memory(folder: Path, end: str) -> None:
+    disk = folder / "disk"
+    disk.mkdir()
+    here = Path(__file__).parent
+    mount = 'mount -t tmpfs -o size=16m tmpfs "$0" && exec "$@"'
+    script = [sys.executable, "-c", textwrap.dedent(ON_A_SMALL_DISK), str(disk / "s"), end]
+    result = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, str(disk), *script, str(here), str(here.parent)],
+        capture_output=True,
+        text=True,
+        timeout=helpers.PATIENCE,
+        check=False,
+    )
+    disk.rmdir()
+    assert (result.stderr, result.returncode) == ("", 0), result.stderr
+
+
+# -- by a thread of C code --------------------------------------------------------------------
+
+
+THREAD = """
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+struct job { const char *view, *data; size_t nbytes; int go, pid; };
+static void *run(void *arg) {
+    struct job *job = arg;
+    char c;
+    job->pid = fork();
+    if (job->pid == 0)
+        _exit(read(job->go, &c, 1) != 1 || memcmp(job->view, job->data, job->nbytes) != 0);
+    return 0;
+}
+int fork_in_thread(struct job *job) {
+    pthread_t thread;
+    return pthread_create(&thread, 0, run, job) || pthread_join(thread, 0);
+}
+"""
+
+FORKED_BY_C = """
+    import ctypes, os, sys, threading, warnings, numpy, refstore
+
+    path, library, way = sys.argv[1:]
+    said = []
+    warnings.showwarning = lambda message, category, *_: said.append((category, str(message)))
+
+    class Job(ctypes.Structure):
+        _fields_ = [("view", ctypes.c_void_p), ("data", ctypes.c_char_p),
+                    ("nbytes", ctypes.c_size_t), ("go", ctypes.c_int), ("pid", ctypes.c_int)]
+
+    # PyDLL keeps the GIL around a call, CDLL lets go of it
+    forks = (ctypes.PyDLL if way == "with the GIL" else ctypes.CDLL)(library)
+    store = refstore.Store(path, create=False)
+    data = os.urandom(100_000)
+    ref = store.put(data)
+    held = [numpy.frombuffer(store.get(ref), "u1")]
+    writer = store.create(100_000)
+    aborted = numpy.frombuffer(writer, "u1")
+    stop = threading.Event()
+
+    def churn():
+        while not stop.is_set():
+            other = store.put(data)
+            with store.get(other) as buf:
+                assert bytes(buf) == data
+            store.delete(other)
+
+    threads = [threading.Thread(target=churn) for _ in range(2)] if way == "busy" else []
+    for thread in threads:
+        thread.start()
+    here, there = os.pipe()
+    jobs = [Job(held[0].ctypes.data, data, len(data), here) for _ in range(5)]
+    for job in jobs:
+        assert forks.fork_in_thread(ctypes.byref(job)) == 0
+        assert job.pid > 0
+    stop.set()
+    for thread in threads:
+        thread.join()
+    held.clear()
+    store.delete(ref)
+    del aborted
+    writer.abort()
+    for _ in range(20):
+        for junk in [store.put(b"j" * 100_000) for _ in range(100)]:
+            store.delete(junk)
+    assert store.stats().condemned >= 2
+    if way != "busy":  # else what another thread read at the fork is kept, too
+        assert store.stats().condemned == 2
+    os.write(there, b"x" * 5)
+    for job in jobs:
+        assert os.waitpid(job.pid, 0)[1] == 0
+    assert store.stats().condemned >= 2, "nobody can tell that the children are gone"
+    assert store.check() == []
+    (warning,) = said
+    assert warning[0] is refstore.RefstoreWarning and "thread state" in warning[1], warning
+"""
+
+
+@pytest.fixture(scope="module")
+def library() -> Iterator[str]:
+    """Of C code whose threads fork."""
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    with tempfile.TemporaryDirectory() as folder:
+        source, built = f"{folder}/forks.c", f"{folder}/forks.so"
+        Path(source).write_text(THREAD)
+        command = ["cc", "-shared", "-fPIC", "-pthread", source, "-o", built]
+        subprocess.run(command, check=True, timeout=helpers.PATIENCE)
+        yield built
+
+
+@pytest.mark.native("a fork behind Python's back runs no hook of Python's")
+@pytest.mark.parametrize("way", ["with the GIL", "alone", "busy"])
+def test_a_thread_of_c_code_forks_while_who_has_the_gil_waits_for_it(
+    store: refstore.Store, path: str, library: str, way: str
+) -> None:
+    helpers.run_clean(FORKED_BY_C, path, library, way)
+    assert store.recover().processes == 1
+    assert store.stats().used == 0
+    assert store.check() == []
