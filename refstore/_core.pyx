@@ -782,6 +782,8 @@ cdef class Room:
 
     def __setitem__(self, slice part not None, octets):
         cdef Room room = self[part]
+        cdef Draft unowned = self.draft     # the put gives its slot back itself
+        unowned.is_begun = False
         cdef Store *s = &self.att.s
         cdef Py_buffer view
         PyObject_GetBuffer(octets, &view, PyBUF_SIMPLE)
@@ -791,7 +793,7 @@ cdef class Room:
                 raise ValueError("the put that this block was for is over")
             if view.len != room.nbytes:
                 raise ValueError(f"{view.len} bytes do not fill {room.nbytes}")
-            copy_in(s, self.draft.row, room.at, <char*>view.buf, <size_t>view.len)
+            copy_in(s, &unowned, room.at, <char*>view.buf, <size_t>view.len)
         finally:
             PyBuffer_Release(&view)
 
@@ -799,34 +801,31 @@ cdef class Room:
 cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
     cdef Room room = Room.__new__(Room)
     frame = encode(obj)
+    python_ran(&att.s, draft.row, "pickling")
     start(&att.s, draft, <uint64_t>frame.nbytes, 0)
-    room.att = att
-    room.draft = draft[0]
-    room.word = load_relaxed(&att.s.slots[draft.slot].word)             # relaxed: ours
-    room.at = block_of(&att.s, draft)
-    room.nbytes = frame.nbytes
-    frame.write(room)
-    python_ran(&att.s, draft.row, "filling a block from Python")
+    try:
+        room.att = att
+        room.draft = draft[0]
+        room.word = load_relaxed(&att.s.slots[draft.slot].word)         # relaxed: ours
+        room.at = block_of(&att.s, draft)
+        room.nbytes = frame.nbytes
+        frame.write(room)
+        look_for_signals(&att.s, draft.row, "filling a block from Python")
+    except BaseException:
+        give_back(&att.s, draft)
+        raise
     assign(att.s.slots[draft.slot].kind, KIND_OBJECT)
     return 0
 
 
-cdef int put_any(Attachment att, Draft *draft, object obj) except -1:
-    # Into a slot of ours; what is begun is given back if this fails.
-    try:
-        if type(obj) is bytes:
-            put_bytes(&att.s, draft, obj)
-        elif type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:
-            put_array(&att.s, draft, obj)
-        elif isinstance(obj, (bytearray, memoryview)):
-            put_buffer(&att.s, draft, obj)
-        else:
-            put_pickled(att, draft, obj)
-        look_for_signals(&att.s, draft.row, "before the seal")
-    except BaseException:
-        give_back(&att.s, draft)
-        raise
-    return 0
+cdef inline int put_any(Attachment att, Draft *draft, object obj) except -1:
+    if type(obj) is bytes:
+        return put_bytes(&att.s, draft, obj)
+    if type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:
+        return put_array(&att.s, draft, obj)
+    if isinstance(obj, (bytearray, memoryview)):
+        return put_buffer(&att.s, draft, obj)
+    return put_pickled(att, draft, obj)
 
 
 # One open store
@@ -906,14 +905,10 @@ cdef class Engine:
             read_name(&att.s, name, &parsed)
             if not replace:
                 demand_free_name(&att.s, name, &parsed)
-        try:
-            if nbytes is not None:
-                start(&att.s, &draft, checked_size(nbytes), 0)
-            else:
-                start_shaped(&att.s, &draft, shape, np.dtype(dtype))
-        except BaseException:
-            give_back(&att.s, &draft)
-            raise
+        if nbytes is not None:
+            start(&att.s, &draft, checked_size(nbytes), 0)
+        else:
+            start_shaped(&att.s, &draft, shape, np.dtype(dtype))
         writer.slot = draft.slot
         writer.att = writer.home = att
         writer.tag = att.s.tag

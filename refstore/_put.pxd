@@ -2,7 +2,7 @@
 # left behind.
 #
 # The seal, or the publication of a name, is the point of no return: signals are looked for before it, and after it no
-# Python runs until the ref is returned.
+# Python runs until the ref is returned. A function that is given a draft and fails has given back what was begun.
 
 cimport numpy as cnp
 from cpython.buffer cimport (
@@ -174,7 +174,6 @@ cdef inline Slot *start(Store *s, Draft *draft, uint64_t nbytes, uint64_t spill)
     cdef:
         int got = ERR_FULL
         Slot *slot
-    python_ran(s, draft.row, "describing what is put")
     if nbytes <= s.header.capacity:
         got = find_room(s, nbytes + spill, &draft.slot)
     if got != 0:
@@ -200,6 +199,18 @@ cdef inline int reach_label(Store *s, uint64_t i) except -128:
     while got != 0 and overcome(s, &got, &since):
         got = commit_labels(s, i)
     return got
+
+
+cdef inline int demand_label(Store *s, Draft *draft, uint64_t nbytes) except -1:
+    cdef int got
+    try:
+        got = reach_label(s, draft.slot)
+        if got != 0:
+            raise put_error(s, got, nbytes, None)
+    except BaseException:
+        give_back(s, draft)
+        raise
+    return 0
 
 
 cdef inline int publish_named(Store *s, uint64_t i, Name *name, bint replace) except -128:
@@ -253,33 +264,43 @@ cdef inline char *block_of(Store *s, Draft *draft) noexcept nogil:
     return s.base + s.slots[draft.slot].offset
 
 
-cdef inline int copy_in(Store *s, uint64_t row, char *target, const char *source, size_t nbytes) except -1:
+cdef inline int copy_large(Store *s, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
     cdef size_t done = 0, piece
-    if nbytes < RELEASES_GIL:
-        memcpy(target, source, nbytes)
-        return 0
-    while done < nbytes:
-        piece = min(nbytes - done, <size_t>PIECE)
-        with nogil:
-            memcpy(target + done, source + done, piece)
-        done += piece
-        look_for_signals(s, row, "copying")
+    try:
+        while done < nbytes:
+            piece = min(nbytes - done, <size_t>PIECE)
+            with nogil:
+                memcpy(target + done, source + done, piece)
+            done += piece
+            look_for_signals(s, draft.row, "copying")
+    except BaseException:
+        give_back(s, draft)
+        raise
+    return 0
+
+
+cdef inline int copy_in(Store *s, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
+    if nbytes >= RELEASES_GIL:
+        return copy_large(s, draft, target, source, nbytes)
+    memcpy(target, source, nbytes)
     return 0
 
 
 cdef inline int put_bytes(Store *s, Draft *draft, object obj) except -1:
     start(s, draft, <uint64_t>PyBytes_GET_SIZE(obj), 0)
-    return copy_in(s, draft.row, block_of(s, draft), PyBytes_AS_STRING(obj), <size_t>PyBytes_GET_SIZE(obj))
+    return copy_in(s, draft, block_of(s, draft), PyBytes_AS_STRING(obj), <size_t>PyBytes_GET_SIZE(obj))
 
 
 cdef inline int put_buffer(Store *s, Draft *draft, object obj) except -1:
     cdef Py_buffer view
     PyObject_GetBuffer(obj, &view, PyBUF_FULL_RO)
     try:
+        python_ran(s, draft.row, "asking for a buffer")
         start(s, draft, <uint64_t>view.len, 0)
         if PyBuffer_IsContiguous(&view, c'C'):
-            copy_in(s, draft.row, block_of(s, draft), <char*>view.buf, <size_t>view.len)
+            copy_in(s, draft, block_of(s, draft), <char*>view.buf, <size_t>view.len)
         elif PyBuffer_ToContiguous(block_of(s, draft), &view, view.len, c'C') != 0:
+            give_back(s, draft)
             raise BufferError("the buffer cannot be made contiguous")
     finally:
         PyBuffer_Release(&view)
@@ -297,6 +318,7 @@ cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shap
     if not number or shape.ndim > INLINE_DIMS or order == c'K':
         from refstore.arrays import describe
         text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
+        python_ran(s, draft.row, "describing an array")
     slot = start(s, draft, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
     assign(slot.kind, KIND_ARRAY)
     assign(slot.order, <uint8_t>order)
@@ -306,8 +328,8 @@ cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shap
         for axis in range(shape.ndim):
             assign(slot.shape[axis], <uint64_t>shape.dims[axis])
     else:
-        if len(text) <= LABEL_TEXT and reach_label(s, draft.slot) != 0:
-            raise full(s, nbytes, ERR_NO_MEMORY)
+        if len(text) <= LABEL_TEXT:
+            demand_label(s, draft, nbytes)
         set_text(s, slot, draft.slot, PyBytes_AS_STRING(text), len(text))
     return 0
 
@@ -327,10 +349,14 @@ cdef inline int put_strided(Store *s, Draft *draft, cnp.ndarray array, Shape *sh
     set_strides(shape, axes, dtype.itemsize)
     start_array(s, draft, dtype, shape, order, axes, nbytes)
     if cnp.PyArray_IS_F_CONTIGUOUS(array):
-        return copy_in(s, draft.row, block_of(s, draft), <char*>cnp.PyArray_DATA(array), nbytes)
-    PyArray_CopyInto(
-        view_of(dtype, shape, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), array)
-    return python_ran(s, draft.row, "copying what has gaps")
+        return copy_in(s, draft, block_of(s, draft), <char*>cnp.PyArray_DATA(array), nbytes)
+    try:
+        PyArray_CopyInto(view_of(dtype, shape, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), array)
+        look_for_signals(s, draft.row, "copying what has gaps")
+    except BaseException:
+        give_back(s, draft)
+        raise
+    return 0
 
 
 cdef inline int put_array(Store *s, Draft *draft, cnp.ndarray array) except -1:
@@ -344,4 +370,4 @@ cdef inline int put_array(Store *s, Draft *draft, cnp.ndarray array) except -1:
     if not cnp.PyArray_IS_C_CONTIGUOUS(array):
         return put_strided(s, draft, array, &shape)
     start_array(s, draft, array.dtype, &shape, c'C', None, nbytes)
-    return copy_in(s, draft.row, block_of(s, draft), <char*>cnp.PyArray_DATA(array), nbytes)
+    return copy_in(s, draft, block_of(s, draft), <char*>cnp.PyArray_DATA(array), nbytes)
