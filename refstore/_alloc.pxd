@@ -10,8 +10,8 @@ from refstore._atomics cimport (
 from refstore._commit cimport commit_data, is_committed
 from refstore._layout cimport (
     class_nbytes, class_of, CLASSES, ERR_BARE, ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_MORE,
-    ERR_NO_MEMORY,    extent_first, extent_pages, HELD, make_extent, make_word, PAGE, Run, RUN_BLOCKS, Slot,
-    SMALL_LIMIT, word_generation, WRITING,
+    ERR_NO_MEMORY, extent_first, extent_pages, HELD, make_extent, make_word, PAGE, Run, RUN_BLOCKS,
+    Slot, SMALL_LIMIT, word_generation, WRITING,
 )
 from refstore._pages cimport extent_is_sane, lock, reach_map, take_pages_high, unlock
 from refstore._runs cimport (

@@ -102,10 +102,11 @@ cdef inline void *map_shared(Store *s, int prot) noexcept nogil:
     # At a multiple of a huge page, since the data begins at one in the file.
     cdef:
         size_t nbytes = s.g.file_size
-        char *room = <char*>mmap(NULL, nbytes + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        char *room
         char *at
         size_t skipped
         void *got
+    room = <char*>mmap(NULL, nbytes + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
     if room == MAP_FAILED:
         return NULL
     skipped = HUGE_PAGE - <size_t>room % HUGE_PAGE

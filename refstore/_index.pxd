@@ -14,7 +14,8 @@ from refstore._atomics cimport (
 )
 from refstore._layout cimport (
     Bucket, BUCKET_CELLS, CONDEMNED, ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY,
-    ERR_NOT_FOUND, ERR_SIGNALS, Label, make_word, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot, word_generation,
+    ERR_NOT_FOUND, ERR_SIGNALS, Label, make_word, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot,
+    word_generation,
 )
 from refstore._pages cimport lock, unlock
 from refstore._slots cimport condemn, is_readable, pin, reap_condemned, unpin
@@ -134,8 +135,8 @@ cdef inline bint is_called(Store *s, uint64_t i, uint64_t hashed, const uint8_t 
 
 
 cdef inline bint read_label(Store *s, uint64_t i, uint64_t *words, uint64_t n) noexcept nogil:
-    # The first n words of a label whose slot nobody pins for us: they count if the slot's word is of one generation before
-    # and after. Acquire loads keep the second look behind these. False: it has no label.
+    # The first n words of a label whose slot nobody pins for us: they count if the slot's word is of one generation
+    # before and after. Acquire loads keep the second look behind these. False: it has no label.
     cdef uint64_t k
     if load_acquire(&s.slots[i].name_hash) == 0 or not labels_are_ready(s, i):
         return False
@@ -144,7 +145,8 @@ cdef inline bint read_label(Store *s, uint64_t i, uint64_t *words, uint64_t n) n
     return True
 
 
-cdef inline bint was_called(Store *s, Found *found, uint64_t hashed, const uint8_t *name, uint64_t nbytes) noexcept nogil:
+cdef inline bint was_called(Store *s, Found *found, uint64_t hashed, const uint8_t *name,
+                            uint64_t nbytes) noexcept nogil:
     # As is_called(), without a pin, for which there may be no memory.
     cdef:
         uint64_t[NAME_WORDS] words
@@ -156,7 +158,8 @@ cdef inline bint was_called(Store *s, Found *found, uint64_t hashed, const uint8
     return is_readable(load_acquire(&s.slots[found.slot].word), found.generation)    # [seal]
 
 
-cdef inline int pin_called(Store *s, Found *found, uint64_t hashed, const uint8_t *name, uint64_t nbytes) noexcept nogil:
+cdef inline int pin_called(Store *s, Found *found, uint64_t hashed, const uint8_t *name,
+                           uint64_t nbytes) noexcept nogil:
     cdef int got = pin(s, found.slot, found.generation)
     if got == 0 and not is_called(s, found.slot, hashed, name, nbytes):
         unpin(s, found.slot)

@@ -22,12 +22,12 @@ from refstore._convert cimport (
     view_of,
 )
 from refstore._debug cimport failpoint
-from refstore._errors cimport full, put_error
+from refstore._errors cimport put_error
 from refstore._index cimport find, Found, name_hash, publish, seal
 from refstore._layout cimport (
     COUNT_PUTS, ERR_BARE, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_EXISTS, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD,
-    ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_RECOVERY, ERR_SIGNALS, extent_first, extent_pages, INLINE_DIMS, KIND_ARRAY, KIND_BYTES,
-    Label, LABEL_TEXT, MAX_ROWS, NAME_LIMIT, Slot, word_row,
+    ERR_INDEX, ERR_RECOVERY, ERR_SIGNALS, extent_first, extent_pages, INLINE_DIMS, KIND_ARRAY,
+    KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, NAME_LIMIT, Slot, word_row,
 )
 from refstore._rows cimport look_at_blocker, recover_dead, row_is_dead, sweep
 from refstore._runs cimport held_elsewhere

@@ -12,7 +12,7 @@ from refstore._atomics cimport (
     load_relaxed_u32, popcount64, store_relaxed_u32, store_release,
 )
 from refstore._layout cimport (
-    CLASSES, ERR_FULL, ERR_FULL_SLOTS, ERR_NO_MEMORY, extent_first, extent_pages, HELD, RETIRED,
+    CLASSES, ERR_FULL, ERR_FULL_SLOTS, extent_first, extent_pages, HELD, RETIRED,
     Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, word_row, word_state,
 )
 from refstore._pages cimport extent_is_sane, free_pages, lock, take_pages, take_pages_high, unlock

@@ -148,7 +148,9 @@ cdef inline str slot_name(Store *s, uint64_t i, uint64_t generation):
     # of an object; None if it has none, or is gone
     cdef uint64_t[NAME_WORDS] words
     cdef const char *label = <const char*>words
-    if not read_label(s, i, words, NAME_WORDS) or not is_readable(load_acquire(&s.slots[i].word), generation):   # [seal]
+    if not read_label(s, i, words, NAME_WORDS):
+        return None
+    if not is_readable(load_acquire(&s.slots[i].word), generation):      # [seal]
         return None
     return label[1:1 + <uint8_t>label[0]].decode()
 

@@ -113,9 +113,9 @@ cdef inline bint byte_is_locked(int fd, uint64_t at) noexcept nogil:
 
 
 cdef inline int allocate(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
-    # Memory for these bytes of the file, or the errno. The raw call: glibc's emulation writes to the file. A kernel that
-    # a signal interrupts here undoes what it has, so the pieces become smaller until one gets through; EINTR if none
-    # does. The size is kept: should the program have put another file at our number, that does not grow.
+    # Memory for these bytes of the file, or the errno. The raw call: glibc's emulation writes to the file. A kernel
+    # that a signal interrupts here undoes what it has, so the pieces become smaller until one gets through; EINTR if
+    # none does. The size is kept: should the program have put another file at our number, that does not grow.
     cdef uint64_t end = at + nbytes, piece = nbytes
     cdef int tries = 0
     while at < end:
