@@ -158,9 +158,9 @@ MUTATIONS = [
         "lock_apart_from_mapping",
         "H14: a program that closes its descriptors counts as dead, with its mapping in use",
         "_file.pxd",
-        "    cdef void *at = mmap(NULL, s.g.file_size, prot, MAP_SHARED | MAP_NORESERVE, s.fd, 0)\n",
+        "    got = mmap(at, nbytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, s.fd, 0)\n",
         "    cdef int other = reopen(s.fd, O_RDWR)\n"
-        "    cdef void *at = mmap(NULL, s.g.file_size, prot, MAP_SHARED | MAP_NORESERVE, other, 0)\n"
+        "    got = mmap(at, nbytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, other, 0)\n"
         "    close(other)\n",
     ),
     Mutation(
