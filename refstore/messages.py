@@ -141,6 +141,14 @@ def forked(path: str) -> str:
     )
 
 
+def forked_amid(path: str) -> str:
+    """Why a child cannot go on with a call of its parent's."""
+    return (
+        f"this process was forked in the middle of its parent's call on store {path!r}, which is "
+        "the parent's to end: nothing was done here"
+    )
+
+
 # --- of files
 
 

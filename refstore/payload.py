@@ -368,8 +368,8 @@ def _reduce_array_subclass(array: np.ndarray[Any, Any]) -> Any:
     return _array_subclass, (type(array), array.view(np.ndarray))
 
 
-def _copy(target: memoryview, source: memoryview) -> None:
-    if source.nbytes < RELEASES_GIL:
+def _copy(target: memoryview | np.ndarray[Any, Any], source: memoryview) -> None:
+    if source.nbytes < RELEASES_GIL or not isinstance(target, memoryview):
         target[:] = source
     else:  # numpy lets go of the GIL for it, memoryview does not
         np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))

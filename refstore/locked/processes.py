@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import mmap
 import os
 import sys
@@ -44,6 +45,7 @@ from refstore.locked.layout import (
     WRITING,
 )
 from refstore.locked.mapping import UNTRACKED, Mapping
+from refstore.paths import open_file
 
 PIDS_KEPT = 256  # in a report of the dead
 
@@ -93,10 +95,10 @@ _claims: weakref.WeakSet[Claim] = weakref.WeakSet()  # of this process
 class Claim:
     """A lock file, held from when this is made until it is given back or the process is gone."""
 
-    __slots__ = ("__weakref__", "_fd", "_lock", "_memory")
+    __slots__ = ("__weakref__", "_file", "_lock", "_memory")
 
-    def __init__(self, fd: int | None, lock: FileLock | None) -> None:
-        self._fd = fd  # until it is mapped
+    def __init__(self, lock: FileLock | None = None) -> None:
+        self._file: io.FileIO | None = None  # until it is mapped
         self._lock = lock
         self._memory: mmap.mmap | None = None
         _claims.add(self)
@@ -104,17 +106,33 @@ class Claim:
     def __del__(self) -> None:
         self.let_go()
 
+    def take(self, path: str, mode: int) -> bool:
+        """Whether the lock on the file, which is made if need be, is ours from here on."""
+        access = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._file = open_file(path, access, mode)
+        fd = self._file.fileno()
+        if not _flock(fd):
+            self.let_go()
+            return False
+        if not os.fstat(fd).st_size:
+            os.ftruncate(fd, 1)  # so that it can be mapped
+            with contextlib.suppress(PermissionError):
+                os.fchmod(fd, mode)  # whatever the umask is
+        return True
+
     def settle(self) -> None:
         """From here on the lock is held by the process's memory."""
-        if self._fd is not None:
-            self._memory = mmap.mmap(self._fd, 1, access=mmap.ACCESS_READ, **UNTRACKED)
+        if self._file is not None:
+            fd = self._file.fileno()
+            self._memory = mmap.mmap(fd, 1, access=mmap.ACCESS_READ, **UNTRACKED)
             self.let_go()
 
     def let_go(self) -> None:
         """Closes the descriptor; the lock stays with whoever else has the same description."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # the program closed it
+                self._file.close()
+            self._file = None
 
     def leave_to_parent(self) -> None:
         """In a forked child: the lock is its parent's."""
@@ -139,21 +157,9 @@ def take(path: str, mode: int = 0o600) -> Claim | None:
         except Timeout:
             return None
         demand_kernel_lock(lock)
-        return Claim(None, lock)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    try:
-        if _flock(fd):
-            if not os.fstat(fd).st_size:
-                os.ftruncate(fd, 1)  # so that it can be mapped
-                with contextlib.suppress(PermissionError):
-                    os.fchmod(fd, mode)  # whatever the umask is
-            claim = Claim(fd, None)
-            fd = -1
-            return claim
-    finally:
-        if fd >= 0:
-            os.close(fd)
-    return None
+        return Claim(lock)
+    claim = Claim()
+    return claim if claim.take(path, mode) else None
 
 
 def leave_all_to_parent(own: list[Claim]) -> None:

@@ -19,6 +19,7 @@ import os
 
 from refstore.locked.journal import Change
 from refstore.locked.layout import BITMAP, BITMAP_WORDS, TRIMS, UNIT, bin_of
+from refstore.locked.life import here
 
 LOOKS = 32  # extents of a bin that are compared before a larger bin is tried
 
@@ -199,18 +200,18 @@ def largest(c: Change) -> int:
 
 def trim(c: Change) -> int:
     """Gives the memory of free extents back to the system; returns how many bytes."""
-    advice = getattr(mmap, "MADV_REMOVE", None)
-    if advice is None:
+    if not hasattr(mmap, "MADV_REMOVE"):
         return 0
     file = c.file
     c.words[TRIMS] = c.words[TRIMS] + 1 & 0xFFFFFFFF  # first: from here on nothing is near
     before = _stored(c)
+    life = here()
     for unit, units in extents(c):
         start = -(-file.block_at(unit) // mmap.PAGESIZE) * mmap.PAGESIZE
         end = file.block_at(unit + units) // mmap.PAGESIZE * mmap.PAGESIZE
         if start < end:
             try:
-                file.writable.madvise(advice, start, end - start)
+                file.remove(start, end, life)
             except OSError:  # a file system that cannot
                 break
     return max(before - _stored(c), 0)
