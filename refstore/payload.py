@@ -64,8 +64,9 @@ class Frame:
         offset, last = pieces[-1]
         self.nbytes = offset + last.nbytes
 
-    def write(self, target: memoryview) -> None:
-        """Fill the first `nbytes` bytes of `target`, a writable view of plain bytes."""
+    def write(self, target: Any) -> None:
+        """Fill the first `nbytes` bytes of `target`: a writable view of plain bytes, or what an
+        engine gives in its place, which looks at each part whether it may still be written."""
         for offset, piece in self.pieces:
             _copy(target[offset : offset + piece.nbytes], piece)
 
@@ -368,7 +369,7 @@ def _reduce_array_subclass(array: np.ndarray[Any, Any]) -> Any:
     return _array_subclass, (type(array), array.view(np.ndarray))
 
 
-def _copy(target: memoryview | np.ndarray[Any, Any], source: memoryview) -> None:
+def _copy(target: Any, source: memoryview) -> None:
     if source.nbytes < RELEASES_GIL or not isinstance(target, memoryview):
         target[:] = source
     else:  # numpy lets go of the GIL for it, memoryview does not
