@@ -94,9 +94,7 @@ def _locate(c: Change, key: tuple[int, int] | bytes) -> tuple[int, int] | None:
     if isinstance(key, tuple):
         return key if slots.is_live(c, *key) else None
     slot = index.find(c, key)
-    if slot is None:
-        return None
-    return slot, c[c.file.slot(slot) + WORD] >> 8
+    return None if slot is None else (slot, slots.generation_of(c, slot))
 
 
 def _get(c: Change, att: Attachment, key: tuple[int, int] | bytes, pin: buffers.Pin) -> int | None:
@@ -132,11 +130,20 @@ def _refcount(c: Change, key: tuple[int, int] | bytes) -> int | None:
 
 def _live(c: Change) -> list[tuple[int, int]]:
     words = processes.used_slots(c, WORD)
-    return [(slot, word >> 8) for slot, word in enumerate(words) if word & 0xFF == SEALED]
+    found = [slot for slot, word in enumerate(words) if word & 0xFF == SEALED]
+    return [(slot, slots.generation_of(c, slot)) for slot in found]
 
 
 def _names(c: Change) -> list[str]:
-    return [name for slot, _ in _live(c) if (name := checks.name_of(c, slot)) is not None]
+    return [name for slot, _ in _live(c) if (name := _name(c, slot)) is not None]
+
+
+def _name(c: Change, slot: int) -> str | None:
+    utf8 = slots.name(c, slot)
+    try:
+        return utf8.decode() if utf8 else None
+    except UnicodeDecodeError:
+        raise c.file.damaged(f"the label of slot {slot} has a name that is no UTF-8") from None
 
 
 Person = tuple[int, str, bool]  # pid, command, whether it lives
@@ -181,10 +188,11 @@ class Engine:
 
     @property
     def _attachment(self) -> Attachment:
-        if self._att is None:
+        att = self._att  # looked at once: it may be closed meanwhile
+        if att is None:
             raise messages.closed()
-        self._att.demand_alive()
-        return self._att
+        att.demand_alive()
+        return att
 
     @property
     def _call(self) -> Call:

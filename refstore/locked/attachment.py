@@ -88,11 +88,16 @@ class Attachment(Member):
     def block(self, slot: int) -> Block:
         """Of a slot that we pin or write. StoreCorruptedError if it leads out of the file."""
         words, at = self.file.words, self.file.slot(slot)
-        unit, nbytes, shape = words[at + OFFSET], words[at + NBYTES], words[at + SHAPE]
+        unit, units = words[at + OFFSET], words[at + UNITS]
+        nbytes, shape = words[at + NBYTES], words[at + SHAPE]
         offset, nbytes_of_text = self.file.block_at(unit), shape >> 32
         spill = nbytes_of_text if nbytes_of_text > TEXT_LIMIT else 0
-        if shape & 0xFF >= len(KINDS) or offset + nbytes + spill > self.file.g.file_size:
-            raise self.file.damaged()
+        if shape & 0xFF >= len(KINDS):
+            raise self.file.damaged(f"slot {slot} has the unknown kind {shape & 0xFF}")
+        if unit + units > self.file.g.units or nbytes + spill > units * UNIT:
+            raise self.file.damaged(
+                f"slot {slot} holds {nbytes + spill} bytes in {units} units from unit {unit} on"
+            )
         start = offset + nbytes if spill else self.file.label(slot) + TEXT_AT
         text = bytes(self.file.octets[start : start + nbytes_of_text])
         return Block(offset, nbytes, KINDS[shape & 0xFF], text)
@@ -301,7 +306,7 @@ class Attachment(Member):
         self, c: Change, call: Call, utf8: bytes | None, replace: bool, pin: buffers.Pin | None
     ) -> None:
         if not slots.is_written_by(c, call.slot, call.generation, self.own):
-            raise self.file.damaged()
+            raise self.file.damaged(f"slot {call.slot} was being written, and no longer is")
         replaced = None if utf8 is None else self._find_replaced(c, utf8, replace)
         if pin is not None:
             slots.pin(c, call.slot, self.own)

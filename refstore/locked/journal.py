@@ -16,10 +16,11 @@ before. So a death anywhere is before the change or after it; so is a KeyboardIn
 
 from __future__ import annotations
 
+import errno
 from array import array
 from itertools import chain
 
-from refstore.locked.layout import COUNT, FIXED_WORDS, JOURNAL, PAIRS
+from refstore.locked.layout import COUNT, JOURNAL, PAIRS, TURNS
 from refstore.locked.mapping import Mapping
 
 
@@ -48,7 +49,7 @@ class Change:
             return
         n = len(new)
         if n > PAIRS:
-            raise self.file.damaged()
+            raise self.file.damaged(f"one change takes {n} words")
         self._due = self.commits + 1
         pairs = array("Q", chain.from_iterable(new.items()))
         words[JOURNAL : JOURNAL + 2 * n] = pairs
@@ -91,11 +92,13 @@ def replay(file: Mapping) -> None:
     if not n:
         return
     if n > PAIRS:
-        raise file.damaged()
+        raise file.damaged(f"the journal's count is {n}")
     end = file.g.data // 8
     for at in range(JOURNAL, JOURNAL + 2 * n, 2):
         i = words[at]
-        if not FIXED_WORDS <= i < end or JOURNAL <= i < file.g.bins:
-            raise file.damaged()
+        if not TURNS < i < end or JOURNAL <= i < file.g.bins:
+            raise file.damaged(f"a pair of the journal leads to word {i}")
+        if i * 8 >= file.g.committed and not file.commit_word(i):
+            raise OSError(errno.ENOSPC, "no memory for a change that was begun", file.path)
         words[i] = words[at + 1]
     words[COUNT] = 0

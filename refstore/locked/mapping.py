@@ -30,6 +30,7 @@ from refstore.locked.layout import (
 )
 from refstore.locked.life import Life
 from refstore.locked.targets import pieces
+from refstore.names import NAME_LIMIT
 from refstore.paths import open_store
 
 _ZEROS: Final = bytes(CHUNK)
@@ -131,8 +132,9 @@ class Mapping:
                 raise FileNotFoundError(errno.ENOENT, "another file is there now", self.path)
         return self._own[0]
 
-    def damaged(self) -> StoreCorruptedError:
-        return messages.damaged_file(self.path)
+    def damaged(self, what: str) -> StoreCorruptedError:
+        """`what`: a sentence that names the field."""
+        return messages.damaged_file(self.path, what)
 
     def stop_writing(self, *, is_lost: bool) -> None:
         """In a forked child: whatever frames of its parent's calls it is in, none writes any more.
@@ -228,7 +230,7 @@ class Mapping:
     def slot(self, slot: int) -> int:
         """The first word of a slot."""
         if not 0 <= slot < self.g.max_objects:
-            raise self.damaged()
+            raise self.damaged(f"something leads to slot {slot} of {self.g.max_objects}")
         return self.g.slots + slot * 16
 
     def label(self, slot: int) -> int:
@@ -238,5 +240,7 @@ class Mapping:
         return self.g.data + unit * UNIT
 
     def name(self, slot: int, nbytes: int) -> bytes:
+        if nbytes > NAME_LIMIT:
+            raise self.damaged(f"the name of slot {slot} has {nbytes} bytes")
         at = self.label(slot)
-        return bytes(self.octets[at : at + min(nbytes, 255)])
+        return bytes(self.octets[at : at + nbytes])

@@ -91,7 +91,8 @@ class Member(Turns):
 
     def count(self, counter: int) -> None:
         # one word, ours: a statistic needs no journal
-        self.file.words[processes.row_at(self.file, self.own) + ROW_COUNTERS + counter] += 1
+        words, at = self.file.words, processes.row_at(self.file, self.own) + ROW_COUNTERS + counter
+        words[at] = words[at] + 1 & (1 << 64) - 1
 
     # --- coming and going
 

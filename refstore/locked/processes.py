@@ -37,7 +37,6 @@ from refstore.locked.layout import (
     ROW_WORDS,
     ROWS,
     SLOT_WORDS,
-    SLOTS_USED,
     TOTALS,
     UNIT,
     UNITS,
@@ -47,6 +46,7 @@ from refstore.locked.layout import (
 from refstore.locked.mapping import UNTRACKED, Mapping
 from refstore.paths import open_file
 
+_LOW_64 = (1 << 64) - 1
 PIDS_KEPT = 256  # in a report of the dead
 
 try:
@@ -209,6 +209,8 @@ def lock_path(folder: str, row: int) -> str:
 
 
 def row_at(file: Mapping, row: int) -> int:
+    if not 0 <= row < ROWS:
+        raise file.damaged(f"something leads to row {row} of {ROWS}")
     return file.g.rows + row * ROW_WORDS
 
 
@@ -266,7 +268,7 @@ def _exists(pid: int) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass
@@ -307,7 +309,7 @@ def _freed(c: Change, slot: int) -> int:
 def used_slots(c: Change, field: int) -> list[int]:
     """One word of each slot that was ever used."""
     g = c.file.g
-    n = min(c[SLOTS_USED], g.max_objects)
+    n = slots.used(c)
     first = g.slots + field
     return c.words[first : first + n * SLOT_WORDS : SLOT_WORDS].tolist() if n else []
 
@@ -342,9 +344,9 @@ def fold(c: Change, row: int, died: bool) -> None:
     """The row's counts go to the store's, and the row is free."""
     at = row_at(c.file, row)
     for k in range(COUNTERS):
-        c[TOTALS + k] += c[at + ROW_COUNTERS + k]
+        c[TOTALS + k] = c[TOTALS + k] + c[at + ROW_COUNTERS + k] & _LOW_64
     if died:
-        c[TOTALS + RECOVERIES] += 1
+        c[TOTALS + RECOVERIES] = c[TOTALS + RECOVERIES] + 1 & _LOW_64
     c[at + ROW_STATE] = 0
     c.commit()
 

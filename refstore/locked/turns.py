@@ -123,8 +123,8 @@ class Turns:
         except Exception as error:
             if is_from_here(error):
                 life.demand(self.file.path)
-                if isinstance(error, IndexError):
-                    raise self.file.damaged() from None
+                if isinstance(error, IndexError | OverflowError):
+                    raise self.file.damaged("a number in it leads out of it") from None
             raise
 
     def _take_turn(
