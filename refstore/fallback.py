@@ -14,7 +14,7 @@ from typing import SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from refstore import arrays, messages
+from refstore import arrays, children, messages
 from refstore.errors import RefstoreError
 from refstore.locked import buffers, checks, folders, index, processes, slots, space
 from refstore.locked.attachment import Attachment, Call, attach, leave_if_exiting
@@ -146,7 +146,7 @@ def _name(c: Change, slot: int) -> str | None:
         raise c.file.damaged(f"the label of slot {slot} has a name that is no UTF-8") from None
 
 
-Person = tuple[int, str, bool]  # pid, command, whether it lives
+Person = tuple[int, str, bool, bool]  # pid, command, whether it lives, and only by children
 
 
 def _holders(
@@ -164,7 +164,8 @@ def _holders(
     people = {}
     for row in {one.row for one in seen}:
         alive = checks.is_alive(c, att.folder, row, att.own)
-        people[row] = processes.pid_of(c, row), processes.command_of(c, row), alive
+        ended = alive and processes.has_ended(c, row)
+        people[row] = processes.pid_of(c, row), processes.command_of(c, row), alive, ended
     return seen, people
 
 
@@ -384,7 +385,8 @@ class Engine:
             raise messages.not_found(att.path, key, of_other_store=False)
         rows = []
         for one in found[0]:
-            pid, command, alive = found[1][one.row]
+            pid, command, alive, ended = found[1][one.row]
+            command = children.holder(command, one.kept, ended)
             ref = None if one.generation is None else make_ref(one.slot, one.generation, att.tag)
             rows.append((pid, command, ref, one.name, one.pins, one.nbytes, alive))
         return rows
