@@ -25,15 +25,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fuzz import calls, files, stage
+from fuzz import calls, files, quick_lock, stage
 from fuzz.notes import Clock, Finding, Notes
 from fuzz.stage import Image
 
 SHARE = 150  # images that a player plays, at most
 HANG = 10.0  # seconds of one call
+OF_IMAGE = 3  # times that, for a whole image: calls may wait for each other's locks
 ADDRESS_SPACE = 3 << 30  # bytes more than a player has at first
 MUTATED = 0.4  # of all images, once there are some that made something new happen
 CORPUS = 3000
+QUICK = 0.8  # of all players, with locks that are quick
 CHAIN = 8  # seeds of an image, at most
 
 
@@ -118,6 +120,8 @@ class Worker:
             faulthandler.enable(2)
             _limit_memory()
         os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0) + 1, 19))
+        if self.chance.random() < QUICK and not self.options.is_told:
+            quick_lock.use()
         notes = Notes(fd, self.clock, self.features)
         notes.watch_finalizers()
         where = stage.Stage(self.files, self.folder, notes, is_told=self.options.is_told)
@@ -224,8 +228,8 @@ class Watched:
         return bool(data)
 
     def hangs(self) -> bool:
-        since = self.worker.clock.read()[0]  # 0: it is being written
-        return since > 0 and time.monotonic() - since > self.worker.options.hang
+        call, image = self.worker.clock.seconds()
+        return call > self.worker.options.hang or image > OF_IMAGE * self.worker.options.hang
 
     def kill(self) -> int:
         """It is asked where it is, and goes."""
@@ -234,7 +238,7 @@ class Watched:
         time.sleep(0.3)
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
-        image = self.worker.clock.read()[1]
+        image = self.worker.clock.image()
         text = self.text()
         self.worker.findings.append(Finding("hang", _place(text), image, f"{where}\n{text}"))
         self.done += 1
@@ -242,7 +246,7 @@ class Watched:
 
     def ended(self, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
-        text, image = self.text(), self.worker.clock.read()[1]
+        text, image = self.text(), self.worker.clock.image()
         if code == 99:
             raise RuntimeError(f"the fuzzer itself failed at image {image}:\n{text}")
         name = signal.Signals(-code).name if code < 0 else f"exit status {code}"

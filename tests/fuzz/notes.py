@@ -37,24 +37,30 @@ class Finding(NamedTuple):
 
 
 class Clock:
-    """Shared with whoever watches: which image is played, and since when its last call runs."""
+    """Shared with whoever watches: since when the last call and the image are played, and which."""
 
-    _FORM = struct.Struct("=dB239s")
+    _FORM = struct.Struct("=ddB239s")
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, self._FORM.size)
 
     def begin(self, image: str) -> None:
         text = image.encode()
-        self._FORM.pack_into(self._memory, 0, time.monotonic(), len(text), text)
+        at = time.monotonic()
+        self._FORM.pack_into(self._memory, 0, at, at, len(text), text)
 
     def tick(self) -> None:
         struct.pack_into("=d", self._memory, 0, time.monotonic())
 
-    def read(self) -> tuple[float, str]:
-        """When it ticked last, and the image."""
-        since, length, text = self._FORM.unpack_from(self._memory)
-        return since, text[:length].decode()
+    def image(self) -> str:
+        _, _, length, text = self._FORM.unpack_from(self._memory)
+        return str(text[:length], "utf-8")
+
+    def seconds(self) -> tuple[float, float]:
+        """How long the call and the image take by now; 0 while either is written."""
+        at = time.monotonic()
+        call, image, _, _ = self._FORM.unpack_from(self._memory)
+        return (at - call if call else 0.0), (at - image if image else 0.0)
 
 
 class Notes:
