@@ -13,6 +13,7 @@ import gc
 import json
 import os
 import random
+import re
 import resource
 import select
 import shutil
@@ -116,7 +117,7 @@ class Worker:
         os.setpgid(0, 0)
         log = os.open(self.log, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         os.dup2(log, 2)
-        if "libasan" not in os.environ.get("LD_PRELOAD", ""):
+        if not stage.IS_SANITIZED:
             faulthandler.enable(2)
             _limit_memory()
         os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0) + 1, 19))
@@ -262,12 +263,15 @@ def _place(text: str) -> str:
     """Of what went to stderr: a failed assertion, a sanitizer's words, or where Python was."""
     stack = []
     for line in text.splitlines():
-        if "refstore: " in line or "runtime error: " in line or "ERROR: AddressSanitizer" in line:
-            return line.split("==ERROR: ")[-1].partition(" on address")[0][:160]
-        if line.startswith("  File "):
+        if "refstore: " in line or "runtime error: " in line:
+            return line[:160]
+        if frame := re.match(r"    #[0-3] 0x\w+ in (\S+) (.*)", line):
+            stack.append(f"{frame[1].removeprefix('__pyx_f_8refstore_')} {frame[2]}")
+        elif line.startswith("  File "):
             file, _, rest = line[8:].partition('"')
             stack.append(os.path.basename(file) + rest.replace(", line ", ":", 1))
-    return " < ".join(stack[:3]) or "nobody says where"
+    kind = re.search(r"ERROR: (AddressSanitizer: \S+)", text)
+    return " < ".join([*(kind.groups() if kind else ()), *stack[:3]]) or "nobody says where"
 
 
 def native_stack(pid: int) -> str:
@@ -301,6 +305,7 @@ class Total(NamedTuple):
     features: int
     corpus: int
     seconds: float
+    processor_seconds: float
     findings: list[Finding]
 
 
@@ -334,7 +339,9 @@ def run(options: Options, workers: int) -> Total:
     played, features, corpus = (
         sum(report[key] for report in reports) for key in ("played", "features", "corpus")
     )
-    return Total(played, features, corpus, time.monotonic() - began, found)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.monotonic() - began
+    return Total(played, features, corpus, seconds, used.ru_utime + used.ru_stime, found)
 
 
 def _be_worker(options: Options, number: int, workers: int, folder: str, path: str) -> None:

@@ -22,7 +22,7 @@ EXPECTED = (
     *(RefstoreError, OSError, ValueError, TypeError, KeyError, MemoryError, pickle.PickleError),
 )
 UNEXPECTED = (UnicodeError,)  # a ValueError, by chance: a text of the file that nobody looked at
-EXPORTS = ("memoryview", "asarray", "dlpack")  # may be a BufferError, too
+EXPORTS = ("memoryview", "asarray", "frombuffer", "dlpack")  # may be a BufferError, too
 SILENT = (RefstoreError, OSError, pickle.PickleError)  # the others are worth a note
 _NUMBERS = re.compile(r"\d+|0x[0-9a-f]+|'[^']*'|\([^)]*\)")
 
