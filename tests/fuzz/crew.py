@@ -65,7 +65,8 @@ class Worker:
         self.log = os.path.join(folder, f"log-{number}")
         self.files = files.make_all(options.engine, self.folder)
         self.clock = Clock()
-        self.left = -(-options.images // workers)
+        self.workers = workers
+        self.left = 0
         self.until = time.monotonic() + options.seconds
         self.played = 0
         self.features: set[str] = set()
@@ -78,7 +79,10 @@ class Worker:
         gc.freeze()
 
     def work(self) -> None:
-        """Until the time is over or all images are played."""
+        """Until the time is over or all images are played; at first each file as it is."""
+        whole = [number for number, file in enumerate(self.files) if not file.is_temporary]
+        self.share([Image((-number - 1,)) for number in whole])
+        self.played, self.left = 0, -(-self.options.images // self.workers)
         while (not self.options.images or self.left > 0) and time.monotonic() < self.until:
             images = [self.next() for _ in range(self.options.share)]
             if self.options.images:
@@ -135,7 +139,7 @@ class Worker:
             where.play(image)
             for site, times in self.passes.passed():
                 notes.feature(f"{site} {min(times, 33).bit_length()}")
-            if notes.is_new:
+            if notes.is_new and not image.is_sound():
                 notes.tell("new", image=str(image))
             notes.tell("played", number=number)
         os._exit(0)
@@ -241,7 +245,8 @@ class Watched:
         os.waitpid(self.pid, 0)
         image = self.worker.clock.image()
         text = self.text()
-        self.worker.findings.append(Finding("hang", _place(text), image, f"{where}\n{text}"))
+        place = _place(text.rpartition("Fatal Python error")[2])
+        self.worker.findings.append(Finding("hang", place, image, f"{where}\n{text}"))
         self.done += 1
         return 0
 

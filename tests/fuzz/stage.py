@@ -31,12 +31,18 @@ MODES = ("before anybody comes", "others are alive", "amid our work", "another p
 
 
 class Image(NamedTuple):
-    """What is played: a sound file, and the seeds of its changes."""
+    """What is played: a sound file, and the seeds of its changes.
+
+    The image "-3" is the third file as it is.
+    """
 
     seeds: tuple[int, ...]
 
     def __str__(self) -> str:
         return "+".join(map(str, self.seeds))
+
+    def is_sound(self) -> bool:
+        return self.seeds[0] < 0
 
     @classmethod
     def parse(cls, text: str) -> Image:
@@ -62,6 +68,9 @@ class Stage:
         chance = random.Random(image.seeds[0])
         file = self.files[int(len(self.files) * chance.random())]
         mode = self._mode(chance, file)
+        self.notes.is_sound = image.is_sound()
+        if image.is_sound():
+            file, mode = self.files[-image.seeds[0] - 1], BEFORE
         path = os.path.join(self.folder, file.file_name)
         self.say(f"{file.engine}, {file.name}, {MODES[mode]}")
         self.descriptors = self.descriptors or _descriptors()
@@ -82,7 +91,8 @@ class Stage:
     def _play(self, image: Image, chance: random.Random, file: File, mode: int, path: str) -> None:
         fd = self._lay_out(file, path)
         player = Player(self.notes, random.Random(image.seeds[-1] ^ 1), file, path)
-        if file.is_temporary and file.engine == "native" and chance.random() < 0.8:
+        is_creator_alive = chance.random() < 0.8 or image.is_sound()
+        if file.is_temporary and file.engine == "native" and is_creator_alive:
             _lock(fd, (constants()["LOCK_CREATOR"],))  # else whoever comes removes it
         try:
             with contextlib.ExitStack() as stack:
@@ -92,7 +102,8 @@ class Stage:
                     player.hold()
                 elif mode == ANOTHER:
                     stack.enter_context(self._another(image, file, path))
-                self._damage(image, chance, player, fd, mode)
+                if not image.is_sound():
+                    self._damage(image, chance, player, fd, mode)
                 if player.store is not None or player.open():
                     player.play()
                 else:
@@ -233,7 +244,7 @@ def settle(patience_ms: int) -> None:
 
     sys.modules["torch"] = None  # type: ignore[assignment]
     warnings.simplefilter("ignore", refstore.RefstoreWarning)
-    store.LOOK_AGAIN_AFTER, store.LOOKS = 0.0, 1
+    store.LOOKS = 0  # that check() takes more: what is wrong stays wrong, and it would sleep
     argparse._ = str  # type: ignore[attr-defined]  # a command looks for translations at length
     with contextlib.suppress(ImportError):
         from refstore import _core
