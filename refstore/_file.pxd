@@ -130,5 +130,5 @@ cdef inline int map_store(Store *s, const Header *h) noexcept nogil:
     s.tags = <PageTag*>(s.base + s.g.page_map)
     s.tag = h.tag
     s.slot_limit = h.max_objects
-    s.child_fd = -1
+    s.child_fd = s.recovery_fd = -1
     return 0

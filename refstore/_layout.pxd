@@ -10,7 +10,7 @@
 #   hint bits                  free slots, runs with free blocks, committed pages
 #   runs        320 B each     pages cut into blocks of one size class
 #   slots       128 B each     one per object: the truth
-#   pins        4 B            pins[row][slot]
+#   pins        4 B            pins[row][slot]: a count, and KEPT
 #   labels      512 B each     a slot's name and long type description
 #   index       64 B each      buckets of eight cells, name -> slot
 #   page map    16 B a page    free runs of pages, with boundary tags
@@ -64,11 +64,15 @@ cdef extern from *:
     #define REFSTORE_GENERATION_LAST ((UINT64_C(1) << 48) - 1)
     #define REFSTORE_CAPACITY_LIMIT (UINT64_C(1) << 43)        /* page numbers fit 32 bits */
     #define REFSTORE_OBJECTS_LIMIT (UINT64_C(1) << 28)         /* a slot number fits an index cell */
+    /* In a cell of pins: a child that has no row inherited the block. It stays as long as the row, whose lock
+       such a child has, too. */
+    #define REFSTORE_KEPT (UINT32_C(1) << 31)
     """
     const uint64_t MAGIC "REFSTORE_MAGIC"
     const uint64_t GENERATION_LAST "REFSTORE_GENERATION_LAST"
     const uint64_t CAPACITY_LIMIT "REFSTORE_CAPACITY_LIMIT"
     const uint64_t OBJECTS_LIMIT "REFSTORE_OBJECTS_LIMIT"
+    const uint32_t KEPT "REFSTORE_KEPT"
 
 cdef enum:
     FORMAT_VERSION = 1
@@ -108,6 +112,11 @@ cdef enum SlotState:
     RECLAIMING
     HELD
     RETIRED
+
+cdef enum RowState:
+    ROW_FREE
+    ROW_ATTACHED
+    ROW_LEFT                    # in good order; what it kept waits for the children that have its lock
 
 cdef enum Kind:
     KIND_BYTES
@@ -173,12 +182,13 @@ cdef struct Pool:
     uint8_t _pad1[2488]
 
 cdef struct Row:
-    uint64_t state              # 0, or 1 while attached; under the row's kernel lock
+    uint64_t state              # ROW_FREE, or another; under the row's kernel lock
     uint32_t pid                # for messages only
     uint32_t recoverer          # pid of who cleans up after the dead one; for messages only
     char command[40]            # for messages only
     uint64_t counters[COUNTERS]     # its own process alone
-    uint64_t _pad1[4]
+    uint64_t has_children       # 1: some without a row have its lock, too; for messages only
+    uint64_t _pad1[3]
 
 cdef struct NameLock:
     uint64_t lock               # 0, or row + 1 of the holder
@@ -399,6 +409,11 @@ cdef inline uint64_t class_nbytes(int size_class) noexcept nogil:
     floor = 9 + (size_class - 8) // 8
     step = (size_class - 8) % 8 + 1
     return (<uint64_t>1 << floor) + (step << (floor - 3))
+
+
+cdef inline uint32_t pins_in(uint32_t cell) noexcept nogil:
+    # what is kept for children has a pin, though nobody else holds one
+    return max(cell & ~KEPT, cell >> 31)
 
 
 cdef inline uint64_t block_nbytes(Slot *slot) noexcept nogil:

@@ -9,8 +9,8 @@ from refstore._atomics cimport load_acquire, load_relaxed, load_relaxed_u32
 from refstore._index cimport cell_naming, make_cell, name_hash
 from refstore._layout cimport (
     block_nbytes, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT, LIVE_WORDS,
-    MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, Run, SEALED, Slot, SLOTS_PER_STEP,
-    word_generation, word_row, word_state, WRITING,
+    MAX_ROWS, NAME_LOCKS, PAGE, pins_in, PUBLISHING, RECLAIMING, RETIRED, ROW_LEFT, Run, SEALED,
+    Slot, SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
 from refstore._slots cimport pinned_by
 from refstore._store cimport (
@@ -90,7 +90,7 @@ cdef inline uint64_t count_processes(Store *s) noexcept nogil:
     cdef uint64_t n = 0
     cdef int64_t row = next_live_row(s, 0)
     while row >= 0:
-        n += not row_is_dead(s, <uint64_t>row)
+        n += load_acquire(&row_at(s, <uint64_t>row).state) != ROW_LEFT and not row_is_dead(s, <uint64_t>row)  # [row]
         row = next_live_row(s, <uint64_t>row + 1)
     return n
 
@@ -119,7 +119,7 @@ cdef inline uint64_t count_pins(Store *s, uint64_t i) noexcept nogil:
     cdef int64_t row = next_live_row(s, 0)
     while row >= 0:
         if is_ready(pins_ready_of(s, <uint64_t>row), i // SLOTS_PER_STEP):
-            n += load_relaxed_u32(&pins_of(s, <uint64_t>row)[i])        # relaxed: a report
+            n += pins_in(load_relaxed_u32(&pins_of(s, <uint64_t>row)[i]))       # relaxed: a report
         row = next_live_row(s, <uint64_t>row + 1)
     return n
 

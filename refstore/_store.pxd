@@ -54,6 +54,11 @@ cdef struct Store:
     Store *next                 # of this process's attachments, for the fork hooks
     uint64_t child_row          # taken for a child before a fork
     int child_fd
+    int recovery_fd             # has a dead row's lock while that is recovered, else -1
+    int loss                    # why a child had to go without a row, or 0: none had to
+    bint has_warned             # of that
+    uint64_t kept               # blocks that are KEPT in our row
+    uint64_t forks_seen         # of those that took nothing for their children
     bint dirty                  # something of ours can only come back as a dead process's does
     uint64_t blocked_by         # row + 1 that stopped the last reap, or 0: worth a look whether it lives
     CameBack came_back

@@ -14,7 +14,7 @@ from typing import SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from refstore import arrays, messages
+from refstore import arrays, children, messages
 from refstore.errors import RefstoreError
 from refstore.locked import buffers, checks, folders, index, processes, slots, space
 from refstore.locked.attachment import Attachment, Claimed, attach, leave_if_exiting
@@ -138,7 +138,7 @@ def _names(c: Change) -> list[str]:
     return [name for slot, _ in _live(c) if (name := checks.name_of(c, slot)) is not None]
 
 
-Person = tuple[int, str, bool]  # pid, command, whether it lives
+Person = tuple[int, str, bool, bool]  # pid, command, whether it lives, and only by children
 
 
 def _holders(
@@ -156,7 +156,8 @@ def _holders(
     people = {}
     for row in {one.row for one in seen}:
         alive = checks.is_alive(c, att.folder, row, att.own)
-        people[row] = processes.pid_of(c, row), processes.command_of(c, row), alive
+        ended = alive and processes.has_ended(c, row)
+        people[row] = processes.pid_of(c, row), processes.command_of(c, row), alive, ended
     return seen, people
 
 
@@ -354,7 +355,8 @@ class Engine:
             raise messages.not_found(att.path, key, of_other_store=False)
         rows = []
         for one in found[0]:
-            pid, command, alive = found[1][one.row]
+            pid, command, alive, ended = found[1][one.row]
+            command = children.holder(command, one.kept, ended)
             ref = None if one.generation is None else make_ref(one.slot, one.generation, att.tag)
             rows.append((pid, command, ref, one.name, one.pins, one.nbytes, alive))
         return rows

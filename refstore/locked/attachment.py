@@ -344,8 +344,14 @@ def attach(path: str, foreign: bool) -> Attachment:
 
 def _before_fork() -> None:
     forking = _forking[threading.get_ident()] = list(_attachments.values())
+    interrupt: BaseException | None = None
     for attachment in forking:
-        attachment.before_fork()
+        try:
+            attachment.before_fork()
+        except BaseException as error:  # noqa: PERF203  a signal handler's: the fork goes on
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _after_fork_in_parent() -> None:
@@ -358,6 +364,8 @@ def _after_fork_in_child() -> None:
     _attaching = threading.RLock()
     forking = _forking.pop(threading.get_ident(), [])
     _forking.clear()
+    for attachment in forking:
+        attachment.inherit()
     processes.leave_all_to_parent([one.heir[1] for one in forking if one.heir is not None])
     for attachment in forking:
         attachment.after_fork_in_child()

@@ -19,7 +19,8 @@ from typing import Any, Final, Literal, NoReturn, cast, final
 import numpy as np
 import numpy.typing as npt
 
-from refstore import blocks
+from refstore import blocks, messages
+from refstore.errors import RefstoreError
 from refstore.locked import exports
 from refstore.locked.pins import (
     Block,
@@ -75,6 +76,14 @@ class _Block(exports.Exporter):
         self._is_closed = False
 
     def _demand_open(self) -> tuple[Root, Home]:
+        # nor in a child that has no place in the store: there, new views of what is kept would look
+        # like any others
+        root, home = self._demand_unclosed()
+        if not home.is_alive():
+            raise RefstoreError(messages.forked(home.path))
+        return root, home
+
+    def _demand_unclosed(self) -> tuple[Root, Home]:
         root, home = self._root, self._home
         if self._is_closed or root is None or home is None:
             raise ValueError(f"this {type(self).__name__} is closed")
@@ -215,10 +224,6 @@ class PinnedBuffer(_Block, blocks.PinnedBuffer):
         """A writable copy-on-write memoryview of the payload, which keeps the pin."""
         root, home = self._demand_open()
         if not root.flags.writeable:
-            if not home.is_alive():
-                raise ValueError(
-                    "this process was forked by a raw system call: what it inherited is not pinned"
-                )
             root = private_root(home, self._block, root)
         array: Any = shaped(root, self._block, home.path)
         return memoryview(array)
@@ -240,7 +245,7 @@ class PinnedBuffer(_Block, blocks.PinnedBuffer):
     def __repr__(self) -> str:
         if self._is_closed:
             return "<PinnedBuffer, closed>"
-        return f"<PinnedBuffer of {self.nbytes} bytes, {self.kind}, {self.ref!r}>"
+        return f"<PinnedBuffer of {self.nbytes} bytes, {self._block.kind}, {self.ref!r}>"
 
 
 def pinned(home: Home, slot: int, generation: int, writable: bool = False) -> PinnedBuffer:
@@ -296,8 +301,18 @@ def open_writers(home: Home) -> list[int]:
 
     Each needs a pin of the child's; its copy of the Writer gives that back.
     """
+    return [writer._slot for writer in _open_of(home)]
+
+
+def _open_of(home: Home) -> list[Writer]:
     found = (ref() for ref in list(_open.values()))
-    return [w._slot for w in found if w is not None and w._home is home and w._maker is _here]
+    return [w for w in found if w is not None and w._home is home and w._maker is _here]
+
+
+def give_up_writers(home: Home) -> None:
+    """What is not sealed by the interpreter's exit never is."""
+    for one in _open_of(home):
+        one.abort()
 
 
 @final
@@ -390,7 +405,7 @@ class Writer(_Block, blocks.Writer):
         return self._maker is _here and home.is_alive()
 
     def _demand_ours(self) -> Home:
-        _, home = self._demand_open()
+        _, home = self._demand_unclosed()
         if not self._is_ours(home):
             raise ValueError(
                 "this Writer belongs to the parent process: only the process that made it can "

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from refstore import messages
+from refstore import children, messages
 from refstore.errors import TopHolder
 from refstore.locked import index, processes, slots, space
 from refstore.locked.journal import Change
@@ -110,7 +110,7 @@ def stats(c: Change, folder: str, own: int) -> tuple[int, ...]:
         *(room.capacity, counted.used, room.free, room.largest_free),
         *(counted.objects, room.pinned, room.condemned),
         *counters,
-        sum(is_alive(c, folder, row, own) for row in rows),
+        sum(is_alive(c, folder, row, own) and not processes.has_left(c, row) for row in rows),
     )
 
 
@@ -130,6 +130,7 @@ class Holding(NamedTuple):
     name: str | None
     pins: int
     nbytes: int
+    kept: bool  # for children of the row's process
 
 
 def name_of(c: Change, slot: int) -> str | None:
@@ -150,7 +151,8 @@ def holdings(c: Change, only: int | None = None) -> list[Holding]:
         else:
             generation, name = held.generation, name_of(c, held.slot)
         for row, pins in rows.items():
-            found.append(Holding(row, held.slot, generation, name, pins, held.nbytes))
+            kept = pins != 0 and slots.is_kept(c, row, held.slot)
+            found.append(Holding(row, held.slot, generation, name, pins, held.nbytes, kept))
     return found
 
 
@@ -159,10 +161,10 @@ def top_holders(c: Change) -> list[TopHolder]:
     nbytes: dict[int, int] = {}
     for one in holdings(c):
         nbytes[one.row] = nbytes.get(one.row, 0) + one.nbytes
-    people = [
-        TopHolder(processes.pid_of(c, row), processes.command_of(c, row), n)
-        for row, n in nbytes.items()
-    ]
+    people = []
+    for row, n in nbytes.items():
+        command = children.keeper(processes.command_of(c, row), processes.has_ended(c, row))
+        people.append(TopHolder(processes.pid_of(c, row), command, n))
     return sorted(people, key=lambda holder: (-holder.bytes, holder.pid))
 
 

@@ -7,18 +7,23 @@ import errno
 import mmap
 import os
 import sys
+import warnings
+from collections import deque
 from typing import Any, Final
 
-from refstore import messages
-from refstore.errors import RefstoreError
+from refstore import children, messages
+from refstore.errors import RefstoreError, RefstoreWarning
 from refstore.locked import buffers, checks, folders, processes, slots
 from refstore.locked.journal import Change
 from refstore.locked.layout import (
     BOOT,
+    HAS_CHILDREN,
     HOME,
     INODE,
+    LEFT,
     ROW_COUNTERS,
     ROW_PID,
+    ROW_STATE,
     ROWS,
     Header,
     boot_id,
@@ -27,7 +32,7 @@ from refstore.locked.layout import (
 )
 from refstore.locked.mapping import Mapping
 from refstore.locked.pins import raise_interrupt
-from refstore.locked.turns import PATIENCE, Operation, T, Turns
+from refstore.locked.turns import PATIENCE, Chore, Operation, T, Turns
 
 _BATCH: Final = 200  # words of a large change that are committed together
 
@@ -40,6 +45,9 @@ class Member(Turns):
         self._claim: processes.Claim | None = None
         self.heir: tuple[int, processes.Claim] | None = None  # a child's, around a fork
         self.is_lost = False  # a child without a row
+        self._is_kept_for_child = False  # what one inherits that is forked now
+        self._loss: str | None = None  # why a child had to go without one
+        self._has_warned = False  # of that
         mapping = Mapping(path, fd, header, found)
         mode = processes.lock_mode(found.st_mode)
         super().__init__(mapping, locks_of(path, header.uuid), mode)
@@ -194,8 +202,12 @@ class Member(Turns):
     def _leave(self, c: Change) -> None:
         if self.row is None:
             return
-        processes.clear_row(c, self.row, processes.Report())
-        processes.fold(c, self.row, died=False)
+        processes.clear_row(c, self.row, processes.Report(), keeps=True)
+        if processes.kept_slots(c, self.row):  # it is a dead one's when the last child is gone
+            c[processes.row_at(c.file, self.row) + ROW_STATE] |= LEFT
+            c.commit()
+        else:
+            processes.fold(c, self.row, died=False)
         self.row = None
         if self._claim is not None:
             self._claim.give_back()
@@ -205,13 +217,18 @@ class Member(Turns):
         """Who pins something may read it to the very end, and leaves by its death."""
         if self.row is None:
             return
+        if self._loss is not None:  # children would keep what is half made, too
+            home: Any = self  # an Attachment
+            buffers.give_up_writers(home)
         if self.take_turn("exit", self._is_idle):
             self.leave()
         elif not os.path.exists(self.path):
             self.take_turn("exit", self._remove_locks)
 
     def _is_idle(self, c: Change) -> bool:
-        return not self._open_writers() and not processes.pinned_slots(c, self.own)
+        pinned = processes.pinned_slots(c, self.own)
+        views = any(slots.views_of(c, self.own, slot) for slot in pinned)
+        return not views and not self._open_writers()
 
     def _remove_locks(self, c: Change) -> None:
         # nobody can come any more, and we are the last one
@@ -231,22 +248,55 @@ class Member(Turns):
         The mutex stays taken till after the fork, so that no other thread pins or unpins.
         """
         self.heir, self.is_forking = None, True  # before: a signal handler may raise after it
-        if not self.mutex.acquire(timeout=2 * PATIENCE):
-            self.is_forking = False
-        if not self.is_forking or not self.is_alive() or self.row is None or self._inside:
-            return
-        with contextlib.suppress(Exception):  # then the child is lost to the store
-            self.heir = self.take_turn("a fork", self._bequeath)
+        self._is_kept_for_child, loss = False, children.BUSY
+        try:
+            if not self.mutex.acquire(timeout=2 * PATIENCE):
+                self.is_forking = False
+            elif self._may_bequeath() and not self._inside:
+                self.heir = self.take_turn("a fork", self._bequeath)
+        except Exception as error:
+            loss = self._why_lost(error)
+        finally:
+            if self.heir is None and self._may_bequeath():
+                self._keep_inherited(loss)
+
+    def _may_bequeath(self) -> bool:
+        return self.is_alive() and self.row is not None
+
+    def _why_lost(self, error: Exception) -> str:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return children.NO_DESCRIPTOR
+        if isinstance(error, slots.NoRoomError):
+            return children.NO_MEMORY
+        return children.BUSY if isinstance(error, TimeoutError) else children.no_row(ROWS)
+
+    def _keep_inherited(self, loss: str) -> None:
+        # For a child without a row, which gets the parent's lock if it inherits anything. Whatever
+        # this process gives back from here on is a chore, or in a turn that does all chores first.
+        c = Change(self.file)  # only to read: our own pins change in our own turns
+        held = [*processes.pinned_slots(c, self.own), *self._open_writers()]
+        if held or not self._inside:  # else the store is being opened
+            self._loss = loss
+        self._is_kept_for_child = bool(held)
+        batches = range(0, len(held), _BATCH // 2)
+        self._chores.extend(Chore(self._keep, (held[at : at + _BATCH // 2],)) for at in batches)
+
+    def _keep(self, c: Change, held: list[int]) -> None:
+        c[processes.row_at(c.file, self.own) + ROW_STATE] |= HAS_CHILDREN
+        for slot in held:
+            slots.keep(c, slot, self.own)
+        c.commit()
 
     def _bequeath(self, c: Change) -> tuple[int, processes.Claim]:
         row, claim = self._free_row(c)
         try:
             processes.enter(c, row, 0, processes.own_command())
-            pins = {i: slots.pins_of(c, self.own, i) for i in processes.pinned_slots(c, self.own)}
+            pins = {i: slots.views_of(c, self.own, i) for i in processes.pinned_slots(c, self.own)}
             for slot in self._open_writers():  # a child can write by them, too
                 pins[slot] = pins.get(slot, 0) + 1
             for slot, n in pins.items():
-                slots.pin(c, slot, row, n)
+                if n:  # else it is only kept
+                    slots.pin(c, slot, row, n)
                 if len(c.new) > _BATCH:
                     c.commit()
             c.commit()
@@ -264,14 +314,23 @@ class Member(Turns):
             with contextlib.suppress(RuntimeError):  # interrupted before it had the mutex
                 self.mutex.release()
         self._look_at_chores()
+        if self._loss is not None and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(children.warning(self.path, self._loss), RefstoreWarning, stacklevel=3)
+
+    def inherit(self) -> None:
+        """In a forked child, before any other claim is looked at."""
+        if self._is_kept_for_child and self._claim is not None:
+            self._claim.is_inherited = True
 
     def after_fork_in_child(self) -> None:
         self.is_lost = True
         self.report = processes.Report()
         self.new_locks()
-        self._claim = None  # the parent's
         if self.heir is None:
-            return
+            return  # maybe with its parent's claim, by which what it inherited is kept
+        self._loss, self._has_warned = None, False
+        self._chores = deque(one for one in self._chores if one.operation != self._keep)
         (self.row, self._claim), self.heir = self.heir, None
         self._claim.settle()
         self.pid = os.getpid()

@@ -20,12 +20,15 @@ from typing import Any
 
 from filelock import FileLock, SoftFileLock, Timeout
 
+from refstore import children
 from refstore.locked import slots
 from refstore.locked.journal import Change
 from refstore.locked.layout import (
+    ATTACHED,
     COMMAND_NBYTES,
-    CONDEMNED,
     COUNTERS,
+    HAS_CHILDREN,
+    LEFT,
     MAKER,
     MASK,
     RECOVERIES,
@@ -93,12 +96,13 @@ _claims: weakref.WeakSet[Claim] = weakref.WeakSet()  # of this process
 class Claim:
     """A lock file, held from when this is made until it is given back or the process is gone."""
 
-    __slots__ = ("__weakref__", "_fd", "_lock", "_memory")
+    __slots__ = ("__weakref__", "_fd", "_lock", "_memory", "is_inherited")
 
     def __init__(self, fd: int | None, lock: FileLock | None) -> None:
         self._fd = fd  # until it is mapped
         self._lock = lock
         self._memory: mmap.mmap | None = None
+        self.is_inherited = False  # its process is gone or our parent's, and keeps things for us
         _claims.add(self)
 
     def __del__(self) -> None:
@@ -157,9 +161,10 @@ def take(path: str, mode: int = 0o600) -> Claim | None:
 
 
 def leave_all_to_parent(own: list[Claim]) -> None:
-    """In a forked child: the locks that it inherited, but for those that were taken for it."""
+    """In a forked child: the locks that it inherited, but for those that were taken for it, or
+    have to last as long as it does."""
     for claim in list(_claims):
-        if claim not in own:
+        if claim not in own and not claim.is_inherited:
             claim.leave_to_parent()
 
 
@@ -228,7 +233,7 @@ def enter(c: Change, row: int, pid: int, command: bytes) -> None:
     c[at + ROW_PID] = pid
     for k in range(COUNTERS):
         c[at + ROW_COUNTERS + k] = 0
-    c[at + ROW_STATE] = 1
+    c[at + ROW_STATE] = ATTACHED
 
 
 def command_of(c: Change, row: int) -> str:
@@ -311,14 +316,16 @@ def pinned_slots(c: Change, row: int) -> list[int]:
     return [i for i, mask in enumerate(used_slots(c, MASK + row // 64)) if mask & bit]
 
 
-def clear_row(c: Change, row: int, report: Report) -> None:
-    """Drops the pins of a process that is gone, and what it was writing.
+def clear_row(c: Change, row: int, report: Report, *, keeps: bool = False) -> None:
+    """Drops the pins of a process that is gone, and what it was writing. `keeps`: but not what it
+    keeps for children.
 
     Many small changes, each of which leaves a sound store: whoever dies amid them is followed by
     another one who goes on. Pins first, so that none of its own keeps what it was writing.
     """
     for slot in pinned_slots(c, row):
-        given = slots.unpin(c, slot, row, None)
+        given = slots.pins_of(c, row, slot)
+        slots.unpin(c, slot, row, None, keeps=keeps)
         nbytes = _freed(c, slot)
         c.commit()
         report.pins += given
@@ -330,6 +337,22 @@ def clear_row(c: Change, row: int, report: Report) -> None:
             c.commit()
             report.unfinished += 1
             report.nbytes += nbytes
+
+
+def kept_slots(c: Change, row: int) -> list[int]:
+    """What a row keeps for children."""
+    return [slot for slot in pinned_slots(c, row) if slots.is_kept(c, row, slot)]
+
+
+def has_left(c: Change, row: int) -> bool:
+    """Whether only what it keeps for children holds a row."""
+    return c[row_at(c.file, row) + ROW_STATE] & LEFT != 0
+
+
+def has_ended(c: Change, row: int) -> bool:
+    """Of a row whose lock somebody has: whether that is children, and its process is gone."""
+    state = c[row_at(c.file, row) + ROW_STATE]
+    return state & LEFT != 0 or (state & HAS_CHILDREN != 0 and children.has_ended(pid_of(c, row)))
 
 
 def fold(c: Change, row: int, died: bool) -> None:
@@ -360,5 +383,5 @@ def recover(c: Change, folder: str, rows: list[int], own: int | None, report: Re
 
 def holds_condemned(c: Change, row: int) -> bool:
     """Whether a process pins what is deleted."""
-    at = c.file.slot
-    return any(c[at(slot) + WORD] & 0xFF == CONDEMNED for slot in pinned_slots(c, row))
+    held = (slot for slot in pinned_slots(c, row) if slots.views_of(c, row, slot))
+    return any(slots.is_condemned(c, slot) for slot in held)

@@ -25,6 +25,7 @@ from refstore.locked.layout import (
     FREE,
     FREE_SLOT,
     HASH,
+    KEPT,
     LABEL_NBYTES,
     LAST_GENERATION,
     MAKER,
@@ -197,9 +198,36 @@ def _cell(c: Change, row: int, slot: int) -> tuple[int, int]:
 
 
 def pins_of(c: Change, row: int, slot: int) -> int:
-    """Of a row whose bit is set, else its cell may not be there."""
+    """Of a row whose bit is set, else its cell may not be there. What is kept for children has a
+    pin, though nobody else holds one."""
+    cell = _count(c, row, slot)
+    return max(cell & ~KEPT, cell // KEPT)
+
+
+def _count(c: Change, row: int, slot: int) -> int:
     at, shift = _cell(c, row, slot)
     return c[at] >> shift & _LOW_32
+
+
+def views_of(c: Change, row: int, slot: int) -> int:
+    """Likewise: the pins that something in the row's process will give back."""
+    return _count(c, row, slot) & ~KEPT
+
+
+def is_kept(c: Change, row: int, slot: int) -> bool:
+    """Likewise of a row whose bit is set: whether a block is kept for its process's children."""
+    return _count(c, row, slot) & KEPT != 0
+
+
+def keep(c: Change, slot: int, row: int) -> None:
+    """What a row pins, or its process is making, stays as long as the row."""
+    at, shift = _cell(c, row, slot)
+    mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
+    if c[mask] & bit:
+        c[at] |= KEPT << shift
+    elif c[c.file.slot(slot) + WORD] & 0xFF == WRITING and c[c.file.slot(slot) + MAKER] == row:
+        c[mask] |= bit
+        c[at] = c[at] & ~(_LOW_32 << shift) | KEPT << shift
 
 
 def is_pinned(c: Change, slot: int) -> bool:
@@ -230,7 +258,7 @@ def pin(c: Change, slot: int, row: int, pins: int = 1) -> None:
     at, shift = _cell(c, row, slot)
     mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
     if c[mask] & bit:
-        if (c[at] >> shift & _LOW_32) + pins > MAX_PINS:
+        if (c[at] >> shift & ~KEPT & _LOW_32) + pins > MAX_PINS:
             raise TooManyPinsError
         c[at] += pins << shift
         return
@@ -240,17 +268,19 @@ def pin(c: Change, slot: int, row: int, pins: int = 1) -> None:
     c[at] = c[at] & ~(_LOW_32 << shift) | pins << shift
 
 
-def unpin(c: Change, slot: int, row: int, pins: int | None = 1) -> int:
+def unpin(c: Change, slot: int, row: int, pins: int | None = 1, *, keeps: bool = True) -> int:
     """Gives back some pins of a row, or all; with the last one of all rows the block of a deleted
-    object. Returns how many it gave."""
+    object. Returns how many it gave. `keeps`: what is kept for children stays so."""
     mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
     if not c[mask] & bit:
         return 0
     at, shift = _cell(c, row, slot)
-    had = c[at] >> shift & _LOW_32
+    cell = _count(c, row, slot)
+    had = cell & ~KEPT
     given = had if pins is None else min(pins, had)
-    c[at] = c[at] & ~(_LOW_32 << shift) | had - given << shift
-    if had == given:
+    left = cell - given if keeps else had - given
+    c[at] = c[at] & ~(_LOW_32 << shift) | left << shift
+    if not left:
         c[mask] &= ~bit
         if c[c.file.slot(slot) + WORD] & 0xFF == CONDEMNED and not is_pinned(c, slot):
             free(c, slot)

@@ -18,7 +18,7 @@ class Mutation(NamedTuple):
     file: str
     old: str
     new: str
-    shown_by: tuple[str, ...] = ()  # the part of `make crash` that was written with it in mind
+    shown_by: tuple[str, ...] = ()  # tests, or the part of `make crash`, with it in mind
 
 
 MUTATIONS = [
@@ -336,6 +336,7 @@ MUTATIONS = [
         "_put.pxd",
         "    if draft.is_begun and is_same_process(s, draft.row):\n",
         "    if draft.is_begun:\n",
+        ("tests/crash/test_points.py",),
     ),
     Mutation(
         "child_goes_on",
@@ -343,6 +344,7 @@ MUTATIONS = [
         "_points.pxd",
         "    if not is_same_process(s, row):\n",
         "    if not is_same_process(s, s.row):\n",
+        ("tests/crash/test_points.py",),
     ),
     Mutation(
         "signals_after_the_seal",
@@ -350,5 +352,6 @@ MUTATIONS = [
         "_points.pxd",
         "    PyErr_CheckSignals()\n",
         "",
+        ("tests/multiprocess/test_interrupted_put.py",),
     ),
 ]
