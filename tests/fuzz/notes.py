@@ -124,7 +124,8 @@ class Notes:
         if isinstance(error, UNEXPECTED) or (self.is_sound and is_unusual):
             self.unexpected(what, error)
             return
-        if isinstance(error, MemoryError) and not isinstance(error, RefstoreError):
+        if name == "_ArrayMemoryError" or (name == "MemoryError" and not error.args):
+            # Python's or numpy's: more was asked for than a player's limit, far above what may be.
             self.find("memory", f"{name} from {where(error.__traceback__)}", error)
         if name == "StoreBusyError":
             self.busy += 1
