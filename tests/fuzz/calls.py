@@ -22,7 +22,7 @@ COMMANDS = ("ls", "stat", "holders", "check", "recover", "gc", "rm")
 PUTS = (0, 1, 64, 100, 513, 4096, 40_000)
 FILLING = (60_000, 16_000, 3000, 100)  # bytes; sizes in which the room there is is taken
 MOST = 16  # puts of one size
-GROUPS = {"native": 9, "filelock": 4}  # of calls that are played: an engine in Python takes longer
+GROUPS = {"native": 7, "filelock": 4}  # of nine groups of calls, those that an image gets
 ENOUGH = 3  # calls that waited in vain, after which an image is over; 1 if each takes its time
 
 _OBJECTS = objects()
