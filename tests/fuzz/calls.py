@@ -96,9 +96,9 @@ class Player:
         """Whether the store could be opened."""
         draw = 1.0 if self.notes.is_sound else self.chance.random()
         options: dict[str, Any] = {"create": False}
-        if draw < 0.1:
+        if draw < 0.03:
             options = {"capacity": self.file.layout.numbers[-1]}
-        elif draw < 0.15:
+        elif draw < 0.05:
             options = {"backend": self.chance.choice(("native", "filelock")), "create": False}
         self.store = self.attempt("open", Store, self.path, **options)
         return self.store is not None

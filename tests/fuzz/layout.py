@@ -19,10 +19,8 @@ from typing import Any, NamedTuple
 from refstore.locked import layout as locked
 
 # Where a frame's MAGIC, HEADER and ENTRY are defined.
-_OF_FRAMES = (
-    "refstore.frames" if importlib.util.find_spec("refstore.frames") else "refstore.payload"
-)
-frames: Any = importlib.import_module(_OF_FRAMES)
+_HAS_FRAMES = importlib.util.find_spec("refstore.frames") is not None
+frames: Any = importlib.import_module(f"refstore.{'frames' if _HAS_FRAMES else 'payload'}")
 
 ROOT = Path(__file__).parents[2]
 INTS = {
