@@ -8,6 +8,7 @@ Its parts, lowest first; each cimports only what stands above it:
     _sys.pxd      byte locks, committed memory, mappings
     _store.pxd    one process's view of the file; hint bitmaps; commitment
     _slots.pxd    pins and the life of a slot
+    _bins.pxd     free runs of pages
     _pages.pxd    whole pages, under the space lock
     _runs.pxd     bare slots; runs dissolved
     _alloc.pxd    room for an object

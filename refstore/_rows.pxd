@@ -14,14 +14,14 @@ from refstore._atomics cimport (
 from refstore._debug cimport failpoint
 from refstore._index cimport cell_naming, make_cell, settle
 from refstore._layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_DAMAGED, ERR_DEAD, ERR_HELD,
+    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_DEAD, ERR_HELD,
     ERR_RECOVERY, FREE, HELD, MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED,
     Slot, SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
 from refstore._pages cimport HELD_AFTER_MS, rebuild, unlock
 from refstore._slots cimport condemn, free_slot, reap_condemned, unclaim
 from refstore._store cimport (
-    bits_at, CameBack, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready,
+    bits_at, CameBack, class_bits_at, commit_pins, count, damage, file_of, hint_restore, is_ready,
     name_lock_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, reach_pins, row_at, runs_used,
     slots_used, Store,
 )
@@ -190,7 +190,7 @@ cdef inline int recover_row(Store *s, uint64_t r) noexcept nogil:
     cdef int fd
     cdef int done = 0
     if r >= MAX_ROWS:
-        return ERR_RECOVERY     # no row: the number was damaged
+        return damage(s, b"a lock or a slot names row %d, and there is none", r)
     if not row_is_dead(s, r):
         return 0
     failpoint()
@@ -210,7 +210,7 @@ cdef inline int recover_blocker(Store *s) noexcept nogil:
     # After ERR_DEAD: 0 if the operation is worth another try.
     cdef int got
     if s.blocked_by - 1 == s.row:
-        return ERR_DAMAGED      # a lock names us, and we do not hold it
+        return damage(s, b"a lock names row %d, whose process does not hold it", s.row)
     got = recover_row(s, s.blocked_by - 1)
     return got if got < 0 else 0
 

@@ -9,8 +9,8 @@ from refstore._atomics cimport (
 )
 from refstore._debug cimport failpoint
 from refstore._layout cimport (
-    Bucket, CHUNK, CLASSES, ERR_NO_MEMORY, ERR_NOT_FOUND, Geometry, Header, Label, LIVE_WORDS,
-    NameLock, PAGE, PageTag, Pool, Row, Run, Slot, SLOTS_PER_STEP,
+    Bucket, CHUNK, CLASSES, ERR_DAMAGED, ERR_NO_MEMORY, ERR_NOT_FOUND, Geometry, Header, Label,
+    LIVE_WORDS, NameLock, PAGE, PageTag, Pool, Row, Run, RUN_BLOCKS, run_twin, Slot, SLOTS_PER_STEP,
 )
 from refstore._sys cimport allocate, close, high_descriptor, O_RDWR, open_file, same_file
 
@@ -56,7 +56,16 @@ cdef struct Store:
     int child_fd
     bint dirty                  # something of ours can only come back as a dead process's does
     uint64_t blocked_by         # row + 1 that stopped the last reap, or 0: worth a look whether it lives
+    const char *damaged         # what the last ERR_DAMAGED found, with a place for a number
+    uint64_t damaged_number
     CameBack came_back
+
+
+cdef inline int damage(Store *s, const char *what, uint64_t number) noexcept nogil:
+    # `what`, as in b"the extent of slot %d lies outside of the data"
+    s.damaged = what
+    s.damaged_number = number
+    return ERR_DAMAGED
 
 
 cdef inline Row *row_at(Store *s, uint64_t row) noexcept nogil:
@@ -87,9 +96,21 @@ cdef inline uint64_t runs_used(Store *s) noexcept nogil:
 cdef inline uint64_t map_end(Store *s) noexcept nogil:
     return min(load_acquire(&s.pool.map_committed), s.g.pages + 1)       # [map]
 
+cdef inline uint64_t top_of(Store *s) noexcept nogil:
+    return min(s.pool.top, min(map_end(s), s.g.pages))
+
 cdef inline PageTag *tag_at(Store *s, uint64_t page) noexcept nogil:
     # a damaged link leads to some tag, never out of the map
     return &s.tags[page if page < map_end(s) else 0]
+
+cdef inline uint64_t *used_bits(Store *s) noexcept nogil:
+    # one bit a page, there as far as the page map is
+    return <uint64_t*>(s.base + s.g.used_bits)
+
+cdef inline bint run_is_sound(Store *s, Run *run, uint64_t live) noexcept nogil:
+    # whether it is a live run of this class + 1, and lies in the data
+    return (run.twin == run_twin(run, live) and live - 1 < CLASSES and <uint32_t>(run.blocks - 1) < RUN_BLOCKS
+            and run.first + <uint64_t>run.pages <= s.g.pages)
 
 cdef inline int64_t next_live_row(Store *s, uint64_t row) noexcept nogil:
     # The first live row from `row` on, or -1; for reports and recovery, which need no one moment. A reaper's scan has
@@ -174,7 +195,9 @@ cdef inline int64_t hint_take(uint64_t *words, uint64_t n_words, uint64_t start)
         while bits:
             w = at * 64 + <uint64_t>ctz64(bits)
             bits &= bits - 1
-            while True:
+            if w >= n_words:
+                break           # wrong bits: no words of ours lie there
+            while True:         # each turn a bit goes, ours or another's
                 found = load_relaxed(&words[w])  # relaxed: hint_clear looks again
                 if found == 0:
                     summary_clear(words, n_words, w)

@@ -144,11 +144,13 @@ def forked(path: str) -> str:
 # --- of files
 
 
-def damaged_file(path: str) -> StoreCorruptedError:
-    """Something in an attached store contradicts itself."""
+def damaged_file(
+    path: str, what: str = "what it says of its space or its locks cannot be"
+) -> StoreCorruptedError:
+    """`what` of an attached store cannot be, as in "a lock names row 1024, and there is none"."""
     return StoreCorruptedError(
-        f"store {path!r} is damaged: what it says of its space or its locks cannot be; something "
-        "else wrote to the file. Remove it, or see what check() finds"
+        f"store {path!r} is damaged: {what}; something else wrote to the file. Remove it, or see "
+        "what check() finds"
     )
 
 
