@@ -22,6 +22,7 @@ and, with the GIL:
 
     _stats.pxd    counts and checks
     _holders.pxd  who holds what
+    _points.pxd   where Python may run amid an operation
     _wait.pxd     who is in the way
     _errors.pxd   exceptions
     _convert.pxd  blocks as numpy arrays
@@ -34,7 +35,8 @@ All that is private to a process in a Store struct is guarded by the GIL, which 
 cimport cython
 cimport numpy as cnp
 from cpython.buffer cimport (
-    PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyObject_GetBuffer,
+    PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
+    PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_Fetch, PyErr_Restore
@@ -70,8 +72,10 @@ from refstore._open cimport (
     creator_lives, identify, join, look_after_reboot, new_file, nobody_came, obstacle, own_command,
     read_header,
 )
+from refstore._points cimport look_for_signals, python_ran, set_visitor
 from refstore._put cimport (
-    demand_free_name, find_named, finish, Name, put_any, read_name, start, start_array,
+    block_of, copy_in, demand_free_name, Draft, find_named, finish, give_back, Name, new_draft,
+    put_array, put_buffer, put_bytes, read_name, start, start_array,
 )
 from refstore._rows cimport leave, look_at_blocker, recover_dead
 from refstore._slots cimport abandon, free_slot, pin, pin_own, unpin
@@ -95,7 +99,7 @@ import numpy as np
 
 from refstore import blocks, messages
 from refstore.errors import RefstoreError, StoreCorruptedError
-from refstore.payload import decode
+from refstore.payload import decode, encode
 
 cdef extern from "Python.h":
     ctypedef enum PyGILState_STATE:
@@ -689,6 +693,7 @@ cdef class Writer(Block):
         """Publishes what was written, for good; returns its ref."""
         cdef Name name
         self.demand_ours()
+        cdef uint64_t row = self.att.s.row
         memset(&name, 0, sizeof(name))
         if self.name is not None:
             read_name(&self.att.s, self.name, &name)
@@ -698,7 +703,7 @@ cdef class Writer(Block):
         self.is_closed = True
         self.exports += 1               # stays whole, whatever others let go of while this waits
         try:
-            finish(&self.att.s, self.slot, self.name, &name, self.replaces)
+            finish(&self.att.s, row, self.slot, self.name, &name, self.replaces)
             self.is_sealed = True
         finally:
             self.exports -= 1
@@ -743,6 +748,85 @@ cdef class Writer(Block):
 
 blocks.PinnedBuffer.register(PinnedBuffer)
 blocks.Writer.register(Writer)
+
+
+# Putting
+
+@cython.final
+cdef class Room:
+    """A part of the block that a put is filling: `room[a:b]` is one of it, `room[:] = octets` writes to it.
+
+    What is pickled is written by Python code, which may end up in a child of ours, or be kept for longer than the put.
+    """
+
+    cdef Attachment att
+    cdef Draft draft
+    cdef uint64_t word          # of the slot as long as the put goes on
+    cdef char *at
+    cdef Py_ssize_t nbytes
+
+    def __len__(self):
+        return self.nbytes
+
+    def __getitem__(self, slice part not None):
+        cdef Py_ssize_t first, end, step
+        first, end, step = part.indices(self.nbytes)
+        if step != 1 or end < first:
+            raise ValueError(f"a part of {self.nbytes} bytes of a block is {part}: it must be in one piece")
+        cdef Room room = Room.__new__(Room)
+        room.att = self.att
+        room.draft = self.draft
+        room.word = self.word
+        room.at = self.at + first
+        room.nbytes = end - first
+        return room
+
+    def __setitem__(self, slice part not None, octets):
+        cdef Room room = self[part]
+        cdef Draft unowned = self.draft     # the put gives its slot back itself
+        unowned.is_begun = False
+        cdef Store *s = &self.att.s
+        cdef Py_buffer view
+        PyObject_GetBuffer(octets, &view, PyBUF_SIMPLE)
+        try:
+            python_ran(s, self.draft.row, "filling a block")
+            if load_relaxed(&s.slots[self.draft.slot].word) != self.word:   # relaxed: ours until the put is over
+                raise ValueError("the put that this block was for is over")
+            if view.len != room.nbytes:
+                raise ValueError(f"{view.len} bytes do not fill {room.nbytes}")
+            copy_in(s, &unowned, room.at, <char*>view.buf, <size_t>view.len)
+        finally:
+            PyBuffer_Release(&view)
+
+
+cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
+    cdef Room room = Room.__new__(Room)
+    frame = encode(obj)
+    python_ran(&att.s, draft.row, "pickling")
+    start(&att.s, draft, <uint64_t>frame.nbytes, 0)
+    try:
+        room.att = att
+        room.draft = draft[0]
+        room.word = load_relaxed(&att.s.slots[draft.slot].word)         # relaxed: ours
+        room.at = block_of(&att.s, draft)
+        room.nbytes = frame.nbytes
+        frame.write(room)
+        look_for_signals(&att.s, draft.row, "filling a block from Python")
+    except BaseException:
+        give_back(&att.s, draft)
+        raise
+    assign(att.s.slots[draft.slot].kind, KIND_OBJECT)
+    return 0
+
+
+cdef inline int put_any(Attachment att, Draft *draft, object obj) except -1:
+    if type(obj) is bytes:
+        return put_bytes(&att.s, draft, obj)
+    if type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:
+        return put_array(&att.s, draft, obj)
+    if isinstance(obj, (bytearray, memoryview)):
+        return put_buffer(&att.s, draft, obj)
+    return put_pickled(att, draft, obj)
 
 
 # One open store
@@ -793,6 +877,7 @@ cdef class Engine:
         cdef:
             Attachment att = self.use()
             ObjectRef ref = ObjectRef.__new__(ObjectRef)    # first: nothing may fail between the seal and the return
+            Draft draft = new_draft(&att.s)
             Name parsed
         parsed.hashed = 0
         demand_no_wait(timeout)
@@ -800,10 +885,11 @@ cdef class Engine:
             read_name(&att.s, name, &parsed)
             if not replace:
                 demand_free_name(&att.s, name, &parsed)
-        ref.slot = put_any(&att.s, obj)
+        put_any(att, &draft, obj)
+        ref.slot = draft.slot
         ref.generation = generation_of(&att.s, ref.slot)
         ref.tag = att.s.tag
-        finish(&att.s, ref.slot, name, &parsed, replace)
+        finish(&att.s, draft.row, ref.slot, name, &parsed, replace)
         return ref
 
     def create(self, nbytes=None, *, shape=None, dtype=None, name=None, replace=False, timeout=0):
@@ -811,6 +897,7 @@ cdef class Engine:
         cdef:
             Attachment att = self.use()
             Writer writer = Writer.__new__(Writer)
+            Draft draft = new_draft(&att.s)
             Name parsed
         demand_no_wait(timeout)
         if (nbytes is None) == (shape is None) or (nbytes is not None and dtype is not None):
@@ -820,9 +907,10 @@ cdef class Engine:
             if not replace:
                 demand_free_name(&att.s, name, &parsed)
         if nbytes is not None:
-            writer.slot = start(&att.s, checked_size(nbytes), 0)
+            start(&att.s, &draft, checked_size(nbytes), 0)
         else:
-            writer.slot = start_shaped(&att.s, shape, np.dtype(dtype))
+            start_shaped(&att.s, &draft, shape, np.dtype(dtype))
+        writer.slot = draft.slot
         writer.att = writer.home = att
         writer.tag = att.s.tag
         writer.generation = generation_of(&att.s, writer.slot)
@@ -1032,7 +1120,7 @@ cdef uint64_t checked_size(object n) except? 0xFFFFFFFFFFFFFFFF:
     return min(size, 1 << 62)
 
 
-cdef uint64_t start_shaped(Store *s, object shape, cnp.dtype dtype) except? 0xFFFFFFFF:
+cdef int start_shaped(Store *s, Draft *draft, object shape, cnp.dtype dtype) except -1:
     cdef Shape dims
     cdef int axis
     if dtype.hasobject:
@@ -1046,7 +1134,7 @@ cdef uint64_t start_shaped(Store *s, object shape, cnp.dtype dtype) except? 0xFF
     dims.ndim = <int>len(extent)
     for axis in range(dims.ndim):
         dims.dims[axis] = <cnp.npy_intp>checked_size(extent[axis])
-    return start_array(s, dtype, &dims, c'C', None, checked_size(size))
+    return start_array(s, draft, dtype, &dims, c'C', None, checked_size(size))
 
 
 # For classes in Python
@@ -1095,6 +1183,11 @@ def _arm(long failpoint, int signo, long skip=0):
 def _count_passes(size_t address):
     """Debug builds: add up how often each failpoint is passed, in uint32 cells from there on; 0: no longer."""
     count_passes(<uint32_t*>address)
+
+
+def _visit_points(visitor):
+    """Debug builds: call `visitor(name)` at each point where Python may run amid an operation; None: at none."""
+    set_visitor(NULL if visitor is None else <void*>visitor)
 
 
 def _set_patience(long ms):

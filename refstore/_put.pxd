@@ -1,13 +1,15 @@
 # From a Python object to a sealed slot: room first, then the one copy, then the seal. On any failure nothing is
 # left behind.
+#
+# The seal, or the publication of a name, is the point of no return: signals are looked for before it, and after it no
+# Python runs until the ref is returned. A function that is given a draft and fails has given back what was begun.
 
 cimport numpy as cnp
 from cpython.buffer cimport (
-    PyBUF_FULL_RO, PyBUF_WRITE, PyBuffer_IsContiguous, PyBuffer_Release, PyBuffer_ToContiguous,
+    PyBUF_FULL_RO, PyBuffer_IsContiguous, PyBuffer_Release, PyBuffer_ToContiguous,
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy
@@ -24,17 +26,33 @@ from refstore._index cimport find, Found, name_hash, publish, seal
 from refstore._layout cimport (
     COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_EXISTS, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD,
     ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_RECOVERY, INLINE_DIMS, KIND_ARRAY, KIND_BYTES,
-    KIND_OBJECT, Label, LABEL_TEXT, MAX_ROWS, NAME_LIMIT, Slot, word_row,
+    Label, LABEL_TEXT, MAX_ROWS, NAME_LIMIT, Slot, word_row,
 )
 from refstore._rows cimport look_at_blocker, recover_dead, row_is_dead, sweep
 from refstore._runs cimport held_elsewhere
+from refstore._points cimport is_same_process, look_for_signals, python_ran
 from refstore._slots cimport abandon, free_slot, pins_condemned, reap_condemned, unpin
 from refstore._store cimport commit_labels, count, label_at, Store
-from refstore._wait cimport is_same_process, overcome
+from refstore._wait cimport overcome
 
 cdef enum:
     RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
+    PIECE = 33554432            # bytes that are copied between two looks at signals
     ATTEMPTS = 8                # to find a slot that nobody has in hand
+
+cdef struct Draft:
+    # An object that this process is putting.
+    uint64_t row                # ours when the call began: a child that was forked since has another
+    uint64_t slot
+    bint is_begun               # the slot is ours, and has room
+
+
+cdef inline Draft new_draft(Store *s) noexcept nogil:
+    cdef Draft draft
+    draft.row = s.row
+    draft.slot = 0
+    draft.is_begun = False
+    return draft
 
 cdef struct Name:
     const char *utf8
@@ -71,8 +89,16 @@ cdef inline int demand_free_name(Store *s, object text, Name *name) except -1:
     return 0
 
 
-cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot):
+cdef inline void give_back(Store *s, Draft *draft) noexcept:
+    # What failed is given up by who began it, and by no child.
+    if draft.is_begun and is_same_process(s, draft.row):
+        free_slot(s, draft.slot)
+    draft.is_begun = False
+
+
+cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot) except? -128:
     # When there is none: what dead processes held, then what garbage of this one still pins.
+    cdef uint64_t row = s.row
     cdef int got, recovery = 0
     cdef int attempt = 0
     cdef uint64_t since = 0, stuck = 0, held = 0, before
@@ -93,6 +119,7 @@ cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot):
         elif attempt == 1 and pins_condemned(s):
             import gc
             gc.collect()
+            python_ran(s, row, "collecting garbage")
         elif recovery == ERR_BUSY:
             s.blocked_by = stuck
             return ERR_BUSY         # room may come back from a recovery that stands still
@@ -112,17 +139,17 @@ cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot):
         attempt += 1
 
 
-cdef inline uint64_t start(Store *s, uint64_t nbytes, uint64_t spill) except? 0xFFFFFFFF:
+cdef inline Slot *start(Store *s, Draft *draft, uint64_t nbytes, uint64_t spill) except NULL:
     # A slot of ours with room for the payload, and `spill` bytes of description behind it.
     cdef:
-        uint64_t i = 0
         int got = ERR_FULL
         Slot *slot
     if nbytes <= s.header.capacity:
-        got = find_room(s, nbytes + spill, &i)
+        got = find_room(s, nbytes + spill, &draft.slot)
     if got != 0:
         raise put_error(s, got, nbytes, None)
-    slot = &s.slots[i]
+    draft.is_begun = True
+    slot = &s.slots[draft.slot]
     assign(slot.nbytes, nbytes)
     assign(slot.kind, KIND_BYTES)
     assign(slot.dtype, 0)
@@ -132,7 +159,7 @@ cdef inline uint64_t start(Store *s, uint64_t nbytes, uint64_t spill) except? 0x
     assign(slot.spill_nbytes, 0)
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
-    return i
+    return slot
 
 
 cdef inline int publish_named(Store *s, uint64_t i, Name *name, bint replace) except -128:
@@ -158,10 +185,9 @@ cdef inline void give_up(Store *s, uint64_t i) noexcept nogil:
     reap_condemned(s, i)
 
 
-cdef inline int finish(Store *s, uint64_t i, object text, Name *name, bint replace) except -1:
-    # Seals what we wrote. If this fails it is given up.
+cdef inline int finish(Store *s, uint64_t row, uint64_t i, object text, Name *name, bint replace) except -1:
+    # Seals what we wrote. If this fails it is given up. `row`: ours when the call began.
     cdef uint64_t nbytes = s.slots[i].nbytes
-    cdef uint64_t row = s.row
     cdef int got
     failpoint()
     if name.hashed == 0:
@@ -183,54 +209,66 @@ cdef inline int finish(Store *s, uint64_t i, object text, Name *name, bint repla
     return 0
 
 
-cdef inline char *block_of(Store *s, uint64_t i) noexcept nogil:
-    return s.base + s.slots[i].offset
+cdef inline char *block_of(Store *s, Draft *draft) noexcept nogil:
+    return s.base + s.slots[draft.slot].offset
 
 
-cdef inline void copy_in(char *target, const char *source, size_t nbytes) noexcept:
-    if nbytes < RELEASES_GIL:
-        memcpy(target, source, nbytes)
-    else:
-        with nogil:
-            memcpy(target, source, nbytes)
+cdef inline int copy_large(Store *s, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
+    cdef size_t done = 0, piece
+    try:
+        while done < nbytes:
+            piece = min(nbytes - done, <size_t>PIECE)
+            with nogil:
+                memcpy(target + done, source + done, piece)
+            done += piece
+            look_for_signals(s, draft.row, "copying")
+    except BaseException:
+        give_back(s, draft)
+        raise
+    return 0
 
 
-cdef inline uint64_t put_bytes(Store *s, object obj) except? 0xFFFFFFFF:
-    cdef uint64_t i = start(s, <uint64_t>PyBytes_GET_SIZE(obj), 0)
-    copy_in(block_of(s, i), PyBytes_AS_STRING(obj), <size_t>PyBytes_GET_SIZE(obj))
-    return i
+cdef inline int copy_in(Store *s, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
+    if nbytes >= RELEASES_GIL:
+        return copy_large(s, draft, target, source, nbytes)
+    memcpy(target, source, nbytes)
+    return 0
 
 
-cdef inline uint64_t put_buffer(Store *s, object obj) except? 0xFFFFFFFF:
+cdef inline int put_bytes(Store *s, Draft *draft, object obj) except -1:
+    start(s, draft, <uint64_t>PyBytes_GET_SIZE(obj), 0)
+    return copy_in(s, draft, block_of(s, draft), PyBytes_AS_STRING(obj), <size_t>PyBytes_GET_SIZE(obj))
+
+
+cdef inline int put_buffer(Store *s, Draft *draft, object obj) except -1:
     cdef Py_buffer view
-    cdef uint64_t i
     PyObject_GetBuffer(obj, &view, PyBUF_FULL_RO)
     try:
-        i = start(s, <uint64_t>view.len, 0)
+        python_ran(s, draft.row, "asking for a buffer")
+        start(s, draft, <uint64_t>view.len, 0)
         if PyBuffer_IsContiguous(&view, c'C'):
-            copy_in(block_of(s, i), <char*>view.buf, <size_t>view.len)
-        elif PyBuffer_ToContiguous(block_of(s, i), &view, view.len, c'C') != 0:
-            free_slot(s, i)
+            copy_in(s, draft, block_of(s, draft), <char*>view.buf, <size_t>view.len)
+        elif PyBuffer_ToContiguous(block_of(s, draft), &view, view.len, c'C') != 0:
+            give_back(s, draft)
             raise BufferError("the buffer cannot be made contiguous")
     finally:
         PyBuffer_Release(&view)
-    return i
+    return 0
 
 
-cdef inline uint64_t start_array(Store *s, cnp.dtype dtype, Shape *shape, char order, tuple axes,
-                                 uint64_t nbytes) except? 0xFFFFFFFF:
+cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shape, char order, tuple axes,
+                            uint64_t nbytes) except -1:
     # A slot for an array, with its description written. `axes`: None stands for C order.
     cdef:
         int number = plain_number(dtype)
         int axis
-        uint64_t i
         Slot *slot
         bytes text = None
     if not number or shape.ndim > INLINE_DIMS or order == c'K':
         from refstore.arrays import describe
         text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
-    i = start(s, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
-    slot = &s.slots[i]
+        python_ran(s, draft.row, "describing an array")
+    slot = start(s, draft, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
     assign(slot.kind, KIND_ARRAY)
     assign(slot.order, <uint8_t>order)
     if text is None:
@@ -239,75 +277,47 @@ cdef inline uint64_t start_array(Store *s, cnp.dtype dtype, Shape *shape, char o
         for axis in range(shape.ndim):
             assign(slot.shape[axis], <uint64_t>shape.dims[axis])
     else:
-        if len(text) <= LABEL_TEXT and commit_labels(s, i) != 0:
-            free_slot(s, i)
+        if len(text) <= LABEL_TEXT and commit_labels(s, draft.slot) != 0:
+            give_back(s, draft)
             raise full(s, nbytes, ERR_NO_MEMORY)
-        set_text(s, slot, i, PyBytes_AS_STRING(text), len(text))
-    return i
+        set_text(s, slot, draft.slot, PyBytes_AS_STRING(text), len(text))
+    return 0
 
 
-cdef inline uint64_t put_strided(Store *s, cnp.ndarray array, Shape *shape) except? 0xFFFFFFFF:
+cdef inline int put_strided(Store *s, Draft *draft, cnp.ndarray array, Shape *shape) except -1:
     # Not in C order: the axes keep the order in which they lie, without the gaps.
     from refstore.arrays import axes_in_memory
     cdef:
         tuple axes = axes_in_memory(array)
         char order = c'K'
-        uint64_t i
         cnp.dtype dtype = array.dtype
+        size_t nbytes = <size_t>cnp.PyArray_NBYTES(array)
     if axes == tuple(range(shape.ndim)):
         order = c'C'
     elif axes == tuple(range(shape.ndim))[::-1]:
         order = c'F'
-    i = start_array(s, dtype, shape, order, axes, <uint64_t>cnp.PyArray_NBYTES(array))
+    set_strides(shape, axes, dtype.itemsize)
+    start_array(s, draft, dtype, shape, order, axes, nbytes)
+    if cnp.PyArray_IS_F_CONTIGUOUS(array):
+        return copy_in(s, draft, block_of(s, draft), <char*>cnp.PyArray_DATA(array), nbytes)
     try:
-        if cnp.PyArray_IS_F_CONTIGUOUS(array):
-            copy_in(block_of(s, i), <char*>cnp.PyArray_DATA(array),
-                    <size_t>cnp.PyArray_NBYTES(array))
-        else:
-            set_strides(shape, axes, dtype.itemsize)
-            PyArray_CopyInto(
-                view_of(dtype, shape, True, block_of(s, i), NPY_ARRAY_WRITEABLE, None), array)
+        PyArray_CopyInto(view_of(dtype, shape, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), array)
+        look_for_signals(s, draft.row, "copying what has gaps")
     except BaseException:
-        free_slot(s, i)
+        give_back(s, draft)
         raise
-    return i
+    return 0
 
 
-cdef inline uint64_t put_array(Store *s, cnp.ndarray array) except? 0xFFFFFFFF:
+cdef inline int put_array(Store *s, Draft *draft, cnp.ndarray array) except -1:
     cdef:
         Shape shape
-        uint64_t i
         int axis
-        uint64_t nbytes = <uint64_t>cnp.PyArray_NBYTES(array)
+        size_t nbytes = <size_t>cnp.PyArray_NBYTES(array)
     shape.ndim = cnp.PyArray_NDIM(array)
     for axis in range(shape.ndim):
         shape.dims[axis] = cnp.PyArray_DIM(array, axis)
     if not cnp.PyArray_IS_C_CONTIGUOUS(array):
-        return put_strided(s, array, &shape)
-    i = start_array(s, array.dtype, &shape, c'C', None, nbytes)
-    copy_in(block_of(s, i), <char*>cnp.PyArray_DATA(array), nbytes)
-    return i
-
-
-cdef inline uint64_t put_pickled(Store *s, object obj) except? 0xFFFFFFFF:
-    from refstore.payload import encode
-    cdef uint64_t i
-    frame = encode(obj)
-    i = start(s, <uint64_t>frame.nbytes, 0)
-    try:
-        frame.write(PyMemoryView_FromMemory(block_of(s, i), frame.nbytes, PyBUF_WRITE))
-    except BaseException:
-        free_slot(s, i)
-        raise
-    assign(s.slots[i].kind, KIND_OBJECT)
-    return i
-
-
-cdef inline uint64_t put_any(Store *s, object obj) except? 0xFFFFFFFF:
-    if type(obj) is bytes:
-        return put_bytes(s, obj)
-    if type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:
-        return put_array(s, obj)
-    if isinstance(obj, (bytearray, memoryview)):
-        return put_buffer(s, obj)
-    return put_pickled(s, obj)
+        return put_strided(s, draft, array, &shape)
+    start_array(s, draft, array.dtype, &shape, c'C', None, nbytes)
+    return copy_in(s, draft, block_of(s, draft), <char*>cnp.PyArray_DATA(array), nbytes)

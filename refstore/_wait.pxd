@@ -1,11 +1,11 @@
 # What becomes of an operation that somebody is in the way of: what the dead hold is recovered, and the living are
 # waited for without the GIL. So the operation has nothing in hand by then: it begins anew.
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint64_t
 
 from refstore._debug cimport patience_ms
 from refstore._layout cimport ERR_BUSY, ERR_DEAD, ERR_HELD
+from refstore._points cimport look_for_signals
 from refstore._rows cimport recover_blocker
 from refstore._store cimport Store
 from refstore._sys cimport now_ms, sleep_us
@@ -13,11 +13,6 @@ from refstore._sys cimport now_ms, sleep_us
 cdef enum:
     BUSY_AFTER_MS = 5000
     LOOK_EVERY_US = 200
-
-
-cdef inline bint is_same_process(Store *s, uint64_t row) noexcept nogil:
-    # whether this is the process that it was when `row` was its row
-    return s.alive[0] != 0 and s.row == row
 
 
 cdef inline bint overcome(Store *s, int *error, uint64_t *since) except -1:
@@ -37,9 +32,6 @@ cdef inline bint overcome(Store *s, int *error, uint64_t *since) except -1:
         return False
     with nogil:
         sleep_us(LOOK_EVERY_US)
-    PyErr_CheckSignals()
-    if not is_same_process(s, row):
-        from refstore.errors import RefstoreError
-        raise RefstoreError("a signal handler forked this process amid a call, which its parent goes on with")
+    look_for_signals(s, row, "waiting for another process")
     error[0] = 0
     return True

@@ -51,18 +51,23 @@ RELEASES_GIL = 64 << 10  # bytes from which a copy lets other threads run
 
 
 class Frame:
-    """An object that is pickled and measured, and has yet to be written to its block."""
+    """An object that is pickled and measured, and has yet to be written to its block.
 
-    __slots__ = ("_pieces", "nbytes")
+    `pieces` are the offsets and the bytes that make it up, by rising offset; the views keep what
+    they show alive and its size. What lies between two pieces means nothing.
+    """
+
+    __slots__ = ("nbytes", "pieces")
 
     def __init__(self, pieces: list[tuple[int, memoryview]]) -> None:
-        self._pieces = pieces  # (offset, bytes); the views keep what they show alive and its size
+        self.pieces = pieces
         offset, last = pieces[-1]
         self.nbytes = offset + last.nbytes
 
-    def write(self, target: memoryview) -> None:
-        """Fill the first `nbytes` bytes of `target`, a writable view of plain bytes."""
-        for offset, piece in self._pieces:
+    def write(self, target: Any) -> None:
+        """Fill the first `nbytes` bytes of `target`: a writable view of plain bytes, or what an
+        engine gives in its place, which looks at each part whether it may still be written."""
+        for offset, piece in self.pieces:
             _copy(target[offset : offset + piece.nbytes], piece)
 
 
@@ -364,8 +369,8 @@ def _reduce_array_subclass(array: np.ndarray[Any, Any]) -> Any:
     return _array_subclass, (type(array), array.view(np.ndarray))
 
 
-def _copy(target: memoryview, source: memoryview) -> None:
-    if source.nbytes < RELEASES_GIL:
+def _copy(target: Any, source: memoryview) -> None:
+    if source.nbytes < RELEASES_GIL or not isinstance(target, memoryview):
         target[:] = source
     else:  # numpy lets go of the GIL for it, memoryview does not
         np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))

@@ -325,8 +325,8 @@ _forking: dict[int, list[Attachment]] = {}  # by thread
 
 def attach(path: str, foreign: bool) -> Attachment:
     """This process's attachment to the store at `path`, made if there is none yet."""
-    fd = open_store(path, os.O_RDWR)
-    try:
+    with open_store(path, os.O_RDWR) as opened:
+        fd = opened.fileno()
         found = os.fstat(fd)
         with _attaching:
             attachment = _attachments.get((found.st_dev, found.st_ino))
@@ -340,8 +340,6 @@ def attach(path: str, foreign: bool) -> Attachment:
             attachment.join()
             _attachments[found.st_dev, found.st_ino] = attachment
             return attachment
-    finally:
-        os.close(fd)
 
 
 def _before_fork() -> None:

@@ -330,4 +330,25 @@ MUTATIONS = [
         "    assign(slot.offset, s.g.data + extent_first(extent) * PAGE)\n",
         "    if slot.offset == 0:\n        assign(slot.offset, s.g.data + extent_first(extent) * PAGE)\n",
     ),
+    Mutation(
+        "child_gives_back",
+        "a child that is forked amid its parent's put gives the parent's slot to others",
+        "_put.pxd",
+        "    if draft.is_begun and is_same_process(s, draft.row):\n",
+        "    if draft.is_begun:\n",
+    ),
+    Mutation(
+        "child_goes_on",
+        "a child that is forked amid its parent's put writes, and seals, what others have by then",
+        "_points.pxd",
+        "    if not is_same_process(s, row):\n",
+        "    if not is_same_process(s, s.row):\n",
+    ),
+    Mutation(
+        "signals_after_the_seal",
+        "Ctrl-C amid a copy loses the ref of an object that stays for ever",
+        "_points.pxd",
+        "    PyErr_CheckSignals()\n",
+        "",
+    ),
 ]

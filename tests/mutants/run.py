@@ -42,6 +42,10 @@ TESTS = (
         "killed, forked",
         (*PYTEST, *(f"{MULTI}test_{name}.py" for name in ("kill", "dead_pinners", "fork"))),
     ),
+    (
+        "Python amid a call",
+        (*PYTEST, "tests/crash/test_points.py", f"{MULTI}test_interrupted_put.py"),
+    ),
     ("two deaths", ("-m", "crash.matrix", "--depth=2", "--every=0.005", "--jobs=1")),
     ("environment", (*PYTEST, f"{MULTI}test_environment.py", f"{MULTI}test_creation.py")),
     ("interleaved, all", ("-m", "crash.interleave", "--to-the-end", "--jobs=1")),

@@ -168,7 +168,7 @@ def test_large_bytes_are_not_copied_before_they_are_written() -> None:
     """Their memory is the frame's only piece of that size, and it is the object's own."""
     data = b"x" * 1_000_000
     frame = payload.encode([data, 1])
-    assert any(piece.obj is data for _, piece in frame._pieces)
+    assert any(piece.obj is data for _, piece in frame.pieces)
 
 
 def test_a_bytearray_cannot_be_resized_between_measuring_and_writing() -> None:

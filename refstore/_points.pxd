@@ -1,0 +1,61 @@
+# Where Python may run in the midst of an operation: a signal handler, a finalizer, a method of what is stored, another
+# thread while the GIL is given up. It may raise, end the process, use this very store or close it, and it may fork: a
+# child that comes back from there would go on with what its parent is at, in a slot that is the parent's.
+#
+# So each such stretch ends with `python_ran`, which has a name. In a debug build a test may have a function run at each.
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport uint64_t
+
+from refstore._debug cimport IS_DEBUG
+from refstore._store cimport Store
+
+cdef extern from *:
+    """
+    #ifdef REFSTORE_DEBUG
+    static PyObject *refstore_visitor = NULL;
+    static int refstore_visit(const char *where) {
+        PyObject *visitor = refstore_visitor, *got;
+        if (visitor == NULL)
+            return 0;
+        Py_INCREF(visitor);
+        got = PyObject_CallFunction(visitor, "s", where);
+        Py_DECREF(visitor);
+        Py_XDECREF(got);
+        return got == NULL ? -1 : 0;
+    }
+    static void refstore_set_visitor(PyObject *visitor) {
+        PyObject *before = refstore_visitor;
+        Py_XINCREF(visitor);
+        refstore_visitor = visitor;
+        Py_XDECREF(before);
+    }
+    #else
+    #define refstore_visit(where) ((void)(where), 0)
+    #define refstore_set_visitor(visitor) ((void)(visitor))
+    #endif
+    """
+    int visit "refstore_visit"(const char *where) except -1
+    void set_visitor "refstore_set_visitor"(void *visitor)     # a Python object, or NULL
+
+
+cdef inline bint is_same_process(Store *s, uint64_t row) noexcept nogil:
+    # whether this is the process that it was when `row` was its row
+    return s.alive[0] != 0 and s.row == row
+
+
+cdef inline int python_ran(Store *s, uint64_t row, const char *where) except -1:
+    # `row`: ours when the operation began. RefstoreError in a child that was forked since.
+    if IS_DEBUG:
+        visit(where)
+    if not is_same_process(s, row):
+        from refstore.errors import RefstoreError
+        raise RefstoreError("this process was forked in the midst of a call, which its parent goes on with: "
+                            "nothing was done here")
+    return 0
+
+
+cdef inline int look_for_signals(Store *s, uint64_t row, const char *where) except -1:
+    # Before a point of no return, and amid what takes long: what a handler raises comes through here.
+    PyErr_CheckSignals()
+    return python_ran(s, row, where)
