@@ -15,7 +15,7 @@ from refstore._layout cimport (
     LOCK_BOOT, LOCK_CREATOR, MAX_ROWS, OBJECTS_LIMIT, PAGE, Row,
 )
 from refstore._rows cimport enter, lock_row
-from refstore._stats cimport find_problems
+from refstore._checks cimport find_problems
 from refstore._store cimport Store
 from refstore._sys cimport (
     allocate, byte_is_locked, close, getpid, high_descriptor, lock_byte, locks_bytes, MAP_FAILED,

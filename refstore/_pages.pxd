@@ -13,16 +13,17 @@ from refstore._atomics cimport (
     store_release,
 )
 from refstore._bins cimport (
-    are_used, bin_of, BROKEN, find_free, find_high, heads_bin, insert_free, is_listed, mark_unused, mark_used, next_page, NO_RUN, remove_free,
+    are_used, bin_of, BROKEN, find_free, find_high, heads_bin, insert_free, is_listed, mark_unused,
+    mark_used, next_page, NO_RUN, remove_free,
 )
 from refstore._debug cimport failpoint
 from refstore._layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_HELD, ERR_MORE,
-    ERR_NO_MEMORY, extent_first, extent_pages, FREE, HELD, MAX_ROWS, PAGE, PageTag, Pool,
-    PUBLISHING, RETIRED, round_up, Run, RUN_BLOCKS, SEALED, Slot, word_state,
+    block_nbytes, CLASSES, CONDEMNED, ERR_DEAD, ERR_FULL, ERR_HELD, ERR_MORE, ERR_NO_MEMORY,
+    extent_first, extent_pages, HELD, MAX_ROWS, PAGE, PageTag, Pool, PUBLISHING, RETIRED, round_up,
+    Run, RUN_BLOCKS, SEALED, Slot, word_state,
 )
 from refstore._store cimport (
-    damage, file_of, map_end, run_is_sound, runs_used, slots_used, Store, tag_at, top_of,
+    damage, file_of, map_end, run_is_sound, runs_used, slots_used, Store, top_of,
 )
 from refstore._sys cimport allocate, byte_is_locked, now_ms, sched_yield, sleep_us
 
@@ -50,7 +51,9 @@ cdef inline int lock(Store *s, uint64_t *word) noexcept nogil:
             sched_yield()
             continue
         if expected > MAX_ROWS:
-            return damage(s, b"a lock names row %d, and there is none", expected - 1)
+            if word == &s.pool.lock:
+                return damage(s, b"the space lock names row %d, and there is none", expected - 1)
+            return damage(s, b"a name's lock names row %d, and there is none", expected - 1)
         if expected and not byte_is_locked(file_of(s), expected - 1) and load_acquire(word) == expected:
             s.blocked_by = expected
             return ERR_DEAD
@@ -300,7 +303,7 @@ cdef inline int64_t take_pages(Store *s, uint64_t pages, bint for_run) noexcept 
     return first
 
 
-cdef inline bint give_back(Store *s, uint64_t first, uint64_t pages) noexcept nogil:
+cdef inline bint return_pages(Store *s, uint64_t first, uint64_t pages) noexcept nogil:
     # False if the map contradicts itself, and then it is half changed.
     cdef uint64_t left, right, head
     if first + pages > top_of(s) or s.pool.top != top_of(s) or not are_used(s, first, pages, True):
@@ -331,5 +334,5 @@ cdef inline bint give_back(Store *s, uint64_t first, uint64_t pages) noexcept no
 
 cdef inline void free_pages(Store *s, uint64_t first, uint64_t pages) noexcept nogil:
     # They belong to nobody any more: no slot and no live run has them.
-    if not give_back(s, first, pages):
+    if not return_pages(s, first, pages):
         rebuild(s)

@@ -22,8 +22,8 @@ from refstore._pages cimport HELD_AFTER_MS, rebuild, unlock
 from refstore._slots cimport condemn, free_slot, reap_condemned, unclaim
 from refstore._store cimport (
     bits_at, CameBack, class_bits_at, commit_pins, count, damage, file_of, hint_restore, is_ready,
-    name_lock_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, reach_pins, row_at, runs_used,
-    slots_used, Store,
+    name_lock_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, reach_pins, row_at,
+    run_is_there, runs_used, slots_used, Store,
 )
 from refstore._sys cimport (
     byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
@@ -40,7 +40,7 @@ cdef inline void restore_hint(Store *s, uint64_t i, Slot *slot) noexcept nogil:
     if slot.extent:
         hint_restore(bits_at(s, s.g.stock_bits), s.g.slot_words, i)
     elif run:
-        if run > s.g.max_runs or slot.size_class >= CLASSES:
+        if not run_is_there(s, run) or slot.size_class >= CLASSES:
             return
         if load_acquire(&s.runs[run - 1].free) & bit == 0:               # [hint]
             fetch_or_seq_cst(&s.runs[run - 1].free, bit)                 # [hint]
@@ -58,7 +58,7 @@ cdef inline uint64_t reap_counted(Store *s, uint64_t i) noexcept nogil:
 cdef inline void condemn_replaced(Store *s, Slot *slot) noexcept nogil:
     cdef uint32_t old = slot.replaces_slot
     if old and old <= slots_used(s):
-        condemn(s, old - 1, slot.replaces_generation)
+        condemn(s, old - 1, slot.replaces_generation, True)     # as the dead one's
         s.came_back.nbytes += reap_counted(s, old - 1)
 
 
@@ -181,7 +181,7 @@ cdef inline bint holds_locks(Store *s, uint64_t r) noexcept nogil:
 
 
 cdef inline bint row_is_dead(Store *s, uint64_t r) noexcept nogil:
-    return r != s.row and not byte_is_locked(file_of(s), r)
+    return r >= MAX_ROWS or r != s.row and not byte_is_locked(file_of(s), r)
 
 
 cdef inline int recover_row(Store *s, uint64_t r) noexcept nogil:

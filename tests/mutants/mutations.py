@@ -238,15 +238,15 @@ MUTATIONS = [
         "H26: a death before the index changes loses the object that was there",
         "_index.pxd",
         "    if replaces:\n        indexed = cas_acq_rel(old.cell",
-        "    if replaces:\n        condemn(s, old.slot, old.generation)\n        indexed = cas_acq_rel(old.cell",
+        "    if replaces:\n        condemn(s, old.slot, old.generation, True)\n        indexed = cas_acq_rel(old.cell",
         ("crash.matrix", "--only=furnished replace$"),
     ),
     Mutation(
         "unindexed_first",
         "H26: a death in the middle of a delete leaves an object that nobody finds",
         "_index.pxd",
-        "        failpoint()\n        got = condemn(s, i, generation)\n",
-        "        failpoint()\n        if hashed:\n            unindex(s, i, generation, hashed)\n        got = condemn(s, i, generation)\n",
+        "    failpoint()\n    got = condemn(s, i, generation, False)\n",
+        "    failpoint()\n    if hashed:\n        unindex(s, i, generation, hashed)\n    got = condemn(s, i, generation, False)\n",
         ("crash.matrix", "--only=furnished delete_by_ref"),
     ),
     Mutation(
