@@ -6,6 +6,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from refstore._atomics cimport assign, clz64, ctz64
+from refstore._commit cimport bits_within
 from refstore._layout cimport BIN_WORDS, BINS, EXACT_BINS, PageTag
 from refstore._store cimport Store, tag_at, top_of, used_bits
 
@@ -17,17 +18,11 @@ cdef enum:
 
 # Used bits, a word at a time
 
-cdef inline uint64_t bits_between(uint64_t at, uint64_t end) noexcept nogil:
-    # of the word that `at` is in, the bits from there up to `end`
-    cdef uint64_t mask = ~<uint64_t>0 << (at & 63)
-    return mask & (<uint64_t>1 << (end & 63)) - 1 if end >> 6 == at >> 6 else mask
-
-
 cdef inline bint are_used(Store *s, uint64_t first, uint64_t pages, bint used) noexcept nogil:
     # whether all of these pages are used, or none of them is
     cdef uint64_t at = first, end = first + pages, mask
     while at < end:
-        mask = bits_between(at, end)
+        mask = bits_within(at, end)
         if used_bits(s)[at >> 6] & mask != (mask if used else 0):
             return False
         at = (at | 63) + 1
@@ -37,14 +32,14 @@ cdef inline bint are_used(Store *s, uint64_t first, uint64_t pages, bint used) n
 cdef inline void mark_used(Store *s, uint64_t first, uint64_t end) noexcept nogil:
     cdef uint64_t at = first
     while at < end:
-        assign(used_bits(s)[at >> 6], used_bits(s)[at >> 6] | bits_between(at, end))
+        assign(used_bits(s)[at >> 6], used_bits(s)[at >> 6] | bits_within(at, end))
         at = (at | 63) + 1
 
 
 cdef inline void mark_unused(Store *s, uint64_t first, uint64_t end) noexcept nogil:
     cdef uint64_t at = first
     while at < end:
-        assign(used_bits(s)[at >> 6], used_bits(s)[at >> 6] & ~bits_between(at, end))
+        assign(used_bits(s)[at >> 6], used_bits(s)[at >> 6] & ~bits_within(at, end))
         at = (at | 63) + 1
 
 

@@ -7,16 +7,16 @@ from libc.stdint cimport int64_t, uint64_t
 
 from refstore._atomics cimport load_acquire, load_relaxed_u32
 from refstore._bins cimport are_used
-from refstore._index cimport cell_naming, make_cell
+from refstore._commit cimport is_committed
+from refstore._index cimport cell_naming, make_cell, name_hash
 from refstore._layout cimport (
-    block_nbytes, CHUNK, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT, Label,
-    LIVE_WORDS, MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, Run, SEALED, Slot,
-    SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
+    block_nbytes, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT, Label,
+    LIVE_WORDS, MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED, ROW_LEFT,
+    Run, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
 from refstore._pages cimport extent_is_sane
 from refstore._rows cimport row_is_dead
 from refstore._slots cimport pinned_by
-from refstore._stats cimport label_has
 from refstore._store cimport (
     bits_at, file_of, is_ready, is_within_block, label_at, labels_are_ready, name_lock_at,
     next_live_row, pins_of, pins_ready_of, row_at, run_is_sound, run_is_there, runs_used,
@@ -46,23 +46,14 @@ cdef inline bint any_row_stands_still(Store *s):
     return False
 
 
-cdef inline bint is_committed(Store *s, Slot *slot) noexcept nogil:
-    # its bytes lie within the data
-    cdef uint64_t i = (slot.offset - s.g.data) // CHUNK
-    cdef uint64_t end = (slot.offset - s.g.data + slot.nbytes + CHUNK - 1) // CHUNK
-    while i < end:
-        if not is_ready(bits_at(s, s.g.data_ready), i):
-            return False
-        i += 1
-    return True
-
-
 cdef inline void check_slot(Store *s, uint64_t i, set problems):
     cdef:
         Slot *slot = &s.slots[i]
         uint64_t word = load_acquire(&slot.word)                         # [seal]
         uint64_t state = word_state(word)
         uint64_t size = block_nbytes(slot)
+        uint64_t first = (slot.offset - s.g.data) // PAGE
+        uint64_t pages = (slot.offset % PAGE + slot.nbytes + PAGE - 1) // PAGE
     if state > RETIRED:
         problems.add(f"state: slot {i} has the unknown state {state}")
     elif state in (WRITING, RECLAIMING, HELD) and not is_live_row(s, word_row(word)):
@@ -76,7 +67,7 @@ cdef inline void check_slot(Store *s, uint64_t i, set problems):
             problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {slot.spill_nbytes} in a block of {size}")
         elif not is_within_block(s, slot):
             problems.add(f"offset: slot {i} says {slot.offset}, where its block does not lie")
-        elif not is_committed(s, slot):
+        elif not is_committed(s, first, pages):
             problems.add(f"data_ready: the bytes of slot {i} lie where no memory is said to be")
         if slot.kind > KIND_OBJECT:
             problems.add(f"kind: slot {i} has the unknown kind {slot.kind}")
@@ -167,7 +158,7 @@ cdef inline void check_names(Store *s, set problems):
             problems.add(f"label: slot {i} has a name, but its label was never written")
             continue
         name = label_at(s, i).name[:label_at(s, i).name_nbytes]
-        if not label_has(s, i, slot.name_hash):
+        if name_hash(s, label_at(s, i).name, label_at(s, i).name_nbytes) != slot.name_hash:
             problems.add(f"label: the name of slot {i} does not have the slot's hash")
         if cell_naming(s, make_cell(i, word_generation(word), slot.name_hash), slot.name_hash) == NULL:
             problems.add(f"index: slot {i} is live as {name!r}, and the index does not lead to it")
@@ -217,9 +208,9 @@ cdef inline void check_rows(Store *s, set problems):
     cdef uint64_t row, state
     for row in range(<uint64_t>MAX_ROWS):
         state = load_acquire(&row_at(s, row).state)                      # [row]
-        if state > 1:
+        if state > ROW_LEFT:
             problems.add(f"row: row {row} is in the unknown state {state}")
-        if state == 1 and not is_ready(s.header.live, row) and (row == s.row or not row_is_dead(s, row)):
+        if state == ROW_ATTACHED and not is_ready(s.header.live, row) and (row == s.row or not row_is_dead(s, row)):
             problems.add(f"live: row {row} is in use, and not among those whose pins count")
         if is_ready(s.header.live, row) and row // 64 >= s.header.live_words:
             problems.add(f"live_words: row {row} is in use, and only {s.header.live_words} words of rows count")

@@ -1,21 +1,23 @@
 # The file itself: made complete or not at all, looked over before a number in it is believed, mapped twice.
 
-from libc.errno cimport ENOMEM, errno
+from libc.errno cimport ENOMEM, ENOSPC, errno
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from refstore._commit cimport next_ready, next_unready
 from refstore._layout cimport (
     CAPACITY_LIMIT, CHUNK, class_nbytes, CLASSES, ENGINE_NATIVE, fingerprint, FORMAT_VERSION,
-    Header, Label, lay_out, MAGIC, MAX_ROWS, OBJECTS_LIMIT, PAGE, PageTag, Pool, round_up, Run,
-    Slot, SLOTS_PER_STEP,
+    Header, HUGE_PAGE, Label, lay_out, MAGIC, MAX_ROWS, OBJECTS_LIMIT, PAGE, PageTag, Pool,
+    Run, Slot, SLOTS_PER_STEP,
 )
 from refstore._store cimport (
-    bits_at, is_ready, map_end, pins_ready_of, runs_used, slots_used, Store,
+    bits_at, map_end, pins_ready_of, runs_used, slots_used, Store,
 )
 from refstore._sys cimport (
-    allocate, close, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE,
-    MAP_SHARED, mmap, munmap, PROT_READ, PROT_WRITE, same_file,
+    allocate, close, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED,
+    MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, mmap, munmap, PROT_NONE, PROT_READ, PROT_WRITE,
+    same_file,
 )
 
 cdef extern from *:
@@ -80,24 +82,20 @@ cdef inline HeaderFault look_over(const Header *h, uint64_t file_nbytes) noexcep
     return HEADER_SOUND
 
 
+cdef inline bint is_there(Store *s, uint64_t at, uint64_t nbytes) noexcept nogil:
+    return nbytes == 0 or allocate(s.fd, at, nbytes) != ENOSPC
+
+
 cdef inline bint marks_hold(Store *s, uint64_t *bits, uint64_t n, uint64_t at, uint64_t unit) noexcept nogil:
     # Whether there is memory for all of n units of the file that are marked as committed. Where there is, this takes
     # none.
-    cdef uint64_t i = 0, until, end
+    cdef uint64_t i = next_ready(bits, 0, n), until
     while i < n:
-        until = i
-        while until < n and is_ready(bits, until):
-            until += 1
-        if until > i:
-            end = min(at + until * unit, s.g.file_size)     # nor is the file made longer
-            if allocate(s.fd, at + i * unit, end - at - i * unit) != 0:
-                return False
-        i = until + 1
+        until = next_unready(bits, i, n)
+        if not is_there(s, at + i * unit, (until - i) * unit):
+            return False
+        i = next_ready(bits, until, n)
     return True
-
-
-cdef inline bint is_there(Store *s, uint64_t at, uint64_t nbytes) noexcept nogil:
-    return nbytes == 0 or allocate(s.fd, at, round_up(nbytes, PAGE)) == 0
 
 
 cdef inline const char *claim_without_memory(Store *s) noexcept nogil:
@@ -144,8 +142,26 @@ cdef inline void unmap_store(Store *s) noexcept nogil:
 
 
 cdef inline void *map_shared(Store *s, int prot) noexcept nogil:
-    cdef void *at = mmap(NULL, s.g.file_size, prot, MAP_SHARED | MAP_NORESERVE, s.fd, 0)
-    return NULL if at == MAP_FAILED else at
+    # At a multiple of a huge page, since the data begins at one in the file.
+    cdef:
+        size_t nbytes = s.g.file_size
+        char *room
+        char *at
+        size_t skipped
+        void *got
+    room = <char*>mmap(NULL, nbytes + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    if room == MAP_FAILED:
+        return NULL
+    skipped = HUGE_PAGE - <size_t>room % HUGE_PAGE
+    at = room + skipped
+    got = mmap(at, nbytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, s.fd, 0)
+    if got == MAP_FAILED:
+        munmap(room, nbytes + HUGE_PAGE)
+        return NULL
+    munmap(room, skipped)
+    if skipped < HUGE_PAGE:
+        munmap(at + nbytes, HUGE_PAGE - skipped)
+    return got
 
 
 cdef inline int map_store(Store *s, const Header *h) noexcept nogil:
@@ -178,5 +194,5 @@ cdef inline int map_store(Store *s, const Header *h) noexcept nogil:
         s.class_sizes[size_class] = <unsigned int>class_nbytes(size_class)
     s.tag = h.tag
     s.slot_limit = h.max_objects
-    s.child_fd = -1
+    s.child_fd = s.recovery_fd = -1
     return 0

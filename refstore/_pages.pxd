@@ -18,14 +18,14 @@ from refstore._bins cimport (
 )
 from refstore._debug cimport failpoint
 from refstore._layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, ERR_DEAD, ERR_FULL, ERR_HELD, ERR_MORE, ERR_NO_MEMORY,
-    extent_first, extent_pages, HELD, MAX_ROWS, PAGE, PageTag, Pool, PUBLISHING, RETIRED, round_up,
-    Run, RUN_BLOCKS, SEALED, Slot, word_state,
+    block_nbytes, CLASSES, CONDEMNED, ERR_DEAD, ERR_FULL, ERR_HELD, ERR_MORE, extent_first,
+    extent_pages, HELD, MAX_ROWS, PAGE, PageTag, Pool, PUBLISHING, RETIRED, round_up, Run,
+    RUN_BLOCKS, SEALED, Slot, word_state,
 )
 from refstore._store cimport (
-    damage, file_of, map_end, run_is_sound, runs_used, slots_used, Store, top_of,
+    commit, damage, file_of, map_end, run_is_sound, runs_used, slots_used, Store, top_of,
 )
-from refstore._sys cimport allocate, byte_is_locked, now_ms, sched_yield, sleep_us
+from refstore._sys cimport byte_is_locked, now_ms, sched_yield, sleep_us
 
 cdef enum:
     HELD_AFTER_MS = 2       # holders are quicker, unless they are stopped or wait for a core
@@ -71,12 +71,10 @@ cdef inline int commit_map(Store *s, uint64_t has, uint64_t end) noexcept nogil:
     # Tags and used bits of the pages from `has` up to `end`. Idempotent.
     cdef uint64_t bits_at = has // PAGE_BITS * PAGE
     cdef uint64_t bits_end = (end + PAGE_BITS - 1) // PAGE_BITS * PAGE
-    if allocate(file_of(s), s.g.page_map + has * sizeof(PageTag), (end - has) * sizeof(PageTag)) != 0:
-        return ERR_NO_MEMORY
-    if has % PAGE_BITS == 0 or bits_end - bits_at > PAGE:       # else they are there with those before
-        if allocate(file_of(s), s.g.used_bits + bits_at, bits_end - bits_at) != 0:
-            return ERR_NO_MEMORY
-    return 0
+    cdef int got = commit(file_of(s), s.g.page_map + has * sizeof(PageTag), (end - has) * sizeof(PageTag))
+    if got == 0 and (has % PAGE_BITS == 0 or bits_end - bits_at > PAGE):        # else they came with those before
+        got = commit(file_of(s), s.g.used_bits + bits_at, bits_end - bits_at)
+    return got
 
 
 cdef inline int reach_map(Store *s, uint64_t pages) noexcept nogil:
@@ -87,10 +85,12 @@ cdef inline int reach_map(Store *s, uint64_t pages) noexcept nogil:
         # relaxed: a guess; take_pages looks again under the lock
         uint64_t wants = min(load_relaxed(&pool.top), s.g.pages) + pages
         uint64_t end
+        int got
     while has < min(wants, s.g.pages):      # it only grows
         end = min(round_up(wants * sizeof(PageTag), MAP_STEP) // sizeof(PageTag), s.g.pages + 1)
-        if commit_map(s, has, end) != 0:
-            return ERR_NO_MEMORY
+        got = commit_map(s, has, end)
+        if got != 0:
+            return got
         cas_acq_rel(&pool.map_committed, &has, end)                      # [map] the map below is there
         has = load_acquire(&pool.map_committed)                          # [map]
     return 0

@@ -1,21 +1,20 @@
 # What a store holds, counted from its slots.
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from refstore._rows cimport row_is_dead
 from refstore._atomics cimport load_acquire, load_relaxed, load_relaxed_u32
-from refstore._index cimport cell_naming, make_cell, name_hash
+from refstore._index cimport cell_naming, make_cell, name_hash, NAME_WORDS, read_label
 from refstore._layout cimport (
-    block_nbytes, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT, LIVE_WORDS,
-    MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, Run, SEALED, Slot, SLOTS_PER_STEP,
-    word_generation, word_row, word_state, WRITING,
+    block_nbytes, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, pins_in, PUBLISHING,
+    RETIRED, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_state,
 )
-from refstore._slots cimport pinned_by
+from refstore._rows cimport row_is_dead
+from refstore._slots cimport is_readable, pinned_by
 from refstore._store cimport (
-    bits_at, CameBack, is_ready, label_at, labels_are_ready, name_lock_at, next_live_row, PIDS_KEPT,
-    pins_of, pins_ready_of, row_at, runs_used, slots_used, Store, tag_at,
+    CameBack, is_ready, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, row_at, run_is_there,
+    slots_used, Store,
 )
 
 cdef struct Census:
@@ -76,7 +75,7 @@ cdef inline int take_census(Store *s, Census *census) noexcept nogil:
             census.pinned_nbytes += block_nbytes(slot)
         if slot.extent:
             mark_pages(used, top, extent_first(slot.extent), extent_pages(slot.extent))
-        elif slot.run and slot.run <= s.g.max_runs:
+        elif run_is_there(s, slot.run):
             run = &s.runs[slot.run - 1]
             if run.first < top and not used[run.first]:
                 mark_pages(used, top, run.first, run.pages)
@@ -90,7 +89,7 @@ cdef inline uint64_t count_processes(Store *s) noexcept nogil:
     cdef uint64_t n = 0
     cdef int64_t row = next_live_row(s, 0)
     while row >= 0:
-        n += not row_is_dead(s, <uint64_t>row)
+        n += load_acquire(&row_at(s, <uint64_t>row).state) != ROW_LEFT and not row_is_dead(s, <uint64_t>row)  # [row]
         row = next_live_row(s, <uint64_t>row + 1)
     return n
 
@@ -119,7 +118,7 @@ cdef inline uint64_t count_pins(Store *s, uint64_t i) noexcept nogil:
     cdef int64_t row = next_live_row(s, 0)
     while row >= 0:
         if is_ready(pins_ready_of(s, <uint64_t>row), i // SLOTS_PER_STEP):
-            n += load_relaxed_u32(&pins_of(s, <uint64_t>row)[i])        # relaxed: a report
+            n += pins_in(load_relaxed_u32(&pins_of(s, <uint64_t>row)[i]))       # relaxed: a report
         row = next_live_row(s, <uint64_t>row + 1)
     return n
 
@@ -144,21 +143,23 @@ cdef inline int64_t next_live(Store *s, uint64_t i, uint64_t *generation) noexce
     return -1
 
 
-cdef inline bint label_has(Store *s, uint64_t i, uint64_t hashed) noexcept nogil:
-    # whether the label of slot `i` is there, with a name of this hash
-    return labels_are_ready(s, i) and name_hash(s, label_at(s, i).name, label_at(s, i).name_nbytes) == hashed
-
-
-cdef inline str slot_name(Store *s, uint64_t i):
-    # of a pinned slot; None if it has none
-    cdef uint64_t hashed = s.slots[i].name_hash
-    if hashed == 0:
-        return None
-    try:
-        if label_has(s, i, hashed):
-            return label_at(s, i).name[:label_at(s, i).name_nbytes].decode()
-    except UnicodeDecodeError:
-        pass
-    from refstore import messages
+cdef inline object damaged_label(Store *s, uint64_t i):
     import os
-    raise messages.damaged_file(os.fsdecode(<bytes>s.path), f"the label of slot {i} does not have the slot's name")
+    from refstore import messages
+    return messages.damaged_file(os.fsdecode(<bytes>s.path), f"the label of slot {i} does not have the slot's name")
+
+
+cdef inline str slot_name(Store *s, uint64_t i, uint64_t generation):
+    # of an object; None if it has none, or is gone
+    cdef uint64_t[NAME_WORDS] words
+    cdef const char *label = <const char*>words
+    cdef uint64_t hashed = load_acquire(&s.slots[i].name_hash)
+    cdef bint found = read_label(s, i, words, NAME_WORDS)
+    if not is_readable(load_acquire(&s.slots[i].word), generation) or hashed == 0:      # [seal]
+        return None
+    if not found or name_hash(s, <const uint8_t*>label + 1, <uint8_t>label[0]) != hashed:
+        raise damaged_label(s, i)
+    try:
+        return label[1:1 + <uint8_t>label[0]].decode()
+    except UnicodeDecodeError:
+        raise damaged_label(s, i) from None

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import secrets
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 
-from fuzz import crew
+from fuzz import crew, stage
 from fuzz.crew import Options, Total, Watched, Worker
 from fuzz.notes import Finding
 from fuzz.stage import Image
 
+EXPLAINED = 12  # places of signals, at most
 LINES = 14  # of what is known of a finding
 
 
@@ -33,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(f"{options.engine} engine, seed {options.seed}, {options.jobs} processes", flush=True)
     total = crew.run(chosen, options.jobs)
-    return _report(total, options.jobs, notes=options.notes)
+    return _report(total, options.engine, notes=options.notes)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -51,16 +55,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _report(total: Total, jobs: int, *, notes: bool) -> int:
+def _report(total: Total, engine: str, *, notes: bool) -> int:
     found = [finding for finding in total.findings if finding.kind != "note"]
     odd = [finding for finding in total.findings if finding.kind == "note"]
-    for finding, images in crew.groups(found):
+    for number, (finding, images) in enumerate(crew.groups(found)):
         _tell("FOUND", finding, images)
+        if finding.kind == "signal" and number < EXPLAINED:
+            _explain(engine, images[0])
     for finding, images in crew.groups(odd) if notes else ():
         _tell("note", finding, images)
-    rate = total.played / max(total.seconds, 1e-9)
     print(
-        f"{total.played:,} images in {total.seconds:.0f} s ({rate / jobs:.0f}/s a process), "
+        f"{total.played:,} images in {total.seconds:.0f} s, "
+        f"{total.played / max(total.processor_seconds, 1e-9):.0f} a second of a core, "
         f"{total.features:,} features, {total.corpus:,} images kept: "
         f"{len(found)} findings in {len(crew.groups(found))} places, {len(odd)} notes"
     )
@@ -74,6 +80,17 @@ def _tell(word: str, finding: Finding, images: list[str]) -> None:
     lines = finding.detail.strip().splitlines()
     for line in lines[:LINES] if finding.kind in ("hang", "signal") else lines[-LINES:]:
         print(f"    | {line}")
+
+
+def _explain(engine: str, image: str) -> None:
+    """Where in the core a player died, by gdb."""
+    if shutil.which("gdb") is None or stage.IS_SANITIZED:
+        return
+    command = [sys.executable, "-m", "fuzz", "--engine", engine, "--replay", image, "--gdb"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    for line in done.stdout.splitlines():
+        if match := re.match(r"#\d+ .*?(?:in )?(__pyx\w+).*? at (\S+)$", line):
+            print(f"    gdb {match[1].removeprefix('__pyx_f_8refstore_')} at {match[2]}")
 
 
 def _replay(options: argparse.Namespace) -> int:

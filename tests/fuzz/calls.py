@@ -76,6 +76,7 @@ class Player:
         self.path = path
         self.store: Store | None = None
         self.held: list[Any] = []
+        self.meddle: Callable[[], None] | None = None  # changes the file once more
         self.refs = [ObjectRef(raw) for raw in file.refs]
         self.names = [*file.names, "unknown"]
 
@@ -83,7 +84,7 @@ class Player:
 
     def open(self) -> bool:
         """Whether the store could be opened."""
-        draw = self.chance.random()
+        draw = 1.0 if self.notes.is_sound else self.chance.random()
         options: dict[str, Any] = {"create": False}
         if draw < 0.1:
             options = {"capacity": self.file.layout.numbers[-1]}
@@ -114,6 +115,8 @@ class Player:
         if self.chance.random() < 0.04:
             groups.insert(self.chance.randrange(len(groups)), self.fork)
         for group in groups:
+            if self.meddle is not None and self.chance.random() < 0.3:
+                self.meddle()
             if self.store is not None and self.notes.busy < ENOUGH:
                 group(self.store)
         self.let_go()
@@ -273,6 +276,15 @@ class Player:
             if again is not None:
                 self.attempt("len", len, again)
                 self.attempt("close", again.close)
+        if self.chance.random() < 0.1:
+            self.temporary()
+
+    def temporary(self) -> None:
+        """A store of our own beside it: whoever makes one looks at what lies there."""
+        store = self.attempt("temporary", Store.temporary, "64KiB", backend=self.file.engine)
+        if store is not None:
+            self.attempt("put temporary", store.put, b"x")
+            self.attempt("close temporary", store.close)
 
     def fork(self, store: Store) -> None:
         """A child that goes on with what it inherits."""
@@ -305,6 +317,8 @@ class Player:
         arguments = [name] if name in ("ls", "gc") else [name, self.path]
         if name != "rm" and self.chance.random() < 0.5:
             arguments.insert(0, "--json")
+        if name not in ("rm", "gc") and self.chance.random() < 0.2:
+            arguments.append("--foreign")
         self.notes.clock.tick()
         out, err = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _terminal(), _terminal()

@@ -43,11 +43,13 @@ TEXTS = (
 class Hand:
     """Changes one file, by chance."""
 
-    def __init__(self, fd: int, file: File, chance: random.Random) -> None:
+    def __init__(
+        self, fd: int, file: File, chance: random.Random, say: Callable[[str], object]
+    ) -> None:
         self.fd = fd
         self.file = file
         self.chance = chance
-        self.done: list[str] = []  # what was changed, for people
+        self.say = say  # what was changed, for people
         self.tables = file.layout.tables
         self._weights = list(
             itertools.accumulate(WEIGHTS.get(table.name, 1) for table in self.tables)
@@ -222,9 +224,6 @@ class Hand:
 
     def write(self, at: int, data: bytes) -> None:
         os.pwrite(self.fd, data, at)
-
-    def say(self, what: str) -> None:
-        self.done.append(what)
 
 
 # --- something else in its place

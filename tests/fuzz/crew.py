@@ -13,6 +13,7 @@ import gc
 import json
 import os
 import random
+import re
 import resource
 import select
 import shutil
@@ -64,7 +65,8 @@ class Worker:
         self.log = os.path.join(folder, f"log-{number}")
         self.files = files.make_all(options.engine, self.folder)
         self.clock = Clock()
-        self.left = -(-options.images // workers)
+        self.workers = workers
+        self.left = 0
         self.until = time.monotonic() + options.seconds
         self.played = 0
         self.features: set[str] = set()
@@ -77,7 +79,10 @@ class Worker:
         gc.freeze()
 
     def work(self) -> None:
-        """Until the time is over or all images are played."""
+        """Until the time is over or all images are played; at first each file as it is."""
+        whole = [number for number, file in enumerate(self.files) if not file.is_temporary]
+        self.share([Image((-number - 1,)) for number in whole])
+        self.played, self.left = 0, -(-self.options.images // self.workers)
         while (not self.options.images or self.left > 0) and time.monotonic() < self.until:
             images = [self.next() for _ in range(self.options.share)]
             if self.options.images:
@@ -116,7 +121,7 @@ class Worker:
         os.setpgid(0, 0)
         log = os.open(self.log, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         os.dup2(log, 2)
-        if "libasan" not in os.environ.get("LD_PRELOAD", ""):
+        if not stage.IS_SANITIZED:
             faulthandler.enable(2)
             _limit_memory()
         os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0) + 1, 19))
@@ -134,7 +139,7 @@ class Worker:
             where.play(image)
             for site, times in self.passes.passed():
                 notes.feature(f"{site} {min(times, 33).bit_length()}")
-            if notes.is_new:
+            if notes.is_new and not image.is_sound():
                 notes.tell("new", image=str(image))
             notes.tell("played", number=number)
         os._exit(0)
@@ -240,7 +245,8 @@ class Watched:
         os.waitpid(self.pid, 0)
         image = self.worker.clock.image()
         text = self.text()
-        self.worker.findings.append(Finding("hang", _place(text), image, f"{where}\n{text}"))
+        place = _place(text.rpartition("Fatal Python error")[2])
+        self.worker.findings.append(Finding("hang", place, image, f"{where}\n{text}"))
         self.done += 1
         return 0
 
@@ -262,12 +268,15 @@ def _place(text: str) -> str:
     """Of what went to stderr: a failed assertion, a sanitizer's words, or where Python was."""
     stack = []
     for line in text.splitlines():
-        if "refstore: " in line or "runtime error: " in line or "ERROR: AddressSanitizer" in line:
-            return line.split("==ERROR: ")[-1].partition(" on address")[0][:160]
-        if line.startswith("  File "):
+        if "refstore: " in line or "runtime error: " in line:
+            return line[:160]
+        if frame := re.match(r"    #[0-3] 0x\w+ in (\S+) (.*)", line):
+            stack.append(f"{frame[1].removeprefix('__pyx_f_8refstore_')} {frame[2]}")
+        elif line.startswith("  File "):
             file, _, rest = line[8:].partition('"')
             stack.append(os.path.basename(file) + rest.replace(", line ", ":", 1))
-    return " < ".join(stack[:3]) or "nobody says where"
+    kind = re.search(r"ERROR: (AddressSanitizer: \S+)", text)
+    return " < ".join([*(kind.groups() if kind else ()), *stack[:3]]) or "nobody says where"
 
 
 def native_stack(pid: int) -> str:
@@ -301,6 +310,7 @@ class Total(NamedTuple):
     features: int
     corpus: int
     seconds: float
+    processor_seconds: float
     findings: list[Finding]
 
 
@@ -334,7 +344,9 @@ def run(options: Options, workers: int) -> Total:
     played, features, corpus = (
         sum(report[key] for report in reports) for key in ("played", "features", "corpus")
     )
-    return Total(played, features, corpus, time.monotonic() - began, found)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.monotonic() - began
+    return Total(played, features, corpus, seconds, used.ru_utime + used.ru_stime, found)
 
 
 def _be_worker(options: Options, number: int, workers: int, folder: str, path: str) -> None:

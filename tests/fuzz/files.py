@@ -22,6 +22,7 @@ from crash import image
 import refstore
 from fuzz import layout
 from refstore import engine as engines
+from refstore import payload
 from refstore.locked import layout as locked
 from refstore.paths import TEMPORARY_PREFIX
 
@@ -329,7 +330,7 @@ def used_entries(shape: layout.Layout, taken: image.Image) -> tuple[tuple[int, .
                 for number in range(begin, -(-(last - table.at) // table.stride)):
                     offset = table.at + number * table.stride - at
                     octets = data[max(offset, 0) : offset + table.stride]
-                    if any(octets) and (table.name != "Frame" or octets[:3] == b"RSO"):
+                    if any(octets) and (table.name != "Frame" or octets.startswith(payload.MAGIC)):
                         seen.append(number)
         found.append(tuple(seen))
     return tuple(found)

@@ -16,13 +16,20 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from refstore.errors import RefstoreError
+from refstore.errors import (
+    ObjectExistsError,
+    ObjectNotFoundError,
+    RefstoreError,
+    StoreFullError,
+)
 
 EXPECTED = (
     *(RefstoreError, OSError, ValueError, TypeError, KeyError, MemoryError, pickle.PickleError),
 )
 UNEXPECTED = (UnicodeError,)  # a ValueError, by chance: a text of the file that nobody looked at
-EXPORTS = ("memoryview", "asarray", "dlpack")  # may be a BufferError, too
+USUAL = (ObjectExistsError, ObjectNotFoundError, StoreFullError)  # of a sound file
+# Not of every dtype and order: these may be BufferErrors, too.
+EXPORTS = ("memoryview", "asarray", "frombuffer", "dlpack", "private view", "scribble")
 SILENT = (RefstoreError, OSError, pickle.PickleError)  # the others are worth a note
 _NUMBERS = re.compile(r"\d+|0x[0-9a-f]+|'[^']*'|\([^)]*\)")
 
@@ -73,6 +80,7 @@ class Notes:
         self.seen = seen  # features
         self.is_new = False  # whether the image had one that was not seen
         self.busy = 0  # calls that waited for somebody in vain
+        self.is_sound = False  # the file: nothing is wrong with it
         self._told: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def begin(self, image: str) -> None:
@@ -112,9 +120,13 @@ class Notes:
 
     def expected(self, what: str, error: BaseException) -> None:
         name = type(error).__name__
-        if isinstance(error, UNEXPECTED):
+        is_unusual = not isinstance(error, USUAL) and what not in EXPORTS
+        if isinstance(error, UNEXPECTED) or (self.is_sound and is_unusual):
             self.unexpected(what, error)
             return
+        if name == "_ArrayMemoryError" or (name == "MemoryError" and not error.args):
+            # Python's or numpy's: more was asked for than a player's limit, far above what may be.
+            self.find("memory", f"{name} from {where(error.__traceback__)}", error)
         if name == "StoreBusyError":
             self.busy += 1
         if not isinstance(error, SILENT):

@@ -20,8 +20,10 @@ from fuzz.layout import constants
 from fuzz.notes import Notes
 from refstore.locked import layout as locked
 
+AMID = 0.15  # of all images are changed while they are played, too
 SLACK = 64 << 20  # bytes of memory beside twice the file's size
 MASK = (1 << 64) - 1
+IS_SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 
 # When the file is changed, and who is there by then.
 BEFORE, ALIVE, OURS, ANOTHER = range(4)
@@ -29,12 +31,18 @@ MODES = ("before anybody comes", "others are alive", "amid our work", "another p
 
 
 class Image(NamedTuple):
-    """What is played: a sound file, and the seeds of its changes."""
+    """What is played: a sound file, and the seeds of its changes.
+
+    The image "-3" is the third file as it is.
+    """
 
     seeds: tuple[int, ...]
 
     def __str__(self) -> str:
         return "+".join(map(str, self.seeds))
+
+    def is_sound(self) -> bool:
+        return self.seeds[0] < 0
 
     @classmethod
     def parse(cls, text: str) -> Image:
@@ -50,10 +58,9 @@ class Stage:
         self.files = files
         self.folder = folder
         self.notes = notes
-        self.told: list[str] = []  # what was done to the last image
-        self.is_told = is_told  # to people
+        self.say = print if is_told else _say_nothing  # what is done
         self.descriptors = 0
-        self.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        self.memory = _peak()
 
     def play(self, image: Image) -> None:
         """All of it; what is found is noted."""
@@ -61,8 +68,11 @@ class Stage:
         chance = random.Random(image.seeds[0])
         file = self.files[int(len(self.files) * chance.random())]
         mode = self._mode(chance, file)
+        self.notes.is_sound = image.is_sound()
+        if image.is_sound():
+            file, mode = self.files[-image.seeds[0] - 1], BEFORE
         path = os.path.join(self.folder, file.file_name)
-        self.told = [f"{file.engine}, {file.name}, {MODES[mode]}"]
+        self.say(f"{file.engine}, {file.name}, {MODES[mode]}")
         self.descriptors = self.descriptors or _descriptors()
         try:
             self._play(image, chance, file, mode, path)
@@ -72,7 +82,7 @@ class Stage:
 
     def _mode(self, chance: random.Random, file: File) -> int:
         draw = chance.random()
-        if draw < 0.02:
+        if draw < (0.02 if file.engine == "native" else 0.05):
             return ANOTHER
         if draw < 0.35:
             return OURS
@@ -81,7 +91,8 @@ class Stage:
     def _play(self, image: Image, chance: random.Random, file: File, mode: int, path: str) -> None:
         fd = self._lay_out(file, path)
         player = Player(self.notes, random.Random(image.seeds[-1] ^ 1), file, path)
-        if file.is_temporary and file.engine == "native" and chance.random() < 0.8:
+        is_creator_alive = chance.random() < 0.8 or image.is_sound()
+        if file.is_temporary and file.engine == "native" and is_creator_alive:
             _lock(fd, (constants()["LOCK_CREATOR"],))  # else whoever comes removes it
         try:
             with contextlib.ExitStack() as stack:
@@ -91,9 +102,8 @@ class Stage:
                     player.hold()
                 elif mode == ANOTHER:
                     stack.enter_context(self._another(image, file, path))
-                self._damage(image, chance, file, fd, path, mode)
-                if self.is_told:
-                    print("\n  ".join(self.told), flush=True)
+                if not image.is_sound():
+                    self._damage(image, chance, player, fd, mode)
                 if player.store is not None or player.open():
                     player.play()
                 else:
@@ -113,14 +123,17 @@ class Stage:
         return fd
 
     def _damage(
-        self, image: Image, chance: random.Random, file: File, fd: int, path: str, mode: int
+        self, image: Image, chance: random.Random, player: Player, fd: int, mode: int
     ) -> None:
+        file, path = player.file, player.path
         for number, seed in enumerate(image.seeds):
-            hand = changes.Hand(fd, file, chance if number == 0 else random.Random(seed))
+            own = chance if number == 0 else random.Random(seed)
+            hand = changes.Hand(fd, file, own, self.say)
             hand.change(may_cut=mode in (BEFORE, ALIVE))
-            self.told += hand.done
         if chance.random() < 0.01:
-            self.told.append(changes.put_another_kind(path, chance))
+            self.say(changes.put_another_kind(path, chance))
+        if chance.random() < AMID:
+            player.meddle = lambda: hand.one(False)
 
     # --- another process
 
@@ -175,14 +188,31 @@ class Stage:
                     os.unlink(entry.path)
 
     def _look_at_resources(self, file: File) -> None:
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-        if used - self.memory > 2 * file.layout.file_size + SLACK:
-            self.notes.find("memory", f"{file.engine}: more than there may be", f"{used} bytes")
-            self.memory = used
+        more = _peak() - self.memory
+        if more > 2 * file.layout.file_size + SLACK and not IS_SANITIZED:
+            self.notes.find("memory", f"{file.engine}: more than there may be", f"{more} bytes")
+        if more > SLACK // 4:
+            self.memory = _forget_peak()
         there = _descriptors()
         if there > self.descriptors:
             self.notes.find("descriptors", f"{file.engine}: left open", _open_files())
             self.descriptors = there
+
+
+def _say_nothing(what: str) -> None:
+    pass
+
+
+def _peak() -> int:
+    """Bytes of memory that this process took at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def _forget_peak() -> int:
+    """From here on the peak is a new one; what it begins with."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return _peak()
 
 
 def _descriptors() -> int:
@@ -214,7 +244,7 @@ def settle(patience_ms: int) -> None:
 
     sys.modules["torch"] = None  # type: ignore[assignment]
     warnings.simplefilter("ignore", refstore.RefstoreWarning)
-    store.LOOK_AGAIN_AFTER, store.LOOKS = 0.0, 1
+    store.LOOKS = 0  # that check() takes more: what is wrong stays wrong, and it would sleep
     argparse._ = str  # type: ignore[attr-defined]  # a command looks for translations at length
     with contextlib.suppress(ImportError):
         from refstore import _core

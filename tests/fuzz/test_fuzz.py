@@ -41,6 +41,12 @@ def test_no_file_is_too_bad(engine: str) -> None:
     assert f"{IMAGES[engine]} images" in output
 
 
+def test_nothing_is_found_in_sound_files(engine: str) -> None:
+    for image in ("-2", "-7", "-8"):
+        status, output = fuzz(engine, 1, f"--replay={image}")
+        assert status == 0, output
+
+
 def test_a_planted_exception_is_found(engine: str) -> None:
     status, output = fuzz(
         engine,
