@@ -236,6 +236,8 @@ cdef inline void check_runs(Store *s, set problems):
 cdef inline void check_memory(Store *s, set problems):
     # What is written was committed before: numbers and bits that say less are wrong.
     cdef uint64_t used = slots_used(s), step, row
+    if used % SLOTS_PER_STEP and used != s.slot_limit:
+        problems.add(f"slots_used: {used} slots are there, where they come by {SLOTS_PER_STEP}")
     for step in written(s, s.g.slots, SLOTS_PER_STEP * sizeof(Slot), s.g.steps):
         if step * SLOTS_PER_STEP >= used:
             problems.add(f"slots_used: there are slots past {used}, which is said to be their number")

@@ -8,8 +8,8 @@ from refstore._debug cimport failpoint
 from refstore._atomics cimport assign
 from refstore._checks cimport find_problems
 from refstore._file cimport (
-    claim_without_memory, fill_header, HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE, HEADER_OTHER_VERSION,
-    HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, look_over, map_store,
+    claim_without_memory, fill_header, HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE,
+    HEADER_OTHER_VERSION, HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, look_over, map_store,
 )
 from refstore._layout cimport (
     CAPACITY_LIMIT, FLAG_TEMPORARY, FORMAT_VERSION, Geometry, Header, lay_out, LIVE_WORDS,

@@ -133,7 +133,10 @@ def _demand(store: refstore.Store, objects: dict[bytes, bytes], what: str) -> No
 
 
 def play(path: str, furnished: Furnished, flipped: Bit, attached: bool) -> None:
-    """AssertionError or RefstoreError if the bit costs more than time. `attached`: the bit flips while we are."""
+    """AssertionError or RefstoreError if the bit costs more than time.
+
+    `attached`: the bit flips while we are.
+    """
     image.put_back(path, furnished.image)
     if not attached:
         _flip(path, flipped)
@@ -179,14 +182,17 @@ def play_all(folder: str, chosen: Sequence[tuple[int, Bit]]) -> list[str]:
     gc.freeze()  # a full store looks for garbage first
     path = os.path.join(folder, f"store-{os.getpid()}")
     furnished = furnish(path)
-    found = []
-    for number, flipped in chosen:
-        try:
-            play(path, furnished, flipped, attached=number % 2 == 1)
-        except (AssertionError, refstore.RefstoreError) as error:
-            found.append(f"bit {flipped.bit} of byte {flipped.at}, {flipped.what}: {error}")
+    found = [_fault(path, furnished, flipped, number % 2 == 1) for number, flipped in chosen]
     os.unlink(path)
-    return found
+    return [fault for fault in found if fault]
+
+
+def _fault(path: str, furnished: Furnished, flipped: Bit, attached: bool) -> str:
+    try:
+        play(path, furnished, flipped, attached)
+    except (AssertionError, refstore.RefstoreError) as error:
+        return f"bit {flipped.bit} of byte {flipped.at}, {flipped.what}: {error}"
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -211,19 +217,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _in_batches(chosen: Sequence[tuple[int, Bit]], jobs: int) -> list[str]:
     shared = Path("/dev/shm")
     folder = tempfile.mkdtemp(prefix="refstore-hints-", dir=shared if shared.is_dir() else None)
-    found: list[str] = []
     try:
         with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
             batches = [chosen[at : at + BATCH] for at in range(0, len(chosen), BATCH)]
             asked = [pool.submit(play_all, folder, batch) for batch in batches]
-            for batch, answer in zip(batches, asked, strict=True):
-                try:
-                    found += answer.result()
-                except BrokenProcessPool:
-                    return [*found, f"a crash, by one of the {len(batch)} bits from {batch[0][1]} on"]
+            answers = zip(batches, asked, strict=True)
+            return [fault for batch, answer in answers for fault in _answer(batch, answer)]
     finally:
         shutil.rmtree(folder)
-    return found
+
+
+def _answer(
+    batch: Sequence[tuple[int, Bit]], answer: concurrent.futures.Future[list[str]]
+) -> list[str]:
+    try:
+        return answer.result()
+    except BrokenProcessPool:
+        return [f"a crash, by one of the {len(batch)} bits from {batch[0][1]} on, or before it"]
 
 
 if __name__ == "__main__":

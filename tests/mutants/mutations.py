@@ -382,4 +382,20 @@ MUTATIONS = [
         "",
         ("tests/multiprocess/test_interrupted_put.py",),
     ),
+    Mutation(
+        "hint_believed_pages",
+        "a wrong bit in the map of free pages is enough to overwrite an object",
+        "_bins.pxd",
+        "        if used_bits(s)[at >> 6] & mask != (mask if used else 0):\n            return False\n",
+        "",
+        ("fuzz.hints", "--every=0.2", "--only=Pool"),
+    ),
+    Mutation(
+        "hint_believed_orphans",
+        "a wrong bit in a run's record gives an object's block to another",
+        "_runs.pxd",
+        "        if run.orphaned >> j & 1 == (i != 0):       # one of the two is wrong: some slot may have the block\n",
+        "        if run.orphaned >> j & 1 and i:\n",
+        ("fuzz.hints", "--every=0.2", "--only=Run"),
+    ),
 ]
