@@ -144,7 +144,7 @@ class Attachment(Member):
             if why == messages.OVER_CAPACITY or not any(remedy() for remedy in remedies):
                 break
         room, holders = self.run("counting", self._room)
-        raise messages.full(self.path, nbytes, why, room, holders)
+        raise messages.full(self.path, nbytes, why, room, holders, self.file.descriptor_or_none())
 
     def _recover(self) -> bool:
         return self.run("recovery", self.recover_dead)
@@ -244,7 +244,8 @@ class Attachment(Member):
             self.give_up(claimed.slot, claimed.generation, False)
             claimed.change = None
             room, holders = self.run("counting", self._room)
-            raise messages.full(self.path, nbytes, messages.NO_MEMORY, room, holders)
+            fd = self.file.descriptor_or_none()
+            raise messages.full(self.path, nbytes, messages.NO_MEMORY, room, holders, fd)
         self._write_spill(start + nbytes, text)
 
     def _begin_writing(

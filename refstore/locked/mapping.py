@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Any, Final
 
-from refstore import messages
+from refstore import limits, messages
 from refstore.errors import StoreCorruptedError
 from refstore.locked.layout import (
     CHUNK,
@@ -87,8 +87,12 @@ class Mapping:
             size = self.g.file_size
             self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE, **UNTRACKED)
             self.readable = mmap.mmap(fd, size, access=mmap.ACCESS_READ, **UNTRACKED)
-        except (ValueError, OverflowError) as error:
-            raise OSError(errno.ENOMEM, f"cannot map the store: {error}", path) from None
+        except (ValueError, OverflowError):
+            raise limits.cannot_map(path, size, errno.ENOMEM) from None
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise limits.cannot_map(path, size, errno.ENOMEM) from None
         self.octets = memoryview(self.writable)
         self.words = self.octets.cast("Q")
         self._near: set[int] = set()  # chunks that are committed, for as long as nobody trims
@@ -112,12 +116,22 @@ class Mapping:
     def descriptor(self) -> int:
         """A descriptor of the file. OSError if there is none any more, and no way to it."""
         if not self._is_ours(self._fd):
-            fd = os.open(self.path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            try:
+                fd = os.open(self.path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            except OSError:
+                raise limits.no_descriptor(self.path, "what was asked for") from None
             if not self._is_ours(fd):
                 os.close(fd)
-                raise FileNotFoundError(errno.ENOENT, "another file is there now", self.path)
+                raise limits.no_descriptor(self.path, "what was asked for")
             self._fd = fd
         return self._fd
+
+    def descriptor_or_none(self) -> int:
+        """A descriptor of the file, or -1."""
+        try:
+            return self.descriptor()
+        except OSError:
+            return -1
 
     def damaged(self) -> StoreCorruptedError:
         return messages.damaged_file(self.path)
