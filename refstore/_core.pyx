@@ -61,7 +61,7 @@ from refstore._convert cimport (
 from refstore._debug cimport (
     arm_failpoint, count_passes, IS_DEBUG, set_patience, site_at, site_count,
 )
-from refstore._errors cimport blocked, full, get_error
+from refstore._errors cimport blocked, census_of, full, get_error
 from refstore._file cimport unmap_store
 from refstore._fork cimport (
     keep, keep_inherited, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
@@ -71,8 +71,8 @@ from refstore._holders cimport all_holders, as_holder, holders_of, person
 from refstore._index cimport Found, remove, remove_named, seal
 from refstore._layout cimport (
     check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_FULL, ERR_NO_MEMORY, ERR_NOT_FOUND, FREE,
-    Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word, MAX_ROWS, OBJECTS_LIMIT as MOST_OBJECTS,
-    PAGE, Slot, word_generation, word_state,
+    Geometry, Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, lay_out, make_word, MAX_ROWS,
+    OBJECTS_LIMIT as MOST_OBJECTS, PAGE, Slot, word_generation, word_state,
 )
 from refstore._open cimport (
     creator_lives, identify, join, look_after_reboot, new_file, nobody_came, obstacle, own_command,
@@ -87,7 +87,7 @@ from refstore._rows cimport leave, look_at_blocker, recover_dead
 from refstore._slots cimport abandon, free_slot, is_readable, pin, pin_own, unpin
 from refstore._stats cimport (
     Census, count_all, count_pins, count_processes, next_live, slot_name,
-    take_came_back, take_census,
+    take_came_back,
 )
 from refstore._store cimport (
     count, is_within_block, pins_are_near, reach_pins, row_at, slots_used, Store,
@@ -338,6 +338,13 @@ cdef class Claim:
         self.at = at
         self.creator = getpid()
         return 0
+
+
+def file_nbytes(uint64_t capacity, uint64_t max_objects):
+    """Apparent size of the file of such a store."""
+    cdef Geometry g
+    lay_out(capacity, max_objects, &g)
+    return g.file_size
 
 
 def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mode, bint temporary):
@@ -1133,11 +1140,10 @@ cdef class Engine:
         cdef Attachment att = self.use()        # stays, whatever a finalizer closes meanwhile
         cdef Store *s = &att.s
         cdef Census census
-        memset(&census, 0, sizeof(census))
-        if take_census(s, &census) != 0:
+        if census_of(s, &census) != 0:
             raise MemoryError("no memory to count the store's pages")
-        return (s.header.capacity, census.used, s.header.capacity - min(census.used, s.header.capacity),
-                census.largest_free, census.objects, census.pinned, census.condemned,
+        return (s.header.capacity, census.used, census.free, census.largest_free,
+                census.objects, census.pinned, census.condemned,
                 *[count_all(s, counter) for counter in range(COUNTERS)], count_processes(s))
 
     def _problems(self):

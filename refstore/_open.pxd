@@ -72,6 +72,7 @@ cdef inline bytes boot_id():
 
 cdef inline int fill_file(int fd, str path, uint64_t capacity, uint64_t max_objects, bint temporary) except -1:
     import os
+    from refstore import limits
     cdef:
         Geometry g
         Header h
@@ -82,8 +83,7 @@ cdef inline int fill_file(int fd, str path, uint64_t capacity, uint64_t max_obje
     os.ftruncate(fd, g.file_size)
     failed = allocate(fd, 0, g.fixed_end)
     if failed:
-        raise OSError(failed, f"no room for the {g.fixed_end} bytes of tables of a store with capacity {capacity} "
-                      f"and max_objects {max_objects} ({os.strerror(failed)}): free some, or ask for less", path)
+        raise limits.no_room_for_tables(path, fd, g.fixed_end, capacity, max_objects, failed)
     fill_header(&h, capacity, max_objects, FLAG_TEMPORARY if temporary else 0, entropy, boot)
     os.pwrite(fd, PyBytes_FromStringAndSize(<char*>&h, sizeof(Header)), 0)
     if temporary:
@@ -147,8 +147,8 @@ cdef inline bytes read_header(int fd, str path, object found, bint foreign):
 
 
 cdef inline object no_descriptor(str path):
-    import errno
-    return OSError(errno.EMFILE, "cannot open the store once more: no descriptor left, or no /proc", path)
+    from refstore import limits
+    return limits.no_descriptor(path, "joining a store")
 
 
 cdef inline object no_lasting_lock(str path):
@@ -186,8 +186,7 @@ cdef inline int demand_memory(Store *s, str path) except -1:
 
 cdef inline int join(Store *s, int fd, const Header *h, str path) except -1:
     # Through a description of our own, which nobody has but we. On an exception, unmap_store() clears up.
-    import os
-    from refstore import messages
+    from refstore import limits, messages
     from refstore.errors import RefstoreError
     cdef int failed
     cdef int64_t row
@@ -197,7 +196,7 @@ cdef inline int join(Store *s, int fd, const Header *h, str path) except -1:
     s.fd = high_descriptor(s.fd)
     failed = map_store(s, h)
     if failed:
-        raise OSError(failed, f"cannot map the {s.g.file_size} bytes of the store: {os.strerror(failed)}", path)
+        raise limits.cannot_map(path, s.g.file_size, failed)
     demand_memory(s, path)
     row = lock_row(s, s.fd)
     if row < 0 and not locks_bytes(s.fd):

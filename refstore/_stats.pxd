@@ -7,19 +7,21 @@ from libc.string cimport memset
 from refstore._atomics cimport load_acquire, load_relaxed, load_relaxed_u32
 from refstore._index cimport cell_naming, make_cell, name_hash, NAME_WORDS, read_label
 from refstore._layout cimport (
-    block_nbytes, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, pins_in, PUBLISHING,
+    block_nbytes, CHUNK, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, pins_in, PUBLISHING,
     RETIRED, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_state,
 )
 from refstore._rows cimport row_is_dead
 from refstore._slots cimport is_readable, pinned_by
 from refstore._store cimport (
-    CameBack, is_ready, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, row_at, run_is_there,
+    bits_at, CameBack, is_ready, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, row_at, run_is_there,
     slots_used, Store,
 )
 
 cdef struct Census:
     uint64_t used
+    uint64_t free
     uint64_t largest_free
+    uint64_t free_block         # the largest block of small ones that nobody has
     uint64_t objects
     uint64_t pinned
     uint64_t pinned_nbytes
@@ -47,10 +49,28 @@ cdef inline uint64_t longest_gap(unsigned char *used, uint64_t end, uint64_t pag
     return max(longest, run + pages - end)
 
 
-cdef inline int take_census(Store *s, Census *census) noexcept nogil:
-    # 0, or -1 without memory for the page map. On a busy store, as true as any count of moving things.
+cdef inline void bound_free(Store *s, Census *census, unsigned char *used, uint64_t end, uint64_t spare) noexcept nogil:
+    # What the file system cannot give any more is not free. Who puts takes the extent that fits best, whether that
+    # has memory or not.
+    cdef uint64_t page, with_memory = 0, without = 0
+    for page in range(end):
+        if not used[page]:
+            if is_ready(bits_at(s, s.g.data_ready), page * PAGE // CHUNK):
+                with_memory += 1
+            else:
+                without += 1
+    census.free = min(census.free, with_memory * PAGE + spare)
+    census.largest_free = longest_gap(used, end, end + min(spare // PAGE, s.g.pages - end)) * PAGE
+    if without:
+        census.largest_free = min(census.largest_free, spare)
+    census.largest_free = min(census.free, max(census.largest_free, census.free_block))
+
+
+cdef inline int take_census(Store *s, Census *census, uint64_t spare) noexcept nogil:
+    # 0, or -1 without memory for the page map. On a busy store, as true as any count of moving things. `spare`: bytes
+    # that the file system has for blocks without memory.
     cdef:
-        uint64_t i, word, spare = 0
+        uint64_t i, word
         uint64_t top = min(load_relaxed(&s.pool.top), s.g.pages)  # relaxed: bounds a scan
         uint64_t n_slots = slots_used(s)
         unsigned char *used = <unsigned char*>calloc(s.g.pages if top > s.g.pages else top + 1, 1)
@@ -63,7 +83,7 @@ cdef inline int take_census(Store *s, Census *census) noexcept nogil:
         word = load_acquire(&slot.word)                                  # [seal]
         if not holds_block(word):
             if slot.run:
-                spare = max(spare, block_nbytes(slot))
+                census.free_block = max(census.free_block, block_nbytes(slot))
             continue
         census.used += block_nbytes(slot)
         if is_visible(s, i, word):
@@ -79,8 +99,11 @@ cdef inline int take_census(Store *s, Census *census) noexcept nogil:
             run = &s.runs[slot.run - 1]
             if run.first < top and not used[run.first]:
                 mark_pages(used, top, run.first, run.pages)
-    census.largest_free = min(max(longest_gap(used, top, s.g.pages) * PAGE, spare),
-                              s.header.capacity - min(census.used, s.header.capacity))
+    census.free = s.header.capacity - min(census.used, s.header.capacity)
+    if spare < census.free:
+        bound_free(s, census, used, top, spare)
+    else:
+        census.largest_free = min(census.free, max(longest_gap(used, top, s.g.pages) * PAGE, census.free_block))
     free(used)
     return 0
 
