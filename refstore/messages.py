@@ -153,14 +153,24 @@ def forked(path: str) -> str:
     )
 
 
+def forked_amid(path: str) -> str:
+    """Why a child cannot go on with a call of its parent's."""
+    return (
+        f"this process was forked in the middle of its parent's call on store {path!r}, which is "
+        "the parent's to end: nothing was done here"
+    )
+
+
 # --- of files
 
 
-def damaged_file(path: str) -> StoreCorruptedError:
-    """Something in an attached store contradicts itself."""
+def damaged_file(
+    path: str, what: str = "what it says of its space or its locks cannot be"
+) -> StoreCorruptedError:
+    """Something in an attached store contradicts itself. `what`: a sentence that names it."""
     return StoreCorruptedError(
-        f"store {path!r} is damaged: what it says of its space or its locks cannot be; something "
-        "else wrote to the file. Remove it, or see what check() finds"
+        f"store {path!r} is damaged: {what}; something else wrote to the file. Remove it, or see "
+        "what check() finds"
     )
 
 

@@ -18,7 +18,7 @@ class Mutation(NamedTuple):
     file: str
     old: str
     new: str
-    shown_by: tuple[str, ...] = ()  # the part of `make crash` that was written with it in mind
+    shown_by: tuple[str, ...] = ()  # tests, or the part of `make crash`, with it in mind
 
 
 MUTATIONS = [
@@ -158,9 +158,9 @@ MUTATIONS = [
         "lock_apart_from_mapping",
         "H14: a program that closes its descriptors counts as dead, with its mapping in use",
         "_file.pxd",
-        "    cdef void *at = mmap(NULL, s.g.file_size, prot, MAP_SHARED | MAP_NORESERVE, s.fd, 0)\n",
+        "    got = mmap(at, nbytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, s.fd, 0)\n",
         "    cdef int other = reopen(s.fd, O_RDWR)\n"
-        "    cdef void *at = mmap(NULL, s.g.file_size, prot, MAP_SHARED | MAP_NORESERVE, other, 0)\n"
+        "    got = mmap(at, nbytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, other, 0)\n"
         "    close(other)\n",
     ),
     Mutation(
@@ -364,6 +364,7 @@ MUTATIONS = [
         "_put.pxd",
         "    if draft.is_begun and is_same_process(s, draft.row):\n",
         "    if draft.is_begun:\n",
+        ("tests/crash/test_points.py",),
     ),
     Mutation(
         "child_goes_on",
@@ -371,6 +372,7 @@ MUTATIONS = [
         "_points.pxd",
         "    if not is_same_process(s, row):\n",
         "    if not is_same_process(s, s.row):\n",
+        ("tests/crash/test_points.py",),
     ),
     Mutation(
         "signals_after_the_seal",
@@ -378,5 +380,6 @@ MUTATIONS = [
         "_points.pxd",
         "    PyErr_CheckSignals()\n",
         "",
+        ("tests/multiprocess/test_interrupted_put.py",),
     ),
 ]
