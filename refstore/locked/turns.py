@@ -130,7 +130,7 @@ class Turns:
     def _take_turn(
         self, life: Life, patience: float, what: str, operation: Operation[T], *args: Any
     ) -> T:
-        outermost, had_lock = not _is_busy(), False
+        outermost, had_turn = not _is_busy(), False
         try:
             with self.mutex:
                 if self._inside is not None:
@@ -141,8 +141,8 @@ class Turns:
                 try:
                     life.demand(self.file.path)
                     self._acquire(what, patience)
-                    had_lock = True
                     change = self._begin()
+                    had_turn = True
                     if self._chores:  # what was released before this counts as released
                         self._all_chores(change)
                     return self._operate(life, change, operation, *args)
@@ -156,8 +156,8 @@ class Turns:
         finally:
             if outermost:
                 _busy.pop(threading.get_ident(), None)
-                if had_lock and (self._chores or _pending):  # else they would wait in vain, too
-                    self._look_at_chores()
+                if self._chores or _pending:
+                    self._look_at_chores(has_hope=had_turn)
 
     def _operate(self, life: Life, change: Change, operation: Operation[T], *args: Any) -> T:
         try:
@@ -274,11 +274,20 @@ class Turns:
             return
         self._do_chores()
 
-    def _look_at_chores(self) -> None:
-        self._do_chores()
+    def _look_at_chores(self, *, has_hope: bool = True) -> None:
+        """Ours and those that came up meanwhile. `has_hope`: ours would not wait in vain, too."""
+        if has_hope:
+            self._do_chores()
         while _pending:
             with contextlib.suppress(IndexError):
-                _pending.popleft()._do_chores()
+                other = _pending.popleft()
+                if other is not self or has_hope:
+                    other._do_chores()
+
+    def give_up_chores(self) -> None:
+        """At our end: what could not be done waits for nobody, and would keep us."""
+        if self not in _pending:
+            self._chores.clear()
 
     def _may_do_chores(self) -> bool:
         if not self._chores or self.has_gone or not self.is_alive():
@@ -319,11 +328,11 @@ class Turns:
         except BaseException as error:
             if not life.is_ours():
                 raise
+            if isinstance(error, RefstoreError):
+                chore.tries = TRIES
             chore.change.settle()  # it may have been raised by a signal handler amid the commit
             if isinstance(error, Exception):
-                if isinstance(error, RefstoreError):
-                    chore.tries = TRIES
-                elif not chore.change.commits:
+                if not chore.change.commits:
                     chore.tries += 1
                 if chore.tries >= TRIES:  # a damaged store: there is nobody to tell
                     return
