@@ -38,6 +38,7 @@ CHORE_PATIENCE: Final = 0.2  # for what a finalizer wants done; after that it wa
 TRIES: Final = 3  # of a chore in which something raises
 ROUNDS: Final = 12  # times PATIENCE, while others take turns
 POLL: Final = 0.0005
+MEETINGS: Final = 100  # with who removes a folder of locks, one after another
 
 T = TypeVar("T")
 Operation = Callable[..., T]  # of a Change and more
@@ -214,11 +215,12 @@ class Turns:
         return True
 
     def _acquire_lock(self, patience: float) -> None:
-        try:
-            self.lock.acquire(timeout=patience, poll_interval=POLL)
-        except FileExistsError:  # filelock saw the folder, and then somebody removed it
-            make_folder(self.folder, self.mode)
-            self.lock.acquire(timeout=patience, poll_interval=POLL)
+        for _ in range(MEETINGS):
+            with contextlib.suppress(FileExistsError):
+                self.lock.acquire(timeout=patience, poll_interval=POLL)
+                return
+            make_folder(self.folder, self.mode)  # filelock saw it, and then somebody removed it
+        self.lock.acquire(timeout=patience, poll_interval=POLL)
 
     def _renew_lock(self) -> None:
         # A signal handler that raises amid filelock can leave a lock of this thread's within the
