@@ -10,6 +10,7 @@ Its parts, lowest first; each cimports only what stands above it:
     _slots.pxd    pins and the life of a slot
     _pages.pxd    whole pages, under the space lock
     _runs.pxd     bare slots; runs dissolved
+    _commit.pxd   memory for the data
     _alloc.pxd    room for an object
     _index.pxd    names
     _rows.pxd     joining, leaving, recovery
@@ -46,7 +47,6 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
-from refstore._alloc cimport take_block
 from refstore._atomics cimport (
     assign, fetch_add_seq_cst, fetch_add_seq_cst_u32, load_acquire, load_relaxed, store_relaxed_u32,
     store_release,
@@ -77,16 +77,16 @@ from refstore._open cimport (
 )
 from refstore._points cimport look_for_signals, python_ran, set_visitor
 from refstore._put cimport (
-    block_of, copy_in, demand_free_name, Draft, find_named, finish, give_back, Name, new_draft,
+    block_of, copy_in, demand_free_name, Draft, find_named, find_room, finish, give_back, Name, new_draft,
     put_array, put_buffer, put_bytes, read_name, start, start_array,
 )
 from refstore._rows cimport leave, look_at_blocker, recover_dead
-from refstore._slots cimport abandon, free_slot, pin, pin_own, unpin
+from refstore._slots cimport abandon, free_slot, is_readable, pin, pin_own, unpin
 from refstore._stats cimport (
     Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name,
     take_came_back, take_census,
 )
-from refstore._store cimport count, pins_are_near, reach_pins, row_at, Store
+from refstore._store cimport count, pins_are_near, reach_pins, row_at, slots_used, Store
 from refstore._sys cimport (
     getpid, madvise, MADV_DONTFORK, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
 )
@@ -1016,11 +1016,15 @@ cdef class Engine:
             Attachment att = self.use()
             PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)   # first: nothing may fail once the pin is ours
             Found found
+            uint64_t since = 0
             int got
         demand_no_wait(timeout)
-        got = self.pin_key(att, key, &found)
-        if got != 0:
-            raise get_error(&att.s, got, key, is_foreign(&att.s, key))
+        while True:
+            got = self.pin_key(att, key, &found)
+            if got == 0:
+                break
+            if not overcome(&att.s, &got, &since):
+                raise get_error(&att.s, got, key, is_foreign(&att.s, key))
         take_over(buf, att, found.slot, found.generation)
         count(&att.s, COUNT_GETS, 1)
         if writable is not False and writable:
@@ -1037,21 +1041,22 @@ cdef class Engine:
                 return ERR_NOT_FOUND
             return pin(&att.s, found.slot, found.generation)
         read_name(&att.s, key, &name)
-        return find_named(&att.s, &name, found)
+        return find_named(&att.s, &name, found, True)
 
-    cdef int locate(self, object key, Found *found) except -128:
-        # where a live object is; without a pin, a snapshot
+    cdef bint locate(self, object key, Found *found) except -1:
+        # Where a live object is, if it is there: a snapshot. It takes no pin, for which there may be no memory.
         cdef Attachment att = self.use()
-        cdef int got = self.pin_key(att, key, found)
-        if got == 0:
-            unpin(&att.s, found.slot)
-        elif got != ERR_NOT_FOUND:
-            raise get_error(&att.s, got, key, False)
-        return got
+        cdef Name name
+        if type(key) is ObjectRef:
+            found.slot = (<ObjectRef>key).slot
+            found.generation = (<ObjectRef>key).generation
+            return (<ObjectRef>key).tag == att.s.tag and is_there(&att.s, found.slot, found.generation)
+        read_name(&att.s, key, &name)
+        return find_named(&att.s, &name, found, False) == 0
 
     cdef int demand(self, object key, Found *found) except -1:
         cdef Attachment att = self.use()        # as above
-        if self.locate(key, found) != 0:
+        if not self.locate(key, found):
             raise get_error(&att.s, ERR_NOT_FOUND, key, is_foreign(&att.s, key))
         return 0
 
@@ -1089,7 +1094,7 @@ cdef class Engine:
 
     def __contains__(self, key):
         cdef Found found
-        return self.locate(key, &found) == 0
+        return self.locate(key, &found)
 
     def __len__(self):
         return len(self._live(False))
@@ -1111,13 +1116,10 @@ cdef class Engine:
         while i >= 0:
             if not want_names:
                 found.append(make_ref(s.tag, <uint64_t>i, generation))
-            elif pin(s, <uint64_t>i, generation) == 0:
-                try:
-                    name = slot_name(s, <uint64_t>i)
-                    if name is not None:
-                        found.append(name)
-                finally:
-                    unpin(s, <uint64_t>i)
+            else:
+                name = slot_name(s, <uint64_t>i, generation)
+                if name is not None:
+                    found.append(name)
             i = next_live(s, <uint64_t>i + 1, &generation)
         return list(dict.fromkeys(found))       # a name that is going over to another object is there twice
 
@@ -1187,6 +1189,10 @@ cdef class Engine:
 
 cdef inline uint64_t generation_of(Store *s, uint64_t i) noexcept nogil:
     return word_generation(load_relaxed(&s.slots[i].word))  # relaxed: ours
+
+
+cdef inline bint is_there(Store *s, uint64_t i, uint64_t generation) noexcept nogil:
+    return i < slots_used(s) and is_readable(load_acquire(&s.slots[i].word), generation)     # [seal]
 
 
 cdef inline bint is_foreign(Store *s, object key):
@@ -1315,7 +1321,7 @@ def bench_put_delete(Engine engine not None, uint64_t nbytes, uint64_t n):
     cdef uint64_t _, i, generation
     began = time.perf_counter()
     for _ in range(n):
-        if take_block(s, nbytes, &i) != 0:
+        if find_room(s, nbytes, &i) != 0:
             raise full(s, nbytes, ERR_FULL)
         assign(s.slots[i].nbytes, nbytes)
         assign(s.slots[i].name_hash, 0)

@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from refstore._layout cimport (
     ERR_BUSY, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
-    ERR_PINS, ERR_RECOVERY, MAX_ROWS, Row,
+    ERR_PINS, ERR_RECOVERY, MAX_ROWS, PAGE, Row,
 )
 from refstore._holders cimport has_ended, top_holders
 from refstore._stats cimport Census, take_census
@@ -83,4 +83,5 @@ cdef inline object get_error(Store *s, int error, object key, bint of_other_stor
         return RefstoreError(f"this process holds 2**30 pins on {key!r}: release some")
     if error == ERR_NOT_FOUND:
         return messages.not_found(path_of(s), key, of_other_store=of_other_store)
-    return blocked(s, error, f"the deletion of {key!r}") or full(s, 0, error)
+    # a page, to count this process's pins in
+    return blocked(s, error, f"the deletion of {key!r}") or full(s, PAGE if error == ERR_NO_MEMORY else 0, error)

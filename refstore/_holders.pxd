@@ -7,6 +7,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from refstore._atomics cimport load_acquire, load_seq_cst, load_seq_cst_u32
+from refstore._index cimport NAME_WORDS, read_label
 from refstore._layout cimport (
     block_nbytes, CONDEMNED, KEPT, MAX_ROWS, pins_in, PUBLISHING, Row, ROW_LEFT, SEALED,
     SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
@@ -14,13 +15,11 @@ from refstore._layout cimport (
 from refstore._rows cimport row_is_dead
 from refstore._stats cimport is_visible
 from refstore._store cimport (
-    is_ready, label_at, labels_are_ready, next_live_row, pins_of, pins_ready_of, row_at, slots_used,
-    Store,
+    is_ready, next_live_row, pins_of, pins_ready_of, row_at, slots_used, Store,
 )
 
 cdef enum:
     LOOKS = 3                   # at a slot that changes hands each time
-    NAME_WORDS = 32             # of a label: the name and its length
 
 
 cdef inline uint64_t maker_of(Store *s, uint64_t i, uint64_t word) noexcept nogil:
@@ -46,15 +45,12 @@ cdef inline uint32_t pins_on(Store *s, uint64_t row, uint64_t i) noexcept nogil:
 
 
 cdef inline object name_seen(Store *s, uint64_t i):
-    # None if it has none. The caller looks at the word again, and acquire loads keep that look behind these.
+    # None if it has none. The caller looks at the word again.
     cdef:
         uint64_t[NAME_WORDS] words
         const uint8_t *label = <const uint8_t*>words
-        int k
-    if load_acquire(&s.slots[i].name_hash) == 0 or not labels_are_ready(s, i):
+    if not read_label(s, i, words, NAME_WORDS):
         return None
-    for k in range(NAME_WORDS):
-        words[k] = load_acquire(<const uint64_t*>label_at(s, i) + k)     # [seal]
     return (<const char*>label + 1)[:label[0]].decode("utf-8", "replace")
 
 

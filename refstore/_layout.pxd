@@ -81,6 +81,7 @@ cdef enum:
 
     PAGE = 4096                 # unit of extents and of the page map
     CHUNK = 65536               # unit in which data is committed
+    HUGE_PAGE = 2097152         # the data begins at a multiple of it, and so does its mapping
     MAX_ROWS = 1024
     LIVE_WORDS = 16             # MAX_ROWS bits
     LOCK_CREATOR = MAX_ROWS     # byte locked for as long as a temporary store's creator lives
@@ -144,6 +145,8 @@ cdef enum Error:
     ERR_RECOVERY = -12      # it is dead, and cannot be recovered from here: no descriptor left
     ERR_DAMAGED = -13       # a number in the file that cannot be
     ERR_HELD = -14          # a process that lives holds a lock for long: wait, then try again
+    ERR_BARE = -15          # no error: the block has yet to get its memory, which takes long
+    ERR_SIGNALS = -16       # they come too fast for the kernel to make a page: look at them, then try again
 
 cdef struct Header:
     uint64_t magic              # written last when the file is made
@@ -303,15 +306,15 @@ cdef inline uint64_t fingerprint() noexcept nogil:
     # away from files in use
     cdef:
         uint64_t hashed = 0xcbf29ce484222325
-        uint64_t[22] facts
+        uint64_t[23] facts
         int i
     facts[:] = [
         sizeof(Header), sizeof(Pool), sizeof(Row), sizeof(NameLock), sizeof(Run), sizeof(Slot),
-        sizeof(Label), sizeof(Bucket), sizeof(PageTag), PAGE, CHUNK, MAX_ROWS, CLASSES, SMALL_LIMIT,
-        RUN_BLOCKS, SLOTS_PER_STEP, NAME_LOCKS, BINS, EXACT_BINS, INLINE_DIMS, FORMAT_VERSION,
+        sizeof(Label), sizeof(Bucket), sizeof(PageTag), PAGE, CHUNK, HUGE_PAGE, MAX_ROWS, CLASSES,
+        SMALL_LIMIT, RUN_BLOCKS, SLOTS_PER_STEP, NAME_LOCKS, BINS, EXACT_BINS, INLINE_DIMS, FORMAT_VERSION,
         <uint64_t>IS_DEBUG,
     ]
-    for i in range(22):
+    for i in range(23):
         hashed = (hashed ^ facts[i]) * <uint64_t>0x100000001b3
     return hashed
 
@@ -366,7 +369,7 @@ cdef inline void lay_out(uint64_t capacity, uint64_t max_objects, Geometry *g) n
     g.labels = reserve(&at, g.steps * SLOTS_PER_STEP * sizeof(Label), PAGE)
     g.index = reserve(&at, g.buckets * sizeof(Bucket), PAGE)
     g.page_map = reserve(&at, (g.pages + 1) * sizeof(PageTag), PAGE)
-    g.data = reserve(&at, g.pages * PAGE, CHUNK)
+    g.data = reserve(&at, g.pages * PAGE, HUGE_PAGE if g.pages * PAGE >= HUGE_PAGE else CHUNK)
     g.file_size = at
 
 
