@@ -67,8 +67,8 @@ test-debug: build/debug/built
 # Each in an environment of its own below build/, a release build beside the sources.
 test-pythons:
 	@failed= missing=; for version in $(PYTHONS); do \
-	    python=$$(command -v python$$version $$HOME/.pyenv/versions/$$version.*/bin/python | \
-	        while read -r one; do "$$one" -c "" 2> /dev/null && echo "$$one" && break; done); \
+	    python=; for one in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
+	        if "$$one" -c "" 2> /dev/null; then python=$$one; break; fi; done; \
 	    if [ -z "$$python" ]; then missing="$$missing $$version"; continue; fi; \
 	    echo "--- Python $$version: $$python"; \
 	    $(MAKE) PYTHON=$$python VENV=build/python$$version test-release || failed="$$failed $$version"; \
