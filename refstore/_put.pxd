@@ -17,7 +17,7 @@ from libc.string cimport memcpy
 from refstore._atomics cimport assign
 from refstore._alloc cimport take_block
 from refstore._convert cimport (
-    dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_strides, set_text, Shape,
+    dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_layout, set_text, Shape,
     view_of,
 )
 from refstore._debug cimport failpoint
@@ -256,8 +256,10 @@ cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shap
         Slot *slot
         bytes text = None
     if not number or shape.ndim > INLINE_DIMS or order == c'K':
-        from refstore.arrays import describe
+        from refstore.arrays import describe, has_plain_view
         text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
+        if not has_plain_view(text):
+            order = c'K'
     slot = start(s, draft, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
     assign(slot.kind, KIND_ARRAY)
     assign(slot.order, <uint8_t>order)
@@ -274,23 +276,24 @@ cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shap
 
 
 cdef inline int put_strided(Store *s, Draft *draft, cnp.ndarray array, Shape *shape) except -1:
-    # Not in C order: the axes keep the order in which they lie, without the gaps.
-    from refstore.arrays import axes_in_memory
+    # Not in C order: the axes keep the order in which they lie, without the gaps and what they repeat.
+    from refstore.arrays import axes_in_memory, plain_axes, stored_part
     cdef:
         tuple axes = axes_in_memory(array)
+        cnp.ndarray stored = stored_part(array, axes)
         char order = c'K'
-        cnp.dtype dtype = array.dtype
-        size_t nbytes = <size_t>cnp.PyArray_NBYTES(array)
+        size_t nbytes = <size_t>cnp.PyArray_NBYTES(stored)
+        Shape dense
     if axes == tuple(range(shape.ndim)):
         order = c'C'
     elif axes == tuple(range(shape.ndim))[::-1]:
         order = c'F'
-    set_strides(shape, axes, dtype.itemsize)
-    start_array(s, draft, dtype, shape, order, axes, nbytes)
-    if cnp.PyArray_IS_F_CONTIGUOUS(array):
-        return copy_in(s, draft.row, block_of(s, draft), <char*>cnp.PyArray_DATA(array), nbytes)
+    set_layout(&dense, stored, plain_axes(axes))
+    start_array(s, draft, array.dtype, shape, order, axes, nbytes)
+    if cnp.PyArray_IS_F_CONTIGUOUS(stored):
+        return copy_in(s, draft.row, block_of(s, draft), <char*>cnp.PyArray_DATA(stored), nbytes)
     PyArray_CopyInto(
-        view_of(dtype, shape, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), array)
+        view_of(array.dtype, &dense, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), stored)
     return python_ran(s, draft.row, "copying what has gaps")
 
 

@@ -46,7 +46,6 @@ __all__ = [
 BACKEND = "filelock"
 
 Key = ObjectRef | str
-_MAX_DIMS = 64
 _MAX_SIZE = 1 << 62
 
 # --- files
@@ -371,16 +370,6 @@ def _describe(
     shape: SupportsIndex | tuple[SupportsIndex, ...], dtype: np.dtype[np.generic]
 ) -> tuple[int, bytes]:
     """Bytes of an array in C order, and its description."""
-    if dtype.hasobject:
-        raise TypeError(
-            f"dtype {dtype} holds Python objects, which cannot lie in shared memory: put() pickles "
-            "them"
-        )
-    axes = (shape,) if isinstance(shape, SupportsIndex) else tuple(shape)
-    if len(axes) > _MAX_DIMS:
-        raise ValueError(f"an array has at most {_MAX_DIMS} dimensions, not {len(axes)}")
-    extent = tuple(_checked_size(n) for n in axes)
-    size = dtype.itemsize
-    for n in extent:
-        size *= n
-    return _checked_size(size), arrays.describe(dtype, extent, tuple(range(len(extent))))
+    extents, nbytes = arrays.measure(shape, dtype)
+    clipped = tuple(_checked_size(n) for n in extents)
+    return _checked_size(nbytes), arrays.describe(dtype, clipped, tuple(range(len(extents))))

@@ -44,6 +44,7 @@ NEAR: Final = 1 << 20  # bytes whose memory is committed in a turn
 class Block(NamedTuple):
     """Where an object lies in the file."""
 
+    slot: int
     offset: int
     nbytes: int
     kind: str  # "bytes", "array" or "object"
@@ -73,11 +74,16 @@ class Attachment(Member):
         unit, nbytes, shape = words[at + OFFSET], words[at + NBYTES], words[at + SHAPE]
         offset, nbytes_of_text = self.file.block_at(unit), shape >> 32
         spill = nbytes_of_text if nbytes_of_text > TEXT_LIMIT else 0
-        if shape & 0xFF >= len(KINDS) or offset + nbytes + spill > self.file.g.file_size:
-            raise self.file.damaged()
+        room = min(words[at + UNITS] * UNIT, self.file.g.file_size - offset)
+        if shape & 0xFF >= len(KINDS):
+            raise messages.damaged_object(self.path, "the kind of the object", slot)
+        if nbytes > room:
+            raise messages.damaged_object(self.path, "the size of the object", slot)
+        if nbytes + spill > room:
+            raise messages.damaged_object(self.path, "the length of the description", slot)
         start = offset + nbytes if spill else self.file.label(slot) + TEXT_AT
         text = bytes(self.file.octets[start : start + nbytes_of_text])
-        return Block(offset, nbytes, KINDS[shape & 0xFF], text)
+        return Block(slot, offset, nbytes, KINDS[shape & 0xFF], text)
 
     def private_copy(self, block: buffers.Block) -> tuple[mmap.mmap, int]:
         """A private copy-on-write view of a block, and where it begins there."""

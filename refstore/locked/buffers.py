@@ -14,25 +14,30 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, Final, Literal, NoReturn, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NoReturn, cast, final
 
 import numpy as np
 import numpy.typing as npt
 
-from refstore import blocks
+from refstore import arrays, blocks, messages
 from refstore.locked import exports
 from refstore.locked.pins import (
     Block,
     Home,
     Pin,
     Root,
+    end_writing,
     finalize,
     private_root,
     root_over,
     shaped,
+    writers_root,
 )
 from refstore.payload import decode
 from refstore.refs import ObjectRef, make_ref
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Block", "Home", "PinnedBuffer", "Writer", "open_writers", "pinned", "writer"]
 
@@ -54,6 +59,8 @@ class _Block(exports.Exporter):
         "_slot",
         "_tag",
     )
+
+    _noun: ClassVar[str]
 
     _block: Block
     _generation: int
@@ -77,7 +84,7 @@ class _Block(exports.Exporter):
     def _demand_open(self) -> tuple[Root, Home]:
         root, home = self._root, self._home
         if self._is_closed or root is None or home is None:
-            raise ValueError(f"this {type(self).__name__} is closed")
+            raise ValueError(f"this {self._noun} is closed")
         return root, home
 
     @property
@@ -123,28 +130,22 @@ class _Block(exports.Exporter):
         return self._is_closed
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"a {type(self).__name__} cannot be pickled: send its ref")
+        raise TypeError(f"a {self._noun} cannot be pickled: send its ref")
 
 
 # --- reading
 
 
-@final
-class PinnedBuffer(_Block, blocks.PinnedBuffer):
-    """An object that is pinned where it lies: a context manager and a read-only buffer.
-
-    The pin goes when it is closed (`with` ends, `release()`, collection) and the last view taken
-    from it is gone.
-    """
-
+class _Pinned(_Block):
     __slots__ = ("_asked",)
+    _noun = "PinnedBuffer"
 
     _asked: int  # the flags of the last request
 
     def __init__(self) -> None:
         raise TypeError("Store.get() makes PinnedBuffers")
 
-    def __enter__(self) -> PinnedBuffer:
+    def __enter__(self) -> Self:
         self._demand_open()
         return self
 
@@ -179,6 +180,8 @@ class PinnedBuffer(_Block, blocks.PinnedBuffer):
     def _refuse_to_keep_nothing(self, flags: int) -> None:
         # torch.frombuffer() asks for one and then for the other, and what it keeps is empty
         asked, self._asked = self._asked, flags
+        if isinstance(self, DirectBuffer) and "torch" not in sys.modules:
+            return  # then it is numpy.frombuffer() that asks so, and keeps the buffer
         first = exports.SIMPLE_WRITABLE
         if not self._is_closed and (flags == first or (asked, flags) == (first, exports.SIMPLE)):
             raise BufferError(
@@ -199,7 +202,14 @@ class PinnedBuffer(_Block, blocks.PinnedBuffer):
 
     @property
     def array(self) -> npt.NDArray[Any]:
-        """The array that was put, as a view without a copy; the bytes of anything else as uint8."""
+        """The array that was put, as a view without a copy; bytes as uint8. TypeError for any
+        other object."""
+        return self._demand_array()
+
+    def _demand_array(self) -> npt.NDArray[Any]:
+        self._demand_open()
+        if self._block.kind == "object":
+            raise messages.no_array()
         return self._as_array()
 
     @property
@@ -220,19 +230,24 @@ class PinnedBuffer(_Block, blocks.PinnedBuffer):
                     "this process was forked by a raw system call: what it inherited is not pinned"
                 )
             root = private_root(home, self._block, root)
-        array: Any = shaped(root, self._block, home.path)
-        return memoryview(array)
+        return exports.typed_view(shaped(root, self._block, home.path))
 
     def __array__(
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
     ) -> npt.NDArray[Any]:
-        array = self._as_array()
+        array = self._demand_array()
         if copy is None and dtype is None:
             return array
         return np.array(array, dtype=dtype, copy=copy)
 
     def __dlpack__(self, **options: Any) -> Any:
-        return self._as_array().__dlpack__(**options)
+        array = self._demand_array()
+        try:
+            return array.__dlpack__(**options)
+        except BufferError as error:
+            if array.flags.writeable:
+                raise
+            raise messages.no_dlpack(error) from error
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 1, 0  # kDLCPU
@@ -241,6 +256,28 @@ class PinnedBuffer(_Block, blocks.PinnedBuffer):
         if self._is_closed:
             return "<PinnedBuffer, closed>"
         return f"<PinnedBuffer of {self.nbytes} bytes, {self.kind}, {self.ref!r}>"
+
+
+@final
+class PinnedBuffer(_Pinned, exports.ReleasingExporter, blocks.PinnedBuffer):
+    """An object that is pinned where it lies: a context manager and a read-only buffer.
+
+    The pin goes when it is closed (`with` ends, `release()`, collection) and the last view taken
+    from it is gone.
+    """
+
+    __slots__ = ()
+
+
+@final
+class DirectBuffer(_Pinned, blocks.PinnedBuffer):
+    """A PinnedBuffer of an array that is not in C order, or whose dtype has no format.
+
+    numpy.frombuffer() finds no plain bytes in a view of it. So it is to ask the buffer for them,
+    and to keep that.
+    """
+
+    __slots__ = ()
 
 
 def pinned(home: Home, slot: int, generation: int, writable: bool = False) -> PinnedBuffer:
@@ -254,10 +291,13 @@ def pinned(home: Home, slot: int, generation: int, writable: bool = False) -> Pi
         root = private_root(home, block, pin)
     else:
         root = root_over(home.readable, block.offset, block.nbytes, pin)
-    buffer = exports.export(PinnedBuffer, root, lambda: shaped(root, block, home.path))
+    made: type[_Pinned] = PinnedBuffer
+    if block.kind == "array" and not arrays.has_plain_view(block.description):
+        made = DirectBuffer
+    buffer: Any = exports.export(made, root, lambda: shaped(root, block, home.path))
     buffer._take(home, slot, generation, block, root)
     buffer._asked = exports.SIMPLE
-    return buffer
+    return cast(PinnedBuffer, buffer)
 
 
 # --- writing
@@ -301,10 +341,11 @@ def open_writers(home: Home) -> list[int]:
 
 
 @final
-class Writer(_Block, blocks.Writer):
+class Writer(_Block, exports.ReleasingExporter, blocks.Writer):
     """Room in shared memory, to be written and then sealed: a context manager and a buffer."""
 
     __slots__ = ("_array", "_forks", "_is_sealed", "_maker", "_name", "_replaces")
+    _noun = "Writer"
 
     _array: weakref.ref[npt.NDArray[Any]] | None  # weak: the array keeps the root
     _forks: int  # that there were when it was made
@@ -355,7 +396,7 @@ class Writer(_Block, blocks.Writer):
             if not self._is_sealed:
                 self._home = None
         if root is not None:
-            root.flags.writeable = False
+            end_writing(root)
             array = self._array() if self._array is not None else None
             if array is not None:
                 array.flags.writeable = False
@@ -439,7 +480,7 @@ class Writer(_Block, blocks.Writer):
 def writer(home: Home, slot: int, generation: int, name: str | None, replace: bool) -> Writer:
     """A Writer over a block that was taken for it; from here on it is the Writer's to end."""
     block = home.block(slot)
-    root = root_over(home.writable, block.offset, block.nbytes, None)
+    root = writers_root(home, block)
     made = exports.export(Writer, root, lambda: shaped(root, block, home.path))
     made._array = None
     made._is_sealed = False
