@@ -7,10 +7,11 @@ from refstore._atomics cimport (
     assign, cas_acq_rel, ctz64, fetch_and_acquire, load_acquire, load_relaxed, store_relaxed,
     store_relaxed_u32, store_release, store_release_u32,
 )
+from refstore._commit cimport commit_data, is_committed
 from refstore._layout cimport (
-    class_nbytes, class_of, CLASSES, ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY,
-    extent_first, extent_pages, HELD, make_extent, make_word, PAGE, Run, RUN_BLOCKS, Slot,
-    SMALL_LIMIT, word_generation, WRITING,
+    class_nbytes, class_of, CLASSES, ERR_BARE, ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_MORE,
+    ERR_NO_MEMORY, extent_first, extent_pages, HELD, make_extent, make_word, PAGE, Run, RUN_BLOCKS,
+    Slot, SMALL_LIMIT, word_generation, WRITING,
 )
 from refstore._pages cimport extent_is_sane, lock, reach_map, take_pages_high, unlock
 from refstore._runs cimport (
@@ -18,9 +19,8 @@ from refstore._runs cimport (
 )
 from refstore._slots cimport claim, unclaim
 from refstore._store cimport (
-    bits_at, class_bits_at, commit_data, file_of, hint_set, hint_take, RECENT, runs_used, Store,
+    bits_at, class_bits_at, commit, file_of, hint_set, hint_take, RECENT, runs_used, Store,
 )
-from refstore._sys cimport allocate
 
 
 # Large blocks
@@ -148,6 +148,7 @@ cdef inline int new_run(Store *s, uint64_t *r) noexcept nogil:
     cdef:
         int64_t taken
         uint64_t used, end
+        int got
     while True:
         taken = hint_take(bits_at(s, s.g.run_bits), s.g.run_words, 0)
         if taken >= 0:
@@ -159,8 +160,9 @@ cdef inline int new_run(Store *s, uint64_t *r) noexcept nogil:
         if used >= s.g.max_runs:
             return ERR_INDEX
         end = min(used + RUNS_PER_STEP, s.g.max_runs)
-        if allocate(file_of(s), s.g.runs + used * sizeof(Run), (end - used) * sizeof(Run)) != 0:
-            return ERR_NO_MEMORY
+        got = commit(file_of(s), s.g.runs + used * sizeof(Run), (end - used) * sizeof(Run))
+        if got != 0:
+            return got
         if cas_acq_rel(&s.pool.runs_used, &used, end):                   # [runs] the records below are there
             hint_range(bits_at(s, s.g.run_bits), s.g.run_words, used, end)
 
@@ -290,20 +292,22 @@ cdef inline int commit_run_block(Store *s, Slot *slot) noexcept nogil:
     cdef:
         Run *run = &s.runs[slot.run - 1]
         uint64_t size = class_nbytes(slot.size_class)
+        int got
     if run.first + <uint64_t>run.pages > s.g.pages or (slot.block + 1) * size > run.pages * <uint64_t>PAGE:
         return ERR_DAMAGED
     assign(slot.offset, s.g.data + run.first * <uint64_t>PAGE + slot.block * size)
     if load_acquire(&run.committed):                                     # [committed]
         return 0
-    if commit_data(s, run.first, run.pages) != 0:
-        return ERR_NO_MEMORY
+    got = commit_data(s, file_of(s), run.first, run.pages, False, NULL)
+    if got != 0:
+        return got
     store_release(&run.committed, 1)                                     # [committed] its pages are there
     return 0
 
 
-cdef inline int commit_block(Store *s, uint64_t i) noexcept nogil:
+cdef inline int place_block(Store *s, uint64_t i) noexcept nogil:
     # Where the block lies follows from who owns it, and from nothing else: it may have come to the slot by other ways
-    # than a put, and the file may be damaged.
+    # than a put, and the file may be damaged. ERR_BARE: an extent, and memory is missing.
     cdef Slot *slot = &s.slots[i]
     cdef uint64_t extent = slot.extent
     if not extent:
@@ -311,11 +315,12 @@ cdef inline int commit_block(Store *s, uint64_t i) noexcept nogil:
     if not extent_is_sane(s, extent_first(extent), extent_pages(extent)):
         return ERR_DAMAGED
     assign(slot.offset, s.g.data + extent_first(extent) * PAGE)
-    return commit_data(s, extent_first(extent), extent_pages(extent))
+    return 0 if is_committed(s, extent_first(extent), extent_pages(extent)) else ERR_BARE
 
 
 cdef inline int take_block(Store *s, uint64_t nbytes, uint64_t *slot) noexcept nogil:
-    # A slot in WRITING, ours, with a committed block of at least nbytes; without a block if that is 0.
+    # A slot in WRITING, ours, with a committed block of at least nbytes; without a block if that is 0. On ERR_BARE the
+    # slot is ours, and its extent is to be committed.
     cdef int got
     if nbytes > s.g.pages * PAGE:
         return ERR_FULL
@@ -332,12 +337,10 @@ cdef inline int take_block(Store *s, uint64_t nbytes, uint64_t *slot) noexcept n
         got = take_extent(s, (nbytes + PAGE - 1) // PAGE, slot)
     if got != 0:
         return got
-    got = commit_block(s, slot[0])
-    if got == ERR_DAMAGED:
-        return got              # the slot stays ours: nobody is to use it again
-    if got != 0:
-        unclaim(s, slot[0])
-        if nbytes > SMALL_LIMIT or not take_anywhere(s, class_of(nbytes), True, slot):
-            return ERR_NO_MEMORY
-        return commit_block(s, slot[0])
-    return 0
+    got = place_block(s, slot[0])
+    if got == 0 or got == ERR_BARE or got == ERR_DAMAGED:
+        return got              # a damaged slot stays ours: nobody is to use it again
+    unclaim(s, slot[0])
+    if got != ERR_NO_MEMORY or not take_anywhere(s, class_of(nbytes), True, slot):
+        return got
+    return place_block(s, slot[0])

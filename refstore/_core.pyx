@@ -10,6 +10,7 @@ Its parts, lowest first; each cimports only what stands above it:
     _slots.pxd    pins and the life of a slot
     _pages.pxd    whole pages, under the space lock
     _runs.pxd     bare slots; runs dissolved
+    _commit.pxd   memory for the data
     _alloc.pxd    room for an object
     _index.pxd    names
     _rows.pxd     joining, leaving, recovery
@@ -46,9 +47,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
-from refstore._alloc cimport take_block
 from refstore._atomics cimport (
-    assign, fetch_add_seq_cst_u32, load_relaxed, store_relaxed_u32, store_release,
+    assign, fetch_add_seq_cst, fetch_add_seq_cst_u32, load_acquire, load_relaxed, store_relaxed_u32,
+    store_release,
 )
 from refstore._convert cimport (
     damaged, kind_of, NPY_ARRAY_WRITEABLE, private_copy, PyArray_CLEARFLAGS, read_shape,
@@ -59,13 +60,16 @@ from refstore._debug cimport (
 )
 from refstore._errors cimport blocked, full, get_error
 from refstore._file cimport unmap_store
-from refstore._fork cimport OpenWriter, prepare_child, settle_child, settle_parent, settle_writers
-from refstore._holders cimport all_holders, holders_of, person
+from refstore._fork cimport (
+    keep, keep_inherited, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
+    settle_child, settle_parent, settle_unseen_child, settle_writers,
+)
+from refstore._holders cimport all_holders, as_holder, holders_of, person
 from refstore._index cimport Found, remove, remove_named, seal
 from refstore._layout cimport (
     check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_FULL, ERR_NO_MEMORY, ERR_NOT_FOUND, FREE,
-    Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word, OBJECTS_LIMIT as MOST_OBJECTS, PAGE,
-    Slot, word_generation, word_state,
+    Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word, MAX_ROWS, OBJECTS_LIMIT as MOST_OBJECTS,
+    PAGE, Slot, word_generation, word_state,
 )
 from refstore._open cimport (
     creator_lives, identify, join, look_after_reboot, new_file, nobody_came, obstacle, own_command,
@@ -73,16 +77,16 @@ from refstore._open cimport (
 )
 from refstore._points cimport look_for_signals, python_ran, set_visitor
 from refstore._put cimport (
-    block_of, copy_in, demand_free_name, Draft, find_named, finish, give_back, Name, new_draft,
+    block_of, copy_in, demand_free_name, Draft, find_named, find_room, finish, give_back, Name, new_draft,
     put_array, put_buffer, put_bytes, read_name, start, start_array,
 )
 from refstore._rows cimport leave, look_at_blocker, recover_dead
-from refstore._slots cimport abandon, free_slot, pin, pin_own, unpin
+from refstore._slots cimport abandon, free_slot, is_readable, pin, pin_own, unpin
 from refstore._stats cimport (
     Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name,
     take_came_back, take_census,
 )
-from refstore._store cimport count, pins_are_near, reach_pins, row_at, Store
+from refstore._store cimport count, pins_are_near, reach_pins, row_at, slots_used, Store
 from refstore._sys cimport (
     getpid, madvise, MADV_DONTFORK, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
 )
@@ -92,13 +96,14 @@ from refstore._wait cimport overcome
 import operator
 import os
 import time
+import warnings
 import weakref
 
 import numpy as np
 
-from refstore import blocks, messages
+from refstore import blocks, children, messages
 from refstore.arrays import measure
-from refstore.errors import RefstoreError
+from refstore.errors import RefstoreError, RefstoreWarning
 from refstore.payload import decode, encode
 
 cdef extern from "Python.h":
@@ -112,6 +117,7 @@ cdef extern from "Python.h":
         PyGILState_LOCKED
         PyGILState_UNLOCKED
     PyGILState_STATE PyGILState_Ensure() noexcept nogil
+    PyThreadState *PyGILState_GetThisThreadState() noexcept nogil
     void PyGILState_Release(PyGILState_STATE state) noexcept nogil
     bint Py_IsInitialized() noexcept nogil
     ctypedef struct PyInterpreterState:
@@ -121,6 +127,7 @@ cdef extern from "Python.h":
     PyInterpreterState *PyInterpreterState_Get() noexcept nogil
     PyThreadState *PyInterpreterState_ThreadHead(PyInterpreterState *interpreter) noexcept nogil
     PyThreadState *PyThreadState_Next(PyThreadState *thread) noexcept nogil
+    int Py_AddPendingCall(int (*func)(void *) noexcept, void *arg) noexcept nogil
 
 cdef extern from "<pthread.h>":
     int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
@@ -144,37 +151,82 @@ cdef PyGILState_STATE held_over_fork
 cdef bint gil_held_over_fork = False
 cdef bint alone_over_fork = False                           # no other thread of Python's
 cdef OpenWriter *first_writer = NULL
+cdef uint64_t unseen_forks = 0                              # by threads that do not take the GIL
+
+
+cdef inline bint is_stranger() noexcept nogil:
+    # whether this is a thread of C code, which has no thread state to take the GIL with
+    return Py_IsInitialized() and PyGILState_GetThisThreadState() == NULL
+
+
+cdef inline void see_forks(Store *s) noexcept nogil:
+    # With the GIL, in a process that has a row, before it lets go of a view or a Writer, or leaves.
+    if load_acquire(&unseen_forks) != s.forks_seen:                      # [fork]
+        keep_for_unseen(s)
+
+
+cdef void keep_for_unseen(Store *s) noexcept nogil:
+    s.forks_seen = load_acquire(&unseen_forks)                           # [fork] before the marks
+    if keep_inherited(s, first_writer):
+        s.loss = LOSS_GIL
 
 
 cdef void before_fork() noexcept nogil:
-    # With the GIL, no other thread of ours pins or unpins until the fork is done.
+    # With the GIL, no other thread of ours pins or unpins until the fork is done; see _fork.pxd.
     global held_over_fork, gil_held_over_fork, alone_over_fork
     cdef Store *s
+    if is_stranger():
+        fetch_add_seq_cst(&unseen_forks, 1)                              # [fork]
+        return
     gil_held_over_fork = first_store != NULL and Py_IsInitialized()
     if gil_held_over_fork:
         held_over_fork = PyGILState_Ensure()
         alone_over_fork = PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) == NULL
     s = first_store
     while s != NULL:
-        prepare_child(s, first_writer)
+        if s.alive[0]:          # else we have no place ourselves
+            see_forks(s)
+            give_place(s)
         s = s.next
+
+
+cdef inline void give_place(Store *s) noexcept nogil:
+    cdef int loss = prepare_child(s, first_writer)
+    if loss:
+        s.loss = loss
+        keep_inherited(s, first_writer)
 
 
 cdef void after_fork_in_parent() noexcept nogil:
     cdef Store *s = first_store
-    while s != NULL:
-        settle_parent(s)
-        s = s.next
-    settle_writers(first_writer, False)
+    cdef bint is_to_warn = is_stranger()
+    if not is_to_warn:
+        while s != NULL:
+            settle_parent(s)
+            is_to_warn = is_to_warn or s.loss and not s.has_warned
+            s = s.next
+        settle_writers(first_writer, False)
+    if is_to_warn and Py_IsInitialized():
+        # amid a fork no Python can run; the main thread says it when it gets to it
+        Py_AddPendingCall(warn_of_children, NULL)
+    if is_stranger():
+        return
     if gil_held_over_fork:
         PyGILState_Release(held_over_fork)
 
 
 cdef void after_fork_in_child() noexcept nogil:
     cdef Store *s = first_store
+    cdef bint is_unseen = is_stranger()
     while s != NULL:
-        settle_child(s)
+        if is_unseen:
+            settle_unseen_child(s)
+        else:
+            settle_child(s)
+            s.forks_seen = unseen_forks
         s = s.next
+    if is_unseen:
+        return
     settle_writers(first_writer, True)
     # A thread that C code forked from, without the GIL, keeps it in the child if there were others: giving it up
     # takes locks that another one may have held at the fork.
@@ -183,6 +235,27 @@ cdef void after_fork_in_child() noexcept nogil:
 
 
 pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child)
+
+
+cdef int warn_of_children(void *_) noexcept:
+    cdef Attachment att
+    for att in list(attachments.values()):
+        if att.s.alive[0]:
+            see_forks(&att.s)
+        if att.s.loss and not att.s.has_warned:
+            att.s.has_warned = True
+            warnings.warn(children.warning(att.path, why_lost(att.s.loss)), RefstoreWarning, stacklevel=1)
+    return 0
+
+
+cdef str why_lost(int loss):
+    if loss == LOSS_DESCRIPTOR:
+        return children.NO_DESCRIPTOR
+    if loss == LOSS_MEMORY:
+        return children.NO_MEMORY
+    return children.NO_GIL if loss == LOSS_GIL else children.no_row(MAX_ROWS)
+
+
 cdef class Attachment:
     """This process's membership in one store; it ends with the last store object, buffer and writer that uses it."""
 
@@ -203,13 +276,16 @@ cdef class Attachment:
             at = &at[0].next
         if at[0] != NULL:
             at[0] = self.s.next
-        if self.joined and self.s.alive[0] and not self.s.dirty:
-            leave(&self.s)
+        if self.joined and self.s.alive[0]:
+            see_forks(&self.s)
+            if not self.s.dirty:
+                leave(&self.s)
         unmap_store(&self.s)
 
     cdef int take_part(self, str path, int fd, const Header *h, object found) except -1:
         global first_store
         cdef bytes command = own_command()
+        self.s.forks_seen = load_acquire(&unseen_forks)                  # [fork]
         self.path = path
         self.encoded_path = os.fsencode(path)
         self.uuid = PyBytes_FromStringAndSize(<const char*>h.uuid, 16)
@@ -405,6 +481,7 @@ cdef class Block:
         if self.pinned:
             self.pinned = False
             if self.att.s.alive[0]:
+                see_forks(&self.att.s)
                 self.att.s.blocked_by = 0
                 unpin(&self.att.s, self.slot)
                 look_at_blocker(&self.att.s)
@@ -423,6 +500,13 @@ cdef class Block:
         return "Writer" if isinstance(self, Writer) else "PinnedBuffer"
 
     cdef inline int demand_open(self) except -1:
+        # nor in a child that has no place in the store: there, new views of what is kept would look like any others
+        self.demand_unclosed()
+        if self.att.s.alive[0] == 0:
+            raise RefstoreError(messages.forked(self.att.path))
+        return 0
+
+    cdef inline int demand_unclosed(self) except -1:
         if self.is_closed:
             raise ValueError(f"this {self.noun()} is closed")
         return 0
@@ -554,6 +638,9 @@ cdef class PinnedBuffer(Block):
     def kind(self):
         """How the object was put: "bytes", "array" or "object"."""
         self.demand_open()
+        return self.kind_seen()
+
+    cdef str kind_seen(self):
         return KINDS[kind_of(&self.att.s, self.slot)]
 
     @property
@@ -588,8 +675,6 @@ cdef class PinnedBuffer(Block):
         self.demand_open()
         if self.is_writable:
             return PyMemoryView_FromObject(self)
-        if self.att.s.alive[0] == 0:
-            raise ValueError("this process was forked by a raw system call: what it inherited cannot be pinned again")
         cdef PinnedBuffer other = PinnedBuffer.__new__(PinnedBuffer)
         fetch_add_seq_cst_u32(&self.att.s.pins[self.slot], 1)   # valid at once: ours holds meanwhile
         take_over(other, self.att, self.slot, self.generation)
@@ -622,7 +707,7 @@ cdef class PinnedBuffer(Block):
     def __repr__(self):
         if self.is_closed:
             return "<PinnedBuffer, closed>"
-        return f"<PinnedBuffer of {self.nbytes} bytes, {self.kind}, {self.ref!r}>"
+        return f"<PinnedBuffer of {self.nbytes} bytes, {self.kind_seen()}, {self.ref!r}>"
 
 
 @cython.final
@@ -709,6 +794,7 @@ cdef class Writer(Block):
 
     cdef void give_up(self) noexcept:
         if not self.is_closed and self.is_ours():
+            see_forks(&self.att.s)
             if self.exports == 0 and not self.is_kept and not self.open.is_shared:
                 free_slot(&self.att.s, self.slot)
             elif self.pin_views():          # nothing may be put where they point
@@ -743,10 +829,12 @@ cdef class Writer(Block):
             return False
         pin_own(&self.att.s, self.slot)
         self.pinned = True
+        if self.open.is_kept:
+            keep(&self.att.s, self.slot)
         return True
 
     cdef int demand_ours(self) except -1:
-        self.demand_open()
+        self.demand_unclosed()
         if not self.is_ours():
             raise ValueError("this Writer belongs to the parent process: only the process that made it can seal it")
         return 0
@@ -767,6 +855,7 @@ cdef class Writer(Block):
         """Publishes what was written, for good; returns its ref."""
         cdef Name name
         self.demand_ours()
+        see_forks(&self.att.s)
         cdef uint64_t row = self.att.s.row
         memset(&name, 0, sizeof(name))
         if self.name is not None:
@@ -859,6 +948,8 @@ cdef class Room:
 
     def __setitem__(self, slice part not None, octets):
         cdef Room room = self[part]
+        cdef Draft unowned = self.draft     # the put gives its slot back itself
+        unowned.is_begun = False
         cdef Store *s = &self.att.s
         cdef Py_buffer view
         PyObject_GetBuffer(octets, &view, PyBUF_SIMPLE)
@@ -868,7 +959,7 @@ cdef class Room:
                 raise ValueError("the put that this block was for is over")
             if view.len != room.nbytes:
                 raise ValueError(f"{view.len} bytes do not fill {room.nbytes}")
-            copy_in(s, self.draft.row, room.at, <char*>view.buf, <size_t>view.len)
+            copy_in(s, &unowned, room.at, <char*>view.buf, <size_t>view.len)
         finally:
             PyBuffer_Release(&view)
 
@@ -876,34 +967,31 @@ cdef class Room:
 cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
     cdef Room room = Room.__new__(Room)
     frame = encode(obj)
+    python_ran(&att.s, draft.row, "pickling")
     start(&att.s, draft, <uint64_t>frame.nbytes, 0)
-    room.att = att
-    room.draft = draft[0]
-    room.word = load_relaxed(&att.s.slots[draft.slot].word)             # relaxed: ours
-    room.at = block_of(&att.s, draft)
-    room.nbytes = frame.nbytes
-    frame.write(room)
-    python_ran(&att.s, draft.row, "filling a block from Python")
+    try:
+        room.att = att
+        room.draft = draft[0]
+        room.word = load_relaxed(&att.s.slots[draft.slot].word)         # relaxed: ours
+        room.at = block_of(&att.s, draft)
+        room.nbytes = frame.nbytes
+        frame.write(room)
+        look_for_signals(&att.s, draft.row, "filling a block from Python")
+    except BaseException:
+        give_back(&att.s, draft)
+        raise
     assign(att.s.slots[draft.slot].kind, KIND_OBJECT)
     return 0
 
 
-cdef int put_any(Attachment att, Draft *draft, object obj) except -1:
-    # Into a slot of ours; what is begun is given back if this fails.
-    try:
-        if type(obj) is bytes:
-            put_bytes(&att.s, draft, obj)
-        elif type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:
-            put_array(&att.s, draft, obj)
-        elif isinstance(obj, (bytearray, memoryview)):
-            put_buffer(&att.s, draft, obj)
-        else:
-            put_pickled(att, draft, obj)
-        look_for_signals(&att.s, draft.row, "before the seal")
-    except BaseException:
-        give_back(&att.s, draft)
-        raise
-    return 0
+cdef inline int put_any(Attachment att, Draft *draft, object obj) except -1:
+    if type(obj) is bytes:
+        return put_bytes(&att.s, draft, obj)
+    if type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:
+        return put_array(&att.s, draft, obj)
+    if isinstance(obj, (bytearray, memoryview)):
+        return put_buffer(&att.s, draft, obj)
+    return put_pickled(att, draft, obj)
 
 
 # One open store
@@ -983,14 +1071,10 @@ cdef class Engine:
             read_name(&att.s, name, &parsed)
             if not replace:
                 demand_free_name(&att.s, name, &parsed)
-        try:
-            if nbytes is not None:
-                start(&att.s, &draft, checked_size(nbytes), 0)
-            else:
-                start_shaped(&att.s, &draft, shape, np.dtype(dtype))
-        except BaseException:
-            give_back(&att.s, &draft)
-            raise
+        if nbytes is not None:
+            start(&att.s, &draft, checked_size(nbytes), 0)
+        else:
+            start_shaped(&att.s, &draft, shape, np.dtype(dtype))
         writer.slot = draft.slot
         writer.att = writer.home = att
         writer.tag = att.s.tag
@@ -1009,11 +1093,15 @@ cdef class Engine:
             Attachment att = self.use()
             PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)   # first: nothing may fail once the pin is ours
             Found found
+            uint64_t since = 0
             int got
         demand_no_wait(timeout)
-        got = self.pin_key(att, key, &found)
-        if got != 0:
-            raise get_error(&att.s, got, key, is_foreign(&att.s, key))
+        while True:
+            got = self.pin_key(att, key, &found)
+            if got == 0:
+                break
+            if not overcome(&att.s, &got, &since):
+                raise get_error(&att.s, got, key, is_foreign(&att.s, key))
         take_over(buf, att, found.slot, found.generation)
         if is_direct(buf):
             buf = make_direct(buf)
@@ -1032,21 +1120,22 @@ cdef class Engine:
                 return ERR_NOT_FOUND
             return pin(&att.s, found.slot, found.generation)
         read_name(&att.s, key, &name)
-        return find_named(&att.s, &name, found)
+        return find_named(&att.s, &name, found, True)
 
-    cdef int locate(self, object key, Found *found) except -128:
-        # where a live object is; without a pin, a snapshot
+    cdef bint locate(self, object key, Found *found) except -1:
+        # Where a live object is, if it is there: a snapshot. It takes no pin, for which there may be no memory.
         cdef Attachment att = self.use()
-        cdef int got = self.pin_key(att, key, found)
-        if got == 0:
-            unpin(&att.s, found.slot)
-        elif got != ERR_NOT_FOUND:
-            raise get_error(&att.s, got, key, False)
-        return got
+        cdef Name name
+        if type(key) is ObjectRef:
+            found.slot = (<ObjectRef>key).slot
+            found.generation = (<ObjectRef>key).generation
+            return (<ObjectRef>key).tag == att.s.tag and is_there(&att.s, found.slot, found.generation)
+        read_name(&att.s, key, &name)
+        return find_named(&att.s, &name, found, False) == 0
 
     cdef int demand(self, object key, Found *found) except -1:
         cdef Attachment att = self.use()        # as above
-        if self.locate(key, found) != 0:
+        if not self.locate(key, found):
             raise get_error(&att.s, ERR_NOT_FOUND, key, is_foreign(&att.s, key))
         return 0
 
@@ -1084,7 +1173,7 @@ cdef class Engine:
 
     def __contains__(self, key):
         cdef Found found
-        return self.locate(key, &found) == 0
+        return self.locate(key, &found)
 
     def __len__(self):
         return len(self._live(False))
@@ -1106,13 +1195,10 @@ cdef class Engine:
         while i >= 0:
             if not want_names:
                 found.append(make_ref(s.tag, <uint64_t>i, generation))
-            elif pin(s, <uint64_t>i, generation) == 0:
-                try:
-                    name = slot_name(s, <uint64_t>i)
-                    if name is not None:
-                        found.append(name)
-                finally:
-                    unpin(s, <uint64_t>i)
+            else:
+                name = slot_name(s, <uint64_t>i, generation)
+                if name is not None:
+                    found.append(name)
             i = next_live(s, <uint64_t>i + 1, &generation)
         return list(dict.fromkeys(found))       # a name that is going over to another object is there twice
 
@@ -1161,8 +1247,8 @@ cdef class Engine:
             raise get_error(&att.s, ERR_NOT_FOUND, key, is_foreign(&att.s, key))
         for row in {holder[0] for holder in seen}:
             people[row] = person(&att.s, row)
-        return [(*people[row][:2], None if generation is None else make_ref(att.s.tag, slot, generation),
-                 name, pins, nbytes, people[row][2]) for row, slot, generation, name, pins, nbytes in seen]
+        return [as_holder(people[held[0]], held, None if held[2] is None else make_ref(att.s.tag, held[1], held[2]))
+                for held in seen]
 
     def trim(self):
         """Returns free memory to the operating system; returns how many bytes."""
@@ -1182,6 +1268,10 @@ cdef class Engine:
 
 cdef inline uint64_t generation_of(Store *s, uint64_t i) noexcept nogil:
     return word_generation(load_relaxed(&s.slots[i].word))  # relaxed: ours
+
+
+cdef inline bint is_there(Store *s, uint64_t i, uint64_t generation) noexcept nogil:
+    return i < slots_used(s) and is_readable(load_acquire(&s.slots[i].word), generation)     # [seal]
 
 
 cdef inline bint is_foreign(Store *s, object key):
@@ -1307,7 +1397,7 @@ def bench_put_delete(Engine engine not None, uint64_t nbytes, uint64_t n):
     cdef uint64_t _, i, generation
     began = time.perf_counter()
     for _ in range(n):
-        if take_block(s, nbytes, &i) != 0:
+        if find_room(s, nbytes, &i) != 0:
             raise full(s, nbytes, ERR_FULL)
         assign(s.slots[i].nbytes, nbytes)
         assign(s.slots[i].name_hash, 0)

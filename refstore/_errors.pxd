@@ -5,9 +5,9 @@ from libc.string cimport memset
 
 from refstore._layout cimport (
     ERR_BUSY, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
-    ERR_PINS, ERR_RECOVERY, MAX_ROWS, Row,
+    ERR_PINS, ERR_RECOVERY, MAX_ROWS, PAGE, Row,
 )
-from refstore._holders cimport top_holders
+from refstore._holders cimport has_ended, top_holders
 from refstore._stats cimport Census, take_census
 from refstore._store cimport row_at, Store
 
@@ -20,6 +20,8 @@ cdef inline object busy(Store *s, str what):
     from refstore import messages
     cdef uint64_t row = s.blocked_by - 1 if s.blocked_by else 0
     cdef Row *holder = row_at(s, row % MAX_ROWS)
+    if not holder.recoverer and has_ended(holder):
+        return messages.busy_for_children(path_of(s), holder.pid, what)
     return messages.busy(path_of(s), holder.recoverer if holder.recoverer else holder.pid, what)
 
 
@@ -81,4 +83,5 @@ cdef inline object get_error(Store *s, int error, object key, bint of_other_stor
         return RefstoreError(f"this process holds 2**30 pins on {key!r}: release some")
     if error == ERR_NOT_FOUND:
         return messages.not_found(path_of(s), key, of_other_store=of_other_store)
-    return blocked(s, error, f"the deletion of {key!r}") or full(s, 0, error)
+    # a page, to count this process's pins in
+    return blocked(s, error, f"the deletion of {key!r}") or full(s, PAGE if error == ERR_NO_MEMORY else 0, error)

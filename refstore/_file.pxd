@@ -6,13 +6,13 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from refstore._layout cimport (
-    CAPACITY_LIMIT, ENGINE_NATIVE, fingerprint, FORMAT_VERSION, Header, lay_out, MAGIC,
+    CAPACITY_LIMIT, ENGINE_NATIVE, fingerprint, FORMAT_VERSION, Header, HUGE_PAGE, lay_out, MAGIC,
     OBJECTS_LIMIT, PageTag, Pool, Run, Slot,
 )
 from refstore._store cimport Store
 from refstore._sys cimport (
-    close, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE,
-    MAP_SHARED, mmap, munmap, PROT_READ, PROT_WRITE, same_file,
+    close, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE,
+    MAP_PRIVATE, MAP_SHARED, mmap, munmap, PROT_NONE, PROT_READ, PROT_WRITE, same_file,
 )
 
 cdef extern from *:
@@ -99,8 +99,26 @@ cdef inline void unmap_store(Store *s) noexcept nogil:
 
 
 cdef inline void *map_shared(Store *s, int prot) noexcept nogil:
-    cdef void *at = mmap(NULL, s.g.file_size, prot, MAP_SHARED | MAP_NORESERVE, s.fd, 0)
-    return NULL if at == MAP_FAILED else at
+    # At a multiple of a huge page, since the data begins at one in the file.
+    cdef:
+        size_t nbytes = s.g.file_size
+        char *room
+        char *at
+        size_t skipped
+        void *got
+    room = <char*>mmap(NULL, nbytes + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    if room == MAP_FAILED:
+        return NULL
+    skipped = HUGE_PAGE - <size_t>room % HUGE_PAGE
+    at = room + skipped
+    got = mmap(at, nbytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, s.fd, 0)
+    if got == MAP_FAILED:
+        munmap(room, nbytes + HUGE_PAGE)
+        return NULL
+    munmap(room, skipped)
+    if skipped < HUGE_PAGE:
+        munmap(at + nbytes, HUGE_PAGE - skipped)
+    return got
 
 
 cdef inline int map_store(Store *s, const Header *h) noexcept nogil:
@@ -130,5 +148,5 @@ cdef inline int map_store(Store *s, const Header *h) noexcept nogil:
     s.tags = <PageTag*>(s.base + s.g.page_map)
     s.tag = h.tag
     s.slot_limit = h.max_objects
-    s.child_fd = -1
+    s.child_fd = s.recovery_fd = -1
     return 0

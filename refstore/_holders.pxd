@@ -7,20 +7,19 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from refstore._atomics cimport load_acquire, load_seq_cst, load_seq_cst_u32
+from refstore._index cimport NAME_WORDS, read_label
 from refstore._layout cimport (
-    block_nbytes, CONDEMNED, MAX_ROWS, PUBLISHING, Row, SEALED, SLOTS_PER_STEP, word_generation,
-    word_row, word_state, WRITING,
+    block_nbytes, CONDEMNED, KEPT, MAX_ROWS, pins_in, PUBLISHING, Row, ROW_LEFT, SEALED,
+    SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
 from refstore._rows cimport row_is_dead
 from refstore._stats cimport is_visible
 from refstore._store cimport (
-    is_ready, label_at, labels_are_ready, next_live_row, pins_of, pins_ready_of, row_at, slots_used,
-    Store,
+    is_ready, next_live_row, pins_of, pins_ready_of, row_at, slots_used, Store,
 )
 
 cdef enum:
     LOOKS = 3                   # at a slot that changes hands each time
-    NAME_WORDS = 32             # of a label: the name and its length
 
 
 cdef inline uint64_t maker_of(Store *s, uint64_t i, uint64_t word) noexcept nogil:
@@ -38,27 +37,25 @@ cdef inline bint may_be_held(Store *s, uint64_t i, uint64_t word) noexcept nogil
 
 
 cdef inline uint32_t pins_on(Store *s, uint64_t row, uint64_t i) noexcept nogil:
-    # Of a live row. Without its bit in the mask it has none that are valid: it has tried to pin an earlier object.
+    # The cell of a live row. Without its bit in the mask it has none that are valid: it has tried to pin an earlier
+    # object.
     if load_acquire(&s.slots[i].mask) >> (row & 63) & 1 == 0:            # [pin]
         return 0
     return load_seq_cst_u32(&pins_of(s, row)[i]) if is_ready(pins_ready_of(s, row), i // SLOTS_PER_STEP) else 0  # [pin]
 
 
 cdef inline object name_seen(Store *s, uint64_t i):
-    # None if it has none. The caller looks at the word again, and acquire loads keep that look behind these.
+    # None if it has none. The caller looks at the word again.
     cdef:
         uint64_t[NAME_WORDS] words
         const uint8_t *label = <const uint8_t*>words
-        int k
-    if load_acquire(&s.slots[i].name_hash) == 0 or not labels_are_ready(s, i):
+    if not read_label(s, i, words, NAME_WORDS):
         return None
-    for k in range(NAME_WORDS):
-        words[k] = load_acquire(<const uint64_t*>label_at(s, i) + k)     # [seal]
     return (<const char*>label + 1)[:label[0]].decode("utf-8", "replace")
 
 
 cdef inline list pins_seen(Store *s, uint64_t i, uint64_t maker):
-    # (row, pins) of each process that holds it; `maker` holds it without a pin
+    # (row, cell) of each process that holds it; `maker` holds it without a pin
     cdef list seen = []
     cdef uint32_t n
     cdef int64_t row = next_live_row(s, 0)
@@ -71,7 +68,7 @@ cdef inline list pins_seen(Store *s, uint64_t i, uint64_t maker):
 
 
 cdef inline list look_at(Store *s, uint64_t i):
-    # [(row, slot, generation, name, pins, bytes)]; generation and name are None of what is being made
+    # [(row, slot, generation, name, cell of pins, bytes)]; generation and name are None of what is being made
     cdef:
         uint64_t word, maker, nbytes
         int _
@@ -85,7 +82,7 @@ cdef inline list look_at(Store *s, uint64_t i):
         name = name_seen(s, i) if seen and not maker else None
         if word_generation(load_seq_cst(&s.slots[i].word)) == word_generation(word):
             generation = None if maker else word_generation(word)
-            return [(row, i, generation, name, pins, nbytes) for row, pins in seen]
+            return [(row, i, generation, name, cell, nbytes) for row, cell in seen]
     return []
 
 
@@ -118,9 +115,29 @@ cdef inline str command_of(Row *row):
     return "".join([letter if letter.isprintable() else "?" for letter in words])
 
 
+cdef inline bint has_ended(Row *row):
+    # of a live row: its process, and children that have no row of their own are what lives
+    from refstore import children
+    return row.state == ROW_LEFT or row.has_children and children.has_ended(row.pid)
+
+
 cdef inline tuple person(Store *s, uint64_t row):
-    # (pid, command, alive)
-    return row_at(s, row).pid, command_of(row_at(s, row)), not row_is_dead(s, row)
+    # (pid, command, alive, has ended)
+    cdef bint alive = not row_is_dead(s, row)
+    return row_at(s, row).pid, command_of(row_at(s, row)), alive, alive and has_ended(row_at(s, row))
+
+
+cdef inline tuple as_holder(tuple who, tuple held, object ref):
+    # the fields of Holder, in its order
+    from refstore import children
+    row, slot, generation, name, cell, nbytes = held
+    pid, command, alive, ended = who
+    return pid, children.holder(command, cell & KEPT != 0, ended), ref, name, pins_in(cell), nbytes, alive
+
+
+cdef inline str keeper(Row *row):
+    from refstore import children
+    return children.keeper(command_of(row), has_ended(row))
 
 
 cdef inline void add_up(Store *s, uint64_t *held) noexcept nogil:
@@ -149,6 +166,6 @@ cdef inline tuple top_holders(Store *s):
     memset(held, 0, sizeof(held))
     add_up(s, held)
     # a key function would collide with that of another .pxd: Cython names both "lambda"
-    found = sorted([(-<int64_t>held[row], row_at(s, row).pid, command_of(row_at(s, row)))
+    found = sorted([(-<int64_t>held[row], row_at(s, row).pid, keeper(row_at(s, row)))
                     for row in range(<uint64_t>MAX_ROWS) if held[row]])
     return tuple([TopHolder(pid, command, -negative) for negative, pid, command in found])

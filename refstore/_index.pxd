@@ -13,8 +13,9 @@ from refstore._atomics cimport (
     assign, cas_acq_rel, cas_seq_cst, load_acquire, load_relaxed, store_release, store_release_u32,
 )
 from refstore._layout cimport (
-    Bucket, BUCKET_CELLS, CONDEMNED, ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NOT_FOUND, Label,
-    make_word, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot, word_generation,
+    Bucket, BUCKET_CELLS, CONDEMNED, ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY,
+    ERR_NOT_FOUND, ERR_SIGNALS, Label, make_word, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot,
+    word_generation,
 )
 from refstore._pages cimport lock, unlock
 from refstore._slots cimport condemn, is_readable, pin, reap_condemned, unpin
@@ -22,6 +23,9 @@ from refstore._store cimport (
     bits_at, bucket_at, commit_unit, is_ready, label_at, labels_are_ready, name_lock_at, slots_used,
     Store,
 )
+
+cdef enum:
+    NAME_WORDS = 32             # of a label: the name and its length
 
 cdef struct Found:
     uint64_t slot
@@ -130,8 +134,41 @@ cdef inline bint is_called(Store *s, uint64_t i, uint64_t hashed, const uint8_t 
     return label.name_nbytes == nbytes and memcmp(label.name, name, nbytes) == 0
 
 
+cdef inline bint read_label(Store *s, uint64_t i, uint64_t *words, uint64_t n) noexcept nogil:
+    # The first n words of a label whose slot nobody pins for us: they count if the slot's word is of one generation
+    # before and after. Acquire loads keep the second look behind these. False: it has no label.
+    cdef uint64_t k
+    if load_acquire(&s.slots[i].name_hash) == 0 or not labels_are_ready(s, i):
+        return False
+    for k in range(n):
+        words[k] = load_acquire(<const uint64_t*>label_at(s, i) + k)     # [seal]
+    return True
+
+
+cdef inline bint was_called(Store *s, Found *found, uint64_t hashed, const uint8_t *name,
+                            uint64_t nbytes) noexcept nogil:
+    # As is_called(), without a pin, for which there may be no memory.
+    cdef:
+        uint64_t[NAME_WORDS] words
+        const uint8_t *label = <const uint8_t*>words
+    if load_acquire(&s.slots[found.slot].name_hash) != hashed or not read_label(s, found.slot, words, nbytes // 8 + 1):
+        return False
+    if label[0] != nbytes or memcmp(label + 1, name, nbytes) != 0:
+        return False
+    return is_readable(load_acquire(&s.slots[found.slot].word), found.generation)    # [seal]
+
+
+cdef inline int pin_called(Store *s, Found *found, uint64_t hashed, const uint8_t *name,
+                           uint64_t nbytes) noexcept nogil:
+    cdef int got = pin(s, found.slot, found.generation)
+    if got == 0 and not is_called(s, found.slot, hashed, name, nbytes):
+        unpin(s, found.slot)
+        return ERR_NOT_FOUND
+    return got
+
+
 cdef inline int find_in(Store *s, Bucket *bucket, uint64_t hashed, const uint8_t *name, uint64_t nbytes, Found *found,
-                        bint *moved) noexcept nogil:
+                        bint pins, bint *moved) noexcept nogil:
     cdef:
         int k, got
         uint64_t cell
@@ -144,22 +181,24 @@ cdef inline int find_in(Store *s, Bucket *bucket, uint64_t hashed, const uint8_t
         got = ERR_NOT_FOUND
         if cell_is_live(s, cell):
             found.generation = word_generation(load_acquire(&s.slots[found.slot].word))
-            got = pin(s, found.slot, found.generation)
+            if pins:
+                got = pin_called(s, found, hashed, name, nbytes)
+            elif was_called(s, found, hashed, name, nbytes):
+                got = 0
         if got == 0:
-            if is_called(s, found.slot, hashed, name, nbytes):
-                found.cell = &bucket.cells[k]
-                found.cell_value = cell
-                return 0
-            unpin(s, found.slot)
-        elif got != ERR_NOT_FOUND:
+            found.cell = &bucket.cells[k]
+            found.cell_value = cell
+        if got != ERR_NOT_FOUND:
             return got
         if load_acquire(&bucket.cells[k]) != cell:                       # [index]
             moved[0] = True     # replaced under our eyes
     return ERR_NOT_FOUND
 
 
-cdef inline int find(Store *s, uint64_t hashed, const uint8_t *name, uint64_t nbytes, Found *found) noexcept nogil:
-    # 0 and a pin, or ERR_NOT_FOUND. Each new round means that some writer has got on.
+cdef inline int find(Store *s, uint64_t hashed, const uint8_t *name, uint64_t nbytes, Found *found,
+                     bint pins) noexcept nogil:
+    # 0 and, if it is asked for, a pin; or ERR_NOT_FOUND; with `pins` another error, too. Each new round means that some
+    # writer has got on.
     cdef:
         int which, got
         bint moved = True
@@ -170,7 +209,7 @@ cdef inline int find(Store *s, uint64_t hashed, const uint8_t *name, uint64_t nb
             bucket = bucket_of(s, hashed, which)
             if not bucket_is_ready(s, bucket):
                 continue
-            got = find_in(s, bucket_at(s, bucket), hashed, name, nbytes, found, &moved)
+            got = find_in(s, bucket_at(s, bucket), hashed, name, nbytes, found, pins, &moved)
             if got != ERR_NOT_FOUND:
                 return got
     return ERR_NOT_FOUND
@@ -273,7 +312,7 @@ cdef inline int publish(Store *s, uint64_t i, bint replace) noexcept nogil:
         got = lock(s, name_lock_of(s, hashed))
     if got != 0:
         return got
-    found = find(s, hashed, label.name, label.name_nbytes, &old)
+    found = find(s, hashed, label.name, label.name_nbytes, &old, True)
     if found == 0 and not replace:
         got = ERR_EXISTS
     elif found != 0 and found != ERR_NOT_FOUND:
@@ -310,16 +349,22 @@ cdef inline int remove(Store *s, uint64_t i, uint64_t generation) noexcept nogil
 
 
 cdef inline int remove_named(Store *s, uint64_t hashed, const uint8_t *name, uint64_t nbytes) noexcept nogil:
+    # Pinned meanwhile, if there is memory for a pin: as long as the slot is not reused, the cell is its own.
     cdef Found found
     cdef uint64_t blocked
+    cdef bint pins
     cdef int got
     while True:
-        got = find(s, hashed, name, nbytes, &found)
+        got = find(s, hashed, name, nbytes, &found, True)
+        pins = got == 0
+        if got == ERR_NO_MEMORY or got == ERR_SIGNALS:
+            got = find(s, hashed, name, nbytes, &found, False)
         if got != 0:
             return got
         got = remove(s, found.slot, found.generation)
         blocked = s.blocked_by
-        unpin(s, found.slot)
+        if pins:
+            unpin(s, found.slot)
         if got != 0:
             s.blocked_by = blocked      # the error's, and not the unpin's
         if got != ERR_NOT_FOUND:    # else it was replaced or deleted since: look again

@@ -10,7 +10,7 @@
 #   hint bits                  free slots, runs with free blocks, committed pages
 #   runs        320 B each     pages cut into blocks of one size class
 #   slots       128 B each     one per object: the truth
-#   pins        4 B            pins[row][slot]
+#   pins        4 B            pins[row][slot]: a count, and KEPT
 #   labels      512 B each     a slot's name and long type description
 #   index       64 B each      buckets of eight cells, name -> slot
 #   page map    16 B a page    free runs of pages, with boundary tags
@@ -64,11 +64,15 @@ cdef extern from *:
     #define REFSTORE_GENERATION_LAST ((UINT64_C(1) << 48) - 1)
     #define REFSTORE_CAPACITY_LIMIT (UINT64_C(1) << 43)        /* page numbers fit 32 bits */
     #define REFSTORE_OBJECTS_LIMIT (UINT64_C(1) << 28)         /* a slot number fits an index cell */
+    /* In a cell of pins: a child that has no row inherited the block. It stays as long as the row, whose lock
+       such a child has, too. */
+    #define REFSTORE_KEPT (UINT32_C(1) << 31)
     """
     const uint64_t MAGIC "REFSTORE_MAGIC"
     const uint64_t GENERATION_LAST "REFSTORE_GENERATION_LAST"
     const uint64_t CAPACITY_LIMIT "REFSTORE_CAPACITY_LIMIT"
     const uint64_t OBJECTS_LIMIT "REFSTORE_OBJECTS_LIMIT"
+    const uint32_t KEPT "REFSTORE_KEPT"
 
 cdef enum:
     FORMAT_VERSION = 1
@@ -77,6 +81,7 @@ cdef enum:
 
     PAGE = 4096                 # unit of extents and of the page map
     CHUNK = 65536               # unit in which data is committed
+    HUGE_PAGE = 2097152         # the data begins at a multiple of it, and so does its mapping
     MAX_ROWS = 1024
     LIVE_WORDS = 16             # MAX_ROWS bits
     LOCK_CREATOR = MAX_ROWS     # byte locked for as long as a temporary store's creator lives
@@ -109,6 +114,11 @@ cdef enum SlotState:
     HELD
     RETIRED
 
+cdef enum RowState:
+    ROW_FREE
+    ROW_ATTACHED
+    ROW_LEFT                    # in good order; what it kept waits for the children that have its lock
+
 cdef enum Kind:
     KIND_BYTES
     KIND_ARRAY
@@ -135,6 +145,8 @@ cdef enum Error:
     ERR_RECOVERY = -12      # it is dead, and cannot be recovered from here: no descriptor left
     ERR_DAMAGED = -13       # a number in the file that cannot be
     ERR_HELD = -14          # a process that lives holds a lock for long: wait, then try again
+    ERR_BARE = -15          # no error: the block has yet to get its memory, which takes long
+    ERR_SIGNALS = -16       # they come too fast for the kernel to make a page: look at them, then try again
 
 cdef struct Header:
     uint64_t magic              # written last when the file is made
@@ -173,12 +185,13 @@ cdef struct Pool:
     uint8_t _pad1[2488]
 
 cdef struct Row:
-    uint64_t state              # 0, or 1 while attached; under the row's kernel lock
+    uint64_t state              # ROW_FREE, or another; under the row's kernel lock
     uint32_t pid                # for messages only
     uint32_t recoverer          # pid of who cleans up after the dead one; for messages only
     char command[40]            # for messages only
     uint64_t counters[COUNTERS]     # its own process alone
-    uint64_t _pad1[4]
+    uint64_t has_children       # 1: some without a row have its lock, too; for messages only
+    uint64_t _pad1[3]
 
 cdef struct NameLock:
     uint64_t lock               # 0, or row + 1 of the holder
@@ -293,15 +306,15 @@ cdef inline uint64_t fingerprint() noexcept nogil:
     # away from files in use
     cdef:
         uint64_t hashed = 0xcbf29ce484222325
-        uint64_t[22] facts
+        uint64_t[23] facts
         int i
     facts[:] = [
         sizeof(Header), sizeof(Pool), sizeof(Row), sizeof(NameLock), sizeof(Run), sizeof(Slot),
-        sizeof(Label), sizeof(Bucket), sizeof(PageTag), PAGE, CHUNK, MAX_ROWS, CLASSES, SMALL_LIMIT,
-        RUN_BLOCKS, SLOTS_PER_STEP, NAME_LOCKS, BINS, EXACT_BINS, INLINE_DIMS, FORMAT_VERSION,
+        sizeof(Label), sizeof(Bucket), sizeof(PageTag), PAGE, CHUNK, HUGE_PAGE, MAX_ROWS, CLASSES,
+        SMALL_LIMIT, RUN_BLOCKS, SLOTS_PER_STEP, NAME_LOCKS, BINS, EXACT_BINS, INLINE_DIMS, FORMAT_VERSION,
         <uint64_t>IS_DEBUG,
     ]
-    for i in range(22):
+    for i in range(23):
         hashed = (hashed ^ facts[i]) * <uint64_t>0x100000001b3
     return hashed
 
@@ -356,7 +369,7 @@ cdef inline void lay_out(uint64_t capacity, uint64_t max_objects, Geometry *g) n
     g.labels = reserve(&at, g.steps * SLOTS_PER_STEP * sizeof(Label), PAGE)
     g.index = reserve(&at, g.buckets * sizeof(Bucket), PAGE)
     g.page_map = reserve(&at, (g.pages + 1) * sizeof(PageTag), PAGE)
-    g.data = reserve(&at, g.pages * PAGE, CHUNK)
+    g.data = reserve(&at, g.pages * PAGE, HUGE_PAGE if g.pages * PAGE >= HUGE_PAGE else CHUNK)
     g.file_size = at
 
 
@@ -399,6 +412,11 @@ cdef inline uint64_t class_nbytes(int size_class) noexcept nogil:
     floor = 9 + (size_class - 8) // 8
     step = (size_class - 8) % 8 + 1
     return (<uint64_t>1 << floor) + (step << (floor - 3))
+
+
+cdef inline uint32_t pins_in(uint32_t cell) noexcept nogil:
+    # what is kept for children has a pin, though nobody else holds one
+    return max(cell & ~KEPT, cell >> 31)
 
 
 cdef inline uint64_t block_nbytes(Slot *slot) noexcept nogil:

@@ -14,6 +14,7 @@ from refstore._layout cimport (
     CAPACITY_LIMIT, FLAG_TEMPORARY, FORMAT_VERSION, Geometry, Header, lay_out, LIVE_WORDS,
     LOCK_BOOT, LOCK_CREATOR, MAX_ROWS, OBJECTS_LIMIT, PAGE, Row,
 )
+from refstore._points cimport not_the_same
 from refstore._rows cimport enter, lock_row
 from refstore._stats cimport find_problems
 from refstore._store cimport Store
@@ -89,7 +90,7 @@ cdef inline int fill_file(int fd, str path, uint64_t capacity, uint64_t max_obje
 cdef inline int new_file(str path, uint64_t capacity, uint64_t max_objects, int mode, bint temporary) except -1:
     # The file has no name until it is whole, so nobody ever sees half a store and a creator that dies leaves nothing.
     import os
-    cdef int fd, failed
+    cdef int fd, failed, creator = getpid()
     if not 0 < capacity <= CAPACITY_LIMIT:
         raise ValueError(f"capacity is {capacity} bytes: it must be between 1 and {CAPACITY_LIMIT}")
     if not 0 < max_objects <= OBJECTS_LIMIT:
@@ -98,6 +99,8 @@ cdef inline int new_file(str path, uint64_t capacity, uint64_t max_objects, int 
     try:
         os.fchmod(fd, mode)
         fill_file(fd, path, capacity, max_objects, temporary)
+        if getpid() != creator:
+            raise not_the_same()
         failed = link_unnamed(fd, os.fsencode(path))
         if failed:
             raise OSError(failed, os.strerror(failed), path)

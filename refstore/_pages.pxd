@@ -14,11 +14,11 @@ from refstore._atomics cimport (
 )
 from refstore._debug cimport failpoint
 from refstore._layout cimport (
-    BIN_WORDS, BINS, CLASSES, ERR_DEAD, ERR_FULL, ERR_HELD, ERR_MORE, ERR_NO_MEMORY, EXACT_BINS,
+    BIN_WORDS, BINS, CLASSES, ERR_DEAD, ERR_FULL, ERR_HELD, ERR_MORE, EXACT_BINS,
     extent_first, extent_pages, HELD, PageTag, Pool, RETIRED, round_up, Run, RUN_BLOCKS, word_state,
 )
-from refstore._store cimport file_of, map_end, runs_used, slots_used, Store, tag_at
-from refstore._sys cimport allocate, byte_is_locked, now_ms, sched_yield, sleep_us
+from refstore._store cimport commit, file_of, map_end, runs_used, slots_used, Store, tag_at
+from refstore._sys cimport byte_is_locked, now_ms, sched_yield, sleep_us
 
 cdef enum:
     HELD_AFTER_MS = 2       # holders are quicker, unless they are stopped or wait for a core
@@ -216,10 +216,12 @@ cdef inline int reach_map(Store *s, uint64_t pages) noexcept nogil:
         # relaxed: a guess; take_pages looks again under the lock
         uint64_t wants = load_relaxed(&pool.top) + pages
         uint64_t end
+        int got
     while has < min(wants, s.g.pages):
         end = min(round_up(wants * sizeof(PageTag), MAP_STEP) // sizeof(PageTag), s.g.pages + 1)
-        if allocate(file_of(s), s.g.page_map + has * sizeof(PageTag), (end - has) * sizeof(PageTag)) != 0:
-            return ERR_NO_MEMORY
+        got = commit(file_of(s), s.g.page_map + has * sizeof(PageTag), (end - has) * sizeof(PageTag))
+        if got != 0:
+            return got
         cas_acq_rel(&pool.map_committed, &has, end)                      # [map] the tags below are there
         has = load_acquire(&pool.map_committed)                          # [map]
     return 0

@@ -44,14 +44,18 @@ cdef inline bint is_same_process(Store *s, uint64_t row) noexcept nogil:
     return s.alive[0] != 0 and s.row == row
 
 
+cdef inline object not_the_same():
+    from refstore.errors import RefstoreError
+    return RefstoreError("this process was forked in the midst of a call, which its parent goes on with: "
+                         "nothing was done here")
+
+
 cdef inline int python_ran(Store *s, uint64_t row, const char *where) except -1:
     # `row`: ours when the operation began. RefstoreError in a child that was forked since.
     if IS_DEBUG:
         visit(where)
     if not is_same_process(s, row):
-        from refstore.errors import RefstoreError
-        raise RefstoreError("this process was forked in the midst of a call, which its parent goes on with: "
-                            "nothing was done here")
+        raise not_the_same()
     return 0
 
 

@@ -2,7 +2,7 @@
 # left behind.
 #
 # The seal, or the publication of a name, is the point of no return: signals are looked for before it, and after it no
-# Python runs until the ref is returned.
+# Python runs until the ref is returned. A function that is given a draft and fails has given back what was begun.
 
 cimport numpy as cnp
 from cpython.buffer cimport (
@@ -16,23 +16,24 @@ from libc.string cimport memcpy
 
 from refstore._atomics cimport assign
 from refstore._alloc cimport take_block
+from refstore._commit cimport commit_data, note_refusal, step_end, wants_huge_pages
 from refstore._convert cimport (
     dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_layout, set_text, Shape,
     view_of,
 )
 from refstore._debug cimport failpoint
-from refstore._errors cimport full, put_error
+from refstore._errors cimport put_error
 from refstore._index cimport find, Found, name_hash, publish, seal
 from refstore._layout cimport (
-    COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_EXISTS, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD,
-    ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_RECOVERY, INLINE_DIMS, KIND_ARRAY, KIND_BYTES,
-    Label, LABEL_TEXT, MAX_ROWS, NAME_LIMIT, Slot, word_row,
+    COUNT_PUTS, ERR_BARE, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_EXISTS, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD,
+    ERR_INDEX, ERR_RECOVERY, ERR_SIGNALS, extent_first, extent_pages, INLINE_DIMS, KIND_ARRAY,
+    KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, NAME_LIMIT, Slot, word_row,
 )
 from refstore._rows cimport look_at_blocker, recover_dead, row_is_dead, sweep
 from refstore._runs cimport held_elsewhere
 from refstore._points cimport is_same_process, look_for_signals, python_ran
-from refstore._slots cimport abandon, free_slot, pins_condemned, reap_condemned, unpin
-from refstore._store cimport commit_labels, count, label_at, Store
+from refstore._slots cimport abandon, free_slot, pins_condemned, reap_condemned, unclaim
+from refstore._store cimport commit_labels, count, file_of, label_at, Store
 from refstore._wait cimport overcome
 
 cdef enum:
@@ -73,19 +74,15 @@ cdef inline int read_name(Store *s, object name, Name *parsed) except -1:
     return 0
 
 
-cdef inline int find_named(Store *s, Name *name, Found *found) noexcept nogil:
-    return find(s, name.hashed, <const uint8_t*>name.utf8, <uint64_t>name.nbytes, found)
+cdef inline int find_named(Store *s, Name *name, Found *found, bint pins) noexcept nogil:
+    return find(s, name.hashed, <const uint8_t*>name.utf8, <uint64_t>name.nbytes, found, pins)
 
 
 cdef inline int demand_free_name(Store *s, object text, Name *name) except -1:
     # Early, so that nothing is copied in vain; publish() looks again under the name's lock.
     cdef Found found
-    cdef int got = find_named(s, name, &found)
-    if got == 0:
-        unpin(s, found.slot)
+    if find_named(s, name, &found, False) == 0:
         raise put_error(s, ERR_EXISTS, 0, text)
-    if got != ERR_NOT_FOUND:
-        raise full(s, 0, got)
     return 0
 
 
@@ -96,6 +93,37 @@ cdef inline void give_back(Store *s, Draft *draft) noexcept:
     draft.is_begun = False
 
 
+cdef inline int commit_extent(Store *s, uint64_t i) except? -128:
+    # Memory for the extent of a slot that is ours, without the GIL; without it, the slot is given back.
+    cdef:
+        uint64_t row = s.row
+        uint64_t page = extent_first(s.slots[i].extent)
+        uint64_t end = page + extent_pages(s.slots[i].extent)
+        uint64_t stop
+        int fd, got = 0
+        bint huge, refused
+    try:
+        while page < end and (got == 0 or got == ERR_SIGNALS):
+            stop = step_end(page, end)
+            huge = wants_huge_pages(s, page, stop)
+            refused = False
+            fd = file_of(s)
+            with nogil:
+                got = commit_data(s, fd, page, stop - page, huge, &refused)
+            if huge:
+                note_refusal(s, refused)
+            if got == 0:
+                page = stop
+            look_for_signals(s, row, "committing memory")
+    except BaseException:
+        if is_same_process(s, row):
+            unclaim(s, i)
+        raise
+    if got != 0:
+        unclaim(s, i)
+    return got
+
+
 cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot) except? -128:
     # When there is none: what dead processes held, then what garbage of this one still pins.
     cdef uint64_t row = s.row
@@ -104,6 +132,8 @@ cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot) except? -12
     cdef uint64_t since = 0, stuck = 0, held = 0, before
     while True:
         got = take_block(s, nbytes, slot)
+        if got == ERR_BARE:
+            got = commit_extent(s, slot[0])
         if got == 0:
             return 0
         if overcome(s, &got, &since):
@@ -144,7 +174,6 @@ cdef inline Slot *start(Store *s, Draft *draft, uint64_t nbytes, uint64_t spill)
     cdef:
         int got = ERR_FULL
         Slot *slot
-    python_ran(s, draft.row, "describing what is put")
     if nbytes <= s.header.capacity:
         got = find_room(s, nbytes + spill, &draft.slot)
     if got != 0:
@@ -163,10 +192,31 @@ cdef inline Slot *start(Store *s, Draft *draft, uint64_t nbytes, uint64_t spill)
     return slot
 
 
+cdef inline int reach_label(Store *s, uint64_t i) except -128:
+    # 0, or an error
+    cdef uint64_t since = 0
+    cdef int got = commit_labels(s, i)
+    while got != 0 and overcome(s, &got, &since):
+        got = commit_labels(s, i)
+    return got
+
+
+cdef inline int demand_label(Store *s, Draft *draft, uint64_t nbytes) except -1:
+    cdef int got
+    try:
+        got = reach_label(s, draft.slot)
+        if got != 0:
+            raise put_error(s, got, nbytes, None)
+    except BaseException:
+        give_back(s, draft)
+        raise
+    return 0
+
+
 cdef inline int publish_named(Store *s, uint64_t i, Name *name, bint replace) except -128:
     cdef Label *label
     cdef uint64_t since = 0
-    cdef int got = commit_labels(s, i)
+    cdef int got = reach_label(s, i)
     if got != 0:
         return got
     label = label_at(s, i)
@@ -214,33 +264,43 @@ cdef inline char *block_of(Store *s, Draft *draft) noexcept nogil:
     return s.base + s.slots[draft.slot].offset
 
 
-cdef inline int copy_in(Store *s, uint64_t row, char *target, const char *source, size_t nbytes) except -1:
+cdef inline int copy_large(Store *s, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
     cdef size_t done = 0, piece
-    if nbytes < RELEASES_GIL:
-        memcpy(target, source, nbytes)
-        return 0
-    while done < nbytes:
-        piece = min(nbytes - done, <size_t>PIECE)
-        with nogil:
-            memcpy(target + done, source + done, piece)
-        done += piece
-        look_for_signals(s, row, "copying")
+    try:
+        while done < nbytes:
+            piece = min(nbytes - done, <size_t>PIECE)
+            with nogil:
+                memcpy(target + done, source + done, piece)
+            done += piece
+            look_for_signals(s, draft.row, "copying")
+    except BaseException:
+        give_back(s, draft)
+        raise
+    return 0
+
+
+cdef inline int copy_in(Store *s, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
+    if nbytes >= RELEASES_GIL:
+        return copy_large(s, draft, target, source, nbytes)
+    memcpy(target, source, nbytes)
     return 0
 
 
 cdef inline int put_bytes(Store *s, Draft *draft, object obj) except -1:
     start(s, draft, <uint64_t>PyBytes_GET_SIZE(obj), 0)
-    return copy_in(s, draft.row, block_of(s, draft), PyBytes_AS_STRING(obj), <size_t>PyBytes_GET_SIZE(obj))
+    return copy_in(s, draft, block_of(s, draft), PyBytes_AS_STRING(obj), <size_t>PyBytes_GET_SIZE(obj))
 
 
 cdef inline int put_buffer(Store *s, Draft *draft, object obj) except -1:
     cdef Py_buffer view
     PyObject_GetBuffer(obj, &view, PyBUF_FULL_RO)
     try:
+        python_ran(s, draft.row, "asking for a buffer")
         start(s, draft, <uint64_t>view.len, 0)
         if PyBuffer_IsContiguous(&view, c'C'):
-            copy_in(s, draft.row, block_of(s, draft), <char*>view.buf, <size_t>view.len)
+            copy_in(s, draft, block_of(s, draft), <char*>view.buf, <size_t>view.len)
         elif PyBuffer_ToContiguous(block_of(s, draft), &view, view.len, c'C') != 0:
+            give_back(s, draft)
             raise BufferError("the buffer cannot be made contiguous")
     finally:
         PyBuffer_Release(&view)
@@ -260,6 +320,7 @@ cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shap
         text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
         if not has_plain_view(text):
             order = c'K'
+        python_ran(s, draft.row, "describing an array")
     slot = start(s, draft, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
     assign(slot.kind, KIND_ARRAY)
     assign(slot.order, <uint8_t>order)
@@ -269,8 +330,8 @@ cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shap
         for axis in range(shape.ndim):
             assign(slot.shape[axis], <uint64_t>shape.dims[axis])
     else:
-        if len(text) <= LABEL_TEXT and commit_labels(s, draft.slot) != 0:
-            raise full(s, nbytes, ERR_NO_MEMORY)
+        if len(text) <= LABEL_TEXT:
+            demand_label(s, draft, nbytes)
         set_text(s, slot, draft.slot, PyBytes_AS_STRING(text), len(text))
     return 0
 
@@ -280,6 +341,7 @@ cdef inline int put_strided(Store *s, Draft *draft, cnp.ndarray array, Shape *sh
     from refstore.arrays import axes_in_memory, plain_axes, stored_part
     cdef:
         tuple axes = axes_in_memory(array)
+        cnp.dtype dtype = array.dtype
         cnp.ndarray stored = stored_part(array, axes)
         char order = c'K'
         size_t nbytes = <size_t>cnp.PyArray_NBYTES(stored)
@@ -289,12 +351,16 @@ cdef inline int put_strided(Store *s, Draft *draft, cnp.ndarray array, Shape *sh
     elif axes == tuple(range(shape.ndim))[::-1]:
         order = c'F'
     set_layout(&dense, stored, plain_axes(axes))
-    start_array(s, draft, array.dtype, shape, order, axes, nbytes)
+    start_array(s, draft, dtype, shape, order, axes, nbytes)
     if cnp.PyArray_IS_F_CONTIGUOUS(stored):
-        return copy_in(s, draft.row, block_of(s, draft), <char*>cnp.PyArray_DATA(stored), nbytes)
-    PyArray_CopyInto(
-        view_of(array.dtype, &dense, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), stored)
-    return python_ran(s, draft.row, "copying what has gaps")
+        return copy_in(s, draft, block_of(s, draft), <char*>cnp.PyArray_DATA(stored), nbytes)
+    try:
+        PyArray_CopyInto(view_of(dtype, &dense, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), stored)
+        look_for_signals(s, draft.row, "copying what has gaps")
+    except BaseException:
+        give_back(s, draft)
+        raise
+    return 0
 
 
 cdef inline int put_array(Store *s, Draft *draft, cnp.ndarray array) except -1:
@@ -308,4 +374,4 @@ cdef inline int put_array(Store *s, Draft *draft, cnp.ndarray array) except -1:
     if not cnp.PyArray_IS_C_CONTIGUOUS(array):
         return put_strided(s, draft, array, &shape)
     start_array(s, draft, array.dtype, &shape, c'C', None, nbytes)
-    return copy_in(s, draft.row, block_of(s, draft), <char*>cnp.PyArray_DATA(array), nbytes)
+    return copy_in(s, draft, block_of(s, draft), <char*>cnp.PyArray_DATA(array), nbytes)

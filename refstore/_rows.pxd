@@ -15,8 +15,8 @@ from refstore._debug cimport failpoint
 from refstore._index cimport cell_naming, make_cell, settle
 from refstore._layout cimport (
     block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_DAMAGED, ERR_DEAD, ERR_HELD,
-    ERR_RECOVERY, FREE, HELD, MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED,
-    Slot, SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
+    ERR_RECOVERY, FREE, HELD, KEPT, MAX_ROWS, NAME_LOCKS, pins_in, PUBLISHING, RECLAIMING, RETIRED,
+    Row, ROW_ATTACHED, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
 from refstore._pages cimport HELD_AFTER_MS, rebuild, unlock
 from refstore._slots cimport condemn, free_slot, reap_condemned, unclaim
@@ -114,17 +114,19 @@ cdef inline void sweep(Store *s, uint64_t dead) noexcept nogil:
             hint_restore(bits_at(s, s.g.run_bits), s.g.run_words, i)
 
 
-cdef inline uint64_t zero_pins(Store *s, uint64_t row) noexcept nogil:
-    # how many there were
+cdef inline uint64_t zero_pins(Store *s, uint64_t row, uint32_t remains) noexcept nogil:
+    # How many there were. `remains`: the bits of a cell that are left.
     cdef:
         uint64_t step, i, n = 0
+        uint32_t cell
         uint32_t *cells = pins_of(s, row)
     for step in range(s.g.steps):
         if is_ready(pins_ready_of(s, row), step):
             for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
-                if load_relaxed_u32(&cells[i]):     # relaxed: nobody adds to it any more
-                    n += cells[i]
-                    store_seq_cst_u32(&cells[i], 0)                      # [pin] before the sweep's look at the word
+                cell = load_relaxed_u32(&cells[i])  # relaxed: nobody adds to it any more
+                if cell:
+                    n += pins_in(cell)
+                    store_seq_cst_u32(&cells[i], cell & remains)         # [pin] before the sweep's look at the word
     return n
 
 
@@ -145,7 +147,7 @@ cdef inline void free_row(Store *s, uint64_t r) noexcept nogil:
         store_relaxed(&row.counters[k], 0)  # relaxed: statistics
         fetch_add_relaxed(&s.header.totals[k], n)  # relaxed: statistics
     fetch_and_seq_cst(&s.header.live[r >> 6], ~(<uint64_t>1 << (r & 63)))     # [pin]
-    store_release(&row.state, 0)                                         # [row]
+    store_release(&row.state, ROW_FREE)                                  # [row]
 
 
 cdef inline void count_dead(CameBack *back, Row *row) noexcept nogil:
@@ -165,7 +167,7 @@ cdef inline void recover_locked(Store *s, uint64_t dead) noexcept nogil:
         rebuild(s)
         unlock(&s.pool.lock)
         s.came_back.locks += 1
-    s.came_back.pins += zero_pins(s, dead)
+    s.came_back.pins += zero_pins(s, dead, 0)
     sweep(s, dead)
     release_locks(s, dead)
     free_row(s, dead)
@@ -197,12 +199,14 @@ cdef inline int recover_row(Store *s, uint64_t r) noexcept nogil:
     fd = reopen(file_of(s), O_RDWR)
     if fd < 0:
         return ERR_RECOVERY
+    s.recovery_fd = fd
     if lock_byte(fd, r):
         # still unrecovered; or free, and a lock names it: a damaged file must not make us wait for ever
         if load_acquire(&row_at(s, r).state) or holds_locks(s, r):       # [row]
             recover_locked(s, r)
             done = 1
     close(fd)
+    s.recovery_fd = -1
     return done
 
 
@@ -281,9 +285,10 @@ cdef inline void join_row(Store *s, uint64_t r) noexcept nogil:
     cdef Row *row = row_at(s, r)
     assign(row.pid, 0)          # whoever had the row before is not to be blamed for what we do
     assign(row.recoverer, 0)
+    assign(row.has_children, 0)
     memset(row.command, 0, sizeof(row.command))
     failpoint()
-    store_release(&row.state, 1)                                         # [row]
+    store_release(&row.state, ROW_ATTACHED)                              # [row]
     mark_live(s, r)
 
 
@@ -297,7 +302,10 @@ cdef inline void use_row(Store *s, uint64_t r) noexcept nogil:
         s.pins_ready[step] = is_ready(pins_ready_of(s, r), step)
     memset(s.current, 0, sizeof(s.current))
     memset(s.recent, 0, sizeof(s.recent))
-    memset(&s.came_back, 0, sizeof(s.came_back))    # a forked child has our numbers
+    s.kept = 0                  # this and what follows: a forked child has its parent's
+    s.loss = 0
+    s.has_warned = False
+    memset(&s.came_back, 0, sizeof(s.came_back))
 
 
 cdef inline void reach_first_pins(Store *s) noexcept nogil:
@@ -322,13 +330,17 @@ cdef inline void enter(Store *s, uint64_t r) noexcept nogil:
 
 
 cdef inline void leave(Store *s) noexcept nogil:
-    # Nothing of ours is half made or in use. What we cut from is handed on first.
+    # Nothing of ours is half made or in use. What we cut from is handed on first. If children need what we keep, our
+    # row stays, and when the last of them is gone, too, it is a dead one.
     cdef int c
-    zero_pins(s, s.row)
+    zero_pins(s, s.row, KEPT)
     for c in range(CLASSES):
         if s.current[c]:
             hint_restore(class_bits_at(s, c), s.g.run_words, s.current[c] - 1)
-    free_row(s, s.row)
+    if s.kept:
+        store_release(&row_at(s, s.row).state, ROW_LEFT)                 # [row]
+    else:
+        free_row(s, s.row)
 
 
 cdef inline int copy_pins(Store *s, uint64_t child) noexcept nogil:
@@ -341,7 +353,7 @@ cdef inline int copy_pins(Store *s, uint64_t child) noexcept nogil:
         if not s.pins_ready[step]:
             continue
         for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
-            n = load_relaxed_u32(&s.pins[i])    # relaxed: ours, and the other threads are held off
+            n = load_relaxed_u32(&s.pins[i]) & ~KEPT    # relaxed: ours, and the other threads are held off
             if n:
                 if not is_ready(pins_ready_of(s, child), step):
                     if commit_pins(s, child, step) != 0:

@@ -12,15 +12,14 @@ from refstore._atomics cimport (
     load_relaxed_u32, popcount64, store_relaxed_u32, store_release,
 )
 from refstore._layout cimport (
-    CLASSES, ERR_FULL, ERR_FULL_SLOTS, ERR_NO_MEMORY, extent_first, extent_pages, HELD, RETIRED,
+    CLASSES, ERR_FULL, ERR_FULL_SLOTS, extent_first, extent_pages, HELD, RETIRED,
     Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, word_row, word_state,
 )
 from refstore._pages cimport extent_is_sane, free_pages, lock, take_pages, take_pages_high, unlock
 from refstore._slots cimport claim, unclaim
 from refstore._store cimport (
-    bits_at, file_of, hint_set, hint_take, reach_pins, runs_used, slots_used, Store, summary_of,
+    bits_at, commit, file_of, hint_set, hint_take, reach_pins, runs_used, slots_used, Store, summary_of,
 )
-from refstore._sys cimport allocate
 
 cdef enum:
     RUNS_PER_STEP = 64
@@ -42,10 +41,12 @@ cdef inline int grow_slots(Store *s) noexcept nogil:
     cdef:
         uint64_t used = slots_used(s)
         uint64_t end = min(used + SLOTS_PER_STEP, s.slot_limit)
+        int got
     if used >= s.slot_limit:
         return ERR_FULL_SLOTS
-    if allocate(file_of(s), s.g.slots + used * sizeof(Slot), SLOTS_PER_STEP * sizeof(Slot)) != 0:
-        return ERR_NO_MEMORY
+    got = commit(file_of(s), s.g.slots + used * sizeof(Slot), SLOTS_PER_STEP * sizeof(Slot))
+    if got != 0:
+        return got
     if cas_acq_rel(&s.header.slots_used, &used, end):                    # [grow] the slots below are there
         reach_pins(s, used)     # if there is memory for it; else the first pin says so
         hint_range(bits_at(s, s.g.bare_bits), s.g.slot_words, used, end)

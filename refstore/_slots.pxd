@@ -15,7 +15,7 @@ from refstore._atomics cimport (
 )
 from refstore._debug cimport ASSERT, failpoint
 from refstore._layout cimport (
-    CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, LIVE_WORDS,
+    CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, KEPT, LIVE_WORDS,
     make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
     word_generation, word_state,
 )
@@ -133,7 +133,7 @@ cdef inline bint pins_condemned(Store *s) noexcept nogil:
     # whether blocks would come back if this process let go of what it pins
     cdef uint64_t i
     for i in range(slots_used(s)):
-        if pins_are_near(s, i) and load_seq_cst_u32(&s.pins[i]):
+        if pins_are_near(s, i) and load_seq_cst_u32(&s.pins[i]) & ~KEPT:
             if word_state(load_acquire(&s.slots[i].word)) == CONDEMNED:
                 return True
     return False
@@ -142,8 +142,8 @@ cdef inline bint pins_condemned(Store *s) noexcept nogil:
 cdef inline void unpin(Store *s, uint64_t i) noexcept nogil:
     cdef uint64_t word
     cdef uint32_t before = fetch_sub_seq_cst_u32(&s.pins[i], 1)          # [pin]
-    ASSERT(before != 0)
-    if before == 1:
+    ASSERT(before & ~KEPT != 0)
+    if before == 1:             # and not kept
         word = load_seq_cst(&s.slots[i].word)                            # [pin]
         if word_state(word) == CONDEMNED:
             try_reap(s, i, word)
@@ -159,6 +159,7 @@ cdef inline int pin(Store *s, uint64_t i, uint64_t generation) noexcept nogil:
     cdef:
         Slot *slot
         uint64_t word
+        uint32_t before
         int got
     if i >= s.slot_limit:
         return ERR_NOT_FOUND
@@ -167,7 +168,8 @@ cdef inline int pin(Store *s, uint64_t i, uint64_t generation) noexcept nogil:
         if got != 0:
             return got
     slot = &s.slots[i]
-    if fetch_add_seq_cst_u32(&s.pins[i], 1) >= PIN_LIMIT:                # [pin]
+    before = fetch_add_seq_cst_u32(&s.pins[i], 1)                        # [pin]
+    if before >= PIN_LIMIT and before & ~KEPT >= PIN_LIMIT:
         unpin(s, i)
         return ERR_PINS
     word = load_seq_cst(&slot.word)                                      # [pin] [seal]

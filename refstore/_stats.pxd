@@ -1,18 +1,18 @@
 # What a store holds, counted from its slots, and whether all of it adds up.
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from refstore._rows cimport row_is_dead
 from refstore._atomics cimport load_acquire, load_relaxed, load_relaxed_u32
-from refstore._index cimport cell_naming, make_cell, name_hash
+from refstore._index cimport cell_naming, make_cell, name_hash, NAME_WORDS, read_label
 from refstore._layout cimport (
     block_nbytes, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT, LIVE_WORDS,
-    MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, Run, SEALED, Slot, SLOTS_PER_STEP,
-    word_generation, word_row, word_state, WRITING,
+    MAX_ROWS, NAME_LOCKS, PAGE, pins_in, PUBLISHING, RECLAIMING, RETIRED, ROW_LEFT, Run, SEALED,
+    Slot, SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
-from refstore._slots cimport pinned_by
+from refstore._slots cimport is_readable, pinned_by
 from refstore._store cimport (
     bits_at, CameBack, is_ready, label_at, labels_are_ready, name_lock_at, next_live_row, PIDS_KEPT,
     pins_of, pins_ready_of, row_at, runs_used, slots_used, Store, tag_at,
@@ -90,7 +90,7 @@ cdef inline uint64_t count_processes(Store *s) noexcept nogil:
     cdef uint64_t n = 0
     cdef int64_t row = next_live_row(s, 0)
     while row >= 0:
-        n += not row_is_dead(s, <uint64_t>row)
+        n += load_acquire(&row_at(s, <uint64_t>row).state) != ROW_LEFT and not row_is_dead(s, <uint64_t>row)  # [row]
         row = next_live_row(s, <uint64_t>row + 1)
     return n
 
@@ -119,7 +119,7 @@ cdef inline uint64_t count_pins(Store *s, uint64_t i) noexcept nogil:
     cdef int64_t row = next_live_row(s, 0)
     while row >= 0:
         if is_ready(pins_ready_of(s, <uint64_t>row), i // SLOTS_PER_STEP):
-            n += load_relaxed_u32(&pins_of(s, <uint64_t>row)[i])        # relaxed: a report
+            n += pins_in(load_relaxed_u32(&pins_of(s, <uint64_t>row)[i]))       # relaxed: a report
         row = next_live_row(s, <uint64_t>row + 1)
     return n
 
@@ -144,11 +144,15 @@ cdef inline int64_t next_live(Store *s, uint64_t i, uint64_t *generation) noexce
     return -1
 
 
-cdef inline str slot_name(Store *s, uint64_t i):
-    # of a pinned slot; None if it has none
-    if s.slots[i].name_hash == 0 or not labels_are_ready(s, i):
+cdef inline str slot_name(Store *s, uint64_t i, uint64_t generation):
+    # of an object; None if it has none, or is gone
+    cdef uint64_t[NAME_WORDS] words
+    cdef const char *label = <const char*>words
+    if not read_label(s, i, words, NAME_WORDS):
         return None
-    return label_at(s, i).name[:label_at(s, i).name_nbytes].decode()
+    if not is_readable(load_acquire(&s.slots[i].word), generation):      # [seal]
+        return None
+    return label[1:1 + <uint8_t>label[0]].decode()
 
 
 # The invariants, one function each. A problem is a sentence that begins with the invariant's name.

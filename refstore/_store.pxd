@@ -1,6 +1,7 @@
 # One process's view of one store file: where its parts are mapped, which row it holds, what it remembers.
-# Bitmaps of hints and the commitment of memory live here, since everything above needs both.
+# Bitmaps of hints and the commitment of tables live here, since everything above needs both.
 
+from libc.errno cimport EINTR
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
 from refstore._atomics cimport (
@@ -9,8 +10,8 @@ from refstore._atomics cimport (
 )
 from refstore._debug cimport failpoint
 from refstore._layout cimport (
-    Bucket, CHUNK, CLASSES, ERR_NO_MEMORY, ERR_NOT_FOUND, Geometry, Header, Label, LIVE_WORDS,
-    NameLock, PAGE, PageTag, Pool, Row, Run, Slot, SLOTS_PER_STEP,
+    Bucket, CLASSES, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS, Geometry, Header, Label,
+    LIVE_WORDS, NameLock, PAGE, PageTag, Pool, Row, Run, Slot, SLOTS_PER_STEP,
 )
 from refstore._sys cimport allocate, close, high_descriptor, O_RDWR, open_file, same_file
 
@@ -54,8 +55,15 @@ cdef struct Store:
     Store *next                 # of this process's attachments, for the fork hooks
     uint64_t child_row          # taken for a child before a fork
     int child_fd
+    int recovery_fd             # has a dead row's lock while that is recovered, else -1
+    int loss                    # why a child had to go without a row, or 0: none had to
+    bint has_warned             # of that
+    uint64_t kept               # blocks that are KEPT in our row
+    uint64_t forks_seen         # of those that took nothing for their children
     bint dirty                  # something of ours can only come back as a dead process's does
     uint64_t blocked_by         # row + 1 that stopped the last reap, or 0: worth a look whether it lives
+    uint32_t huge_refusals      # by the kernel, one after the other
+    uint32_t huge_pause         # blocks to go before it is asked again
     CameBack came_back
 
 
@@ -205,38 +213,23 @@ cdef inline bint is_ready(uint64_t *bits, uint64_t i) noexcept nogil:
     return load_seq_cst(&bits[i >> 6]) >> (i & 63) & 1 != 0
 
 
+cdef inline int commit(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
+    cdef int failed = allocate(fd, at, nbytes)
+    if failed == 0:
+        return 0
+    return ERR_SIGNALS if failed == EINTR else ERR_NO_MEMORY
+
+
 cdef inline int commit_unit(Store *s, uint64_t *bits, uint64_t i, uint64_t at, uint64_t nbytes) noexcept nogil:
+    cdef int got
     if is_ready(bits, i):
         return 0
-    if allocate(file_of(s), at, nbytes) != 0:
-        return ERR_NO_MEMORY
+    got = commit(file_of(s), at, nbytes)
+    if got != 0:
+        return got
     failpoint()
     # seq_cst: a reaper that condemns after our first pin must see this bit
     fetch_or_seq_cst(&bits[i >> 6], <uint64_t>1 << (i & 63))             # [ready]
-    return 0
-
-
-cdef inline int commit_data(Store *s, uint64_t first_page, uint64_t pages) noexcept nogil:
-    cdef:
-        uint64_t *bits = bits_at(s, s.g.data_ready)
-        uint64_t i = first_page * PAGE // CHUNK
-        uint64_t end = ((first_page + pages) * PAGE + CHUNK - 1) // CHUNK
-        uint64_t until, at, stop
-    while i < end:
-        if is_ready(bits, i):
-            i += 1
-            continue
-        until = i + 1
-        while until < end and not is_ready(bits, until):
-            until += 1
-        at = i * CHUNK
-        stop = min(until * CHUNK, s.g.pages * PAGE)
-        if allocate(file_of(s), s.g.data + at, stop - at) != 0:
-            return ERR_NO_MEMORY
-        failpoint()
-        while i < until:
-            fetch_or_seq_cst(&bits[i >> 6], <uint64_t>1 << (i & 63))     # [ready]
-            i += 1
     return 0
 
 
@@ -258,10 +251,12 @@ cdef inline bint labels_are_ready(Store *s, uint64_t slot) noexcept nogil:
 cdef inline int reach_pins(Store *s, uint64_t slot) noexcept nogil:
     # Our own cell of `slot` may be touched from now on. Called only when the private note says "not yet".
     cdef uint64_t step = slot // SLOTS_PER_STEP
+    cdef int got
     if slot >= slots_used(s):
         return ERR_NOT_FOUND
-    if commit_pins(s, s.row, step) != 0:
-        return ERR_NO_MEMORY
+    got = commit_pins(s, s.row, step)
+    if got != 0:
+        return got
     s.pins_ready[step] = 1
     return 0
 

@@ -41,6 +41,9 @@ cdef extern from *:
         close(fd);
         return high;
     }
+    #ifndef MADV_COLLAPSE
+    #define MADV_COLLAPSE 25            /* Linux 6.1; an older kernel says EINVAL */
+    #endif
     static inline int refstore_same_file(int fd, dev_t dev, ino_t ino) {
         struct stat st;
         return fstat(fd, &st) == 0 && st.st_dev == dev && st.st_ino == ino;
@@ -64,6 +67,7 @@ cdef extern from *:
     int close(int fd) noexcept nogil
     int getpid() noexcept nogil
     int sched_yield() noexcept nogil
+    int PROT_NONE
     int PROT_READ
     int PROT_WRITE
     int MAP_SHARED
@@ -72,6 +76,7 @@ cdef extern from *:
     int MAP_ANONYMOUS
     int MAP_FIXED
     void *MAP_FAILED
+    int MADV_COLLAPSE
     int MADV_WIPEONFORK
     int MADV_DONTFORK
     void *mmap(void *at, size_t nbytes, int prot, int flags, int fd, int64_t offset) noexcept nogil
@@ -84,6 +89,11 @@ cdef extern from *:
     int CLOCK_MONOTONIC_COARSE
     int clock_gettime(int clock, timespec *now) noexcept nogil
     int nanosleep(const timespec *asked, timespec *left) noexcept nogil
+
+
+cdef enum:
+    LEAST_PIECE = 4096          # of memory that is asked for
+    MOST_TRIES = 64             # to get that much between two signals
 
 
 cdef inline bint lock_byte(int fd, uint64_t at) noexcept nogil:
@@ -103,10 +113,23 @@ cdef inline bint byte_is_locked(int fd, uint64_t at) noexcept nogil:
 
 
 cdef inline int allocate(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
-    # Memory for these bytes of the file, or the errno. The raw call: glibc's emulation writes to the file.
-    while _fallocate(fd, 0, <int64_t>at, <int64_t>nbytes) != 0:
-        if errno != EINTR:
+    # Memory for these bytes of the file, or the errno. The raw call: glibc's emulation writes to the file. A kernel
+    # that a signal interrupts here undoes what it has, so the pieces become smaller until one gets through; EINTR if
+    # none does. The size is kept: should the program have put another file at our number, that does not grow.
+    cdef uint64_t end = at + nbytes, piece = nbytes
+    cdef int tries = 0
+    while at < end:
+        if _fallocate(fd, FALLOC_FL_KEEP_SIZE, <int64_t>at, <int64_t>min(piece, end - at)) == 0:
+            at += piece
+            tries = 0
+        elif errno != EINTR:
             return errno
+        elif piece > LEAST_PIECE:
+            piece = max(piece // 2 // LEAST_PIECE, <uint64_t>1) * LEAST_PIECE
+        else:
+            tries += 1
+            if tries == MOST_TRIES:
+                return EINTR
     return 0
 
 

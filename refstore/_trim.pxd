@@ -4,19 +4,20 @@
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 
-from refstore._atomics cimport assign, fetch_and_acquire
+from refstore._atomics cimport assign
+from refstore._commit cimport clear_ready, next_ready, next_unready
 from refstore._layout cimport (
-    BINS, CHUNK, extent_first, extent_pages, HELD, make_extent, PAGE,
+    BINS, CHUNK, extent_first, extent_pages, HELD, HUGE_PAGE, make_extent, PAGE,
 )
 from refstore._pages cimport free_pages, insert_free, lock, remove_free, unlock
 from refstore._runs cimport dissolve_empty, harvest, need_bare
 from refstore._slots cimport unclaim
-from refstore._store cimport bits_at, file_of, is_ready, map_end, Store, tag_at
+from refstore._store cimport bits_at, file_of, map_end, Store, tag_at
 from refstore._sys cimport punch_hole
 
 cdef enum:
     MOST_RUNS = 65536           # free runs looked at in one call
-    PIECE = 256                 # pages taken at a time
+    PIECE = HUGE_PAGE // PAGE   # pages taken at a time
 
 
 cdef inline uint64_t list_free(Store *s, uint64_t *extents) noexcept nogil:
@@ -58,15 +59,17 @@ cdef inline uint64_t punch(Store *s, uint64_t first_page, uint64_t pages) noexce
     # the whole chunks inside an extent of ours; returns the bytes given back
     cdef:
         uint64_t *ready = bits_at(s, s.g.data_ready)
-        uint64_t i = (first_page * PAGE + CHUNK - 1) // CHUNK
         uint64_t end = (first_page + pages) * PAGE // CHUNK
+        uint64_t i = next_ready(ready, (first_page * PAGE + CHUNK - 1) // CHUNK, end)
+        uint64_t until
         uint64_t given = 0
     while i < end:
-        if is_ready(ready, i):
-            fetch_and_acquire(&ready[i >> 6], ~(<uint64_t>1 << (i & 63)))
-            if punch_hole(file_of(s), s.g.data + i * CHUNK, CHUNK) == 0:
-                given += CHUNK
-        i += 1
+        until = next_unready(ready, i, end)
+        clear_ready(ready, i, until)
+        # in one hole: a huge page goes at once, and is not split first
+        if punch_hole(file_of(s), s.g.data + i * CHUNK, (until - i) * CHUNK) == 0:
+            given += (until - i) * CHUNK
+        i = next_ready(ready, until, end)
     return given
 
 
@@ -111,12 +114,8 @@ cdef inline int trim_extent(Store *s, uint64_t slot, uint64_t extent, uint64_t *
 
 
 cdef inline bint is_committed_within(Store *s, uint64_t first, uint64_t pages) noexcept nogil:
-    cdef uint64_t i = (first * PAGE + CHUNK - 1) // CHUNK
-    while i < (first + pages) * PAGE // CHUNK:
-        if is_ready(bits_at(s, s.g.data_ready), i):
-            return True
-        i += 1
-    return False
+    cdef uint64_t end = (first + pages) * PAGE // CHUNK
+    return next_ready(bits_at(s, s.g.data_ready), (first * PAGE + CHUNK - 1) // CHUNK, end) < end
 
 
 cdef inline int trim_all(Store *s, uint64_t slot, uint64_t *extents, uint64_t *given) noexcept nogil:

@@ -4,7 +4,7 @@
 from libc.stdint cimport uint64_t
 
 from refstore._debug cimport patience_ms
-from refstore._layout cimport ERR_BUSY, ERR_DEAD, ERR_HELD
+from refstore._layout cimport ERR_BUSY, ERR_DEAD, ERR_HELD, ERR_SIGNALS
 from refstore._points cimport look_for_signals
 from refstore._rows cimport recover_blocker
 from refstore._store cimport Store
@@ -23,6 +23,10 @@ cdef inline bint overcome(Store *s, int *error, uint64_t *since) except -1:
     if error[0] == ERR_DEAD:
         error[0] = recover_blocker(s)
         return error[0] == 0
+    if error[0] == ERR_SIGNALS:
+        look_for_signals(s, row, "committing memory")
+        error[0] = 0
+        return True
     if error[0] != ERR_HELD:
         return False
     if since[0] == 0:

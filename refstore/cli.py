@@ -235,7 +235,7 @@ def _remove_or_say_why(name: str) -> int:
 def _remove(path: str) -> None:
     # Without attaching: it may be broken, another user's, or of an engine that is not there.
     try:
-        os.close(open_store(path, os.O_RDONLY))
+        open_store(path, os.O_RDONLY).close()
         if not is_store(path):
             raise messages.no_store(path, messages.NOT_A_STORE)
         os.unlink(path)

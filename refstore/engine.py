@@ -180,15 +180,10 @@ def is_store(path: str) -> bool:
 
 def _engine_number(path: str) -> int | None:
     try:
-        fd = open_store(path, os.O_RDONLY)
-    except OSError:
+        with open_store(path, os.O_RDONLY) as file:
+            head = os.read(file.fileno(), _HEADER.size)
+    except OSError:  # nothing that can be read
         return None
-    try:
-        head = os.read(fd, _HEADER.size)
-    except OSError:  # a folder, or the like
-        return None
-    finally:
-        os.close(fd)
     if len(head) != _HEADER.size:
         return None
     magic, _, number = _HEADER.unpack(head)

@@ -51,6 +51,17 @@ def busy(path: str, pid: int, what: str) -> StoreBusyError:
     )
 
 
+def busy_for_children(path: str, pid: int, what: str) -> StoreBusyError:
+    """The same when that process is gone, and children that have no place in the store keep what it
+    had locked."""
+    return StoreBusyError(
+        f"{what} waits for process {pid}: it has ended in the middle of a change to store "
+        f"{path!r}, and a child of it that has no place in the store keeps what it had locked: let "
+        f"that child end (`fuser {path}` names who has the file open)",
+        pid=pid,
+    )
+
+
 def full(
     path: str, needed: int, why: str, room: Room, holders: Sequence[TopHolder]
 ) -> StoreFullError:
@@ -136,8 +147,17 @@ def closed() -> ValueError:
 def forked(path: str) -> str:
     """Why a child cannot use the store that it inherited."""
     return (
-        f"this process was forked from one that has store {path!r} open, by a raw system call or "
-        "without a free row or descriptor: open the store anew"
+        f"this process was forked without a place in the store {path!r} (by a raw system call, or "
+        "when no row, descriptor or memory was left for it): views that it inherited stay true; "
+        "for all else, open the store anew"
+    )
+
+
+def forked_amid(path: str) -> str:
+    """Why a child cannot go on with a call of its parent's."""
+    return (
+        f"this process was forked in the middle of its parent's call on store {path!r}, which is "
+        "the parent's to end: nothing was done here"
     )
 
 
@@ -169,11 +189,13 @@ def no_dlpack(why: BufferError) -> BufferError:
 # --- of files
 
 
-def damaged_file(path: str) -> StoreCorruptedError:
-    """Something in an attached store contradicts itself."""
+def damaged_file(
+    path: str, what: str = "what it says of its space or its locks cannot be"
+) -> StoreCorruptedError:
+    """Something in an attached store contradicts itself. `what`: a sentence that names it."""
     return StoreCorruptedError(
-        f"store {path!r} is damaged: what it says of its space or its locks cannot be; something "
-        "else wrote to the file. Remove it, or see what check() finds"
+        f"store {path!r} is damaged: {what}; something else wrote to the file. Remove it, or see "
+        "what check() finds"
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import getpass
+import io
 import operator
 import os
 import re
@@ -19,6 +21,7 @@ __all__ = [
     "check_name",
     "default_capacity",
     "default_max_objects",
+    "open_file",
     "open_store",
     "parse_capacity",
     "store_folder",
@@ -184,11 +187,23 @@ def store_folder(create: bool = True) -> str:
     return folder
 
 
-def open_store(path: str, access: int) -> int:
-    """A descriptor of a store's file; OSError if a link is there. `access`: O_RDWR or O_RDONLY."""
+def open_store(path: str, access: int) -> io.FileIO:
+    """A store's file, open: O_RDWR or O_RDONLY. OSError if a link or a folder is there."""
     for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # as far as there are such
         access |= getattr(os, name, 0)
-    return os.open(path, access)
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    return open_file(path, access)
+
+
+def open_file(path: str, access: int, mode: int = 0o600) -> io.FileIO:
+    """What os.open() opens, as an object that closes it at the latest when nobody has it.
+
+    A signal handler may raise between any two steps of Python code, so a plain number would be
+    lost on its way to whoever closes it: this is one step.
+    """
+    kind = "rb+" if access & os.O_RDWR else "rb"
+    return next(map(io.FileIO, map(os.open, (path,), (access,), (mode,)), (kind,)))
 
 
 def temporary_name() -> str:

@@ -13,7 +13,7 @@ from refstore import engine, messages, paths
 from refstore.errors import RefstoreError, StoreVersionError
 from refstore.names import demand_item
 from refstore.records import Holder, Recovery, StoreStats
-from refstore.temporary import claim, collect_temporary, give_up, opened
+from refstore.temporary import claim, collect_temporary, give_up
 
 if TYPE_CHECKING:
     import inspect
@@ -125,11 +125,13 @@ class Store:
     ) -> Self:
         """A store with a fresh name, removed when this process closes it, exits or dies."""
         wanted, max_objects, mode = _checked(capacity, max_objects, evict, mode)
+        creator = os.getpid()  # a signal handler may fork on the way
         path = paths.store_path(paths.temporary_name())
         collect_temporary(os.path.dirname(path))
         module = engine.choose(backend, path)
         store = _blank(cls, module)
-        claim(store, path, _make(module, path, wanted, max_objects, mode, temporary=True))
+        mine = _make(module, path, wanted, max_objects, mode, temporary=True)
+        claim(store, path, mine, creator)
         try:
             store._attach(path, False, None, None)
         except BaseException:
@@ -323,8 +325,8 @@ class Store:
         Errors: FileNotFoundError if it is gone, StoreVersionError if another store is there now.
         """
         attachment = self._attachment
-        with opened(attachment.path) as fd:
-            if not attachment.is_of(fd):
+        with paths.open_store(attachment.path, os.O_RDWR) as file:
+            if not attachment.is_of(file.fileno()):
                 raise StoreVersionError(
                     f"{attachment.path!r} is another store by now, and is left alone"
                 )
@@ -422,8 +424,8 @@ def _reattach(face: type[Store], path: str, uuid: bytes) -> Store:
 
 def _remove_unused(module: engine.Module, path: str) -> None:
     # Of a store that we made and could not use. Others may have put something into it by now.
-    with contextlib.suppress(OSError, RefstoreError), opened(path) as fd:
-        if module.is_unused(fd, path):
+    with contextlib.suppress(OSError, RefstoreError), paths.open_store(path, os.O_RDWR) as file:
+        if module.is_unused(file.fileno(), path):
             os.unlink(path)
 
 

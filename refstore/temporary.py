@@ -8,21 +8,23 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Iterator
 
 from refstore import engine, paths
 from refstore.errors import RefstoreError
 
-__all__ = ["claim", "collect_temporary", "give_up", "opened"]
+__all__ = ["claim", "collect_temporary", "give_up"]
 
 _removals: weakref.WeakKeyDictionary[object, weakref.finalize[..., object]] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def claim(store: object, path: str, mine: engine.Claim | None) -> None:
-    """The file goes with `store`, or with `give_up(store)`. `mine`: what make_file() returned."""
-    arguments = (path, os.stat(path).st_ino, mine, os.getpid())
+def claim(store: object, path: str, mine: engine.Claim | None, creator: int) -> None:
+    """The file goes with `store`, or with `give_up(store)`, in the process with the pid `creator`.
+
+    `mine`: what make_file() returned.
+    """
+    arguments = (path, os.stat(path).st_ino, mine, creator)
     _removals[store] = weakref.finalize(store, _remove, *arguments)
 
 
@@ -41,16 +43,6 @@ def _remove(path: str, inode: int, mine: engine.Claim | None, creator: int) -> N
             os.unlink(path)
     if mine is not None:
         mine.give_back()
-
-
-@contextlib.contextmanager
-def opened(path: str) -> Iterator[int]:
-    """A descriptor of the file at `path`, if that is a file and no link."""
-    fd = paths.open_store(path, os.O_RDWR)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def collect_temporary(folder: str) -> list[str]:
@@ -77,6 +69,9 @@ def _is_abandoned(path: str) -> bool:
     owner = engine.owner_of(path)
     if owner is None:
         return False
-    with opened(path) as fd, contextlib.suppress(RefstoreError):  # that engine is not there
-        return engine.load(owner).is_creator_alive(fd, path) is False
+    with (
+        paths.open_store(path, os.O_RDWR) as file,
+        contextlib.suppress(RefstoreError),  # that engine is not there
+    ):
+        return engine.load(owner).is_creator_alive(file.fileno(), path) is False
     return False

@@ -1,8 +1,7 @@
-"""What the filelock engine hands out: `PinnedBuffer` and `Writer`.
+"""`PinnedBuffer` of the filelock engine, and what it has in common with `Writer`.
 
 A buffer has its block's root, and lets go of it when it is closed; views have it as long as they
-live. A Writer's root has no pin, since the block is nobody else's; one that outlives the Writer's
-end gets a pin then.
+live.
 
 Who asks with PyBUF_WRITABLE and without PyBUF_FORMAT may keep the buffer itself and no view of it,
 as `numpy.ndarray(buffer=)` does: then the root stays until the buffer is collected.
@@ -10,28 +9,25 @@ as `numpy.ndarray(buffer=)` does: then the root stays until the buffer is collec
 
 from __future__ import annotations
 
-import os
 import sys
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NoReturn, cast, final
 
 import numpy as np
 import numpy.typing as npt
 
 from refstore import arrays, blocks, messages
+from refstore.errors import RefstoreError
 from refstore.locked import exports
 from refstore.locked.pins import (
     Block,
     Home,
     Pin,
     Root,
-    end_writing,
-    finalize,
+    postpone,
     private_root,
     root_over,
     shaped,
-    writers_root,
 )
 from refstore.payload import decode
 from refstore.refs import ObjectRef, make_ref
@@ -39,16 +35,23 @@ from refstore.refs import ObjectRef, make_ref
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Block", "Home", "PinnedBuffer", "Writer", "open_writers", "pinned", "writer"]
+__all__ = [
+    "Block",
+    "Exported",
+    "Home",
+    "Pin",
+    "PinnedBuffer",
+    "pinned",
+    "postpone",
+]
 
 _ASKS_METHOD: Final = exports.WAY == "METHOD"
-_FORWARDS: Final = exports.WAY == "FORWARD"
 
 
 # --- what both have in common
 
 
-class _Block(exports.Exporter):
+class Exported(exports.Exporter):
     __slots__ = (
         "_block",
         "_generation",
@@ -82,6 +85,14 @@ class _Block(exports.Exporter):
         self._is_closed = False
 
     def _demand_open(self) -> tuple[Root, Home]:
+        # nor in a child that has no place in the store: there, new views of what is kept would look
+        # like any others
+        root, home = self._demand_unclosed()
+        if not home.is_alive():
+            raise RefstoreError(messages.forked(home.path))
+        return root, home
+
+    def _demand_unclosed(self) -> tuple[Root, Home]:
         root, home = self._root, self._home
         if self._is_closed or root is None or home is None:
             raise ValueError(f"this {self._noun} is closed")
@@ -136,7 +147,7 @@ class _Block(exports.Exporter):
 # --- reading
 
 
-class _Pinned(_Block):
+class _Pinned(Exported):
     __slots__ = ("_asked",)
     _noun = "PinnedBuffer"
 
@@ -225,10 +236,6 @@ class _Pinned(_Block):
         """A writable copy-on-write memoryview of the payload, which keeps the pin."""
         root, home = self._demand_open()
         if not root.flags.writeable:
-            if not home.is_alive():
-                raise ValueError(
-                    "this process was forked by a raw system call: what it inherited is not pinned"
-                )
             root = private_root(home, self._block, root)
         return exports.typed_view(shaped(root, self._block, home.path))
 
@@ -255,7 +262,7 @@ class _Pinned(_Block):
     def __repr__(self) -> str:
         if self._is_closed:
             return "<PinnedBuffer, closed>"
-        return f"<PinnedBuffer of {self.nbytes} bytes, {self.kind}, {self.ref!r}>"
+        return f"<PinnedBuffer of {self.nbytes} bytes, {self._block.kind}, {self.ref!r}>"
 
 
 @final
@@ -280,12 +287,12 @@ class DirectBuffer(_Pinned, blocks.PinnedBuffer):
     __slots__ = ()
 
 
-def pinned(home: Home, slot: int, generation: int, writable: bool = False) -> PinnedBuffer:
-    """A buffer over an object that is pinned for it; it gives the pin back, this call by raising.
+def pinned(home: Home, pin: Pin, generation: int, writable: bool = False) -> PinnedBuffer:
+    """A buffer over an object that is pinned for it.
 
     `writable`: over a private copy-on-write view of it.
     """
-    pin = Pin(home, slot)
+    slot = pin.slot
     block = home.block(slot)
     if writable:
         root = private_root(home, block, pin)
@@ -298,197 +305,3 @@ def pinned(home: Home, slot: int, generation: int, writable: bool = False) -> Pi
     buffer._take(home, slot, generation, block, root)
     buffer._asked = exports.SIMPLE
     return cast(PinnedBuffer, buffer)
-
-
-# --- writing
-
-
-class _Process:
-    """This process; a forked child has another."""
-
-    __slots__ = ("forks",)
-
-    def __init__(self) -> None:
-        self.forks = 0
-
-    def count_fork(self) -> None:
-        self.forks += 1
-
-
-_here = _Process()
-_open: dict[int, weakref.ref[Writer]] = {}  # by id: those that are neither sealed nor given up
-
-
-def _be_another_process() -> None:
-    global _here
-    _here = _Process()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=lambda: _here.count_fork(),  # of the process that we are by then
-        after_in_child=_be_another_process,
-    )
-
-
-def open_writers(home: Home) -> list[int]:
-    """The slots that a child forked now could write to by a Writer that it inherits.
-
-    Each needs a pin of the child's; its copy of the Writer gives that back.
-    """
-    found = (ref() for ref in list(_open.values()))
-    return [w._slot for w in found if w is not None and w._home is home and w._maker is _here]
-
-
-@final
-class Writer(_Block, exports.ReleasingExporter, blocks.Writer):
-    """Room in shared memory, to be written and then sealed: a context manager and a buffer."""
-
-    __slots__ = ("_array", "_forks", "_is_sealed", "_maker", "_name", "_replaces")
-    _noun = "Writer"
-
-    _array: weakref.ref[npt.NDArray[Any]] | None  # weak: the array keeps the root
-    _forks: int  # that there were when it was made
-    _is_sealed: bool
-    _maker: _Process  # who alone may end it
-    _name: str | None
-    _replaces: bool
-
-    def __init__(self) -> None:
-        raise TypeError("Store.create() makes Writers")
-
-    def __del__(
-        self,
-        finalize: Callable[..., None] = finalize,
-        is_finalizing: Callable[[], bool] = sys.is_finalizing,
-    ) -> None:
-        if getattr(self, "_is_closed", True):
-            return
-        self._is_kept = False  # nobody did
-        finalize(self._give_up, is_finalizing)
-
-    def __enter__(self) -> Writer:
-        self._demand_ours()
-        return self
-
-    def __exit__(self, kind: object, value: object, trace: object) -> None:
-        if self._is_closed:
-            return
-        if kind is None:
-            self.seal()
-        else:
-            self.abort()
-
-    def seal(self) -> ObjectRef:
-        """Publishes what was written, for good; returns its ref."""
-        home = self._demand_ours()
-        ref = self._ref
-        root = self._end()
-        try:
-            home.seal(self._slot, self._generation, self._name, self._replaces, root is not None)
-            self._is_sealed = True
-        except BaseException:
-            home.give_up(self._slot, self._generation, root is not None)
-            raise
-        finally:
-            if root is not None:  # nothing may be put where views of it point
-                root.pin = Pin(home, self._slot)
-            if not self._is_sealed:
-                self._home = None
-        if root is not None:
-            end_writing(root)
-            array = self._array() if self._array is not None else None
-            if array is not None:
-                array.flags.writeable = False
-        return ref
-
-    def abort(self) -> None:
-        """Gives the room back; nobody ever sees it. Does nothing once it is sealed or aborted."""
-        if not self._is_closed:
-            self._give_up()
-
-    @property
-    def array(self) -> npt.NDArray[Any]:
-        """What is written, as an array of the shape and dtype asked for (uint8 if bytes were)."""
-        array = self._array() if self._array is not None else None
-        if array is None:
-            array = self._sealed_array() if self._is_sealed else self._as_array()
-            self._array = weakref.ref(array)
-        return array
-
-    @property
-    def ref(self) -> ObjectRef:
-        """The sealed object's ref; ValueError before the seal."""
-        if not self._is_sealed:
-            raise ValueError("not sealed: there is no ref yet")
-        return self._ref
-
-    def __repr__(self) -> str:
-        state = "sealed" if self._is_sealed else "closed" if self._is_closed else "open"
-        return f"<Writer of {self.nbytes} bytes, {state}>"
-
-    def _is_ours(self, home: Home) -> bool:
-        return self._maker is _here and home.is_alive()
-
-    def _demand_ours(self) -> Home:
-        _, home = self._demand_open()
-        if not self._is_ours(home):
-            raise ValueError(
-                "this Writer belongs to the parent process: only the process that made it can "
-                "seal it"
-            )
-        return home
-
-    def _end(self) -> Root | None:
-        """No new views from here on. The root, if somebody has a view, or may have one."""
-        self._is_closed = True
-        if _open.pop(id(self), None) is None:  # by another thread, a moment ago
-            raise ValueError("this Writer is closed")
-        exports.stop(self)
-        root = self._root
-        if not self._is_kept:
-            self._root = None
-        if root is None or self._is_kept or self._forks != _here.forks:
-            return root
-        seen = weakref.ref(root)
-        del root
-        return seen()
-
-    def _give_up(self) -> None:
-        home = self._home
-        root = self._end()
-        self._home = None
-        if home is None:
-            return
-        if self._is_ours(home):
-            home.give_up(self._slot, self._generation, root is not None)
-            if root is not None:
-                root.pin = Pin(home, self._slot)
-        elif self._maker is not _here:  # the fork pinned the block for us
-            pin = Pin(home, self._slot)
-            if root is not None:
-                root.pin = pin
-
-    def _sealed_array(self) -> npt.NDArray[Any]:
-        home = self._home
-        if home is None:
-            raise ValueError("this Writer is closed")
-        home.pin(self._slot, self._generation)
-        return pinned(home, self._slot, self._generation).array
-
-
-def writer(home: Home, slot: int, generation: int, name: str | None, replace: bool) -> Writer:
-    """A Writer over a block that was taken for it; from here on it is the Writer's to end."""
-    block = home.block(slot)
-    root = writers_root(home, block)
-    made = exports.export(Writer, root, lambda: shaped(root, block, home.path))
-    made._array = None
-    made._is_sealed = False
-    made._name = name
-    made._replaces = replace
-    made._maker = _here
-    made._forks = _here.forks
-    made._take(home, slot, generation, block, root)
-    made._is_kept = _FORWARDS  # nobody tells us whether somebody keeps it
-    _open[id(made)] = weakref.ref(made)
-    return made

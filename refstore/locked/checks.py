@@ -3,11 +3,11 @@ nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from refstore import messages
-from refstore.errors import TopHolder
+from refstore import children, messages
+from refstore.errors import StoreCorruptedError, TopHolder
 from refstore.locked import index, processes, slots, space
 from refstore.locked.journal import Change
 from refstore.locked.layout import (
@@ -50,7 +50,7 @@ class Held(NamedTuple):
 def block(c: Change, slot: int) -> Held | None:
     """Of one slot; None if it has no block."""
     at = c.file.slot(slot)
-    if slot >= c[SLOTS_USED]:
+    if slot >= slots.used(c):
         return None
     word = c[at + WORD]
     if word & 0xFF not in (WRITING, SEALED, CONDEMNED):
@@ -110,7 +110,7 @@ def stats(c: Change, folder: str, own: int) -> tuple[int, ...]:
         *(room.capacity, counted.used, room.free, room.largest_free),
         *(counted.objects, room.pinned, room.condemned),
         *counters,
-        sum(is_alive(c, folder, row, own) for row in rows),
+        sum(is_alive(c, folder, row, own) and not processes.has_left(c, row) for row in rows),
     )
 
 
@@ -130,11 +130,13 @@ class Holding(NamedTuple):
     name: str | None
     pins: int
     nbytes: int
+    kept: bool  # for children of the row's process
 
 
 def name_of(c: Change, slot: int) -> str | None:
-    nbytes = c[c.file.slot(slot) + SHAPE] >> 8 & 0xFFFF
-    return c.file.name(slot, nbytes).decode("utf-8", "replace") if nbytes else None
+    """For people, whatever the label holds."""
+    utf8 = slots.name(c, slot)
+    return utf8.decode("utf-8", "replace") if utf8 else None
 
 
 def holdings(c: Change, only: int | None = None) -> list[Holding]:
@@ -150,7 +152,8 @@ def holdings(c: Change, only: int | None = None) -> list[Holding]:
         else:
             generation, name = held.generation, name_of(c, held.slot)
         for row, pins in rows.items():
-            found.append(Holding(row, held.slot, generation, name, pins, held.nbytes))
+            kept = pins != 0 and slots.is_kept(c, row, held.slot)
+            found.append(Holding(row, held.slot, generation, name, pins, held.nbytes, kept))
     return found
 
 
@@ -159,10 +162,10 @@ def top_holders(c: Change) -> list[TopHolder]:
     nbytes: dict[int, int] = {}
     for one in holdings(c):
         nbytes[one.row] = nbytes.get(one.row, 0) + one.nbytes
-    people = [
-        TopHolder(processes.pid_of(c, row), processes.command_of(c, row), n)
-        for row, n in nbytes.items()
-    ]
+    people = []
+    for row, n in nbytes.items():
+        command = children.keeper(processes.command_of(c, row), processes.has_ended(c, row))
+        people.append(TopHolder(processes.pid_of(c, row), command, n))
     return sorted(people, key=lambda holder: (-holder.bytes, holder.pid))
 
 
@@ -172,9 +175,19 @@ def top_holders(c: Change) -> list[TopHolder]:
 def problems(c: Change) -> set[str]:
     found: set[str] = set()
     for check in (_check_slots, _check_space, _check_free_slots, _check_names, _check_pins):
-        found.update(check(c))
+        found.update(_told_by(check, c))
     if c.words[COUNT]:
         found.add(f"journal: {c.words[COUNT]} words of a change wait to be written")
+    return found
+
+
+def _told_by(check: Callable[[Change], Iterator[str]], c: Change) -> set[str]:
+    found = set()
+    try:
+        for problem in check(c):
+            found.add(problem)
+    except StoreCorruptedError as error:  # it cannot even be walked through
+        found.add(f"damage: {error}")
     return found
 
 
@@ -185,6 +198,7 @@ def _check_slots(c: Change) -> Iterator[str]:
         at, state = file.slot(slot), word & 0xFF
         if state > RETIRED or word >> 56:
             yield f"state: slot {slot} has the unknown state {word & 0xFF | word >> 56 << 8}"
+            continue
         if state not in (WRITING, SEALED, CONDEMNED):
             continue
         if state == WRITING and c[at + MAKER] not in in_use:

@@ -85,7 +85,8 @@ BITMAP_WORDS: Final = BINS // 64
 
 ROWS: Final = 256
 ROW_WORDS: Final = 16
-ROW_STATE: Final = 0  # 0: free, 1: in use
+ROW_STATE: Final = 0  # 0: free, else of these bits
+ATTACHED, HAS_CHILDREN, LEFT = 1, 2, 4  # without a row, but with the row's lock; in good order
 ROW_PID: Final = 1
 ROW_COUNTERS: Final = 2
 ROW_COMMAND: Final = 8  # 5 words
@@ -110,6 +111,9 @@ FREE, WRITING, SEALED, CONDEMNED, RETIRED = range(5)
 LAST_GENERATION: Final = (1 << 48) - 1
 KINDS: Final = ("bytes", "array", "object")
 MAX_PINS: Final = 1 << 30  # of one process on one object
+# In a cell of pins: a child that has no row inherited the block. It stays as long as the row, whose
+# lock such a child has, too.
+KEPT: Final = 1 << 31
 
 LABEL_NBYTES: Final = 1024
 NAME_AT: Final = 0  # bytes in a label

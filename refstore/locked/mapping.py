@@ -11,7 +11,10 @@ import errno
 import mmap
 import os
 import sys
+import weakref
 from typing import Any, Final
+
+import numpy.typing as npt
 
 from refstore import messages
 from refstore.errors import StoreCorruptedError
@@ -25,6 +28,10 @@ from refstore.locked.layout import (
     Header,
     lay_out,
 )
+from refstore.locked.life import Life
+from refstore.locked.targets import pieces
+from refstore.names import NAME_LIMIT
+from refstore.paths import open_store
 
 _ZEROS: Final = bytes(CHUNK)
 _NO_ROOM: Final = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -63,9 +70,9 @@ class Mapping:
 
     __slots__ = (
         "__weakref__",
-        "_fd",
         "_near",
         "_near_pages",
+        "_own",
         "_trims",
         "found",
         "g",
@@ -73,6 +80,8 @@ class Mapping:
         "octets",
         "path",
         "readable",
+        "scraps",
+        "targets",
         "words",
         "writable",
     )
@@ -82,7 +91,7 @@ class Mapping:
         self.header = header
         self.g: Geometry = lay_out(header.capacity, header.max_objects)
         self.found = found.st_dev, found.st_ino
-        self._fd = -1
+        self._own: list[int] = []  # a descriptor of the file
         try:
             size = self.g.file_size
             self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE, **UNTRACKED)
@@ -94,35 +103,63 @@ class Mapping:
         self._near: set[int] = set()  # chunks that are committed, for as long as nobody trims
         self._near_pages: set[int] = set()  # the same, of what is reached page by page
         self._trims = -1
-        self._fd = os.dup(fd)
+        self.targets: weakref.WeakValueDictionary[int, npt.NDArray[Any]] = (
+            weakref.WeakValueDictionary()  # by id: what is being filled, see `Target`
+        )
+        self.scraps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # see `remove`
+        self._own.extend(map(os.dup, (fd,)))  # one step, which no signal handler comes amid
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
-            if self._is_ours(self._fd):
-                os.close(self._fd)
+            if self._has_descriptor():
+                list(map(os.close, map(self._own.pop, (0,))))
 
-    def _is_ours(self, fd: int) -> bool:
+    def _has_descriptor(self) -> bool:
         # the program may have closed it, and have another file at its number
         try:
-            found = os.fstat(fd)
-        except OSError:
+            found = os.fstat(self._own[0])
+        except (OSError, IndexError):
             return False
         return (found.st_dev, found.st_ino) == self.found
 
     def descriptor(self) -> int:
         """A descriptor of the file. OSError if there is none any more, and no way to it."""
-        if not self._is_ours(self._fd):
-            fd = os.open(self.path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-            if not self._is_ours(fd):
-                os.close(fd)
+        if not self._has_descriptor():
+            with open_store(self.path, os.O_RDWR) as file:
+                self._own[:] = map(os.dup, (file.fileno(),))
+            if not self._has_descriptor():
+                list(map(os.close, map(self._own.pop, (0,))))
                 raise FileNotFoundError(errno.ENOENT, "another file is there now", self.path)
-            self._fd = fd
-        return self._fd
+        return self._own[0]
 
-    def damaged(self) -> StoreCorruptedError:
-        return messages.damaged_file(self.path)
+    def damaged(self, what: str) -> StoreCorruptedError:
+        """`what`: a sentence that names the field."""
+        return messages.damaged_file(self.path, what)
+
+    def stop_writing(self, *, is_lost: bool) -> None:
+        """In a forked child: whatever frames of its parent's calls it is in, none writes any more.
+
+        `is_lost`: it has no row, and uses the file no more.
+        """
+        for array in list(self.targets.values()):
+            array.flags.writeable = False
+        for scrap in list(self.scraps):
+            scrap.close()
+        if is_lost:
+            self.words.release()
+            self.octets.release()
 
     # --- memory
+
+    def remove(self, start: int, end: int, life: Life) -> None:
+        """Gives whole pages back to the system. OSError where that cannot be."""
+        # by a mapping of its own, which a child that is forked amid this finds closed
+        at, access = start, mmap.ACCESS_WRITE
+        scrap = mmap.mmap(self.descriptor(), end - start, access=access, offset=at, **UNTRACKED)
+        self.scraps.add(scrap)
+        life.demand(self.path)
+        scrap.madvise(mmap.MADV_REMOVE)
+        scrap.close()
 
     def look_at_trims(self) -> None:
         """At the beginning of each turn: what somebody gave back is no longer near."""
@@ -179,17 +216,21 @@ class Mapping:
             return False
         return True
 
-    def commit_block(self, offset: int, nbytes: int) -> bool:
+    def commit_block(self, offset: int, nbytes: int, life: Life) -> bool:
         """The same for a large block that is ours, without the lock: nothing near it is looked at
-        or remembered."""
-        return self._allocate(offset, offset + nbytes)
+        or remembered. In pieces, between which signal handlers run."""
+        for start, end in pieces(nbytes):
+            life.demand(self.path)
+            if not self._allocate(offset + start, offset + end):
+                return False
+        return True
 
     # --- addresses
 
     def slot(self, slot: int) -> int:
         """The first word of a slot."""
         if not 0 <= slot < self.g.max_objects:
-            raise self.damaged()
+            raise self.damaged(f"something leads to slot {slot} of {self.g.max_objects}")
         return self.g.slots + slot * 16
 
     def label(self, slot: int) -> int:
@@ -199,5 +240,7 @@ class Mapping:
         return self.g.data + unit * UNIT
 
     def name(self, slot: int, nbytes: int) -> bytes:
+        if nbytes > NAME_LIMIT:
+            raise self.damaged(f"the name of slot {slot} has {nbytes} bytes")
         at = self.label(slot)
-        return bytes(self.octets[at : at + min(nbytes, 255)])
+        return bytes(self.octets[at : at + nbytes])

@@ -7,27 +7,34 @@ import errno
 import mmap
 import os
 import sys
+import warnings
+from collections import deque
 from typing import Any, Final
 
-from refstore import messages
-from refstore.errors import RefstoreError
-from refstore.locked import buffers, checks, folders, processes, slots
+from refstore import children, messages
+from refstore.errors import RefstoreError, RefstoreWarning
+from refstore.locked import checks, folders, processes, slots, writers
 from refstore.locked.journal import Change
 from refstore.locked.layout import (
     BOOT,
+    HAS_CHILDREN,
     HOME,
     INODE,
+    LEFT,
     ROW_COUNTERS,
     ROW_PID,
+    ROW_STATE,
     ROWS,
     Header,
     boot_id,
     home_of,
     locks_of,
 )
+from refstore.locked.life import Life, here
 from refstore.locked.mapping import Mapping
 from refstore.locked.pins import raise_interrupt
-from refstore.locked.turns import PATIENCE, Operation, T, Turns
+from refstore.locked.turns import PATIENCE, Chore, Operation, T, Turns
+from refstore.paths import open_file
 
 _BATCH: Final = 200  # words of a large change that are committed together
 
@@ -40,6 +47,9 @@ class Member(Turns):
         self._claim: processes.Claim | None = None
         self.heir: tuple[int, processes.Claim] | None = None  # a child's, around a fork
         self.is_lost = False  # a child without a row
+        self._is_kept_for_child = False  # what one inherits that is forked now
+        self._loss: str | None = None  # why a child had to go without one
+        self._has_warned = False  # of that
         mapping = Mapping(path, fd, header, found)
         mode = processes.lock_mode(found.st_mode)
         super().__init__(mapping, locks_of(path, header.uuid), mode)
@@ -70,14 +80,15 @@ class Member(Turns):
 
     # --- turns
 
-    def run(self, what: str, operation: Operation[T], *args: object) -> T:
-        """A turn of a process that has a row."""
+    def run(self, life: Life, what: str, operation: Operation[T], *args: object) -> T:
+        """A turn of a process that has a row, in a call that began in that life."""
+        life.demand(self.path)
         if self.pid != os.getpid() or self.is_lost:
             self.demand_alive()
         raise_interrupt()
         if self.row is None:  # left at the interpreter's exit, and is used once more
             self.join()
-        return self.take_turn(what, operation, *args)
+        return self.take_turn(what, operation, *args, life=life)
 
     @property
     def own(self) -> int:
@@ -88,37 +99,36 @@ class Member(Turns):
 
     def count(self, counter: int) -> None:
         # one word, ours: a statistic needs no journal
-        self.file.words[processes.row_at(self.file, self.own) + ROW_COUNTERS + counter] += 1
+        words, at = self.file.words, processes.row_at(self.file, self.own) + ROW_COUNTERS + counter
+        words[at] = words[at] + 1 & (1 << 64) - 1
 
     # --- coming and going
 
     def join(self) -> None:
         """Takes a row. Whoever died is cleaned up after before."""
+        life = here()
+        self.demand_alive()
         self._demand_descriptors()
         for _ in range(folders.TRIES):
             is_new = processes.make_folder(self.folder, self.mode)
             try:
-                self.take_turn("attaching", self._enter)
+                self.take_turn("attaching", self._enter, life=life)
                 return
             except FileNotFoundError:  # of the store, or of a lock that was removed just now
                 if not os.path.exists(self.path):
                     self._leave_no_folder()
                     raise
             except BaseException:
-                if is_new:
+                if is_new and life.is_ours():
                     self._leave_no_folder(has_store=True)
                 raise
         raise messages.busy(self.path, 0, "attaching")
 
     def _demand_descriptors(self) -> None:
         # before there is anything that takes some to be removed again
-        taken: list[int] = []
-        try:
+        with contextlib.ExitStack() as some:
             for _ in range(3):
-                taken.append(os.dup(self.file.descriptor()))  # noqa: PERF401
-        finally:
-            for fd in taken:
-                os.close(fd)
+                some.enter_context(open_file(os.devnull, os.O_RDONLY))
 
     def _leave_no_folder(self, *, has_store: bool = False) -> None:
         with contextlib.suppress(OSError):
@@ -194,8 +204,12 @@ class Member(Turns):
     def _leave(self, c: Change) -> None:
         if self.row is None:
             return
-        processes.clear_row(c, self.row, processes.Report())
-        processes.fold(c, self.row, died=False)
+        processes.clear_row(c, self.row, processes.Report(), keeps=True)
+        if processes.kept_slots(c, self.row):  # it is a dead one's when the last child is gone
+            c[processes.row_at(c.file, self.row) + ROW_STATE] |= LEFT
+            c.commit()
+        else:
+            processes.fold(c, self.row, died=False)
         self.row = None
         if self._claim is not None:
             self._claim.give_back()
@@ -205,13 +219,18 @@ class Member(Turns):
         """Who pins something may read it to the very end, and leaves by its death."""
         if self.row is None:
             return
+        if self._loss is not None:  # children would keep what is half made, too
+            home: Any = self  # an Attachment
+            writers.give_up_writers(home)
         if self.take_turn("exit", self._is_idle):
             self.leave()
         elif not os.path.exists(self.path):
             self.take_turn("exit", self._remove_locks)
 
     def _is_idle(self, c: Change) -> bool:
-        return not self._open_writers() and not processes.pinned_slots(c, self.own)
+        pinned = processes.pinned_slots(c, self.own)
+        views = any(slots.views_of(c, self.own, slot) for slot in pinned)
+        return not views and not self._open_writers()
 
     def _remove_locks(self, c: Change) -> None:
         # nobody can come any more, and we are the last one
@@ -221,7 +240,7 @@ class Member(Turns):
 
     def _open_writers(self) -> list[int]:
         home: Any = self  # an Attachment
-        return buffers.open_writers(home)
+        return writers.open_writers(home)
 
     # --- fork
 
@@ -231,22 +250,55 @@ class Member(Turns):
         The mutex stays taken till after the fork, so that no other thread pins or unpins.
         """
         self.heir, self.is_forking = None, True  # before: a signal handler may raise after it
-        if not self.mutex.acquire(timeout=2 * PATIENCE):
-            self.is_forking = False
-        if not self.is_forking or not self.is_alive() or self.row is None or self._inside:
-            return
-        with contextlib.suppress(Exception):  # then the child is lost to the store
-            self.heir = self.take_turn("a fork", self._bequeath)
+        self._is_kept_for_child, loss = False, children.BUSY
+        try:
+            if not self.mutex.acquire(timeout=2 * PATIENCE):
+                self.is_forking = False
+            elif self._may_bequeath() and not self._inside:
+                self.heir = self.take_turn("a fork", self._bequeath)
+        except Exception as error:
+            loss = self._why_lost(error)
+        finally:
+            if self.heir is None and self._may_bequeath():
+                self._keep_inherited(loss)
+
+    def _may_bequeath(self) -> bool:
+        return self.is_alive() and self.row is not None
+
+    def _why_lost(self, error: Exception) -> str:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return children.NO_DESCRIPTOR
+        if isinstance(error, slots.NoRoomError):
+            return children.NO_MEMORY
+        return children.BUSY if isinstance(error, TimeoutError) else children.no_row(ROWS)
+
+    def _keep_inherited(self, loss: str) -> None:
+        # For a child without a row, which gets the parent's lock if it inherits anything. Whatever
+        # this process gives back from here on is a chore, or in a turn that does all chores first.
+        c = Change(self.file)  # only to read: our own pins change in our own turns
+        held = [*processes.pinned_slots(c, self.own), *self._open_writers()]
+        if held or not self._inside:  # else the store is being opened
+            self._loss = loss
+        self._is_kept_for_child = bool(held)
+        batches = range(0, len(held), _BATCH // 2)
+        self._chores.extend(Chore(self._keep, (held[at : at + _BATCH // 2],)) for at in batches)
+
+    def _keep(self, c: Change, held: list[int]) -> None:
+        c[processes.row_at(c.file, self.own) + ROW_STATE] |= HAS_CHILDREN
+        for slot in held:
+            slots.keep(c, slot, self.own)
+        c.commit()
 
     def _bequeath(self, c: Change) -> tuple[int, processes.Claim]:
         row, claim = self._free_row(c)
         try:
             processes.enter(c, row, 0, processes.own_command())
-            pins = {i: slots.pins_of(c, self.own, i) for i in processes.pinned_slots(c, self.own)}
+            pins = {i: slots.views_of(c, self.own, i) for i in processes.pinned_slots(c, self.own)}
             for slot in self._open_writers():  # a child can write by them, too
                 pins[slot] = pins.get(slot, 0) + 1
             for slot, n in pins.items():
-                slots.pin(c, slot, row, n)
+                if n:  # else it is only kept
+                    slots.pin(c, slot, row, n)
                 if len(c.new) > _BATCH:
                     c.commit()
             c.commit()
@@ -264,14 +316,24 @@ class Member(Turns):
             with contextlib.suppress(RuntimeError):  # interrupted before it had the mutex
                 self.mutex.release()
         self._look_at_chores()
+        if self._loss is not None and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(children.warning(self.path, self._loss), RefstoreWarning, stacklevel=3)
+
+    def inherit(self) -> None:
+        """In a forked child, before any other claim is looked at."""
+        if self._is_kept_for_child and self._claim is not None:
+            self._claim.is_inherited = True
 
     def after_fork_in_child(self) -> None:
         self.is_lost = True
         self.report = processes.Report()
         self.new_locks()
-        self._claim = None  # the parent's
+        self.file.stop_writing(is_lost=self.heir is None)
         if self.heir is None:
-            return
+            return  # maybe with its parent's claim, by which what it inherited is kept
+        self._loss, self._has_warned = None, False
+        self._chores = deque(one for one in self._chores if one.operation != self._keep)
         (self.row, self._claim), self.heir = self.heir, None
         self._claim.settle()
         self.pid = os.getpid()

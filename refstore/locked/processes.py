@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import mmap
 import os
 import sys
@@ -20,12 +21,15 @@ from typing import Any
 
 from filelock import FileLock, SoftFileLock, Timeout
 
+from refstore import children
 from refstore.locked import slots
 from refstore.locked.journal import Change
 from refstore.locked.layout import (
+    ATTACHED,
     COMMAND_NBYTES,
-    CONDEMNED,
     COUNTERS,
+    HAS_CHILDREN,
+    LEFT,
     MAKER,
     MASK,
     RECOVERIES,
@@ -36,7 +40,6 @@ from refstore.locked.layout import (
     ROW_WORDS,
     ROWS,
     SLOT_WORDS,
-    SLOTS_USED,
     TOTALS,
     UNIT,
     UNITS,
@@ -44,7 +47,9 @@ from refstore.locked.layout import (
     WRITING,
 )
 from refstore.locked.mapping import UNTRACKED, Mapping
+from refstore.paths import open_file
 
+_LOW_64 = (1 << 64) - 1
 PIDS_KEPT = 256  # in a report of the dead
 
 try:
@@ -93,28 +98,45 @@ _claims: weakref.WeakSet[Claim] = weakref.WeakSet()  # of this process
 class Claim:
     """A lock file, held from when this is made until it is given back or the process is gone."""
 
-    __slots__ = ("__weakref__", "_fd", "_lock", "_memory")
+    __slots__ = ("__weakref__", "_file", "_lock", "_memory", "is_inherited")
 
-    def __init__(self, fd: int | None, lock: FileLock | None) -> None:
-        self._fd = fd  # until it is mapped
+    def __init__(self, lock: FileLock | None = None) -> None:
+        self._file: io.FileIO | None = None  # until it is mapped
         self._lock = lock
         self._memory: mmap.mmap | None = None
+        self.is_inherited = False  # its process is gone or our parent's, and keeps things for us
         _claims.add(self)
 
     def __del__(self) -> None:
         self.let_go()
 
+    def take(self, path: str, mode: int) -> bool:
+        """Whether the lock on the file, which is made if need be, is ours from here on."""
+        access = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._file = open_file(path, access, mode)
+        fd = self._file.fileno()
+        if not _flock(fd):
+            self.let_go()
+            return False
+        if not os.fstat(fd).st_size:
+            os.ftruncate(fd, 1)  # so that it can be mapped
+            with contextlib.suppress(PermissionError):
+                os.fchmod(fd, mode)  # whatever the umask is
+        return True
+
     def settle(self) -> None:
         """From here on the lock is held by the process's memory."""
-        if self._fd is not None:
-            self._memory = mmap.mmap(self._fd, 1, access=mmap.ACCESS_READ, **UNTRACKED)
+        if self._file is not None:
+            fd = self._file.fileno()
+            self._memory = mmap.mmap(fd, 1, access=mmap.ACCESS_READ, **UNTRACKED)
             self.let_go()
 
     def let_go(self) -> None:
         """Closes the descriptor; the lock stays with whoever else has the same description."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # the program closed it
+                self._file.close()
+            self._file = None
 
     def leave_to_parent(self) -> None:
         """In a forked child: the lock is its parent's."""
@@ -139,27 +161,16 @@ def take(path: str, mode: int = 0o600) -> Claim | None:
         except Timeout:
             return None
         demand_kernel_lock(lock)
-        return Claim(None, lock)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    try:
-        if _flock(fd):
-            if not os.fstat(fd).st_size:
-                os.ftruncate(fd, 1)  # so that it can be mapped
-                with contextlib.suppress(PermissionError):
-                    os.fchmod(fd, mode)  # whatever the umask is
-            claim = Claim(fd, None)
-            fd = -1
-            return claim
-    finally:
-        if fd >= 0:
-            os.close(fd)
-    return None
+        return Claim(lock)
+    claim = Claim()
+    return claim if claim.take(path, mode) else None
 
 
 def leave_all_to_parent(own: list[Claim]) -> None:
-    """In a forked child: the locks that it inherited, but for those that were taken for it."""
+    """In a forked child: the locks that it inherited, but for those that were taken for it, or
+    have to last as long as it does."""
     for claim in list(_claims):
-        if claim not in own:
+        if claim not in own and not claim.is_inherited:
             claim.leave_to_parent()
 
 
@@ -203,6 +214,8 @@ def lock_path(folder: str, row: int) -> str:
 
 
 def row_at(file: Mapping, row: int) -> int:
+    if not 0 <= row < ROWS:
+        raise file.damaged(f"something leads to row {row} of {ROWS}")
     return file.g.rows + row * ROW_WORDS
 
 
@@ -228,7 +241,7 @@ def enter(c: Change, row: int, pid: int, command: bytes) -> None:
     c[at + ROW_PID] = pid
     for k in range(COUNTERS):
         c[at + ROW_COUNTERS + k] = 0
-    c[at + ROW_STATE] = 1
+    c[at + ROW_STATE] = ATTACHED
 
 
 def command_of(c: Change, row: int) -> str:
@@ -260,7 +273,7 @@ def _exists(pid: int) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass
@@ -301,7 +314,7 @@ def _freed(c: Change, slot: int) -> int:
 def used_slots(c: Change, field: int) -> list[int]:
     """One word of each slot that was ever used."""
     g = c.file.g
-    n = min(c[SLOTS_USED], g.max_objects)
+    n = slots.used(c)
     first = g.slots + field
     return c.words[first : first + n * SLOT_WORDS : SLOT_WORDS].tolist() if n else []
 
@@ -311,14 +324,16 @@ def pinned_slots(c: Change, row: int) -> list[int]:
     return [i for i, mask in enumerate(used_slots(c, MASK + row // 64)) if mask & bit]
 
 
-def clear_row(c: Change, row: int, report: Report) -> None:
-    """Drops the pins of a process that is gone, and what it was writing.
+def clear_row(c: Change, row: int, report: Report, *, keeps: bool = False) -> None:
+    """Drops the pins of a process that is gone, and what it was writing. `keeps`: but not what it
+    keeps for children.
 
     Many small changes, each of which leaves a sound store: whoever dies amid them is followed by
     another one who goes on. Pins first, so that none of its own keeps what it was writing.
     """
     for slot in pinned_slots(c, row):
-        given = slots.unpin(c, slot, row, None)
+        given = slots.pins_of(c, row, slot)
+        slots.unpin(c, slot, row, None, keeps=keeps)
         nbytes = _freed(c, slot)
         c.commit()
         report.pins += given
@@ -332,13 +347,29 @@ def clear_row(c: Change, row: int, report: Report) -> None:
             report.nbytes += nbytes
 
 
+def kept_slots(c: Change, row: int) -> list[int]:
+    """What a row keeps for children."""
+    return [slot for slot in pinned_slots(c, row) if slots.is_kept(c, row, slot)]
+
+
+def has_left(c: Change, row: int) -> bool:
+    """Whether only what it keeps for children holds a row."""
+    return c[row_at(c.file, row) + ROW_STATE] & LEFT != 0
+
+
+def has_ended(c: Change, row: int) -> bool:
+    """Of a row whose lock somebody has: whether that is children, and its process is gone."""
+    state = c[row_at(c.file, row) + ROW_STATE]
+    return state & LEFT != 0 or (state & HAS_CHILDREN != 0 and children.has_ended(pid_of(c, row)))
+
+
 def fold(c: Change, row: int, died: bool) -> None:
     """The row's counts go to the store's, and the row is free."""
     at = row_at(c.file, row)
     for k in range(COUNTERS):
-        c[TOTALS + k] += c[at + ROW_COUNTERS + k]
+        c[TOTALS + k] = c[TOTALS + k] + c[at + ROW_COUNTERS + k] & _LOW_64
     if died:
-        c[TOTALS + RECOVERIES] += 1
+        c[TOTALS + RECOVERIES] = c[TOTALS + RECOVERIES] + 1 & _LOW_64
     c[at + ROW_STATE] = 0
     c.commit()
 
@@ -360,5 +391,5 @@ def recover(c: Change, folder: str, rows: list[int], own: int | None, report: Re
 
 def holds_condemned(c: Change, row: int) -> bool:
     """Whether a process pins what is deleted."""
-    at = c.file.slot
-    return any(c[at(slot) + WORD] & 0xFF == CONDEMNED for slot in pinned_slots(c, row))
+    held = (slot for slot in pinned_slots(c, row) if slots.views_of(c, row, slot))
+    return any(slots.is_condemned(c, slot) for slot in held)

@@ -25,6 +25,7 @@ from refstore.locked.layout import (
     FREE,
     FREE_SLOT,
     HASH,
+    KEPT,
     LABEL_NBYTES,
     LAST_GENERATION,
     MAKER,
@@ -60,6 +61,29 @@ class TooManyPinsError(Exception):
     """A process cannot count more on one object."""
 
 
+# --- what a slot says of itself
+
+
+def used(c: Change) -> int:
+    """Slots from here on were never used."""
+    n = c[SLOTS_USED]
+    if n > c.file.g.max_objects:
+        raise c.file.damaged(f"{n} slots are used of {c.file.g.max_objects}")
+    return n
+
+
+def generation_of(c: Change, slot: int) -> int:
+    generation = c[c.file.slot(slot) + WORD] >> 8
+    if generation > LAST_GENERATION:
+        raise c.file.damaged(f"the word of slot {slot} has the generation {generation}")
+    return generation
+
+
+def name(c: Change, slot: int) -> bytes:
+    """Empty if it has none."""
+    return c.file.name(slot, c[c.file.slot(slot) + SHAPE] >> 8 & 0xFFFF)
+
+
 # --- claiming
 
 
@@ -69,12 +93,12 @@ def _claim(c: Change) -> int:
     link = c[FREE_SLOT]
     if link:
         at = file.slot(link - 1)
-        if c[at + WORD] & 0xFF != FREE:
-            raise file.damaged()
+        if link > used(c) or c[at + WORD] & 0xFF != FREE:
+            raise file.damaged(f"the list of free slots leads to slot {link - 1}, which is not")
         c[FREE_SLOT] = c[at + NEXT]
         return link - 1
-    slot = c[SLOTS_USED]
-    if slot >= file.g.max_objects:
+    slot = used(c)
+    if slot == file.g.max_objects:
         raise NoRoomError(messages.no_slot(file.g.max_objects))
     at, label = file.slot(slot) * 8, file.label(slot)
     if not file.commit(at, at + SLOT_WORDS * 8) or not file.commit(label, label + LABEL_NBYTES):
@@ -107,7 +131,10 @@ def claim(
     ):
         raise NoRoomError(messages.NO_MEMORY)
     at = file.slot(slot)
-    generation = (c[at + WORD] >> 8) + 1
+    before = generation_of(c, slot)
+    if before == LAST_GENERATION:
+        raise file.damaged(f"slot {slot} is free, and had its last generation")
+    generation = before + 1
     c[at + WORD] = generation << 8 | WRITING
     c[at + OFFSET] = unit
     c[at + UNITS] = units
@@ -183,7 +210,7 @@ def has_name(c: Change, slot: int) -> bool:
 
 def is_live(c: Change, slot: int, generation: int) -> bool:
     """Whether an object can be found by this ref."""
-    if slot >= min(c[SLOTS_USED], c.file.g.max_objects):
+    if slot >= used(c):
         return False
     return c[c.file.slot(slot) + WORD] == generation << 8 | SEALED
 
@@ -197,9 +224,36 @@ def _cell(c: Change, row: int, slot: int) -> tuple[int, int]:
 
 
 def pins_of(c: Change, row: int, slot: int) -> int:
-    """Of a row whose bit is set, else its cell may not be there."""
+    """Of a row whose bit is set, else its cell may not be there. What is kept for children has a
+    pin, though nobody else holds one."""
+    cell = _count(c, row, slot)
+    return max(cell & ~KEPT, cell // KEPT)
+
+
+def _count(c: Change, row: int, slot: int) -> int:
     at, shift = _cell(c, row, slot)
     return c[at] >> shift & _LOW_32
+
+
+def views_of(c: Change, row: int, slot: int) -> int:
+    """Likewise: the pins that something in the row's process will give back."""
+    return _count(c, row, slot) & ~KEPT
+
+
+def is_kept(c: Change, row: int, slot: int) -> bool:
+    """Likewise of a row whose bit is set: whether a block is kept for its process's children."""
+    return _count(c, row, slot) & KEPT != 0
+
+
+def keep(c: Change, slot: int, row: int) -> None:
+    """What a row pins, or its process is making, stays as long as the row."""
+    at, shift = _cell(c, row, slot)
+    mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
+    if c[mask] & bit:
+        c[at] |= KEPT << shift
+    elif c[c.file.slot(slot) + WORD] & 0xFF == WRITING and c[c.file.slot(slot) + MAKER] == row:
+        c[mask] |= bit
+        c[at] = c[at] & ~(_LOW_32 << shift) | KEPT << shift
 
 
 def is_pinned(c: Change, slot: int) -> bool:
@@ -220,8 +274,8 @@ def pinning_rows(c: Change, slot: int) -> list[int]:
 
 def prepare_pins(c: Change, row: int) -> None:
     """Memory for pins on all there is, as far as there is any."""
-    used = min(c[SLOTS_USED], c.file.g.max_objects - 1)
-    for at in range(_cell(c, row, 0)[0], _cell(c, row, used)[0] + 1, PAGE // 8):
+    last = min(used(c), c.file.g.max_objects - 1)
+    for at in range(_cell(c, row, 0)[0], _cell(c, row, last)[0] + 1, PAGE // 8):
         if not c.file.commit_word(at):
             return
 
@@ -230,7 +284,7 @@ def pin(c: Change, slot: int, row: int, pins: int = 1) -> None:
     at, shift = _cell(c, row, slot)
     mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
     if c[mask] & bit:
-        if (c[at] >> shift & _LOW_32) + pins > MAX_PINS:
+        if (c[at] >> shift & ~KEPT & _LOW_32) + pins > MAX_PINS:
             raise TooManyPinsError
         c[at] += pins << shift
         return
@@ -240,17 +294,19 @@ def pin(c: Change, slot: int, row: int, pins: int = 1) -> None:
     c[at] = c[at] & ~(_LOW_32 << shift) | pins << shift
 
 
-def unpin(c: Change, slot: int, row: int, pins: int | None = 1) -> int:
+def unpin(c: Change, slot: int, row: int, pins: int | None = 1, *, keeps: bool = True) -> int:
     """Gives back some pins of a row, or all; with the last one of all rows the block of a deleted
-    object. Returns how many it gave."""
+    object. Returns how many it gave. `keeps`: what is kept for children stays so."""
     mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
     if not c[mask] & bit:
         return 0
     at, shift = _cell(c, row, slot)
-    had = c[at] >> shift & _LOW_32
+    cell = _count(c, row, slot)
+    had = cell & ~KEPT
     given = had if pins is None else min(pins, had)
-    c[at] = c[at] & ~(_LOW_32 << shift) | had - given << shift
-    if had == given:
+    left = cell - given if keeps else had - given
+    c[at] = c[at] & ~(_LOW_32 << shift) | left << shift
+    if not left:
         c[mask] &= ~bit
         if c[c.file.slot(slot) + WORD] & 0xFF == CONDEMNED and not is_pinned(c, slot):
             free(c, slot)

@@ -1,21 +1,17 @@
-"""Whoever waits for a stopped process lets its own threads and signals go on meanwhile.
-
-A thread that is about to wait cannot say so when it does, since it has the interpreter until then.
-So others are kept from running until it lets go of that: by a switch interval beyond the test.
-"""
+"""Whoever waits for a stopped process lets its own threads and signals go on meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import helpers
 import pytest
+import signals
 
 import refstore
 from crash.stopping import INDEXED, LOCKED, MAP_REBUILT, NAME_LOCKED, Site, killed_at, stopped_at
@@ -62,12 +58,10 @@ each_wait = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS.keys())
 
 
 @pytest.fixture(autouse=True)
-def only_who_waits_lets_others_run() -> Iterator[None]:
-    interval = sys.getswitchinterval()
+def patient() -> Iterator[None]:
     _core._set_patience(PATIENCE_MS)
-    sys.setswitchinterval(2 * helpers.PATIENCE)
-    yield
-    sys.setswitchinterval(interval)
+    with signals.only_who_waits_lets_others_run():
+        yield
     _core._set_patience(-1)
 
 
@@ -80,37 +74,6 @@ def somebody_stopped(store: refstore.Store, wait: Wait) -> Iterator[int]:
     with stopped_at(wait.site, lambda: wait.stopped(store)) as pid:
         yield pid
     assert store.check() == []
-
-
-@contextlib.contextmanager
-def handler(signo: int, handle: Callable[..., object]) -> Iterator[None]:
-    before = signal.signal(signo, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signo, before)
-
-
-@contextlib.contextmanager
-def signalled_while_waiting() -> Iterator[list[str]]:
-    """This thread gets a SIGUSR1 as soon as it lets others run; what has happened, in order."""
-    happened: list[str] = []
-    me, ready = threading.get_ident(), threading.Lock()
-    ready.acquire()
-
-    def send() -> None:
-        with ready:
-            happened.append("sent")
-            signal.pthread_kill(me, signal.SIGUSR1)
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    ready.release()
-    try:
-        yield happened
-    finally:
-        thread.join(helpers.PATIENCE)
-        assert not thread.is_alive()
 
 
 @each_wait
@@ -148,7 +111,7 @@ def test_a_signal_handler_runs_while_its_thread_waits(store: refstore.Store, wai
             happened.append("handled")
             os.kill(pid, signal.SIGCONT)
 
-        with handler(signal.SIGUSR1, let_go_on), signalled_while_waiting() as happened:
+        with signals.handler(signal.SIGUSR1, let_go_on), signals.sent_while_waiting() as happened:
             wait.waits(store)
             happened.append("waited")
     assert happened == ["sent", "handled", "waited"]
@@ -169,8 +132,8 @@ def test_what_a_signal_handler_raises_ends_the_wait_and_leaves_nothing(
             raise InterruptedByTestError
 
         with (
-            handler(signal.SIGUSR1, give_up),
-            signalled_while_waiting() as happened,
+            signals.handler(signal.SIGUSR1, give_up),
+            signals.sent_while_waiting() as happened,
             pytest.raises(InterruptedByTestError),
         ):
             wait.waits(store)
@@ -195,7 +158,7 @@ def test_an_abort_comes_too_late_for_a_seal_that_waits(store: refstore.Store) ->
             writer.abort()
             os.kill(pid, signal.SIGCONT)
 
-        with handler(signal.SIGUSR1, abort), signalled_while_waiting():
+        with signals.handler(signal.SIGUSR1, abort), signals.sent_while_waiting():
             ref = writer.seal()
         assert writer.ref == ref
         assert writer.array.tobytes() == b"new"
@@ -212,7 +175,7 @@ def test_the_last_view_may_go_while_a_seal_waits(store: refstore.Store) -> None:
             assert helpers.forked(writer.abort) == 0  # the child's is another one's
             os.kill(pid, signal.SIGCONT)
 
-        with handler(signal.SIGUSR1, let_go), signalled_while_waiting():
+        with signals.handler(signal.SIGUSR1, let_go), signals.sent_while_waiting():
             ref = writer.seal()
         store.recover()  # the child had a pin of its own
         assert store.refcount(ref) == 1
@@ -231,7 +194,7 @@ def test_a_child_that_a_signal_handler_forks_does_not_go_on_with_its_parents_put
                 children.append(child)
                 os.kill(pid, signal.SIGCONT)
 
-        with handler(signal.SIGUSR1, fork), signalled_while_waiting():
+        with signals.handler(signal.SIGUSR1, fork), signals.sent_while_waiting():
             try:
                 ref = store.put(b"mine", name="n", replace=True)
             except refstore.RefstoreError:

@@ -18,7 +18,7 @@ class Mutation(NamedTuple):
     file: str
     old: str
     new: str
-    shown_by: tuple[str, ...] = ()  # the part of `make crash` that was written with it in mind
+    shown_by: tuple[str, ...] = ()  # tests, or the part of `make crash`, with it in mind
 
 
 MUTATIONS = [
@@ -158,9 +158,9 @@ MUTATIONS = [
         "lock_apart_from_mapping",
         "H14: a program that closes its descriptors counts as dead, with its mapping in use",
         "_file.pxd",
-        "    cdef void *at = mmap(NULL, s.g.file_size, prot, MAP_SHARED | MAP_NORESERVE, s.fd, 0)\n",
+        "    got = mmap(at, nbytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, s.fd, 0)\n",
         "    cdef int other = reopen(s.fd, O_RDWR)\n"
-        "    cdef void *at = mmap(NULL, s.g.file_size, prot, MAP_SHARED | MAP_NORESERVE, other, 0)\n"
+        "    got = mmap(at, nbytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, other, 0)\n"
         "    close(other)\n",
     ),
     Mutation(
@@ -329,5 +329,57 @@ MUTATIONS = [
         "_alloc.pxd",
         "    assign(slot.offset, s.g.data + extent_first(extent) * PAGE)\n",
         "    if slot.offset == 0:\n        assign(slot.offset, s.g.data + extent_first(extent) * PAGE)\n",
+    ),
+    Mutation(
+        "kept_for_nobody",
+        "a child for which there was no row reads what its parent has let go of",
+        "_fork.pxd",
+        "    store_relaxed_u32(&s.pins[i], cell | KEPT)          # relaxed: before the mark, which is seq_cst\n",
+        "",
+    ),
+    Mutation(
+        "kept_till_the_parent_leaves",
+        "a child for which there was no row reads what its parent has let go of by leaving",
+        "_rows.pxd",
+        "    zero_pins(s, s.row, KEPT)\n",
+        "    zero_pins(s, s.row, 0)\n",
+    ),
+    Mutation(
+        "kept_without_writers",
+        "a child for which there was no row writes into what lies where its parent's Writer was",
+        "_fork.pxd",
+        "                n += keep(s, writers.slot)      # else it is ours until the Writer ends\n",
+        "                n += 1\n",
+    ),
+    Mutation(
+        "unseen_forks_unseen",
+        "a child that a thread of C code forked reads what its parent has let go of",
+        "_core.pyx",
+        "    if load_acquire(&unseen_forks) != s.forks_seen:                      # [fork]\n",
+        "    if load_acquire(&unseen_forks) < s.forks_seen:\n",
+    ),
+    Mutation(
+        "child_gives_back",
+        "a child that is forked amid its parent's put gives the parent's slot to others",
+        "_put.pxd",
+        "    if draft.is_begun and is_same_process(s, draft.row):\n",
+        "    if draft.is_begun:\n",
+        ("tests/crash/test_points.py",),
+    ),
+    Mutation(
+        "child_goes_on",
+        "a child that is forked amid its parent's put writes, and seals, what others have by then",
+        "_points.pxd",
+        "    if not is_same_process(s, row):\n",
+        "    if not is_same_process(s, s.row):\n",
+        ("tests/crash/test_points.py",),
+    ),
+    Mutation(
+        "signals_after_the_seal",
+        "Ctrl-C amid a copy loses the ref of an object that stays for ever",
+        "_points.pxd",
+        "    PyErr_CheckSignals()\n",
+        "",
+        ("tests/multiprocess/test_interrupted_put.py",),
     ),
 ]

@@ -40,7 +40,10 @@ TESTS = (
     ("interleaved", ("-m", "crash.interleave", "--to-the-end", "--every=0.25", "--jobs=1")),
     (
         "killed, forked",
-        (*PYTEST, *(f"{MULTI}test_{name}.py" for name in ("kill", "dead_pinners", "fork"))),
+        (
+            *PYTEST,
+            *(f"{MULTI}test_{name}.py" for name in ("kill", "dead_pinners", "fork", "fork_kept")),
+        ),
     ),
     ("two deaths", ("-m", "crash.matrix", "--depth=2", "--every=0.005", "--jobs=1")),
     ("environment", (*PYTEST, f"{MULTI}test_environment.py", f"{MULTI}test_creation.py")),
@@ -109,7 +112,7 @@ def try_out(mutation: Mutation, folder: Path, seed: int) -> Verdict:
     began = time.monotonic()
     make(mutation, folder)
     caught_by = ""
-    own = (("its own part", ("-m", *mutation.shown_by, "--jobs=1")),) if mutation.shown_by else ()
+    own = (("its own part", _part(mutation.shown_by)),) if mutation.shown_by else ()
     for name, arguments in (*own, *TESTS):
         seeded = () if "pytest" in arguments else (f"--seed={seed}",)
         result = _result([sys.executable, *arguments, *seeded], folder)
@@ -118,6 +121,13 @@ def try_out(mutation: Mutation, folder: Path, seed: int) -> Verdict:
             break
     shutil.rmtree(folder)
     return Verdict(mutation, caught_by, time.monotonic() - began)
+
+
+def _part(shown_by: tuple[str, ...]) -> tuple[str, ...]:
+    """The arguments for Python: of tests for pytest, or of a program."""
+    if shown_by[0].startswith("tests/"):
+        return (*PYTEST, *shown_by)
+    return ("-m", *shown_by, "--jobs=1")
 
 
 def _result(command: Sequence[str], folder: Path) -> str:

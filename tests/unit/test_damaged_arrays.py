@@ -100,7 +100,7 @@ def test_a_kind_that_cannot_be_is_named(path: str) -> None:
         (layout.SHAPE, 3 | 1 << 8 | 40 << 32, "the kind of the object in slot"),
         (layout.SHAPE, 1 | 1 << 8, "the length of the description of the array in slot"),
         (layout.SHAPE, 1 | 1 << 8 | 900 << 32, "the length of the description in slot"),
-        (layout.NBYTES, (1 << 64) - 1, "the size of the object in slot"),
+        (layout.NBYTES, (1 << 64) - 1, "the place of the object in slot"),
         (layout.NBYTES, 8000, "the shape of the array in slot"),
     ],
 )
