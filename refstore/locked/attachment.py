@@ -44,6 +44,7 @@ NEAR: Final = 1 << 20  # bytes whose memory is committed in a turn
 class Block(NamedTuple):
     """Where an object lies in the file."""
 
+    slot: int
     offset: int
     nbytes: int
     kind: str  # "bytes", "array" or "object"
@@ -93,14 +94,14 @@ class Attachment(Member):
         offset, nbytes_of_text = self.file.block_at(unit), shape >> 32
         spill = nbytes_of_text if nbytes_of_text > TEXT_LIMIT else 0
         if shape & 0xFF >= len(KINDS):
-            raise self.file.damaged(f"slot {slot} has the unknown kind {shape & 0xFF}")
-        if unit + units > self.file.g.units or nbytes + spill > units * UNIT:
-            raise self.file.damaged(
-                f"slot {slot} holds {nbytes + spill} bytes in {units} units from unit {unit} on"
-            )
+            raise messages.damaged_object(self.path, "the kind of the object", slot)
+        if unit + units > self.file.g.units or nbytes > units * UNIT:
+            raise messages.damaged_object(self.path, "the place of the object", slot)
+        if nbytes + spill > units * UNIT:
+            raise messages.damaged_object(self.path, "the length of the description", slot)
         start = offset + nbytes if spill else self.file.label(slot) + TEXT_AT
         text = bytes(self.file.octets[start : start + nbytes_of_text])
-        return Block(offset, nbytes, KINDS[shape & 0xFF], text)
+        return Block(slot, offset, nbytes, KINDS[shape & 0xFF], text)
 
     def private_copy(self, block: buffers.Block) -> tuple[mmap.mmap, int]:
         """A private copy-on-write view of a block, and where it begins there."""
