@@ -28,7 +28,6 @@ from refstore.locked.pins import (
     Pin,
     Root,
     finalize,
-    postpone,
     private_root,
     root_over,
     shaped,
@@ -36,17 +35,7 @@ from refstore.locked.pins import (
 from refstore.payload import decode
 from refstore.refs import ObjectRef, make_ref
 
-__all__ = [
-    "Block",
-    "Home",
-    "Pin",
-    "PinnedBuffer",
-    "Writer",
-    "open_writers",
-    "pinned",
-    "postpone",
-    "writer",
-]
+__all__ = ["Block", "Home", "PinnedBuffer", "Writer", "open_writers", "pinned", "writer"]
 
 _ASKS_METHOD: Final = exports.WAY == "METHOD"
 _FORWARDS: Final = exports.WAY == "FORWARD"

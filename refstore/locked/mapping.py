@@ -34,7 +34,8 @@ from refstore.paths import open_store
 _ZEROS: Final = bytes(CHUNK)
 _NO_ROOM: Final = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 # A mapping needs no descriptor; before 3.13 Python keeps one for it nevertheless.
-UNTRACKED: Final[dict[str, Any]] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+_CAN_UNTRACK: Final = sys.version_info >= (3, 13) and hasattr(mmap, "MAP_SHARED")  # not on Windows
+UNTRACKED: Final[dict[str, Any]] = {"trackfd": False} if _CAN_UNTRACK else {}
 _POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE, which the mmap module does not name
 
 
