@@ -14,7 +14,7 @@ import sys
 import weakref
 from typing import Any, Final
 
-from refstore import messages
+from refstore import limits, messages
 from refstore.errors import StoreCorruptedError
 from refstore.locked.layout import (
     CHUNK,
@@ -34,8 +34,9 @@ from refstore.paths import open_store
 _ZEROS: Final = bytes(CHUNK)
 _NO_ROOM: Final = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 # A mapping needs no descriptor; before 3.13 Python keeps one for it nevertheless.
-_CAN_UNTRACK: Final = sys.version_info >= (3, 13) and hasattr(mmap, "MAP_SHARED")  # not on Windows
-UNTRACKED: Final[dict[str, Any]] = {"trackfd": False} if _CAN_UNTRACK else {}
+UNTRACKED: Final[dict[str, Any]] = (
+    {"trackfd": False} if sys.version_info >= (3, 13) and hasattr(os, "fork") else {}
+)
 _POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE, which the mmap module does not name
 
 
@@ -95,8 +96,12 @@ class Mapping:
             size = self.g.file_size
             self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE, **UNTRACKED)
             self.readable = mmap.mmap(fd, size, access=mmap.ACCESS_READ, **UNTRACKED)
-        except (ValueError, OverflowError) as error:
-            raise OSError(errno.ENOMEM, f"cannot map the store: {error}", path) from None
+        except (ValueError, OverflowError):
+            raise limits.cannot_map(path, size, errno.ENOMEM) from None
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise limits.cannot_map(path, size, errno.ENOMEM) from None
         self.octets = memoryview(self.writable)
         self.words = self.octets.cast("Q")
         self._near: set[int] = set()  # chunks that are committed, for as long as nobody trims
@@ -124,12 +129,22 @@ class Mapping:
     def descriptor(self) -> int:
         """A descriptor of the file. OSError if there is none any more, and no way to it."""
         if not self._has_descriptor():
-            with open_store(self.path, os.O_RDWR) as file:
-                self._own[:] = map(os.dup, (file.fileno(),))
+            try:
+                with open_store(self.path, os.O_RDWR) as file:
+                    self._own[:] = map(os.dup, (file.fileno(),))
+            except OSError:
+                raise limits.no_descriptor(self.path, "what was asked for") from None
             if not self._has_descriptor():
                 list(map(os.close, map(self._own.pop, (0,))))
-                raise FileNotFoundError(errno.ENOENT, "another file is there now", self.path)
+                raise limits.no_descriptor(self.path, "what was asked for")
         return self._own[0]
+
+    def descriptor_or_none(self) -> int:
+        """A descriptor of the file, or -1."""
+        try:
+            return self.descriptor()
+        except OSError:
+            return -1
 
     def damaged(self, what: str) -> StoreCorruptedError:
         """`what`: a sentence that names the field."""

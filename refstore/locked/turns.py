@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 
 from filelock import Timeout
 
-from refstore import messages
+from refstore import limits, messages
 from refstore.errors import RefstoreError, StoreBusyError
 from refstore.locked.journal import Change, Moment, replay
 from refstore.locked.layout import COUNT, HOLDER, TURNS
@@ -209,7 +209,7 @@ class Turns:
                 raise
             raise OSError(
                 error.errno,
-                "the store's lock takes a descriptor, of which there are none left (ulimit -n)",
+                f"the store's lock takes a file descriptor: {limits.of_descriptors(error.errno)}",
                 self.file.path,
             ) from None
         return True
