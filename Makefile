@@ -2,6 +2,7 @@
 #
 #   make demo     a GAN trains for 200 epochs, all its weights passing through the store
 #   make test     the tests, on a release build and on a debug build with failpoints
+#   make test-pythons  the tests on each Python of PYTHONS that is there; names those that are not
 #   make lint     format, style, types, stubs, spelling
 #   make asan     the tests under AddressSanitizer and UBSan
 #   make tsan     the threaded tests under ThreadSanitizer
@@ -10,6 +11,8 @@
 #   make crash    deaths at every failpoint, once and twice, and two processes in each other's midst
 #   make soak     three deaths at a million points, and on each engine half an hour of kills, stops
 #                 and forks
+#   make fuzz     store files that are damaged by chance, every call and command played on them;
+#                 SECONDS=600, BUILD=debug, release or asan, ARGS="--engine filelock --seed 1"
 #   make mutants  known mistakes, built into the core one by one: the tests must catch them
 #   make bench    refstore against its peers and against its goals; ARGS=--quick for a look
 #   make bench-peers         the peers that cannot live in .venv, into folders of build/
@@ -26,8 +29,10 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 SECONDS ?= 1800
+BUILD ?= debug
 PLASMA_PYTHON ?= python3.10
 TRIALS ?= 1000000
+PYTHONS ?= 3.10 3.11 3.12 3.13
 
 BIN := $(abspath $(VENV))/bin
 RUN := $(BIN)/python
@@ -42,8 +47,8 @@ BUILD_TOOLS := "setuptools>=77" "Cython>=3.1,<4" "numpy>=2.1"
 TORCH := torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-release test-debug lint asan tsan model stress crash soak mutants wheel clean
-.PHONY: bench bench-peers bench-check bench-instructions bench-docs
+.PHONY: demo test test-release test-debug test-pythons lint asan tsan model stress crash soak fuzz mutants wheel
+.PHONY: clean bench bench-peers bench-check bench-instructions bench-docs
 .DELETE_ON_ERROR:
 
 # --- tasks
@@ -59,10 +64,23 @@ test-release: $(VENV)/with-test
 test-debug: build/debug/built
 	$(call pytest_on,debug,)
 
+# Each in an environment of its own below build/, a release build beside the sources.
+test-pythons:
+	@failed= missing=; for version in $(PYTHONS); do \
+	    python=; for one in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
+	        if "$$one" -c "" 2> /dev/null; then python=$$one; break; fi; done; \
+	    if [ -z "$$python" ]; then missing="$$missing $$version"; continue; fi; \
+	    echo "--- Python $$version: $$python"; \
+	    $(MAKE) PYTHON=$$python VENV=build/python$$version test-release || failed="$$failed $$version"; \
+	done; \
+	if [ -n "$$missing" ]; then echo "not there, hence not tested: Python$$missing"; fi; \
+	if [ -n "$$failed" ]; then echo "failed: Python$$failed"; exit 1; fi
+
 asan: build/asan/built
-	$(call pytest_on,asan,LD_PRELOAD=$$(gcc -print-file-name=libasan.so) \
-	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 PYTHONMALLOC=malloc, \
-	    --timeout 900)
+	$(call pytest_on,asan,$(SANITIZED),--timeout 900)
+
+SANITIZED = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \
+    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1
 
 # ThreadSanitizer does not see that two mappings show the same memory, so threads it is.
 tsan: build/tsan/built
@@ -98,6 +116,12 @@ soak: build/debug/built
 	$(call run_on,debug,crash.matrix --depth=3 --trials=$(TRIALS))
 	$(RUN) -m stress.crash --seconds=$(SECONDS) --procs=8
 	$(RUN) -m stress.crash --seconds=$(SECONDS) --procs=8 --backend=filelock
+
+# asan: the native engine under sanitizers, which take the place of limits on memory.
+fuzz: SECONDS = 600
+fuzz: build/$(BUILD)/built
+	$(call run_on,$(BUILD),fuzz --seconds=$(SECONDS) $(ARGS),\
+	    $(if $(filter asan,$(BUILD)),$(SANITIZED)))
 
 mutants: $(VENV)/with-test
 	$(RUN) tests/mutants/run.py $(ARGS)
@@ -178,9 +202,9 @@ cd build/$(1) && PYTHONPATH=$(CURDIR)/build/$(1) $(2) \
     $(BIN)/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(3) $(ARGS) $(CURDIR)/tests
 endef
 
-# Runs a program of tests/ on a variant: 1 its name, 2 the module and its arguments.
+# Runs a program of tests/ on a variant: 1 its name, 2 the module and its arguments, 3 environment.
 define run_on
 cp refstore/*.py refstore/*.pyi build/$(1)/refstore/
 cp refstore/locked/*.py build/$(1)/refstore/locked/
-cd build/$(1) && PYTHONPATH=$(CURDIR)/build/$(1):$(CURDIR)/tests $(RUN) -m $(2)
+cd build/$(1) && PYTHONPATH=$(CURDIR)/build/$(1):$(CURDIR)/tests $(3) $(RUN) -m $(2)
 endef

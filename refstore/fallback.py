@@ -17,7 +17,7 @@ import numpy.typing as npt
 from refstore import arrays, children, messages
 from refstore.errors import RefstoreError
 from refstore.locked import buffers, checks, folders, index, processes, slots, space
-from refstore.locked.attachment import Attachment, Claimed, attach, leave_if_exiting
+from refstore.locked.attachment import Attachment, Call, attach, leave_if_exiting
 from refstore.locked.journal import Change
 from refstore.locked.layout import (
     DELETES,
@@ -26,7 +26,9 @@ from refstore.locked.layout import (
     OBJECTS_LIMIT,
     SEALED,
     WORD,
+    lay_out,
 )
+from refstore.locked.life import here
 from refstore.locked.objects import ARRAY, BYTES, prepare
 from refstore.names import encode_name
 from refstore.refs import ObjectRef, make_ref, parts_of
@@ -37,6 +39,7 @@ __all__ = [
     "Attachment",
     "Engine",
     "attach",
+    "file_nbytes",
     "is_creator_alive",
     "is_unused",
     "make_file",
@@ -68,6 +71,11 @@ class Claim:
         leave_if_exiting()
 
 
+def file_nbytes(capacity: int, max_objects: int) -> int:
+    """Apparent size of the file of such a store."""
+    return lay_out(capacity, max_objects).file_size
+
+
 def make_file(
     path: str, capacity: int, max_objects: int, mode: int, temporary: bool
 ) -> Claim | None:
@@ -93,21 +101,19 @@ def _locate(c: Change, key: tuple[int, int] | bytes) -> tuple[int, int] | None:
     if isinstance(key, tuple):
         return key if slots.is_live(c, *key) else None
     slot = index.find(c, key)
-    if slot is None:
-        return None
-    return slot, c[c.file.slot(slot) + WORD] >> 8
+    return None if slot is None else (slot, slots.generation_of(c, slot))
 
 
-def _get(c: Change, att: Attachment, key: tuple[int, int] | bytes, claimed: Claimed) -> bool:
+def _get(c: Change, att: Attachment, key: tuple[int, int] | bytes, pin: buffers.Pin) -> int | None:
+    """The generation of the object that is pinned."""
     found = _locate(c, key)
     if found is None:
-        return False
+        return None
     slots.pin(c, found[0], att.own)
-    claimed.slot, claimed.generation = found
-    claimed.change = c
+    pin.take(found[0], c.next())
     c.commit()
     att.count(GETS)
-    return True
+    return found[1]
 
 
 def _delete(c: Change, att: Attachment, key: tuple[int, int] | bytes) -> bool:
@@ -131,11 +137,20 @@ def _refcount(c: Change, key: tuple[int, int] | bytes) -> int | None:
 
 def _live(c: Change) -> list[tuple[int, int]]:
     words = processes.used_slots(c, WORD)
-    return [(slot, word >> 8) for slot, word in enumerate(words) if word & 0xFF == SEALED]
+    found = [slot for slot, word in enumerate(words) if word & 0xFF == SEALED]
+    return [(slot, slots.generation_of(c, slot)) for slot in found]
 
 
 def _names(c: Change) -> list[str]:
-    return [name for slot, _ in _live(c) if (name := checks.name_of(c, slot)) is not None]
+    return [name for slot, _ in _live(c) if (name := _name(c, slot)) is not None]
+
+
+def _name(c: Change, slot: int) -> str | None:
+    utf8 = slots.name(c, slot)
+    try:
+        return utf8.decode() if utf8 else None
+    except UnicodeDecodeError:
+        raise c.file.damaged(f"the label of slot {slot} has a name that is no UTF-8") from None
 
 
 Person = tuple[int, str, bool, bool]  # pid, command, whether it lives, and only by children
@@ -181,10 +196,17 @@ class Engine:
 
     @property
     def _attachment(self) -> Attachment:
-        if self._att is None:
+        att = self._att  # looked at once: it may be closed meanwhile
+        if att is None:
             raise messages.closed()
-        self._att.demand_alive()
-        return self._att
+        att.demand_alive()
+        return att
+
+    @property
+    def _call(self) -> Call:
+        """What a call begins with."""
+        life = here()
+        return Call(self._attachment, life)
 
     @property
     def closed(self) -> bool:
@@ -222,14 +244,22 @@ class Engine:
         else is pickled with its buffers out of band. Errors: StoreFullError, ObjectExistsError,
         TypeError and pickle.PicklingError.
         """
+        life = here()
         self._attachment  # noqa: B018  a closed store raises
         if timeout != 0:
             raise messages.no_waiting()
         utf8 = None if name is None else encode_name(name)
         prepared = prepare(obj)  # an error from there, which somebody may keep, keeps no store
-        att = self._attachment
-        slot, generation = att.put(prepared, utf8, replace)
-        return make_ref(slot, generation, att.tag)
+        call = Call(self._attachment, life)
+        att = call.att
+        try:
+            att.put(call, prepared, utf8, replace)
+            return make_ref(call.slot, call.generation, att.tag)
+        except BaseException as error:
+            if att.stays(call, error):
+                return make_ref(call.slot, call.generation, att.tag)
+            att.give_up(call)
+            raise
 
     def create(
         self,
@@ -243,7 +273,7 @@ class Engine:
     ) -> buffers.Writer:
         """A Writer over `nbytes` bytes, or over an array of `shape` and `dtype` (float64 if not
         given)."""
-        att = self._attachment
+        call = self._call
         if timeout != 0:
             raise messages.no_waiting()
         if (nbytes is None) == (shape is None) or (nbytes is not None and dtype is not None):
@@ -255,13 +285,13 @@ class Engine:
             assert shape is not None
             size, text = _describe(shape, np.dtype(dtype))
             kind = ARRAY
-        claimed = Claimed()
         try:
-            att.begin(claimed, size, kind, text, utf8, replace)
-            return buffers.writer(att, claimed.slot, claimed.generation, name, replace)
+            call.att.begin(call, size, kind, text, utf8, replace)
+            writer = buffers.writer(call.att, call, name, replace)
+            call.life.demand(call.att.path)  # who is forked from here on inherits a Writer
+            return writer
         except BaseException:
-            if claimed.is_taken():
-                att.give_up(claimed.slot, claimed.generation, False)
+            call.att.give_up(call)
             raise
 
     def get(
@@ -269,87 +299,96 @@ class Engine:
     ) -> buffers.PinnedBuffer:
         """A PinnedBuffer over the object with this ref or name; `writable`: over a private
         copy-on-write view of it."""
-        att = self._attachment
+        call = self._call
+        att = call.att
         if timeout != 0:
             raise messages.no_waiting()
-        parsed, claimed = self._parse(att, key), Claimed()
+        parsed, pin = self._parse(att, key), buffers.Pin(att)
         try:
-            if not att.with_room("a get", 0, _get, att, parsed, claimed):
+            generation = call.with_room("a get", 0, _get, att, parsed, pin)
+            if generation is None:
                 raise messages.not_found(att.path, key, of_other_store=False)
+            return buffers.pinned(att, pin, generation, bool(writable))
         except slots.TooManyPinsError:
             raise RefstoreError(
                 f"this process holds {MAX_PINS} pins on {key!r}: release some"
             ) from None
         except BaseException:
-            if claimed.is_taken():
-                att.do_once(att.unpinning(claimed.slot))
+            pin.give_back()
             raise
-        return buffers.pinned(att, claimed.slot, claimed.generation, bool(writable))
 
     def delete(self, key: Key) -> None:
         """Ends the object's life: no get finds it from now on, and its block comes back with the
         last pin."""
-        att = self._attachment
-        if not att.run(f"the deletion of {key!r}", _delete, att, self._parse(att, key)):
+        call = self._call
+        att = call.att
+        if not call.run(f"the deletion of {key!r}", _delete, att, self._parse(att, key)):
             raise messages.not_found(att.path, key, of_other_store=False)
 
     def refcount(self, key: Key) -> int:
         """1 for the store's own reference, plus all pins in all processes."""
-        att = self._attachment
-        count = att.run("a count", _refcount, self._parse(att, key))
+        call = self._call
+        att = call.att
+        count = call.run("a count", _refcount, self._parse(att, key))
         if count is None:
             raise messages.not_found(att.path, key, of_other_store=False)
         return count
 
     def ref(self, name: str) -> ObjectRef:
         """The ObjectRef of the object published under `name`."""
-        att = self._attachment
-        found = att.run("a look", _locate, self._parse(att, name))
+        call = self._call
+        att = call.att
+        found = call.run("a look", _locate, self._parse(att, name))
         if found is None:
             raise messages.not_found(att.path, name, of_other_store=False)
         return make_ref(*found, att.tag)
 
     def __contains__(self, key: Key) -> bool:
-        att = self._attachment
+        call = self._call
+        att = call.att
         if type(key) is ObjectRef and parts_of(key).tag != att.tag:
             return False
-        return att.run("a look", _locate, self._parse(att, key)) is not None
+        return call.run("a look", _locate, self._parse(att, key)) is not None
 
     def __len__(self) -> int:
-        return len(self._attachment.run("a count", _live))
+        return len(self._call.run("a count", _live))
 
     def __iter__(self) -> Iterator[ObjectRef]:
-        att = self._attachment
-        return iter([make_ref(*found, att.tag) for found in att.run("a list", _live)])
+        call = self._call
+        att = call.att
+        return iter([make_ref(*found, att.tag) for found in call.run("a list", _live)])
 
     def names(self) -> list[str]:
         """The names of all objects that have one."""
-        return self._attachment.run("a list", _names)
+        return self._call.run("a list", _names)
 
     # --- the store as a whole
 
     def trim(self) -> int:
         """Returns free memory to the operating system; returns how many bytes."""
-        return self._attachment.run("trim", space.trim)
+        return self._call.run("trim", space.trim)
 
     def _census(self) -> tuple[int, ...]:
-        att = self._attachment
-        return att.run("stats()", checks.stats, att.folder, att.own)
+        call = self._call
+        att = call.att
+        return call.run("stats()", checks.stats, att.folder, att.own)
 
     def _problems(self) -> set[str]:
-        return self._attachment.run("check()", checks.problems)
+        return self._call.run("check()", checks.problems)
 
     def _recover_all(self) -> tuple[int, tuple[int, ...], int, int, int, int, int]:
-        att = self._attachment
-        att.run("recover()", att.recover_dead)
+        call = self._call
+        att = call.att
+        call.run("recover()", att.recover_dead)
         return att.report.take()
 
     def _holders(
         self, key: Key | None
     ) -> list[tuple[int, str, ObjectRef | None, str | None, int, int, bool]]:
-        att = self._attachment
+        call = self._call
+        att = call.att
         parsed = None if key is None else self._parse(att, key)
-        found = att.run("holders()", _holders, att, parsed)
+        found = call.run("holders()", _holders, att, parsed)
         if found is None:
             assert key is not None
             raise messages.not_found(att.path, key, of_other_store=False)

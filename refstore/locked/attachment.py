@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from refstore import messages
 from refstore.errors import TopHolder
 from refstore.locked import buffers, checks, index, processes, slots
-from refstore.locked.journal import Change
+from refstore.locked.journal import Change, Moment
 from refstore.locked.layout import (
     KINDS,
     NBYTES,
@@ -25,13 +25,13 @@ from refstore.locked.layout import (
     TEXT_LIMIT,
     UNIT,
     UNITS,
-    WORD,
-    WRITING,
     read_header,
 )
+from refstore.locked.life import Life, here
 from refstore.locked.mapping import UNTRACKED
 from refstore.locked.member import Member
 from refstore.locked.objects import Prepared
+from refstore.locked.targets import Target
 from refstore.locked.turns import Chore, Operation, T
 from refstore.paths import open_store
 from refstore.refs import make_ref
@@ -50,17 +50,35 @@ class Block(NamedTuple):
     description: bytes  # of an array, as `arrays.describe` makes it
 
 
-class Claimed:
-    """What an operation took, for whoever is interrupted before it can hand it out."""
+class Call:
+    """One public call, and what it took for whoever is interrupted before it can hand it out."""
 
-    __slots__ = ("change", "generation", "slot")
+    __slots__ = ("att", "generation", "life", "published", "replaced", "slot", "taken")
 
-    def __init__(self) -> None:
+    def __init__(self, att: Attachment, life: Life) -> None:
+        self.att = att
+        self.life = life  # in which it began
         self.slot = self.generation = 0
-        self.change: Change | None = None
+        self.taken: Moment | None = None  # when the slot became ours
+        self.published: Moment | None = None
+        self.replaced = False  # an object that had the name is gone with that
+
+    def run(self, what: str, operation: Operation[T], *args: object) -> T:
+        """A turn of the call."""
+        return self.att.run(self.life, what, operation, *args)
+
+    def with_room(self, what: str, nbytes: int, operation: Operation[T], *args: object) -> T:
+        """A turn of the call that needs room; see `Attachment.with_room`."""
+        return self.att.with_room(self.life, what, nbytes, operation, *args)
+
+    def take(self, slot: int, generation: int, moment: Moment) -> None:
+        self.slot, self.generation, self.taken = slot, generation, moment
 
     def is_taken(self) -> bool:
-        return self.change is not None and self.change.committed
+        return self.taken is not None and self.taken.has_come()
+
+    def is_published(self) -> bool:
+        return self.published is not None and self.published.has_come()
 
 
 class Attachment(Member):
@@ -70,11 +88,16 @@ class Attachment(Member):
     def block(self, slot: int) -> Block:
         """Of a slot that we pin or write. StoreCorruptedError if it leads out of the file."""
         words, at = self.file.words, self.file.slot(slot)
-        unit, nbytes, shape = words[at + OFFSET], words[at + NBYTES], words[at + SHAPE]
+        unit, units = words[at + OFFSET], words[at + UNITS]
+        nbytes, shape = words[at + NBYTES], words[at + SHAPE]
         offset, nbytes_of_text = self.file.block_at(unit), shape >> 32
         spill = nbytes_of_text if nbytes_of_text > TEXT_LIMIT else 0
-        if shape & 0xFF >= len(KINDS) or offset + nbytes + spill > self.file.g.file_size:
-            raise self.file.damaged()
+        if shape & 0xFF >= len(KINDS):
+            raise self.file.damaged(f"slot {slot} has the unknown kind {shape & 0xFF}")
+        if unit + units > self.file.g.units or nbytes + spill > units * UNIT:
+            raise self.file.damaged(
+                f"slot {slot} holds {nbytes + spill} bytes in {units} units from unit {unit} on"
+            )
         start = offset + nbytes if spill else self.file.label(slot) + TEXT_AT
         text = bytes(self.file.octets[start : start + nbytes_of_text])
         return Block(offset, nbytes, KINDS[shape & 0xFF], text)
@@ -98,30 +121,23 @@ class Attachment(Member):
         """What gives a pin back, once, however often it is asked for."""
         return Chore(self._unpin, (slot,))
 
-    def pin(self, slot: int, generation: int) -> None:
+    def pin(self, slot: int, generation: int, pin: buffers.Pin) -> None:
         """One more pin on a live object. Errors: ObjectNotFoundError."""
-        self.with_room("a pin", 0, self._pin, slot, generation)
+        self.with_room(here(), "a pin", 0, self._pin, slot, generation, pin)
 
-    def _pin(self, c: Change, slot: int, generation: int) -> None:
+    def _pin(self, c: Change, slot: int, generation: int, pin: buffers.Pin) -> None:
         if not slots.is_live(c, slot, generation):
             raise messages.not_found(
                 self.path, make_ref(slot, generation, self.tag), of_other_store=False
             )
         slots.pin(c, slot, self.own)
+        pin.take(slot, c.next())
         c.commit()
 
     def _unpin(self, c: Change, slot: int) -> None:
         slots.unpin(c, slot, self.own)
         c.commit()
         self.recover_condemned(c, slot)
-
-    def pin_again(self, slot: int) -> None:
-        """One more pin on a slot that is pinned already."""
-        self.run("a pin", self._pin_again, slot)
-
-    def _pin_again(self, c: Change, slot: int) -> None:
-        slots.pin(c, slot, self.own)
-        c.commit()
 
     def recover_condemned(self, c: Change, slot: int | None) -> None:
         """What is deleted and still there may be pinned by the dead."""
@@ -132,25 +148,27 @@ class Attachment(Member):
 
     # --- room
 
-    def with_room(self, what: str, nbytes: int, operation: Operation[T], *args: object) -> T:
+    def with_room(
+        self, life: Life, what: str, nbytes: int, operation: Operation[T], *args: object
+    ) -> T:
         """A turn that needs room. When there is none: what dead processes held, then what garbage
         of this one still pins."""
         remedies = iter((self._recover, self._collect_garbage))
         while True:
             try:
-                return self.run(what, operation, *args)
+                return self.run(life, what, operation, *args)
             except slots.NoRoomError as error:
                 why = str(error)
-            if why == messages.OVER_CAPACITY or not any(remedy() for remedy in remedies):
+            if why == messages.OVER_CAPACITY or not any(remedy(life) for remedy in remedies):
                 break
-        room, holders = self.run("counting", self._room)
-        raise messages.full(self.path, nbytes, why, room, holders)
+        room, holders = self.run(life, "counting", self._room)
+        raise messages.full(self.path, nbytes, why, room, holders, self.file.descriptor_or_none())
 
-    def _recover(self) -> bool:
-        return self.run("recovery", self.recover_dead)
+    def _recover(self, life: Life) -> bool:
+        return self.run(life, "recovery", self.recover_dead)
 
-    def _collect_garbage(self) -> bool:
-        if not self.run("recovery", self._holds_condemned):
+    def _collect_garbage(self, life: Life) -> bool:
+        if not self.run(life, "recovery", self._holds_condemned):
             return False
         gc.collect()
         return True
@@ -166,39 +184,52 @@ class Attachment(Member):
 
     # --- putting
 
-    def put(self, prepared: Prepared, utf8: bytes | None, replace: bool) -> tuple[int, int]:
-        """Slot and generation of a new object."""
+    def put(self, call: Call, prepared: Prepared, utf8: bytes | None, replace: bool) -> None:
+        """A new object. If this or what follows raises, the call is to be undone."""
         nbytes = prepared.nbytes
-        claimed = Claimed()
-        try:
-            if nbytes <= SMALL:
-                what = f"a put of {nbytes} bytes"
-                self.with_room(what, nbytes, self._put_small, claimed, prepared, utf8, replace)
-                return claimed.slot, claimed.generation
-            self.begin(claimed, nbytes, prepared.kind, prepared.text, utf8, replace)
-            at = self.block(claimed.slot).offset
-            prepared.fill(self.file.octets[at : at + nbytes])
-            self.seal(claimed.slot, claimed.generation, utf8, replace, False)
-        except BaseException:
-            if claimed.is_taken():
-                self.do_later(self._undo_put, claimed.slot, claimed.generation)
-            raise
-        return claimed.slot, claimed.generation
+        if nbytes <= SMALL:
+            what = f"a put of {nbytes} bytes"
+            call.with_room(what, nbytes, self._put_small, call, prepared, utf8, replace)
+            return
+        self.begin(call, nbytes, prepared.kind, prepared.text, utf8, replace)
+        at = self.block(call.slot).offset
+        prepared.fill(Target(self.file, at, nbytes, call.life))
+        self.seal(call, utf8, replace, None)
 
-    def _undo_put(self, c: Change, slot: int, generation: int) -> None:
-        if c[c.file.slot(slot) + WORD] == generation << 8 | WRITING:
-            self._give_up(c, slot, generation, False)
-        elif slots.is_live(c, slot, generation) and not slots.has_name(c, slot):
-            slots.remove(c, slot)  # nobody has its ref
-            c.commit()
+    def stays(self, call: Call, error: BaseException) -> bool:
+        """Whether what was published before `error` came up cannot be taken back: what it replaced
+        is gone. Then the error comes out of the next call."""
+        return (
+            call.replaced
+            and call.is_published()
+            and call.life.is_ours()
+            and buffers.postpone(error)
+        )
+
+    def give_up(self, call: Call, pin: buffers.Pin | None = None) -> None:
+        """What a call took goes back, now or soon: nobody has its ref. See `do_later`.
+
+        `pin`: of views of it that live on. Twice is once.
+        """
+        if call.is_taken():
+            self.do_later(self._undo, call, pin)
+
+    def _undo(self, c: Change, call: Call, pin: buffers.Pin | None) -> None:
+        slot = call.slot
+        if not call.life.is_ours():
+            return
+        if slots.is_written_by(c, slot, call.generation, self.own):
+            if pin is not None:
+                slots.pin(c, slot, self.own)
+                pin.take(slot, c.next())
+            slots.condemn(c, slot)
+        elif slots.is_live(c, slot, call.generation) and not call.replaced:
+            slots.remove(c, slot)
+        c.commit()
+        self.recover_condemned(c, slot)
 
     def _put_small(
-        self,
-        c: Change,
-        claimed: Claimed,
-        prepared: Prepared,
-        utf8: bytes | None,
-        replace: bool,
+        self, c: Change, call: Call, prepared: Prepared, utf8: bytes | None, replace: bool
     ) -> None:
         nbytes, kind, text, fill = prepared
         replaced = None if utf8 is None else self._find_replaced(c, utf8, replace)
@@ -206,12 +237,16 @@ class Attachment(Member):
         # What follows lies where nobody looks until the change is there.
         at = c.file.block_at(c[c.file.slot(slot) + OFFSET])
         if nbytes:
-            fill(c.file.octets[at : at + nbytes])
-        self._write_spill(at + nbytes, text)
+            fill(Target(c.file, at, nbytes, call.life))
+        self._write_spill(at + nbytes, text, call.life)
+        call.take(slot, generation, c.next())
+        self._publish(c, call, utf8, replaced)
+
+    def _publish(self, c: Change, call: Call, utf8: bytes | None, replaced: int | None) -> None:
         if utf8 is not None:
-            slots.write_name(c, slot, utf8)
-        slots.publish(c, slot, utf8, replaced)
-        claimed.slot, claimed.generation, claimed.change = slot, generation, c
+            slots.write_name(c, call.slot, utf8)
+        slots.publish(c, call.slot, utf8, replaced)
+        call.replaced, call.published = replaced is not None, c.next()
         c.commit()
         self.count(PUTS)
         self.recover_condemned(c, replaced)
@@ -222,35 +257,29 @@ class Attachment(Member):
             raise messages.exists(self.path, utf8.decode())
         return replaced
 
-    def _write_spill(self, at: int, text: bytes) -> None:
+    def _write_spill(self, at: int, text: bytes, life: Life) -> None:
         if len(text) > TEXT_LIMIT:
-            self.file.octets[at : at + len(text)] = text
+            Target(self.file, at, len(text), life).copy(0, text)
 
     def begin(
-        self,
-        claimed: Claimed,
-        nbytes: int,
-        kind: int,
-        text: bytes,
-        utf8: bytes | None,
-        replace: bool,
+        self, call: Call, nbytes: int, kind: int, text: bytes, utf8: bytes | None, replace: bool
     ) -> None:
         """A slot in WRITING, with room. The name is looked at so that nobody writes in vain."""
         what, near, asked = f"a put of {nbytes} bytes", nbytes <= NEAR, (nbytes, kind, text)
-        self.with_room(what, nbytes, self._begin_writing, claimed, asked, near, utf8, replace)
-        at = self.file.slot(claimed.slot)
+        call.with_room(what, nbytes, self._begin_writing, call, asked, near, utf8, replace)
+        at = self.file.slot(call.slot)
         start, units = self.file.block_at(self.file.words[at + OFFSET]), self.file.words[at + UNITS]
-        if not near and not self.file.commit_block(start, units * UNIT):
-            self.give_up(claimed.slot, claimed.generation, False)
-            claimed.change = None
-            room, holders = self.run("counting", self._room)
-            raise messages.full(self.path, nbytes, messages.NO_MEMORY, room, holders)
-        self._write_spill(start + nbytes, text)
+        if not near and not self.file.commit_block(start, units * UNIT, call.life):
+            self.give_up(call)
+            room, holders = call.run("counting", self._room)
+            fd = self.file.descriptor_or_none()
+            raise messages.full(self.path, nbytes, messages.NO_MEMORY, room, holders, fd)
+        self._write_spill(start + nbytes, text, call.life)
 
     def _begin_writing(
         self,
         c: Change,
-        claimed: Claimed,
+        call: Call,
         asked: tuple[int, int, bytes],
         near: bool,
         utf8: bytes | None,
@@ -260,57 +289,30 @@ class Attachment(Member):
             self._find_replaced(c, utf8, replace)
         nbytes, kind, text = asked
         slot, generation = slots.claim(c, nbytes, kind, text, self.own, near)
-        claimed.slot, claimed.generation, claimed.change = slot, generation, c
+        call.take(slot, generation, c.next())
         c.commit()
 
     def seal(
-        self, slot: int, generation: int, name: bytes | str | None, replace: bool, keep: bool
+        self, call: Call, name: bytes | str | None, replace: bool, pin: buffers.Pin | None
     ) -> None:
-        """Publishes what was written. `keep`: views of it live on, and are left a pin of ours.
+        """Publishes what was written. `pin`: of views of it that live on.
 
-        If it raises, the slot is ours to write as before.
+        If this or what follows raises, the call is to be undone.
         """
         utf8 = name.encode() if isinstance(name, str) else name
         what = f"publishing {utf8.decode()!r}" if utf8 else "a seal"
-        self.with_room(what, 0, self._seal, slot, generation, utf8, replace, keep)
+        call.with_room(what, 0, self._seal, call, utf8, replace, pin)
 
     def _seal(
-        self,
-        c: Change,
-        slot: int,
-        generation: int,
-        utf8: bytes | None,
-        replace: bool,
-        keep: bool,
+        self, c: Change, call: Call, utf8: bytes | None, replace: bool, pin: buffers.Pin | None
     ) -> None:
-        if not slots.is_written_by(c, slot, generation, self.own):
-            raise self.file.damaged()
+        if not slots.is_written_by(c, call.slot, call.generation, self.own):
+            raise self.file.damaged(f"slot {call.slot} was being written, and no longer is")
         replaced = None if utf8 is None else self._find_replaced(c, utf8, replace)
-        if keep:
-            slots.pin(c, slot, self.own)
-        if utf8 is not None:
-            slots.write_name(c, slot, utf8)
-        slots.publish(c, slot, utf8, replaced)
-        c.commit()
-        self.count(PUTS)
-        self.recover_condemned(c, replaced)
-
-    def give_up(self, slot: int, generation: int, keep: bool) -> None:
-        """Nobody ever sees what was written. It may be done later; see `do_later`.
-
-        `keep`: views of it live on, and are left a pin of ours.
-        """
-        self.do_later(self._give_up, slot, generation, keep)
-
-    def _give_up(self, c: Change, slot: int, generation: int, keep: bool) -> None:
-        # the generation: another thread may have the slot by now, if this comes twice
-        if not slots.is_written_by(c, slot, generation, self.own):
-            return
-        if keep:
-            slots.pin(c, slot, self.own)
-        slots.condemn(c, slot)
-        c.commit()
-        self.recover_condemned(c, slot)
+        if pin is not None:
+            slots.pin(c, call.slot, self.own)
+            pin.take(call.slot, c.next())
+        self._publish(c, call, utf8, replaced)
 
 
 # --- attachments: one for each file and process
@@ -319,6 +321,7 @@ _attachments: weakref.WeakValueDictionary[tuple[int, int], Attachment] = (
     weakref.WeakValueDictionary()
 )
 _attaching = threading.RLock()
+_joining: list[Attachment] = []  # that have no row yet
 _exiting = False
 _forking: dict[int, list[Attachment]] = {}  # by thread
 
@@ -337,13 +340,17 @@ def attach(path: str, foreign: bool) -> Attachment:
             if geteuid is not None and found.st_uid != geteuid() and not foreign:
                 raise messages.other_user(path, found.st_uid)
             attachment = Attachment(path, fd, header, found)
-            attachment.join()
+            _joining.append(attachment)
+            try:
+                attachment.join()
+            finally:
+                _joining.remove(attachment)
             _attachments[found.st_dev, found.st_ino] = attachment
             return attachment
 
 
 def _before_fork() -> None:
-    forking = _forking[threading.get_ident()] = list(_attachments.values())
+    forking = _forking[threading.get_ident()] = [*_joining, *_attachments.values()]
     interrupt: BaseException | None = None
     for attachment in forking:
         try:

@@ -10,7 +10,6 @@ as `numpy.ndarray(buffer=)` does: then the root stays until the buffer is collec
 
 from __future__ import annotations
 
-import os
 import sys
 import weakref
 from collections.abc import Callable
@@ -22,12 +21,14 @@ import numpy.typing as npt
 from refstore import blocks, messages
 from refstore.errors import RefstoreError
 from refstore.locked import exports
+from refstore.locked.life import here
 from refstore.locked.pins import (
     Block,
     Home,
     Pin,
     Root,
     finalize,
+    postpone,
     private_root,
     root_over,
     shaped,
@@ -35,7 +36,17 @@ from refstore.locked.pins import (
 from refstore.payload import decode
 from refstore.refs import ObjectRef, make_ref
 
-__all__ = ["Block", "Home", "PinnedBuffer", "Writer", "open_writers", "pinned", "writer"]
+__all__ = [
+    "Block",
+    "Home",
+    "Pin",
+    "PinnedBuffer",
+    "Writer",
+    "open_writers",
+    "pinned",
+    "postpone",
+    "writer",
+]
 
 _ASKS_METHOD: Final = exports.WAY == "METHOD"
 _FORWARDS: Final = exports.WAY == "FORWARD"
@@ -248,12 +259,12 @@ class PinnedBuffer(_Block, blocks.PinnedBuffer):
         return f"<PinnedBuffer of {self.nbytes} bytes, {self._block.kind}, {self.ref!r}>"
 
 
-def pinned(home: Home, slot: int, generation: int, writable: bool = False) -> PinnedBuffer:
-    """A buffer over an object that is pinned for it; it gives the pin back, this call by raising.
+def pinned(home: Home, pin: Pin, generation: int, writable: bool = False) -> PinnedBuffer:
+    """A buffer over an object that is pinned for it.
 
     `writable`: over a private copy-on-write view of it.
     """
-    pin = Pin(home, slot)
+    slot = pin.slot
     block = home.block(slot)
     if writable:
         root = private_root(home, block, pin)
@@ -268,32 +279,7 @@ def pinned(home: Home, slot: int, generation: int, writable: bool = False) -> Pi
 # --- writing
 
 
-class _Process:
-    """This process; a forked child has another."""
-
-    __slots__ = ("forks",)
-
-    def __init__(self) -> None:
-        self.forks = 0
-
-    def count_fork(self) -> None:
-        self.forks += 1
-
-
-_here = _Process()
 _open: dict[int, weakref.ref[Writer]] = {}  # by id: those that are neither sealed nor given up
-
-
-def _be_another_process() -> None:
-    global _here
-    _here = _Process()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=lambda: _here.count_fork(),  # of the process that we are by then
-        after_in_child=_be_another_process,
-    )
 
 
 def open_writers(home: Home) -> list[int]:
@@ -306,7 +292,7 @@ def open_writers(home: Home) -> list[int]:
 
 def _open_of(home: Home) -> list[Writer]:
     found = (ref() for ref in list(_open.values()))
-    return [w for w in found if w is not None and w._home is home and w._maker is _here]
+    return [w for w in found if w is not None and w._home is home and w._is_made_here()]
 
 
 def give_up_writers(home: Home) -> None:
@@ -315,18 +301,35 @@ def give_up_writers(home: Home) -> None:
         one.abort()
 
 
+class _ClosedError(ValueError):
+    """Another thread ends it, or has."""
+
+
 @final
 class Writer(_Block, blocks.Writer):
     """Room in shared memory, to be written and then sealed: a context manager and a buffer."""
 
-    __slots__ = ("_array", "_forks", "_is_sealed", "_maker", "_name", "_replaces")
+    __slots__ = (
+        "_array",
+        "_call",
+        "_end_once",
+        "_forks",
+        "_is_over",
+        "_is_sealed",
+        "_name",
+        "_replaces",
+        "_seen",
+    )
 
     _array: weakref.ref[npt.NDArray[Any]] | None  # weak: the array keeps the root
+    _call: Any  # that took the room; the life that it is of alone may end it
+    _end_once: list[None]  # one entry, for the thread that ends it
     _forks: int  # that there were when it was made
+    _is_over: bool  # the room is an object's, or is on its way back
     _is_sealed: bool
-    _maker: _Process  # who alone may end it
     _name: str | None
     _replaces: bool
+    _seen: weakref.ref[Root] | None  # the root that we let go of
 
     def __init__(self) -> None:
         raise TypeError("Store.create() makes Writers")
@@ -336,7 +339,7 @@ class Writer(_Block, blocks.Writer):
         finalize: Callable[..., None] = finalize,
         is_finalizing: Callable[[], bool] = sys.is_finalizing,
     ) -> None:
-        if getattr(self, "_is_closed", True):
+        if getattr(self, "_is_over", True):
             return
         self._is_kept = False  # nobody did
         finalize(self._give_up, is_finalizing)
@@ -356,30 +359,46 @@ class Writer(_Block, blocks.Writer):
     def seal(self) -> ObjectRef:
         """Publishes what was written, for good; returns its ref."""
         home = self._demand_ours()
-        ref = self._ref
-        root = self._end()
         try:
-            home.seal(self._slot, self._generation, self._name, self._replaces, root is not None)
-            self._is_sealed = True
-        except BaseException:
-            home.give_up(self._slot, self._generation, root is not None)
+            self._end()
+            home.seal(self._call, self._name, self._replaces, self._pin_of_views(home))
+            self._settle()
+            return self._ref
+        except _ClosedError:
             raise
-        finally:
-            if root is not None:  # nothing may be put where views of it point
-                root.pin = Pin(home, self._slot)
-            if not self._is_sealed:
-                self._home = None
-        if root is not None:
-            root.flags.writeable = False
-            array = self._array() if self._array is not None else None
+        except BaseException as error:
+            if home.stays(self._call, error):
+                self._settle()
+                return self._ref
+            self._give_up()
+            raise
+
+    def _settle(self) -> None:
+        """It is sealed: what is left of it is read."""
+        self._is_sealed = True
+        _open.pop(id(self), None)
+        self._is_over = True
+        for ref in (self._seen, self._array):
+            array = ref() if ref is not None else None
             if array is not None:
                 array.flags.writeable = False
-        return ref
+        if self._root is not None:
+            self._root.flags.writeable = False
+            if not self._is_kept:
+                self._root = None
 
     def abort(self) -> None:
         """Gives the room back; nobody ever sees it. Does nothing once it is sealed or aborted."""
-        if not self._is_closed:
+        if self._is_closed:
+            return
+        try:
+            self._end()
             self._give_up()
+        except _ClosedError:
+            return
+        except BaseException:
+            self._give_up()  # interrupted: each step can be done twice
+            raise
 
     @property
     def array(self) -> npt.NDArray[Any]:
@@ -401,8 +420,12 @@ class Writer(_Block, blocks.Writer):
         state = "sealed" if self._is_sealed else "closed" if self._is_closed else "open"
         return f"<Writer of {self.nbytes} bytes, {state}>"
 
+    def _is_made_here(self) -> bool:
+        is_ours: bool = self._call.life.is_ours()
+        return is_ours
+
     def _is_ours(self, home: Home) -> bool:
-        return self._maker is _here and home.is_alive()
+        return self._is_made_here() and home.is_alive()
 
     def _demand_ours(self) -> Home:
         _, home = self._demand_unclosed()
@@ -413,56 +436,76 @@ class Writer(_Block, blocks.Writer):
             )
         return home
 
-    def _end(self) -> Root | None:
-        """No new views from here on. The root, if somebody has a view, or may have one."""
+    def _end(self) -> None:
+        """No new views from here on."""
         self._is_closed = True
-        if _open.pop(id(self), None) is None:  # by another thread, a moment ago
-            raise ValueError("this Writer is closed")
+        try:
+            self._end_once.pop()
+        except IndexError:
+            raise _ClosedError("this Writer is closed") from None
         exports.stop(self)
+
+    def _pin_of_views(self, home: Home) -> Pin | None:
+        """A pin for the root, if somebody has a view, or may have one: nothing may be put where
+        views of it point."""
         root = self._root
-        if not self._is_kept:
+        if root is not None and not self._is_kept and self._forks == here().forks:
+            self._seen = weakref.ref(root)
+            del root
             self._root = None
-        if root is None or self._is_kept or self._forks != _here.forks:
-            return root
-        seen = weakref.ref(root)
-        del root
-        return seen()
+            root = self._seen()
+        elif root is None and self._seen is not None:
+            root = self._seen()
+        if root is None:
+            return None
+        if not isinstance(root.pin, Pin):
+            root.pin = Pin(home)
+        return root.pin
 
     def _give_up(self) -> None:
+        self._is_closed, self._is_sealed = True, False
+        exports.stop(self)
         home = self._home
-        root = self._end()
+        if home is not None:
+            pin = self._pin_of_views(home)
+            if self._is_ours(home):
+                home.give_up(self._call, pin)
+            elif not self._is_made_here() and _open.pop(id(self), None) is not None:
+                (pin or Pin(home)).inherit(self._slot)  # the fork pinned the block for us
+        _open.pop(id(self), None)
+        self._is_over = True
         self._home = None
-        if home is None:
-            return
-        if self._is_ours(home):
-            home.give_up(self._slot, self._generation, root is not None)
-            if root is not None:
-                root.pin = Pin(home, self._slot)
-        elif self._maker is not _here:  # the fork pinned the block for us
-            pin = Pin(home, self._slot)
-            if root is not None:
-                root.pin = pin
+        if not self._is_kept:
+            self._root = None
 
     def _sealed_array(self) -> npt.NDArray[Any]:
         home = self._home
         if home is None:
             raise ValueError("this Writer is closed")
-        home.pin(self._slot, self._generation)
-        return pinned(home, self._slot, self._generation).array
+        pin = Pin(home)
+        try:
+            home.pin(self._slot, self._generation, pin)
+            return pinned(home, pin, self._generation).array
+        except BaseException:
+            pin.give_back()
+            raise
 
 
-def writer(home: Home, slot: int, generation: int, name: str | None, replace: bool) -> Writer:
-    """A Writer over a block that was taken for it; from here on it is the Writer's to end."""
+def writer(home: Home, call: Any, name: str | None, replace: bool) -> Writer:
+    """A Writer over the block that the call took for it; from here on it is the Writer's to end."""
+    slot, generation = call.slot, call.generation
     block = home.block(slot)
     root = root_over(home.writable, block.offset, block.nbytes, None)
     made = exports.export(Writer, root, lambda: shaped(root, block, home.path))
-    made._array = None
+    made._array = made._seen = None
+    made._end_once = [None]
     made._is_sealed = False
     made._name = name
     made._replaces = replace
-    made._maker = _here
-    made._forks = _here.forks
+    made._call = call
+    made._forks = here().forks
     made._take(home, slot, generation, block, root)
     made._is_kept = _FORWARDS  # nobody tells us whether somebody keeps it
     _open[id(made)] = weakref.ref(made)
+    made._is_over = False
     return made

@@ -3,11 +3,11 @@ nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from refstore import children, messages
-from refstore.errors import TopHolder
+from refstore import children, limits, messages
+from refstore.errors import StoreCorruptedError, TopHolder
 from refstore.locked import index, processes, slots, space
 from refstore.locked.journal import Change
 from refstore.locked.layout import (
@@ -30,6 +30,7 @@ from refstore.locked.layout import (
     SLOTS_USED,
     TEXT_LIMIT,
     TOTALS,
+    TRIMS,
     UNIT,
     UNITS,
     WORD,
@@ -50,7 +51,7 @@ class Held(NamedTuple):
 def block(c: Change, slot: int) -> Held | None:
     """Of one slot; None if it has no block."""
     at = c.file.slot(slot)
-    if slot >= c[SLOTS_USED]:
+    if slot >= slots.used(c):
         return None
     word = c[at + WORD]
     if word & 0xFF not in (WRITING, SEALED, CONDEMNED):
@@ -85,16 +86,34 @@ def census(c: Change) -> Census:
             pinned += 1
             pinned_nbytes += held.nbytes
     capacity = c.file.header.capacity
-    free = capacity - min(used, capacity)
+    free, largest = capacity - min(used, capacity), space.largest(c)
+    spare = limits.spare_memory(c.file.descriptor_or_none())
+    if spare < free:
+        free, largest = _bounded(c, free, largest, spare)
     room = messages.Room(
         capacity=capacity,
         free=free,
-        largest_free=min(space.largest(c), free),
+        largest_free=min(largest, free),
         pinned=pinned,
         pinned_nbytes=pinned_nbytes,
         condemned=condemned,
     )
     return Census(room, used, objects)
+
+
+def _bounded(c: Change, free: int, largest: int, spare: int) -> tuple[int, int]:
+    """The same without what the file system cannot give any more: it has `spare` bytes.
+
+    Who puts takes the extent that fits best, whether that has memory or not.
+    """
+    fd, file = c.file.descriptor_or_none(), c.file
+    total = longest = 0
+    for unit, units in space.extents(c):
+        parts = limits.committed(fd, file.block_at(unit), file.block_at(unit + units))
+        sizes = [end - start for start, end in parts]
+        total += sum(sizes)
+        longest = max(longest, min(max(sizes, default=0) + spare, units * UNIT))
+    return min(free, total + spare), min(largest, spare if c[TRIMS] else longest)
 
 
 def stats(c: Change, folder: str, own: int) -> tuple[int, ...]:
@@ -134,8 +153,9 @@ class Holding(NamedTuple):
 
 
 def name_of(c: Change, slot: int) -> str | None:
-    nbytes = c[c.file.slot(slot) + SHAPE] >> 8 & 0xFFFF
-    return c.file.name(slot, nbytes).decode("utf-8", "replace") if nbytes else None
+    """For people, whatever the label holds."""
+    utf8 = slots.name(c, slot)
+    return utf8.decode("utf-8", "replace") if utf8 else None
 
 
 def holdings(c: Change, only: int | None = None) -> list[Holding]:
@@ -174,9 +194,19 @@ def top_holders(c: Change) -> list[TopHolder]:
 def problems(c: Change) -> set[str]:
     found: set[str] = set()
     for check in (_check_slots, _check_space, _check_free_slots, _check_names, _check_pins):
-        found.update(check(c))
+        found.update(_told_by(check, c))
     if c.words[COUNT]:
         found.add(f"journal: {c.words[COUNT]} words of a change wait to be written")
+    return found
+
+
+def _told_by(check: Callable[[Change], Iterator[str]], c: Change) -> set[str]:
+    found = set()
+    try:
+        for problem in check(c):
+            found.add(problem)
+    except StoreCorruptedError as error:  # it cannot even be walked through
+        found.add(f"damage: {error}")
     return found
 
 
@@ -187,6 +217,7 @@ def _check_slots(c: Change) -> Iterator[str]:
         at, state = file.slot(slot), word & 0xFF
         if state > RETIRED or word >> 56:
             yield f"state: slot {slot} has the unknown state {word & 0xFF | word >> 56 << 8}"
+            continue
         if state not in (WRITING, SEALED, CONDEMNED):
             continue
         if state == WRITING and c[at + MAKER] not in in_use:

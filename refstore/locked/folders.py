@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
 from typing import Any, Final
 
 from filelock import Timeout
 
+from refstore import limits
 from refstore.errors import RefstoreError
 from refstore.locked import processes
 from refstore.locked.layout import (
@@ -30,7 +31,9 @@ from refstore.locked.layout import (
     new_header,
     read_header,
 )
+from refstore.locked.life import Life, here
 from refstore.locked.mapping import allocate
+from refstore.paths import open_file, open_store
 
 _MAKING: Final = ".making"  # ends the name of a file that is not whole yet
 _ABANDONED_AFTER: Final = 3600.0  # seconds
@@ -38,7 +41,7 @@ _LOCKS: Final = re.compile(r"(.+)\.([0-9a-f]{8})\.locks", re.DOTALL)
 _LOCK: Final = re.compile(r"(\d+|change|creator)\.lock")
 TRIES: Final = 100
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
-_BINARY: Final = getattr(os, "O_BINARY", 0)
+_ANEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC | getattr(os, "O_BINARY", 0)
 
 
 # --- making a file
@@ -52,59 +55,55 @@ def make(
     The file has no name, or another one, until it is whole. A temporary store's creator holds the
     lock that says that it lives from before then; this is it.
     """
+    life = here()
     header = new_header(path, capacity, max_objects, temporary)
-    if not temporary:
-        _make_file(path, header, mode)
-        return None
     folder = locks_of(path, header.uuid)
-    claim = _claim_creation(folder, mode)
+    claim = None
     try:
-        _make_file(path, header, mode)
-        claim.settle()
+        if temporary:
+            claim = _claim_creation(folder, mode, life)
+        _make_file(path, header, mode, life)
+        if claim is not None:
+            claim.settle()
+        return claim
     except BaseException:
-        claim.give_back()
-        remove_folder(folder)
+        if life.is_ours():
+            if claim is not None:
+                claim.give_back()
+            if is_store(path, header.uuid):  # it has its name, and nobody can have put anything
+                os.unlink(path)
+            remove_folder(folder)
         raise
-    return claim
 
 
-def _make_file(path: str, header: Header, mode: int) -> None:
-    with _unnamed(path, mode) as (fd, name):
-        inode = os.fstat(fd).st_ino & (1 << 64) - 1
-        _fill(fd, path, header._replace(inode=inode))
-        if name is None:
-            _give_name(f"/proc/self/fd/{fd}", path, fd)
-    if name is not None:
-        try:
+def _make_file(path: str, header: Header, mode: int, life: Life) -> None:
+    name = f"{path}.{secrets.token_hex(4)}{_MAKING}"
+    try:
+        file = _open_unnamed(path, mode)
+        is_named = file is None
+        with file or open_file(name, _ANEW, mode) as file:
+            fd = file.fileno()
+            if hasattr(os, "fchmod"):
+                os.fchmod(fd, mode)  # whatever the umask is
+            inode = os.fstat(fd).st_ino & (1 << 64) - 1
+            _fill(fd, path, header._replace(inode=inode))
+            life.demand(path)
+            if not is_named:
+                _give_name(f"/proc/self/fd/{fd}", path, fd)
+        if is_named:
             _give_name(name, path)
-        finally:
+    finally:
+        if life.is_ours():
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
 
 
-@contextlib.contextmanager
-def _unnamed(path: str, mode: int) -> Iterator[tuple[int, str | None]]:
-    """A descriptor of a new file, and its passing name if it has one."""
-    fd, name = -1, None
+def _open_unnamed(path: str, mode: int) -> io.FileIO | None:
+    """A new file without a name; None where there is no such thing."""
     if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # a file system that cannot
-            fd = os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR | _CLOEXEC, mode)
-    if fd < 0:
-        name = f"{path}.{secrets.token_hex(4)}{_MAKING}"
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC | _BINARY, mode)
-    try:
-        if hasattr(os, "fchmod"):
-            os.fchmod(fd, mode)  # whatever the umask is
-        yield fd, name
-    except BaseException:
-        if name is not None:
-            os.close(fd)
-            fd = -1
-            os.unlink(name)
-        raise
-    finally:
-        if fd >= 0:
-            os.close(fd)
+            return open_file(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR | _CLOEXEC, mode)
+    return None
 
 
 def _give_name(name: str, path: str, fd: int | None = None) -> None:
@@ -130,12 +129,9 @@ def _fill(fd: int, path: str, header: Header) -> None:
         allocate(fd, tags, tags + 16)
         allocate(fd, last, last + 16)
     except OSError as error:
-        raise OSError(
-            error.errno,
-            f"no room for the {g.committed} bytes of tables of a store with capacity "
-            f"{header.capacity} and max_objects {header.max_objects} ({error.strerror}): free "
-            "some, or ask for less",
-            path,
+        asked = header.capacity, header.max_objects
+        raise limits.no_room_for_tables(
+            path, fd, g.committed, *asked, error.errno or errno.ENOSPC
         ) from None
     for at, value in first_words(header).items():
         _write(fd, at * 8, value.to_bytes(8, "little" if _is_little() else "big"))
@@ -147,6 +143,9 @@ def _is_little() -> bool:
 
 
 def _write(fd: int, at: int, data: bytes) -> None:
+    if hasattr(os, "pwrite"):  # a child that is forked amid this shares the position
+        os.pwrite(fd, data, at)
+        return
     os.lseek(fd, at, os.SEEK_SET)
     os.write(fd, data)
 
@@ -158,16 +157,17 @@ def creator_path(folder: str) -> str:
     return os.path.join(folder, "creator.lock")
 
 
-def _claim_creation(folder: str, mode: int) -> processes.Claim:
+def _claim_creation(folder: str, mode: int, life: Life) -> processes.Claim:
     """A new folder of locks with the creator's in it, so that nobody takes it for an orphan."""
     for _ in range(TRIES):
+        life.demand(folder)
         processes.make_folder(folder, mode)
         lock_mode = processes.lock_mode(mode)
         lock = processes.new_lock(os.path.join(folder, "change.lock"), lock_mode)
         try:
             lock.acquire(timeout=1, poll_interval=0.001)
-        except (FileNotFoundError, Timeout):
-            continue  # one who cleans up was faster
+        except (FileNotFoundError, FileExistsError, Timeout):
+            continue  # one who cleans up was faster; filelock saw the folder, and then it was gone
         try:
             processes.demand_kernel_lock(lock)
             claim = processes.take(creator_path(folder), lock_mode)
@@ -209,15 +209,10 @@ def is_unused(fd: int, path: str) -> bool:
 def is_store(path: str, uuid: bytes) -> bool:
     """Whether the store whose uuid begins so is there."""
     try:
-        fd = os.open(path, os.O_RDONLY | _CLOEXEC | _BINARY | getattr(os, "O_NONBLOCK", 0))
+        with open_store(path, os.O_RDONLY) as file:
+            head = os.read(file.fileno(), HEADER.size)
     except OSError:
         return False
-    try:
-        head = os.read(fd, HEADER.size)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
     return len(head) == HEADER.size and HEADER.unpack(head)[9].startswith(uuid[:4])
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 from refstore.locked.journal import Change
-from refstore.locked.layout import HASH, NEXT, SHAPE
+from refstore.locked.layout import HASH, NEXT, SEALED, SHAPE, SLOTS_USED, WORD
 from refstore.locked.mapping import Mapping
 
 
@@ -23,17 +24,26 @@ def find(c: Change, utf8: bytes) -> int | None:
     """The slot of the live object with this name."""
     file = c.file
     hashed = hash_of(file, utf8)
-    link = c[_bucket(c, hashed)]
-    steps = 0
-    while link:
-        at = file.slot(link - 1)
-        if c[at + HASH] == hashed and file.name(link - 1, c[at + SHAPE] >> 8 & 0xFFFF) == utf8:
-            return link - 1
-        link = c[at + NEXT]
-        steps += 1
-        if steps > file.g.max_objects:
-            raise file.damaged()
+    for slot in chain(c, _bucket(c, hashed)):
+        at = file.slot(slot)
+        if c[at + HASH] == hashed and file.name(slot, c[at + SHAPE] >> 8 & 0xFFFF) == utf8:
+            return slot
     return None
+
+
+def chain(c: Change, bucket: int) -> Iterator[int]:
+    """The slots of a chain. One that leads to what is no object, or back, is damaged."""
+    file, used = c.file, c[SLOTS_USED]
+    link, steps, seen = c[bucket], 0, 0
+    while link:
+        slot = link - 1
+        if slot >= used or c[file.slot(slot) + WORD] & 0xFF != SEALED or link == seen:
+            raise file.damaged(f"a chain of the index leads to slot {slot}, which cannot be")
+        steps += 1
+        if steps & (steps - 1) == 0:
+            seen = link  # at each power of two: a loop comes back here within its length
+        yield slot
+        link = c[file.slot(slot) + NEXT]
 
 
 def insert(c: Change, slot: int) -> None:
@@ -47,13 +57,10 @@ def remove(c: Change, slot: int) -> None:
     """Takes a slot out of its chain. A chain that does not lead there is damaged."""
     file = c.file
     at = file.slot(slot)
-    link_at = _bucket(c, c[at + HASH])
-    for _ in range(file.g.max_objects + 1):
-        link = c[link_at]
-        if link == slot + 1:
+    link_at = bucket = _bucket(c, c[at + HASH])
+    for found in chain(c, bucket):
+        if found == slot:
             c[link_at] = c[at + NEXT]
             return
-        if not link:
-            break
-        link_at = file.slot(link - 1) + NEXT
-    raise file.damaged()
+        link_at = file.slot(found) + NEXT
+    raise file.damaged(f"no chain of the index leads to slot {slot}, which has a name")

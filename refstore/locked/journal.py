@@ -16,24 +16,25 @@ before. So a death anywhere is before the change or after it; so is a KeyboardIn
 
 from __future__ import annotations
 
+import errno
 from array import array
 from itertools import chain
 
-from refstore.locked.layout import COUNT, FIXED_WORDS, JOURNAL, PAIRS
+from refstore.locked.layout import COUNT, JOURNAL, PAIRS, TURNS
 from refstore.locked.mapping import Mapping
 
 
 class Change:
     """Words that are yet to be written. One at a time, under the change lock."""
 
-    __slots__ = ("begun", "committed", "file", "new", "words")
+    __slots__ = ("_due", "commits", "file", "new", "words")
 
     def __init__(self, file: Mapping) -> None:
         self.file = file
         self.words = file.words
         self.new: dict[int, int] = {}
-        self.begun = False  # whether any commit may have passed its point of no return
-        self.committed = False  # whether the last one surely did
+        self.commits = 0  # that have passed their point of no return; see `settle`
+        self._due = 0  # what that is once the one that is begun has
 
     def __getitem__(self, i: int) -> int:
         value = self.new.get(i)
@@ -48,21 +49,40 @@ class Change:
             return
         n = len(new)
         if n > PAIRS:
-            raise self.file.damaged()
-        self.committed = False
+            raise self.file.damaged(f"one change takes {n} words")
+        self._due = self.commits + 1
         pairs = array("Q", chain.from_iterable(new.items()))
         words[JOURNAL : JOURNAL + 2 * n] = pairs
-        self.begun = True
         words[COUNT] = n
-        self.committed = True
+        self.commits = self._due
         for i, value in new.items():
             words[i] = value
         words[COUNT] = 0
         new.clear()
 
-    def forget(self) -> None:
-        """What was gathered and not committed."""
-        self.new.clear()
+    def settle(self) -> None:
+        """After an exception, still under the lock: ends a commit that was interrupted on its way.
+        From here on `commits` is the truth."""
+        if self._due > self.commits and self.words[COUNT]:
+            self.commits = self._due
+        replay(self.file)
+
+    def next(self) -> Moment:
+        """When the commit that is being prepared is through."""
+        return Moment(self, self.commits + 1)
+
+
+class Moment:
+    """One commit. What was prepared for it counts once it has come."""
+
+    __slots__ = ("_change", "_commits")
+
+    def __init__(self, change: Change, commits: int) -> None:
+        self._change = change
+        self._commits = commits
+
+    def has_come(self) -> bool:
+        return self._change.commits >= self._commits
 
 
 def replay(file: Mapping) -> None:
@@ -72,11 +92,13 @@ def replay(file: Mapping) -> None:
     if not n:
         return
     if n > PAIRS:
-        raise file.damaged()
+        raise file.damaged(f"the journal's count is {n}")
     end = file.g.data // 8
     for at in range(JOURNAL, JOURNAL + 2 * n, 2):
         i = words[at]
-        if not FIXED_WORDS <= i < end or JOURNAL <= i < file.g.bins:
-            raise file.damaged()
+        if not TURNS < i < end or JOURNAL <= i < file.g.bins:
+            raise file.damaged(f"a pair of the journal leads to word {i}")
+        if i * 8 >= file.g.committed and not file.commit_word(i):
+            raise OSError(errno.ENOSPC, "no memory for a change that was begun", file.path)
         words[i] = words[at + 1]
     words[COUNT] = 0

@@ -11,9 +11,10 @@ import errno
 import mmap
 import os
 import sys
+import weakref
 from typing import Any, Final
 
-from refstore import messages
+from refstore import limits, messages
 from refstore.errors import StoreCorruptedError
 from refstore.locked.layout import (
     CHUNK,
@@ -25,11 +26,17 @@ from refstore.locked.layout import (
     Header,
     lay_out,
 )
+from refstore.locked.life import Life
+from refstore.locked.targets import Target, pieces
+from refstore.names import NAME_LIMIT
+from refstore.paths import open_store
 
 _ZEROS: Final = bytes(CHUNK)
 _NO_ROOM: Final = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 # A mapping needs no descriptor; before 3.13 Python keeps one for it nevertheless.
-UNTRACKED: Final[dict[str, Any]] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+UNTRACKED: Final[dict[str, Any]] = (
+    {"trackfd": False} if sys.version_info >= (3, 13) and hasattr(os, "fork") else {}
+)
 _POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE, which the mmap module does not name
 
 
@@ -63,9 +70,10 @@ class Mapping:
 
     __slots__ = (
         "__weakref__",
-        "_fd",
         "_near",
         "_near_pages",
+        "_own",
+        "_scrap",
         "_trims",
         "found",
         "g",
@@ -73,6 +81,7 @@ class Mapping:
         "octets",
         "path",
         "readable",
+        "targets",
         "words",
         "writable",
     )
@@ -82,47 +91,91 @@ class Mapping:
         self.header = header
         self.g: Geometry = lay_out(header.capacity, header.max_objects)
         self.found = found.st_dev, found.st_ino
-        self._fd = -1
+        self._own: list[int] = []  # a descriptor of the file
         try:
             size = self.g.file_size
             self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE, **UNTRACKED)
             self.readable = mmap.mmap(fd, size, access=mmap.ACCESS_READ, **UNTRACKED)
-        except (ValueError, OverflowError) as error:
-            raise OSError(errno.ENOMEM, f"cannot map the store: {error}", path) from None
+        except (ValueError, OverflowError):
+            raise limits.cannot_map(path, size, errno.ENOMEM) from None
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise limits.cannot_map(path, size, errno.ENOMEM) from None
         self.octets = memoryview(self.writable)
         self.words = self.octets.cast("Q")
         self._near: set[int] = set()  # chunks that are committed, for as long as nobody trims
         self._near_pages: set[int] = set()  # the same, of what is reached page by page
         self._trims = -1
-        self._fd = os.dup(fd)
+        # By id: what is being filled. No collection of weak references: a signal that comes amid a
+        # copy would be lost in its callback.
+        self.targets: dict[int, weakref.ref[Target]] = {}
+        self._scrap: mmap.mmap | None = None  # see `remove`
+        self._own.extend(map(os.dup, (fd,)))  # one step, which no signal handler comes amid
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
-            if self._is_ours(self._fd):
-                os.close(self._fd)
+            if self._has_descriptor():
+                list(map(os.close, map(self._own.pop, (0,))))
 
-    def _is_ours(self, fd: int) -> bool:
+    def _has_descriptor(self) -> bool:
         # the program may have closed it, and have another file at its number
         try:
-            found = os.fstat(fd)
-        except OSError:
+            found = os.fstat(self._own[0])
+        except (OSError, IndexError):
             return False
         return (found.st_dev, found.st_ino) == self.found
 
     def descriptor(self) -> int:
         """A descriptor of the file. OSError if there is none any more, and no way to it."""
-        if not self._is_ours(self._fd):
-            fd = os.open(self.path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-            if not self._is_ours(fd):
-                os.close(fd)
-                raise FileNotFoundError(errno.ENOENT, "another file is there now", self.path)
-            self._fd = fd
-        return self._fd
+        if not self._has_descriptor():
+            try:
+                with open_store(self.path, os.O_RDWR) as file:
+                    self._own[:] = map(os.dup, (file.fileno(),))
+            except OSError:
+                raise limits.no_descriptor(self.path, "what was asked for") from None
+            if not self._has_descriptor():
+                list(map(os.close, map(self._own.pop, (0,))))
+                raise limits.no_descriptor(self.path, "what was asked for")
+        return self._own[0]
 
-    def damaged(self) -> StoreCorruptedError:
-        return messages.damaged_file(self.path)
+    def descriptor_or_none(self) -> int:
+        """A descriptor of the file, or -1."""
+        try:
+            return self.descriptor()
+        except OSError:
+            return -1
+
+    def damaged(self, what: str) -> StoreCorruptedError:
+        """`what`: a sentence that names the field."""
+        return messages.damaged_file(self.path, what)
+
+    def stop_writing(self, *, is_lost: bool) -> None:
+        """In a forked child: whatever frames of its parent's calls it is in, none writes any more.
+
+        `is_lost`: it has no row, and uses the file no more.
+        """
+        for ref in list(self.targets.values()):
+            target = ref()
+            if target is not None:
+                target.stop()
+        if self._scrap is not None:
+            self._scrap.close()
+        if is_lost:
+            self.words.release()
+            self.octets.release()
 
     # --- memory
+
+    def remove(self, start: int, end: int, life: Life) -> None:
+        """Gives whole pages back to the system. OSError where that cannot be."""
+        # by a mapping of its own, which a child that is forked amid this finds closed
+        at, access = start, mmap.ACCESS_WRITE
+        scrap = mmap.mmap(self.descriptor(), end - start, access=access, offset=at, **UNTRACKED)
+        self._scrap = scrap
+        life.demand(self.path)
+        scrap.madvise(mmap.MADV_REMOVE)
+        scrap.close()
 
     def look_at_trims(self) -> None:
         """At the beginning of each turn: what somebody gave back is no longer near."""
@@ -179,17 +232,21 @@ class Mapping:
             return False
         return True
 
-    def commit_block(self, offset: int, nbytes: int) -> bool:
+    def commit_block(self, offset: int, nbytes: int, life: Life) -> bool:
         """The same for a large block that is ours, without the lock: nothing near it is looked at
-        or remembered."""
-        return self._allocate(offset, offset + nbytes)
+        or remembered. In pieces, between which signal handlers run."""
+        for start, end in pieces(nbytes):
+            life.demand(self.path)
+            if not self._allocate(offset + start, offset + end):
+                return False
+        return True
 
     # --- addresses
 
     def slot(self, slot: int) -> int:
         """The first word of a slot."""
         if not 0 <= slot < self.g.max_objects:
-            raise self.damaged()
+            raise self.damaged(f"something leads to slot {slot} of {self.g.max_objects}")
         return self.g.slots + slot * 16
 
     def label(self, slot: int) -> int:
@@ -199,5 +256,7 @@ class Mapping:
         return self.g.data + unit * UNIT
 
     def name(self, slot: int, nbytes: int) -> bytes:
+        if nbytes > NAME_LIMIT:
+            raise self.damaged(f"the name of slot {slot} has {nbytes} bytes")
         at = self.label(slot)
-        return bytes(self.octets[at : at + min(nbytes, 255)])
+        return bytes(self.octets[at : at + nbytes])

@@ -12,7 +12,7 @@ from collections import deque
 from typing import Any, Final
 
 from refstore import children, messages
-from refstore.errors import RefstoreError, RefstoreWarning
+from refstore.errors import RefstoreError, RefstoreWarning, StoreCorruptedError
 from refstore.locked import buffers, checks, folders, processes, slots
 from refstore.locked.journal import Change
 from refstore.locked.layout import (
@@ -30,9 +30,11 @@ from refstore.locked.layout import (
     home_of,
     locks_of,
 )
+from refstore.locked.life import Life, here
 from refstore.locked.mapping import Mapping
 from refstore.locked.pins import raise_interrupt
 from refstore.locked.turns import PATIENCE, Chore, Operation, T, Turns
+from refstore.paths import open_file
 
 _BATCH: Final = 200  # words of a large change that are committed together
 
@@ -62,6 +64,7 @@ class Member(Turns):
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
             self.leave()
+            self.give_up_chores()
 
     def is_of(self, fd: int) -> bool:
         """Whether `fd` is open on the very file that this is attached to."""
@@ -78,14 +81,15 @@ class Member(Turns):
 
     # --- turns
 
-    def run(self, what: str, operation: Operation[T], *args: object) -> T:
-        """A turn of a process that has a row."""
+    def run(self, life: Life, what: str, operation: Operation[T], *args: object) -> T:
+        """A turn of a process that has a row, in a call that began in that life."""
+        life.demand(self.path)
         if self.pid != os.getpid() or self.is_lost:
             self.demand_alive()
         raise_interrupt()
         if self.row is None:  # left at the interpreter's exit, and is used once more
             self.join()
-        return self.take_turn(what, operation, *args)
+        return self.take_turn(what, operation, *args, life=life)
 
     @property
     def own(self) -> int:
@@ -96,37 +100,36 @@ class Member(Turns):
 
     def count(self, counter: int) -> None:
         # one word, ours: a statistic needs no journal
-        self.file.words[processes.row_at(self.file, self.own) + ROW_COUNTERS + counter] += 1
+        words, at = self.file.words, processes.row_at(self.file, self.own) + ROW_COUNTERS + counter
+        words[at] = words[at] + 1 & (1 << 64) - 1
 
     # --- coming and going
 
     def join(self) -> None:
         """Takes a row. Whoever died is cleaned up after before."""
+        life = here()
+        self.demand_alive()
         self._demand_descriptors()
         for _ in range(folders.TRIES):
             is_new = processes.make_folder(self.folder, self.mode)
             try:
-                self.take_turn("attaching", self._enter)
+                self.take_turn("attaching", self._enter, life=life)
                 return
             except FileNotFoundError:  # of the store, or of a lock that was removed just now
                 if not os.path.exists(self.path):
                     self._leave_no_folder()
                     raise
             except BaseException:
-                if is_new:
+                if is_new and life.is_ours():
                     self._leave_no_folder(has_store=True)
                 raise
         raise messages.busy(self.path, 0, "attaching")
 
     def _demand_descriptors(self) -> None:
         # before there is anything that takes some to be removed again
-        taken: list[int] = []
-        try:
+        with contextlib.ExitStack() as some:
             for _ in range(3):
-                taken.append(os.dup(self.file.descriptor()))  # noqa: PERF401
-        finally:
-            for fd in taken:
-                os.close(fd)
+                some.enter_context(open_file(os.devnull, os.O_RDONLY))
 
     def _leave_no_folder(self, *, has_store: bool = False) -> None:
         with contextlib.suppress(OSError):
@@ -274,7 +277,12 @@ class Member(Turns):
         # For a child without a row, which gets the parent's lock if it inherits anything. Whatever
         # this process gives back from here on is a chore, or in a turn that does all chores first.
         c = Change(self.file)  # only to read: our own pins change in our own turns
-        held = [*processes.pinned_slots(c, self.own), *self._open_writers()]
+        try:
+            pinned = processes.pinned_slots(c, self.own)
+        except StoreCorruptedError:  # then it is kept as long as our row is there
+            self._loss, self._is_kept_for_child = loss, True
+            return
+        held = [*pinned, *self._open_writers()]
         if held or not self._inside:  # else the store is being opened
             self._loss = loss
         self._is_kept_for_child = bool(held)
@@ -327,6 +335,7 @@ class Member(Turns):
         self.is_lost = True
         self.report = processes.Report()
         self.new_locks()
+        self.file.stop_writing(is_lost=self.heir is None)
         if self.heir is None:
             return  # maybe with its parent's claim, by which what it inherited is kept
         self._loss, self._has_warned = None, False

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from refstore import arrays
+from refstore import arrays, payload
 from refstore.locked.layout import KINDS
-from refstore.payload import RELEASES_GIL, encode
+from refstore.locked.targets import PIECE, Target, pieces
 
 BYTES, ARRAY, OBJECT = range(len(KINDS))
 
@@ -21,37 +21,37 @@ class Prepared(NamedTuple):
     nbytes: int
     kind: int
     text: bytes  # an array's description
-    fill: Callable[[memoryview], None]  # writes exactly `nbytes` bytes
+    fill: Callable[[Target], None]  # writes exactly `nbytes` bytes
 
 
-def _copy(target: memoryview, source: Any) -> None:
-    if target.nbytes < RELEASES_GIL:
-        target[:] = source
-    else:
-        np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
-
-
-def _nothing(target: memoryview) -> None:
+def _nothing(target: Target) -> None:
     pass
 
 
 def prepare(obj: object) -> Prepared:
     """TypeError, pickle.PicklingError and what else pickle raises for what cannot be stored."""
     if type(obj) is bytes:
-        return Prepared(len(obj), BYTES, b"", lambda target: _copy(target, obj))
+        return Prepared(len(obj), BYTES, b"", lambda target: target.copy(0, obj))
     if type(obj) is np.ndarray and not obj.dtype.hasobject:
         return _prepare_array(obj)
     if isinstance(obj, (bytearray, memoryview)):
         return _prepare_buffer(memoryview(obj))
-    frame = encode(obj)
-    return Prepared(frame.nbytes, OBJECT, b"", frame.write)
+    frame = payload.encode(obj)
+    return Prepared(frame.nbytes, OBJECT, b"", lambda target: _write_frame(target, frame))
+
+
+def _write_frame(target: Target, frame: payload.Frame) -> None:
+    for offset, piece in frame.pieces:
+        for start, end in pieces(piece.nbytes):
+            part = target.part(offset + start, end - start)
+            payload._copy(part, piece[start:end])
 
 
 def _prepare_buffer(view: memoryview) -> Prepared:
     if not view.nbytes:
         return Prepared(0, BYTES, b"", _nothing)
     plain = np.frombuffer(view if view.c_contiguous else view.tobytes(), np.uint8)
-    return Prepared(view.nbytes, BYTES, b"", lambda target: _copy(target, plain))
+    return Prepared(view.nbytes, BYTES, b"", lambda target: target.copy(0, plain))
 
 
 def _prepare_array(array: npt.NDArray[Any]) -> Prepared:
@@ -66,9 +66,18 @@ def _prepare_array(array: npt.NDArray[Any]) -> Prepared:
         array = array.transpose(axes)
     if array.flags.c_contiguous:
         octets = array.reshape(-1).view(np.uint8)
-        return Prepared(nbytes, ARRAY, text, lambda target: _copy(target, octets))
+        return Prepared(nbytes, ARRAY, text, lambda target: target.copy(0, octets))
+    return Prepared(nbytes, ARRAY, text, lambda target: _copy_strided(target, 0, array))
 
-    def fill(target: memoryview) -> None:
-        np.copyto(np.ndarray(array.shape, array.dtype, target), array, casting="no")
 
-    return Prepared(nbytes, ARRAY, text, fill)
+def _copy_strided(target: Target, offset: int, source: npt.NDArray[Any]) -> None:
+    """In pieces: some of what the first axis counts, or a part of one of them."""
+    if source.nbytes <= PIECE or not source.ndim:
+        piece = target.array(offset, source.shape, source.dtype)
+        np.copyto(piece, source)
+        return
+    row = source.nbytes // len(source)
+    step = max(PIECE // row, 1)
+    for first in range(0, len(source), step):
+        some = source[first] if row > PIECE else source[first : first + step]
+        _copy_strided(target, offset + first * row, some)

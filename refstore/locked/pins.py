@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from refstore import arrays
 from refstore.errors import StoreCorruptedError
+from refstore.locked.life import is_from_here
 
 __all__ = ["Block", "Home", "Pin", "Root", "private_root", "root_over", "shaped"]
 
@@ -62,7 +63,7 @@ class Home(Protocol):
     def is_alive(self) -> bool:
         """Whether this process has a row; False in a child that was forked without one."""
 
-    def pin(self, slot: int, generation: int) -> None:
+    def pin(self, slot: int, generation: int, pin: Pin) -> None:
         """One more pin of ours on a live object; ObjectNotFoundError if it is none."""
 
     def unpinning(self, slot: int) -> Any:
@@ -78,59 +79,90 @@ class Home(Protocol):
     def private_copy(self, block: Block) -> tuple[mmap.mmap | bytearray, int]:
         """Memory of our own that shows the block, and where the block begins in it."""
 
-    def seal(self, slot: int, generation: int, name: str | None, replace: bool, keep: bool) -> None:
-        """Publishes a block that we wrote; `keep`: from then on we have a pin on it.
+    def seal(self, call: Any, name: str | None, replace: bool, pin: Pin | None) -> None:
+        """Publishes the block that the call took, and that is written; `pin`: of views that live
+        on. If it raises, the block is to be given up."""
 
-        If it raises, the block is to be given up: that does nothing if it was sealed after all,
-        with the pin.
+    def stays(self, call: Any, error: BaseException) -> bool:
+        """Whether what was published before `error` came up cannot be taken back; then the error
+        comes out of the next call."""
+
+    def give_up(self, call: Any, pin: Pin | None) -> None:
+        """Of what the call took: free it, or, if views of it live on, condemn it with that pin.
+
+        Now or soon; twice is once. Waits for nobody, and raises only what a signal handler does.
         """
 
-    def give_up(self, slot: int, generation: int, keep: bool) -> None:
-        """Of an unsealed block of ours: free it, or, with `keep`, condemn it with a pin of ours.
 
-        Now or soon. Waits for nobody, and raises only what a signal handler does.
-        """
-
-
-_interrupts: list[BaseException] = []  # that came up in finalizers, where Python drops them
+# That came up in finalizers, where Python drops them, or after a point of no return.
+_interrupts: list[BaseException] = []
 
 
 def raise_interrupt() -> None:
-    """Ctrl-C, or what else a signal handler raised amid a finalizer. Handlers run in the main
-    thread, and so does this."""
+    """Ctrl-C, or what else a signal handler raised where it could not come out. Handlers run in the
+    main thread, and so does this."""
     if _interrupts and threading.current_thread() is threading.main_thread():
         raise _interrupts.pop()
+
+
+def postpone(error: BaseException) -> bool:
+    """Let it come out of the next call, if a signal handler raised it; whether one did."""
+    if isinstance(error, Exception) and is_from_here(error):
+        return False
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    _interrupts.append(error)
+    return True
 
 
 def finalize(work: Callable[[], None], is_finalizing: Callable[[], bool]) -> None:
     """What a finalizer does. Python would print what is raised there and go on."""
     try:
         work()
-    except Exception:
-        if not is_finalizing():  # when modules may be gone, and the row goes with the process
-            raise
     except BaseException as error:
-        _interrupts.append(error)
+        if not is_finalizing() and not postpone(error):
+            raise  # else modules may be gone, and the row goes with the process
 
 
 class Pin:
-    """A pin of this process on a slot; given back when this is collected, if not before."""
+    """A pin of this process on a slot; given back when this is collected, if not before.
+
+    It is there before the change that takes it, and knows its commit: so whoever is interrupted
+    between the two need not know how far it came.
+    """
 
     __slots__ = ("chore", "home")
 
-    def __init__(self, home: Home, slot: int) -> None:
+    def __init__(self, home: Home, slot: int | None = None) -> None:
         self.home = home
-        self.chore = home.unpinning(slot)
+        self.chore = None if slot is None else home.unpinning(slot)
+
+    def take(self, slot: int, moment: Any) -> None:
+        """It is on that slot once that moment has come."""
+        chore = self.home.unpinning(slot)
+        chore.since = moment
+        self.chore = chore
+
+    def inherit(self, slot: int) -> None:
+        """The fork took it for us."""
+        self.chore = self.home.unpinning(slot)
+
+    @property
+    def slot(self) -> int:
+        chore: Any = self.chore
+        slot: int = chore.args[0]
+        return slot
 
     def give_back(self) -> None:
-        self.home.do_once(self.chore)
+        if self.chore is not None and not self.chore.is_done():
+            self.home.do_once(self.chore)
 
     def __del__(
         self,
         finalize: Callable[..., None] = finalize,
         is_finalizing: Callable[[], bool] = sys.is_finalizing,
     ) -> None:
-        if not self.chore.is_done():
+        if self.chore is not None:
             finalize(self.give_back, is_finalizing)
 
 

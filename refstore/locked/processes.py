@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import mmap
 import os
 import sys
@@ -39,7 +40,6 @@ from refstore.locked.layout import (
     ROW_WORDS,
     ROWS,
     SLOT_WORDS,
-    SLOTS_USED,
     TOTALS,
     UNIT,
     UNITS,
@@ -47,7 +47,9 @@ from refstore.locked.layout import (
     WRITING,
 )
 from refstore.locked.mapping import UNTRACKED, Mapping
+from refstore.paths import open_file
 
+_LOW_64 = (1 << 64) - 1
 PIDS_KEPT = 256  # in a report of the dead
 
 try:
@@ -96,10 +98,10 @@ _claims: weakref.WeakSet[Claim] = weakref.WeakSet()  # of this process
 class Claim:
     """A lock file, held from when this is made until it is given back or the process is gone."""
 
-    __slots__ = ("__weakref__", "_fd", "_lock", "_memory", "is_inherited")
+    __slots__ = ("__weakref__", "_file", "_lock", "_memory", "is_inherited")
 
-    def __init__(self, fd: int | None, lock: FileLock | None) -> None:
-        self._fd = fd  # until it is mapped
+    def __init__(self, lock: FileLock | None = None) -> None:
+        self._file: io.FileIO | None = None  # until it is mapped
         self._lock = lock
         self._memory: mmap.mmap | None = None
         self.is_inherited = False  # its process is gone or our parent's, and keeps things for us
@@ -108,17 +110,33 @@ class Claim:
     def __del__(self) -> None:
         self.let_go()
 
+    def take(self, path: str, mode: int) -> bool:
+        """Whether the lock on the file, which is made if need be, is ours from here on."""
+        access = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._file = open_file(path, access, mode)
+        fd = self._file.fileno()
+        if not _flock(fd):
+            self.let_go()
+            return False
+        if not os.fstat(fd).st_size:
+            os.ftruncate(fd, 1)  # so that it can be mapped
+            with contextlib.suppress(PermissionError):
+                os.fchmod(fd, mode)  # whatever the umask is
+        return True
+
     def settle(self) -> None:
         """From here on the lock is held by the process's memory."""
-        if self._fd is not None:
-            self._memory = mmap.mmap(self._fd, 1, access=mmap.ACCESS_READ, **UNTRACKED)
+        if self._file is not None:
+            fd = self._file.fileno()
+            self._memory = mmap.mmap(fd, 1, access=mmap.ACCESS_READ, **UNTRACKED)
             self.let_go()
 
     def let_go(self) -> None:
         """Closes the descriptor; the lock stays with whoever else has the same description."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # the program closed it
+                self._file.close()
+            self._file = None
 
     def leave_to_parent(self) -> None:
         """In a forked child: the lock is its parent's."""
@@ -143,21 +161,9 @@ def take(path: str, mode: int = 0o600) -> Claim | None:
         except Timeout:
             return None
         demand_kernel_lock(lock)
-        return Claim(None, lock)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    try:
-        if _flock(fd):
-            if not os.fstat(fd).st_size:
-                os.ftruncate(fd, 1)  # so that it can be mapped
-                with contextlib.suppress(PermissionError):
-                    os.fchmod(fd, mode)  # whatever the umask is
-            claim = Claim(fd, None)
-            fd = -1
-            return claim
-    finally:
-        if fd >= 0:
-            os.close(fd)
-    return None
+        return Claim(lock)
+    claim = Claim()
+    return claim if claim.take(path, mode) else None
 
 
 def leave_all_to_parent(own: list[Claim]) -> None:
@@ -208,6 +214,8 @@ def lock_path(folder: str, row: int) -> str:
 
 
 def row_at(file: Mapping, row: int) -> int:
+    if not 0 <= row < ROWS:
+        raise file.damaged(f"something leads to row {row} of {ROWS}")
     return file.g.rows + row * ROW_WORDS
 
 
@@ -265,7 +273,7 @@ def _exists(pid: int) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass
@@ -306,7 +314,7 @@ def _freed(c: Change, slot: int) -> int:
 def used_slots(c: Change, field: int) -> list[int]:
     """One word of each slot that was ever used."""
     g = c.file.g
-    n = min(c[SLOTS_USED], g.max_objects)
+    n = slots.used(c)
     first = g.slots + field
     return c.words[first : first + n * SLOT_WORDS : SLOT_WORDS].tolist() if n else []
 
@@ -359,9 +367,9 @@ def fold(c: Change, row: int, died: bool) -> None:
     """The row's counts go to the store's, and the row is free."""
     at = row_at(c.file, row)
     for k in range(COUNTERS):
-        c[TOTALS + k] += c[at + ROW_COUNTERS + k]
+        c[TOTALS + k] = c[TOTALS + k] + c[at + ROW_COUNTERS + k] & _LOW_64
     if died:
-        c[TOTALS + RECOVERIES] += 1
+        c[TOTALS + RECOVERIES] = c[TOTALS + RECOVERIES] + 1 & _LOW_64
     c[at + ROW_STATE] = 0
     c.commit()
 

@@ -61,6 +61,29 @@ class TooManyPinsError(Exception):
     """A process cannot count more on one object."""
 
 
+# --- what a slot says of itself
+
+
+def used(c: Change) -> int:
+    """Slots from here on were never used."""
+    n = c[SLOTS_USED]
+    if n > c.file.g.max_objects:
+        raise c.file.damaged(f"{n} slots are used of {c.file.g.max_objects}")
+    return n
+
+
+def generation_of(c: Change, slot: int) -> int:
+    generation = c[c.file.slot(slot) + WORD] >> 8
+    if generation > LAST_GENERATION:
+        raise c.file.damaged(f"the word of slot {slot} has the generation {generation}")
+    return generation
+
+
+def name(c: Change, slot: int) -> bytes:
+    """Empty if it has none."""
+    return c.file.name(slot, c[c.file.slot(slot) + SHAPE] >> 8 & 0xFFFF)
+
+
 # --- claiming
 
 
@@ -70,12 +93,12 @@ def _claim(c: Change) -> int:
     link = c[FREE_SLOT]
     if link:
         at = file.slot(link - 1)
-        if c[at + WORD] & 0xFF != FREE:
-            raise file.damaged()
+        if link > used(c) or c[at + WORD] & 0xFF != FREE:
+            raise file.damaged(f"the list of free slots leads to slot {link - 1}, which is not")
         c[FREE_SLOT] = c[at + NEXT]
         return link - 1
-    slot = c[SLOTS_USED]
-    if slot >= file.g.max_objects:
+    slot = used(c)
+    if slot == file.g.max_objects:
         raise NoRoomError(messages.no_slot(file.g.max_objects))
     at, label = file.slot(slot) * 8, file.label(slot)
     if not file.commit(at, at + SLOT_WORDS * 8) or not file.commit(label, label + LABEL_NBYTES):
@@ -108,7 +131,10 @@ def claim(
     ):
         raise NoRoomError(messages.NO_MEMORY)
     at = file.slot(slot)
-    generation = (c[at + WORD] >> 8) + 1
+    before = generation_of(c, slot)
+    if before == LAST_GENERATION:
+        raise file.damaged(f"slot {slot} is free, and had its last generation")
+    generation = before + 1
     c[at + WORD] = generation << 8 | WRITING
     c[at + OFFSET] = unit
     c[at + UNITS] = units
@@ -184,7 +210,7 @@ def has_name(c: Change, slot: int) -> bool:
 
 def is_live(c: Change, slot: int, generation: int) -> bool:
     """Whether an object can be found by this ref."""
-    if slot >= min(c[SLOTS_USED], c.file.g.max_objects):
+    if slot >= used(c):
         return False
     return c[c.file.slot(slot) + WORD] == generation << 8 | SEALED
 
@@ -248,8 +274,8 @@ def pinning_rows(c: Change, slot: int) -> list[int]:
 
 def prepare_pins(c: Change, row: int) -> None:
     """Memory for pins on all there is, as far as there is any."""
-    used = min(c[SLOTS_USED], c.file.g.max_objects - 1)
-    for at in range(_cell(c, row, 0)[0], _cell(c, row, used)[0] + 1, PAGE // 8):
+    last = min(used(c), c.file.g.max_objects - 1)
+    for at in range(_cell(c, row, 0)[0], _cell(c, row, last)[0] + 1, PAGE // 8):
         if not c.file.commit_word(at):
             return
 

@@ -14,11 +14,14 @@ next bin that has any, where each extent is large enough.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
+from collections.abc import Iterator
 
 from refstore.locked.journal import Change
 from refstore.locked.layout import BITMAP, BITMAP_WORDS, TRIMS, UNIT, bin_of
+from refstore.locked.life import here
 
 LOOKS = 32  # extents of a bin that are compared before a larger bin is tried
 
@@ -29,7 +32,7 @@ _LOW_24 = (1 << 24) - 1
 def _tag(c: Change, unit: int) -> int:
     """The first word of a unit's tag."""
     if not 0 <= unit < c.file.g.units:
-        raise c.file.damaged()
+        raise c.file.damaged(f"a free extent or a block touches unit {unit} of {c.file.g.units}")
     return c.file.g.tags + 2 * unit
 
 
@@ -45,7 +48,7 @@ def _read(c: Change, unit: int) -> tuple[int, int, int]:
     one, two = c[at], c[at + 1]
     size = one & _LOW_40
     if not 0 < size <= c.file.g.units - unit:
-        raise c.file.damaged()
+        raise c.file.damaged(f"the tag of unit {unit} has {size} units")
     return size, one >> 40 | two >> 40 << 24, two & _LOW_40
 
 
@@ -74,6 +77,8 @@ def _delist(c: Change, unit: int) -> int:
         of_before, earlier, _ = _read(c, before - 1)
         _write(c, before - 1, of_before, earlier, after)
     else:
+        if c[c.file.g.bins + b] != unit + 1:
+            raise c.file.damaged(f"the extent at unit {unit} is not the first in bin {b}")
         c[c.file.g.bins + b] = after
         if not after:
             c[BITMAP + b // 64] &= ~(1 << b % 64)
@@ -94,18 +99,29 @@ def _next_bin(c: Change, b: int) -> int | None:
     return None
 
 
-def _best_of(c: Change, b: int, units: int, looks: int) -> int | None:
+def _listed(c: Change, b: int) -> Iterator[tuple[int, int]]:
+    """(first unit, units) of each free extent in a bin. A list that leads back is damaged."""
+    link = c[c.file.g.bins + b]
+    before, steps, seen = 0, 0, 0
+    while link:
+        size, previous, after = _read(c, link - 1)
+        if link == seen or previous != before or bin_of(size) != b:
+            raise c.file.damaged(f"the list of bin {b} leads to unit {link - 1}, which cannot be")
+        steps += 1
+        if steps & (steps - 1) == 0:
+            seen = link  # at each power of two: a loop comes back here within its length
+        yield link - 1, size
+        before, link = link, after
+
+
+def _best_of(c: Change, b: int, units: int, looks: int | None) -> int | None:
     """The smallest of a bin's first extents that is large enough."""
     best, best_size = None, 0
-    link = c[c.file.g.bins + b]
-    while link and looks:
-        size, _, after = _read(c, link - 1)
+    for unit, size in itertools.islice(_listed(c, b), looks):
         if size >= units and (best is None or size < best_size):
-            best, best_size = link - 1, size
+            best, best_size = unit, size
             if size == units:
                 break
-        link = after
-        looks -= 1
     return best
 
 
@@ -118,9 +134,9 @@ def _find(c: Change, units: int) -> int | None:
     if larger is not None:
         found = _best_of(c, larger, units, LOOKS)
         if found is None:
-            raise c.file.damaged()
+            raise c.file.damaged(f"the bitmap says that bin {larger} has an extent")
         return found
-    return _best_of(c, own, units, c.file.g.units)
+    return _best_of(c, own, units, None)
 
 
 def take(c: Change, units: int) -> int | None:
@@ -142,13 +158,14 @@ def give(c: Change, unit: int, units: int) -> None:
         return
     total = c.file.g.units
     if unit + units > total:
-        raise c.file.damaged()
+        raise c.file.damaged(f"a block has {units} units from unit {unit} on")
     if unit + units < total and c[_tag(c, unit + units)]:
         units += _delist(c, unit + units)
     if unit:
         below = c[_tag(c, unit - 1)] & _LOW_40
         if below:
-            _delist(c, unit - below)
+            if _delist(c, unit - below) != below:
+                raise c.file.damaged(f"the tag of unit {unit - 1} is not that of its extent")
             unit, units = unit - below, units + below
     _enlist(c, unit, units)
 
@@ -170,47 +187,35 @@ def extents(c: Change) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     b = _next_bin(c, 0)
     while b is not None:
-        link = c[c.file.g.bins + b]
-        while link:
-            size, _, after = _read(c, link - 1)
-            found.append((link - 1, size))
-            if len(found) > c.file.g.units:
-                raise c.file.damaged()
-            link = after
+        found.extend(_listed(c, b))
         b = _next_bin(c, b + 1)
     return found
 
 
 def largest(c: Change) -> int:
     """Bytes of the largest free extent."""
-    best = 0
     for k in reversed(range(BITMAP_WORDS)):
         bits = c[BITMAP + k]
         if bits:
-            link = c[c.file.g.bins + 64 * k + bits.bit_length() - 1]
-            looks = c.file.g.units
-            while link and looks:
-                size, _, link = _read(c, link - 1)
-                best = max(best, size)
-                looks -= 1
-            return best * UNIT
+            sizes = [size for _, size in _listed(c, 64 * k + bits.bit_length() - 1)]
+            return max(sizes, default=0) * UNIT
     return 0
 
 
 def trim(c: Change) -> int:
     """Gives the memory of free extents back to the system; returns how many bytes."""
-    advice = getattr(mmap, "MADV_REMOVE", None)
-    if advice is None:
+    if not hasattr(mmap, "MADV_REMOVE"):
         return 0
     file = c.file
     c.words[TRIMS] = c.words[TRIMS] + 1 & 0xFFFFFFFF  # first: from here on nothing is near
     before = _stored(c)
+    life = here()
     for unit, units in extents(c):
         start = -(-file.block_at(unit) // mmap.PAGESIZE) * mmap.PAGESIZE
         end = file.block_at(unit + units) // mmap.PAGESIZE * mmap.PAGESIZE
         if start < end:
             try:
-                file.writable.madvise(advice, start, end - start)
+                file.remove(start, end, life)
             except OSError:  # a file system that cannot
                 break
     return max(before - _stored(c), 0)

@@ -25,10 +25,11 @@ from typing import Any, Final, TypeVar
 
 from filelock import Timeout
 
-from refstore import messages
+from refstore import limits, messages
 from refstore.errors import RefstoreError, StoreBusyError
-from refstore.locked.journal import Change, replay
+from refstore.locked.journal import Change, Moment, replay
 from refstore.locked.layout import COUNT, HOLDER, TURNS
+from refstore.locked.life import Life, here, is_from_here
 from refstore.locked.mapping import Mapping
 from refstore.locked.processes import Report, make_folder, new_lock
 
@@ -37,6 +38,7 @@ CHORE_PATIENCE: Final = 0.2  # for what a finalizer wants done; after that it wa
 TRIES: Final = 3  # of a chore in which something raises
 ROUNDS: Final = 12  # times PATIENCE, while others take turns
 POLL: Final = 0.0005
+MEETINGS: Final = 100  # with who removes a folder of locks, one after another
 
 T = TypeVar("T")
 Operation = Callable[..., T]  # of a Change and more
@@ -62,18 +64,21 @@ def _is_busy() -> bool:
 class Chore:
     """Something to do exactly once, though signal handlers may raise anywhere amid it."""
 
-    __slots__ = ("args", "change", "operation", "tries")
+    __slots__ = ("args", "change", "operation", "since", "tries")
 
     def __init__(self, operation: Operation[Any], args: tuple[Any, ...]) -> None:
         self.operation = operation
         self.args = args
         self.change: Change | None = None  # of the last try
+        self.since: Moment | None = None  # before which there is nothing to do
         self.tries = 0
 
     def is_done(self) -> bool:
         """Also if it was interrupted after its point of no return: a pin that is given back twice
         is somebody else's. And if it cannot be done."""
-        return self.tries >= TRIES or (self.change is not None and self.change.begun)
+        if self.tries >= TRIES or (self.change is not None and self.change.commits):
+            return True
+        return self.since is not None and not self.since.has_come()
 
 
 class Turns:
@@ -100,14 +105,33 @@ class Turns:
     # --- turns
 
     def take_turn(
-        self, what: str, operation: Operation[T], *args: Any, patience: float = PATIENCE
+        self,
+        what: str,
+        operation: Operation[T],
+        *args: Any,
+        patience: float = PATIENCE,
+        life: Life | None = None,
     ) -> T:
         """`operation(change, *args)` while nobody else changes the store.
 
-        `what` waits, as in "a put of 5 bytes". Errors: StoreBusyError, OSError, and what the
+        `what` waits, as in "a put of 5 bytes", in a call that began in `life`. Errors:
+        StoreBusyError, OSError, RefstoreError in a child that is forked amid the call, and what the
         operation raises.
         """
-        outermost, had_lock = not _is_busy(), False
+        life = life or here()
+        try:
+            return self._take_turn(life, patience, what, operation, *args)
+        except Exception as error:
+            if is_from_here(error):
+                life.demand(self.file.path)
+                if isinstance(error, IndexError | OverflowError):
+                    raise self.file.damaged("a number in it leads out of it") from None
+            raise
+
+    def _take_turn(
+        self, life: Life, patience: float, what: str, operation: Operation[T], *args: Any
+    ) -> T:
+        outermost, had_turn = not _is_busy(), False
         try:
             with self.mutex:
                 if self._inside is not None:
@@ -116,14 +140,13 @@ class Turns:
                 if outermost:
                     _busy[threading.get_ident()] = self._inside
                 try:
+                    life.demand(self.file.path)
                     self._acquire(what, patience)
-                    had_lock = True
                     change = self._begin()
+                    had_turn = True
                     if self._chores:  # what was released before this counts as released
                         self._all_chores(change)
-                    return operation(change, *args)
-                except IndexError:
-                    raise self.file.damaged() from None
+                    return self._operate(life, change, operation, *args)
                 finally:
                     try:
                         self._release()
@@ -134,8 +157,18 @@ class Turns:
         finally:
             if outermost:
                 _busy.pop(threading.get_ident(), None)
-                if had_lock and (self._chores or _pending):  # else they would wait in vain, too
-                    self._look_at_chores()
+                if self._chores or _pending:
+                    self._look_at_chores(has_hope=had_turn)
+
+    def _operate(self, life: Life, change: Change, operation: Operation[T], *args: Any) -> T:
+        try:
+            result = operation(change, *args)
+            life.demand(self.file.path)
+            return result
+        except BaseException:
+            if life.is_ours():
+                change.settle()
+            raise
 
     def _begin(self) -> Change:
         words = self.file.words
@@ -163,7 +196,7 @@ class Turns:
             # filelock would make it, and all that leads to it, with any mode
             if not os.path.isdir(self.folder):
                 make_folder(self.folder, self.mode)
-            self.lock.acquire(timeout=patience, poll_interval=POLL)
+            self._acquire_lock(patience)
         except Timeout:
             return False
         except FileNotFoundError:
@@ -176,10 +209,18 @@ class Turns:
                 raise
             raise OSError(
                 error.errno,
-                "the store's lock takes a descriptor, of which there are none left (ulimit -n)",
+                f"the store's lock takes a file descriptor: {limits.of_descriptors(error.errno)}",
                 self.file.path,
             ) from None
         return True
+
+    def _acquire_lock(self, patience: float) -> None:
+        for _ in range(MEETINGS):
+            with contextlib.suppress(FileExistsError):
+                self.lock.acquire(timeout=patience, poll_interval=POLL)
+                return
+            make_folder(self.folder, self.mode)  # filelock saw it, and then somebody removed it
+        self.lock.acquire(timeout=patience, poll_interval=POLL)
 
     def _renew_lock(self) -> None:
         # A signal handler that raises amid filelock can leave a lock of this thread's within the
@@ -235,11 +276,20 @@ class Turns:
             return
         self._do_chores()
 
-    def _look_at_chores(self) -> None:
-        self._do_chores()
+    def _look_at_chores(self, *, has_hope: bool = True) -> None:
+        """Ours and those that came up meanwhile. `has_hope`: ours would not wait in vain, too."""
+        if has_hope:
+            self._do_chores()
         while _pending:
             with contextlib.suppress(IndexError):
-                _pending.popleft()._do_chores()
+                other = _pending.popleft()
+                if other is not self or has_hope:
+                    other._do_chores()
+
+    def give_up_chores(self) -> None:
+        """At our end: what could not be done waits for nobody, and would keep us."""
+        if self not in _pending:
+            self._chores.clear()
 
     def _may_do_chores(self) -> bool:
         if not self._chores or self.has_gone or not self.is_alive():
@@ -258,8 +308,7 @@ class Turns:
                 self._vain = self.file.words[TURNS]
                 return
             except Exception as error:
-                is_ours = isinstance(error, RefstoreError | OSError)
-                if not is_ours or isinstance(error, TimeoutError):
+                if not is_from_here(error) or not isinstance(error, RefstoreError | OSError):
                     raise  # a signal handler's
                 if not os.path.exists(os.path.dirname(self.folder)):
                     self._chores.clear()  # nobody can use the store any more
@@ -275,13 +324,18 @@ class Turns:
 
     def _do(self, chore: Chore) -> None:
         chore.change = Change(self.file)
+        life = here()
         try:
             chore.operation(chore.change, *chore.args)
-        except Exception as error:
-            replay(self.file)  # it may have been raised by a signal handler amid the commit
+        except BaseException as error:
+            if not life.is_ours():
+                raise
             if isinstance(error, RefstoreError):
                 chore.tries = TRIES
-            elif not chore.change.begun:
-                chore.tries += 1
-            if chore.tries < TRIES:  # else a damaged store: there is nobody to tell
-                raise
+            chore.change.settle()  # it may have been raised by a signal handler amid the commit
+            if isinstance(error, Exception):
+                if not chore.change.commits:
+                    chore.tries += 1
+                if chore.tries >= TRIES:  # a damaged store: there is nobody to tell
+                    return
+            raise

@@ -1,4 +1,4 @@
-"""Every bytecode of the filelock engine is a failpoint: a trace function can end or stop it there.
+"""Every bytecode of the filelock engine is a failpoint: a step can end, stop or interrupt it there.
 
 What is not reached is the inside of a single call into C, such as a copy of a payload; the soak of
 `stress/crash.py --backend filelock` kills there too.
@@ -10,43 +10,111 @@ import contextlib
 import fcntl
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import filelock
 
 import refstore
 
-OURS = tuple(f"{Path(str(module.__file__)).parent}/" for module in (refstore, filelock))
+PACKAGE = f"{Path(str(refstore.__file__)).parent}/"
+OURS = (PACKAGE, f"{Path(str(filelock.__file__)).parent}/")
 
-Step = Callable[[int], object]  # is told how many bytecodes have been reached
+Step = Callable[[int], object]  # is told how many have been reached; what it raises comes up there
 
 
 @contextlib.contextmanager
-def each(step: Step) -> Iterator[None]:
-    """Call `step` before each bytecode of refstore and of filelock that this thread runs."""
-    reached = 0
+def each(step: Step, *, lines: bool = False) -> Iterator[None]:
+    """Call `step` before each bytecode of refstore and of filelock that this thread runs.
 
-    def on_opcode(frame: FrameType, event: str, _: object) -> Any:
+    `lines`: before each line of refstore.
+    """
+    if sys.version_info >= (3, 12):
+        with _by_monitoring(step, lines):
+            yield
+    else:
+        with _by_tracing(step, lines):
+            yield
+
+
+def stop() -> None:
+    """In a forked child: nothing is followed any more."""
+    if sys.version_info >= (3, 12):
+        if sys.monitoring.get_tool(_TOOL) is not None:
+            sys.monitoring.set_events(_TOOL, 0)
+            sys.monitoring.free_tool_id(_TOOL)
+    else:
+        sys.settrace(None)
+
+
+def _is_followed(code: CodeType, lines: bool) -> bool:
+    return code.co_filename.startswith(PACKAGE if lines else OURS)
+
+
+@contextlib.contextmanager
+def _by_tracing(step: Step, lines: bool) -> Iterator[None]:
+    reached = 0
+    wanted = "line" if lines else "opcode"
+
+    def on_event(frame: FrameType, event: str, _: object) -> Any:
         nonlocal reached
-        if event == "opcode":
+        if event == wanted:
             reached += 1
             step(reached)
-        return on_opcode
+        return on_event
 
     def on_call(frame: FrameType, event: str, _: object) -> Any:
-        if not frame.f_code.co_filename.startswith(OURS):
+        if not _is_followed(frame.f_code, lines):
             return None
-        frame.f_trace_lines, frame.f_trace_opcodes = False, True
-        return on_opcode
+        frame.f_trace_lines, frame.f_trace_opcodes = lines, not lines
+        return on_event
 
     sys.settrace(on_call)
     try:
         yield
     finally:
         sys.settrace(None)
+
+
+if sys.version_info >= (3, 12):
+    _TOOL = 4  # nobody's
+
+    @contextlib.contextmanager
+    def _by_monitoring(step: Step, lines: bool) -> Iterator[None]:
+        # a trace function sees only some of the bytecodes there
+        monitoring, events = sys.monitoring, sys.monitoring.events
+        wanted = events.LINE if lines else events.INSTRUCTION
+        thread, reached = threading.get_ident(), 0
+        followed: set[CodeType] = set()
+
+        def on_start(code: CodeType, _: int) -> Any:
+            if _is_followed(code, lines):
+                followed.add(code)
+                monitoring.set_local_events(_TOOL, code, wanted)
+            return monitoring.DISABLE
+
+        def on_event(code: CodeType, _: int) -> Any:
+            nonlocal reached
+            if threading.get_ident() == thread:
+                reached += 1
+                step(reached)
+
+        monitoring.use_tool_id(_TOOL, "refstore's tests")
+        monitoring.register_callback(_TOOL, events.PY_START, on_start)
+        monitoring.register_callback(_TOOL, wanted, on_event)
+        monitoring.restart_events()
+        monitoring.set_events(_TOOL, events.PY_START)
+        try:
+            yield
+        finally:
+            if monitoring.get_tool(_TOOL) is not None:  # not in a forked child
+                monitoring.set_events(_TOOL, 0)
+                for code in followed:
+                    monitoring.set_local_events(_TOOL, code, 0)
+                monitoring.free_tool_id(_TOOL)
 
 
 def lock_folder(path: str | Path) -> Path:

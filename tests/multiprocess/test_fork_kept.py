@@ -196,6 +196,7 @@ def play(store: refstore.Store, path: str, way: str, end: str, size: int) -> Non
     with program_with_child(path, way, end, size) as (program, child):
         go_on(program)
         assert helpers.line(program) == "let go"
+        store.recover()  # a row for which there was no more memory is a dead one's
         use_all_room(store)
         assert_kept(store, program.pid, "kept for children")
         end_parent(program, store, end)

@@ -40,7 +40,10 @@ TESTS = (
     ("interleaved", ("-m", "crash.interleave", "--to-the-end", "--every=0.25", "--jobs=1")),
     (
         "killed, forked",
-        (*PYTEST, *(f"{MULTI}test_{name}.py" for name in ("kill", "dead_pinners", "fork"))),
+        (
+            *PYTEST,
+            *(f"{MULTI}test_{name}.py" for name in ("kill", "dead_pinners", "fork", "fork_kept")),
+        ),
     ),
     ("two deaths", ("-m", "crash.matrix", "--depth=2", "--every=0.005", "--jobs=1")),
     ("environment", (*PYTEST, f"{MULTI}test_environment.py", f"{MULTI}test_creation.py")),

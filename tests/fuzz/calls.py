@@ -1,0 +1,346 @@
+"""Every call of the public API and every command, played on a file that may be anything."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import os
+import pickle
+import random
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fuzz.files import File, objects
+from fuzz.notes import Notes
+from refstore import ObjectRef, Store, cli
+
+COMMANDS = ("ls", "stat", "holders", "check", "recover", "gc", "rm")
+PUTS = (0, 1, 64, 100, 513, 4096, 40_000)
+FILLING = (60_000, 16_000, 3000, 100)  # bytes; sizes in which the room there is is taken
+MOST = 16  # puts of one size
+GROUPS = {"native": 7, "filelock": 4}  # of nine groups of calls, those that an image gets
+ENOUGH = 3  # calls that waited in vain, after which an image is over; 1 if each takes its time
+
+_OBJECTS = objects()
+_KINDS = sorted(_OBJECTS)
+_loads = pickle.loads
+_streams: set[bytes] = set()
+
+
+def leave_streams_whole(known: set[bytes]) -> None:
+    """From here on a pickle that nobody wrote is an UnpicklingError and is not played.
+
+    Whoever writes pickles may run code, so nobody damages them here; a damaged frame can lead into
+    the midst of one nevertheless.
+    """
+    _streams.update(known)
+    pickle.loads = _guarded
+
+
+def _guarded(data: Any, /, **options: Any) -> Any:
+    if bytes(data) not in _streams:
+        raise pickle.UnpicklingError("nobody wrote such a pickle")
+    return _loads(data, **options)
+
+
+def _ask(player: Player, buf: Any) -> None:
+    for what in ("nbytes", "kind", "ref", "closed", "header", "meta"):
+        if hasattr(type(buf), what):
+            player.attempt(what, getattr, buf, what)
+
+
+WAYS: tuple[tuple[str, Callable[[Player, Any], object]], ...] = (  # to look at a buffer
+    ("ask", _ask),
+    ("bytes", lambda player, buf: bytes(buf)),
+    ("memoryview", lambda player, buf: player.touch(memoryview(buf))),
+    ("asarray", lambda player, buf: player.touch(np.asarray(buf))),
+    ("frombuffer", lambda player, buf: player.touch(np.frombuffer(buf, "u1"))),
+    ("dlpack", lambda player, buf: player.touch(np.from_dlpack(buf))),
+    ("private view", lambda player, buf: player.scribble(buf.private_view())),
+    ("repr", lambda player, buf: repr(buf)),
+)
+
+
+def is_impatient() -> bool:
+    """Whether the core has a knob for how long it waits, and it is turned down."""
+    with contextlib.suppress(ImportError):
+        from refstore import _core
+
+        return bool(_core.DEBUG)
+    return True
+
+
+class Player:
+    """Plays one image."""
+
+    def __init__(self, notes: Notes, chance: random.Random, file: File, path: str) -> None:
+        self.notes = notes
+        self.attempt = notes.attempt
+        self.chance = chance
+        self.enough = ENOUGH if is_impatient() else 1
+        self.file = file
+        self.path = path
+        self.store: Store | None = None
+        self.held: list[Any] = []
+        self.meddle: Callable[[], None] | None = None  # changes the file once more
+        self.refs = [ObjectRef(raw) for raw in file.refs]
+        self.names = [*file.names, "unknown"]
+
+    # --- a whole play
+
+    def open(self) -> bool:
+        """Whether the store could be opened."""
+        draw = 1.0 if self.notes.is_sound else self.chance.random()
+        options: dict[str, Any] = {"create": False}
+        if draw < 0.03:
+            options = {"capacity": self.file.layout.numbers[-1]}
+        elif draw < 0.05:
+            options = {"backend": self.chance.choice(("native", "filelock")), "create": False}
+        self.store = self.attempt("open", Store, self.path, **options)
+        return self.store is not None
+
+    def hold(self) -> None:
+        """Some buffers and writers, as a process has them that is at work."""
+        store = self.store
+        assert store is not None
+        keys = self.some_keys(8)
+        self.held += [buf for key in keys if (buf := self.attempt("get", store.get, key))]
+        self.held += [self.attempt("array", lambda b=buf: b.array) for buf in self.held[:2]]
+        if writer := self.attempt("create", store.create, 3000, name="held writer"):
+            self.held.append(writer)
+        if len(keys) > 3:
+            self.attempt("delete", store.delete, keys[1])
+
+    def play(self) -> None:
+        """All there is, in any order."""
+        groups: list[Callable[[Store], None]] = [
+            *(self.read, self.look, self.put, self.fill, self.replace, self.write, self.remove),
+            *(self.tend, self.send),
+        ]
+        groups = self.chance.sample(groups, GROUPS[self.file.engine])
+        if self.chance.random() < 0.04:
+            groups.insert(self.chance.randrange(len(groups)), self.fork)
+        for group in groups:
+            if self.meddle is not None and self.chance.random() < 0.3:
+                self.meddle()
+            if self.store is not None and self.notes.busy < self.enough:
+                group(self.store)
+        self.let_go()
+        self.command()
+
+    def end(self) -> None:
+        """Nothing is left open."""
+        self.let_go()
+        if self.store is not None:
+            self.attempt("close", self.store.close)
+        self.store = None
+        gc.collect(0)  # all that there is since the last image
+
+    def let_go(self) -> None:
+        self.chance.shuffle(self.held)
+        while self.held:
+            one = self.held.pop()
+            if hasattr(one, "abort"):
+                self.attempt("abort", one.abort)
+            elif hasattr(one, "release"):
+                self.attempt("release", one.release)
+            del one
+
+    def some_keys(self, n: int) -> list[Any]:
+        keys = [*self.refs, *self.names]
+        return self.chance.sample(keys, min(n, len(keys)))
+
+    # --- groups of calls
+
+    def read(self, store: Store) -> None:
+        """Every object, in every way."""
+        there = self.attempt("iter", lambda: list(store)) or []
+        keys = self.some_keys(9) + self.chance.sample(there, min(4, len(there)))
+        for key in keys:
+            self.read_one(store, key)
+
+    def read_one(self, store: Store, key: Any) -> None:
+        is_writable = self.chance.random() < 0.2
+        buf = self.attempt("get", store.get, key, writable=is_writable)
+        if buf is None:
+            return
+        self.attempt("touch array", lambda: self.touch(buf.array))
+        self.attempt("touch value", lambda: self.touch(buf.value))
+        for way in self.chance.sample(WAYS, 3):
+            self.attempt(*way, self, buf)
+        if is_writable:
+            self.attempt("scribble", lambda: self.scribble(memoryview(buf)))
+        if self.chance.random() < 0.9:
+            self.attempt("release", buf.release)
+        else:
+            self.held.append(buf)
+
+    def touch(self, value: Any) -> None:
+        """Reads what is shown, all of it if it is no more than there can be."""
+        if isinstance(value, memoryview):
+            if value.nbytes <= self.file.layout.file_size and value.contiguous:
+                bytes(value)
+        elif isinstance(value, np.ndarray):
+            if value.nbytes <= self.file.layout.file_size:
+                value.tobytes()
+            elif value.size:
+                value[(0,) * value.ndim], value[(-1,) * value.ndim]
+        elif isinstance(value, dict):
+            self.touch(list(value.values()))
+        elif isinstance(value, list | tuple):
+            for one in value:
+                self.touch(one)
+
+    def scribble(self, view: memoryview) -> None:
+        if view.nbytes and view.c_contiguous:
+            octets = np.frombuffer(view, "u1")
+            octets[:1], octets[-1:] = 1, 2
+
+    def look(self, store: Store) -> None:
+        """What says something of the store and changes nothing."""
+        for key in self.some_keys(6):
+            self.attempt("refcount", store.refcount, key)
+            self.attempt("in", store.__contains__, key)
+            self.attempt("holders", store.holders, key)
+            if isinstance(key, str):
+                self.attempt("ref", store.ref, key)
+        self.attempt("names", store.names)
+        self.attempt("len", len, store)
+        self.attempt("holders", store.holders)
+        self.attempt("stats", store.stats)
+        self.attempt("check", store.check)
+        for what in ("capacity", "max_objects", "path", "backend", "evict", "closed"):
+            self.attempt(what, getattr, store, what)
+        self.attempt("repr", repr, store)
+
+    def put(self, store: Store) -> None:
+        """Objects of every size and kind."""
+        for size in PUTS:
+            self.keep(self.attempt("put", store.put, b"\xfe" * size))
+        chosen = self.chance.sample(_KINDS, 3)
+        for name in chosen:
+            ref = self.attempt("put", store.put, _OBJECTS[name])
+            if ref is not None:
+                self.keep(ref)
+                self.read_one(store, ref)
+
+    def keep(self, ref: ObjectRef | None) -> None:
+        if ref is not None:
+            self.refs.append(ref)
+
+    def fill(self, store: Store) -> None:
+        """Until there is no room, and back."""
+        refs = []
+        for size in FILLING:
+            data = b"\xfe" * size
+            for _ in range(MOST):
+                ref = self.attempt("fill", store.put, data)
+                if ref is None:
+                    break
+                refs.append(ref)
+        for ref in refs:
+            self.attempt("delete", store.delete, ref)
+
+    def replace(self, store: Store) -> None:
+        for name in self.chance.sample(self.names, min(4, len(self.names))):
+            data = b"\xfe" * self.chance.choice(PUTS)
+            self.keep(self.attempt("put name", store.put, data, name=name))
+            self.keep(self.attempt("replace", store.put, data, name=name, replace=True))
+            self.attempt("setitem", store.__setitem__, name, data)
+            self.attempt("getitem", store.__getitem__, name)
+        self.attempt("put new", store.put, b"\xfe", name="a new name")
+
+    def write(self, store: Store) -> None:
+        """By a Writer: sealed, given up, left by an exception."""
+        for options in ({"nbytes": 5000}, {"shape": (30, 40), "dtype": "f4", "name": "written"}):
+            writer = self.attempt("create", store.create, **options)
+            if writer is not None:
+                self.attempt("fill writer", lambda w=writer: self.scribble(memoryview(w)))
+                if self.chance.random() < 0.6:
+                    self.keep(self.attempt("seal", writer.seal))
+                else:
+                    self.attempt("abort", writer.abort)
+        writer = self.attempt("create", store.create, 100, name=self.names[0], replace=True)
+        if writer is not None:
+            with contextlib.suppress(ZeroDivisionError):
+                self.attempt("leave writer", writer.__exit__, ZeroDivisionError, None, None)
+
+    def remove(self, store: Store) -> None:
+        for key in self.some_keys(8):
+            self.attempt("delete", store.delete, key)
+        self.attempt("delitem", store.__delitem__, self.names[0])
+
+    def tend(self, store: Store) -> None:
+        for what in self.chance.sample(("recover", "trim", "check", "stats", "recover"), 5):
+            self.attempt(what, getattr(store, what))
+
+    def send(self, store: Store) -> None:
+        """As another process gets it."""
+        sent = self.attempt("pickle", pickle.dumps, store)
+        if sent is not None:
+            again = self.attempt("unpickle", _loads, sent)
+            if again is not None:
+                self.attempt("len", len, again)
+                self.attempt("close", again.close)
+        if self.chance.random() < 0.1:
+            self.temporary()
+
+    def temporary(self) -> None:
+        """A store of our own beside it: whoever makes one looks at what lies there."""
+        store = self.attempt("temporary", Store.temporary, "64KiB", backend=self.file.engine)
+        if store is not None:
+            self.attempt("put temporary", store.put, b"x")
+            self.attempt("close temporary", store.close)
+
+    def fork(self, store: Store) -> None:
+        """A child that goes on with what it inherits."""
+        if not self.held:
+            self.hold()
+        child = self.attempt("fork", os.fork)
+        if child == 0:
+            self.remove(store)
+            self.look(store)
+            self.put(store)
+            self.end()
+            os._exit(0)
+        if child:
+            status = os.waitpid(child, 0)[1]
+            if status:
+                ended = f"a forked child ended with {os.waitstatus_to_exitcode(status)}"
+                self.notes.find("signal", ended)
+
+    # --- commands
+
+    def command(self) -> None:
+        """One of them, and in the end the file goes, one way or another."""
+        name = self.chance.choice(COMMANDS)
+        if self.chance.random() < 0.2:
+            self.run_command(name)
+        if self.store is not None and self.chance.random() < 0.3:
+            self.attempt("unlink", self.store.unlink)
+
+    def run_command(self, name: str) -> None:
+        arguments = [name] if name in ("ls", "gc") else [name, self.path]
+        if name != "rm" and self.chance.random() < 0.5:
+            arguments.insert(0, "--json")
+        if name not in ("rm", "gc") and self.chance.random() < 0.2:
+            arguments.append("--foreign")
+        self.notes.clock.tick()
+        out, err = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = _terminal(), _terminal()
+        try:
+            cli.main(arguments)
+        except Exception as error:  # a command says what is wrong and ends with 2
+            self.notes.unexpected(name, error)
+        except SystemExit as error:
+            self.notes.unexpected(name, error)
+        finally:
+            sys.stdout, sys.stderr = out, err
+
+
+def _terminal() -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), "utf-8")
