@@ -8,9 +8,10 @@ Its parts, lowest first; each cimports only what stands above it:
     _sys.pxd      byte locks, committed memory, mappings
     _store.pxd    one process's view of the file; hint bitmaps; commitment
     _slots.pxd    pins and the life of a slot
+    _commit.pxd   memory for the data
+    _bins.pxd     free runs of pages
     _pages.pxd    whole pages, under the space lock
     _runs.pxd     bare slots; runs dissolved
-    _commit.pxd   memory for the data
     _alloc.pxd    room for an object
     _index.pxd    names
     _rows.pxd     joining, leaving, recovery
@@ -20,7 +21,8 @@ Its parts, lowest first; each cimports only what stands above it:
 
 and, with the GIL:
 
-    _stats.pxd    counts and checks
+    _stats.pxd    counts
+    _checks.pxd   whether all adds up
     _holders.pxd  who holds what
     _points.pxd   where Python may run amid an operation
     _wait.pxd     who is in the way
@@ -51,6 +53,7 @@ from refstore._atomics cimport (
     assign, fetch_add_seq_cst, fetch_add_seq_cst_u32, load_acquire, load_relaxed, store_relaxed_u32,
     store_release,
 )
+from refstore._checks cimport find_problems
 from refstore._convert cimport (
     fits, MAX_DIMS, NPY_ARRAY_WRITEABLE, private_copy, PyArray_CLEARFLAGS, read_shape, Shape,
     view_of,
@@ -83,10 +86,11 @@ from refstore._put cimport (
 from refstore._rows cimport leave, look_at_blocker, recover_dead
 from refstore._slots cimport abandon, free_slot, is_readable, pin, pin_own, unpin
 from refstore._stats cimport (
-    Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name,
-    take_came_back,
+    Census, count_all, count_pins, count_processes, next_live, slot_name, take_came_back,
 )
-from refstore._store cimport count, pins_are_near, reach_pins, row_at, slots_used, Store
+from refstore._store cimport (
+    count, is_within_block, pins_are_near, reach_pins, row_at, slots_used, Store,
+)
 from refstore._sys cimport (
     getpid, madvise, MADV_DONTFORK, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
 )
@@ -677,7 +681,7 @@ cdef class PinnedBuffer(Block):
 
 
 cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) except -1:
-    # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of the file.
+    # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of its block.
     cdef Slot *slot = &att.s.slots[i]
     buf.att = att
     buf.tag = att.s.tag
@@ -686,8 +690,8 @@ cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t
     buf.pinned = True
     buf.nbytes = <Py_ssize_t>slot.nbytes
     buf.data = att.s.view + slot.offset
-    if not att.s.g.data <= slot.offset <= att.s.g.file_size or slot.nbytes > att.s.g.file_size - slot.offset:
-        raise StoreCorruptedError(f"store {att.path!r}: slot {i} points outside of the data")
+    if not is_within_block(&att.s, slot):
+        raise messages.damaged_file(att.path, f"what slot {i} says of its offset, its size or its block")
     return 0
 
 

@@ -30,13 +30,18 @@ cdef inline object no_recovery(Store *s):
     return limits.no_descriptor(path_of(s), "cleaning up after a process that died in the middle of a change")
 
 
+cdef inline str damage_found(Store *s):
+    text = (<bytes>s.damaged).decode()
+    return text % s.damaged_number if "%" in text else text
+
+
 cdef inline object blocked(Store *s, int error, str what):
     # Of what ends any operation that needs a lock; None if it is another error. `what` waits, as in "trim()".
     from refstore import messages
     if error == ERR_RECOVERY:
         return no_recovery(s)
     if error == ERR_DAMAGED:
-        return messages.damaged_file(path_of(s))
+        return messages.damaged_file(path_of(s), damage_found(s))
     if error == ERR_BUSY:
         return busy(s, what)
     return None

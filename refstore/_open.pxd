@@ -6,9 +6,10 @@ from libc.string cimport memcpy
 
 from refstore._debug cimport failpoint
 from refstore._atomics cimport assign
+from refstore._checks cimport find_problems
 from refstore._file cimport (
-    fill_header, HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE, HEADER_OTHER_VERSION,
-    HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, look_over, map_store,
+    claim_without_memory, fill_header, HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE,
+    HEADER_OTHER_VERSION, HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, look_over, map_store,
 )
 from refstore._layout cimport (
     CAPACITY_LIMIT, FLAG_TEMPORARY, FORMAT_VERSION, Geometry, Header, lay_out, LIVE_WORDS,
@@ -16,12 +17,15 @@ from refstore._layout cimport (
 )
 from refstore._points cimport not_the_same
 from refstore._rows cimport enter, lock_row
-from refstore._stats cimport find_problems
 from refstore._store cimport Store
 from refstore._sys cimport (
     allocate, byte_is_locked, close, getpid, high_descriptor, lock_byte, locks_bytes, MAP_FAILED,
     MAP_SHARED, mmap, munmap, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, reopen,
 )
+
+
+cdef enum:
+    ALL_BUT_FULL = 4 << 20      # bytes
 
 
 cdef inline str obstacle(str folder):
@@ -166,6 +170,20 @@ cdef inline int demand_lasting_lock(Store *s, uint64_t row, str path) except -1:
     return 0
 
 
+cdef inline int demand_memory(Store *s, str path) except -1:
+    # On a file system that is all but full, that what is said to be committed is: else to touch it is a SIGBUS.
+    import os
+    from refstore import messages
+    cdef const char *field
+    found = os.fstatvfs(s.fd)
+    if found.f_blocks and found.f_bfree * found.f_frsize < ALL_BUT_FULL:
+        field = claim_without_memory(s)
+        if field != NULL:
+            raise messages.damaged_file(path, f"its {(<bytes>field).decode()} says that there is memory, and "
+                                        "there is none, nor any left on its file system")
+    return 0
+
+
 cdef inline int join(Store *s, int fd, const Header *h, str path) except -1:
     # Through a description of our own, which nobody has but we. On an exception, unmap_store() clears up.
     from refstore import limits, messages
@@ -179,6 +197,7 @@ cdef inline int join(Store *s, int fd, const Header *h, str path) except -1:
     failed = map_store(s, h)
     if failed:
         raise limits.cannot_map(path, s.g.file_size, failed)
+    demand_memory(s, path)
     row = lock_row(s, s.fd)
     if row < 0 and not locks_bytes(s.fd):
         raise no_lasting_lock(path)

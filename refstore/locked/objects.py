@@ -43,7 +43,8 @@ def prepare(obj: object) -> Prepared:
 def _write_frame(target: Target, frame: payload.Frame) -> None:
     for offset, piece in frame.pieces:
         for start, end in pieces(piece.nbytes):
-            payload._copy(target.part(offset + start, end - start), piece[start:end])
+            part = target.part(offset + start, end - start)
+            payload._copy(part, piece[start:end])
 
 
 def _prepare_buffer(view: memoryview) -> Prepared:
@@ -72,7 +73,8 @@ def _prepare_array(array: npt.NDArray[Any]) -> Prepared:
 def _copy_strided(target: Target, offset: int, source: npt.NDArray[Any]) -> None:
     """In pieces: some of what the first axis counts, or a part of one of them."""
     if source.nbytes <= PIECE or not source.ndim:
-        target.array(offset, source.shape, source.dtype)[...] = source
+        piece = target.array(offset, source.shape, source.dtype)
+        np.copyto(piece, source)
         return
     row = source.nbytes // len(source)
     step = max(PIECE // row, 1)

@@ -3,7 +3,9 @@ look at whose life it is before each.
 
 A child that is forked between a look and the copy could still write, by which time its parent may
 have given the room to somebody else. So each piece is an array that the fork takes the child's
-right to write from (`Mapping.stop_writing`), and is filled by one statement `piece[...] = source`.
+right to write from (`Mapping.stop_writing`), and is filled by one statement. That is a call, and
+the piece is kept over it: a handler runs after a call, while one that came to run as the piece ends,
+in the callback of a weak reference, would raise in vain.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class Target:
         """`source`, plain bytes of any size."""
         octets = np.frombuffer(source, np.uint8) if len(source) else source
         for start, end in pieces(len(octets)):
-            self.part(offset + start, end - start)[:] = octets[start:end]
+            piece = self.part(offset + start, end - start)
+            np.copyto(piece, octets[start:end])
 
 
 def pieces(nbytes: int) -> Iterator[tuple[int, int]]:

@@ -22,7 +22,6 @@ from crash import image
 import refstore
 from fuzz import layout
 from refstore import engine as engines
-from refstore import payload
 from refstore.locked import layout as locked
 from refstore.paths import TEMPORARY_PREFIX
 
@@ -91,6 +90,8 @@ def objects() -> dict[str, object]:
         "text": np.array(["ab", "cde"]),
         "object": {"w": np.arange(400.0), "v": np.arange(300, dtype="i2"), "step": 1},
         "nested": [np.asfortranarray(cube), ("x", {"y": bytearray(5000)}), None],
+        "masked": np.ma.masked_array(np.arange(300.0), np.arange(300) % 7 == 0),
+        "broadcast": np.broadcast_to(np.arange(3.0), (50, 3)),
         "plain": ["no buffer", 1, 2.5],
     }
 
@@ -330,7 +331,9 @@ def used_entries(shape: layout.Layout, taken: image.Image) -> tuple[tuple[int, .
                 for number in range(begin, -(-(last - table.at) // table.stride)):
                     offset = table.at + number * table.stride - at
                     octets = data[max(offset, 0) : offset + table.stride]
-                    if any(octets) and (table.name != "Frame" or octets.startswith(payload.MAGIC)):
+                    if any(octets) and (
+                        table.name != "Frame" or octets.startswith(layout.frames.MAGIC)
+                    ):
                         seen.append(number)
         found.append(tuple(seen))
     return tuple(found)

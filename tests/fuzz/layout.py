@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
+import importlib.util
 import re
 import struct
 import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refstore import payload
 from refstore.locked import layout as locked
+
+# Where a frame's MAGIC, HEADER and ENTRY are defined.
+_HAS_FRAMES = importlib.util.find_spec("refstore.frames") is not None
+frames: Any = importlib.import_module(f"refstore.{'frames' if _HAS_FRAMES else 'payload'}")
 
 ROOT = Path(__file__).parents[2]
 INTS = {
@@ -268,7 +273,7 @@ def filelock(capacity: int, max_objects: int) -> Layout:
 def _frames(data: int, end: int) -> list[Table]:
     """What begins each block of an object: an entry for each place where a block may begin."""
     fields, at = [], 0
-    for number, code in enumerate(_codes(payload.HEADER) + _codes(payload.ENTRY)):
+    for number, code in enumerate(_codes(frames.HEADER) + _codes(frames.ENTRY)):
         width = struct.calcsize("=" + code)
         is_text = code.endswith("s")
         fields.append(Field(f"word {number}", at, 1 if is_text else width, width if is_text else 1))

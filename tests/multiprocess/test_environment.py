@@ -361,3 +361,36 @@ def test_another_user_opens_only_what_is_meant_for_it(
             assert bytes(store["from nobody"]) == b"y" * 100_000
         assert store.check() == []
         store.unlink()
+
+
+@needs_mount
+def test_memory_that_a_file_only_claims_is_missed_at_opening_on_a_full_disk(folder: Path) -> None:
+    """Else the first to touch it dies of SIGBUS."""
+    run_on_small_disk(
+        """
+from fuzz import layout
+with refstore.Store(disk + "/s", capacity="4MiB", max_objects=5000) as store:
+    kept = store.put(helpers.pattern(1, 5000), name="kept")
+right = open(disk + "/s", "rb").read(4 << 20)
+fill_up()
+tables = {table.name: table for table in layout.native(4 << 20, 5000).tables}
+for name in ("pins_ready", "labels_ready", "index_ready", "data_ready"):
+    at = tables[name].at
+    with open(disk + "/s", "r+b", buffering=0) as file:
+        file.seek(at)
+        file.write(bytes([right[at] | 0x1e]))
+        try:
+            refstore.Store(disk + "/s", create=False)
+        except refstore.StoreCorruptedError as error:
+            assert name in str(error), error
+        else:
+            raise AssertionError(name)
+        file.seek(at)
+        file.write(right[at : at + 1])
+with refstore.Store(disk + "/s", create=False) as store:
+    assert bytes(store["kept"]) == helpers.pattern(1, 5000)
+    assert store.check() == []
+""",
+        "8m",
+        folder,
+    )
