@@ -86,7 +86,8 @@ from refstore._put cimport (
 from refstore._rows cimport leave, look_at_blocker, recover_dead
 from refstore._slots cimport abandon, free_slot, is_readable, pin, pin_own, unpin
 from refstore._stats cimport (
-    Census, count_all, count_pins, count_processes, next_live, slot_name, take_came_back,
+    Census, count_all, count_pins, count_processes, next_live, slot_name,
+    take_came_back,
 )
 from refstore._store cimport (
     count, is_within_block, pins_are_near, reach_pins, row_at, slots_used, Store,
@@ -156,16 +157,12 @@ cdef inline bint is_stranger() noexcept nogil:
     return Py_IsInitialized() and PyGILState_GetThisThreadState() == NULL
 
 
-cdef inline void see_forks(Store *s) noexcept nogil:
-    # With the GIL, in a process that has a row, before it lets go of a view or a Writer, or leaves.
-    if load_acquire(&unseen_forks) != s.forks_seen:                      # [fork]
-        keep_for_unseen(s)
-
-
 cdef void keep_for_unseen(Store *s) noexcept nogil:
-    s.forks_seen = load_acquire(&unseen_forks)                           # [fork] before the marks
-    if keep_inherited(s, first_writer):
-        s.loss = LOSS_GIL
+    cdef uint64_t forks = load_acquire(&unseen_forks)                    # [fork]
+    if forks != s.forks_seen:
+        s.forks_seen = forks
+        if keep_inherited(s, first_writer):
+            s.loss = LOSS_GIL
 
 
 cdef void before_fork() noexcept nogil:
@@ -182,7 +179,7 @@ cdef void before_fork() noexcept nogil:
     s = first_store
     while s != NULL:
         if s.alive[0]:          # else we have no place ourselves
-            see_forks(s)
+            keep_for_unseen(s)
             give_place(s)
         s = s.next
 
@@ -238,7 +235,7 @@ cdef int warn_of_children(void *_) noexcept:
     cdef Attachment att
     for att in list(attachments.values()):
         if att.s.alive[0]:
-            see_forks(&att.s)
+            keep_for_unseen(&att.s)
         if att.s.loss and not att.s.has_warned:
             att.s.has_warned = True
             warnings.warn(children.warning(att.path, why_lost(att.s.loss)), RefstoreWarning, stacklevel=1)
@@ -274,10 +271,14 @@ cdef class Attachment:
         if at[0] != NULL:
             at[0] = self.s.next
         if self.joined and self.s.alive[0]:
-            see_forks(&self.s)
+            keep_for_unseen(&self.s)
             if not self.s.dirty:
                 leave(&self.s)
         unmap_store(&self.s)
+
+    cdef void keep_for_unseen(self) noexcept:
+        # a method, so that no compiler puts it in the way of those that see none
+        keep_for_unseen(&self.s)
 
     cdef int take_part(self, str path, int fd, const Header *h, object found) except -1:
         global first_store
@@ -310,6 +311,12 @@ cdef class Attachment:
         """Whether `fd` is open on the very file that this is attached to."""
         found = os.fstat(fd)
         return found.st_dev == self.s.dev and found.st_ino == self.s.ino
+
+
+cdef inline void see_forks(Attachment att) noexcept:
+    # In a process that has a row, before it lets go of a view or a Writer.
+    if load_acquire(&unseen_forks) != att.s.forks_seen:                  # [fork]
+        att.keep_for_unseen()
 
 
 @cython.final
@@ -482,7 +489,7 @@ cdef class Block:
         if self.pinned:
             self.pinned = False
             if self.att.s.alive[0]:
-                see_forks(&self.att.s)
+                see_forks(self.att)
                 self.att.s.blocked_by = 0
                 unpin(&self.att.s, self.slot)
                 look_at_blocker(&self.att.s)
@@ -498,16 +505,15 @@ cdef class Block:
         return &self.att.s.slots[self.slot]
 
     cdef inline int demand_open(self) except -1:
-        # nor in a child that has no place in the store: there, new views of what is kept would look like any others
-        self.demand_unclosed()
-        if self.att.s.alive[0] == 0:
-            raise RefstoreError(messages.forked(self.att.path))
+        # in a child without a place in the store it is not: new views of what is kept would look like any others
+        if self.is_closed or self.att.s.alive[0] == 0:
+            raise self.refusal()
         return 0
 
-    cdef inline int demand_unclosed(self) except -1:
+    cdef object refusal(self):
         if self.is_closed:
-            raise ValueError(f"this {type(self).__name__} is closed")
-        return 0
+            return ValueError(f"this {type(self).__name__} is closed")
+        return RefstoreError(messages.forked(self.att.path))
 
     cdef cnp.ndarray as_array(self):
         cdef:
@@ -730,7 +736,7 @@ cdef class Writer(Block):
 
     cdef void give_up(self) noexcept:
         if not self.is_closed and self.is_ours():
-            see_forks(&self.att.s)
+            see_forks(self.att)
             if self.exports == 0 and not self.is_kept and not self.open.is_shared:
                 free_slot(&self.att.s, self.slot)
             elif self.pin_views():          # nothing may be put where they point
@@ -770,7 +776,8 @@ cdef class Writer(Block):
         return True
 
     cdef int demand_ours(self) except -1:
-        self.demand_unclosed()
+        if self.is_closed:
+            raise self.refusal()
         if not self.is_ours():
             raise ValueError("this Writer belongs to the parent process: only the process that made it can seal it")
         return 0
@@ -791,7 +798,7 @@ cdef class Writer(Block):
         """Publishes what was written, for good; returns its ref."""
         cdef Name name
         self.demand_ours()
-        see_forks(&self.att.s)
+        see_forks(self.att)
         cdef uint64_t row = self.att.s.row
         memset(&name, 0, sizeof(name))
         if self.name is not None:

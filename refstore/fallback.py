@@ -287,7 +287,9 @@ class Engine:
             kind = ARRAY
         try:
             call.att.begin(call, size, kind, text, utf8, replace)
-            return buffers.writer(call.att, call, name, replace)
+            writer = buffers.writer(call.att, call, name, replace)
+            call.life.demand(call.att.path)  # who is forked from here on inherits a Writer
+            return writer
         except BaseException:
             call.att.give_up(call)
             raise

@@ -14,8 +14,6 @@ import sys
 import weakref
 from typing import Any, Final
 
-import numpy.typing as npt
-
 from refstore import limits, messages
 from refstore.errors import StoreCorruptedError
 from refstore.locked.layout import (
@@ -29,7 +27,7 @@ from refstore.locked.layout import (
     lay_out,
 )
 from refstore.locked.life import Life
-from refstore.locked.targets import pieces
+from refstore.locked.targets import Target, pieces
 from refstore.names import NAME_LIMIT
 from refstore.paths import open_store
 
@@ -75,6 +73,7 @@ class Mapping:
         "_near",
         "_near_pages",
         "_own",
+        "_scrap",
         "_trims",
         "found",
         "g",
@@ -82,7 +81,6 @@ class Mapping:
         "octets",
         "path",
         "readable",
-        "scraps",
         "targets",
         "words",
         "writable",
@@ -109,10 +107,10 @@ class Mapping:
         self._near: set[int] = set()  # chunks that are committed, for as long as nobody trims
         self._near_pages: set[int] = set()  # the same, of what is reached page by page
         self._trims = -1
-        self.targets: weakref.WeakValueDictionary[int, npt.NDArray[Any]] = (
-            weakref.WeakValueDictionary()  # by id: what is being filled, see `Target`
-        )
-        self.scraps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # see `remove`
+        # By id: what is being filled. No collection of weak references: a signal that comes amid a
+        # copy would be lost in its callback.
+        self.targets: dict[int, weakref.ref[Target]] = {}
+        self._scrap: mmap.mmap | None = None  # see `remove`
         self._own.extend(map(os.dup, (fd,)))  # one step, which no signal handler comes amid
 
     def __del__(self) -> None:
@@ -157,10 +155,12 @@ class Mapping:
 
         `is_lost`: it has no row, and uses the file no more.
         """
-        for array in list(self.targets.values()):
-            array.flags.writeable = False
-        for scrap in list(self.scraps):
-            scrap.close()
+        for ref in list(self.targets.values()):
+            target = ref()
+            if target is not None:
+                target.stop()
+        if self._scrap is not None:
+            self._scrap.close()
         if is_lost:
             self.words.release()
             self.octets.release()
@@ -172,7 +172,7 @@ class Mapping:
         # by a mapping of its own, which a child that is forked amid this finds closed
         at, access = start, mmap.ACCESS_WRITE
         scrap = mmap.mmap(self.descriptor(), end - start, access=access, offset=at, **UNTRACKED)
-        self.scraps.add(scrap)
+        self._scrap = scrap
         life.demand(self.path)
         scrap.madvise(mmap.MADV_REMOVE)
         scrap.close()

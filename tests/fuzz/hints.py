@@ -153,9 +153,9 @@ def play(path: str, furnished: Furnished, flipped: Bit, attached: bool) -> None:
     assert fits >= FITS * furnished.fits, f"only {fits} bytes of {furnished.fits} fit"
     _demand(store, live, "a sealed object was overwritten")
     _demand(store, {bytes(ref): data for ref, data in new.items()}, "two objects share room")
-    for ref in list(new)[::2]:
-        store.delete(ref)
-        del new[ref]
+    for own in list(new)[::2]:
+        store.delete(own)
+        del new[own]
     store.trim()
     store.recover()
     _fill(store, new)

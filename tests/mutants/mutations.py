@@ -355,8 +355,8 @@ MUTATIONS = [
         "unseen_forks_unseen",
         "a child that a thread of C code forked reads what its parent has let go of",
         "_core.pyx",
-        "    if load_acquire(&unseen_forks) != s.forks_seen:                      # [fork]\n",
-        "    if load_acquire(&unseen_forks) < s.forks_seen:\n",
+        "    if load_acquire(&unseen_forks) != att.s.forks_seen:                  # [fork]\n",
+        "    if load_acquire(&unseen_forks) < att.s.forks_seen:\n",
     ),
     Mutation(
         "child_gives_back",
