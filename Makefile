@@ -2,6 +2,7 @@
 #
 #   make demo     a GAN trains for 200 epochs, all its weights passing through the store
 #   make test     the tests, on a release build and on a debug build with failpoints
+#   make test-pythons  the tests on each Python of PYTHONS that is there; names those that are not
 #   make lint     format, style, types, stubs, spelling
 #   make asan     the tests under AddressSanitizer and UBSan
 #   make tsan     the threaded tests under ThreadSanitizer
@@ -31,6 +32,7 @@ SECONDS ?= 1800
 BUILD ?= debug
 PLASMA_PYTHON ?= python3.10
 TRIALS ?= 1000000
+PYTHONS ?= 3.10 3.11 3.12 3.13
 
 BIN := $(abspath $(VENV))/bin
 RUN := $(BIN)/python
@@ -45,7 +47,7 @@ BUILD_TOOLS := "setuptools>=77" "Cython>=3.1,<4" "numpy>=2.1"
 TORCH := torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-release test-debug lint asan tsan model stress crash soak fuzz mutants wheel
+.PHONY: demo test test-release test-debug test-pythons lint asan tsan model stress crash soak fuzz mutants wheel
 .PHONY: clean bench bench-peers bench-check bench-instructions bench-docs
 .DELETE_ON_ERROR:
 
@@ -61,6 +63,18 @@ test-release: $(VENV)/with-test
 
 test-debug: build/debug/built
 	$(call pytest_on,debug,)
+
+# Each in an environment of its own below build/, a release build beside the sources.
+test-pythons:
+	@failed= missing=; for version in $(PYTHONS); do \
+	    python=; for one in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
+	        if "$$one" -c "" 2> /dev/null; then python=$$one; break; fi; done; \
+	    if [ -z "$$python" ]; then missing="$$missing $$version"; continue; fi; \
+	    echo "--- Python $$version: $$python"; \
+	    $(MAKE) PYTHON=$$python VENV=build/python$$version test-release || failed="$$failed $$version"; \
+	done; \
+	if [ -n "$$missing" ]; then echo "not there, hence not tested: Python$$missing"; fi; \
+	if [ -n "$$failed" ]; then echo "failed: Python$$failed"; exit 1; fi
 
 asan: build/asan/built
 	$(call pytest_on,asan,$(SANITIZED),--timeout 900)

@@ -12,6 +12,9 @@ REFSTORE_BUILD picks a variant, which must build then:
 Without it, release is tried: where there is no C compiler, or no Linux, it comes to none.
 
 Variants build side by side: `REFSTORE_BUILD=asan python setup.py build --build-lib build/asan`.
+
+The release core is left beside its sources, too: Python that is started in this folder takes the
+package from here, whatever is installed, and would do without its core.
 """
 
 import os
@@ -72,6 +75,11 @@ def core() -> list[Extension]:
 
 class OptionalBuild(build_ext):
     """Goes on without the core where it cannot be built and nobody asked for it."""
+
+    def run(self) -> None:
+        super().run()
+        if variant == "release" and not self.inplace:
+            self.copy_extensions_to_source()
 
     def build_extension(self, ext: Extension) -> None:
         try:

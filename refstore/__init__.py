@@ -7,6 +7,7 @@ with refstore.Store("train", capacity="1GiB") as store:
     store.delete(ref)
 """
 
+from refstore import main_interpreter  # noqa: F401  first: it raises in any other
 from refstore.blocks import PinnedBuffer, Writer
 from refstore.errors import (
     GetTimeoutError,

@@ -11,15 +11,16 @@ from refstore._commit cimport commit_data, is_committed
 from refstore._layout cimport (
     class_nbytes, class_of, CLASSES, ERR_BARE, ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_MORE,
     ERR_NO_MEMORY, extent_first, extent_pages, HELD, make_extent, make_word, PAGE, Run, RUN_BLOCKS,
-    Slot, SMALL_LIMIT, word_generation, WRITING,
+    run_twin, Slot, SMALL_LIMIT, word_generation, WRITING,
 )
-from refstore._pages cimport extent_is_sane, lock, reach_map, take_pages_high, unlock
+from refstore._pages cimport extent_is_sane, lock, reach_map, take_pages, unlock
 from refstore._runs cimport (
     hint_range, need_bare, run_slot, RUNS_PER_STEP, slot_is_of, take_bare, take_or_make_room,
 )
 from refstore._slots cimport claim, unclaim
 from refstore._store cimport (
-    bits_at, class_bits_at, commit, file_of, hint_set, hint_take, RECENT, runs_used, Store,
+    bits_at, class_bits_at, commit, damage, file_of, hint_set, hint_take, RECENT, run_is_sound,
+    runs_used, Store,
 )
 
 
@@ -180,13 +181,14 @@ cdef inline uint64_t restock(Store *s, int size_class, uint32_t *held, uint64_t 
     # Gives orphaned blocks of the class to slots that we hold; returns how many.
     cdef uint64_t r, j, used = 0
     for r in range(runs_used(s)):
-        if s.runs[r].live != <uint64_t>size_class + 1 or s.runs[r].orphans == 0:
+        if s.runs[r].orphaned == 0 or not run_is_sound(s, &s.runs[r], <uint64_t>size_class + 1):
             continue
-        for j in range(min(s.runs[r].blocks, <uint64_t>RUN_BLOCKS)):
-            if s.runs[r].slots[j] == 0 and used < n:
+        for j in range(<uint64_t>s.runs[r].blocks):
+            # what only one of the two says is wrong: some slot may have the block
+            if s.runs[r].slots[j] == 0 and s.runs[r].orphaned >> j & 1 and used < n:
                 stock_slot(s, held[used], r, j, size_class)
-                assign(s.runs[r].orphans, s.runs[r].orphans - 1)
-                assign(s.pool.orphans, s.pool.orphans - 1)
+                assign(s.runs[r].orphaned, s.runs[r].orphaned & ~(<uint64_t>1 << j))
+                assign(s.pool.orphans, s.pool.orphans - min(s.pool.orphans, <uint64_t>1))
                 used += 1
     return used
 
@@ -200,12 +202,12 @@ cdef inline int64_t cut_run(Store *s, int size_class, uint64_t r, uint32_t *held
         uint64_t j
         int64_t first
         Run *run = &s.runs[r]
-    if run.live:
+    if run.live or run.twin:
         return 0            # the hint was stale; the caller takes another number
     first = take_or_make_room(s, pages, True)
     if first == ERR_FULL and pages > least:
         pages = least
-        first = take_pages_high(s, pages)
+        first = take_pages(s, pages, True)
     if first < 0:
         return first
     n = min(n, pages * PAGE // size)
@@ -213,7 +215,8 @@ cdef inline int64_t cut_run(Store *s, int size_class, uint64_t r, uint32_t *held
     assign(run.first, <uint32_t>first)
     assign(run.pages, <uint32_t>pages)
     assign(run.blocks, <uint32_t>n)
-    assign(run.orphans, 0)
+    assign(run.orphaned, 0)
+    assign(run.twin, run_twin(run, <uint64_t>size_class + 1))
     store_relaxed(&run.committed, 0)    # relaxed: `live` carries it
     for j in range(<uint64_t>RUN_BLOCKS):
         store_relaxed_u32(&run.slots[j], 0)     # relaxed: as above
@@ -293,8 +296,8 @@ cdef inline int commit_run_block(Store *s, Slot *slot) noexcept nogil:
         Run *run = &s.runs[slot.run - 1]
         uint64_t size = class_nbytes(slot.size_class)
         int got
-    if run.first + <uint64_t>run.pages > s.g.pages or (slot.block + 1) * size > run.pages * <uint64_t>PAGE:
-        return ERR_DAMAGED
+    if not run_is_sound(s, run, <uint64_t>slot.size_class + 1) or (slot.block + 1) * size > run.pages * <uint64_t>PAGE:
+        return damage(s, b"run %d is not that of its blocks", slot.run - 1)
     assign(slot.offset, s.g.data + run.first * <uint64_t>PAGE + slot.block * size)
     if load_acquire(&run.committed):                                     # [committed]
         return 0
@@ -313,7 +316,7 @@ cdef inline int place_block(Store *s, uint64_t i) noexcept nogil:
     if not extent:
         return commit_run_block(s, slot)
     if not extent_is_sane(s, extent_first(extent), extent_pages(extent)):
-        return ERR_DAMAGED
+        return damage(s, b"the extent of slot %d lies outside of the data", i)
     assign(slot.offset, s.g.data + extent_first(extent) * PAGE)
     return 0 if is_committed(s, extent_first(extent), extent_pages(extent)) else ERR_BARE
 

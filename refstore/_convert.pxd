@@ -204,10 +204,11 @@ cdef inline bytes get_text(Store *s, uint64_t i, uint64_t nbytes):
 cdef inline char *private_copy(Store *s, uint64_t i, char *data, Py_ssize_t n, void **at, size_t *mapped) except NULL:
     # Pages of its own are mapped again, copy-on-write, through a description without locks: no lock outlives us by
     # it. A block that shares its pages is copied: a private page would hide what its neighbours become.
-    import mmap as mmap_module
+    import os
+    from refstore import limits
     cdef size_t nbytes
     cdef int fd
-    if s.slots[i].extent == 0 or mmap_module.PAGESIZE != PAGE:
+    if s.slots[i].extent == 0 or os.sysconf("SC_PAGE_SIZE") != PAGE:
         at[0] = aligned_alloc(64, (<size_t>n // 64 + 1) * 64)
         if at[0] == NULL:
             raise MemoryError(f"no {n} bytes for a private copy")
@@ -216,11 +217,11 @@ cdef inline char *private_copy(Store *s, uint64_t i, char *data, Py_ssize_t n, v
     nbytes = max((<size_t>n + PAGE - 1) // PAGE, <size_t>1) * PAGE
     fd = reopen(file_of(s), O_RDONLY)
     if fd < 0:
-        raise OSError("cannot open the store once more for a private mapping: too many open files?")
+        raise limits.no_descriptor(os.fsdecode(<bytes>s.path), "a private view")
     at[0] = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, <int64_t>s.slots[i].offset)
     close(fd)
     if at[0] == MAP_FAILED:
         at[0] = NULL
-        raise MemoryError(f"cannot map {nbytes} bytes copy-on-write")
+        raise MemoryError(f"cannot map {nbytes} bytes copy-on-write: {limits.of_address_space()}")
     mapped[0] = nbytes
     return <char*>at[0]

@@ -8,9 +8,10 @@ Its parts, lowest first; each cimports only what stands above it:
     _sys.pxd      byte locks, committed memory, mappings
     _store.pxd    one process's view of the file; hint bitmaps; commitment
     _slots.pxd    pins and the life of a slot
+    _commit.pxd   memory for the data
+    _bins.pxd     free runs of pages
     _pages.pxd    whole pages, under the space lock
     _runs.pxd     bare slots; runs dissolved
-    _commit.pxd   memory for the data
     _alloc.pxd    room for an object
     _index.pxd    names
     _rows.pxd     joining, leaving, recovery
@@ -20,7 +21,8 @@ Its parts, lowest first; each cimports only what stands above it:
 
 and, with the GIL:
 
-    _stats.pxd    counts and checks
+    _stats.pxd    counts
+    _checks.pxd   whether all adds up
     _holders.pxd  who holds what
     _points.pxd   where Python may run amid an operation
     _wait.pxd     who is in the way
@@ -51,14 +53,14 @@ from refstore._atomics cimport (
     assign, fetch_add_seq_cst, fetch_add_seq_cst_u32, load_acquire, load_relaxed, store_relaxed_u32,
     store_release,
 )
+from refstore._checks cimport find_problems
 from refstore._convert cimport (
-    damaged, kind_of, NPY_ARRAY_WRITEABLE, private_copy, PyArray_CLEARFLAGS, read_shape,
-    Shape, view_of,
+    kind_of, NPY_ARRAY_WRITEABLE, private_copy, PyArray_CLEARFLAGS, read_shape, Shape, view_of,
 )
 from refstore._debug cimport (
     arm_failpoint, count_passes, IS_DEBUG, set_patience, site_at, site_count,
 )
-from refstore._errors cimport blocked, full, get_error
+from refstore._errors cimport blocked, census_of, full, get_error
 from refstore._file cimport unmap_store
 from refstore._fork cimport (
     keep, keep_inherited, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
@@ -68,8 +70,8 @@ from refstore._holders cimport all_holders, as_holder, holders_of, person
 from refstore._index cimport Found, remove, remove_named, seal
 from refstore._layout cimport (
     check_layout, COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_FULL, ERR_NO_MEMORY, ERR_NOT_FOUND, FREE,
-    Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, make_word, MAX_ROWS, OBJECTS_LIMIT as MOST_OBJECTS,
-    PAGE, Slot, word_generation, word_state,
+    Geometry, Header, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, lay_out, make_word, MAX_ROWS,
+    OBJECTS_LIMIT as MOST_OBJECTS, PAGE, Slot, word_generation, word_state,
 )
 from refstore._open cimport (
     creator_lives, identify, join, look_after_reboot, new_file, nobody_came, obstacle, own_command,
@@ -83,10 +85,12 @@ from refstore._put cimport (
 from refstore._rows cimport leave, look_at_blocker, recover_dead
 from refstore._slots cimport abandon, free_slot, is_readable, pin, pin_own, unpin
 from refstore._stats cimport (
-    Census, count_all, count_pins, count_processes, find_problems, next_live, slot_name,
-    take_came_back, take_census,
+    Census, count_all, count_pins, count_processes, next_live, slot_name,
+    take_came_back,
 )
-from refstore._store cimport count, pins_are_near, reach_pins, row_at, slots_used, Store
+from refstore._store cimport (
+    count, is_within_block, pins_are_near, reach_pins, row_at, slots_used, Store,
+)
 from refstore._sys cimport (
     getpid, madvise, MADV_DONTFORK, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
 )
@@ -159,16 +163,12 @@ cdef inline bint is_stranger() noexcept nogil:
     return Py_IsInitialized() and PyGILState_GetThisThreadState() == NULL
 
 
-cdef inline void see_forks(Store *s) noexcept nogil:
-    # With the GIL, in a process that has a row, before it lets go of a view or a Writer, or leaves.
-    if load_acquire(&unseen_forks) != s.forks_seen:                      # [fork]
-        keep_for_unseen(s)
-
-
 cdef void keep_for_unseen(Store *s) noexcept nogil:
-    s.forks_seen = load_acquire(&unseen_forks)                           # [fork] before the marks
-    if keep_inherited(s, first_writer):
-        s.loss = LOSS_GIL
+    cdef uint64_t forks = load_acquire(&unseen_forks)                    # [fork]
+    if forks != s.forks_seen:
+        s.forks_seen = forks
+        if keep_inherited(s, first_writer):
+            s.loss = LOSS_GIL
 
 
 cdef void before_fork() noexcept nogil:
@@ -185,7 +185,7 @@ cdef void before_fork() noexcept nogil:
     s = first_store
     while s != NULL:
         if s.alive[0]:          # else we have no place ourselves
-            see_forks(s)
+            keep_for_unseen(s)
             give_place(s)
         s = s.next
 
@@ -241,7 +241,7 @@ cdef int warn_of_children(void *_) noexcept:
     cdef Attachment att
     for att in list(attachments.values()):
         if att.s.alive[0]:
-            see_forks(&att.s)
+            keep_for_unseen(&att.s)
         if att.s.loss and not att.s.has_warned:
             att.s.has_warned = True
             warnings.warn(children.warning(att.path, why_lost(att.s.loss)), RefstoreWarning, stacklevel=1)
@@ -277,10 +277,14 @@ cdef class Attachment:
         if at[0] != NULL:
             at[0] = self.s.next
         if self.joined and self.s.alive[0]:
-            see_forks(&self.s)
+            keep_for_unseen(&self.s)
             if not self.s.dirty:
                 leave(&self.s)
         unmap_store(&self.s)
+
+    cdef void keep_for_unseen(self) noexcept:
+        # a method, so that no compiler puts it in the way of those that see none
+        keep_for_unseen(&self.s)
 
     cdef int take_part(self, str path, int fd, const Header *h, object found) except -1:
         global first_store
@@ -315,6 +319,12 @@ cdef class Attachment:
         return found.st_dev == self.s.dev and found.st_ino == self.s.ino
 
 
+cdef inline void see_forks(Attachment att) noexcept:
+    # In a process that has a row, before it lets go of a view or a Writer.
+    if load_acquire(&unseen_forks) != att.s.forks_seen:                  # [fork]
+        att.keep_for_unseen()
+
+
 @cython.final
 cdef class Claim:
     """That the creator of a temporary store lives: the lock ends with this, or with its process."""
@@ -340,6 +350,13 @@ cdef class Claim:
         self.at = at
         self.creator = getpid()
         return 0
+
+
+def file_nbytes(uint64_t capacity, uint64_t max_objects):
+    """Apparent size of the file of such a store."""
+    cdef Geometry g
+    lay_out(capacity, max_objects, &g)
+    return g.file_size
 
 
 def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mode, bint temporary):
@@ -481,7 +498,7 @@ cdef class Block:
         if self.pinned:
             self.pinned = False
             if self.att.s.alive[0]:
-                see_forks(&self.att.s)
+                see_forks(self.att)
                 self.att.s.blocked_by = 0
                 unpin(&self.att.s, self.slot)
                 look_at_blocker(&self.att.s)
@@ -500,16 +517,15 @@ cdef class Block:
         return "Writer" if isinstance(self, Writer) else "PinnedBuffer"
 
     cdef inline int demand_open(self) except -1:
-        # nor in a child that has no place in the store: there, new views of what is kept would look like any others
-        self.demand_unclosed()
-        if self.att.s.alive[0] == 0:
-            raise RefstoreError(messages.forked(self.att.path))
+        # in a child without a place in the store it is not: new views of what is kept would look like any others
+        if self.is_closed or self.att.s.alive[0] == 0:
+            raise self.refusal()
         return 0
 
-    cdef inline int demand_unclosed(self) except -1:
+    cdef object refusal(self):
         if self.is_closed:
-            raise ValueError(f"this {self.noun()} is closed")
-        return 0
+            return ValueError(f"this {self.noun()} is closed")
+        return RefstoreError(messages.forked(self.att.path))
 
     cdef cnp.ndarray as_array(self):
         cdef:
@@ -728,19 +744,17 @@ cdef class DirectBuffer(PinnedBuffer):
 
 
 cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) except -1:
-    # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of the file.
+    # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of its block.
     cdef Slot *slot = &att.s.slots[i]
-    cdef uint64_t offset = slot.offset
-    cdef uint64_t nbytes = slot.nbytes
     buf.att = att
     buf.tag = att.s.tag
     buf.slot = i
     buf.generation = generation
     buf.pinned = True
-    buf.nbytes = <Py_ssize_t>nbytes
-    buf.data = att.s.view + offset
-    if not att.s.g.data <= offset <= att.s.g.file_size or nbytes > att.s.g.file_size - offset:
-        raise damaged(&att.s, i, "the place of the object")
+    buf.nbytes = <Py_ssize_t>slot.nbytes
+    buf.data = att.s.view + slot.offset
+    if not is_within_block(&att.s, slot):
+        raise messages.damaged_file(att.path, f"what slot {i} says of its offset, its size or its block")
     return 0
 
 
@@ -794,7 +808,7 @@ cdef class Writer(Block):
 
     cdef void give_up(self) noexcept:
         if not self.is_closed and self.is_ours():
-            see_forks(&self.att.s)
+            see_forks(self.att)
             if self.exports == 0 and not self.is_kept and not self.open.is_shared:
                 free_slot(&self.att.s, self.slot)
             elif self.pin_views():          # nothing may be put where they point
@@ -834,7 +848,8 @@ cdef class Writer(Block):
         return True
 
     cdef int demand_ours(self) except -1:
-        self.demand_unclosed()
+        if self.is_closed:
+            raise self.refusal()
         if not self.is_ours():
             raise ValueError("this Writer belongs to the parent process: only the process that made it can seal it")
         return 0
@@ -855,7 +870,7 @@ cdef class Writer(Block):
         """Publishes what was written, for good; returns its ref."""
         cdef Name name
         self.demand_ours()
-        see_forks(&self.att.s)
+        see_forks(self.att)
         cdef uint64_t row = self.att.s.row
         memset(&name, 0, sizeof(name))
         if self.name is not None:
@@ -1207,11 +1222,10 @@ cdef class Engine:
         cdef Attachment att = self.use()        # stays, whatever a finalizer closes meanwhile
         cdef Store *s = &att.s
         cdef Census census
-        memset(&census, 0, sizeof(census))
-        if take_census(s, &census) != 0:
+        if census_of(s, &census) != 0:
             raise MemoryError("no memory to count the store's pages")
-        return (s.header.capacity, census.used, s.header.capacity - min(census.used, s.header.capacity),
-                census.largest_free, census.objects, census.pinned, census.condemned,
+        return (s.header.capacity, census.used, census.free, census.largest_free,
+                census.objects, census.pinned, census.condemned,
                 *[count_all(s, counter) for counter in range(COUNTERS)], count_processes(s))
 
     def _problems(self):

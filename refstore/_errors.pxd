@@ -9,7 +9,7 @@ from refstore._layout cimport (
 )
 from refstore._holders cimport has_ended, top_holders
 from refstore._stats cimport Census, take_census
-from refstore._store cimport row_at, Store
+from refstore._store cimport file_of, row_at, Store
 
 cdef inline str path_of(Store *s):
     import os
@@ -26,9 +26,13 @@ cdef inline object busy(Store *s, str what):
 
 
 cdef inline object no_recovery(Store *s):
-    import errno
-    return OSError(errno.EMFILE, "a process died in the middle of a change, and cleaning up after it takes a "
-                   "descriptor, of which there are none left (ulimit -n)", path_of(s))
+    from refstore import limits
+    return limits.no_descriptor(path_of(s), "cleaning up after a process that died in the middle of a change")
+
+
+cdef inline str damage_found(Store *s):
+    text = (<bytes>s.damaged).decode()
+    return text % s.damaged_number if "%" in text else text
 
 
 cdef inline object blocked(Store *s, int error, str what):
@@ -37,7 +41,7 @@ cdef inline object blocked(Store *s, int error, str what):
     if error == ERR_RECOVERY:
         return no_recovery(s)
     if error == ERR_DAMAGED:
-        return messages.damaged_file(path_of(s))
+        return messages.damaged_file(path_of(s), damage_found(s))
     if error == ERR_BUSY:
         return busy(s, what)
     return None
@@ -56,16 +60,21 @@ cdef inline str why_full(Store *s, uint64_t needed, int error):
     return messages.NO_EXTENT
 
 
+cdef inline int census_of(Store *s, Census *census) except -2:
+    # 0, or -1 as take_census()
+    from refstore import limits
+    cdef uint64_t spare = limits.spare_memory(file_of(s))
+    memset(census, 0, sizeof(Census))
+    return take_census(s, census, spare)
+
+
 cdef inline object full(Store *s, uint64_t needed, int error):
     from refstore import messages
     cdef Census census
-    cdef uint64_t free_bytes
-    memset(&census, 0, sizeof(census))
-    take_census(s, &census)
-    free_bytes = s.header.capacity - min(census.used, s.header.capacity)
-    room = messages.Room(s.header.capacity, free_bytes, census.largest_free, census.pinned,
+    census_of(s, &census)
+    room = messages.Room(s.header.capacity, census.free, census.largest_free, census.pinned,
                          census.pinned_nbytes, census.condemned)
-    return messages.full(path_of(s), needed, why_full(s, needed, error), room, top_holders(s))
+    return messages.full(path_of(s), needed, why_full(s, needed, error), room, top_holders(s), file_of(s))
 
 
 cdef inline object put_error(Store *s, int error, uint64_t nbytes, object name):

@@ -1,18 +1,23 @@
 # The file itself: made complete or not at all, looked over before a number in it is believed, mapped twice.
 
-from libc.errno cimport ENOMEM, errno
+from libc.errno cimport ENOMEM, ENOSPC, errno
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from refstore._commit cimport next_ready, next_unready
 from refstore._layout cimport (
-    CAPACITY_LIMIT, ENGINE_NATIVE, fingerprint, FORMAT_VERSION, Header, HUGE_PAGE, lay_out, MAGIC,
-    OBJECTS_LIMIT, PageTag, Pool, Run, Slot,
+    CAPACITY_LIMIT, CHUNK, class_nbytes, CLASSES, ENGINE_NATIVE, fingerprint, FORMAT_VERSION,
+    Header, HUGE_PAGE, Label, lay_out, MAGIC, MAX_ROWS, OBJECTS_LIMIT, PAGE, PageTag, Pool,
+    Run, Slot, SLOTS_PER_STEP,
 )
-from refstore._store cimport Store
+from refstore._store cimport (
+    bits_at, map_end, pins_ready_of, runs_used, slots_used, Store,
+)
 from refstore._sys cimport (
-    close, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE,
-    MAP_PRIVATE, MAP_SHARED, mmap, munmap, PROT_NONE, PROT_READ, PROT_WRITE, same_file,
+    allocate, close, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED,
+    MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, mmap, munmap, PROT_NONE, PROT_READ, PROT_WRITE,
+    same_file,
 )
 
 cdef extern from *:
@@ -77,6 +82,44 @@ cdef inline HeaderFault look_over(const Header *h, uint64_t file_nbytes) noexcep
     return HEADER_SOUND
 
 
+cdef inline bint is_there(Store *s, uint64_t at, uint64_t nbytes) noexcept nogil:
+    return nbytes == 0 or allocate(s.fd, at, nbytes) != ENOSPC
+
+
+cdef inline bint marks_hold(Store *s, uint64_t *bits, uint64_t n, uint64_t at, uint64_t unit) noexcept nogil:
+    # Whether there is memory for all of n units of the file that are marked as committed. Where there is, this takes
+    # none.
+    cdef uint64_t i = next_ready(bits, 0, n), until
+    while i < n:
+        until = next_unready(bits, i, n)
+        if not is_there(s, at + i * unit, (until - i) * unit):
+            return False
+        i = next_ready(bits, until, n)
+    return True
+
+
+cdef inline const char *claim_without_memory(Store *s) noexcept nogil:
+    # The field that says that memory is there, and none is to be had; NULL if all that is said is so. For a file system
+    # that is full: elsewhere the kernel gives memory to who touches it.
+    cdef uint64_t row
+    if not is_there(s, s.g.slots, slots_used(s) * sizeof(Slot)):
+        return b"slots_used"
+    if not is_there(s, s.g.runs, runs_used(s) * sizeof(Run)):
+        return b"runs_used"
+    if not is_there(s, s.g.page_map, map_end(s) * sizeof(PageTag)) or not is_there(s, s.g.used_bits, map_end(s) // 8):
+        return b"map_committed"
+    if not marks_hold(s, bits_at(s, s.g.labels_ready), s.g.steps, s.g.labels, SLOTS_PER_STEP * sizeof(Label)):
+        return b"labels_ready"
+    if not marks_hold(s, bits_at(s, s.g.index_ready), (s.g.page_map - s.g.index) // PAGE, s.g.index, PAGE):
+        return b"index_ready"
+    if not marks_hold(s, bits_at(s, s.g.data_ready), (s.g.pages * PAGE + CHUNK - 1) // CHUNK, s.g.data, CHUNK):
+        return b"data_ready"
+    for row in range(<uint64_t>MAX_ROWS):
+        if not marks_hold(s, pins_ready_of(s, row), s.g.steps, s.g.pins + row * s.g.pins_stride, PAGE):
+            return b"pins_ready"
+    return NULL
+
+
 cdef inline void close_own(Store *s) noexcept nogil:
     # the program may have closed it, and have another file at its number
     if s.fd >= 0 and same_file(s.fd, s.dev, s.ino):
@@ -124,6 +167,7 @@ cdef inline void *map_shared(Store *s, int prot) noexcept nogil:
 cdef inline int map_store(Store *s, const Header *h) noexcept nogil:
     # `h` is sound and s.fd is a description of our own. Returns 0 or the errno, with nothing left behind but s.fd.
     cdef void *alive
+    cdef int size_class
     lay_out(h.capacity, h.max_objects, &s.g)
     s.base = <char*>map_shared(s, PROT_READ | PROT_WRITE)
     if s.base == NULL:
@@ -146,6 +190,8 @@ cdef inline int map_store(Store *s, const Header *h) noexcept nogil:
     s.slots = <Slot*>(s.base + s.g.slots)
     s.runs = <Run*>(s.base + s.g.runs)
     s.tags = <PageTag*>(s.base + s.g.page_map)
+    for size_class in range(CLASSES):
+        s.class_sizes[size_class] = <unsigned int>class_nbytes(size_class)
     s.tag = h.tag
     s.slot_limit = h.max_objects
     s.child_fd = s.recovery_fd = -1

@@ -20,11 +20,12 @@ from refstore._layout cimport (
 from refstore._pages cimport lock, unlock
 from refstore._slots cimport condemn, is_readable, pin, reap_condemned, unpin
 from refstore._store cimport (
-    bits_at, bucket_at, commit_unit, is_ready, label_at, labels_are_ready, name_lock_at, slots_used,
-    Store,
+    bits_at, bucket_at, commit_unit, damage, is_ready, label_at, labels_are_ready, name_lock_at,
+    slots_used, Store,
 )
 
 cdef enum:
+    MOST_ROUNDS = 1000000       # of one lookup: a second or so
     NAME_WORDS = 32             # of a label: the name and its length
 
 cdef struct Found:
@@ -198,13 +199,17 @@ cdef inline int find_in(Store *s, Bucket *bucket, uint64_t hashed, const uint8_t
 cdef inline int find(Store *s, uint64_t hashed, const uint8_t *name, uint64_t nbytes, Found *found,
                      bint pins) noexcept nogil:
     # 0 and, if it is asked for, a pin; or ERR_NOT_FOUND; with `pins` another error, too. Each new round means that some
-    # writer has got on.
+    # writer has got on: so many in our way are none of ours.
     cdef:
         int which, got
+        int rounds = 0
         bint moved = True
         uint64_t bucket
     while moved:
         moved = False
+        rounds += 1
+        if rounds > MOST_ROUNDS:
+            return damage(s, b"the name index changes all the time, about bucket %d", bucket_of(s, hashed, 0))
         for which in range(2):
             bucket = bucket_of(s, hashed, which)
             if not bucket_is_ready(s, bucket):
@@ -293,7 +298,7 @@ cdef inline int publish_locked(Store *s, uint64_t i, uint64_t hashed, Found *old
         reap_condemned(s, i)
         return ERR_INDEX
     if replaces:
-        condemn(s, old.slot, old.generation)
+        condemn(s, old.slot, old.generation, True)
     settle(s, i, publishing, SEALED)
     return 0
 
@@ -331,15 +336,15 @@ cdef inline int remove(Store *s, uint64_t i, uint64_t generation) noexcept nogil
     cdef int got
     if i >= s.slot_limit or i >= slots_used(s):
         return ERR_NOT_FOUND
-    while True:
-        hashed = load_acquire(&s.slots[i].name_hash)
-        failpoint()
-        got = condemn(s, i, generation)
-        if got != ERR_BUSY:
-            break
+    hashed = load_acquire(&s.slots[i].name_hash)
+    failpoint()
+    got = condemn(s, i, generation, False)
+    if got == ERR_BUSY:
+        hashed = load_acquire(&s.slots[i].name_hash)    # as published
         got = lock(s, name_lock_of(s, hashed))      # until its publisher is through, or known to be dead
         if got != 0:
             return got
+        got = condemn(s, i, generation, True)
         unlock(name_lock_of(s, hashed))
     if got == 0:
         if hashed:
@@ -349,7 +354,8 @@ cdef inline int remove(Store *s, uint64_t i, uint64_t generation) noexcept nogil
 
 
 cdef inline int remove_named(Store *s, uint64_t hashed, const uint8_t *name, uint64_t nbytes) noexcept nogil:
-    # Pinned meanwhile, if there is memory for a pin: as long as the slot is not reused, the cell is its own.
+    # Pinned meanwhile, if there is memory for a pin: as long as the slot is not reused, the cell is its own. Each turn
+    # but the last means that somebody else deleted or replaced what we found.
     cdef Found found
     cdef uint64_t blocked
     cdef bint pins

@@ -14,6 +14,7 @@
 #   labels      512 B each     a slot's name and long type description
 #   index       64 B each      buckets of eight cells, name -> slot
 #   page map    16 B a page    free runs of pages, with boundary tags
+#   used bits   1 bit a page   which pages belong to a run or a slot
 #   data        4 KiB pages    the payloads; `capacity` counts these and nothing else
 #
 # File: one inode, mapped whole by each process. Slot: an object's address; its number and
@@ -26,9 +27,30 @@
 # Everything is an offset or an index, never a pointer. Tables are committed (fallocate) before
 # they are touched: the fixed ones when the file is made, the others as they grow.
 #
-# Truth and hints. A slot's word is the truth about its object; a slot's `extent`, or its `run`
-# and `block`, are the truth about who owns which pages, and change only under the pool lock.
-# Everything else about space and names is a hint that one sweep over the slots rebuilds.
+# Truths and hints. A wrong hint costs time: it is never enough for giving anything away, since
+# another field has to agree, and what disagrees is made anew from the slots. A wrong truth is
+# damage: each number is bounded where it is read, what contradicts itself is a
+# StoreCorruptedError, and check() reports what can be seen. A truth has one writer at a time, and
+# nothing that it could be rebuilt from.
+#
+#   truths  header: all but `moves` and `totals`; in particular `live` and `live_words` (whose pins
+#           count) and `slots_used` (how far the table goes)
+#           pool: `lock`, `map_committed`, `runs_used`
+#           rows: `state`; name locks: `lock`
+#           slots: every field but `last_use`. The word says what becomes of the object, `extent`,
+#           or `run` and `block`, which pages are its own; `mask` says which rows may pin it
+#           runs: `live`, `committed`, `first`, `pages`, `blocks`, of which `twin` is a second copy
+#           pins, labels, and the bits of memory that is there: pins_ready (also whose pins count),
+#           labels_ready, index_ready, data_ready
+#   hints   bits of bare and stocked slots, of runs by class and of dead runs, their summaries, and a
+#           run's `free`: the slot's word decides, and the slot's own `run` and `block`
+#           a run's `slots` and `orphaned`: a block that no slot owns is one in both; else the slot
+#           decides
+#           pool: `top`, `bin_bits`, `bin_head`; page map; used bits: pages are free if their tags and
+#           links say so and no used bit denies it
+#           pool: `orphans`, `class_pages`, `dissolve_next`: how large, where to begin
+#           index: a cell leads to a slot, whose word and label decide; a lost one hides a name
+#           rows: `pid`, `command`, `recoverer`, counters; header: `moves`, `totals`
 #
 # The slot word:
 #
@@ -176,10 +198,10 @@ cdef struct Pool:
     uint64_t _pad0[7]
     uint64_t top                # pages from here on were never used and are in no bin
     uint64_t map_committed      # page map entries below this are committed; only grows, by CAS
-    uint64_t orphans            # blocks of live runs that no slot owns; a hint
+    uint64_t orphans            # blocks of live runs that no slot owns
     uint64_t runs_used          # run records below this are committed
     uint64_t bin_bits[BIN_WORDS]
-    uint64_t class_pages[CLASSES]   # pages in runs of the class; a hint for how large to make the next
+    uint64_t class_pages[CLASSES]   # pages in runs of the class: how large to make the next
     uint32_t bin_head[BINS]     # first page + 1 of the bin's list, or 0
     uint64_t dissolve_next      # run at which the next look for empty ones begins
     uint8_t _pad1[2488]
@@ -204,11 +226,13 @@ cdef struct Run:
     uint64_t live               # 0, or class + 1; under the pool lock
     uint64_t free               # bit = block is probably in a FREE slot
     uint64_t committed          # 1 once its pages are; set by whoever commits them
-    uint32_t first              # page
+    uint32_t first              # page; this and the next two as long as it is live
     uint32_t pages
     uint32_t blocks
-    uint32_t orphans            # blocks that no slot owns: their slots went where they were needed
-    uint64_t _pad0[3]
+    uint32_t _pad0
+    uint64_t orphaned           # bit = block that no slot owns: its slot went where it was needed
+    uint64_t twin               # of class, pages and blocks: what is written twice; 0 if not live
+    uint64_t _pad1
     uint32_t slots[RUN_BLOCKS]  # slot of each block + 1, or 0
 
 cdef struct Slot:
@@ -277,6 +301,7 @@ cdef struct Geometry:
     uint64_t labels
     uint64_t index
     uint64_t page_map
+    uint64_t used_bits
     uint64_t data
     uint64_t file_size
 
@@ -369,6 +394,7 @@ cdef inline void lay_out(uint64_t capacity, uint64_t max_objects, Geometry *g) n
     g.labels = reserve(&at, g.steps * SLOTS_PER_STEP * sizeof(Label), PAGE)
     g.index = reserve(&at, g.buckets * sizeof(Bucket), PAGE)
     g.page_map = reserve(&at, (g.pages + 1) * sizeof(PageTag), PAGE)
+    g.used_bits = reserve(&at, (g.pages // 64 + 1) * 8, PAGE)     # committed with the page map
     g.data = reserve(&at, g.pages * PAGE, HUGE_PAGE if g.pages * PAGE >= HUGE_PAGE else CHUNK)
     g.file_size = at
 
@@ -393,6 +419,11 @@ cdef inline uint64_t extent_first(uint64_t extent) noexcept nogil:
 
 cdef inline uint64_t extent_pages(uint64_t extent) noexcept nogil:
     return <uint32_t>extent
+
+
+cdef inline uint64_t run_twin(Run *run, uint64_t live) noexcept nogil:
+    # `live`: class + 1. Never 0, and no two runs that differ in one bit have the same.
+    return ~((<uint64_t>run.first << 32 | run.pages) ^ live << 56 ^ <uint64_t>run.blocks << 24)
 
 
 cdef inline int class_of(uint64_t nbytes) noexcept nogil:

@@ -6,9 +6,10 @@ from libc.string cimport memcpy
 
 from refstore._debug cimport failpoint
 from refstore._atomics cimport assign
+from refstore._checks cimport find_problems
 from refstore._file cimport (
-    fill_header, HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE, HEADER_OTHER_VERSION,
-    HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, look_over, map_store,
+    claim_without_memory, fill_header, HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE,
+    HEADER_OTHER_VERSION, HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, look_over, map_store,
 )
 from refstore._layout cimport (
     CAPACITY_LIMIT, FLAG_TEMPORARY, FORMAT_VERSION, Geometry, Header, lay_out, LIVE_WORDS,
@@ -16,12 +17,15 @@ from refstore._layout cimport (
 )
 from refstore._points cimport not_the_same
 from refstore._rows cimport enter, lock_row
-from refstore._stats cimport find_problems
 from refstore._store cimport Store
 from refstore._sys cimport (
     allocate, byte_is_locked, close, getpid, high_descriptor, lock_byte, locks_bytes, MAP_FAILED,
     MAP_SHARED, mmap, munmap, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, reopen,
 )
+
+
+cdef enum:
+    ALL_BUT_FULL = 4 << 20      # bytes
 
 
 cdef inline str obstacle(str folder):
@@ -68,6 +72,7 @@ cdef inline bytes boot_id():
 
 cdef inline int fill_file(int fd, str path, uint64_t capacity, uint64_t max_objects, bint temporary) except -1:
     import os
+    from refstore import limits
     cdef:
         Geometry g
         Header h
@@ -78,8 +83,7 @@ cdef inline int fill_file(int fd, str path, uint64_t capacity, uint64_t max_obje
     os.ftruncate(fd, g.file_size)
     failed = allocate(fd, 0, g.fixed_end)
     if failed:
-        raise OSError(failed, f"no room for the {g.fixed_end} bytes of tables of a store with capacity {capacity} "
-                      f"and max_objects {max_objects} ({os.strerror(failed)}): free some, or ask for less", path)
+        raise limits.no_room_for_tables(path, fd, g.fixed_end, capacity, max_objects, failed)
     fill_header(&h, capacity, max_objects, FLAG_TEMPORARY if temporary else 0, entropy, boot)
     os.pwrite(fd, PyBytes_FromStringAndSize(<char*>&h, sizeof(Header)), 0)
     if temporary:
@@ -143,8 +147,8 @@ cdef inline bytes read_header(int fd, str path, object found, bint foreign):
 
 
 cdef inline object no_descriptor(str path):
-    import errno
-    return OSError(errno.EMFILE, "cannot open the store once more: no descriptor left, or no /proc", path)
+    from refstore import limits
+    return limits.no_descriptor(path, "joining a store")
 
 
 cdef inline object no_lasting_lock(str path):
@@ -166,10 +170,23 @@ cdef inline int demand_lasting_lock(Store *s, uint64_t row, str path) except -1:
     return 0
 
 
-cdef inline int join(Store *s, int fd, const Header *h, str path) except -1:
-    # Through a description of our own, which nobody has but we. On an exception, unmap_store() clears up.
+cdef inline int demand_memory(Store *s, str path) except -1:
+    # On a file system that is all but full, that what is said to be committed is: else to touch it is a SIGBUS.
     import os
     from refstore import messages
+    cdef const char *field
+    found = os.fstatvfs(s.fd)
+    if found.f_blocks and found.f_bfree * found.f_frsize < ALL_BUT_FULL:
+        field = claim_without_memory(s)
+        if field != NULL:
+            raise messages.damaged_file(path, f"its {(<bytes>field).decode()} says that there is memory, and "
+                                        "there is none, nor any left on its file system")
+    return 0
+
+
+cdef inline int join(Store *s, int fd, const Header *h, str path) except -1:
+    # Through a description of our own, which nobody has but we. On an exception, unmap_store() clears up.
+    from refstore import limits, messages
     from refstore.errors import RefstoreError
     cdef int failed
     cdef int64_t row
@@ -179,7 +196,8 @@ cdef inline int join(Store *s, int fd, const Header *h, str path) except -1:
     s.fd = high_descriptor(s.fd)
     failed = map_store(s, h)
     if failed:
-        raise OSError(failed, f"cannot map the {s.g.file_size} bytes of the store: {os.strerror(failed)}", path)
+        raise limits.cannot_map(path, s.g.file_size, failed)
+    demand_memory(s, path)
     row = lock_row(s, s.fd)
     if row < 0 and not locks_bytes(s.fd):
         raise no_lasting_lock(path)

@@ -14,16 +14,17 @@ from refstore._atomics cimport (
 from refstore._debug cimport failpoint
 from refstore._index cimport cell_naming, make_cell, settle
 from refstore._layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_DAMAGED, ERR_DEAD, ERR_HELD,
-    ERR_RECOVERY, FREE, HELD, KEPT, MAX_ROWS, NAME_LOCKS, pins_in, PUBLISHING, RECLAIMING, RETIRED,
-    Row, ROW_ATTACHED, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
+    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_DEAD, ERR_HELD, ERR_RECOVERY,
+    FREE, HELD, KEPT, MAX_ROWS, NAME_LOCKS, pins_in, PUBLISHING, RECLAIMING, RETIRED, Row,
+    ROW_ATTACHED, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_row,
+    word_state, WRITING,
 )
 from refstore._pages cimport HELD_AFTER_MS, rebuild, unlock
 from refstore._slots cimport condemn, free_slot, reap_condemned, unclaim
 from refstore._store cimport (
-    bits_at, CameBack, class_bits_at, commit_pins, count, file_of, hint_restore, is_ready,
-    name_lock_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, reach_pins, row_at, runs_used,
-    slots_used, Store,
+    bits_at, CameBack, class_bits_at, commit_pins, count, damage, file_of, hint_restore, is_ready,
+    name_lock_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, reach_pins, row_at,
+    run_is_there, runs_used, slots_used, Store,
 )
 from refstore._sys cimport (
     byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
@@ -40,7 +41,7 @@ cdef inline void restore_hint(Store *s, uint64_t i, Slot *slot) noexcept nogil:
     if slot.extent:
         hint_restore(bits_at(s, s.g.stock_bits), s.g.slot_words, i)
     elif run:
-        if run > s.g.max_runs or slot.size_class >= CLASSES:
+        if not run_is_there(s, run) or slot.size_class >= CLASSES:
             return
         if load_acquire(&s.runs[run - 1].free) & bit == 0:               # [hint]
             fetch_or_seq_cst(&s.runs[run - 1].free, bit)                 # [hint]
@@ -58,7 +59,7 @@ cdef inline uint64_t reap_counted(Store *s, uint64_t i) noexcept nogil:
 cdef inline void condemn_replaced(Store *s, Slot *slot) noexcept nogil:
     cdef uint32_t old = slot.replaces_slot
     if old and old <= slots_used(s):
-        condemn(s, old - 1, slot.replaces_generation)
+        condemn(s, old - 1, slot.replaces_generation, True)     # as the dead one's
         s.came_back.nbytes += reap_counted(s, old - 1)
 
 
@@ -183,7 +184,7 @@ cdef inline bint holds_locks(Store *s, uint64_t r) noexcept nogil:
 
 
 cdef inline bint row_is_dead(Store *s, uint64_t r) noexcept nogil:
-    return r != s.row and not byte_is_locked(file_of(s), r)
+    return r >= MAX_ROWS or r != s.row and not byte_is_locked(file_of(s), r)
 
 
 cdef inline int recover_row(Store *s, uint64_t r) noexcept nogil:
@@ -192,7 +193,7 @@ cdef inline int recover_row(Store *s, uint64_t r) noexcept nogil:
     cdef int fd
     cdef int done = 0
     if r >= MAX_ROWS:
-        return ERR_RECOVERY     # no row: the number was damaged
+        return damage(s, b"a lock or a slot names row %d, and there is none", r)
     if not row_is_dead(s, r):
         return 0
     failpoint()
@@ -214,7 +215,7 @@ cdef inline int recover_blocker(Store *s) noexcept nogil:
     # After ERR_DEAD: 0 if the operation is worth another try.
     cdef int got
     if s.blocked_by - 1 == s.row:
-        return ERR_DAMAGED      # a lock names us, and we do not hold it
+        return damage(s, b"a lock names row %d, whose process does not hold it", s.row)
     got = recover_row(s, s.blocked_by - 1)
     return got if got < 0 else 0
 

@@ -12,13 +12,14 @@ from refstore._atomics cimport (
     load_relaxed_u32, popcount64, store_relaxed_u32, store_release,
 )
 from refstore._layout cimport (
-    CLASSES, ERR_FULL, ERR_FULL_SLOTS, extent_first, extent_pages, HELD, RETIRED,
-    Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, word_row, word_state,
+    CLASSES, ERR_FULL, ERR_FULL_SLOTS, extent_first, extent_pages, HELD, PAGE, RETIRED, Run,
+    RUN_BLOCKS, Slot, SLOTS_PER_STEP, word_row, word_state,
 )
-from refstore._pages cimport extent_is_sane, free_pages, lock, take_pages, take_pages_high, unlock
+from refstore._pages cimport free_pages, lock, rebuild, take_pages, unlock
 from refstore._slots cimport claim, unclaim
 from refstore._store cimport (
-    bits_at, commit, file_of, hint_set, hint_take, reach_pins, runs_used, slots_used, Store, summary_of,
+    bits_at, commit, file_of, hint_set, hint_take, reach_pins, run_is_sound, runs_used, slots_used,
+    Store, summary_of, top_of,
 )
 
 cdef enum:
@@ -85,7 +86,8 @@ cdef inline uint64_t held_elsewhere(Store *s) noexcept nogil:
 # Under the pool lock: space changes hands
 
 cdef inline bint harvest(Store *s) noexcept nogil:
-    # Extents of deleted objects go from their FREE slots back to the page map. True if there were any.
+    # Extents of deleted objects go from their FREE slots back to the page map. True if there were any. Each turn takes
+    # a hint away, and gives none of its kind.
     cdef:
         int64_t i
         uint64_t extent, state
@@ -103,9 +105,11 @@ cdef inline bint harvest(Store *s) noexcept nogil:
         extent = s.slots[i].extent
         if extent:
             any_came = True
-            if extent_is_sane(s, extent_first(extent), extent_pages(extent)):
-                free_pages(s, extent_first(extent), extent_pages(extent))
             assign(s.slots[i].extent, 0)
+            if s.slots[i].offset == s.g.data + extent_first(extent) * PAGE:
+                free_pages(s, extent_first(extent), extent_pages(extent))
+            else:               # never used, or the extent is damaged and those pages are somebody's
+                rebuild(s)
         if state != RETIRED:
             unclaim(s, <uint64_t>i)
 
@@ -120,14 +124,20 @@ cdef inline uint64_t run_slot(Store *s, uint64_t r, uint64_t block) noexcept nog
     return i if i <= slots_used(s) else 0
 
 
-cdef inline uint64_t hold_run(Store *s, uint64_t r, bint *whole) noexcept nogil:
+cdef inline uint64_t hold_run(Store *s, uint64_t r, bint *whole, bint *agrees) noexcept nogil:
     # Claims the slots of a run, as an allocator would, until one is not to be had; returns which blocks' it holds.
+    # `agrees`: the record with itself.
     cdef:
         Run *run = &s.runs[r]
         uint64_t j, i, held = 0
-    whole[0] = True
-    for j in range(min(run.blocks, <uint64_t>RUN_BLOCKS)):
+    agrees[0] = whole[0] = run_is_sound(s, run, run.live)
+    if not whole[0]:
+        return 0
+    for j in range(<uint64_t>run.blocks):
         i = run_slot(s, r, j)
+        if run.orphaned >> j & 1 == (i != 0):       # one of the two is wrong: some slot may have the block
+            agrees[0] = whole[0] = False
+            break
         if i == 0:
             continue
         i -= 1
@@ -149,8 +159,8 @@ cdef inline bint dissolve(Store *s, uint64_t r) noexcept nogil:
         Run *run = &s.runs[r]
         uint64_t size_class = (run.live - 1) % CLASSES
         uint64_t j, i
-        bint whole
-        uint64_t held = hold_run(s, r, &whole)
+        bint whole, agrees
+        uint64_t held = hold_run(s, r, &whole, &agrees)
     if whole:
         store_release(&run.live, 0)                                      # [run]
     for j in range(<uint64_t>RUN_BLOCKS):
@@ -162,19 +172,22 @@ cdef inline bint dissolve(Store *s, uint64_t r) noexcept nogil:
         elif whole and i and slot_is_of(s, i - 1, r, j):
             assign(s.slots[i - 1].run, 0)       # retired
     if whole:
+        assign(run.twin, 0)
         assign(s.pool.class_pages[size_class], s.pool.class_pages[size_class] - run.pages)
-        assign(s.pool.orphans, s.pool.orphans - run.orphans)
+        assign(s.pool.orphans, s.pool.orphans - <uint64_t>popcount64(run.orphaned))
         free_pages(s, run.first, run.pages)
         hint_set(bits_at(s, s.g.run_bits), s.g.run_words, r)
+    if not agrees:
+        rebuild(s)
     return whole
 
 
 cdef inline bint dissolve_if_empty(Store *s, uint64_t r) noexcept nogil:
-    cdef uint32_t free_blocks
+    cdef uint64_t empty
     if s.runs[r].live == 0:
         return False
-    free_blocks = <uint32_t>popcount64(load_relaxed(&s.runs[r].free))   # relaxed: a guess; dissolve claims each
-    return free_blocks + s.runs[r].orphans >= s.runs[r].blocks and dissolve(s, r)
+    empty = load_relaxed(&s.runs[r].free) | s.runs[r].orphaned     # relaxed: a guess; dissolve claims each
+    return <uint32_t>popcount64(empty) >= s.runs[r].blocks and dissolve(s, r)
 
 
 cdef inline bint dissolve_empty(Store *s) noexcept nogil:
@@ -214,7 +227,7 @@ cdef inline bint steal_slots(Store *s) noexcept nogil:
                 continue
             fetch_and_acquire(&s.runs[r].free, ~(<uint64_t>1 << j))      # [hint]
             store_relaxed_u32(&s.runs[r].slots[j], 0)   # relaxed: a hint, checked against the slot
-            assign(s.runs[r].orphans, s.runs[r].orphans + 1)
+            assign(s.runs[r].orphaned, s.runs[r].orphaned | <uint64_t>1 << j)
             assign(s.pool.orphans, s.pool.orphans + 1)
             assign(s.slots[i - 1].run, 0)
             unclaim(s, i - 1)
@@ -245,17 +258,13 @@ cdef inline int need_bare(Store *s, uint64_t state, uint64_t *slot) noexcept nog
     return got
 
 
-cdef inline int64_t take_some(Store *s, uint64_t pages, bint for_run) noexcept nogil:
-    return take_pages_high(s, pages) if for_run else take_pages(s, pages)
-
-
 cdef inline int64_t take_or_make_room(Store *s, uint64_t pages, bint for_run) noexcept nogil:
     cdef int64_t first
     harvest(s)
-    if s.pool.top + pages > s.g.pages:
+    if top_of(s) + pages > s.g.pages:
         # From here on every piece counts: an empty run between large blocks costs more than it saves.
         dissolve_some(s)
-    first = take_some(s, pages, for_run)
+    first = take_pages(s, pages, for_run)
     if first == ERR_FULL and dissolve_empty(s):
-        first = take_some(s, pages, for_run)
+        first = take_pages(s, pages, for_run)
     return first

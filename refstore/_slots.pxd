@@ -21,7 +21,7 @@ from refstore._layout cimport (
 )
 from refstore._store cimport (
     bits_at, class_bits_at, hint_set, is_ready, pins_are_near, pins_of, pins_ready_of, reach_pins,
-    RECENT, slots_used, Store,
+    RECENT, run_is_there, slots_used, Store,
 )
 
 cdef enum:
@@ -46,7 +46,7 @@ cdef inline void give_hint(Store *s, uint64_t i, uint64_t extent, uint64_t run, 
         hint_set(bits_at(s, s.g.stock_bits), s.g.slot_words, i)
         s.recent[i % RECENT] = <uint32_t>(i + 1)
     elif run:
-        if run > s.g.max_runs or block >= RUN_BLOCKS or size_class >= CLASSES:
+        if not run_is_there(s, run) or block >= RUN_BLOCKS or size_class >= CLASSES:
             return              # a damaged slot serves nobody
         before = fetch_or_release(&s.runs[run - 1].free, <uint64_t>1 << block)       # [hint]
         if before == 0 and s.current[size_class] != run:
@@ -115,7 +115,7 @@ cdef inline bint try_reap(Store *s, uint64_t i, uint64_t word) noexcept nogil:
     cdef uint64_t before = moves + 1
     while moves != before:
         # A fork moves pins to a row that we may have passed already, and its parent may then let go of its own; it
-        # counts itself in between.
+        # counts itself in between. Each turn but the first means that somebody has forked.
         before = moves
         blocker = pinned_by(s, i)
         if blocker:
@@ -192,16 +192,17 @@ cdef inline void pin_own(Store *s, uint64_t i) noexcept nogil:
     fetch_or_seq_cst(&s.slots[i].mask, s.row_bit)                        # [pin]
 
 
-cdef inline int condemn(Store *s, uint64_t i, uint64_t generation) noexcept nogil:
-    # SEALED -> CONDEMNED. From now on no get finds it; the caller unindexes and reaps.
+cdef inline int condemn(Store *s, uint64_t i, uint64_t generation, bint name_is_ours) noexcept nogil:
+    # SEALED -> CONDEMNED. From now on no get finds it; the caller unindexes and reaps. `name_is_ours`: we hold the lock
+    # of its name, so nobody publishes it, and a word that says so is wrong.
     cdef uint64_t word
     if i >= s.slot_limit or i >= slots_used(s):
         return ERR_NOT_FOUND
     word = load_seq_cst(&s.slots[i].word)
     while word_generation(word) == generation:
-        if word_state(word) == PUBLISHING:
+        if word_state(word) == PUBLISHING and not name_is_ours:
             return ERR_BUSY         # its publisher is half way; wait for the name's lock
-        if word_state(word) != SEALED:
+        if not is_readable(word, generation):
             return ERR_NOT_FOUND
         if cas_seq_cst(&s.slots[i].word, &word, make_word(generation, CONDEMNED, 0)):    # [pin]
             return 0

@@ -10,8 +10,9 @@ from refstore._atomics cimport (
 )
 from refstore._debug cimport failpoint
 from refstore._layout cimport (
-    Bucket, CLASSES, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS, Geometry, Header, Label,
-    LIVE_WORDS, NameLock, PAGE, PageTag, Pool, Row, Run, Slot, SLOTS_PER_STEP,
+    Bucket, CLASSES, ERR_DAMAGED, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS, extent_first,
+    extent_pages, Geometry, Header, Label, LIVE_WORDS, NameLock, PAGE, PageTag, Pool, Row, Run,
+    RUN_BLOCKS, run_twin, Slot, SLOTS_PER_STEP,
 )
 from refstore._sys cimport allocate, close, high_descriptor, O_RDWR, open_file, same_file
 
@@ -50,6 +51,8 @@ cdef struct Store:
     uint64_t dev
     uint64_t ino
     uint8_t *pins_ready         # by step: our row's pins are committed
+    uint64_t runs_seen          # run records below this are committed
+    uint32_t class_sizes[256]   # bytes of a block by size_class, 0 of those that are none
     uint32_t current[CLASSES]   # run + 1 that we cut from, or 0
     uint32_t recent[RECENT]     # slots + 1 whose extents we freed last
     Store *next                 # of this process's attachments, for the fork hooks
@@ -62,9 +65,18 @@ cdef struct Store:
     uint64_t forks_seen         # of those that took nothing for their children
     bint dirty                  # something of ours can only come back as a dead process's does
     uint64_t blocked_by         # row + 1 that stopped the last reap, or 0: worth a look whether it lives
+    const char *damaged         # what the last ERR_DAMAGED found, with a place for a number
+    uint64_t damaged_number
     uint32_t huge_refusals      # by the kernel, one after the other
     uint32_t huge_pause         # blocks to go before it is asked again
     CameBack came_back
+
+
+cdef inline int damage(Store *s, const char *what, uint64_t number) noexcept nogil:
+    # `what`, as in b"the extent of slot %d lies outside of the data"
+    s.damaged = what
+    s.damaged_number = number
+    return ERR_DAMAGED
 
 
 cdef inline Row *row_at(Store *s, uint64_t row) noexcept nogil:
@@ -92,12 +104,41 @@ cdef inline uint64_t slots_used(Store *s) noexcept nogil:
 cdef inline uint64_t runs_used(Store *s) noexcept nogil:
     return min(load_acquire(&s.pool.runs_used), s.g.max_runs)            # [runs]
 
+cdef inline bint run_is_there(Store *s, uint64_t run) noexcept nogil:
+    # `run`: as in a slot, + 1
+    if run - 1 >= s.runs_seen:
+        s.runs_seen = runs_used(s)
+    return run - 1 < s.runs_seen
+
 cdef inline uint64_t map_end(Store *s) noexcept nogil:
     return min(load_acquire(&s.pool.map_committed), s.g.pages + 1)       # [map]
+
+cdef inline uint64_t top_of(Store *s) noexcept nogil:
+    return min(s.pool.top, min(map_end(s), s.g.pages))
 
 cdef inline PageTag *tag_at(Store *s, uint64_t page) noexcept nogil:
     # a damaged link leads to some tag, never out of the map
     return &s.tags[page if page < map_end(s) else 0]
+
+cdef inline uint64_t *used_bits(Store *s) noexcept nogil:
+    # one bit a page, there as far as the page map is
+    return <uint64_t*>(s.base + s.g.used_bits)
+
+cdef inline bint run_is_sound(Store *s, Run *run, uint64_t live) noexcept nogil:
+    # whether it is a live run of this class + 1, and lies in the data
+    return (run.twin == run_twin(run, live) and live - 1 < CLASSES and <uint32_t>(run.blocks - 1) < RUN_BLOCKS
+            and run.first + <uint64_t>run.pages <= s.g.pages)
+
+cdef inline bint is_within_block(Store *s, Slot *slot) noexcept nogil:
+    # whether the slot's offset and size are those of the block that it owns
+    cdef uint64_t at = 0, size = 0
+    if slot.extent:
+        at = extent_first(slot.extent) * PAGE
+        size = extent_pages(slot.extent) * PAGE
+    elif run_is_there(s, slot.run):
+        size = s.class_sizes[slot.size_class]
+        at = s.runs[slot.run - 1].first * <uint64_t>PAGE + slot.block * size
+    return slot.offset == s.g.data + at and slot.nbytes <= size and at + size <= s.g.file_size - s.g.data
 
 cdef inline int64_t next_live_row(Store *s, uint64_t row) noexcept nogil:
     # The first live row from `row` on, or -1; for reports and recovery, which need no one moment. A reaper's scan has
@@ -182,7 +223,9 @@ cdef inline int64_t hint_take(uint64_t *words, uint64_t n_words, uint64_t start)
         while bits:
             w = at * 64 + <uint64_t>ctz64(bits)
             bits &= bits - 1
-            while True:
+            if w >= n_words:
+                break           # wrong bits: no words of ours lie there
+            while True:         # each turn a bit goes, ours or another's
                 found = load_relaxed(&words[w])  # relaxed: hint_clear looks again
                 if found == 0:
                     summary_clear(words, n_words, w)

@@ -1,18 +1,19 @@
 # Free memory back to the operating system. Each free run is taken like any extent before its pages go, so nobody
 # is given a page that is about to vanish; system calls happen outside the lock.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from refstore._atomics cimport assign
+from refstore._bins cimport are_used, BROKEN, heads_bin, insert_free, is_listed, mark_used
 from refstore._commit cimport clear_ready, next_ready, next_unready
 from refstore._layout cimport (
     BINS, CHUNK, extent_first, extent_pages, HELD, HUGE_PAGE, make_extent, PAGE,
 )
-from refstore._pages cimport free_pages, insert_free, lock, remove_free, unlock
+from refstore._pages cimport free_pages, lock, rebuild, take_piece, unlock
 from refstore._runs cimport dissolve_empty, harvest, need_bare
 from refstore._slots cimport unclaim
-from refstore._store cimport bits_at, file_of, map_end, Store, tag_at
+from refstore._store cimport bits_at, file_of, map_end, Store, top_of
 from refstore._sys cimport punch_hole
 
 cdef enum:
@@ -20,18 +21,25 @@ cdef enum:
     PIECE = HUGE_PAGE // PAGE   # pages taken at a time
 
 
-cdef inline uint64_t list_free(Store *s, uint64_t *extents) noexcept nogil:
-    # under the lock: all free runs, and what lies committed past the last used page
+cdef inline int64_t list_free(Store *s, uint64_t *extents) noexcept nogil:
+    # Under the lock: all free runs, and what lies committed past the last used page; how many, or BROKEN.
     cdef:
-        uint64_t n = 0, at, end
+        int64_t n = 0
+        uint64_t at, end
         int b
     for b in range(BINS):
         at = s.pool.bin_head[b]
+        if at and not heads_bin(s, at - 1, b):
+            return BROKEN
         while at and n < MOST_RUNS - 1:
-            extents[n] = make_extent(at - 1, tag_at(s, at - 1).head)
-            at = tag_at(s, at - 1).next
+            if not is_listed(s, at - 1):
+                return BROKEN
+            extents[n] = make_extent(at - 1, s.tags[at - 1].head)
+            at = s.tags[at - 1].next
             n += 1
     at = s.pool.top
+    if at > top_of(s):
+        return BROKEN
     end = min(map_end(s), s.g.pages)
     if end > at:
         extents[n] = make_extent(at, end - at)
@@ -42,17 +50,16 @@ cdef inline uint64_t list_free(Store *s, uint64_t *extents) noexcept nogil:
 cdef inline bint carve(Store *s, uint64_t extent, uint64_t first, uint64_t pages) noexcept nogil:
     # Under the lock: takes a piece out of an extent, if that is still free as it was listed.
     cdef uint64_t at = extent_first(extent), end = extent_first(extent) + extent_pages(extent)
-    if at == s.pool.top and end <= map_end(s):
-        assign(s.pool.top, end)
-    elif at < s.pool.top and tag_at(s, at).head == extent_pages(extent):
-        remove_free(s, at)
-    else:
-        return False
-    if first > at:
-        insert_free(s, at, first - at)
-    if end > first + pages:
-        free_pages(s, first + pages, end - first - pages)
-    return True
+    if at == top_of(s) and end <= map_end(s):
+        if not are_used(s, at, first + pages - at, False):
+            return False
+        mark_used(s, first, first + pages)
+        assign(s.pool.top, first + pages)
+        if first > at:
+            insert_free(s, at, first - at)
+        return True
+    return at < top_of(s) and is_listed(s, at) and s.tags[at].head == extent_pages(extent) \
+        and take_piece(s, at, first, pages) >= 0
 
 
 cdef inline uint64_t punch(Store *s, uint64_t first_page, uint64_t pages) noexcept nogil:
@@ -90,8 +97,8 @@ cdef inline int trim_piece(Store *s, uint64_t slot, uint64_t extent, uint64_t fi
     got = lock(s, &s.pool.lock)
     if got != 0:
         return got              # the slot still owns the piece: giving the slot back gives it back too
-    free_pages(s, first, pages)
     assign(s.slots[slot].extent, 0)
+    free_pages(s, first, pages)
     unlock(&s.pool.lock)
     return 0
 
@@ -119,13 +126,16 @@ cdef inline bint is_committed_within(Store *s, uint64_t first, uint64_t pages) n
 
 
 cdef inline int trim_all(Store *s, uint64_t slot, uint64_t *extents, uint64_t *given) noexcept nogil:
-    cdef uint64_t n, k
+    cdef int64_t n, k
     cdef int got = lock(s, &s.pool.lock)
     if got != 0:
         return got
     harvest(s)
     dissolve_empty(s)
     n = list_free(s, extents)
+    if n == BROKEN:
+        rebuild(s)
+        n = list_free(s, extents)
     unlock(&s.pool.lock)
     for k in range(n):
         got = trim_extent(s, slot, extents[k], given)

@@ -13,20 +13,21 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import refstore
 from refstore import messages
-from refstore.engine import is_store, owner_of
+from refstore.engine import check_backend, holds_store, is_store, why_no_core
 from refstore.errors import RefstoreError, StoreCorruptedError
 from refstore.paths import open_store, store_folder, store_path
 from refstore.records import Recovery
-from refstore.store import Store
-from refstore.temporary import collect_temporary
+from refstore.store import Store, attached
+from refstore.temporary import collect_temporary, is_abandoned
 
 __all__ = ["main"]
 
 SIZES = ("capacity", "used", "free", "largest_free")  # fields of StoreStats that count bytes
+ABANDONED = "temporary, and its creator is dead: refstore gc removes it"
 COLUMNS = (  # of `ls`
     *("capacity", "used", "largest_free", "objects", "pinned", "condemned", "processes"),
     "backend",
@@ -71,6 +72,25 @@ def _give_up_output() -> None:
 # --- usage
 
 
+class _Version(argparse.Action):
+    """Prints which refstore this is, and which engine new stores get from it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        python = ".".join(map(str, sys.version_info[:3]))
+        folder = os.path.dirname(os.path.abspath(refstore.__file__))
+        try:
+            chosen = check_backend("auto")
+        except ValueError as error:
+            parser.error(str(error))
+        missing = why_no_core()
+        if chosen == "auto":
+            chosen = "native" if missing is None else "filelock"
+        _print(f"refstore {refstore.__version__} ({chosen} engine, Python {python}, {folder})")
+        if missing is not None:
+            _note(missing)
+        parser.exit()
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="refstore",
@@ -78,7 +98,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     json_help = "print JSON, with sizes in bytes"
-    parser.add_argument("--version", action="version", version=refstore.__version__)
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print the version and the engine, and exit"
+    )
     parser.add_argument("--json", action="store_true", help=json_help)
     as_json = argparse.ArgumentParser(add_help=False)
     # without a default, which would take back what stands before the command
@@ -235,10 +257,10 @@ def _remove_or_say_why(name: str) -> int:
 def _remove(path: str) -> None:
     # Without attaching: it may be broken, another user's, or of an engine that is not there.
     try:
-        open_store(path, os.O_RDONLY).close()
-        if not is_store(path):
-            raise messages.no_store(path, messages.NOT_A_STORE)
-        os.unlink(path)
+        with open_store(path, os.O_RDONLY) as file:
+            if not holds_store(file.fileno()):
+                raise messages.no_store(path, messages.NOT_A_STORE)
+            os.unlink(path)
     except OSError as error:
         raise messages.of_path(path, error) from None
     collect_temporary(os.path.dirname(path))  # what the filelock engine keeps beside its stores
@@ -246,12 +268,14 @@ def _remove(path: str) -> None:
 
 def _gc(options: argparse.Namespace) -> int:
     folder = store_folder(create=False)
-    removed = collect_temporary(folder) if os.path.isdir(folder) else []
+    removed = sorted(collect_temporary(folder)) if os.path.isdir(folder) else []
     if options.json:
         _print_json(removed)
     else:
         for path in removed:
             _print(path)
+        if removed:
+            _note(f"{_plural(len(removed), 'temporary store')} removed")
     return 0
 
 
@@ -260,7 +284,7 @@ def _gc(options: argparse.Namespace) -> int:
 
 def _attach(path: str, foreign: bool) -> Store:
     """The store that is there, whichever engine programs are told to use."""
-    return Store(path, create=False, backend=owner_of(path) or "auto", foreign=foreign)
+    return attached(Store, path, foreign=foreign)
 
 
 def _stores(folder: str, foreign: bool) -> Iterator[dict[str, object]]:
@@ -275,6 +299,9 @@ def _stores(folder: str, foreign: bool) -> Iterator[dict[str, object]]:
             continue
         row: dict[str, object] = {"name": name, "path": path}
         try:
+            if is_abandoned(path):
+                yield row | {"abandoned": True, "error": ABANDONED}
+                continue
             with _attach(path, foreign) as store:
                 yield row | _stats(store)
         except FileNotFoundError:  # removed since

@@ -108,6 +108,9 @@ class Module(Protocol):
     Engine: type[Engine]
     OBJECTS_LIMIT: int
 
+    def file_nbytes(self, capacity: int, max_objects: int) -> int:
+        """Apparent size of the file of such a store."""
+
     def make_file(
         self, path: str, capacity: int, max_objects: int, mode: int, temporary: bool
     ) -> Claim | None:
@@ -162,8 +165,7 @@ def load(backend: str) -> Module:
         return _imported(backend)
     except ImportError as error:
         raise RefstoreError(
-            f"the {backend} engine is needed and is not there ({error}): install a wheel of "
-            "refstore, or a C compiler and refstore again"
+            f"the {backend} engine is needed and is not there ({error}): {_how_to_get(error)}"
         ) from error
 
 
@@ -178,11 +180,23 @@ def is_store(path: str) -> bool:
     return _engine_number(path) is not None
 
 
+def holds_store(fd: int) -> bool:
+    """The same for an open file."""
+    return _number_in(fd) is not None
+
+
 def _engine_number(path: str) -> int | None:
     try:
         with open_store(path, os.O_RDONLY) as file:
-            head = os.read(file.fileno(), _HEADER.size)
-    except OSError:  # nothing that can be read
+            return _number_in(file.fileno())
+    except OSError:  # nothing that can be opened
+        return None
+
+
+def _number_in(fd: int) -> int | None:
+    try:
+        head = os.read(fd, _HEADER.size)
+    except OSError:  # a device, or the like
         return None
     if len(head) != _HEADER.size:
         return None
@@ -190,11 +204,37 @@ def _engine_number(path: str) -> int | None:
     return int(number) if magic == _MAGIC else None
 
 
-def _best() -> str:
+def why_no_core() -> str | None:
+    """Why the native engine is not there, and what to do; None if it is."""
     try:
         _imported("native")
     except ImportError as error:
-        _warn(f"the compiled core is not there ({error})")
+        return f"the compiled core is not there ({error}): {_how_to_get(error)}"
+    return None
+
+
+def _how_to_get(error: ImportError) -> str:
+    """What to do about a module of an engine that could not be imported."""
+    if error.name not in (None, _MODULES["native"]):
+        return "install what it names"
+    package = os.path.dirname(os.path.abspath(__file__))
+    if os.path.exists(os.path.join(package, "_core.pyx")):
+        python = ".".join(map(str, sys.version_info[:2]))
+        return (
+            f"this is refstore's source tree, where the core is not built for Python {python}: run "
+            f"`pip install .` in {os.path.dirname(package)}, or start Python in another folder"
+        )
+    if not sys.platform.startswith("linux"):
+        return "it is for Linux"
+    if not isinstance(error, ModuleNotFoundError):  # it is there, and does not load
+        return "install refstore again with this Python and this numpy"
+    return "install a wheel of refstore, or a C compiler and refstore again"
+
+
+def _best() -> str:
+    why = why_no_core()
+    if why is not None:
+        _warn(why)
         return "filelock"
     return "native"
 

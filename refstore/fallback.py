@@ -26,6 +26,7 @@ from refstore.locked.layout import (
     OBJECTS_LIMIT,
     SEALED,
     WORD,
+    lay_out,
 )
 from refstore.locked.life import here
 from refstore.locked.objects import ARRAY, BYTES, prepare
@@ -38,6 +39,7 @@ __all__ = [
     "Attachment",
     "Engine",
     "attach",
+    "file_nbytes",
     "is_creator_alive",
     "is_unused",
     "make_file",
@@ -66,6 +68,11 @@ class Claim:
     def give_back(self) -> None:
         self._lock.give_back()
         leave_if_exiting()
+
+
+def file_nbytes(capacity: int, max_objects: int) -> int:
+    """Apparent size of the file of such a store."""
+    return lay_out(capacity, max_objects).file_size
 
 
 def make_file(
@@ -279,7 +286,9 @@ class Engine:
             kind = ARRAY
         try:
             call.att.begin(call, size, kind, text, utf8, replace)
-            return writers.writer(call.att, call, name, replace)
+            writer = writers.writer(call.att, call, name, replace)
+            call.life.demand(call.att.path)  # who is forked from here on inherits a Writer
+            return writer
         except BaseException:
             call.att.give_up(call)
             raise

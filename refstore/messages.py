@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from refstore import limits
 from refstore.engine import is_store
 from refstore.errors import (
     ObjectExistsError,
@@ -63,13 +64,19 @@ def busy_for_children(path: str, pid: int, what: str) -> StoreBusyError:
 
 
 def full(
-    path: str, needed: int, why: str, room: Room, holders: Sequence[TopHolder]
+    path: str, needed: int, why: str, room: Room, holders: Sequence[TopHolder], fd: int
 ) -> StoreFullError:
-    """`why`, as in "no free extent is large enough"; `holders`: largest first."""
+    """`why`, as in "no free extent is large enough"; `holders`: largest first.
+
+    `fd`: a descriptor of the store's file, or -1.
+    """
+    advice = _what_to_do(needed, why)
+    if why == NO_MEMORY:
+        why, advice = limits.why_no_memory(path, fd)
     return StoreFullError(
         f"no room for {needed} bytes in store {path!r}: {why}. Capacity {room.capacity}, free "
         f"{room.free}, largest free extent {room.largest_free}; {_what_is_pinned(room)}."
-        f"{_who_holds(holders)} {_what_to_do(path, needed, why)}",
+        f"{_who_holds(holders)} {advice}",
         needed=needed,
         free=room.free,
         largest_free=room.largest_free,
@@ -83,16 +90,14 @@ def no_slot(max_objects: int) -> str:
 
 
 _OF_MAX_OBJECTS = "objects of max_objects are there"
-NO_MEMORY = "the file system has no memory left"
+NO_MEMORY = "the system gave no memory"
 NO_EXTENT = "no free extent is large enough"
 OVER_CAPACITY = "it is more than the capacity"
 
 
-def _what_to_do(path: str, needed: int, why: str) -> str:
+def _what_to_do(needed: int, why: str) -> str:
     if why == OVER_CAPACITY:
         return f"Make a store with a capacity of {needed} or more, or put it in parts"
-    if why == NO_MEMORY:
-        return f"Free memory in {os.path.dirname(path)!r}, or delete objects of this store"
     if why.endswith(_OF_MAX_OBJECTS):
         return "Delete objects, or make a store with a larger max_objects"
     return "Delete or release objects, or make a larger store"
@@ -314,5 +319,9 @@ _OF_PATHS: dict[int, Callable[[str], str]] = {
         "its file system lacks what the native engine needs: give a path on tmpfs, ext4 or xfs, or "
         "use backend='filelock'"
     ),
+    errno.EMFILE: lambda path: limits.of_descriptors(errno.EMFILE),
+    errno.ENFILE: lambda path: limits.of_descriptors(errno.ENFILE),
+    errno.EFBIG: lambda path: limits.of_file_size(),
+    errno.ENOSPC: limits.of_full_disk,
     errno.EROFS: lambda path: "its file system is read-only: give a path on another one",
 }

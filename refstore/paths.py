@@ -13,14 +13,15 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+
+from refstore.limits import MAPPINGS, free_address_space
 
 __all__ = [
     "TEMPORARY_PREFIX",
     "check_name",
-    "default_capacity",
-    "default_max_objects",
+    "default_size",
     "open_file",
     "open_store",
     "parse_capacity",
@@ -33,6 +34,7 @@ TEMPORARY_PREFIX = "tmp-"
 MAX_NAME = 200  # bytes; file systems allow 255, and the engine adds to a name while it makes a file
 MAX_CAPACITY = 1 << 43  # of both engines
 MIN_DEFAULT_CAPACITY = 64 << 20
+FEWEST_DEFAULT_OBJECTS = 4096
 PAGE = 4096
 
 _SHARED_MEMORY = "/dev/shm"
@@ -79,6 +81,37 @@ def _no_size(value: object) -> ValueError:
     )
 
 
+def default_size(
+    folder: str,
+    capacity: int | None,
+    max_objects: int | None,
+    file_nbytes: Callable[[int, int], int],
+) -> tuple[int, int]:
+    """Capacity and max_objects of a new store in `folder`: what was asked for, or what fits.
+
+    `file_nbytes` says how large the file of a store with these two is. A process that may not have
+    as much address space as that takes twice gets a smaller store, of which it can have two.
+    """
+    if capacity is not None and max_objects is not None:
+        return capacity, max_objects
+    nbytes = default_capacity(folder) if capacity is None else capacity
+    objects = default_max_objects(nbytes) if max_objects is None else max_objects
+    least = MIN_DEFAULT_CAPACITY if capacity is None else nbytes
+    space = free_address_space()
+    if space is None:
+        return nbytes, objects
+    bearable = space // MAPPINGS
+    while file_nbytes(nbytes, objects) > bearable // (1 + (nbytes > least)):
+        smaller = (
+            max(nbytes // 2 // PAGE * PAGE, PAGE) if capacity is None else nbytes,
+            max(objects // 2, FEWEST_DEFAULT_OBJECTS) if max_objects is None else objects,
+        )
+        if smaller == (nbytes, objects):
+            break  # the mapping fails, and says why
+        nbytes, objects = smaller
+    return nbytes, objects
+
+
 def default_capacity(folder: str) -> int:
     """Half of the memory that a store in `folder` could take, in whole pages.
 
@@ -92,12 +125,14 @@ def default_capacity(folder: str) -> int:
 
 def default_max_objects(capacity: int) -> int:
     """One object for each KiB, within reason."""
-    return min(max(capacity // 1024, 4096), 1 << 20)
+    return min(max(capacity // 1024, FEWEST_DEFAULT_OBJECTS), 1 << 20)
 
 
 def _file_system_size(folder: str) -> Iterator[int]:
     with contextlib.suppress(OSError):
-        yield shutil.disk_usage(folder).total
+        total = shutil.disk_usage(folder).total
+        if total:  # a tmpfs without a limit says 0
+            yield total
 
 
 def _memory_limits() -> Iterator[int]:
@@ -144,6 +179,10 @@ def check_name(name: str | os.PathLike[str]) -> str:
     last = re.split(_SEPARATORS, text)[-1]
     if last in ("", ".", ".."):
         raise ValueError(f"{text!r} names a folder, not a store")
+    if _CONTROL.search(last):
+        raise ValueError(
+            f"a store's name must not hold control characters, nor other ends of lines: {text!r}"
+        )
     try:
         nbytes = len(os.fsencode(last))
     except UnicodeEncodeError:
@@ -155,6 +194,7 @@ def check_name(name: str | os.PathLike[str]) -> str:
     return text
 
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SEPARATORS = "[" + re.escape(os.sep + (os.altsep or "")) + "]"
 
 

@@ -53,9 +53,11 @@ class Holder(NamedTuple):
     """One process and one object that it keeps in memory, by pins or because it is writing it."""
 
     pid: int  # 0 while it is not known
-    command: str  # how the process was started, cut short
+    command: (
+        str  # how the process was started, cut short; and whether this is kept for its children
+    )
     ref: ObjectRef | None  # None: it is being written
     name: str | None
     pins: int
     bytes: int  # of the object's block, as allocated
-    alive: bool  # the process is; what a dead one holds comes back by recover(), or by itself
+    alive: bool  # the process, or a child it keeps this for; what a dead one holds comes back

@@ -325,12 +325,16 @@ class Store:
         Errors: FileNotFoundError if it is gone, StoreVersionError if another store is there now.
         """
         attachment = self._attachment
-        with paths.open_store(attachment.path, os.O_RDWR) as file:
-            if not attachment.is_of(file.fileno()):
-                raise StoreVersionError(
-                    f"{attachment.path!r} is another store by now, and is left alone"
-                )
-            os.unlink(attachment.path)
+        path = attachment.path
+        try:
+            with paths.open_store(path, os.O_RDWR) as file:
+                if not attachment.is_of(file.fileno()):
+                    raise StoreVersionError(f"{path!r} is another store by now, and is left alone")
+                os.unlink(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(error.errno, "the store's file is gone already", path) from None
+        except OSError as error:
+            raise messages.of_path(path, error) from None
 
     def close(self) -> None:
         """Detaches. Live buffers stay valid and pinned; the last one unmaps. Twice is once."""
@@ -411,11 +415,19 @@ def _blank(face: type[S], module: engine.Module) -> S:
     return cast(S, cast(Any, module.Engine).__new__(made))
 
 
-def _reattach(face: type[Store], path: str, uuid: bytes) -> Store:
-    # whatever the environment prefers for stores that are yet to be made
+def attached(face: type[S], path: str, *, foreign: bool) -> S:
+    """The store that is at `path`, whichever engine the environment prefers for new ones.
+
+    Nothing else in its folder is looked at or removed.
+    """
     store = _blank(face, engine.choose(engine.owner_of(path) or "auto", path))
+    store._attach(path, foreign, None, None)
+    return store
+
+
+def _reattach(face: type[Store], path: str, uuid: bytes) -> Store:
     # whoever could unpickle this trusts its sender, hence the file that the sender trusts
-    store._attach(path, True, None, None)
+    store = attached(face, path, foreign=True)
     if store._attachment.uuid != uuid:
         store.close()
         raise StoreVersionError(f"{path!r} is another store than the one that was pickled")
@@ -473,15 +485,13 @@ def _make(
     *,
     temporary: bool,
 ) -> engine.Claim | None:
-    folder = os.path.dirname(path)
-    if capacity is None:
-        capacity = paths.default_capacity(folder)
-    if max_objects is None:
-        max_objects = paths.default_max_objects(capacity)
-    if max_objects > module.OBJECTS_LIMIT:
+    if max_objects is not None and max_objects > module.OBJECTS_LIMIT:
         raise ValueError(
             f"max_objects is {max_objects}: it must be between 1 and {module.OBJECTS_LIMIT}"
         )
+    capacity, max_objects = paths.default_size(
+        os.path.dirname(path), capacity, max_objects, module.file_nbytes
+    )
     try:
         return module.make_file(path, capacity, max_objects, mode, temporary)
     except OSError as error:

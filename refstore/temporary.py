@@ -12,7 +12,7 @@ import weakref
 from refstore import engine, paths
 from refstore.errors import RefstoreError
 
-__all__ = ["claim", "collect_temporary", "give_up"]
+__all__ = ["claim", "collect_temporary", "give_up", "is_abandoned"]
 
 _removals: weakref.WeakKeyDictionary[object, weakref.finalize[..., object]] = (
     weakref.WeakKeyDictionary()
@@ -53,11 +53,10 @@ def collect_temporary(folder: str) -> list[str]:
     except OSError:
         return removed  # whoever opens or makes the store says so
     for entry in entries:
-        if entry.name.startswith(paths.TEMPORARY_PREFIX) and entry.is_file(follow_symlinks=False):
-            with contextlib.suppress(OSError):
-                if _is_abandoned(entry.path):
-                    os.unlink(entry.path)
-                    removed.append(entry.path)
+        with contextlib.suppress(OSError):
+            if entry.is_file(follow_symlinks=False) and is_abandoned(entry.path):
+                os.unlink(entry.path)
+                removed.append(entry.path)
     if any(entry.name.endswith(".locks") for entry in entries):
         from refstore.locked.folders import remove_orphans
 
@@ -65,7 +64,10 @@ def collect_temporary(folder: str) -> list[str]:
     return removed
 
 
-def _is_abandoned(path: str) -> bool:
+def is_abandoned(path: str) -> bool:
+    """Whether it is a temporary store whose creator is dead, which the next opener removes."""
+    if not os.path.basename(path).startswith(paths.TEMPORARY_PREFIX):
+        return False
     owner = engine.owner_of(path)
     if owner is None:
         return False

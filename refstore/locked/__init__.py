@@ -1,6 +1,8 @@
 """The rooms of the filelock engine, lowest first; each imports only what stands above it.
 
 layout      the file: every byte of it, and how it is made and looked over
+life        whose call it is: a forked child ends none of its parent's
+targets     room that is being filled: piece by piece, by one process
 mapping     one process's view of it: two mappings, committed memory
 journal     several words change together or not at all
 space       extents of units

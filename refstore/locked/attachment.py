@@ -163,7 +163,7 @@ class Attachment(Member):
             if why == messages.OVER_CAPACITY or not any(remedy(life) for remedy in remedies):
                 break
         room, holders = self.run(life, "counting", self._room)
-        raise messages.full(self.path, nbytes, why, room, holders)
+        raise messages.full(self.path, nbytes, why, room, holders, self.file.descriptor_or_none())
 
     def _recover(self, life: Life) -> bool:
         return self.run(life, "recovery", self.recover_dead)
@@ -273,7 +273,8 @@ class Attachment(Member):
         if not near and not self.file.commit_block(start, units * UNIT, call.life):
             self.give_up(call)
             room, holders = call.run("counting", self._room)
-            raise messages.full(self.path, nbytes, messages.NO_MEMORY, room, holders)
+            fd = self.file.descriptor_or_none()
+            raise messages.full(self.path, nbytes, messages.NO_MEMORY, room, holders, fd)
         self._write_spill(start + nbytes, text, call.life)
 
     def _begin_writing(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from refstore import children, messages
+from refstore import children, limits, messages
 from refstore.errors import StoreCorruptedError, TopHolder
 from refstore.locked import index, processes, slots, space
 from refstore.locked.journal import Change
@@ -30,6 +30,7 @@ from refstore.locked.layout import (
     SLOTS_USED,
     TEXT_LIMIT,
     TOTALS,
+    TRIMS,
     UNIT,
     UNITS,
     WORD,
@@ -85,16 +86,34 @@ def census(c: Change) -> Census:
             pinned += 1
             pinned_nbytes += held.nbytes
     capacity = c.file.header.capacity
-    free = capacity - min(used, capacity)
+    free, largest = capacity - min(used, capacity), space.largest(c)
+    spare = limits.spare_memory(c.file.descriptor_or_none())
+    if spare < free:
+        free, largest = _bounded(c, free, largest, spare)
     room = messages.Room(
         capacity=capacity,
         free=free,
-        largest_free=min(space.largest(c), free),
+        largest_free=min(largest, free),
         pinned=pinned,
         pinned_nbytes=pinned_nbytes,
         condemned=condemned,
     )
     return Census(room, used, objects)
+
+
+def _bounded(c: Change, free: int, largest: int, spare: int) -> tuple[int, int]:
+    """The same without what the file system cannot give any more: it has `spare` bytes.
+
+    Who puts takes the extent that fits best, whether that has memory or not.
+    """
+    fd, file = c.file.descriptor_or_none(), c.file
+    total = longest = 0
+    for unit, units in space.extents(c):
+        parts = limits.committed(fd, file.block_at(unit), file.block_at(unit + units))
+        sizes = [end - start for start, end in parts]
+        total += sum(sizes)
+        longest = max(longest, min(max(sizes, default=0) + spare, units * UNIT))
+    return min(free, total + spare), min(largest, spare if c[TRIMS] else longest)
 
 
 def stats(c: Change, folder: str, own: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from filelock import Timeout
 
+from refstore import limits
 from refstore.errors import RefstoreError
 from refstore.locked import processes
 from refstore.locked.layout import (
@@ -128,12 +129,9 @@ def _fill(fd: int, path: str, header: Header) -> None:
         allocate(fd, tags, tags + 16)
         allocate(fd, last, last + 16)
     except OSError as error:
-        raise OSError(
-            error.errno,
-            f"no room for the {g.committed} bytes of tables of a store with capacity "
-            f"{header.capacity} and max_objects {header.max_objects} ({error.strerror}): free "
-            "some, or ask for less",
-            path,
+        asked = header.capacity, header.max_objects
+        raise limits.no_room_for_tables(
+            path, fd, g.committed, *asked, error.errno or errno.ENOSPC
         ) from None
     for at, value in first_words(header).items():
         _write(fd, at * 8, value.to_bytes(8, "little" if _is_little() else "big"))

@@ -14,9 +14,7 @@ import sys
 import weakref
 from typing import Any, Final
 
-import numpy.typing as npt
-
-from refstore import messages
+from refstore import limits, messages
 from refstore.errors import StoreCorruptedError
 from refstore.locked.layout import (
     CHUNK,
@@ -29,14 +27,16 @@ from refstore.locked.layout import (
     lay_out,
 )
 from refstore.locked.life import Life
-from refstore.locked.targets import pieces
+from refstore.locked.targets import Target, pieces
 from refstore.names import NAME_LIMIT
 from refstore.paths import open_store
 
 _ZEROS: Final = bytes(CHUNK)
 _NO_ROOM: Final = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 # A mapping needs no descriptor; before 3.13 Python keeps one for it nevertheless.
-UNTRACKED: Final[dict[str, Any]] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+UNTRACKED: Final[dict[str, Any]] = (
+    {"trackfd": False} if sys.version_info >= (3, 13) and hasattr(os, "fork") else {}
+)
 _POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE, which the mmap module does not name
 
 
@@ -73,6 +73,7 @@ class Mapping:
         "_near",
         "_near_pages",
         "_own",
+        "_scrap",
         "_trims",
         "found",
         "g",
@@ -80,7 +81,6 @@ class Mapping:
         "octets",
         "path",
         "readable",
-        "scraps",
         "targets",
         "words",
         "writable",
@@ -96,17 +96,21 @@ class Mapping:
             size = self.g.file_size
             self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE, **UNTRACKED)
             self.readable = mmap.mmap(fd, size, access=mmap.ACCESS_READ, **UNTRACKED)
-        except (ValueError, OverflowError) as error:
-            raise OSError(errno.ENOMEM, f"cannot map the store: {error}", path) from None
+        except (ValueError, OverflowError):
+            raise limits.cannot_map(path, size, errno.ENOMEM) from None
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise limits.cannot_map(path, size, errno.ENOMEM) from None
         self.octets = memoryview(self.writable)
         self.words = self.octets.cast("Q")
         self._near: set[int] = set()  # chunks that are committed, for as long as nobody trims
         self._near_pages: set[int] = set()  # the same, of what is reached page by page
         self._trims = -1
-        self.targets: weakref.WeakValueDictionary[int, npt.NDArray[Any]] = (
-            weakref.WeakValueDictionary()  # by id: what is being filled, see `Target`
-        )
-        self.scraps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # see `remove`
+        # By id: what is being filled. No collection of weak references: a signal that comes amid a
+        # copy would be lost in its callback.
+        self.targets: dict[int, weakref.ref[Target]] = {}
+        self._scrap: mmap.mmap | None = None  # see `remove`
         self._own.extend(map(os.dup, (fd,)))  # one step, which no signal handler comes amid
 
     def __del__(self) -> None:
@@ -125,12 +129,22 @@ class Mapping:
     def descriptor(self) -> int:
         """A descriptor of the file. OSError if there is none any more, and no way to it."""
         if not self._has_descriptor():
-            with open_store(self.path, os.O_RDWR) as file:
-                self._own[:] = map(os.dup, (file.fileno(),))
+            try:
+                with open_store(self.path, os.O_RDWR) as file:
+                    self._own[:] = map(os.dup, (file.fileno(),))
+            except OSError:
+                raise limits.no_descriptor(self.path, "what was asked for") from None
             if not self._has_descriptor():
                 list(map(os.close, map(self._own.pop, (0,))))
-                raise FileNotFoundError(errno.ENOENT, "another file is there now", self.path)
+                raise limits.no_descriptor(self.path, "what was asked for")
         return self._own[0]
+
+    def descriptor_or_none(self) -> int:
+        """A descriptor of the file, or -1."""
+        try:
+            return self.descriptor()
+        except OSError:
+            return -1
 
     def damaged(self, what: str) -> StoreCorruptedError:
         """`what`: a sentence that names the field."""
@@ -141,10 +155,12 @@ class Mapping:
 
         `is_lost`: it has no row, and uses the file no more.
         """
-        for array in list(self.targets.values()):
-            array.flags.writeable = False
-        for scrap in list(self.scraps):
-            scrap.close()
+        for ref in list(self.targets.values()):
+            target = ref()
+            if target is not None:
+                target.stop()
+        if self._scrap is not None:
+            self._scrap.close()
         if is_lost:
             self.words.release()
             self.octets.release()
@@ -156,7 +172,7 @@ class Mapping:
         # by a mapping of its own, which a child that is forked amid this finds closed
         at, access = start, mmap.ACCESS_WRITE
         scrap = mmap.mmap(self.descriptor(), end - start, access=access, offset=at, **UNTRACKED)
-        self.scraps.add(scrap)
+        self._scrap = scrap
         life.demand(self.path)
         scrap.madvise(mmap.MADV_REMOVE)
         scrap.close()

@@ -12,7 +12,7 @@ from collections import deque
 from typing import Any, Final
 
 from refstore import children, messages
-from refstore.errors import RefstoreError, RefstoreWarning
+from refstore.errors import RefstoreError, RefstoreWarning, StoreCorruptedError
 from refstore.locked import checks, folders, processes, slots, writers
 from refstore.locked.journal import Change
 from refstore.locked.layout import (
@@ -64,6 +64,7 @@ class Member(Turns):
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
             self.leave()
+            self.give_up_chores()
 
     def is_of(self, fd: int) -> bool:
         """Whether `fd` is open on the very file that this is attached to."""
@@ -276,7 +277,12 @@ class Member(Turns):
         # For a child without a row, which gets the parent's lock if it inherits anything. Whatever
         # this process gives back from here on is a chore, or in a turn that does all chores first.
         c = Change(self.file)  # only to read: our own pins change in our own turns
-        held = [*processes.pinned_slots(c, self.own), *self._open_writers()]
+        try:
+            pinned = processes.pinned_slots(c, self.own)
+        except StoreCorruptedError:  # then it is kept as long as our row is there
+            self._loss, self._is_kept_for_child = loss, True
+            return
+        held = [*pinned, *self._open_writers()]
         if held or not self._inside:  # else the store is being opened
             self._loss = loss
         self._is_kept_for_child = bool(held)

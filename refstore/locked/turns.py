@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 
 from filelock import Timeout
 
-from refstore import messages
+from refstore import limits, messages
 from refstore.errors import RefstoreError, StoreBusyError
 from refstore.locked.journal import Change, Moment, replay
 from refstore.locked.layout import COUNT, HOLDER, TURNS
@@ -38,6 +38,7 @@ CHORE_PATIENCE: Final = 0.2  # for what a finalizer wants done; after that it wa
 TRIES: Final = 3  # of a chore in which something raises
 ROUNDS: Final = 12  # times PATIENCE, while others take turns
 POLL: Final = 0.0005
+MEETINGS: Final = 100  # with who removes a folder of locks, one after another
 
 T = TypeVar("T")
 Operation = Callable[..., T]  # of a Change and more
@@ -130,7 +131,7 @@ class Turns:
     def _take_turn(
         self, life: Life, patience: float, what: str, operation: Operation[T], *args: Any
     ) -> T:
-        outermost, had_lock = not _is_busy(), False
+        outermost, had_turn = not _is_busy(), False
         try:
             with self.mutex:
                 if self._inside is not None:
@@ -141,8 +142,8 @@ class Turns:
                 try:
                     life.demand(self.file.path)
                     self._acquire(what, patience)
-                    had_lock = True
                     change = self._begin()
+                    had_turn = True
                     if self._chores:  # what was released before this counts as released
                         self._all_chores(change)
                     return self._operate(life, change, operation, *args)
@@ -156,8 +157,8 @@ class Turns:
         finally:
             if outermost:
                 _busy.pop(threading.get_ident(), None)
-                if had_lock and (self._chores or _pending):  # else they would wait in vain, too
-                    self._look_at_chores()
+                if self._chores or _pending:
+                    self._look_at_chores(has_hope=had_turn)
 
     def _operate(self, life: Life, change: Change, operation: Operation[T], *args: Any) -> T:
         try:
@@ -208,17 +209,18 @@ class Turns:
                 raise
             raise OSError(
                 error.errno,
-                "the store's lock takes a descriptor, of which there are none left (ulimit -n)",
+                f"the store's lock takes a file descriptor: {limits.of_descriptors(error.errno)}",
                 self.file.path,
             ) from None
         return True
 
     def _acquire_lock(self, patience: float) -> None:
-        try:
-            self.lock.acquire(timeout=patience, poll_interval=POLL)
-        except FileExistsError:  # filelock saw the folder, and then somebody removed it
-            make_folder(self.folder, self.mode)
-            self.lock.acquire(timeout=patience, poll_interval=POLL)
+        for _ in range(MEETINGS):
+            with contextlib.suppress(FileExistsError):
+                self.lock.acquire(timeout=patience, poll_interval=POLL)
+                return
+            make_folder(self.folder, self.mode)  # filelock saw it, and then somebody removed it
+        self.lock.acquire(timeout=patience, poll_interval=POLL)
 
     def _renew_lock(self) -> None:
         # A signal handler that raises amid filelock can leave a lock of this thread's within the
@@ -274,11 +276,20 @@ class Turns:
             return
         self._do_chores()
 
-    def _look_at_chores(self) -> None:
-        self._do_chores()
+    def _look_at_chores(self, *, has_hope: bool = True) -> None:
+        """Ours and those that came up meanwhile. `has_hope`: ours would not wait in vain, too."""
+        if has_hope:
+            self._do_chores()
         while _pending:
             with contextlib.suppress(IndexError):
-                _pending.popleft()._do_chores()
+                other = _pending.popleft()
+                if other is not self or has_hope:
+                    other._do_chores()
+
+    def give_up_chores(self) -> None:
+        """At our end: what could not be done waits for nobody, and would keep us."""
+        if self not in _pending:
+            self._chores.clear()
 
     def _may_do_chores(self) -> bool:
         if not self._chores or self.has_gone or not self.is_alive():
@@ -319,11 +330,11 @@ class Turns:
         except BaseException as error:
             if not life.is_ours():
                 raise
+            if isinstance(error, RefstoreError):
+                chore.tries = TRIES
             chore.change.settle()  # it may have been raised by a signal handler amid the commit
             if isinstance(error, Exception):
-                if isinstance(error, RefstoreError):
-                    chore.tries = TRIES
-                elif not chore.change.commits:
+                if not chore.change.commits:
                     chore.tries += 1
                 if chore.tries >= TRIES:  # a damaged store: there is nobody to tell
                     return

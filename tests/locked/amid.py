@@ -86,7 +86,8 @@ def alarm(_: Point) -> None:
 
 
 def use(point: Point) -> None:
-    with contextlib.suppress(refstore.StoreBusyError):
+    # busy: it is amid a change; closed: by what it is amid of
+    with contextlib.suppress(refstore.StoreBusyError, ValueError):
         with point.store.get("kept") as buf:
             assert bytes(buf) == kills.KEPT
         point.store.delete(point.store.put(kills.SMALL))
@@ -233,7 +234,7 @@ def trial(operation: kills.Operation, act: str, number: int) -> Point:
             with refstore.Store(path, create=False) as again:
                 if isinstance(error, Interrupt | Alarm) and not dropped and not operation.deletes:
                     assert contents(again) == before, "what raised has happened"
-                if not dropped:
+                if not dropped and act != "fork and go on":  # a child that waits has pins
                     assert again.stats().pinned == 0
             point.status = let_child_go_on(point)
             if dropped:  # a pin or a room that nobody gives back before the process ends

@@ -7,6 +7,7 @@ import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import helpers
 import numpy as np
@@ -121,6 +122,34 @@ def test_a_killed_creator_of_a_temporary_store_leaves_nothing_for_long(
         child.kill()
     refstore.Store.temporary("1MiB").close()
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", ["temporary", "open"])
+def test_locks_that_are_removed_while_they_are_made_are_made_anew(
+    folder: Path, path: str, monkeypatch: pytest.MonkeyPatch, make: str
+) -> None:
+    # filelock asks whether the folder is there once it could not make it: here it is gone by then
+    monkeypatch.setenv("REFSTORE_DIR", str(folder))
+    removed: list[Path] = []
+    is_dir = Path.is_dir
+
+    def remove_first(self: Path, **options: Any) -> bool:
+        if self.suffix == ".locks" and len(removed) < 2:
+            removed.append(self)
+            shutil.rmtree(self)  # as who removes orphans does
+        return is_dir(self, **options)
+
+    refstore.Store(path, capacity="1MiB", create=True).close()
+    monkeypatch.setattr(Path, "is_dir", remove_first)
+    if make == "temporary":
+        with refstore.Store.temporary("1MiB") as store:
+            store["n"] = b"x"
+    else:
+        with refstore.Store(path, create=False) as store:
+            store["n"] = b"x"
+    monkeypatch.undo()
+    assert removed
+    helpers.remove(path)
 
 
 def test_locks_are_as_private_as_the_file(make_store: MakeStore, folder: Path) -> None:

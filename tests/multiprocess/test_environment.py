@@ -3,71 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import helpers
 import other_locks
 import pytest
+from small_disk import needs_mount, run_on_small_disk
 
 import refstore
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
-
-
-def may_mount() -> bool:
-    """Whether this user may mount something where nobody else sees it."""
-    if not shutil.which("unshare"):
-        return False
-    command = ["unshare", "-m", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-needs_mount = pytest.mark.skipif(not may_mount(), reason="needs a mount namespace of its own")
-
-
-MOUNT_AND_RUN = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@"'
-
-
-def run_on_small_disk(source: str, size: str, folder: Path) -> str:
-    """Run a script whose `disk` is a tmpfs of that size, seen by nobody else; what it printed."""
-    script = folder / "script.py"
-    prelude = (
-        "import os, sys, refstore\n"
-        "sys.path.insert(0, sys.argv[2])\n"
-        "import helpers\n"
-        "disk = sys.argv[1]\n"
-        "def used():\n"
-        "    fs = os.statvfs(disk)\n"
-        "    return (fs.f_blocks - fs.f_bfree) * fs.f_frsize\n"
-        "def fill_up():\n"
-        "    filler = os.open(disk + '/filler', os.O_WRONLY | os.O_CREAT)\n"
-        "    try:\n"
-        "        while True:\n"
-        "            os.write(filler, bytes(4096))\n"
-        "    except OSError:\n"
-        "        os.close(filler)\n"
-    )
-    script.write_text(prelude + source)
-    disk = folder / "disk"
-    disk.mkdir()
-    try:
-        program = [sys.executable, str(script), str(disk), str(Path(helpers.__file__).parent)]
-        result = subprocess.run(
-            ["unshare", "-m", "sh", "-c", MOUNT_AND_RUN, "sh", size, str(disk), *program],
-            capture_output=True,
-            text=True,
-            timeout=helpers.PATIENCE,
-            check=False,
-        )
-    finally:
-        script.unlink()
-        disk.rmdir()
-    assert result.stderr == "", result.stderr
-    assert result.returncode == 0
-    return result.stdout.strip()
 
 
 @needs_mount
@@ -296,43 +241,6 @@ def test_no_descriptor_left_is_an_error_and_leaves_nothing(folder: Path, path: s
     )
 
 
-def test_a_limit_on_the_size_of_files_is_an_error_and_leaves_nothing(
-    folder: Path, path: str
-) -> None:
-    helpers.run_clean(
-        """
-        import os, resource, sys, refstore
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        try:
-            refstore.Store(sys.argv[1], capacity="64MiB", create=True)
-        except OSError as error:
-            assert error.errno, error
-        else:
-            raise AssertionError("the file may not be that large")
-        """,
-        path,
-    )
-    assert list(folder.iterdir()) == []
-
-
-@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="ASan reserves terabytes")
-def test_a_limit_on_address_space_is_an_error_and_leaves_nothing(folder: Path, path: str) -> None:
-    helpers.run_clean(
-        """
-        import resource, sys, refstore
-        resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
-        try:
-            refstore.Store(sys.argv[1], capacity="64GiB", max_objects=64, create=True)
-        except (OSError, MemoryError):
-            pass
-        else:
-            raise AssertionError("it cannot be mapped")
-        """,
-        path,
-    )
-    assert list(folder.iterdir()) == []
-
-
 def test_closed_descriptors_do_no_harm(store: refstore.Store, path: str) -> None:
     """What a program that makes itself a daemon does to every descriptor it finds."""
     looker = "import sys, refstore; print(refstore.Store(sys.argv[1]).recover().processes)"
@@ -453,3 +361,36 @@ def test_another_user_opens_only_what_is_meant_for_it(
             assert bytes(store["from nobody"]) == b"y" * 100_000
         assert store.check() == []
         store.unlink()
+
+
+@needs_mount
+def test_memory_that_a_file_only_claims_is_missed_at_opening_on_a_full_disk(folder: Path) -> None:
+    """Else the first to touch it dies of SIGBUS."""
+    run_on_small_disk(
+        """
+from fuzz import layout
+with refstore.Store(disk + "/s", capacity="4MiB", max_objects=5000) as store:
+    kept = store.put(helpers.pattern(1, 5000), name="kept")
+right = open(disk + "/s", "rb").read(4 << 20)
+fill_up()
+tables = {table.name: table for table in layout.native(4 << 20, 5000).tables}
+for name in ("pins_ready", "labels_ready", "index_ready", "data_ready"):
+    at = tables[name].at
+    with open(disk + "/s", "r+b", buffering=0) as file:
+        file.seek(at)
+        file.write(bytes([right[at] | 0x1e]))
+        try:
+            refstore.Store(disk + "/s", create=False)
+        except refstore.StoreCorruptedError as error:
+            assert name in str(error), error
+        else:
+            raise AssertionError(name)
+        file.seek(at)
+        file.write(right[at : at + 1])
+with refstore.Store(disk + "/s", create=False) as store:
+    assert bytes(store["kept"]) == helpers.pattern(1, 5000)
+    assert store.check() == []
+""",
+        "8m",
+        folder,
+    )

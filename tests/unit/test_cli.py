@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -124,7 +125,7 @@ def test_check_prints_the_problems_and_is_1(
     run: Command, train: refstore.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "Store", _Unsound)
+        patch.setattr(cli, "attached", lambda cls, path, *, foreign: _Unsound())
         said = run("check", "train")
         assert said == (1, "slot 3 is odd\nslot 4 is even\ntrain: 2 problems\n", "")
         said = run("check", "train", "--json")
@@ -133,9 +134,6 @@ def test_check_prints_the_problems_and_is_1(
 
 class _Unsound:
     """A store with problems, which no sequence of calls can bring about."""
-
-    def __init__(self, name: str, *, create: bool, backend: str, foreign: bool) -> None:
-        pass
 
     def __enter__(self) -> _Unsound:
         return self
@@ -342,6 +340,30 @@ def test_gc_removes_a_temporary_store_whose_creator_was_killed(run: Command, fol
         assert os.path.exists(alive.path)
 
 
+def test_ls_marks_what_gc_removes_and_removes_nothing(run: Command, folder: Path) -> None:
+    script = """
+        import os, signal, refstore
+        stores = [refstore.Store.temporary("1MiB") for _ in range(2)]
+        os.kill(os.getpid(), signal.SIGTERM)
+    """
+    with refstore.Store("kept", capacity="1MiB") as kept:
+        assert helpers.run_script(script).returncode == -signal.SIGTERM
+        orphans = [name for name in helpers.stores(folder) if name != "kept"]
+        assert len(orphans) == 2
+        for _ in range(2):
+            said = run("ls")
+            lines = [line for line in said.out.splitlines() if "creator is dead" in line]
+            assert [line.split()[0] for line in lines] == orphans
+        rows = run("ls", "--json").json
+        assert [row["name"] for row in rows if row.get("abandoned")] == orphans
+        assert run("stat", "kept").status == 0
+        said = run("gc")
+        assert said.out.split() == [str(folder / name) for name in orphans]
+        assert (said.status, said.err) == (0, "2 temporary stores removed\n")
+        assert helpers.stores(folder) == ["kept"]
+        kept.unlink()
+
+
 def test_gc_without_a_folder_has_nothing_to_do(
     run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,7 +405,30 @@ def test_a_bad_name_is_2(run: Command, name: str) -> None:
 
 def test_help_and_version_are_0(run: Command) -> None:
     assert run("--help").status == 0
-    assert run("--version") == (0, f"{refstore.__version__}\n", "")
+
+
+def test_the_version_comes_with_the_engine_of_new_stores(
+    run: Command, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    package = Path(refstore.__file__).parent
+    python = ".".join(map(str, sys.version_info[:3]))
+    said = run("--version")
+    about = f"{engine} engine, Python {python}, {package}"
+    assert said[:2] == (0, f"refstore {refstore.__version__} ({about})\n")
+    monkeypatch.setenv("REFSTORE_BACKEND", "other")
+    said = run("--version")
+    assert (said.status, said.out) == (2, "")
+    assert "REFSTORE_BACKEND is 'other'" in said.err
+
+
+def test_the_version_says_why_there_is_no_core(
+    run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFSTORE_BACKEND", "auto")
+    monkeypatch.setattr(cli, "why_no_core", lambda: "it is not there: do this")
+    said = run("--version")
+    assert "(filelock engine, " in said.out
+    assert (said.status, said.err) == (0, "it is not there: do this\n")
 
 
 def test_the_version_is_that_of_the_package() -> None:
@@ -403,7 +448,7 @@ def test_a_checkout_that_was_never_installed_has_its_version(
         main(["--version"])
     """
     done = helpers.run_script(script)
-    assert done.stdout.endswith(f"\n{refstore.__version__}\n")
+    assert done.stdout.splitlines()[-1].startswith(f"refstore {refstore.__version__} (")
 
 
 def test_the_module_runs_as_the_command_does(run: Command, train: refstore.Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -55,9 +56,10 @@ def test_a_subclass_says_what_it_takes_itself() -> None:
 
 @pytest.mark.storeless
 def test_help_shows_the_parameters() -> None:
-    text = pydoc.plain(pydoc.render_doc(refstore.Store))
-    assert "Store(name: " in text
-    assert "capacity: " in text.split(" |  A store on")[0]
+    text = pydoc.plain(pydoc.render_doc(refstore.Store)).replace("|", "")
+    head = " ".join(text.split("A store on")[0].split())  # some Pythons give each its own line
+    assert re.search(r"Store\( ?name: ", head)
+    assert "capacity: " in head
 
 
 def test_a_stores_own_class_says_the_same(store: refstore.Store) -> None:

@@ -75,3 +75,46 @@ def test_without_a_compiled_core_the_first_store_says_so_and_works(
 def test_a_variant_that_is_asked_for_must_build(tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         build(tmp_path, CC="/no/such/compiler", REFSTORE_BUILD="release")
+
+
+def test_a_source_tree_that_is_not_built_says_so(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("*.so", "*.c", "__pycache__")
+    shutil.copytree(SOURCES / "refstore", tmp_path / "refstore", ignore=ignored)
+    script = """
+        import sys, warnings
+        sys.path[0] = sys.argv[1]
+        sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+        import refstore
+        warnings.simplefilter("ignore")
+        with refstore.Store(sys.argv[1] + "/s", capacity="1MiB") as store:
+            assert store.backend == "filelock"
+            store.unlink()
+        warnings.simplefilter("error")
+        refstore.engine._warn.cache_clear()
+        for backend in ("auto", "native"):
+            try:
+                refstore.Store(sys.argv[1] + "/s", capacity="1MiB", backend=backend)
+            except (refstore.RefstoreError, refstore.RefstoreWarning) as error:
+                assert "this is refstore's source tree" in str(error), error
+                assert f"`pip install .` in {sys.argv[1]}, or start Python in another" in str(error)
+                assert "compiler" not in str(error)
+            else:
+                raise AssertionError(backend)
+    """
+    done = helpers.run_script(script, tmp_path, env={"REFSTORE_BACKEND": "auto"})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_release_core_is_left_beside_its_sources(tmp_path: Path) -> None:
+    """Else Python in a clone would take the package from there, and do without its core."""
+    _, compiled = build(tmp_path)
+    (core,) = compiled
+    assert (tmp_path / "refstore" / core).exists()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "refstore", "--version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"native engine, Python {sys.version.split()[0]}, {tmp_path}/refstore" in done.stdout

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import refstore
-from refstore import messages
+from refstore import limits, messages
 
 MakeStore = Callable[..., refstore.Store]
 
@@ -141,7 +141,7 @@ def test_a_sentence_of_the_engines_stays(path: str) -> None:
     assert messages.of_path(path, error) is error
     busy = messages.busy(path, 5, "a put")
     assert messages.of_path(path, busy) is busy
-    unheard_of = OSError(errno.ENFILE, os.strerror(errno.ENFILE), path)
+    unheard_of = OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
     assert messages.of_path(path, unheard_of) is unheard_of
 
 
@@ -218,15 +218,30 @@ def test_no_room_in_one_piece_comes_by_deleting(make_store: MakeStore) -> None:
 
 
 @pytest.mark.storeless
-def test_a_file_system_without_memory_is_named() -> None:
-    error = messages.full("/dev/shm/a/store", 5, messages.NO_MEMORY, NOBODY_HOLDS, ())
-    assert "Free memory in '/dev/shm/a'" in str(error)
-    assert "larger" not in str(error).replace("largest", "")
+def test_a_file_system_without_memory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk = limits.FileSystem(8 << 20, 4096)
+    monkeypatch.setattr(limits, "_file_system", lambda where: on_disk)
+    with open(tmp_path / "file", "wb") as file:
+        fd = file.fileno()
+        error = messages.full("/tmp/a/store", 5, messages.NO_MEMORY, NOBODY_HOLDS, (), fd)
+        assert "4096 of its 8388608 bytes are free" in str(error)
+        assert str(error).endswith("Free memory in '/tmp/a', or delete objects of this store")
+        monkeypatch.setattr(limits, "_SHARED_MEMORY", str(tmp_path))
+        path = str(tmp_path / "store")
+        error = messages.full(path, 5, messages.NO_MEMORY, NOBODY_HOLDS, (), fd)
+        assert f"Free memory in '{tmp_path}'" in str(error)
+        assert "--shm-size" in str(error)
+        on_disk = limits.FileSystem(8 << 30, 4 << 30)
+        error = messages.full("/dev/shm/a/store", 5, messages.NO_MEMORY, NOBODY_HOLDS, (), fd)
+        assert "though 4294967296 of its 8589934592 bytes are free" in str(error)
+        assert "memory limit of a control group" in str(error)
 
 
 @pytest.mark.storeless
 def test_a_reason_of_the_cores_own_gets_the_usual_advice() -> None:
-    error = messages.full("/s", 5, "the name index is full", NOBODY_HOLDS, ())
+    error = messages.full("/s", 5, "the name index is full", NOBODY_HOLDS, (), -1)
     assert str(error).endswith("Delete or release objects, or make a larger store")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,46 @@ def test_the_default_capacity_of_a_folder_that_is_not_there_comes_from_memory() 
     assert paths.default_capacity("/nowhere/at all") >= 64 << 20
 
 
+def test_a_file_system_without_a_size_sets_no_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "_memory_limits", lambda: iter([8 << 30]))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 0))
+    assert paths.default_capacity(str(tmp_path)) == 4 << 30
+
+
+def size_of_file(capacity: int, max_objects: int) -> int:
+    return capacity + 4096 * max_objects
+
+
+@pytest.mark.parametrize("space", [8 << 30, 1 << 30, 100 << 20, 40 << 20])
+def test_the_default_size_fits_into_the_address_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: int
+) -> None:
+    monkeypatch.setattr(paths, "free_address_space", lambda: space)
+
+    def file_nbytes(capacity: int | None, max_objects: int | None) -> int:
+        made = paths.default_size(str(tmp_path), capacity, max_objects, size_of_file)
+        assert capacity in (None, made[0])
+        assert max_objects in (None, made[1])
+        return size_of_file(*made)
+
+    assert 2 * file_nbytes(None, None) <= space
+    assert 4 * file_nbytes(None, None) <= space or space < 1 << 30, "there is room for another"
+    assert 2 * file_nbytes(None, 1000) <= space
+    assert 2 * file_nbytes(space // 16, None) <= space
+    assert file_nbytes(space, 2000) > space, "what was asked for stays"
+
+
+def test_the_default_size_without_a_limit_is_the_usual_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "free_address_space", lambda: None)
+    capacity = paths.default_capacity(str(tmp_path))
+    made = paths.default_size(str(tmp_path), None, None, size_of_file)
+    assert made == (capacity, paths.default_max_objects(capacity))
+
+
 @pytest.mark.parametrize(
     ("group", "files", "expected"),
     [
@@ -144,6 +185,16 @@ def test_a_name_with_a_separator_is_a_path(
 def test_what_can_name_no_store_is_refused(shared: Path, name: str) -> None:
     with pytest.raises(ValueError, match="store"):
         paths.store_path(name)
+
+
+@pytest.mark.parametrize("character", [*"\n\r\t\x01\x1b\x7f\x85\u2028\u2029"], ids=ascii)
+def test_a_name_that_would_break_a_line_is_refused(shared: Path, character: str) -> None:
+    for name in (f"a{character}b", f"./a{character}", f"/tmp/{character}"):
+        with pytest.raises(ValueError, match="control characters") as caught:
+            paths.store_path(name)
+        assert character not in str(caught.value)
+    folder = f"/tmp/a{character}b"  # which is its user's own affair
+    assert paths.store_path(f"{folder}/store") == f"{folder}/store"
 
 
 def test_a_name_that_no_file_can_have_is_refused() -> None:
