@@ -55,8 +55,7 @@ from refstore._atomics cimport (
 )
 from refstore._checks cimport find_problems
 from refstore._convert cimport (
-    damaged, kind_of, NPY_ARRAY_WRITEABLE, private_copy, PyArray_CLEARFLAGS, read_shape,
-    Shape, view_of,
+    kind_of, NPY_ARRAY_WRITEABLE, private_copy, PyArray_CLEARFLAGS, read_shape, Shape, view_of,
 )
 from refstore._debug cimport (
     arm_failpoint, count_passes, IS_DEBUG, set_patience, site_at, site_count,
@@ -747,8 +746,6 @@ cdef class DirectBuffer(PinnedBuffer):
 cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) except -1:
     # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of its block.
     cdef Slot *slot = &att.s.slots[i]
-    cdef uint64_t offset = slot.offset
-    cdef uint64_t nbytes = slot.nbytes
     buf.att = att
     buf.tag = att.s.tag
     buf.slot = i
