@@ -63,7 +63,7 @@ from refstore._debug cimport (
 from refstore._errors cimport blocked, census_of, full, get_error
 from refstore._file cimport unmap_store
 from refstore._fork cimport (
-    keep_block, keep_inherited, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
+    keep, keep_inherited, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
     settle_child, settle_parent, settle_unseen_child, settle_writers,
 )
 from refstore._holders cimport all_holders, as_holder, holders_of, person
@@ -844,7 +844,7 @@ cdef class Writer(Block):
         pin_own(&self.att.s, self.slot)
         self.pinned = True
         if self.open.is_kept:
-            keep_block(&self.att.s, self.slot)
+            keep(&self.att.s, self.slot)
         return True
 
     cdef int demand_ours(self) except -1:

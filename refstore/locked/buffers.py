@@ -24,6 +24,7 @@ from refstore.locked.pins import (
     Home,
     Pin,
     Root,
+    postpone,
     private_root,
     root_over,
     shaped,
@@ -34,7 +35,15 @@ from refstore.refs import ObjectRef, make_ref
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Block", "Exported", "Home", "PinnedBuffer", "pinned"]
+__all__ = [
+    "Block",
+    "Exported",
+    "Home",
+    "Pin",
+    "PinnedBuffer",
+    "pinned",
+    "postpone",
+]
 
 _ASKS_METHOD: Final = exports.WAY == "METHOD"
 
