@@ -63,7 +63,7 @@ from refstore._debug cimport (
 from refstore._errors cimport blocked, census_of, full, get_error
 from refstore._file cimport unmap_store
 from refstore._fork cimport (
-    keep, keep_inherited, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
+    keep_inherited, keep_pin, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
     settle_child, settle_parent, settle_unseen_child, settle_writers,
 )
 from refstore._holders cimport all_holders, as_holder, holders_of, person
@@ -79,7 +79,7 @@ from refstore._open cimport (
 )
 from refstore._points cimport look_for_signals, python_ran, set_visitor
 from refstore._put cimport (
-    block_of, copy_in, demand_free_name, Draft, find_named, find_room, finish, give_back, Name, new_draft,
+    block_of, copy_in, demand_free_name, discard, Draft, find_named, find_room, finish, Name, new_draft,
     put_array, put_buffer, put_bytes, read_name, start, start_array,
 )
 from refstore._rows cimport leave, look_at_blocker, recover_dead
@@ -108,7 +108,7 @@ import numpy as np
 from refstore import blocks, children, messages
 from refstore.arrays import measure
 from refstore.errors import RefstoreError, RefstoreWarning
-from refstore.payload import decode, encode
+from refstore.payload import decode, encode, fill
 
 cdef extern from "Python.h":
     ctypedef struct PyBufferProcs:
@@ -746,6 +746,8 @@ cdef class DirectBuffer(PinnedBuffer):
 cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) except -1:
     # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of its block.
     cdef Slot *slot = &att.s.slots[i]
+    cdef uint64_t offset = slot.offset
+    cdef uint64_t nbytes = slot.nbytes
     buf.att = att
     buf.tag = att.s.tag
     buf.slot = i
@@ -844,7 +846,7 @@ cdef class Writer(Block):
         pin_own(&self.att.s, self.slot)
         self.pinned = True
         if self.open.is_kept:
-            keep(&self.att.s, self.slot)
+            keep_pin(&self.att.s, self.slot)
         return True
 
     cdef int demand_ours(self) except -1:
@@ -990,10 +992,10 @@ cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
         room.word = load_relaxed(&att.s.slots[draft.slot].word)         # relaxed: ours
         room.at = block_of(&att.s, draft)
         room.nbytes = frame.nbytes
-        frame.write(room)
+        fill(frame, room)
         look_for_signals(&att.s, draft.row, "filling a block from Python")
     except BaseException:
-        give_back(&att.s, draft)
+        discard(&att.s, draft)
         raise
     assign(att.s.slots[draft.slot].kind, KIND_OBJECT)
     return 0

@@ -26,13 +26,13 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from refstore.errors import StoreCorruptedError
 
-__all__ = ["Entry", "Frame", "Run", "address_of", "copy", "lay_out", "take_apart"]
+__all__ = ["Entry", "Frame", "Run", "address_of", "lay_out", "take_apart"]
 
 MAGIC = b"RSO1"
 HEADER = struct.Struct("=4sIQII")
@@ -41,7 +41,6 @@ PLAIN, STORAGE = 0, 1
 ALIGNMENT = 64
 FOR_ELEMENTS = 16  # no element of an array asks for more
 WORD = 8
-RELEASES_GIL = 64 << 10  # bytes from which a copy lets other threads run
 
 
 class Frame:
@@ -57,12 +56,6 @@ class Frame:
         self.pieces = pieces
         offset, last = pieces[-1]
         self.nbytes = offset + last.nbytes
-
-    def write(self, target: Any) -> None:
-        """Fill the first `nbytes` bytes of `target`: a writable view of plain bytes, or what an
-        engine gives in its place, which looks at each part whether it may still be written."""
-        for offset, piece in self.pieces:
-            copy(target[offset : offset + piece.nbytes], piece)
 
 
 class Run(NamedTuple):
@@ -162,13 +155,6 @@ def _overlapping(buffers: Sequence[memoryview | Run]) -> dict[int, list[tuple[in
         if len(group) > 1:
             groups[group[0][1]] = groups[i] = group
     return groups
-
-
-def copy(target: Any, source: memoryview) -> None:
-    if source.nbytes < RELEASES_GIL or not isinstance(target, memoryview):
-        target[:] = source
-    else:  # numpy lets go of the GIL for it, memoryview does not
-        np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
 
 
 # --- and back

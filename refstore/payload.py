@@ -24,7 +24,7 @@ from typing import Any
 from refstore import frames, pickled_arrays, tables, tensors
 from refstore.frames import Frame
 
-__all__ = ["Frame", "decode", "encode"]
+__all__ = ["Frame", "decode", "encode", "fill"]
 
 
 def encode(obj: object) -> Frame:
@@ -32,6 +32,17 @@ def encode(obj: object) -> Frame:
     encoder = _Encoder()
     encoder.dump(obj)
     return encoder.frame()
+
+
+def fill(frame: Frame, target: Any) -> None:
+    """Write `frame` to the first bytes of `target`: a writable view of plain bytes, or what an
+    engine gives in its place, which looks at each part whether it may still be written."""
+    for offset, piece in frame.pieces:
+        _copy(target[offset : offset + piece.nbytes], piece)
+
+
+def _copy(target: Any, source: memoryview) -> None:
+    target[:] = source
 
 
 def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from refstore import arrays, frames, payload
+from refstore import arrays, payload
 from refstore.locked.layout import KINDS
 from refstore.locked.targets import PIECE, Target, pieces
 
@@ -44,7 +44,7 @@ def _write_frame(target: Target, frame: payload.Frame) -> None:
     for offset, piece in frame.pieces:
         for start, end in pieces(piece.nbytes):
             part = target.part(offset + start, end - start)
-            frames.copy(part, piece[start:end])
+            payload._copy(part, piece[start:end])
 
 
 def _prepare_buffer(view: memoryview) -> Prepared:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.storeless
 def written(obj: object) -> bytearray:
     frame = payload.encode(obj)
     memory = bytearray(frame.nbytes)
-    frame.write(memoryview(memory))
+    payload.fill(frame, memoryview(memory))
     return memory
 
 

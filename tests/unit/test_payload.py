@@ -27,7 +27,7 @@ class Written:
         memory = np.zeros(frame.nbytes + frames.ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % frames.ALIGNMENT
         self.memory = memory[start : start + frame.nbytes]
-        frame.write(self.memory.data)
+        payload.fill(frame, self.memory.data)
         self.private = self.memory.copy()
         self.calls = 0
 
@@ -181,7 +181,7 @@ def test_a_bytearray_cannot_be_resized_between_measuring_and_writing() -> None:
     frame = payload.encode([data])
     with pytest.raises(BufferError):
         data.append(1)
-    frame.write(memoryview(bytearray(frame.nbytes)))
+    payload.fill(frame, memoryview(bytearray(frame.nbytes)))
     del frame
     data.append(1)
 
@@ -209,7 +209,7 @@ def test_torch_is_not_imported_for_objects_without_tensors() -> None:
         from refstore import payload
         frame = payload.encode([numpy.arange(3)])
         memory = bytearray(frame.nbytes)
-        frame.write(memoryview(memory))
+        payload.fill(frame, memoryview(memory))
         payload.decode(memoryview(memory), None)
         sys.exit("torch" in sys.modules)
     """
