@@ -1,14 +1,11 @@
-"""Memory for what is put: other threads run meanwhile, signals come through, refusals cost nothing."""
+"""Memory for what is put: others run meanwhile, signals come through, refusals cost nothing."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import functools
-import mmap
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +20,7 @@ import workers
 from helpers import peer
 
 import refstore
+from stress.huge_pages import refusal
 
 MakeStore = Callable[..., refstore.Store]
 MIB = 1 << 20
@@ -48,20 +46,27 @@ def interrupt(*_: object) -> None:
 
 def test_other_threads_run_while_memory_is_committed(make_store: MakeStore) -> None:
     store = make_store(2 * LARGE)
-    ran: list[str] = []
     with signals.only_who_waits_lets_others_run():
-        while not ran:  # the thread may need more than one occasion on a busy machine
-            go = threading.Lock()
-            go.acquire()
-            thread = threading.Thread(target=lambda: (go.acquire(), ran.append("meanwhile")))
-            thread.start()
-            go.release()
-            writer = store.create(LARGE)
-            count = len(ran)
-            writer.abort()
-            thread.join()
-            del ran[count:]
-            store.trim()
+        while not another_ran(lambda: store.create(LARGE).abort()):
+            store.trim()  # the thread may need more than one occasion on a busy machine
+
+
+def another_ran(call: Callable[[], object]) -> bool:
+    ran: list[str] = []
+    go = threading.Lock()
+    go.acquire()
+
+    def run() -> None:
+        with go:
+            ran.append("meanwhile")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    go.release()
+    call()
+    found = bool(ran)
+    thread.join()
+    return found
 
 
 def amid_a_signal(call: Callable[[], Any]) -> Any:
@@ -111,7 +116,7 @@ def test_a_handler_may_close_the_store(make_store: MakeStore, path: str) -> None
     memoryview(writer)[-1:] = b"x"
     ref = writer.seal()
     with refstore.Store(path, create=False) as again, again.get(ref) as buf:
-        assert memoryview(buf)[-1:] == b"x"
+        assert bytes(memoryview(buf)[-1:]) == b"x"
 
 
 # -- a kernel that refuses ------------------------------------------------------------------------
@@ -120,7 +125,7 @@ def test_a_handler_may_close_the_store(make_store: MakeStore, path: str) -> None
 def refused(
     store: refstore.Store, work: Callable[[refstore.Store], object], refuse: Callable[[], None]
 ) -> refstore.Store:
-    """`work` in a process that comes anew, and is refused things by its kernel; the store, reopened."""
+    """`work` in a process that comes anew and is refused things by its kernel; the store again."""
     path = store.path
     store.close()
 
@@ -226,28 +231,9 @@ def test_a_put_that_memory_is_refused_to_half_way_leaves_nothing(make_store: Mak
 # -- huge pages -----------------------------------------------------------------------------------
 
 
-@functools.cache
-def refused_huge_pages() -> int:
-    """The errno by which the kernel refuses one in shared memory, or 0."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    with tempfile.TemporaryFile(dir=helpers.SHARED_MEMORY) as file:
-        os.truncate(file.fileno(), HUGE)
-        os.posix_fallocate(file.fileno(), 0, 4096)
-        room = libc.mmap(None, 2 * HUGE, mmap.PROT_READ, mmap.MAP_PRIVATE | 0x20, -1, 0)
-        at = -(-room // HUGE) * HUGE
-        write = mmap.PROT_READ | mmap.PROT_WRITE
-        libc.mmap(at, HUGE, write, mmap.MAP_SHARED | 0x10, file.fileno(), 0)
-        refused = libc.madvise(ctypes.c_void_p(at), HUGE, refusing_kernel.MADV_COLLAPSE)
-        found = ctypes.get_errno() if refused else 0
-        libc.munmap(ctypes.c_void_p(room), 2 * HUGE)
-    return found
-
-
 def needs_huge_pages() -> None:
-    if refused_huge_pages():
-        pytest.skip(f"the kernel makes no huge pages: {os.strerror(refused_huge_pages())}")
+    if refusal():
+        pytest.skip(f"the kernel makes no huge pages: {os.strerror(refusal())}")
 
 
 def mapped_huge(path: str) -> int:
