@@ -18,7 +18,7 @@ from refstore._atomics cimport assign
 from refstore._alloc cimport take_block
 from refstore._commit cimport commit_data, note_refusal, step_end, wants_huge_pages
 from refstore._convert cimport (
-    dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_strides, set_text, Shape,
+    dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_layout, set_text, Shape,
     view_of,
 )
 from refstore._debug cimport failpoint
@@ -316,8 +316,10 @@ cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shap
         Slot *slot
         bytes text = None
     if not number or shape.ndim > INLINE_DIMS or order == c'K':
-        from refstore.arrays import describe
+        from refstore.arrays import describe, has_plain_view
         text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
+        if not has_plain_view(text):
+            order = c'K'
         python_ran(s, draft.row, "describing an array")
     slot = start(s, draft, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
     assign(slot.kind, KIND_ARRAY)
@@ -335,23 +337,25 @@ cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shap
 
 
 cdef inline int put_strided(Store *s, Draft *draft, cnp.ndarray array, Shape *shape) except -1:
-    # Not in C order: the axes keep the order in which they lie, without the gaps.
-    from refstore.arrays import axes_in_memory
+    # Not in C order: the axes keep the order in which they lie, without the gaps and what they repeat.
+    from refstore.arrays import axes_in_memory, plain_axes, stored_part
     cdef:
         tuple axes = axes_in_memory(array)
-        char order = c'K'
         cnp.dtype dtype = array.dtype
-        size_t nbytes = <size_t>cnp.PyArray_NBYTES(array)
+        cnp.ndarray stored = stored_part(array, axes)
+        char order = c'K'
+        size_t nbytes = <size_t>cnp.PyArray_NBYTES(stored)
+        Shape dense
     if axes == tuple(range(shape.ndim)):
         order = c'C'
     elif axes == tuple(range(shape.ndim))[::-1]:
         order = c'F'
-    set_strides(shape, axes, dtype.itemsize)
+    set_layout(&dense, stored, plain_axes(axes))
     start_array(s, draft, dtype, shape, order, axes, nbytes)
-    if cnp.PyArray_IS_F_CONTIGUOUS(array):
-        return copy_in(s, draft, block_of(s, draft), <char*>cnp.PyArray_DATA(array), nbytes)
+    if cnp.PyArray_IS_F_CONTIGUOUS(stored):
+        return copy_in(s, draft, block_of(s, draft), <char*>cnp.PyArray_DATA(stored), nbytes)
     try:
-        PyArray_CopyInto(view_of(dtype, shape, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), array)
+        PyArray_CopyInto(view_of(dtype, &dense, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), stored)
         look_for_signals(s, draft.row, "copying what has gaps")
     except BaseException:
         give_back(s, draft)

@@ -39,7 +39,7 @@ import numpy as np
 
 from refstore.errors import StoreCorruptedError
 
-__all__ = ["Frame", "decode", "describe_dtype", "dtype_from", "encode"]
+__all__ = ["Frame", "decode", "encode"]
 
 MAGIC = b"RSO1"
 HEADER = struct.Struct("=4sIQQQ")
@@ -374,48 +374,3 @@ def _copy(target: Any, source: memoryview) -> None:
         target[:] = source
     else:  # numpy lets go of the GIL for it, memoryview does not
         np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
-
-
-# --- dtypes of plain arrays, as the core stores them beside the array's bytes
-
-_TEXT, _PICKLE = b"t", b"p"
-
-
-def describe_dtype(dtype: np.dtype[Any]) -> bytes:
-    """Bytes from which `dtype_from` makes an identical dtype.
-
-    A marker, then the text that numpy makes the dtype from where there is one, else a pickle.
-    """
-    if dtype.hasobject:
-        raise TypeError(
-            f"an array of dtype {dtype} holds references to Python objects, which mean nothing in"
-            " another process; convert it to a dtype of plain bytes first"
-        )
-    if dtype.names is None and dtype.subdtype is None and dtype.metadata is None:
-        # By its letter where the text names another type of the same size, such as long long.
-        for text in (dtype.str, dtype.str[0] + dtype.char):
-            if _identical(np.dtype(text), dtype):
-                return _TEXT + text.encode()
-    return _PICKLE + pickle.dumps(dtype, 5)
-
-
-def _identical(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
-    return (
-        one == other
-        and one.char == other.char
-        and one.type is other.type
-        and one.metadata == other.metadata
-        and one.isalignedstruct == other.isalignedstruct
-    )
-
-
-def dtype_from(description: bytes) -> np.dtype[Any]:
-    """The dtype that `describe_dtype` described."""
-    marker, rest = description[:1], description[1:]
-    if marker == _TEXT:
-        return np.dtype(rest.decode())
-    if marker == _PICKLE:
-        dtype = pickle.loads(rest)
-        if isinstance(dtype, np.dtype):
-            return dtype
-    raise StoreCorruptedError(f"{description!r} describes no dtype")

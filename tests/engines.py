@@ -51,9 +51,14 @@ HAS_CORE = importlib.util.find_spec("refstore._core") is not None
 needs_core = pytest.mark.skipif(not HAS_CORE, reason="needs both engines")
 
 
+def exports_by_itself() -> bool:
+    """Whether buffers are exported by a class that is asked for each view."""
+    return HAS_CORE or sys.version_info >= (3, 12)
+
+
 def missing_here(test: str) -> str | None:
     """Why a test that is for this engine cannot be here."""
-    if HAS_CORE or sys.version_info >= (3, 12):
+    if exports_by_itself():
         return None
     return FORWARDED.get(test)
 

@@ -1,4 +1,4 @@
-"""Frames and dtype descriptions by themselves, without a store."""
+"""Frames by themselves, without a store."""
 
 from __future__ import annotations
 
@@ -326,59 +326,3 @@ def test_a_tensor_holds_the_view_that_it_was_made_from(torch: Any) -> None:
         private.append(0)
     del got
     private.append(0)
-
-
-# --- dtypes
-
-PLAIN = [*"?bBhHiIlLqQefdgFDG", ">i4", "<M8[25s]", ">M8[ns]", "m8", "S3", "S0", "U5", "V8", "V0"]
-OTHERS: list[Any] = [
-    [("a", "i1"), ("b", ">f8", (2, 3))],
-    (np.record, [("a", "i4")]),
-    {"names": ["a", "b"], "formats": ["i4", "f8"], "offsets": [8, 0], "itemsize": 40},
-    {"names": ["a"], "formats": ["i4"], "titles": ["a title"]},
-    [("when", "M8[us]"), ("tail", "V3")],
-]
-
-
-def assert_identical(one: np.dtype[Any], other: np.dtype[Any]) -> None:
-    assert one == other
-    assert repr(one) == repr(other)
-    for name in ("char", "type", "isalignedstruct"):
-        assert getattr(one, name) == getattr(other, name)
-    assert one.metadata == other.metadata
-    assert one.fields == other.fields
-
-
-@pytest.mark.parametrize("dtype", PLAIN)
-def test_a_plain_dtype_is_described_by_text(dtype: str) -> None:
-    description = payload.describe_dtype(np.dtype(dtype))
-    assert description[:1] == b"t"
-    assert_identical(payload.dtype_from(description), np.dtype(dtype))
-
-
-@pytest.mark.parametrize("dtype", OTHERS, ids=str)
-def test_any_other_dtype_round_trips(dtype: Any) -> None:
-    dtype = np.dtype(dtype)
-    assert_identical(payload.dtype_from(payload.describe_dtype(dtype)), dtype)
-
-
-def test_alignment_and_metadata_of_a_dtype_round_trip() -> None:
-    aligned = np.dtype([("a", "i1"), ("b", "f8")], align=True)
-    described = np.dtype("f4", metadata={"unit": "m"})
-    for dtype in (aligned, described):
-        assert_identical(payload.dtype_from(payload.describe_dtype(dtype)), dtype)
-
-
-WITH_OBJECTS: list[Any] = ["O", [("a", "i4"), ("b", "O")], np.dtypes.StringDType()]
-
-
-@pytest.mark.parametrize("dtype", WITH_OBJECTS, ids=str)
-def test_a_dtype_of_python_objects_is_refused(dtype: Any) -> None:
-    with pytest.raises(TypeError, match="references to Python objects"):
-        payload.describe_dtype(np.dtype(dtype))
-
-
-@pytest.mark.parametrize("description", [b"", b"x", b"xf4", b"p" + pickle.dumps(3)])
-def test_what_describes_no_dtype_is_reported(description: bytes) -> None:
-    with pytest.raises(StoreCorruptedError):
-        payload.dtype_from(description)
