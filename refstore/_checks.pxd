@@ -65,7 +65,7 @@ cdef inline void check_slot(Store *s, uint64_t i, set problems):
     elif state == SEALED or state == CONDEMNED or state == PUBLISHING:
         if slot.nbytes > size or slot.spill_nbytes > size - slot.nbytes:
             problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {slot.spill_nbytes} in a block of {size}")
-        elif not is_within_block(s, slot):
+        elif not is_within_block(s, slot, slot.offset, slot.nbytes):
             problems.add(f"offset: slot {i} says {slot.offset}, where its block does not lie")
         elif not is_committed(s, first, pages):
             problems.add(f"data_ready: the bytes of slot {i} lie where no memory is said to be")

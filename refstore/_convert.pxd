@@ -8,11 +8,17 @@ from libc.string cimport memcpy
 
 from refstore._debug cimport failpoint
 from refstore._atomics cimport assign
-from refstore._layout cimport INLINE_DIMS, KIND_ARRAY, LABEL_TEXT, PAGE, Slot
+from refstore._errors cimport path_of
+from refstore._layout cimport (
+    block_nbytes, INLINE_DIMS, KIND_ARRAY, KIND_OBJECT, LABEL_TEXT, PAGE, Slot,
+)
 from refstore._store cimport file_of, label_at, labels_are_ready, Store
 from refstore._sys cimport (
     close, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, mmap, O_RDONLY, PROT_READ, PROT_WRITE, reopen,
 )
+
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
 
 cdef extern from "<stdlib.h>":
     void *aligned_alloc(size_t alignment, size_t nbytes) noexcept nogil
@@ -37,9 +43,10 @@ cdef struct Shape:
     cnp.npy_intp strides[MAX_DIMS]
 
 
-cdef inline object damaged_slot(uint64_t i):
-    from refstore.errors import StoreCorruptedError
-    return StoreCorruptedError(f"slot {i} of the store is damaged: something else wrote to its file; remove it")
+cdef inline object damaged(Store *s, uint64_t i, str what):
+    # `what` of slot `i` cannot be, as in "the shape of the array"
+    from refstore import messages
+    return messages.damaged_object(path_of(s), what, i)
 
 
 cdef inline bint is_plain(int number) noexcept nogil:
@@ -75,19 +82,20 @@ cdef inline void fortran_strides(Shape *shape, Py_ssize_t itemsize) noexcept:
 
 
 cdef inline bint fits(Shape *shape, Py_ssize_t itemsize, uint64_t nbytes) noexcept:
-    # A damaged file must not lead a view out of its block.
-    cdef uint64_t total = <uint64_t>itemsize
+    # A damaged file must not lead a view out of its block. numpy counts no extent of 0 into the size that it takes.
+    cdef uint64_t whole = <uint64_t>itemsize
+    cdef uint64_t extent
+    cdef bint is_empty = False
     cdef int axis
     for axis in range(shape.ndim):
-        if shape.dims[axis] < 0:
+        extent = <uint64_t>shape.dims[axis]
+        if extent == 0:
+            is_empty = True
+        elif extent > <uint64_t>PY_SSIZE_T_MAX // whole:
             return False
-        if shape.dims[axis] == 0:
-            return True
-    for axis in range(shape.ndim):
-        if total and <uint64_t>shape.dims[axis] > nbytes // total:
-            return False
-        total *= <uint64_t>shape.dims[axis]
-    return total <= nbytes
+        else:
+            whole *= extent
+    return nbytes == (0 if is_empty else whole)
 
 
 cdef inline tuple dims_of(Shape *shape):
@@ -95,41 +103,67 @@ cdef inline tuple dims_of(Shape *shape):
     return tuple([shape.dims[axis] for axis in range(shape.ndim)])
 
 
-cdef inline int set_strides(Shape *shape, tuple axes, Py_ssize_t itemsize) except -1:
+cdef inline int set_layout(Shape *shape, cnp.ndarray array, tuple axes) except -1:
+    # That of a copy of `array` without gaps, whose axes lie in memory in the order `axes`.
     from refstore.arrays import strides_of
     cdef int axis
-    strides = strides_of(dims_of(shape), axes, itemsize)
+    shape.ndim = cnp.PyArray_NDIM(array)
+    for axis in range(shape.ndim):
+        shape.dims[axis] = cnp.PyArray_DIM(array, axis)
+    strides = strides_of(dims_of(shape), axes, array.dtype.itemsize)
     for axis in range(shape.ndim):
         shape.strides[axis] = strides[axis]
     return 0
 
 
-cdef inline cnp.dtype read_shape(Store *s, uint64_t i, Shape *shape, bint *strided):
-    # How the array in slot `i` lies in its block; anything else is bytes.
-    cdef Slot *slot = &s.slots[i]
-    cdef cnp.dtype dtype
-    cdef int axis
+cdef inline int kind_of(Store *s, uint64_t i) except -1:
+    cdef int kind = s.slots[i].kind
+    if kind > KIND_OBJECT:
+        raise damaged(s, i, "the kind of the object")
+    return kind
+
+
+cdef inline cnp.dtype read_shape(Store *s, uint64_t i, Py_ssize_t nbytes, Shape *shape, bint *strided):
+    # How the array in slot `i` lies in its `nbytes` bytes; anything else is bytes.
+    cdef:
+        Slot *slot = &s.slots[i]
+        int number = slot.dtype
+        int order = slot.order
+        int axis
+        cnp.dtype dtype
     strided[0] = False
-    if slot.kind != KIND_ARRAY:
+    if kind_of(s, i) != KIND_ARRAY:
         shape.ndim = 1
-        shape.dims[0] = <cnp.npy_intp>slot.nbytes
+        shape.dims[0] = nbytes
         return PyArray_DescrFromType(cnp.NPY_UINT8)
-    if slot.dtype and slot.ndim <= INLINE_DIMS:
-        if not is_plain(slot.dtype - 1):
-            raise damaged_slot(i)
-        dtype = PyArray_DescrFromType(slot.dtype - 1)
-        shape.ndim = slot.ndim
-        for axis in range(shape.ndim):
-            shape.dims[axis] = <cnp.npy_intp>slot.shape[axis]
-        if slot.order == c'F':
-            strided[0] = True
-            fortran_strides(shape, dtype.itemsize)
-        return dtype
-    from refstore.arrays import read
-    dtype, dims, strides = read(get_text(s, slot, i))
-    if len(dims) > MAX_DIMS:
-        raise damaged_slot(i)
-    strided[0] = True
+    if not number:
+        strided[0] = True
+        return read_description(s, i, nbytes, shape)
+    if not is_plain(number - 1):
+        raise damaged(s, i, "the dtype of the array")
+    if order != c'C' and order != c'F':
+        raise damaged(s, i, "the order of the axes of the array")
+    shape.ndim = slot.ndim
+    if shape.ndim > INLINE_DIMS:
+        raise damaged(s, i, "the number of axes of the array")
+    dtype = PyArray_DescrFromType(number - 1)
+    for axis in range(shape.ndim):
+        shape.dims[axis] = <cnp.npy_intp>slot.shape[axis]
+    if not fits(shape, dtype.itemsize, <uint64_t>nbytes):
+        raise damaged(s, i, "the shape of the array")
+    if order == c'F':
+        strided[0] = True
+        fortran_strides(shape, dtype.itemsize)
+    return dtype
+
+
+cdef inline cnp.dtype read_description(Store *s, uint64_t i, Py_ssize_t nbytes, Shape *shape):
+    from refstore.arrays import DescriptionError, read
+    cdef int axis
+    try:
+        dtype, dims, strides = read(get_text(s, i, <uint64_t>nbytes), nbytes)
+    except DescriptionError as error:
+        raise damaged(s, i, f"{error} of the array") from error
     shape.ndim = <int>len(dims)
     for axis in range(shape.ndim):
         shape.dims[axis] = dims[axis]
@@ -149,14 +183,22 @@ cdef inline void set_text(Store *s, Slot *slot, uint64_t i, const char *text, Py
         failpoint()
 
 
-cdef inline bytes get_text(Store *s, Slot *slot, uint64_t i):
-    if slot.spill_nbytes:
-        if slot.offset + slot.nbytes + slot.spill_nbytes > s.g.file_size:
-            raise damaged_slot(i)
-        return PyBytes_FromStringAndSize(s.view + slot.offset + slot.nbytes, slot.spill_nbytes)
-    if not labels_are_ready(s, i):
-        raise damaged_slot(i)
-    return PyBytes_FromStringAndSize(<char*>label_at(s, i).text, min(slot.text_nbytes, LABEL_TEXT))
+cdef inline bytes get_text(Store *s, uint64_t i, uint64_t nbytes):
+    # `nbytes`: of the payload, which lies in the file
+    cdef:
+        Slot *slot = &s.slots[i]
+        uint64_t spill = slot.spill_nbytes
+        uint64_t length = slot.text_nbytes
+        uint64_t offset = slot.offset
+        uint64_t size = block_nbytes(slot)
+    if spill:
+        if (nbytes > size or spill > size - nbytes or offset < s.g.data or offset > s.g.file_size
+                or size > s.g.file_size - offset):
+            raise damaged(s, i, "the length of the description of the array")
+        return PyBytes_FromStringAndSize(s.view + offset + nbytes, <Py_ssize_t>spill)
+    if length > LABEL_TEXT or not labels_are_ready(s, i):
+        raise damaged(s, i, "the length of the description of the array")
+    return PyBytes_FromStringAndSize(<char*>label_at(s, i).text, <Py_ssize_t>length)
 
 
 cdef inline char *private_copy(Store *s, uint64_t i, char *data, Py_ssize_t n, void **at, size_t *mapped) except NULL:

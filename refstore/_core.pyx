@@ -37,7 +37,7 @@ All that is private to a process in a Store struct is guarded by the GIL, which 
 cimport cython
 cimport numpy as cnp
 from cpython.buffer cimport (
-    PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -55,8 +55,7 @@ from refstore._atomics cimport (
 )
 from refstore._checks cimport find_problems
 from refstore._convert cimport (
-    fits, MAX_DIMS, NPY_ARRAY_WRITEABLE, private_copy, PyArray_CLEARFLAGS, read_shape, Shape,
-    view_of,
+    kind_of, NPY_ARRAY_WRITEABLE, private_copy, PyArray_CLEARFLAGS, read_shape, Shape, view_of,
 )
 from refstore._debug cimport (
     arm_failpoint, count_passes, IS_DEBUG, set_patience, site_at, site_count,
@@ -64,7 +63,7 @@ from refstore._debug cimport (
 from refstore._errors cimport blocked, census_of, full, get_error
 from refstore._file cimport unmap_store
 from refstore._fork cimport (
-    keep, keep_inherited, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
+    keep_inherited, keep_pin, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
     settle_child, settle_parent, settle_unseen_child, settle_writers,
 )
 from refstore._holders cimport all_holders, as_holder, holders_of, person
@@ -80,7 +79,7 @@ from refstore._open cimport (
 )
 from refstore._points cimport look_for_signals, python_ran, set_visitor
 from refstore._put cimport (
-    block_of, copy_in, demand_free_name, Draft, find_named, find_room, finish, give_back, Name, new_draft,
+    block_of, copy_in, demand_free_name, discard, Draft, find_named, find_room, finish, Name, new_draft,
     put_array, put_buffer, put_bytes, read_name, start, start_array,
 )
 from refstore._rows cimport leave, look_at_blocker, recover_dead
@@ -107,10 +106,17 @@ import weakref
 import numpy as np
 
 from refstore import blocks, children, messages
-from refstore.errors import RefstoreError, RefstoreWarning, StoreCorruptedError
-from refstore.payload import decode, encode
+from refstore.arrays import measure
+from refstore.errors import RefstoreError, RefstoreWarning
+from refstore.payload import decode, encode, fill
 
 cdef extern from "Python.h":
+    ctypedef struct PyBufferProcs:
+        void *bf_releasebuffer
+    ctypedef struct PyTypeObject:
+        PyBufferProcs *tp_as_buffer
+        unsigned long tp_flags
+    unsigned long Py_TPFLAGS_BASETYPE
     ctypedef enum PyGILState_STATE:
         PyGILState_LOCKED
         PyGILState_UNLOCKED
@@ -412,6 +418,7 @@ cdef class ObjectRef:
     cdef uint64_t slot
     cdef uint64_t generation
     cdef uint64_t tag
+    cdef object __weakref__
 
     def __cinit__(self, bytes raw=None):
         cdef const uint8_t *b
@@ -484,8 +491,10 @@ cdef class Block:
     cdef bint is_closed
     cdef bint is_writable
     cdef bint is_kept           # somebody may keep this very object, and read after they let go of their view
+    cdef object __weakref__
 
-    cdef void drop(self) noexcept:
+    cdef void let_go(self) noexcept:
+        # No Python runs here: a weak reference would still find what is being collected.
         if self.pinned:
             self.pinned = False
             if self.att.s.alive[0]:
@@ -499,10 +508,13 @@ cdef class Block:
             else:
                 free(self.private_at)
             self.private_at = NULL
+
+    cdef inline void drop(self) noexcept:
+        self.let_go()
         self.att = None
 
-    cdef inline Slot *meta(self) noexcept:
-        return &self.att.s.slots[self.slot]
+    cdef inline str noun(self):
+        return "Writer" if isinstance(self, Writer) else "PinnedBuffer"
 
     cdef inline int demand_open(self) except -1:
         # in a child without a place in the store it is not: new views of what is kept would look like any others
@@ -512,7 +524,7 @@ cdef class Block:
 
     cdef object refusal(self):
         if self.is_closed:
-            return ValueError(f"this {type(self).__name__} is closed")
+            return ValueError(f"this {self.noun()} is closed")
         return RefstoreError(messages.forked(self.att.path))
 
     cdef cnp.ndarray as_array(self):
@@ -521,9 +533,7 @@ cdef class Block:
             Export export = self.new_export()
             Shape shape
             bint strided
-            cnp.dtype dtype = read_shape(&self.att.s, self.slot, &shape, &strided)
-        if not fits(&shape, dtype.itemsize, <uint64_t>self.nbytes):
-            raise StoreCorruptedError(f"store {self.att.path!r}: the array in slot {self.slot} does not fit its block")
+            cnp.dtype dtype = read_shape(&self.att.s, self.slot, self.nbytes, &shape, &strided)
         return view_of(dtype, &shape, strided, self.data, NPY_ARRAY_WRITEABLE if self.is_writable else 0, export)
 
     cdef inline Export new_export(self):
@@ -533,23 +543,21 @@ cdef class Block:
         return export
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
+        self.export(buffer, flags)
+
+    cdef int export(self, Py_buffer *buffer, int flags) except -1:
         self.demand_open()
         if flags & PyBUF_WRITABLE and not flags & PyBUF_FORMAT:
             # numpy.ndarray(buffer=) and torch.frombuffer() begin so; they keep the object, and not the view
             self.is_kept = True
-        if flags & PyBUF_FORMAT == 0 and flags & PyBUF_STRIDES != PyBUF_STRIDES or self.meta().kind != KIND_ARRAY:
+        if not is_typed(flags) or kind_of(&self.att.s, self.slot) != KIND_ARRAY:
             # an Export as the owner: who keeps only `memoryview.obj` keeps the block
-            PyBuffer_FillInfo(buffer, self.new_export(), self.data, self.nbytes, not self.is_writable, flags)
-            return
+            return PyBuffer_FillInfo(buffer, self.new_export(), self.data, self.nbytes, not self.is_writable, flags)
         # numpy knows how to export an array, and keeps it, hence our block, as long as the view
         array = self.as_array()
-        if array.dtype.num == cnp.NPY_VOID and array.dtype.names is None:
-            raise BufferError(f"dtype {array.dtype} has no format in PEP 3118: use buf.array")
-        PyObject_GetBuffer(array, buffer, flags)
-
-    def __releasebuffer__(self, Py_buffer *buffer):
-        # never called, since views belong to Exports; numpy.frombuffer() keeps a view only of types that have this
-        pass
+        if flags & PyBUF_FORMAT and array.dtype.num == cnp.NPY_VOID and array.dtype.names is None:
+            raise messages.no_format(array.dtype)
+        return export_as(array, buffer, flags)
 
     cdef inline void give_back_export(self) noexcept:
         self.exports -= 1
@@ -577,7 +585,22 @@ cdef class Block:
         return self.is_closed
 
     def __reduce__(self):
-        raise TypeError(f"a {type(self).__name__} cannot be pickled: send its ref")
+        raise TypeError(f"a {self.noun()} cannot be pickled: send its ref")
+
+
+cdef int export_as(object other, Py_buffer *buffer, int flags) except -1:
+    try:
+        PyObject_GetBuffer(other, buffer, flags)
+    except ValueError as error:     # numpy's way to say that there is no such view
+        raise messages.no_such_view(error) from error
+    if not flags & PyBUF_ND:
+        buffer.ndim = 1             # plain bytes, of which numpy says 0
+    return 0
+
+
+cdef inline bint is_typed(int flags) noexcept:
+    # whether a request takes an array's shape, and not only its bytes
+    return flags & PyBUF_STRIDES == PyBUF_STRIDES or flags & (PyBUF_FORMAT | PyBUF_ND) == PyBUF_FORMAT | PyBUF_ND
 
 
 @cython.final
@@ -587,12 +610,16 @@ cdef class Export:
     # the base of an ndarray over a block: keeps the block as long as the array, or a view of it, lives
     cdef Block block
 
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        # numpy asks here whether the flag `writeable` of such an array may be set
+        cdef Block block = self.block
+        PyBuffer_FillInfo(buffer, self, block.data, block.nbytes, not block.is_writable, flags)
+
     def __dealloc__(self):
         if self.block is not None:
             self.block.give_back_export()
 
 
-@cython.final
 @cython.no_gc
 cdef class PinnedBuffer(Block):
     """An object that is pinned where it lies: a context manager and a read-only buffer.
@@ -603,8 +630,12 @@ cdef class PinnedBuffer(Block):
     def __init__(self):
         raise TypeError("Store.get() makes PinnedBuffers")
 
+    def __releasebuffer__(self, Py_buffer *buffer):
+        # never called, since views belong to Exports; numpy.frombuffer() keeps a view only of types that have this
+        pass
+
     def __dealloc__(self):
-        self.drop()
+        self.let_go()
 
     def __enter__(self):
         self.demand_open()
@@ -626,7 +657,7 @@ cdef class PinnedBuffer(Block):
         return self.kind_seen()
 
     cdef str kind_seen(self):
-        return KINDS[min(self.meta().kind, KIND_OBJECT)]
+        return KINDS[kind_of(&self.att.s, self.slot)]
 
     @property
     def ref(self):
@@ -635,15 +666,20 @@ cdef class PinnedBuffer(Block):
 
     @property
     def array(self):
-        """The array that was put, as a view without a copy; the bytes of anything else as uint8."""
+        """The array that was put, as a view without a copy; bytes as uint8. TypeError for any other object."""
+        return self.demand_array()
+
+    cdef cnp.ndarray demand_array(self):
         self.demand_open()
+        if kind_of(&self.att.s, self.slot) == KIND_OBJECT:
+            raise messages.no_array()
         return self.as_array()
 
     @property
     def value(self):
         """The object that was put; its buffers lie where they are, bytes come back as a memoryview."""
         self.demand_open()
-        cdef int kind = self.meta().kind
+        cdef int kind = kind_of(&self.att.s, self.slot)
         if kind == KIND_ARRAY:
             return self.as_array()
         if kind == KIND_BYTES:
@@ -667,15 +703,19 @@ cdef class PinnedBuffer(Block):
         return 0
 
     def __array__(self, dtype=None, copy=None):
-        self.demand_open()
-        array = self.as_array()
+        array = self.demand_array()
         if copy is None and dtype is None:
             return array
         return np.array(array, dtype=dtype, copy=copy)
 
     def __dlpack__(self, **options):
-        self.demand_open()
-        return self.as_array().__dlpack__(**options)
+        array = self.demand_array()
+        try:
+            return array.__dlpack__(**options)
+        except BufferError as error:
+            if cnp.PyArray_ISWRITEABLE(array):
+                raise
+            raise messages.no_dlpack(error) from error
 
     def __dlpack_device__(self):
         return (1, 0)           # kDLCPU
@@ -686,19 +726,50 @@ cdef class PinnedBuffer(Block):
         return f"<PinnedBuffer of {self.nbytes} bytes, {self.kind_seen()}, {self.ref!r}>"
 
 
+@cython.final
+@cython.no_gc
+cdef class DirectBuffer(PinnedBuffer):
+    """A PinnedBuffer of an array that is not in C order, or whose dtype has no format.
+
+    numpy.frombuffer() finds no plain bytes in a view of it. So it is to ask the buffer for them, and to keep that:
+    this type has nothing to release.
+    """
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        self.export(buffer, flags)      # for a table of buffer functions of its own
+
+
+(<PyTypeObject*>DirectBuffer).tp_as_buffer.bf_releasebuffer = NULL
+(<PyTypeObject*>PinnedBuffer).tp_flags &= ~Py_TPFLAGS_BASETYPE      # there are no more kinds of it
+
+
 cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) except -1:
     # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of its block.
     cdef Slot *slot = &att.s.slots[i]
+    cdef uint64_t offset = slot.offset
+    cdef uint64_t nbytes = slot.nbytes
     buf.att = att
     buf.tag = att.s.tag
     buf.slot = i
     buf.generation = generation
     buf.pinned = True
-    buf.nbytes = <Py_ssize_t>slot.nbytes
-    buf.data = att.s.view + slot.offset
-    if not is_within_block(&att.s, slot):
+    buf.nbytes = <Py_ssize_t>nbytes
+    buf.data = att.s.view + offset
+    if not is_within_block(&att.s, slot, offset, nbytes):
         raise messages.damaged_file(att.path, f"what slot {i} says of its offset, its size or its block")
     return 0
+
+
+cdef inline bint is_direct(PinnedBuffer buf) noexcept:
+    return buf.att.s.slots[buf.slot].order != c'C'
+
+
+cdef PinnedBuffer make_direct(PinnedBuffer buf):
+    # What has the pin in place of `buf`.
+    cdef PinnedBuffer other = DirectBuffer.__new__(DirectBuffer)
+    buf.pinned = False
+    take_over(other, buf.att, buf.slot, buf.generation)
+    return other
 
 
 cdef PinnedBuffer pinned(Attachment att, uint64_t i, uint64_t generation):
@@ -707,7 +778,7 @@ cdef PinnedBuffer pinned(Attachment att, uint64_t i, uint64_t generation):
     if got != 0:
         raise get_error(&att.s, got, make_ref(att.s.tag, i, generation), False)
     take_over(buf, att, i, generation)
-    return buf
+    return make_direct(buf) if is_direct(buf) else buf
 
 
 @cython.final
@@ -721,15 +792,18 @@ cdef class Writer(Block):
     cdef Attachment home        # stays when the block is given back
     cdef OpenWriter open        # for the fork hooks, while it is neither sealed nor aborted
     cdef object array_ref       # weak: the array holds us
-    cdef object __weakref__
 
     def __init__(self):
         raise TypeError("Store.create() makes Writers")
 
+    def __releasebuffer__(self, Py_buffer *buffer):
+        # never called, as above
+        pass
+
     def __dealloc__(self):
         self.is_kept = False        # nobody did
         self.give_up()
-        self.drop()
+        self.let_go()
 
     cdef bint is_ours(self) noexcept:
         return self.att is not None and self.att.s.alive[0] != 0 and not self.open.is_inherited
@@ -772,7 +846,7 @@ cdef class Writer(Block):
         pin_own(&self.att.s, self.slot)
         self.pinned = True
         if self.open.is_kept:
-            keep(&self.att.s, self.slot)
+            keep_pin(&self.att.s, self.slot)
         return True
 
     cdef int demand_ours(self) except -1:
@@ -807,6 +881,7 @@ cdef class Writer(Block):
             raise full(&self.att.s, <uint64_t>self.nbytes, ERR_NO_MEMORY)
         ref = make_ref(self.tag, self.slot, self.generation)
         self.is_closed = True
+        self.is_writable = False        # nor may the flags of its arrays be set again
         self.exports += 1               # stays whole, whatever others let go of while this waits
         try:
             finish(&self.att.s, row, self.slot, self.name, &name, self.replaces)
@@ -853,6 +928,7 @@ cdef class Writer(Block):
 
 
 blocks.PinnedBuffer.register(PinnedBuffer)
+blocks.PinnedBuffer.register(DirectBuffer)
 blocks.Writer.register(Writer)
 
 
@@ -916,10 +992,10 @@ cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
         room.word = load_relaxed(&att.s.slots[draft.slot].word)         # relaxed: ours
         room.at = block_of(&att.s, draft)
         room.nbytes = frame.nbytes
-        frame.write(room)
+        fill(frame, room)
         look_for_signals(&att.s, draft.row, "filling a block from Python")
     except BaseException:
-        give_back(&att.s, draft)
+        discard(&att.s, draft)
         raise
     assign(att.s.slots[draft.slot].kind, KIND_OBJECT)
     return 0
@@ -1044,6 +1120,8 @@ cdef class Engine:
             if not overcome(&att.s, &got, &since):
                 raise get_error(&att.s, got, key, is_foreign(&att.s, key))
         take_over(buf, att, found.slot, found.generation)
+        if is_direct(buf):
+            buf = make_direct(buf)
         count(&att.s, COUNT_GETS, 1)
         if writable is not False and writable:
             buf.go_private()
@@ -1234,18 +1312,11 @@ cdef uint64_t checked_size(object n) except? 0xFFFFFFFFFFFFFFFF:
 cdef int start_shaped(Store *s, Draft *draft, object shape, cnp.dtype dtype) except -1:
     cdef Shape dims
     cdef int axis
-    if dtype.hasobject:
-        raise TypeError(f"dtype {dtype} holds Python objects, which cannot lie in shared memory: put() pickles them")
-    extent = (shape,) if hasattr(shape, "__index__") else tuple(shape)
-    if len(extent) > MAX_DIMS:
-        raise ValueError(f"an array has at most {MAX_DIMS} dimensions, not {len(extent)}")
-    size = dtype.itemsize
-    for n in extent:
-        size *= checked_size(n)
-    dims.ndim = <int>len(extent)
+    extents, nbytes = measure(shape, dtype)
+    dims.ndim = <int>len(extents)
     for axis in range(dims.ndim):
-        dims.dims[axis] = <cnp.npy_intp>checked_size(extent[axis])
-    return start_array(s, draft, dtype, &dims, c'C', None, checked_size(size))
+        dims.dims[axis] = <cnp.npy_intp>checked_size(extents[axis])
+    return start_array(s, draft, dtype, &dims, c'C', None, checked_size(nbytes))
 
 
 # For classes in Python
@@ -1265,7 +1336,7 @@ cdef class Exporter:
         cdef PyObject *trace
         PyErr_Fetch(&kind, &value, &trace)
         try:
-            PyObject_GetBuffer(self._buffer_for(flags), buffer, flags)
+            export_as(self._buffer_for(flags), buffer, flags)
         except BaseException:
             Py_XDECREF(kind)
             Py_XDECREF(value)
@@ -1273,8 +1344,12 @@ cdef class Exporter:
             raise
         PyErr_Restore(kind, value, trace)
 
+
+cdef class ReleasingExporter(Exporter):
+    """One of which numpy.frombuffer() keeps a view, and not the object itself."""
+
     def __releasebuffer__(self, Py_buffer *buffer):
-        # never called, as above; numpy.frombuffer() keeps a view only of types that have this
+        # never called, as above; numpy looks whether a type has this
         pass
 
 

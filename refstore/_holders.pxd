@@ -130,7 +130,7 @@ cdef inline tuple person(Store *s, uint64_t row):
 cdef inline tuple as_holder(tuple who, tuple held, object ref):
     # the fields of Holder, in its order
     from refstore import children
-    row, slot, generation, name, cell, nbytes = held
+    _, _, _, name, cell, nbytes = held
     pid, command, alive, ended = who
     return pid, children.holder(command, cell & KEPT != 0, ended), ref, name, pins_in(cell), nbytes, alive
 

@@ -249,7 +249,7 @@ cdef struct Slot:
     uint64_t name_hash          # 0: no name
     uint32_t last_use           # coarse clock, for eviction
     uint8_t ndim
-    uint8_t order               # 'C', 'F', or 'K': the axes' order is in the label
+    uint8_t order               # 'C', 'F', or 'K': in the label, or its dtype has no format in PEP 3118
     uint16_t text_nbytes        # of the label's text, 0 if none
     # second line: read by those who want more than the bytes
     uint64_t replaces_generation    # of the object that this one's publication replaces

@@ -18,7 +18,7 @@ from refstore._atomics cimport assign
 from refstore._alloc cimport take_block
 from refstore._commit cimport commit_data, note_refusal, step_end, wants_huge_pages
 from refstore._convert cimport (
-    dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_strides, set_text, Shape,
+    dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_layout, set_text, Shape,
     view_of,
 )
 from refstore._debug cimport failpoint
@@ -86,7 +86,7 @@ cdef inline int demand_free_name(Store *s, object text, Name *name) except -1:
     return 0
 
 
-cdef inline void give_back(Store *s, Draft *draft) noexcept:
+cdef inline void discard(Store *s, Draft *draft) noexcept:
     # What failed is given up by who began it, and by no child.
     if draft.is_begun and is_same_process(s, draft.row):
         free_slot(s, draft.slot)
@@ -208,7 +208,7 @@ cdef inline int demand_label(Store *s, Draft *draft, uint64_t nbytes) except -1:
         if got != 0:
             raise put_error(s, got, nbytes, None)
     except BaseException:
-        give_back(s, draft)
+        discard(s, draft)
         raise
     return 0
 
@@ -274,7 +274,7 @@ cdef inline int copy_large(Store *s, Draft *draft, char *target, const char *sou
             done += piece
             look_for_signals(s, draft.row, "copying")
     except BaseException:
-        give_back(s, draft)
+        discard(s, draft)
         raise
     return 0
 
@@ -300,7 +300,7 @@ cdef inline int put_buffer(Store *s, Draft *draft, object obj) except -1:
         if PyBuffer_IsContiguous(&view, c'C'):
             copy_in(s, draft, block_of(s, draft), <char*>view.buf, <size_t>view.len)
         elif PyBuffer_ToContiguous(block_of(s, draft), &view, view.len, c'C') != 0:
-            give_back(s, draft)
+            discard(s, draft)
             raise BufferError("the buffer cannot be made contiguous")
     finally:
         PyBuffer_Release(&view)
@@ -316,8 +316,10 @@ cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shap
         Slot *slot
         bytes text = None
     if not number or shape.ndim > INLINE_DIMS or order == c'K':
-        from refstore.arrays import describe
+        from refstore.arrays import describe, has_plain_view
         text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
+        if not has_plain_view(text):
+            order = c'K'
         python_ran(s, draft.row, "describing an array")
     slot = start(s, draft, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
     assign(slot.kind, KIND_ARRAY)
@@ -335,26 +337,28 @@ cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shap
 
 
 cdef inline int put_strided(Store *s, Draft *draft, cnp.ndarray array, Shape *shape) except -1:
-    # Not in C order: the axes keep the order in which they lie, without the gaps.
-    from refstore.arrays import axes_in_memory
+    # Not in C order: the axes keep the order in which they lie, without the gaps and what they repeat.
+    from refstore.arrays import axes_in_memory, plain_axes, stored_part
     cdef:
         tuple axes = axes_in_memory(array)
-        char order = c'K'
         cnp.dtype dtype = array.dtype
-        size_t nbytes = <size_t>cnp.PyArray_NBYTES(array)
+        cnp.ndarray stored = stored_part(array, axes)
+        char order = c'K'
+        size_t nbytes = <size_t>cnp.PyArray_NBYTES(stored)
+        Shape dense
     if axes == tuple(range(shape.ndim)):
         order = c'C'
     elif axes == tuple(range(shape.ndim))[::-1]:
         order = c'F'
-    set_strides(shape, axes, dtype.itemsize)
+    set_layout(&dense, stored, plain_axes(axes))
     start_array(s, draft, dtype, shape, order, axes, nbytes)
-    if cnp.PyArray_IS_F_CONTIGUOUS(array):
-        return copy_in(s, draft, block_of(s, draft), <char*>cnp.PyArray_DATA(array), nbytes)
+    if cnp.PyArray_IS_F_CONTIGUOUS(stored):
+        return copy_in(s, draft, block_of(s, draft), <char*>cnp.PyArray_DATA(stored), nbytes)
     try:
-        PyArray_CopyInto(view_of(dtype, shape, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), array)
+        PyArray_CopyInto(view_of(dtype, &dense, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), stored)
         look_for_signals(s, draft.row, "copying what has gaps")
     except BaseException:
-        give_back(s, draft)
+        discard(s, draft)
         raise
     return 0
 

@@ -129,8 +129,8 @@ cdef inline bint run_is_sound(Store *s, Run *run, uint64_t live) noexcept nogil:
     return (run.twin == run_twin(run, live) and live - 1 < CLASSES and <uint32_t>(run.blocks - 1) < RUN_BLOCKS
             and run.first + <uint64_t>run.pages <= s.g.pages)
 
-cdef inline bint is_within_block(Store *s, Slot *slot) noexcept nogil:
-    # whether the slot's offset and size are those of the block that it owns
+cdef inline bint is_within_block(Store *s, Slot *slot, uint64_t offset, uint64_t nbytes) noexcept nogil:
+    # whether the slot's offset and size, each read once, are those of the block that it owns
     cdef uint64_t at = 0, size = 0
     if slot.extent:
         at = extent_first(slot.extent) * PAGE
@@ -138,7 +138,7 @@ cdef inline bint is_within_block(Store *s, Slot *slot) noexcept nogil:
     elif run_is_there(s, slot.run):
         size = s.class_sizes[slot.size_class]
         at = s.runs[slot.run - 1].first * <uint64_t>PAGE + slot.block * size
-    return slot.offset == s.g.data + at and slot.nbytes <= size and at + size <= s.g.file_size - s.g.data
+    return offset == s.g.data + at and nbytes <= size and at + size <= s.g.file_size - s.g.data
 
 cdef inline int64_t next_live_row(Store *s, uint64_t row) noexcept nogil:
     # The first live row from `row` on, or -1; for reports and recovery, which need no one moment. A reaper's scan has

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from refstore import arrays, children, messages
 from refstore.errors import RefstoreError
-from refstore.locked import buffers, checks, folders, index, processes, slots, space
+from refstore.locked import buffers, checks, folders, index, processes, slots, space, writers
 from refstore.locked.attachment import Attachment, Call, attach, leave_if_exiting
 from refstore.locked.journal import Change
 from refstore.locked.layout import (
@@ -30,7 +30,6 @@ from refstore.locked.layout import (
 )
 from refstore.locked.life import here
 from refstore.locked.objects import ARRAY, BYTES, prepare
-from refstore.locked.pins import Pin
 from refstore.names import encode_name
 from refstore.refs import ObjectRef, make_ref, parts_of
 
@@ -50,7 +49,6 @@ __all__ = [
 BACKEND = "filelock"
 
 Key = ObjectRef | str
-_MAX_DIMS = 64
 _MAX_SIZE = 1 << 62
 
 # --- files
@@ -105,7 +103,7 @@ def _locate(c: Change, key: tuple[int, int] | bytes) -> tuple[int, int] | None:
     return None if slot is None else (slot, slots.generation_of(c, slot))
 
 
-def _get(c: Change, att: Attachment, key: tuple[int, int] | bytes, pin: Pin) -> int | None:
+def _get(c: Change, att: Attachment, key: tuple[int, int] | bytes, pin: buffers.Pin) -> int | None:
     """The generation of the object that is pinned."""
     found = _locate(c, key)
     if found is None:
@@ -271,7 +269,7 @@ class Engine:
         name: str | None = None,
         replace: bool = False,
         timeout: float | None = 0,
-    ) -> buffers.Writer:
+    ) -> writers.Writer:
         """A Writer over `nbytes` bytes, or over an array of `shape` and `dtype` (float64 if not
         given)."""
         call = self._call
@@ -288,7 +286,7 @@ class Engine:
             kind = ARRAY
         try:
             call.att.begin(call, size, kind, text, utf8, replace)
-            writer = buffers.writer(call.att, call, name, replace)
+            writer = writers.writer(call.att, call, name, replace)
             call.life.demand(call.att.path)  # who is forked from here on inherits a Writer
             return writer
         except BaseException:
@@ -304,7 +302,7 @@ class Engine:
         att = call.att
         if timeout != 0:
             raise messages.no_waiting()
-        parsed, pin = self._parse(att, key), Pin(att)
+        parsed, pin = self._parse(att, key), buffers.Pin(att)
         try:
             generation = call.with_room("a get", 0, _get, att, parsed, pin)
             if generation is None:
@@ -413,16 +411,6 @@ def _describe(
     shape: SupportsIndex | tuple[SupportsIndex, ...], dtype: np.dtype[np.generic]
 ) -> tuple[int, bytes]:
     """Bytes of an array in C order, and its description."""
-    if dtype.hasobject:
-        raise TypeError(
-            f"dtype {dtype} holds Python objects, which cannot lie in shared memory: put() pickles "
-            "them"
-        )
-    axes = (shape,) if isinstance(shape, SupportsIndex) else tuple(shape)
-    if len(axes) > _MAX_DIMS:
-        raise ValueError(f"an array has at most {_MAX_DIMS} dimensions, not {len(axes)}")
-    extent = tuple(_checked_size(n) for n in axes)
-    size = dtype.itemsize
-    for n in extent:
-        size *= n
-    return _checked_size(size), arrays.describe(dtype, extent, tuple(range(len(extent))))
+    extents, nbytes = arrays.measure(shape, dtype)
+    clipped = tuple(_checked_size(n) for n in extents)
+    return _checked_size(nbytes), arrays.describe(dtype, clipped, tuple(range(len(extents))))

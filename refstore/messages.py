@@ -166,6 +166,31 @@ def forked_amid(path: str) -> str:
     )
 
 
+# --- of buffers
+
+
+def no_array() -> TypeError:
+    return TypeError("this is a pickled object and no array: take its `value`")
+
+
+def no_format(dtype: object) -> BufferError:
+    return BufferError(f"dtype {dtype} has no format in PEP 3118: use buf.array")
+
+
+def no_such_view(why: ValueError) -> BufferError:
+    """`why`: what numpy says."""
+    return BufferError(f"no view such as was asked for: {why}; use buf.array")
+
+
+def no_dlpack(why: BufferError) -> BufferError:
+    """Of an array that is read-only; `why`: what numpy says."""
+    return BufferError(
+        f"{why}. What get() returns is read-only, which DLPack says from version 1.0 on, and who "
+        "asked is older, or takes no read-only arrays (jax.dlpack): convert buf.array, as by "
+        "jax.numpy.asarray(buf.array), or use get(..., writable=True), a private view"
+    )
+
+
 # --- of files
 
 
@@ -176,6 +201,14 @@ def damaged_file(
     return StoreCorruptedError(
         f"store {path!r} is damaged: {what}; something else wrote to the file. Remove it, or see "
         "what check() finds"
+    )
+
+
+def damaged_object(path: str, what: str, slot: int) -> StoreCorruptedError:
+    """`what`: a field that cannot be so, as in "the shape of the array"."""
+    return StoreCorruptedError(
+        f"store {path!r} is damaged: {what} in slot {slot} cannot be; something else wrote to the "
+        "file. Delete that object, or see what check() finds"
     )
 
 

@@ -37,7 +37,7 @@ else:
         class ObjectRef:
             """The address of one object, in 16 bytes. Immutable, hashable, picklable."""
 
-            __slots__ = ("_raw",)
+            __slots__ = ("__weakref__", "_raw")
 
             def __new__(cls, raw: bytes) -> ObjectRef:
                 if not isinstance(raw, bytes):

@@ -31,7 +31,6 @@ from refstore.locked.life import Life, here
 from refstore.locked.mapping import UNTRACKED
 from refstore.locked.member import Member
 from refstore.locked.objects import Prepared
-from refstore.locked.pins import Pin, postpone
 from refstore.locked.targets import Target
 from refstore.locked.turns import Chore, Operation, T
 from refstore.paths import open_store
@@ -45,6 +44,7 @@ NEAR: Final = 1 << 20  # bytes whose memory is committed in a turn
 class Block(NamedTuple):
     """Where an object lies in the file."""
 
+    slot: int
     offset: int
     nbytes: int
     kind: str  # "bytes", "array" or "object"
@@ -94,14 +94,14 @@ class Attachment(Member):
         offset, nbytes_of_text = self.file.block_at(unit), shape >> 32
         spill = nbytes_of_text if nbytes_of_text > TEXT_LIMIT else 0
         if shape & 0xFF >= len(KINDS):
-            raise self.file.damaged(f"slot {slot} has the unknown kind {shape & 0xFF}")
-        if unit + units > self.file.g.units or nbytes + spill > units * UNIT:
-            raise self.file.damaged(
-                f"slot {slot} holds {nbytes + spill} bytes in {units} units from unit {unit} on"
-            )
+            raise messages.damaged_object(self.path, "the kind of the object", slot)
+        if unit + units > self.file.g.units or nbytes > units * UNIT:
+            raise messages.damaged_object(self.path, "the place of the object", slot)
+        if nbytes + spill > units * UNIT:
+            raise messages.damaged_object(self.path, "the length of the description", slot)
         start = offset + nbytes if spill else self.file.label(slot) + TEXT_AT
         text = bytes(self.file.octets[start : start + nbytes_of_text])
-        return Block(offset, nbytes, KINDS[shape & 0xFF], text)
+        return Block(slot, offset, nbytes, KINDS[shape & 0xFF], text)
 
     def private_copy(self, block: buffers.Block) -> tuple[mmap.mmap, int]:
         """A private copy-on-write view of a block, and where it begins there."""
@@ -122,11 +122,11 @@ class Attachment(Member):
         """What gives a pin back, once, however often it is asked for."""
         return Chore(self._unpin, (slot,))
 
-    def pin(self, slot: int, generation: int, pin: Pin) -> None:
+    def pin(self, slot: int, generation: int, pin: buffers.Pin) -> None:
         """One more pin on a live object. Errors: ObjectNotFoundError."""
         self.with_room(here(), "a pin", 0, self._pin, slot, generation, pin)
 
-    def _pin(self, c: Change, slot: int, generation: int, pin: Pin) -> None:
+    def _pin(self, c: Change, slot: int, generation: int, pin: buffers.Pin) -> None:
         if not slots.is_live(c, slot, generation):
             raise messages.not_found(
                 self.path, make_ref(slot, generation, self.tag), of_other_store=False
@@ -200,9 +200,14 @@ class Attachment(Member):
     def stays(self, call: Call, error: BaseException) -> bool:
         """Whether what was published before `error` came up cannot be taken back: what it replaced
         is gone. Then the error comes out of the next call."""
-        return call.replaced and call.is_published() and call.life.is_ours() and postpone(error)
+        return (
+            call.replaced
+            and call.is_published()
+            and call.life.is_ours()
+            and buffers.postpone(error)
+        )
 
-    def give_up(self, call: Call, pin: Pin | None = None) -> None:
+    def give_up(self, call: Call, pin: buffers.Pin | None = None) -> None:
         """What a call took goes back, now or soon: nobody has its ref. See `do_later`.
 
         `pin`: of views of it that live on. Twice is once.
@@ -210,7 +215,7 @@ class Attachment(Member):
         if call.is_taken():
             self.do_later(self._undo, call, pin)
 
-    def _undo(self, c: Change, call: Call, pin: Pin | None) -> None:
+    def _undo(self, c: Change, call: Call, pin: buffers.Pin | None) -> None:
         slot = call.slot
         if not call.life.is_ours():
             return
@@ -288,7 +293,9 @@ class Attachment(Member):
         call.take(slot, generation, c.next())
         c.commit()
 
-    def seal(self, call: Call, name: bytes | str | None, replace: bool, pin: Pin | None) -> None:
+    def seal(
+        self, call: Call, name: bytes | str | None, replace: bool, pin: buffers.Pin | None
+    ) -> None:
         """Publishes what was written. `pin`: of views of it that live on.
 
         If this or what follows raises, the call is to be undone.
@@ -298,7 +305,7 @@ class Attachment(Member):
         call.with_room(what, 0, self._seal, call, utf8, replace, pin)
 
     def _seal(
-        self, c: Change, call: Call, utf8: bytes | None, replace: bool, pin: Pin | None
+        self, c: Change, call: Call, utf8: bytes | None, replace: bool, pin: buffers.Pin | None
     ) -> None:
         if not slots.is_written_by(c, call.slot, call.generation, self.own):
             raise self.file.damaged(f"slot {call.slot} was being written, and no longer is")

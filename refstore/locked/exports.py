@@ -13,7 +13,10 @@ PEP 688 gave classes in Python a way to say so, and only with 3.12. So there are
     FORWARD   a subclass of `pickle.PickleBuffer`, which forwards requests to an array given once
               and for all. What lies behind a view is as with the core, but `_buffer_for` is not
               asked: that `numpy.ndarray(buffer=buf)` keeps `buf` itself cannot be known, and an
-              array that is not in C order has no plain bytes.
+              array that is not in C order has no plain bytes: numpy's arrays do not export both
+              those and their shape. What is refused is numpy's ValueError, and a view for which no
+              shape is asked has numpy's 0 dimensions instead of 1. (A memoryview would do better,
+              but Python's collector crashes on cycles with a memoryview of a memoryview.)
     NONE      nothing exports: `bytes(buf)`, `buf.array` and `numpy.asarray(buf)` do.
 
 All objects are made by `export`, and stop to export by `stop`.
@@ -30,6 +33,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from refstore import messages
+
 __all__ = [
     "FORMAT",
     "SIMPLE",
@@ -37,16 +42,19 @@ __all__ = [
     "WAY",
     "WRITABLE",
     "Exporter",
+    "ReleasingExporter",
     "demand_format",
     "export",
     "is_typed",
     "stop",
+    "typed_view",
 ]
 
 # What a request asks for, in bits (PEP 3118)
 SIMPLE = 0
 WRITABLE = 0x1
 FORMAT = 0x4
+ND = 0x8
 STRIDES = 0x18
 # torch.frombuffer() asks for this, then for SIMPLE, and keeps only what lies behind the view.
 SIMPLE_WRITABLE = WRITABLE
@@ -61,7 +69,7 @@ _NO_FORMAT = np.dtype({"names": ["a", "b"], "formats": ["u1", "u1"], "offsets": 
 
 def is_typed(flags: int) -> bool:
     """Whether a request takes an array's shape, and not only its bytes."""
-    return flags & FORMAT != 0 or flags & STRIDES == STRIDES
+    return flags & STRIDES == STRIDES or flags & (FORMAT | ND) == FORMAT | ND
 
 
 def export(cls: type[T], octets: npt.NDArray[Any], array: Callable[[], npt.NDArray[Any]]) -> T:
@@ -90,7 +98,20 @@ def stop(exporter: Exporter) -> None:
 def demand_format(dtype: np.dtype[Any]) -> None:
     """BufferError if numpy has a format for `dtype`, but one that means something else."""
     if dtype.type is np.void and dtype.names is None:  # "7x", which numpy reads as records
-        raise BufferError(f"dtype {dtype} has no format in PEP 3118: use buf.array")
+        raise messages.no_format(dtype)
+
+
+def typed_view(array: npt.NDArray[Any]) -> memoryview:
+    """A memoryview with the array's format. BufferError if it has none."""
+    demand_format(array.dtype)
+    return _view(array)
+
+
+def _view(array: Any) -> memoryview:
+    try:
+        return memoryview(array)
+    except ValueError as error:  # numpy's way to say that there is no such view
+        raise messages.no_such_view(error) from error
 
 
 def _has_format(array: Any) -> bool:
@@ -102,15 +123,19 @@ def _has_format(array: Any) -> bool:
     return True
 
 
-def _core_class() -> type | None:
+# Each gives two classes. Of those that have something to release numpy.frombuffer() keeps a view,
+# of others the object itself.
+
+
+def _core_classes() -> tuple[type, type] | None:
     try:
-        from refstore._core import Exporter
+        from refstore._core import Exporter, ReleasingExporter
     except ImportError:
         return None
-    return Exporter
+    return Exporter, ReleasingExporter
 
 
-def _class_with_method() -> type | None:
+def _classes_with_method() -> tuple[type, type] | None:
     if sys.version_info < (3, 12):
         return None
 
@@ -118,19 +143,21 @@ def _class_with_method() -> type | None:
         __slots__ = ("__weakref__",)
 
         def __buffer__(self, flags: int, /) -> memoryview:
-            return memoryview(self._buffer_for(flags))
-
-        def __release_buffer__(self, view: memoryview, /) -> None:
-            # numpy.frombuffer() keeps a view only of types that have this.
-            pass
+            return _view(self._buffer_for(flags))
 
         def _buffer_for(self, flags: int) -> Any:
             raise NotImplementedError
 
-    return Exporter
+    class ReleasingExporter(Exporter):
+        __slots__ = ()
+
+        def __release_buffer__(self, view: memoryview, /) -> None:
+            pass
+
+    return Exporter, ReleasingExporter
 
 
-def _class_that_forwards() -> type | None:
+def _classes_that_forward() -> tuple[type, type] | None:
     # PickleBuffer does just this, and is closed to subclasses by no more than a flag.
     if sys.implementation.name != "cpython":
         return None
@@ -149,7 +176,7 @@ def _class_that_forwards() -> type | None:
         return None
     finally:
         flags.value = before
-    return Exporter
+    return Exporter, Exporter
 
 
 def _flags_of(cls: type) -> ctypes.c_ulong | None:
@@ -164,17 +191,17 @@ class _NoExporter:
     __slots__ = ("__weakref__",)
 
 
-def _first_way() -> tuple[Way, type]:
-    ways: tuple[tuple[Way, Callable[[], type | None]], ...] = (
-        ("CORE", _core_class),
-        ("METHOD", _class_with_method),
-        ("FORWARD", _class_that_forwards),
+def _first_way() -> tuple[Way, tuple[type, type]]:
+    ways: tuple[tuple[Way, Callable[[], tuple[type, type] | None]], ...] = (
+        ("CORE", _core_classes),
+        ("METHOD", _classes_with_method),
+        ("FORWARD", _classes_that_forward),
     )
     for way, make in ways:
         made = make()
         if made is not None:
             return way, made
-    return "NONE", _NoExporter
+    return "NONE", (_NoExporter, _NoExporter)
 
 
 if TYPE_CHECKING:
@@ -185,5 +212,8 @@ if TYPE_CHECKING:
 
         def __buffer__(self, flags: int, /) -> memoryview: ...
         def _buffer_for(self, flags: int) -> Any: ...
+
+    class ReleasingExporter(Exporter):
+        __slots__ = ()
 else:
-    WAY, Exporter = _first_way()
+    WAY, (Exporter, ReleasingExporter) = _first_way()

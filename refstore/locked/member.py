@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from refstore import children, messages
 from refstore.errors import RefstoreError, RefstoreWarning, StoreCorruptedError
-from refstore.locked import buffers, checks, folders, processes, slots
+from refstore.locked import checks, folders, processes, slots, writers
 from refstore.locked.journal import Change
 from refstore.locked.layout import (
     BOOT,
@@ -222,7 +222,7 @@ class Member(Turns):
             return
         if self._loss is not None:  # children would keep what is half made, too
             home: Any = self  # an Attachment
-            buffers.give_up_writers(home)
+            writers.give_up_writers(home)
         if self.take_turn("exit", self._is_idle):
             self.leave()
         elif not os.path.exists(self.path):
@@ -241,7 +241,7 @@ class Member(Turns):
 
     def _open_writers(self) -> list[int]:
         home: Any = self  # an Attachment
-        return buffers.open_writers(home)
+        return writers.open_writers(home)
 
     # --- fork
 

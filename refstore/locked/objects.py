@@ -59,11 +59,11 @@ def _prepare_array(array: npt.NDArray[Any]) -> Prepared:
     if not array.flags.c_contiguous:  # the axes keep the order in which they lie, without the gaps
         axes = arrays.axes_in_memory(array)
     text = arrays.describe(array.dtype, array.shape, axes)
+    if not array.flags.c_contiguous:
+        array = arrays.stored_part(array, axes).transpose(arrays.plain_axes(axes))
     nbytes = array.nbytes
     if not nbytes:
         return Prepared(0, ARRAY, text, _nothing)
-    if not array.flags.c_contiguous:
-        array = array.transpose(axes)
     if array.flags.c_contiguous:
         octets = array.reshape(-1).view(np.uint8)
         return Prepared(nbytes, ARRAY, text, lambda target: target.copy(0, octets))

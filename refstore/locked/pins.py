@@ -14,6 +14,7 @@ So a pin has one Root, and lasts as long as the last of them, wherever it went.
 from __future__ import annotations
 
 import mmap
+import pickle
 import sys
 import threading
 from collections.abc import Callable
@@ -22,11 +23,20 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from refstore import arrays
-from refstore.errors import StoreCorruptedError
+from refstore import arrays, messages
 from refstore.locked.life import is_from_here
 
-__all__ = ["Block", "Home", "Pin", "Root", "private_root", "root_over", "shaped"]
+__all__ = [
+    "Block",
+    "Home",
+    "Pin",
+    "Root",
+    "end_writing",
+    "private_root",
+    "root_over",
+    "shaped",
+    "writers_root",
+]
 
 Octets = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
@@ -36,6 +46,8 @@ OCTET: Final = np.dtype(np.uint8)
 class Block(Protocol):
     """Where an object lies, and what it is."""
 
+    @property
+    def slot(self) -> int: ...
     @property
     def offset(self) -> int: ...
     @property
@@ -174,10 +186,24 @@ class Root(Octets):
     pin: Pin | Root | None
 
 
-def root_over(memory: mmap.mmap | bytearray, at: int, nbytes: int, pin: Pin | Root | None) -> Root:
+def root_over(memory: Any, at: int, nbytes: int, pin: Pin | Root | None) -> Root:
     root = Root((nbytes,), OCTET, memory, at)
     root.pin = pin
     return root
+
+
+def writers_root(home: Home, block: Block) -> Root:
+    """Writable until `end_writing`, which leaves it a pin."""
+    gate = pickle.PickleBuffer(home.writable)
+    return root_over(gate, block.offset, block.nbytes, None)
+
+
+def end_writing(root: Root) -> None:
+    """Nor may the flag `writeable` of its views be set again: numpy looks for that at what is
+    behind the last array. The root's pin keeps the memory."""
+    root.flags.writeable = False
+    gate: Any = root.base
+    gate.release()
 
 
 def shaped(root: Octets, block: Block, path: str) -> npt.NDArray[Any]:
@@ -185,14 +211,10 @@ def shaped(root: Octets, block: Block, path: str) -> npt.NDArray[Any]:
     if block.kind != "array":
         return np.ndarray(root.shape, OCTET, root)
     try:
-        dtype, shape, strides = arrays.read(block.description)
-        if dtype.hasobject or -1 in shape:
-            raise ValueError(f"{dtype}, {shape}")
-        return np.ndarray(shape, dtype, root, 0, strides)
-    except Exception as error:  # a pickled dtype may raise anything
-        raise StoreCorruptedError(
-            f"store {path!r}: an array does not fit its block of {block.nbytes} bytes"
-        ) from error
+        dtype, shape, strides = arrays.read(block.description, block.nbytes)
+    except arrays.DescriptionError as error:
+        raise messages.damaged_object(path, f"{error} of the array", block.slot) from error
+    return np.ndarray(shape, dtype, root, 0, strides)
 
 
 def private_root(home: Home, block: Block, pin: Pin | Root) -> Root:

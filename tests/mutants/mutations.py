@@ -348,7 +348,7 @@ MUTATIONS = [
         "kept_without_writers",
         "a child for which there was no row writes into what lies where its parent's Writer was",
         "_fork.pxd",
-        "                n += keep(s, writers.slot)      # else it is ours until the Writer ends\n",
+        "                n += keep_pin(s, writers.slot)      # else it is ours until the Writer ends\n",
         "                n += 1\n",
     ),
     Mutation(

@@ -39,14 +39,14 @@ def during_a_view(act: Callable[[], object]) -> Iterator[None]:
     """Another thread acts, once, while the first view is made."""
     read, acted = arrays.read, list[bool]()
 
-    def read_later(text: bytes) -> Any:
+    def read_later(text: bytes, nbytes: int) -> Any:
         if not acted:
             acted.append(True)
             thread = threading.Thread(target=act)
             thread.start()
             thread.join(helpers.PATIENCE)
             assert not thread.is_alive()
-        return read(text)
+        return read(text, nbytes)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arrays, "read", read_later)

@@ -145,7 +145,7 @@ def test_a_closed_buffer_leaves_nothing_to_the_collector(store: refstore.Store) 
         for obj in (b"x" * 100, EXPECTED, {"a": EXPECTED}):
             ref = store.put(obj)
             with store.get(ref) as buf:
-                _ = buf.value, buf.array, memoryview(buf), np.asarray(buf)
+                _ = buf.value, memoryview(buf), np.asarray(buf)
                 del _
             assert store.refcount(ref) == 1
     finally:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
+import engines
 import helpers
 import numpy as np
 import pytest
 from helpers import Array
 
 import refstore
+
+# A class that forwards requests forwards numpy's errors; see refstore/locked/exports.py.
+REFUSED = BufferError if engines.exports_by_itself() else ValueError
 
 
 def sample(dtype: np.dtype[np.generic] | str, count: int = 60) -> Array:
@@ -48,6 +52,7 @@ def assert_comes_back(store: refstore.Store, array: Array) -> None:
     """Put, get, compare: dtype, shape, values, read-only; and no room lost afterwards."""
     before = helpers.usage(store)
     ref = store.put(array)
+    stored = array[tuple(slice(None if step else 1) for step in array.strides)]
     with store.get(ref) as buf:
         back = buf.array
         assert buf.kind == "array"
@@ -55,7 +60,7 @@ def assert_comes_back(store: refstore.Store, array: Array) -> None:
         assert back.dtype == array.dtype
         assert back.dtype.byteorder == array.dtype.byteorder
         assert back.shape == array.shape
-        assert buf.nbytes == len(buf) == array.nbytes
+        assert buf.nbytes == len(buf) == len(bytes(buf)) == stored.nbytes
         assert not back.flags.writeable
         assert back.tobytes() == array.tobytes()
         assert buf.value.tobytes() == array.tobytes()
@@ -83,11 +88,11 @@ def test_every_dtype_exports_what_numpy_exports(store: refstore.Store, dtype: st
         try:
             expected = helpers.memory(array)
         except ValueError:
-            with pytest.raises(ValueError, match="buffer"):
+            with pytest.raises(REFUSED, match="dtype"):
                 memoryview(buf)
             return
         if array.dtype.kind == "V":  # numpy writes "7x" for it, and reads that as records
-            with pytest.raises((BufferError, ValueError), match="dtype"):
+            with pytest.raises(REFUSED, match="dtype"):
                 memoryview(buf)
             return
         with memoryview(buf) as view:
@@ -153,14 +158,15 @@ def test_plain_bytes_are_in_storage_order(store: refstore.Store, name: str) -> N
     with store.get(store.put(array)) as buf:
         assert bytes(buf) == stored
         assert hashlib.sha256(buf).digest() == hashlib.sha256(stored).digest()
-        if name == "C":
-            assert helpers.flat(buf).tobytes() == stored
-        else:  # numpy asks for the typed view first, to keep it, and then wants it in C order
-            with pytest.raises(BufferError):
-                helpers.flat(buf)
+        assert helpers.flat(buf).tobytes() == stored
+        view = helpers.flat(buf)
+    assert view.tobytes() == stored
+    assert store.refcount(buf.ref) == 2
+    del view, buf
+    assert store.stats().pinned == 0
 
 
-@pytest.mark.parametrize("name", ["one axis backwards", "broadcast", "every second"])
+@pytest.mark.parametrize("name", ["one axis backwards", "every second"])
 def test_a_sparse_array_is_stored_densely(store: refstore.Store, name: str) -> None:
     array = LAYOUTS[name]
     with store.get(store.put(array)) as buf:

@@ -1,0 +1,140 @@
+"""Arrays whose slot or label was written to by something else: an error that names the field."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import helpers
+import numpy as np
+import pytest
+
+import refstore
+from refstore import arrays
+from refstore.locked import layout
+
+READS = """
+    import sys, refstore
+    store = refstore.Store(sys.argv[1], create=False)
+    looks = (lambda b: b.array.sum(), lambda b: b.value, memoryview, lambda b: b.kind)
+    for look in looks:
+        try:
+            with store["n"] as buf:
+                look(buf)
+        except refstore.StoreCorruptedError as error:
+            print(error)
+        else:
+            print("nothing")
+"""
+ARRAY = np.arange(7 * 11 * 13, dtype="f8").reshape(7, 11, 13)
+
+
+def what_readers_say(path: str) -> list[str]:
+    """In a process of its own, since it may be a crash."""
+    said = helpers.run_clean(READS, path).splitlines()
+    helpers.remove(path)
+    return said
+
+
+def change(path: str, at: int, octets: bytes) -> None:
+    with open(path, "r+b", buffering=0) as file:
+        file.seek(at)
+        file.write(octets)
+
+
+def put(path: str, array: helpers.Array) -> None:
+    with refstore.Store(path, capacity="1MiB", max_objects=64) as store:
+        store["n"] = array
+
+
+# -- the native engine's slot, 128 bytes whose last 48 are the shape
+
+KIND, DTYPE, NDIM, ORDER, SHAPE, NBYTES = 46, 47, 60, 61, 80, 24
+
+
+@pytest.mark.native("its slots have these fields")
+@pytest.mark.parametrize(
+    ("at", "octets", "field"),
+    [
+        (DTYPE, b"\xff", "the dtype of the array in slot"),
+        (DTYPE, b"\x12", "the dtype of the array in slot"),
+        (DTYPE, b"\x00", "the length of the description of the array in slot"),
+        (NDIM, b"\x07", "the number of axes of the array in slot"),
+        (NDIM, b"\xff", "the number of axes of the array in slot"),
+        (NDIM, b"\x02", "the shape of the array in slot"),
+        (ORDER, b"X", "the order of the axes of the array in slot"),
+        (SHAPE, struct.pack("<Q", 1 << 63), "the shape of the array in slot"),
+        (SHAPE, struct.pack("<3Q", 0, 1 << 62, 1 << 62), "the shape of the array in slot"),
+        (SHAPE, struct.pack("<3Q", 1 << 32, 1 << 32, 1), "the shape of the array in slot"),
+        (SHAPE, struct.pack("<Q", 8), "the shape of the array in slot"),
+        (NBYTES, struct.pack("<Q", 8000), "the shape of the array in slot"),
+    ],
+)
+def test_a_number_in_the_slot_that_cannot_be_is_named(
+    path: str, at: int, octets: bytes, field: str
+) -> None:
+    put(path, ARRAY)
+    shape = struct.pack("<6Q", *ARRAY.shape, 0, 0, 0)
+    image = Path(path).read_bytes()
+    assert image.count(shape) == 1
+    change(path, image.index(shape) - SHAPE + at, octets)
+    *three, kind = what_readers_say(path)
+    assert all(field in said for said in three)
+    assert kind == "nothing"
+
+
+@pytest.mark.native("its slots have this field")
+def test_a_kind_that_cannot_be_is_named(path: str) -> None:
+    put(path, ARRAY)
+    image = Path(path).read_bytes()
+    change(path, image.index(struct.pack("<3Q", *ARRAY.shape)) - SHAPE + KIND, b"\x03")
+    assert all("the kind of the object in slot" in said for said in what_readers_say(path))
+
+
+@pytest.mark.filelock("its slots have these fields")
+@pytest.mark.parametrize(
+    ("word", "number", "field"),
+    [
+        (layout.SHAPE, 3 | 1 << 8 | 40 << 32, "the kind of the object in slot"),
+        (layout.SHAPE, 1 | 1 << 8, "the length of the description of the array in slot"),
+        (layout.SHAPE, 1 | 1 << 8 | 900 << 32, "the length of the description in slot"),
+        (layout.NBYTES, (1 << 64) - 1, "the place of the object in slot"),
+        (layout.NBYTES, 8000, "the shape of the array in slot"),
+    ],
+)
+def test_a_word_of_the_slot_that_cannot_be_is_named(
+    path: str, word: int, number: int, field: str
+) -> None:
+    put(path, ARRAY)
+    slot = layout.lay_out(1 << 20, 64).slots  # the first one
+    assert np.fromfile(path, "u8")[slot + layout.NBYTES] == ARRAY.nbytes
+    change(path, (slot + word) * 8, struct.pack("<Q", number))
+    assert all(field in said for said in what_readers_say(path)[:3])
+
+
+# -- what both engines keep in a label
+
+DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "an axis twice": (lambda text: text[:25] + b"\x01\x01\x02" + text[28:], "order of the axes"),
+    "another axis": (lambda text: text[:25] + b"\x01\x03\x02" + text[28:], "order of the axes"),
+    "repeated": (lambda text: text[:25] + b"\x01\x80\x02" + text[28:], "shape"),
+    "an extent": (lambda text: text[:1] + struct.pack("<Q", 1 << 63) + text[9:], "shape"),
+    "more axes": (lambda text: b"\xff" + text[1:], "number of axes"),
+    "fewer axes": (lambda text: b"\x02" + text[1:], "order of the axes"),
+    "objects": (lambda text: text[:28] + b"t|O8", "dtype"),
+}
+
+
+@pytest.mark.parametrize(("damage", "field"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_label_is_named(path: str, damage: Callable[[bytes], bytes], field: str) -> None:
+    array: Any = ARRAY.astype(">f8").transpose(1, 0, 2)
+    put(path, array)
+    text = arrays.describe(array.dtype, array.shape, (1, 0, 2))
+    image = Path(path).read_bytes()
+    assert image.count(text) == 1
+    change(path, image.index(text), damage(text))
+    *three, kind = what_readers_say(path)
+    assert all(f"the {field} of the array in slot" in said for said in three)
+    assert kind == "nothing"
