@@ -30,6 +30,7 @@ from refstore.locked.layout import (
 )
 from refstore.locked.life import here
 from refstore.locked.objects import ARRAY, BYTES, prepare
+from refstore.locked.pins import Pin
 from refstore.names import encode_name
 from refstore.refs import ObjectRef, make_ref, parts_of
 
@@ -103,7 +104,7 @@ def _locate(c: Change, key: tuple[int, int] | bytes) -> tuple[int, int] | None:
     return None if slot is None else (slot, slots.generation_of(c, slot))
 
 
-def _get(c: Change, att: Attachment, key: tuple[int, int] | bytes, pin: buffers.Pin) -> int | None:
+def _get(c: Change, att: Attachment, key: tuple[int, int] | bytes, pin: Pin) -> int | None:
     """The generation of the object that is pinned."""
     found = _locate(c, key)
     if found is None:
@@ -302,7 +303,7 @@ class Engine:
         att = call.att
         if timeout != 0:
             raise messages.no_waiting()
-        parsed, pin = self._parse(att, key), buffers.Pin(att)
+        parsed, pin = self._parse(att, key), Pin(att)
         try:
             generation = call.with_room("a get", 0, _get, att, parsed, pin)
             if generation is None:

@@ -31,6 +31,7 @@ from refstore.locked.life import Life, here
 from refstore.locked.mapping import UNTRACKED
 from refstore.locked.member import Member
 from refstore.locked.objects import Prepared
+from refstore.locked.pins import Pin, postpone
 from refstore.locked.targets import Target
 from refstore.locked.turns import Chore, Operation, T
 from refstore.paths import open_store
@@ -122,11 +123,11 @@ class Attachment(Member):
         """What gives a pin back, once, however often it is asked for."""
         return Chore(self._unpin, (slot,))
 
-    def pin(self, slot: int, generation: int, pin: buffers.Pin) -> None:
+    def pin(self, slot: int, generation: int, pin: Pin) -> None:
         """One more pin on a live object. Errors: ObjectNotFoundError."""
         self.with_room(here(), "a pin", 0, self._pin, slot, generation, pin)
 
-    def _pin(self, c: Change, slot: int, generation: int, pin: buffers.Pin) -> None:
+    def _pin(self, c: Change, slot: int, generation: int, pin: Pin) -> None:
         if not slots.is_live(c, slot, generation):
             raise messages.not_found(
                 self.path, make_ref(slot, generation, self.tag), of_other_store=False
@@ -200,14 +201,9 @@ class Attachment(Member):
     def stays(self, call: Call, error: BaseException) -> bool:
         """Whether what was published before `error` came up cannot be taken back: what it replaced
         is gone. Then the error comes out of the next call."""
-        return (
-            call.replaced
-            and call.is_published()
-            and call.life.is_ours()
-            and buffers.postpone(error)
-        )
+        return call.replaced and call.is_published() and call.life.is_ours() and postpone(error)
 
-    def give_up(self, call: Call, pin: buffers.Pin | None = None) -> None:
+    def give_up(self, call: Call, pin: Pin | None = None) -> None:
         """What a call took goes back, now or soon: nobody has its ref. See `do_later`.
 
         `pin`: of views of it that live on. Twice is once.
@@ -215,7 +211,7 @@ class Attachment(Member):
         if call.is_taken():
             self.do_later(self._undo, call, pin)
 
-    def _undo(self, c: Change, call: Call, pin: buffers.Pin | None) -> None:
+    def _undo(self, c: Change, call: Call, pin: Pin | None) -> None:
         slot = call.slot
         if not call.life.is_ours():
             return
@@ -293,9 +289,7 @@ class Attachment(Member):
         call.take(slot, generation, c.next())
         c.commit()
 
-    def seal(
-        self, call: Call, name: bytes | str | None, replace: bool, pin: buffers.Pin | None
-    ) -> None:
+    def seal(self, call: Call, name: bytes | str | None, replace: bool, pin: Pin | None) -> None:
         """Publishes what was written. `pin`: of views of it that live on.
 
         If this or what follows raises, the call is to be undone.
@@ -305,7 +299,7 @@ class Attachment(Member):
         call.with_room(what, 0, self._seal, call, utf8, replace, pin)
 
     def _seal(
-        self, c: Change, call: Call, utf8: bytes | None, replace: bool, pin: buffers.Pin | None
+        self, c: Change, call: Call, utf8: bytes | None, replace: bool, pin: Pin | None
     ) -> None:
         if not slots.is_written_by(c, call.slot, call.generation, self.own):
             raise self.file.damaged(f"slot {call.slot} was being written, and no longer is")

@@ -24,7 +24,6 @@ from refstore.locked.pins import (
     Home,
     Pin,
     Root,
-    postpone,
     private_root,
     root_over,
     shaped,
@@ -35,15 +34,7 @@ from refstore.refs import ObjectRef, make_ref
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = [
-    "Block",
-    "Exported",
-    "Home",
-    "Pin",
-    "PinnedBuffer",
-    "pinned",
-    "postpone",
-]
+__all__ = ["Block", "Exported", "Home", "PinnedBuffer", "pinned"]
 
 _ASKS_METHOD: Final = exports.WAY == "METHOD"
 

@@ -37,6 +37,8 @@ _here = Life()
 
 def here() -> Life:
     """The life that we are in."""
+    if _here.pid != os.getpid():  # a fork behind Python's back
+        _begin()
     return _here
 
 
