@@ -89,7 +89,7 @@ from refstore._stats cimport (
     take_came_back,
 )
 from refstore._store cimport (
-    count, is_within_block, pins_are_near, reach_pins, row_at, slots_used, Store,
+    count, is_plausible, pins_are_near, reach_pins, row_at, slots_used, Store,
 )
 from refstore._sys cimport (
     getpid, madvise, MADV_DONTFORK, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
@@ -755,7 +755,7 @@ cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t
     buf.pinned = True
     buf.nbytes = <Py_ssize_t>nbytes
     buf.data = att.s.view + offset
-    if not is_within_block(&att.s, slot, offset, nbytes):
+    if not is_plausible(&att.s, slot, offset, nbytes):
         raise messages.damaged_file(att.path, f"what slot {i} says of its offset, its size or its block")
     return 0
 

@@ -194,5 +194,6 @@ cdef inline int map_store(Store *s, const Header *h) noexcept nogil:
         s.class_sizes[size_class] = <unsigned int>class_nbytes(size_class)
     s.tag = h.tag
     s.slot_limit = h.max_objects
+    s.data_nbytes = s.g.file_size - s.g.data
     s.child_fd = s.recovery_fd = -1
     return 0

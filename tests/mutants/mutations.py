@@ -296,7 +296,7 @@ MUTATIONS = [
         "named_before_filled",
         "H35: a creator's death leaves half a store",
         "_open.pxd",
-        "        fill_file(fd, path, capacity, max_objects, temporary)\n        failed = link_unnamed(fd, os.fsencode(path))\n",
+        "        fill_file(fd, path, capacity, max_objects, temporary)\n        if getpid() != creator:\n            raise not_the_same()\n        failed = link_unnamed(fd, os.fsencode(path))\n",
         "        failed = link_unnamed(fd, os.fsencode(path))\n        fill_file(fd, path, capacity, max_objects, temporary)\n",
     ),
     Mutation(
