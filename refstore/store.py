@@ -56,7 +56,7 @@ class Store:
     PermissionError (another user's file, without `foreign=True`), OSError.
     """
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ()
     __signature__ = _SignatureOfInit()
 
     if TYPE_CHECKING:  # what `_engaged` and the engine add
@@ -400,7 +400,8 @@ def _engage(face: type[Store], module: engine.Module) -> type[Store]:
         if getattr(face, name) is getattr(Store, name)
     }
     members |= {
-        "__slots__": (),
+        # not in Store itself: before 3.11 a subclass with a __dict__ would then fit no engine
+        "__slots__": () if face.__weakrefoffset__ else ("__weakref__",),
         "__doc__": face.__doc__,
         "__module__": face.__module__,
         "__qualname__": face.__qualname__,

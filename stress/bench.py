@@ -20,7 +20,7 @@ if not __package__:
 
 import numpy as np
 
-from stress.bench_rows import many_processes, one_process, space
+from stress.bench_rows import fresh_memory, many_processes, one_process, space
 from stress.bench_rows.row import HEAD, Row, Rows
 from stress.bench_rows.row import QUICK as QUICK_ROWS
 from stress.bench_rows.row import THOROUGH as THOROUGH_ROWS
@@ -37,6 +37,7 @@ GOALS: dict[str, Rows] = {
     "create-seal": one_process.create_seal,
     "array": one_process.array,
     "put-5mib": one_process.put_5mib,
+    "fresh-memory": fresh_memory.fresh_memory,
     "one-store-or-two": many_processes.one_store_or_two,
     "many-objects": one_process.many_objects,
     "wear": one_process.wear,

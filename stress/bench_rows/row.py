@@ -64,7 +64,7 @@ HEAD = ["what", "floor", "ours", "ratio (quartiles)", "goal", "met?", "rounds"]
 Rows = Callable[[Effort], Sequence[Row]]
 
 
-def _row(
+def compared(
     what: str,
     ours: Sequence[float],
     floor: Sequence[float],
@@ -72,6 +72,7 @@ def _row(
     unit: Callable[[float], str],
     rounds: str,
 ) -> Row:
+    """A row of two lists of figures, each with its neighbour in time."""
     ratio = ratios(ours, floor)
     return Row(
         what,
@@ -90,9 +91,9 @@ def timed(
     """A row of two loops in this process: seconds per turn."""
     subjects = [Timed(loop, effort.window, warm) for loop in (floor, ours)]
     floors, values = interleave(subjects, effort.rounds)
-    return _row(what, values, floors, goal, duration, str(effort.rounds))
+    return compared(what, values, floors, goal, duration, str(effort.rounds))
 
 
 def throughput(what: str, duel: Duel, goal: Goal) -> Row:
     """A row of operations per second, of several processes."""
-    return _row(what, duel.ours, duel.floor, goal, rate, duel.rounds)
+    return compared(what, duel.ours, duel.floor, goal, rate, duel.rounds)

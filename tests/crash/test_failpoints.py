@@ -22,6 +22,7 @@ SHARED = re.compile(
 )
 COPIES = re.compile(r"^\s+(memset|memcpy)\((label|row\.|its\.|s\.header|s\.pool|s\.tags|s\.base)")
 IN_TESTS = {"_set_generation", "_set_pins", "bench_put_delete"}
+IN_LARGE_STORES = {"make_huge"}  # see test_huge_pages.py
 # Only a process that comes between two steps of another one makes it pass these.
 IN_RACES = {"summary_clear: fetch_or_release(&summary[w >> 6], bit)"}
 
@@ -76,7 +77,8 @@ def test_each_failpoint_is_reached(folder: Path) -> None:
         for point in stage.points_of(scene, scene.image, operation)
     }
     stage.close()
-    missed = [f for f in failpoints() if f.number not in reached and f.function not in IN_TESTS]
+    known = IN_TESTS | IN_LARGE_STORES
+    missed = [f for f in failpoints() if f.number not in reached and f.function not in known]
     assert {f"{f.function}: {f.source}" for f in missed} == IN_RACES
 
 

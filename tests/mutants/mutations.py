@@ -348,8 +348,8 @@ MUTATIONS = [
         "kept_without_writers",
         "a child for which there was no row writes into what lies where its parent's Writer was",
         "_fork.pxd",
-        "                n += keep_pin(s, writers.slot)      # else it is ours until the Writer ends\n",
-        "                n += 1\n",
+        "        if writers.s == s and not writers.is_kept:\n",
+        "        if writers.s == NULL:\n",
     ),
     Mutation(
         "unseen_forks_unseen",
