@@ -493,7 +493,7 @@ cdef class Block:
     cdef bint is_kept           # somebody may keep this very object, and read after they let go of their view
     cdef object __weakref__
 
-    cdef void let_go(self) noexcept:
+    cdef inline void let_go(self) noexcept:
         # No Python runs here: a weak reference would still find what is being collected.
         if self.pinned:
             self.pinned = False
@@ -743,7 +743,7 @@ cdef class DirectBuffer(PinnedBuffer):
 (<PyTypeObject*>PinnedBuffer).tp_flags &= ~Py_TPFLAGS_BASETYPE      # there are no more kinds of it
 
 
-cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) except -1:
+cdef inline Slot *take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) except NULL:
     # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of its block.
     cdef Slot *slot = &att.s.slots[i]
     cdef uint64_t offset = slot.offset
@@ -757,11 +757,11 @@ cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t
     buf.data = att.s.view + offset
     if not is_plausible(&att.s, slot, offset, nbytes):
         raise messages.damaged_file(att.path, f"what slot {i} says of its offset, its size or its block")
-    return 0
+    return slot
 
 
-cdef inline bint is_direct(PinnedBuffer buf) noexcept:
-    return buf.att.s.slots[buf.slot].order != c'C'
+cdef inline bint is_direct(Slot *slot) noexcept nogil:
+    return slot.order != c'C'
 
 
 cdef PinnedBuffer make_direct(PinnedBuffer buf):
@@ -777,8 +777,7 @@ cdef PinnedBuffer pinned(Attachment att, uint64_t i, uint64_t generation):
     cdef int got = pin(&att.s, i, generation)
     if got != 0:
         raise get_error(&att.s, got, make_ref(att.s.tag, i, generation), False)
-    take_over(buf, att, i, generation)
-    return make_direct(buf) if is_direct(buf) else buf
+    return make_direct(buf) if is_direct(take_over(buf, att, i, generation)) else buf
 
 
 @cython.final
@@ -1119,8 +1118,7 @@ cdef class Engine:
                 break
             if not overcome(&att.s, &got, &since):
                 raise get_error(&att.s, got, key, is_foreign(&att.s, key))
-        take_over(buf, att, found.slot, found.generation)
-        if is_direct(buf):
+        if is_direct(take_over(buf, att, found.slot, found.generation)):
             buf = make_direct(buf)
         count(&att.s, COUNT_GETS, 1)
         if writable is not False and writable:

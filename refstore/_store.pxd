@@ -137,8 +137,8 @@ cdef inline bint is_plausible(Store *s, Slot *slot, uint64_t offset, uint64_t nb
     if slot.extent:
         return at == extent_first(slot.extent) * PAGE and nbytes <= extent_pages(slot.extent) * PAGE \
             and nbytes <= s.data_nbytes and at <= s.data_nbytes - nbytes
-    return nbytes <= s.class_sizes[slot.size_class if slot.run else 255] and at <= s.data_nbytes \
-        and nbytes <= s.data_nbytes - at
+    # no class is larger than the data
+    return nbytes <= s.class_sizes[slot.size_class if slot.run else 255] and at <= s.data_nbytes - nbytes
 
 cdef inline bint is_within_block(Store *s, Slot *slot, uint64_t offset, uint64_t nbytes) noexcept nogil:
     # whether the slot's offset and size, each read once, are those of the block that it owns
