@@ -53,7 +53,9 @@ def _inherits(cls: type, base: type, *more: str) -> bool:
 
 
 def reduce_array(array: Array) -> Any:
-    if _in_stream(array):
+    dtype = array.dtype
+    # `_in_stream`, written out: the call for each of many small arrays is what there is to save.
+    if (array.nbytes <= IN_STREAM and dtype.isnative) or dtype.hasobject:
         return array.__reduce__()
     return rebuild_array, (np.ndarray, *_laid_out(array))
 
