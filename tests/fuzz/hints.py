@@ -34,6 +34,7 @@ from fuzz.layout import Table
 CAPACITY = 256 << 10
 OBJECTS = 100
 SIZES = (40_000, 20_000, 9000, 3000, 700, 110, 64, 1)
+FIRST = 20  # small ones, while there are slots: they take what orphans there are
 FITS = 0.8  # of the bytes that a sound file takes: runs of another length waste more or less
 BATCH = 200  # bits that one process flips before it tells
 
@@ -97,14 +98,16 @@ def furnish(path: str) -> Furnished:
     store = refstore.Store(path, capacity=CAPACITY, max_objects=OBJECTS, create=True)
     small = [store.put(pattern(n, 60)) for n in range(70)]
     large = [store.put(pattern(100 + n, 8 * 4096)) for n in range(4)]
-    for ref in (*small[3:66], large[0], large[2]):
-        store.delete(ref)
-    some = [store.put(pattern(200 + n, 700)) for n in range(20)]  # slots are short: orphans
+    for ref in (*(one for n, one in enumerate(small) if n % 7), large[0], large[2]):
+        store.delete(ref)  # no run is empty
+    some = [store.put(pattern(200 + n, 700)) for n in range(20)]
     some += [store.put(pattern(300 + n, 12_000)) for n in range(3)]
     for ref in (*some[::3], some[-1]):
         store.delete(ref)
     for n in range(4):
         store.put(pattern(400 + n, 3000), name=f"name {n}")
+    for n in range(3):
+        store.put(pattern(500 + n, 1500))  # slots are short: small blocks become orphans
     objects = {bytes(ref): bytes(store.get(ref)) for ref in store}
     store.close()
     taken = image.take(path)
@@ -118,6 +121,10 @@ def furnish(path: str) -> Furnished:
 def _fill(store: refstore.Store, new: dict[refstore.ObjectRef, bytes]) -> int:
     """Put objects of all sizes until none fits; how many bytes that were."""
     before = sum(map(len, new.values()))
+    with contextlib.suppress(refstore.StoreFullError):
+        for _ in range(FIRST):
+            data = pattern(1000 + len(new), 60)
+            new[store.put(data)] = data
     for size in SIZES:
         with contextlib.suppress(refstore.StoreFullError):
             while True:
