@@ -3,7 +3,7 @@
 REFSTORE_BUILD picks a variant, which must build then:
 
     release   what wheels ship
-    debug     assertions and failpoints
+    debug     failpoints
     asan      debug, under AddressSanitizer and UBSan
     tsan      debug, under ThreadSanitizer
     gcov      debug, line and branch counters for the .pxd

@@ -95,9 +95,11 @@ cdef inline bint take_from_run(Store *s, int size_class, uint64_t r, uint64_t *s
 
 cdef inline bint take_stocked(Store *s, int size_class, uint64_t *slot) noexcept nogil:
     cdef int64_t r
+    cdef uint64_t _
     if s.current[size_class] and take_from_run(s, size_class, s.current[size_class] - 1, slot):
         return True
-    while True:
+    # once for each run: slots that belong to other runs than they say would give back one hint for each taken
+    for _ in range(runs_used(s) + 1):
         r = hint_take(class_bits_at(s, size_class), s.g.run_words, s.row * 5 % s.g.run_words)
         if r < 0:
             return False
@@ -106,6 +108,7 @@ cdef inline bint take_stocked(Store *s, int size_class, uint64_t *slot) noexcept
         s.current[size_class] = <uint32_t>(r + 1)
         if take_from_run(s, size_class, <uint64_t>r, slot):
             return True
+    return False
 
 
 cdef inline bint take_anywhere(Store *s, int size_class, bint committed, uint64_t *slot) noexcept nogil:

@@ -2,7 +2,7 @@
 
 Its parts, lowest first; each cimports only what stands above it:
 
-    _debug.pxd    assertions, failpoints (nothing in a release)
+    _debug.pxd    failpoints (nothing in a release)
     _atomics.pxd  loads, stores, CAS: one name per order
     _layout.pxd   the file: constants, structs, offsets
     _sys.pxd      byte locks, committed memory, mappings

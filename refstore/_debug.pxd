@@ -1,4 +1,4 @@
-# Assertions and failpoints. A release build compiles both to nothing.
+# Failpoints. A release build compiles them to nothing.
 #
 # Every write to shared memory is a failpoint: the operations of _atomics.pxd are macros, and each place where one is
 # used puts its own entry into a table that the linker collects, so that none can be forgotten. Beside them,
@@ -28,11 +28,6 @@ cdef extern from *:
 
     #ifdef REFSTORE_DEBUG
     #define REFSTORE_IS_DEBUG 1
-    #define REFSTORE_ASSERT(cond)                                       \
-        ((cond) ? (void)0                                               \
-                : (fprintf(stderr, "%s:%d: refstore: %s\\n",            \
-                           __FILE__, __LINE__, #cond), abort()))
-
     extern struct refstore_site __start_refstore_sites[] __attribute__((visibility("hidden")));
     extern struct refstore_site __stop_refstore_sites[] __attribute__((visibility("hidden")));
     static long refstore_armed = -1, refstore_skip = 0;
@@ -68,7 +63,6 @@ cdef extern from *:
     #define refstore_patience_ms(ms) (refstore_patience < 0 ? (ms) : refstore_patience)
     #else
     #define REFSTORE_IS_DEBUG 0
-    #define REFSTORE_ASSERT(cond) ((void)0)
     #define REFSTORE_SITE() ((void)0)
     #define refstore_site_count() 0
     #define refstore_site_at(i) ((void)(i), (const struct refstore_site *)NULL)
@@ -80,7 +74,6 @@ cdef extern from *:
     """
     const bint IS_DEBUG "REFSTORE_IS_DEBUG"
     void STATIC_ASSERT "REFSTORE_STATIC_ASSERT"(bint cond) noexcept nogil
-    void ASSERT "REFSTORE_ASSERT"(bint cond) noexcept nogil
     void failpoint "REFSTORE_SITE"() noexcept nogil
     # how long to wait for a stopped process; a test may have less time
     long patience_ms "refstore_patience_ms"(long ms) noexcept nogil

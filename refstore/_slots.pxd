@@ -13,7 +13,7 @@ from refstore._atomics cimport (
     fetch_sub_seq_cst_u32, load_acquire, load_relaxed, load_seq_cst, load_seq_cst_u32,
     store_relaxed, store_release, store_seq_cst,
 )
-from refstore._debug cimport ASSERT, failpoint
+from refstore._debug cimport failpoint
 from refstore._layout cimport (
     CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, KEPT, LIVE_WORDS,
     make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
@@ -142,11 +142,12 @@ cdef inline bint pins_condemned(Store *s) noexcept nogil:
 cdef inline void unpin(Store *s, uint64_t i) noexcept nogil:
     cdef uint64_t word
     cdef uint32_t before = fetch_sub_seq_cst_u32(&s.pins[i], 1)          # [pin]
-    ASSERT(before & ~KEPT != 0)
     if before == 1:             # and not kept
         word = load_seq_cst(&s.slots[i].word)                            # [pin]
         if word_state(word) == CONDEMNED:
             try_reap(s, i, word)
+    elif before & ~KEPT == 0:
+        fetch_add_seq_cst_u32(&s.pins[i], 1)        # [pin] the count was damaged: it must not wrap
 
 
 cdef inline bint is_readable(uint64_t word, uint64_t generation) noexcept nogil:

@@ -265,7 +265,7 @@ class Watched:
 
 
 def _place(text: str) -> str:
-    """Of what went to stderr: a failed assertion, a sanitizer's words, or where Python was."""
+    """Of what went to stderr: a sanitizer's words, or where Python was."""
     stack = []
     for line in text.splitlines():
         if "refstore: " in line or "runtime error: " in line:

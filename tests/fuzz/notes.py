@@ -28,8 +28,11 @@ EXPECTED = (
 )
 UNEXPECTED = (UnicodeError,)  # a ValueError, by chance: a text of the file that nobody looked at
 USUAL = (ObjectExistsError, ObjectNotFoundError, StoreFullError)  # of a sound file
-# Not of every dtype and order: these may be BufferErrors, too.
-EXPORTS = ("memoryview", "asarray", "frombuffer", "dlpack", "private view", "scribble")
+# Not of every kind, dtype and order: these may be BufferErrors, too.
+EXPORTS = (
+    *("array", "touch array", "memoryview", "asarray", "frombuffer"),
+    *("dlpack", "private view", "scribble"),
+)
 SILENT = (RefstoreError, OSError, pickle.PickleError)  # the others are worth a note
 _NUMBERS = re.compile(r"\d+|0x[0-9a-f]+|'[^']*'|\([^)]*\)")
 
