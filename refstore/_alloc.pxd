@@ -56,6 +56,7 @@ cdef inline int take_extent(Store *s, uint64_t pages, uint64_t *slot) noexcept n
             break
         first = take_or_make_room(s, pages, False)
         if first >= 0:
+            assign(s.slots[slot[0]].offset, s.g.data + <uint64_t>first * PAGE)
             assign(s.slots[slot[0]].extent, make_extent(<uint64_t>first, pages))
         unlock(&s.pool.lock)
         if first >= 0:

@@ -872,7 +872,7 @@ cdef class Writer(Block):
         cdef Name name
         self.demand_ours()
         see_forks(self.att)
-        cdef uint64_t row = self.att.s.row
+        cdef uint64_t life = self.att.s.life
         memset(&name, 0, sizeof(name))
         if self.name is not None:
             read_name(&self.att.s, self.name, &name)
@@ -883,7 +883,7 @@ cdef class Writer(Block):
         self.is_writable = False        # nor may the flags of its arrays be set again
         self.exports += 1               # stays whole, whatever others let go of while this waits
         try:
-            finish(&self.att.s, row, self.slot, self.name, &name, self.replaces)
+            finish(&self.att.s, life, self.slot, self.name, &name, self.replaces)
             self.is_sealed = True
         finally:
             self.exports -= 1
@@ -970,7 +970,7 @@ cdef class Room:
         cdef Py_buffer view
         PyObject_GetBuffer(octets, &view, PyBUF_SIMPLE)
         try:
-            python_ran(s, self.draft.row, "filling a block")
+            python_ran(s, self.draft.life, "filling a block")
             if load_relaxed(&s.slots[self.draft.slot].word) != self.word:   # relaxed: ours until the put is over
                 raise ValueError("the put that this block was for is over")
             if view.len != room.nbytes:
@@ -983,7 +983,7 @@ cdef class Room:
 cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
     cdef Room room = Room.__new__(Room)
     frame = encode(obj)
-    python_ran(&att.s, draft.row, "pickling")
+    python_ran(&att.s, draft.life, "pickling")
     start(&att.s, draft, <uint64_t>frame.nbytes, 0)
     try:
         room.att = att
@@ -992,7 +992,7 @@ cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
         room.at = block_of(&att.s, draft)
         room.nbytes = frame.nbytes
         fill(frame, room)
-        look_for_signals(&att.s, draft.row, "filling a block from Python")
+        look_for_signals(&att.s, draft.life, "filling a block from Python")
     except BaseException:
         discard(&att.s, draft)
         raise
@@ -1070,7 +1070,7 @@ cdef class Engine:
         ref.slot = draft.slot
         ref.generation = generation_of(&att.s, ref.slot)
         ref.tag = att.s.tag
-        finish(&att.s, draft.row, ref.slot, name, &parsed, replace)
+        finish(&att.s, draft.life, ref.slot, name, &parsed, replace)
         return ref
 
     def create(self, nbytes=None, *, shape=None, dtype=None, name=None, replace=False, timeout=0):

@@ -164,5 +164,6 @@ cdef inline void settle_child(Store *s) noexcept nogil:
     s.fd = s.child_fd
     s.child_fd = -1
     use_row(s, s.child_row)
+    s.life += 1
     assign(row_at(s, s.row).pid, <unsigned int>getpid())
     s.alive[0] = 1

@@ -145,8 +145,8 @@ cdef inline void own_block(Run *run, uint64_t block, uint64_t i) noexcept nogil:
 
 
 cdef inline void own_blocks(Store *s, bint in_use) noexcept nogil:
-    # Of the slots that hold an object, first, or of the others. A block where an object's bytes lie is not to be had,
-    # whatever else the slot says.
+    # Of the slots that hold an object, first, and then of all: one that is sealed meanwhile, which takes no lock, is in
+    # one of the two looks. A block where an object's bytes lie is not to be had, whatever else the slot says.
     cdef:
         uint64_t i, at, size
         Run *run
@@ -154,7 +154,7 @@ cdef inline void own_blocks(Store *s, bint in_use) noexcept nogil:
     for i in range(slots_used(s)):
         slot = &s.slots[i]
         run = run_of(s, i)
-        if run == NULL or slot.extent or has_bytes(word_state(load_acquire(&slot.word))) != in_use:
+        if run == NULL or slot.extent or in_use and not has_bytes(word_state(load_acquire(&slot.word))):  # [seal]
             continue
         size = block_nbytes(slot)
         at = slot.offset - s.g.data - run.first * <uint64_t>PAGE
@@ -175,13 +175,14 @@ cdef inline uint64_t use_pages(Store *s, uint64_t first, uint64_t pages) noexcep
 
 cdef inline uint64_t use_block(Store *s, Slot *slot) noexcept nogil:
     # Pages by what the slot owns, and by where the bytes of its object lie: one of them may be damaged.
+    cdef bint holds = has_bytes(word_state(load_acquire(&slot.word)))    # [seal] before what it says of its bytes
     cdef uint64_t end = 0, at = slot.offset - s.g.data, nbytes
     if slot.extent:
         end = use_pages(s, extent_first(slot.extent), extent_pages(slot.extent))
     nbytes = min(slot.nbytes, s.g.pages * PAGE) + slot.spill_nbytes
     if slot.extent or slot.run:
         nbytes = min(nbytes, block_nbytes(slot))
-    if nbytes and has_bytes(word_state(load_acquire(&slot.word))) and at < s.g.pages * PAGE:
+    if nbytes and holds and at < s.g.pages * PAGE:
         end = max(end, use_pages(s, at // PAGE, (at % PAGE + nbytes + PAGE - 1) // PAGE))
     return end
 

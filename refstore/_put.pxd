@@ -43,14 +43,14 @@ cdef enum:
 
 cdef struct Draft:
     # An object that this process is putting.
-    uint64_t row                # ours when the call began: a child that was forked since has another
+    uint64_t life               # ours when the call began: a child that was forked since has another
     uint64_t slot
     bint is_begun               # the slot is ours, and has room
 
 
 cdef inline Draft new_draft(Store *s) noexcept nogil:
     cdef Draft draft
-    draft.row = s.row
+    draft.life = s.life
     draft.slot = 0
     draft.is_begun = False
     return draft
@@ -88,7 +88,7 @@ cdef inline int demand_free_name(Store *s, object text, Name *name) except -1:
 
 cdef inline void discard(Store *s, Draft *draft) noexcept:
     # What failed is given up by who began it, and by no child.
-    if draft.is_begun and is_same_process(s, draft.row):
+    if draft.is_begun and is_same_process(s, draft.life):
         free_slot(s, draft.slot)
     draft.is_begun = False
 
@@ -96,7 +96,7 @@ cdef inline void discard(Store *s, Draft *draft) noexcept:
 cdef inline int commit_extent(Store *s, uint64_t i) except? -128:
     # Memory for the extent of a slot that is ours, without the GIL; without it, the slot is given back.
     cdef:
-        uint64_t row = s.row
+        uint64_t life = s.life
         uint64_t page = extent_first(s.slots[i].extent)
         uint64_t end = page + extent_pages(s.slots[i].extent)
         uint64_t stop
@@ -114,9 +114,9 @@ cdef inline int commit_extent(Store *s, uint64_t i) except? -128:
                 note_refusal(s, refused)
             if got == 0:
                 page = stop
-            look_for_signals(s, row, "committing memory")
+            look_for_signals(s, life, "committing memory")
     except BaseException:
-        if is_same_process(s, row):
+        if is_same_process(s, life):
             unclaim(s, i)
         raise
     if got != 0:
@@ -126,7 +126,7 @@ cdef inline int commit_extent(Store *s, uint64_t i) except? -128:
 
 cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot) except? -128:
     # When there is none: what dead processes held, then what garbage of this one still pins.
-    cdef uint64_t row = s.row
+    cdef uint64_t life = s.life
     cdef int got, recovery = 0
     cdef int attempt = 0
     cdef uint64_t since = 0, stuck = 0, held = 0, before
@@ -149,7 +149,7 @@ cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot) except? -12
         elif attempt == 1 and pins_condemned(s):
             import gc
             gc.collect()
-            python_ran(s, row, "collecting garbage")
+            python_ran(s, life, "collecting garbage")
         elif recovery == ERR_BUSY:
             s.blocked_by = stuck
             return ERR_BUSY         # room may come back from a recovery that stands still
@@ -236,8 +236,8 @@ cdef inline void give_up(Store *s, uint64_t i) noexcept nogil:
     reap_condemned(s, i)
 
 
-cdef inline int finish(Store *s, uint64_t row, uint64_t i, object text, Name *name, bint replace) except -1:
-    # Seals what we wrote. If this fails it is given up. `row`: ours when the call began.
+cdef inline int finish(Store *s, uint64_t life, uint64_t i, object text, Name *name, bint replace) except -1:
+    # Seals what we wrote. If this fails it is given up. `life`: ours when the call began.
     cdef uint64_t nbytes = s.slots[i].nbytes
     cdef int got
     failpoint()
@@ -248,7 +248,7 @@ cdef inline int finish(Store *s, uint64_t row, uint64_t i, object text, Name *na
         try:
             got = publish_named(s, i, name, replace)
         except BaseException:
-            if is_same_process(s, row):
+            if is_same_process(s, life):
                 give_up(s, i)
             raise
         if got != 0:
@@ -272,7 +272,7 @@ cdef inline int copy_large(Store *s, Draft *draft, char *target, const char *sou
             with nogil:
                 memcpy(target + done, source + done, piece)
             done += piece
-            look_for_signals(s, draft.row, "copying")
+            look_for_signals(s, draft.life, "copying")
     except BaseException:
         discard(s, draft)
         raise
@@ -295,7 +295,7 @@ cdef inline int put_buffer(Store *s, Draft *draft, object obj) except -1:
     cdef Py_buffer view
     PyObject_GetBuffer(obj, &view, PyBUF_FULL_RO)
     try:
-        python_ran(s, draft.row, "asking for a buffer")
+        python_ran(s, draft.life, "asking for a buffer")
         start(s, draft, <uint64_t>view.len, 0)
         if PyBuffer_IsContiguous(&view, c'C'):
             copy_in(s, draft, block_of(s, draft), <char*>view.buf, <size_t>view.len)
@@ -320,7 +320,7 @@ cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shap
         text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
         if not has_plain_view(text):
             order = c'K'
-        python_ran(s, draft.row, "describing an array")
+        python_ran(s, draft.life, "describing an array")
     slot = start(s, draft, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
     assign(slot.kind, KIND_ARRAY)
     assign(slot.order, <uint8_t>order)
@@ -356,7 +356,7 @@ cdef inline int put_strided(Store *s, Draft *draft, cnp.ndarray array, Shape *sh
         return copy_in(s, draft, block_of(s, draft), <char*>cnp.PyArray_DATA(stored), nbytes)
     try:
         PyArray_CopyInto(view_of(dtype, &dense, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), stored)
-        look_for_signals(s, draft.row, "copying what has gaps")
+        look_for_signals(s, draft.life, "copying what has gaps")
     except BaseException:
         discard(s, draft)
         raise

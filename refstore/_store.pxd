@@ -46,6 +46,7 @@ cdef struct Store:
     uint64_t row_bit            # in a slot's mask
     uint64_t slot_limit
     uint64_t *alive             # 1; the kernel makes it 0 in a child that no hook has seen
+    uint64_t life               # forks between the first process that had this and us: rows are used again
     int fd                      # of the description that holds the row's lock; maybe closed by the program
     const char *path            # to open the file again, if the program closed our descriptor
     uint64_t dev

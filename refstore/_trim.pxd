@@ -89,6 +89,7 @@ cdef inline int trim_piece(Store *s, uint64_t slot, uint64_t extent, uint64_t fi
         return got
     taken = carve(s, extent, first, pages)
     if taken:
+        assign(s.slots[slot].offset, s.g.data + first * PAGE)   # what finds the slot later compares the two
         assign(s.slots[slot].extent, make_extent(first, pages))
     unlock(&s.pool.lock)
     if not taken:

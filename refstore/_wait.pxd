@@ -19,12 +19,12 @@ cdef inline bint overcome(Store *s, int *error, uint64_t *since) except -1:
     # Whether an operation that ended so is worth another try; if not, `error` is what to report of it, or still 0.
     # `since`: 0 before the first wait. What a signal handler raises comes through; a child that it forks must not go
     # on with what its parent is at.
-    cdef uint64_t row = s.row
+    cdef uint64_t life = s.life
     if error[0] == ERR_DEAD:
         error[0] = recover_blocker(s)
         return error[0] == 0
     if error[0] == ERR_SIGNALS:
-        look_for_signals(s, row, "committing memory")
+        look_for_signals(s, life, "committing memory")
         error[0] = 0
         return True
     if error[0] != ERR_HELD:
@@ -36,6 +36,6 @@ cdef inline bint overcome(Store *s, int *error, uint64_t *since) except -1:
         return False
     with nogil:
         sleep_us(LOOK_EVERY_US)
-    look_for_signals(s, row, "waiting for another process")
+    look_for_signals(s, life, "waiting for another process")
     error[0] = 0
     return True
