@@ -55,8 +55,7 @@ from refstore._atomics cimport (
 )
 from refstore._checks cimport find_problems
 from refstore._convert cimport (
-    damaged, kind_of, NPY_ARRAY_WRITEABLE, private_copy, PyArray_CLEARFLAGS, read_shape,
-    Shape, view_of,
+    kind_of, NPY_ARRAY_WRITEABLE, private_copy, PyArray_CLEARFLAGS, read_shape, Shape, view_of,
 )
 from refstore._debug cimport (
     arm_failpoint, count_passes, IS_DEBUG, set_patience, site_at, site_count,
@@ -64,7 +63,7 @@ from refstore._debug cimport (
 from refstore._errors cimport blocked, census_of, full, get_error
 from refstore._file cimport unmap_store
 from refstore._fork cimport (
-    keep_block, keep_inherited, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
+    keep_inherited, keep_pin, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
     settle_child, settle_parent, settle_unseen_child, settle_writers,
 )
 from refstore._holders cimport all_holders, as_holder, holders_of, person
@@ -80,7 +79,7 @@ from refstore._open cimport (
 )
 from refstore._points cimport look_for_signals, python_ran, set_visitor
 from refstore._put cimport (
-    block_of, copy_in, demand_free_name, Draft, find_named, find_room, finish, give_back, Name, new_draft,
+    block_of, copy_in, demand_free_name, discard, Draft, find_named, find_room, finish, Name, new_draft,
     put_array, put_buffer, put_bytes, read_name, start, start_array,
 )
 from refstore._rows cimport leave, look_at_blocker, recover_dead
@@ -90,7 +89,7 @@ from refstore._stats cimport (
     take_came_back,
 )
 from refstore._store cimport (
-    count, is_within_block, pins_are_near, reach_pins, row_at, slots_used, Store,
+    count, is_plausible, pins_are_near, reach_pins, row_at, slots_used, Store,
 )
 from refstore._sys cimport (
     getpid, madvise, MADV_DONTFORK, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
@@ -109,7 +108,7 @@ import numpy as np
 from refstore import blocks, children, messages
 from refstore.arrays import measure
 from refstore.errors import RefstoreError, RefstoreWarning
-from refstore.payload import decode, encode
+from refstore.payload import decode, encode, fill
 
 cdef extern from "Python.h":
     ctypedef struct PyBufferProcs:
@@ -494,7 +493,7 @@ cdef class Block:
     cdef bint is_kept           # somebody may keep this very object, and read after they let go of their view
     cdef object __weakref__
 
-    cdef void let_go(self) noexcept:
+    cdef inline void let_go(self) noexcept:
         # No Python runs here: a weak reference would still find what is being collected.
         if self.pinned:
             self.pinned = False
@@ -744,7 +743,7 @@ cdef class DirectBuffer(PinnedBuffer):
 (<PyTypeObject*>PinnedBuffer).tp_flags &= ~Py_TPFLAGS_BASETYPE      # there are no more kinds of it
 
 
-cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) except -1:
+cdef inline Slot *take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) except NULL:
     # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of its block.
     cdef Slot *slot = &att.s.slots[i]
     cdef uint64_t offset = slot.offset
@@ -756,13 +755,13 @@ cdef inline int take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t
     buf.pinned = True
     buf.nbytes = <Py_ssize_t>nbytes
     buf.data = att.s.view + offset
-    if not is_within_block(&att.s, slot, offset, nbytes):
+    if not is_plausible(&att.s, slot, offset, nbytes):
         raise messages.damaged_file(att.path, f"what slot {i} says of its offset, its size or its block")
-    return 0
+    return slot
 
 
-cdef inline bint is_direct(PinnedBuffer buf) noexcept:
-    return buf.att.s.slots[buf.slot].order != c'C'
+cdef inline bint is_direct(Slot *slot) noexcept nogil:
+    return slot.order != c'C'
 
 
 cdef PinnedBuffer make_direct(PinnedBuffer buf):
@@ -778,8 +777,7 @@ cdef PinnedBuffer pinned(Attachment att, uint64_t i, uint64_t generation):
     cdef int got = pin(&att.s, i, generation)
     if got != 0:
         raise get_error(&att.s, got, make_ref(att.s.tag, i, generation), False)
-    take_over(buf, att, i, generation)
-    return make_direct(buf) if is_direct(buf) else buf
+    return make_direct(buf) if is_direct(take_over(buf, att, i, generation)) else buf
 
 
 @cython.final
@@ -847,7 +845,7 @@ cdef class Writer(Block):
         pin_own(&self.att.s, self.slot)
         self.pinned = True
         if self.open.is_kept:
-            keep_block(&self.att.s, self.slot)
+            keep_pin(&self.att.s, self.slot)
         return True
 
     cdef int demand_ours(self) except -1:
@@ -993,10 +991,10 @@ cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
         room.word = load_relaxed(&att.s.slots[draft.slot].word)         # relaxed: ours
         room.at = block_of(&att.s, draft)
         room.nbytes = frame.nbytes
-        frame.write(room)
+        fill(frame, room)
         look_for_signals(&att.s, draft.row, "filling a block from Python")
     except BaseException:
-        give_back(&att.s, draft)
+        discard(&att.s, draft)
         raise
     assign(att.s.slots[draft.slot].kind, KIND_OBJECT)
     return 0
@@ -1120,8 +1118,7 @@ cdef class Engine:
                 break
             if not overcome(&att.s, &got, &since):
                 raise get_error(&att.s, got, key, is_foreign(&att.s, key))
-        take_over(buf, att, found.slot, found.generation)
-        if is_direct(buf):
+        if is_direct(take_over(buf, att, found.slot, found.generation)):
             buf = make_direct(buf)
         count(&att.s, COUNT_GETS, 1)
         if writable is not False and writable:

@@ -187,8 +187,9 @@ cdef inline int map_store(Store *s, const Header *h) noexcept nogil:
     s.runs = <Run*>(s.base + s.g.runs)
     s.tags = <PageTag*>(s.base + s.g.page_map)
     for size_class in range(CLASSES):
-        s.class_sizes[size_class] = <unsigned int>class_nbytes(size_class)
+        s.class_sizes[size_class] = <unsigned int>min(class_nbytes(size_class), s.g.file_size - s.g.data)
     s.tag = h.tag
     s.slot_limit = h.max_objects
+    s.data_nbytes = s.g.file_size - s.g.data
     s.child_fd = s.recovery_fd = -1
     return 0

@@ -78,7 +78,7 @@ cdef inline void copy_command(Store *s, uint64_t row) noexcept nogil:
     failpoint()
 
 
-cdef inline bint keep_block(Store *s, uint64_t i) noexcept nogil:
+cdef inline bint keep_pin(Store *s, uint64_t i) noexcept nogil:
     # Of a slot that we pin or write, so that nobody reaps it meanwhile; whether it was not kept before.
     cdef uint32_t cell = load_relaxed_u32(&s.pins[i])   # relaxed: ours alone, and the other threads are held off
     if cell & KEPT:
@@ -97,12 +97,12 @@ cdef inline uint64_t keep_inherited(Store *s, OpenWriter *writers) noexcept nogi
         if s.pins_ready[step]:
             for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
                 if load_relaxed_u32(&s.pins[i]):        # relaxed: as above
-                    n += keep_block(s, i)
+                    n += keep_pin(s, i)
     while writers != NULL:
         if writers.s == s and not writers.is_kept:
             writers.is_shared = writers.is_kept = True
             if pins_are_near(s, writers.slot) or reach_pins(s, writers.slot) == 0:
-                n += keep_block(s, writers.slot)      # else it is ours until the Writer ends
+                n += keep_pin(s, writers.slot)      # else it is ours until the Writer ends
         writers = writers.next
     return n
 

@@ -130,9 +130,9 @@ cdef inline tuple person(Store *s, uint64_t row):
 cdef inline tuple as_holder(tuple who, tuple held, object ref):
     # the fields of Holder, in its order
     from refstore import children
-    cdef uint32_t cell = held[4]
+    _, _, _, name, cell, nbytes = held
     pid, command, alive, ended = who
-    return pid, children.holder(command, cell & KEPT != 0, ended), ref, held[3], pins_in(cell), held[5], alive
+    return pid, children.holder(command, cell & KEPT != 0, ended), ref, name, pins_in(cell), nbytes, alive
 
 
 cdef inline str keeper(Row *row):

@@ -2,7 +2,7 @@
 # thread while the GIL is given up. It may raise, end the process, use this very store or close it, and it may fork: a
 # child that comes back from there would go on with what its parent is at, in a slot that is the parent's.
 #
-# So each such stretch ends with `python_ran`, which has a name. In a debug build a test may have a function run at each.
+# So each such stretch ends with `python_ran`, which has a name. In a debug build a test may let a function run there.
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint64_t

@@ -86,7 +86,7 @@ cdef inline int demand_free_name(Store *s, object text, Name *name) except -1:
     return 0
 
 
-cdef inline void give_back(Store *s, Draft *draft) noexcept:
+cdef inline void discard(Store *s, Draft *draft) noexcept:
     # What failed is given up by who began it, and by no child.
     if draft.is_begun and is_same_process(s, draft.row):
         free_slot(s, draft.slot)
@@ -208,7 +208,7 @@ cdef inline int demand_label(Store *s, Draft *draft, uint64_t nbytes) except -1:
         if got != 0:
             raise put_error(s, got, nbytes, None)
     except BaseException:
-        give_back(s, draft)
+        discard(s, draft)
         raise
     return 0
 
@@ -274,7 +274,7 @@ cdef inline int copy_large(Store *s, Draft *draft, char *target, const char *sou
             done += piece
             look_for_signals(s, draft.row, "copying")
     except BaseException:
-        give_back(s, draft)
+        discard(s, draft)
         raise
     return 0
 
@@ -300,7 +300,7 @@ cdef inline int put_buffer(Store *s, Draft *draft, object obj) except -1:
         if PyBuffer_IsContiguous(&view, c'C'):
             copy_in(s, draft, block_of(s, draft), <char*>view.buf, <size_t>view.len)
         elif PyBuffer_ToContiguous(block_of(s, draft), &view, view.len, c'C') != 0:
-            give_back(s, draft)
+            discard(s, draft)
             raise BufferError("the buffer cannot be made contiguous")
     finally:
         PyBuffer_Release(&view)
@@ -358,7 +358,7 @@ cdef inline int put_strided(Store *s, Draft *draft, cnp.ndarray array, Shape *sh
         PyArray_CopyInto(view_of(dtype, &dense, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), stored)
         look_for_signals(s, draft.row, "copying what has gaps")
     except BaseException:
-        give_back(s, draft)
+        discard(s, draft)
         raise
     return 0
 

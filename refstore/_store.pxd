@@ -54,6 +54,7 @@ cdef struct Store:
     uint64_t ino
     uint8_t *pins_ready         # by step: our row's pins are committed
     uint64_t runs_seen          # run records below this are committed
+    uint64_t data_nbytes
     uint32_t class_sizes[256]   # bytes of a block by size_class, 0 of those that are none
     uint32_t current[CLASSES]   # run + 1 that we cut from, or 0
     uint32_t recent[RECENT]     # slots + 1 whose extents we freed last
@@ -130,6 +131,16 @@ cdef inline bint run_is_sound(Store *s, Run *run, uint64_t live) noexcept nogil:
     # whether it is a live run of this class + 1, and lies in the data
     return (run.twin == run_twin(run, live) and live - 1 < CLASSES and <uint32_t>(run.blocks - 1) < RUN_BLOCKS
             and run.first + <uint64_t>run.pages <= s.g.pages)
+
+cdef inline bint is_plausible(Store *s, Slot *slot, uint64_t offset, uint64_t nbytes) noexcept nogil:
+    # Of what a get hands out, each number read once: within the data, and no more than its block holds. Where the block
+    # lies if it is in a run is check()'s to see: the run's record is a cache line more.
+    cdef uint64_t at = offset - s.g.data
+    if slot.extent:
+        return at == extent_first(slot.extent) * PAGE and nbytes <= extent_pages(slot.extent) * PAGE \
+            and nbytes <= s.data_nbytes and at <= s.data_nbytes - nbytes
+    # no class is larger than the data
+    return nbytes <= s.class_sizes[slot.size_class if slot.run else 255] and at <= s.data_nbytes - nbytes
 
 cdef inline bint is_within_block(Store *s, Slot *slot, uint64_t offset, uint64_t nbytes) noexcept nogil:
     # whether the slot's offset and size, each read once, are those of the block that it owns

@@ -2,73 +2,29 @@
 
 Bytes-like objects and plain arrays lie in the store as they are. Every other object is pickled by
 protocol 5, and its buffers (arrays, Arrow buffers, torch storages) are kept out of the pickle
-stream, so that they can be used where they lie. A frame, offsets counted from its start:
+stream, so that they can be used where they lie; `frames` says how a frame is laid out. What is
+stored of a buffer is what the object shows of it:
 
-    0                   header       HEADER, 32 bytes
-    32                  table        one ENTRY of 32 bytes for each buffer, in stream order
-    32 + 32 * count     stream       the pickle
-    multiples of 64     buffers      in stream order; what lies between two of them means nothing
+    ndarrays        pickled_arrays   and their subclasses, masked arrays among them
+    torch tensors   tensors          whose views share their storage again
+    Arrow, polars   tables           slices without the rest of what they were cut from
 
-    HEADER   magic 4 bytes | flags 32 bits | count 64 | offset of the stream 64 | its nbytes 64
-    ENTRY    offset 64 | nbytes 64 | skip 64 | kind 64
-
-    flags    HAS_STORAGES: at least one ENTRY is of kind STORAGE
-    kind     PLAIN: the stream gets a memoryview of these bytes
-             STORAGE: the stream gets a torch storage over them; `skip` bytes of the storage that
-             was pickled are left out in front, because no tensor in the object reaches them
-
-Numbers are in the machine's own byte order, as everywhere in a store. The block that holds a frame
-is 64-byte aligned, hence each buffer is too.
-
-torch is never imported here when an object is put: an object can hold a tensor only if somebody
-else has imported it. It has no read-only tensors, and writing to read-only memory kills the
-process, so storages are rebuilt over a private copy-on-write view of the frame.
+None of those libraries but numpy is imported here when an object is put: an object can hold what is
+theirs only if somebody else has imported them.
 """
 
 from __future__ import annotations
 
 import copyreg
-import importlib
+import operator
 import pickle
-import struct
-import sys
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import numpy as np
+from refstore import frames, pickled_arrays, tables, tensors
+from refstore.frames import Frame
 
-from refstore.errors import StoreCorruptedError
-
-__all__ = ["Frame", "decode", "encode"]
-
-MAGIC = b"RSO1"
-HEADER = struct.Struct("=4sIQQQ")
-ENTRY = struct.Struct("=QQQQ")
-HAS_STORAGES = 1
-PLAIN, STORAGE = 0, 1
-ALIGNMENT = 64
-RELEASES_GIL = 64 << 10  # bytes from which a copy lets other threads run
-
-
-class Frame:
-    """An object that is pickled and measured, and has yet to be written to its block.
-
-    `pieces` are the offsets and the bytes that make it up, by rising offset; the views keep what
-    they show alive and its size. What lies between two pieces means nothing.
-    """
-
-    __slots__ = ("nbytes", "pieces")
-
-    def __init__(self, pieces: list[tuple[int, memoryview]]) -> None:
-        self.pieces = pieces
-        offset, last = pieces[-1]
-        self.nbytes = offset + last.nbytes
-
-    def write(self, target: Any) -> None:
-        """Fill the first `nbytes` bytes of `target`: a writable view of plain bytes, or what an
-        engine gives in its place, which looks at each part whether it may still be written."""
-        for offset, piece in self.pieces:
-            _copy(target[offset : offset + piece.nbytes], piece)
+__all__ = ["Frame", "decode", "encode", "fill"]
 
 
 def encode(obj: object) -> Frame:
@@ -78,42 +34,66 @@ def encode(obj: object) -> Frame:
     return encoder.frame()
 
 
+def fill(frame: Frame, target: Any) -> None:
+    """Write `frame` to the first bytes of `target`: a writable view of plain bytes, or what an
+    engine gives in its place, which looks at each part whether it may still be written."""
+    for offset, piece in frame.pieces:
+        _copy(target[offset : offset + piece.nbytes], piece)
+
+
+def _copy(target: Any, source: memoryview) -> None:
+    target[:] = source
+
+
 def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:
     """The object whose frame is `view`; its buffers are slices of `view`, as writable as that is.
 
     `private()` returns a writable copy-on-write view of the same frame. It is called once, and
-    only if the frame holds torch storages.
+    only if the frame holds torch storages. Raises StoreCorruptedError for what is no frame,
+    RefstoreError where torch is needed and missing, and what unpickling raises.
     """
-    total = view.nbytes
-    if total < HEADER.size:
-        raise _corrupted(f"it has {total} bytes")
-    magic, flags, count, start, length = HEADER.unpack_from(view)
-    table_end = HEADER.size + count * ENTRY.size
-    if magic != MAGIC:
-        raise _corrupted(f"it begins with {magic!r}")
-    if table_end > start or start + length > total:
-        raise _corrupted("its table or its pickle reaches past its end")
-    writable = private() if flags & HAS_STORAGES else None
+    stream, entries = frames.take_apart(view)
+    writable: memoryview | None = None
     buffers: list[object] = []
-    for offset, nbytes, skip, kind in ENTRY.iter_unpack(view[HEADER.size : table_end]):
-        end = offset + nbytes
-        if end > total:
-            raise _corrupted("a buffer reaches past its end")
-        if kind == PLAIN:
-            buffers.append(view[offset:end])
-        elif kind == STORAGE and writable is not None:
-            buffers.append(_Rebuilt(_storage_over(writable[offset:end]), skip))
-        else:
-            raise _corrupted(f"it has a buffer of kind {kind}")
+    for entry in entries:
+        offset, nbytes, _, kind = entry
+        if kind == frames.PLAIN:
+            buffers.append(view[offset : offset + nbytes])
+            continue
+        if writable is None:
+            tensors.demand_torch()
+            writable = private()
+        buffers.append(tensors.rebuilt(writable, entry))
     try:
-        return pickle.loads(view[start : start + length], buffers=buffers)
+        return pickle.loads(stream, buffers=buffers)
+    except (AttributeError, ModuleNotFoundError) as error:
+        _explain(error)
+        raise
     finally:
-        if flags & HAS_STORAGES:
-            _settle_sparse_tensors()
+        if writable is not None:
+            tensors.settle_sparse()
 
 
-def _corrupted(what: str) -> StoreCorruptedError:
-    return StoreCorruptedError(f"this object is no frame that refstore wrote: {what}")
+def _explain(error: AttributeError | ModuleNotFoundError) -> None:
+    """Say what to do about a class or a function that this process does not have."""
+    traceback = error.__traceback__
+    if traceback is None or traceback.tb_next is not None:
+        return  # from within the object's own code
+    if isinstance(error, ModuleNotFoundError):
+        error.msg = (
+            f"{error.msg}: the object refers to this module, which the process that put it could"
+            " import and this one cannot; install it here, or put it on sys.path"
+        )
+    elif "<module '__main__'" in str(error) or "'__main__'" in str(error):
+        error.args = (
+            f"{error}: the object was put by a process whose __main__ is another program; move"
+            " what it refers to into a module that both programs import, and put it again",
+        )
+    else:
+        error.args = (
+            f"{error}: the object refers to it, and the module of that name in this process does"
+            " not have it; both processes need the same version of that module",
+        )
 
 
 class _Sink:
@@ -132,29 +112,44 @@ class _Sink:
         self.pieces.append(memoryview(piece))
 
 
+_as_usual = operator.methodcaller("__reduce_ex__", 5)
+
+
+class _Reducers(dict[type, Callable[[Any], Any]]):
+    """The pickler's dispatch table, which finds a type's reducer when it is first met.
+
+    So subclasses are found, and an object of another type costs no call of a Python function, as
+    a `reducer_override` would.
+    """
+
+    def __init__(self, known: dict[type, Callable[[Any], Any]]) -> None:
+        super().__init__(known)
+        self._tables = tables.Tables()
+
+    def __missing__(self, cls: type) -> Callable[[Any], Any]:
+        if issubclass(cls, type):
+            raise KeyError(cls)  # a class is pickled by its name
+        reduce = (
+            copyreg.dispatch_table.get(cls)
+            or pickled_arrays.reducer(cls)
+            or self._tables.reducer(cls)
+            or _as_usual
+        )
+        self[cls] = reduce
+        return reduce
+
+
 class _Encoder:
     """The state of one call of `encode`."""
 
     def __init__(self) -> None:
         self._sink = _Sink()
-        self._buffers: list[memoryview | _Storage] = []  # in stream order
-        self._storages: dict[int, _Storage] = {}  # by the address of torch's storage object
-        self._markers: dict[int, _Storage] = {}  # by the id of the storage's marker
+        self._buffers: list[memoryview | tensors.Storage] = []  # in stream order
+        self._storages = tensors.Storages()
 
     def dump(self, obj: object) -> None:
         pickler = pickle.Pickler(self._sink, 5, buffer_callback=self._add_buffer)
-        # A dispatch table costs objects of other types nothing; a reducer_override would be
-        # called for each of them.
-        table: dict[type, Callable[[Any], Any]] = {**copyreg.dispatch_table}
-        table[np.ndarray] = _reduce_array
-        for subclass in (np.memmap, np.recarray, np.matrix):
-            table[subclass] = _reduce_array_subclass
-        torch: Any = sys.modules.get("torch")
-        if hasattr(torch, "UntypedStorage"):  # not while another thread is still importing it
-            table[torch.Tensor] = self._reduce_tensor
-            table[torch.TypedStorage] = self._reduce_typed_storage
-            table[torch.UntypedStorage] = self._reduce_untyped_storage
-        pickler.dispatch_table = table
+        pickler.dispatch_table = _Reducers(self._storages.reducers())
         try:
             pickler.dump(obj)
         except AttributeError as error:
@@ -164,213 +159,11 @@ class _Encoder:
             raise pickle.PicklingError(str(error)) from error
 
     def frame(self) -> Frame:
-        count = len(self._buffers)
-        start = HEADER.size + count * ENTRY.size
-        length = sum(piece.nbytes for piece in self._sink.pieces)
-        flags = HAS_STORAGES if self._storages else 0
-        head = bytearray(HEADER.pack(MAGIC, flags, count, start, length))
-
-        offset = start
-        pieces = []
-        for piece in self._sink.pieces:
-            pieces.append((offset, piece))
-            offset += piece.nbytes
-        for buffer in self._buffers:
-            kind, skip = PLAIN, 0
-            if isinstance(buffer, _Storage):
-                kind = STORAGE
-                skip, buffer = buffer.reached()
-            offset = -(-offset // ALIGNMENT) * ALIGNMENT
-            head += ENTRY.pack(offset, buffer.nbytes, skip, kind)
-            pieces.append((offset, buffer))
-            offset += buffer.nbytes
-        return Frame([(0, memoryview(bytes(head))), *pieces])
+        return frames.lay_out(
+            self._sink.pieces,
+            [one if isinstance(one, memoryview) else one.run() for one in self._buffers],
+        )
 
     def _add_buffer(self, buffer: pickle.PickleBuffer) -> None:
         # raw() takes contiguous buffers only, and the pickler refuses the others itself.
-        self._buffers.append(self._markers.get(id(buffer)) or buffer.raw())
-
-    def _storage(self, untyped: Any) -> _Storage:
-        """The one stand-in for a storage: tensors that share it share the stand-in too."""
-        key = untyped._cdata
-        storage = self._storages.get(key)
-        if storage is None:
-            storage = self._storages[key] = _Storage(untyped)
-            self._markers[id(storage.marker)] = storage
-        return storage
-
-    def _reduce_tensor(self, tensor: Any) -> Any:
-        torch = _torch()
-        ordinary = (
-            tensor.layout is torch.strided
-            and tensor.device.type == "cpu"
-            and not tensor.is_quantized
-            and not tensor.is_nested
-            and not tensor.is_conj()
-            and not tensor.is_neg()
-            and not tensor.__dict__
-            and not tensor._backward_hooks
-        )
-        if not ordinary or not _has_memory(tensor.untyped_storage()):
-            # torch takes it apart into storages, ordinary tensors and the rest of its state.
-            return tensor.__reduce_ex__(5)
-        storage = self._storage(tensor.untyped_storage())
-        size, stride, itemsize = tuple(tensor.shape), tensor.stride(), tensor.element_size()
-        start = stop = 0
-        if tensor.numel():
-            start = tensor.storage_offset() * itemsize
-            last = sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-            stop = start + (last + 1) * itemsize
-            storage.reach(start, stop)
-        return _tensor, (storage, tensor.dtype, start, size, stride, tensor.requires_grad)
-
-    def _reduce_typed_storage(self, typed: Any) -> Any:
-        untyped = typed._untyped_storage
-        if not _has_memory(untyped):
-            return typed.__reduce_ex__(5)
-        storage = self._storage(untyped)
-        storage.reach(0, untyped.nbytes())
-        return _typed_storage, (storage, typed.dtype)
-
-    def _reduce_untyped_storage(self, untyped: Any) -> Any:
-        if not _has_memory(untyped):
-            return untyped.__reduce_ex__(5)
-        storage = self._storage(untyped)
-        storage.reach(0, untyped.nbytes())
-        return _untyped_storage, (storage,)
-
-
-def _has_memory(untyped: Any) -> bool:
-    """Whether this process can read the storage's bytes: not those of a GPU or a fake tensor."""
-    if untyped.device.type != "cpu":
-        return False
-    try:
-        return bool(untyped.data_ptr() or not untyped.nbytes())
-    except RuntimeError:  # a tensor that only looks as if it had memory
-        return False
-
-
-class _Storage:
-    """Stands in for a torch storage in the pickle, and gathers how much of it is needed.
-
-    A tensor is often a small view of a big storage, such as one row of a data set. Only the bytes
-    between the first and the last one that tensors of this object reach are stored.
-    """
-
-    __slots__ = ("marker", "start", "stop", "untyped")
-
-    def __init__(self, untyped: Any) -> None:
-        self.untyped = untyped
-        self.start = self.stop = 0  # bytes; nothing is reached while they are equal
-        # Takes the storage's place in the list of buffers, whose extent is known only at the end.
-        self.marker = pickle.PickleBuffer(bytearray())
-
-    def __reduce__(self) -> Any:
-        return _same, (self.marker,)
-
-    def reach(self, start: int, stop: int) -> None:
-        if self.start == self.stop:
-            self.start, self.stop = start, stop
-        else:
-            self.start, self.stop = min(self.start, start), max(self.stop, stop)
-
-    def reached(self) -> tuple[int, memoryview]:
-        """How many bytes to skip, and the bytes after those."""
-        torch = _torch()
-        # Rounded down so that elements of every size keep their alignment.
-        skip = self.start - self.start % ALIGNMENT
-        octets = torch.empty(0, dtype=torch.uint8)
-        octets.set_(self.untyped, skip, (self.stop - skip,), (1,))
-        return skip, memoryview(octets.numpy())
-
-
-class _Rebuilt(NamedTuple):
-    """What a `_Storage` comes back as."""
-
-    untyped: Any
-    skip: int  # bytes of the storage that was pickled, missing in front
-
-
-def _torch() -> Any:
-    return importlib.import_module("torch")  # by name: nothing here needs it to be installed
-
-
-def _settle_sparse_tensors() -> None:
-    """What torch.load does in the end, too: torch keeps each sparse tensor that it rebuilt till
-    then, and the block would be pinned for ever."""
-    settle = getattr(_torch()._utils, "_validate_loaded_sparse_tensors", None)
-    if settle is not None:
-        settle()
-
-
-def _storage_over(memory: memoryview) -> Any:
-    torch = _torch()
-    if not memory.nbytes:
-        return torch.UntypedStorage(0)
-    return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
-
-
-# The functions below are named in pickle streams, so a store may outlive a change of their names.
-
-
-def _same(rebuilt: _Rebuilt) -> _Rebuilt:
-    return rebuilt
-
-
-def _tensor(
-    storage: _Rebuilt,
-    dtype: Any,
-    start: int,
-    size: tuple[int, ...],
-    stride: tuple[int, ...],
-    requires_grad: bool,
-) -> Any:
-    torch = _torch()
-    tensor = torch.empty((0,), dtype=dtype)
-    # A tensor without elements has start 0, which may lie before what was kept.
-    offset = max(start - storage.skip, 0) // tensor.element_size()
-    tensor.set_(storage.untyped, offset, size, stride)
-    return tensor.requires_grad_(requires_grad)
-
-
-def _typed_storage(storage: _Rebuilt, dtype: Any) -> Any:
-    return _torch().TypedStorage(wrap_storage=storage.untyped, dtype=dtype, _internal=True)
-
-
-def _untyped_storage(storage: _Rebuilt) -> Any:
-    return storage.untyped
-
-
-def _array(
-    buffer: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"]
-) -> Any:
-    # ndarray(buffer=view) holds on to the object behind a memoryview and not to the view itself,
-    # which is what pins the block; frombuffer holds the view.
-    octets = np.frombuffer(buffer, np.uint8)
-    return np.ndarray(shape, dtype, buffer=octets, order=order)
-
-
-def _array_subclass(cls: type[np.ndarray[Any, Any]], array: np.ndarray[Any, Any]) -> Any:
-    return array.view(cls)
-
-
-def _reduce_array(array: np.ndarray[Any, Any]) -> Any:
-    """numpy's own way copies arrays with gaps and those of dates into the stream; not this one."""
-    if array.dtype.hasobject or not array.nbytes:
-        return array.__reduce_ex__(5)
-    if not array.flags.forc:
-        array = np.ascontiguousarray(array)
-    order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
-    octets = array.reshape(-1, order=order).view(np.uint8)
-    return _array, (pickle.PickleBuffer(octets.data), array.dtype, array.shape, order)
-
-
-def _reduce_array_subclass(array: np.ndarray[Any, Any]) -> Any:
-    return _array_subclass, (type(array), array.view(np.ndarray))
-
-
-def _copy(target: Any, source: memoryview) -> None:
-    if source.nbytes < RELEASES_GIL or not isinstance(target, memoryview):
-        target[:] = source
-    else:  # numpy lets go of the GIL for it, memoryview does not
-        np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
+        self._buffers.append(self._storages.marked_by(buffer) or buffer.raw())

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ import pytest
 from command import Command
 
 import refstore
+
+# Last: the package under test comes first, wherever it is; stress/ is found beside these tests.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 MakeStore = Callable[..., refstore.Store]
 

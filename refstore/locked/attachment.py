@@ -316,7 +316,7 @@ _attachments: weakref.WeakValueDictionary[tuple[int, int], Attachment] = (
     weakref.WeakValueDictionary()
 )
 _attaching = threading.RLock()
-_joining: list[Attachment] = []  # that have no row yet
+_joining: list[weakref.ref[Attachment]] = []  # the last one that came, maybe without a row yet
 _exiting = False
 _forking: dict[int, list[Attachment]] = {}  # by thread
 
@@ -335,17 +335,17 @@ def attach(path: str, foreign: bool) -> Attachment:
             if geteuid is not None and found.st_uid != geteuid() and not foreign:
                 raise messages.other_user(path, found.st_uid)
             attachment = Attachment(path, fd, header, found)
-            _joining.append(attachment)
-            try:
-                attachment.join()
-            finally:
-                _joining.remove(attachment)
+            _joining[:] = [weakref.ref(attachment)]
+            attachment.join()
             _attachments[found.st_dev, found.st_ino] = attachment
             return attachment
 
 
 def _before_fork() -> None:
-    forking = _forking[threading.get_ident()] = [*_joining, *_attachments.values()]
+    joining = [one for ref in list(_joining) if (one := ref()) is not None]
+    known = list(_attachments.values())
+    forking = [*(one for one in joining if one not in known), *known]
+    _forking[threading.get_ident()] = forking
     interrupt: BaseException | None = None
     for attachment in forking:
         try:

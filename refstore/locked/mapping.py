@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import mmap
 import os
 import sys
@@ -65,6 +66,14 @@ def allocate(fd: int, start: int, end: int, *, fresh: bool = True) -> None:
         start = start // PAGE * PAGE + PAGE
 
 
+_others: list[io.FileIO] = []
+
+
+def _again(fd: int) -> io.FileIO:
+    """Another descriptor of the same file, in one step that no signal handler comes amid."""
+    return next(map(io.FileIO, map(os.dup, (fd,)), ("rb+",)))
+
+
 class Mapping:
     """The mapped file. `words` is all of it, 8 bytes each; `octets` the same, one byte each."""
 
@@ -91,7 +100,7 @@ class Mapping:
         self.header = header
         self.g: Geometry = lay_out(header.capacity, header.max_objects)
         self.found = found.st_dev, found.st_ino
-        self._own: list[int] = []  # a descriptor of the file
+        self._own: io.FileIO | None = None  # the file, which ends even if `__del__` is interrupted
         try:
             size = self.g.file_size
             self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE, **UNTRACKED)
@@ -111,33 +120,41 @@ class Mapping:
         # copy would be lost in its callback.
         self.targets: dict[int, weakref.ref[Target]] = {}
         self._scrap: mmap.mmap | None = None  # see `remove`
-        self._own.extend(map(os.dup, (fd,)))  # one step, which no signal handler comes amid
+        self._own = _again(fd)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
-            if self._has_descriptor():
-                list(map(os.close, map(self._own.pop, (0,))))
+            if self._has_descriptor() and self._own is not None:
+                self._own.close()
+            self._leave_to_program()
 
     def _has_descriptor(self) -> bool:
         # the program may have closed it, and have another file at its number
         try:
-            found = os.fstat(self._own[0])
-        except (OSError, IndexError):
+            found = os.fstat(-1 if self._own is None else self._own.fileno())
+        except (OSError, ValueError):
             return False
         return (found.st_dev, found.st_ino) == self.found
 
     def descriptor(self) -> int:
         """A descriptor of the file. OSError if there is none any more, and no way to it."""
         if not self._has_descriptor():
+            self._leave_to_program()
             try:
-                with open_store(self.path, os.O_RDWR) as file:
-                    self._own[:] = map(os.dup, (file.fileno(),))
+                self._own = open_store(self.path, os.O_RDWR)
             except OSError:
                 raise limits.no_descriptor(self.path, "what was asked for") from None
             if not self._has_descriptor():
-                list(map(os.close, map(self._own.pop, (0,))))
+                self._own.close()
                 raise limits.no_descriptor(self.path, "what was asked for")
-        return self._own[0]
+        assert self._own is not None
+        return self._own.fileno()
+
+    def _leave_to_program(self) -> None:
+        # a number that is the program's by now must not be closed when our object ends
+        if self._own is not None and not self._own.closed and not self._has_descriptor():
+            _others.append(self._own)
+            self._own = None
 
     def descriptor_or_none(self) -> int:
         """A descriptor of the file, or -1."""

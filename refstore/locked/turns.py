@@ -43,7 +43,9 @@ MEETINGS: Final = 100  # with who removes a folder of locks, one after another
 T = TypeVar("T")
 Operation = Callable[..., T]  # of a Change and more
 
-_busy: dict[int, FrameType] = {}  # by thread: its outermost turn on any store
+# By thread: its outermost turn on any store. The frame itself, left by an interrupt, would keep the
+# store open.
+_busy: dict[int, int] = {}
 _pending: deque[Turns] = deque()  # with chores that came up in such a thread
 
 
@@ -58,7 +60,10 @@ def _is_running_here(turn: FrameType | None) -> bool:
 def _is_busy() -> bool:
     """Whether this thread is in a turn on any store."""
     turn = _busy.get(threading.get_ident())
-    return turn is not None and _is_running_here(turn)
+    frame: FrameType | None = sys._getframe() if turn is not None else None
+    while frame is not None and (id(frame) != turn or frame.f_code is not _TURN):
+        frame = frame.f_back
+    return frame is not None
 
 
 class Chore:
@@ -138,7 +143,7 @@ class Turns:
                     self._look_inside()
                 self._inside = sys._getframe()
                 if outermost:
-                    _busy[threading.get_ident()] = self._inside
+                    _busy[threading.get_ident()] = id(self._inside)
                 try:
                     life.demand(self.file.path)
                     self._acquire(what, patience)
@@ -339,3 +344,6 @@ class Turns:
                 if chore.tries >= TRIES:  # a damaged store: there is nobody to tell
                     return
             raise
+
+
+_TURN: Final = Turns._take_turn.__code__

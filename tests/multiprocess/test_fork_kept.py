@@ -307,12 +307,12 @@ THREAD = """
 #include <pthread.h>
 #include <string.h>
 #include <unistd.h>
-struct job { const char *view, *data; size_t nbytes; int go, pid; };
+struct job { const char *view, *data; size_t nbytes; int go, there, pid; };
 static void *run(void *arg) {
     struct job *job = arg;
     char c;
     job->pid = fork();
-    if (job->pid == 0)
+    if (job->pid == 0 && close(job->there) == 0)
         _exit(read(job->go, &c, 1) != 1 || memcmp(job->view, job->data, job->nbytes) != 0);
     return 0;
 }
@@ -331,7 +331,8 @@ FORKED_BY_C = """
 
     class Job(ctypes.Structure):
         _fields_ = [("view", ctypes.c_void_p), ("data", ctypes.c_char_p),
-                    ("nbytes", ctypes.c_size_t), ("go", ctypes.c_int), ("pid", ctypes.c_int)]
+                    ("nbytes", ctypes.c_size_t), ("go", ctypes.c_int),
+                    ("there", ctypes.c_int), ("pid", ctypes.c_int)]
 
     # PyDLL keeps the GIL around a call, CDLL lets go of it
     forks = (ctypes.PyDLL if way == "with the GIL" else ctypes.CDLL)(library)
@@ -354,7 +355,7 @@ FORKED_BY_C = """
     for thread in threads:
         thread.start()
     here, there = os.pipe()
-    jobs = [Job(held[0].ctypes.data, data, len(data), here) for _ in range(5)]
+    jobs = [Job(held[0].ctypes.data, data, len(data), here, there) for _ in range(5)]
     for job in jobs:
         assert forks.fork_in_thread(ctypes.byref(job)) == 0
         assert job.pid > 0

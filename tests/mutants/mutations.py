@@ -298,7 +298,7 @@ MUTATIONS = [
         "named_before_filled",
         "H35: a creator's death leaves half a store",
         "_open.pxd",
-        "        fill_file(fd, path, capacity, max_objects, temporary)\n        failed = link_unnamed(fd, os.fsencode(path))\n",
+        "        fill_file(fd, path, capacity, max_objects, temporary)\n        if getpid() != creator:\n            raise not_the_same()\n        failed = link_unnamed(fd, os.fsencode(path))\n",
         "        failed = link_unnamed(fd, os.fsencode(path))\n        fill_file(fd, path, capacity, max_objects, temporary)\n",
     ),
     Mutation(
@@ -395,9 +395,9 @@ MUTATIONS = [
     Mutation(
         "hint_believed_orphans",
         "a wrong bit in a run's record gives an object's block to another",
-        "_runs.pxd",
-        "        if run.orphaned >> j & 1 == (i != 0):       # one of the two is wrong: some slot may have the block\n",
-        "        if run.orphaned >> j & 1 and i:\n",
-        ("fuzz.hints", "--every=0.2", "--only=Run"),
+        "_alloc.pxd",
+        "            if s.runs[r].slots[j] == 0 and s.runs[r].orphaned >> j & 1 and used < n:\n",
+        "            if s.runs[r].slots[j] == 0 and used < n:\n",
+        ("fuzz.hints", "--only=Run[0].slots"),
     ),
 ]

@@ -1,11 +1,5 @@
 """The programs that compare two runs: what counts as moved, and what of it as worse."""
 
-import sys
-from pathlib import Path
-
-# Last: the package under test comes first, wherever it is; stress/ is found beside these tests.
-sys.path.append(str(Path(__file__).resolve().parents[2]))
-
 from stress.bench_check import advantages, compare
 from stress.instructions import costs, moved
 from stress.measure import Spread

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import struct
 import subprocess
 import sys
 import textwrap
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refstore import payload
-from refstore.errors import StoreCorruptedError
+from refstore import frames, payload
+from refstore.pickled_arrays import IN_STREAM
 
 pytestmark = pytest.mark.storeless
 
@@ -25,10 +24,10 @@ class Written:
 
     def __init__(self, obj: object) -> None:
         frame = payload.encode(obj)
-        memory = np.zeros(frame.nbytes + payload.ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % payload.ALIGNMENT
+        memory = np.zeros(frame.nbytes + frames.ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % frames.ALIGNMENT
         self.memory = memory[start : start + frame.nbytes]
-        frame.write(self.memory.data)
+        payload.fill(frame, self.memory.data)
         self.private = self.memory.copy()
         self.calls = 0
 
@@ -70,29 +69,30 @@ def test_an_object_comes_back(obj: object) -> None:
 
 
 def test_buffers_are_aligned_read_only_slices_of_the_frame() -> None:
-    arrays = [np.arange(n, dtype="u1") for n in (1, 63, 64, 65, 70_000, 1)]
+    sizes = [IN_STREAM + n for n in (1, 63, 64, 65, 70_000, 1)]
+    arrays = [np.arange(n).astype("u1") for n in sizes]
     written = Written(arrays)
     for got, put in zip(written.decode(), arrays, strict=True):
         assert np.array_equal(got, put)
         assert np.shares_memory(got, written.memory)
-        assert got.ctypes.data % payload.ALIGNMENT == 0
+        assert got.ctypes.data % frames.ALIGNMENT == 0
         assert not got.flags.writeable
 
 
 @pytest.mark.parametrize(
     "array",
     [
-        np.arange(9),
-        np.arange(9)[::2],
-        np.array(["2024"], "M8[D]"),
-        np.arange(9).view(np.memmap),
+        np.arange(900),
+        np.arange(900)[::2],
+        np.full(900, "2024", "M8[D]"),
+        np.arange(900).view(np.memmap),
         np.zeros(0),
     ],
     ids=["plain", "strided", "dates", "subclass", "empty"],
 )
 def test_an_array_holds_the_view_that_it_was_made_from(array: np.ndarray[Any, Any]) -> None:
     """Not just the object behind the view, which may let go of its memory once no view is left."""
-    memory = bytearray(Written([array, np.ones(1)]).memory)
+    memory = bytearray(Written([array, np.ones(900)]).memory)
     got = payload.decode(memoryview(memory).toreadonly(), never)
     del got[1]
     if array.nbytes:
@@ -103,26 +103,31 @@ def test_an_array_holds_the_view_that_it_was_made_from(array: np.ndarray[Any, An
 
 
 def test_a_writable_view_gives_writable_arrays() -> None:
-    written = Written([np.arange(3)])
+    written = Written([np.arange(900)])
     (array,) = payload.decode(written.memory.data, never)
     array[0] = 7
-    assert payload.decode(written.memory.data, never)[0].tolist() == [7, 1, 2]
+    assert payload.decode(written.memory.data, never)[0][:3].tolist() == [7, 1, 2]
 
 
 ARRAYS: dict[str, np.ndarray[Any, Any]] = {
     "0-d": np.array(5.0),
+    "one long element": np.array("x" * 900),
     "empty": np.zeros((0, 3)),
     "no bytes": np.zeros(3, "V0"),
-    "F": np.arange(6).reshape((2, 3), order="F"),
-    "strided": np.arange(100).reshape(10, 10)[::2, 1::3],
-    "backwards": np.arange(10)[::-1],
-    "axes swapped": np.zeros((3, 4, 5)).transpose(1, 0, 2),
-    "broadcast": np.broadcast_to(np.arange(3), (4, 3)),
-    "big-endian": np.arange(5, dtype=">i4"),
-    "dates": np.array(["2024-01-01", "NaT"], "M8[D]"),
-    "strided dates": np.arange(10).astype("m8[s]")[::3],
-    "records": np.array([(1, 2), (3, 4)], [("a", "i1"), ("took", "m8[s]")]),
-    "read-only": np.frombuffer(b"abcd", "u1"),
+    "F": np.arange(600).reshape((20, 30), order="F"),
+    "strided": np.arange(10_000).reshape(100, 100)[::2, 1::3],
+    "backwards": np.arange(1000)[::-1],
+    "axes swapped": np.zeros((13, 14, 15)).transpose(1, 0, 2),
+    "backwards, axes swapped": np.arange(1000).reshape(5, 10, 20)[:, ::-1].transpose(2, 0, 1),
+    "broadcast": np.broadcast_to(np.arange(300), (4, 300)),
+    "windows": np.lib.stride_tricks.sliding_window_view(np.arange(1000), 7),
+    "overlapping odd steps": np.ndarray((300, 4), "<u2", bytes(range(256)) * 8, 0, (3, 2)),
+    "big-endian": np.arange(500, dtype=">i4"),
+    "dates": np.array(["2024-01-01", "NaT"] * 100, "M8[D]"),
+    "strided dates": np.arange(1000).astype("m8[s]")[::3],
+    "records": np.array([(1, 2), (3, 4)] * 100, [("a", "i1"), ("took", "m8[s]")]),
+    "one field": np.zeros(1000, [("a", "i1"), ("b", "<f8")])["b"],
+    "read-only": np.frombuffer(b"abcd" * 1000, "u1"),
 }
 
 
@@ -133,7 +138,7 @@ def test_an_array_inside_an_object_is_rebuilt_in_place(array: np.ndarray[Any, An
     assert got.dtype == array.dtype
     assert got.shape == array.shape
     assert np.array_equal(got.view("i8") if got.dtype.kind == "M" else got, _comparable(array))
-    assert not array.nbytes or np.shares_memory(got, written.memory)
+    assert array.nbytes <= IN_STREAM or np.shares_memory(got, written.memory)
 
 
 def _comparable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -148,7 +153,7 @@ def test_arrays_of_objects_and_of_variable_strings_are_pickled_whole() -> None:
 
 @pytest.mark.parametrize("cls", [np.recarray, np.matrix, np.memmap])
 def test_numpys_own_subclasses_are_rebuilt_in_place(cls: type[np.ndarray[Any, Any]]) -> None:
-    plain: np.ndarray[Any, Any] = np.arange(12.0).reshape(3, 4)
+    plain: np.ndarray[Any, Any] = np.arange(1200.0).reshape(30, 40)
     written = Written([plain.view(cls)])
     (got,) = written.decode()
     assert type(got) is cls
@@ -176,7 +181,7 @@ def test_a_bytearray_cannot_be_resized_between_measuring_and_writing() -> None:
     frame = payload.encode([data])
     with pytest.raises(BufferError):
         data.append(1)
-    frame.write(memoryview(bytearray(frame.nbytes)))
+    payload.fill(frame, memoryview(bytearray(frame.nbytes)))
     del frame
     data.append(1)
 
@@ -187,24 +192,6 @@ def test_a_bytearray_cannot_be_resized_between_measuring_and_writing() -> None:
 def test_what_pickle_refuses_is_refused(obj: object) -> None:
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
         payload.encode({"before": np.ones(1000), "bad": [obj]})
-
-
-def test_a_frame_cut_anywhere_in_its_head_is_reported() -> None:
-    whole = Written([np.arange(1000)]).memory.tobytes()
-    for length in (*range(80), len(whole) - 1):
-        with pytest.raises(StoreCorruptedError):
-            payload.decode(memoryview(whole[:length]), never)
-
-
-@pytest.mark.parametrize(
-    ("at", "number"),
-    [(0, 0), (8, 2**60), (16, 2**63), (24, 2**63), (32, 2**63), (40, 2**63), (56, 7), (56, 1)],
-)
-def test_a_frame_with_a_wrong_number_is_reported(at: int, number: int) -> None:
-    octets = bytearray(Written([np.arange(1000)]).memory)
-    struct.pack_into("=Q", octets, at, number)
-    with pytest.raises(StoreCorruptedError):
-        payload.decode(memoryview(octets), never)
 
 
 # --- torch
@@ -222,7 +209,7 @@ def test_torch_is_not_imported_for_objects_without_tensors() -> None:
         from refstore import payload
         frame = payload.encode([numpy.arange(3)])
         memory = bytearray(frame.nbytes)
-        frame.write(memoryview(memory))
+        payload.fill(frame, memoryview(memory))
         payload.decode(memoryview(memory), None)
         sys.exit("torch" in sys.modules)
     """

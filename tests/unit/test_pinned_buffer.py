@@ -90,7 +90,8 @@ def test_a_dtype_without_a_buffer_format_goes_by_the_array_protocol(
         assert np.asarray(buf).dtype == array.dtype
         assert np.asarray(buf).tobytes() == array.tobytes()
         assert bytes(buf) == array.tobytes()
-        assert helpers.flat(buf).tobytes() == array.tobytes()
+        if engines.exports_by_itself():
+            assert helpers.flat(buf).tobytes() == array.tobytes()
         assert hashlib.sha256(buf).digest() == hashlib.sha256(array.tobytes()).digest()
 
 
