@@ -9,7 +9,7 @@ from refstore._commit cimport next_ready, next_unready
 from refstore._layout cimport (
     CAPACITY_LIMIT, CHUNK, class_nbytes, CLASSES, ENGINE_NATIVE, fingerprint, FORMAT_VERSION,
     Header, HUGE_PAGE, Label, lay_out, MAGIC, MAX_ROWS, OBJECTS_LIMIT, PAGE, PageTag, Pool,
-    Run, Slot, SLOTS_PER_STEP,
+    round_up, Run, Slot, SLOTS_PER_STEP,
 )
 from refstore._store cimport (
     bits_at, map_end, pins_ready_of, runs_used, slots_used, Store,
@@ -129,10 +129,8 @@ cdef inline void close_own(Store *s) noexcept nogil:
 
 cdef inline void unmap_store(Store *s) noexcept nogil:
     # The row's lock goes with the last mapping and descriptor of our description.
-    if s.base != NULL:
-        munmap(s.base, s.g.file_size)
-    if s.view != NULL:
-        munmap(s.view, s.g.file_size)
+    if s.room != NULL:
+        munmap(s.room, s.room_nbytes)
     if s.alive != NULL:
         munmap(s.alive, ALIVE_NBYTES)
     free(s.pins_ready)
@@ -141,40 +139,38 @@ cdef inline void unmap_store(Store *s) noexcept nogil:
     s.fd = -1
 
 
-cdef inline void *map_shared(Store *s, int prot) noexcept nogil:
-    # At a multiple of a huge page, since the data begins at one in the file.
+cdef inline int map_twice(Store *s) noexcept nogil:
+    # At multiples of a huge page, since the data begins at one in the file; in one piece of address space, which takes
+    # the fewest calls. Returns 0 or the errno.
     cdef:
         size_t nbytes = s.g.file_size
-        char *room
+        size_t each = round_up(nbytes, HUGE_PAGE)
+        size_t room_nbytes = 2 * each + HUGE_PAGE
+        void *room = mmap(NULL, room_nbytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         char *at
-        size_t skipped
-        void *got
-    room = <char*>mmap(NULL, nbytes + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        int flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED
     if room == MAP_FAILED:
-        return NULL
-    skipped = HUGE_PAGE - <size_t>room % HUGE_PAGE
-    at = room + skipped
-    got = mmap(at, nbytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, s.fd, 0)
-    if got == MAP_FAILED:
-        munmap(room, nbytes + HUGE_PAGE)
-        return NULL
-    munmap(room, skipped)
-    if skipped < HUGE_PAGE:
-        munmap(at + nbytes, HUGE_PAGE - skipped)
-    return got
+        return errno
+    s.room = room
+    s.room_nbytes = room_nbytes
+    at = <char*>round_up(<uint64_t>room, HUGE_PAGE)
+    if mmap(at, nbytes, PROT_READ | PROT_WRITE, flags, s.fd, 0) == MAP_FAILED:
+        return errno
+    s.base = at
+    if mmap(at + each, nbytes, PROT_READ, flags, s.fd, 0) == MAP_FAILED:
+        return errno
+    s.view = at + each
+    return 0
 
 
 cdef inline int map_store(Store *s, const Header *h) noexcept nogil:
     # `h` is sound and s.fd is a description of our own. Returns 0 or the errno, with nothing left behind but s.fd.
     cdef void *alive
-    cdef int size_class
+    cdef int failed, size_class
     lay_out(h.capacity, h.max_objects, &s.g)
-    s.base = <char*>map_shared(s, PROT_READ | PROT_WRITE)
-    if s.base == NULL:
-        return errno
-    s.view = <char*>map_shared(s, PROT_READ)
-    if s.view == NULL:
-        return errno
+    failed = map_twice(s)
+    if failed:
+        return failed
     alive = mmap(NULL, ALIVE_NBYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     if alive == MAP_FAILED:
         return errno

@@ -31,6 +31,8 @@ cdef struct CameBack:           # what this process took back from dead ones sin
     uint64_t nbytes             # of blocks
 
 cdef struct Store:
+    void *room                  # address space for both mappings
+    size_t room_nbytes
     char *base                  # the file, read-write
     char *view                  # the file again, read-only: what get() hands out
     Geometry g

@@ -158,10 +158,12 @@ MUTATIONS = [
         "lock_apart_from_mapping",
         "H14: a program that closes its descriptors counts as dead, with its mapping in use",
         "_file.pxd",
-        "    got = mmap(at, nbytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, s.fd, 0)\n",
-        "    cdef int other = reopen(s.fd, O_RDWR)\n"
-        "    got = mmap(at, nbytes, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, other, 0)\n"
-        "    close(other)\n",
+        "    failed = map_twice(s)\n",
+        "    cdef int other = s.fd\n"
+        "    s.fd = reopen(other, O_RDWR)\n"
+        "    failed = map_twice(s)\n"
+        "    close(s.fd)\n"
+        "    s.fd = other\n",
     ),
     Mutation(
         "name_locks_kept",
