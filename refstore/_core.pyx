@@ -862,17 +862,24 @@ cdef class Writer(Block):
     def __exit__(self, kind, value, trace):
         if self.is_closed:
             return
-        if kind is None:
-            self.seal()
-        else:
+        if kind is not None:
             self.abort()
+            return
+        try:
+            self.seal()
+        except BaseException:
+            self.abort()            # if it is still to be ended
+            raise
 
     def seal(self):
         """Publishes what was written, for good; returns its ref."""
         cdef Name name
         self.demand_ours()
-        see_forks(self.att)
-        cdef uint64_t life = self.att.s.life
+        cdef Attachment att = self.att
+        cdef uint64_t life = att.s.life
+        look_for_signals(&att.s, life, "before the seal")
+        self.demand_ours()          # still
+        see_forks(att)
         memset(&name, 0, sizeof(name))
         if self.name is not None:
             read_name(&self.att.s, self.name, &name)

@@ -181,6 +181,8 @@ store.delete(store.put(bytes(4_000_000)))
 def test_a_fork_without_memory_for_the_childs_pins(folder: Path) -> None:
     run_on_small_disk(
         """
+import warnings
+warnings.simplefilter("ignore", refstore.RefstoreWarning)       # of a child without a place
 store = refstore.Store(disk + "/s", capacity="1MiB", max_objects=64)
 ref = store.put(bytes(100_000))
 held = [store.get(ref)]
@@ -197,9 +199,11 @@ if pid == 0:
 assert os.waitpid(pid, 0)[1] == 0
 assert (store.refcount(ref), store.stats().processes) == (2, 1)
 store.delete(ref)
-assert store.stats().condemned == 1
 held.clear()
+assert store.stats().condemned == 1     # kept for the child: nobody can tell that it has ended
 os.unlink(disk + "/filler")
+store.close()
+store = refstore.Store(disk + "/s", create=False)
 helpers.assert_full_capacity_fits(store)
 assert store.check() == []
 """,
@@ -363,6 +367,7 @@ def test_another_user_opens_only_what_is_meant_for_it(
         store.unlink()
 
 
+@pytest.mark.native("the other one commits what it touches")
 @needs_mount
 def test_memory_that_a_file_only_claims_is_missed_at_opening_on_a_full_disk(folder: Path) -> None:
     """Else the first to touch it dies of SIGBUS."""

@@ -75,3 +75,15 @@ def test_a_handler_that_returns_lets_the_put_go_on(store: refstore.Store) -> Non
         ref = put_amid_a_signal(store, helpers.pattern(1, SIZE))
     assert happened == ["handled"]
     assert bytes(store.get(ref)) == helpers.pattern(1, SIZE)
+
+
+def test_an_interrupt_before_a_seal_gives_the_room_back(store: refstore.Store) -> None:
+    before = helpers.usage(store)
+    writer = store.create(SIZE, name="n")
+    send = partial(getattr(ctypes.CDLL(None), "raise"), int(signal.SIGUSR1))
+    leave = partial(writer.__exit__, None, None, None)
+    with signals.handler(signal.SIGUSR1, interrupt), pytest.raises(Interrupt):
+        list(map(partial.__call__, (send, leave)))
+    assert writer.closed
+    assert "n" not in store
+    assert helpers.usage(store) == before
