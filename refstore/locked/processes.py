@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-import io
 import mmap
 import os
 import sys
@@ -47,7 +46,6 @@ from refstore.locked.layout import (
     WRITING,
 )
 from refstore.locked.mapping import UNTRACKED, Mapping
-from refstore.paths import open_file
 
 _LOW_64 = (1 << 64) - 1
 PIDS_KEPT = 256  # in a report of the dead
@@ -98,10 +96,10 @@ _claims: weakref.WeakSet[Claim] = weakref.WeakSet()  # of this process
 class Claim:
     """A lock file, held from when this is made until it is given back or the process is gone."""
 
-    __slots__ = ("__weakref__", "_file", "_lock", "_memory", "is_inherited")
+    __slots__ = ("__weakref__", "_fds", "_lock", "_memory", "is_inherited")
 
     def __init__(self, lock: FileLock | None = None) -> None:
-        self._file: io.FileIO | None = None  # until it is mapped
+        self._fds: list[int] = []  # the descriptor, until it is mapped
         self._lock = lock
         self._memory: mmap.mmap | None = None
         self.is_inherited = False  # its process is gone or our parent's, and keeps things for us
@@ -113,8 +111,9 @@ class Claim:
     def take(self, path: str, mode: int) -> bool:
         """Whether the lock on the file, which is made if need be, is ours from here on."""
         access = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._file = open_file(path, access, mode)
-        fd = self._file.fileno()
+        # In one step: a child that is forked at any moment finds it here, and closes it.
+        self._fds.extend(map(os.open, (path,), (access,), (mode,)))
+        (fd,) = self._fds
         if not _flock(fd):
             self.let_go()
             return False
@@ -126,17 +125,16 @@ class Claim:
 
     def settle(self) -> None:
         """From here on the lock is held by the process's memory."""
-        if self._file is not None:
-            fd = self._file.fileno()
+        if self._fds:
+            (fd,) = self._fds
             self._memory = mmap.mmap(fd, 1, access=mmap.ACCESS_READ, **UNTRACKED)
             self.let_go()
 
     def let_go(self) -> None:
         """Closes the descriptor; the lock stays with whoever else has the same description."""
-        if self._file is not None:
+        if self._fds:
             with contextlib.suppress(OSError):  # the program closed it
-                self._file.close()
-            self._file = None
+                next(map(os.close, map(self._fds.pop, (0,))))  # once, whoever interrupts
 
     def leave_to_parent(self) -> None:
         """In a forked child: the lock is its parent's."""
