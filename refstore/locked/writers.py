@@ -220,7 +220,7 @@ class Writer(Exported, exports.ReleasingExporter, blocks.Writer):
                 (pin or Pin(home)).inherit(self._slot)  # the fork pinned the block for us
         _open.pop(id(self), None)
         self._is_over = True
-        self._home = None
+        self._home = self._call = None  # which keep the store mapped
         if not self._is_kept:
             self._root = None
 
