@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import helpers
 import pytest
 from fuzz import layout
 
 import refstore
+from refstore import _core
 
 CAPACITY, OBJECTS = 1 << 20, 200
 
@@ -166,6 +168,20 @@ def test_an_object_shows_no_bytes_but_those_of_its_block(
     assert f"slot {slot}" in shown or field in seen_late
     fields.set("Slot", slot, field, right)
     assert bytes(damaged.get(refs[3])) == bytes([3]) * size
+
+
+def test_a_count_of_pins_that_is_damaged_does_not_wrap(store: refstore.Store) -> None:
+    if not _core.DEBUG:
+        pytest.skip("counts are set in debug builds")
+    ref = store.put(b"x")
+    buf = store.get(ref)
+    _core._set_pins(cast(Any, store), ref, 0)
+    buf.release()
+    assert store.refcount(ref) == 1
+    store.get(ref).release()
+    assert store.refcount(ref) == 1
+    store.delete(ref)
+    assert store.stats().used == 0
 
 
 # -- the map of pages
