@@ -13,7 +13,8 @@ checks      counts, holders, the invariants
 turns       one change at a time: the lock of the store
 folders     files of stores and folders of locks, made and removed
 exports     how a Python class exports a buffer
-buffers     what is handed out to read: views, and the pins behind them
+pins        roots of views, and the pins behind them
+buffers     what is handed out to read
 writers     what is handed out to write
 member      a process's place in a store: how it comes, forks and goes
 objects     from a Python object to the bytes of a block

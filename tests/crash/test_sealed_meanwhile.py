@@ -80,11 +80,11 @@ def test_a_grandchild_with_a_dead_ones_row_does_not_go_on_with_its_call(path: st
         os._exit(0)
 
     assert helpers.forked(a) == -signal.SIGKILL
+    wait_for(f"{path}.ended")  # before we attach: that would recover A's row
+    with open(f"{path}.ended") as file:
+        assert file.read() == "0"
+    os.unlink(f"{path}.ended")
     with refstore.Store(path, create=False) as store:
-        wait_for(f"{path}.ended")
-        with open(f"{path}.ended") as file:
-            assert file.read() == "0"
-        os.unlink(f"{path}.ended")
         store.unlink()
 
 
