@@ -755,9 +755,9 @@ cdef inline Slot *take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64
     buf.generation = generation
     buf.pinned = True
     buf.nbytes = <Py_ssize_t>nbytes
-    buf.data = att.s.view + offset
     if not is_plausible(&att.s, slot, offset, nbytes):
         raise messages.damaged_file(att.path, f"what slot {i} says of its offset, its size or its block")
+    buf.data = att.s.view + offset
     return slot
 
 
