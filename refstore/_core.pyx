@@ -31,8 +31,8 @@ and, with the GIL:
     _open.pxd     opening a store
     _put.pxd      from an object to a sealed slot
 
-All that is private to a process in a Store struct is guarded by the GIL, which is given up only to copy, to wait, and to have memory
-committed.
+All that is private to a process in a Store struct is guarded by the GIL, which is given up only to copy, to wait, and
+to have memory committed.
 """
 
 cimport cython
