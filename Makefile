@@ -41,7 +41,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 # cython-lint calls another tool of the environment by name.
 export PATH := $(BIN):$(PATH)
 
-SOURCES := $(wildcard refstore/*.pyx refstore/*.pxd) setup.py pyproject.toml MANIFEST.in
+SOURCES := $(wildcard refstore/*.pyx refstore/engines/native/*) setup.py pyproject.toml MANIFEST.in
 # As build-system.requires and the extra `demo` in pyproject.toml have them.
 BUILD_TOOLS := "setuptools>=77" "Cython>=3.1,<4" "numpy>=2.1"
 TORCH := torch==2.13.0

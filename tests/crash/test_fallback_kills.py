@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import refstore
-from refstore.locked.mapping import Mapping
+from refstore.engines.filelock.mapping import Mapping
 
 pytestmark = pytest.mark.filelock("the words of its file")
 

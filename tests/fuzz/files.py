@@ -21,9 +21,9 @@ from crash import image
 
 import refstore
 from fuzz import layout
-from refstore import engine as engines
-from refstore.locked import layout as locked
-from refstore.paths import TEMPORARY_PREFIX
+from refstore._paths import TEMPORARY_PREFIX
+from refstore.engines import choice as engines
+from refstore.engines.filelock import layout as locked
 
 CAPACITY = 256 << 10
 OBJECTS = 200

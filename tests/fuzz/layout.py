@@ -16,10 +16,10 @@ import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refstore.locked import layout as locked
+from refstore.engines.filelock import layout as locked
 
 # Where a frame's MAGIC, HEADER and ENTRY are defined.
-_HAS_FRAMES = importlib.util.find_spec("refstore.frames") is not None
+_HAS_FRAMES = importlib.util.find_spec("refstore.payload.frames") is not None
 frames: Any = importlib.import_module(f"refstore.{'frames' if _HAS_FRAMES else 'payload'}")
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from fuzz.calls import Player
 from fuzz.files import File
 from fuzz.layout import constants
 from fuzz.notes import Notes
-from refstore.locked import layout as locked
+from refstore.engines.filelock import layout as locked
 
 AMID = 0.15  # of all images are changed while they are played, too
 SLACK = 64 << 20  # bytes of memory beside twice the file's size
@@ -240,11 +240,11 @@ def settle(patience_ms: int) -> None:
     import sys
     import warnings
 
-    from refstore import store
+    from refstore import _store
 
     sys.modules["torch"] = None  # type: ignore[assignment]
     warnings.simplefilter("ignore", refstore.RefstoreWarning)
-    store.LOOKS = 0  # that check() takes more: what is wrong stays wrong, and it would sleep
+    _store.LOOKS = 0  # that check() takes more: what is wrong stays wrong, and it would sleep
     argparse._ = str  # type: ignore[attr-defined]  # a command looks for translations at length
     with contextlib.suppress(ImportError):
         from refstore import _core

@@ -18,7 +18,7 @@ from helpers import peer
 import refstore
 from locked import opcodes
 from refstore import cli
-from refstore.temporary import collect_temporary
+from refstore._temporary import collect_temporary
 
 MakeStore = Callable[..., refstore.Store]
 

@@ -14,9 +14,9 @@ import pytest
 
 import refstore
 from locked.test_kills import stopped_in_a_change
-from refstore.locked.attachment import Attachment
-from refstore.locked.journal import Change
-from refstore.locked.turns import TRIES
+from refstore.engines.filelock.attachment import Attachment
+from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.transaction import TRIES
 
 OURS = f"{Path(str(refstore.__file__)).parent}/"
 

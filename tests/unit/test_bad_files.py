@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import refstore
-from refstore import arrays
+from refstore.payload import arrays
 
 CORE = Path(__file__).resolve().parents[2] / "refstore"
 VERSION_AT = 8  # in the file of either engine

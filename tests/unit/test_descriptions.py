@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refstore import arrays
-from refstore.arrays import REPEATED, DescriptionError
+from refstore.payload import arrays
+from refstore.payload.arrays import REPEATED, DescriptionError
 
 pytestmark = pytest.mark.storeless
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import refstore
-from refstore import arrays
+from refstore.payload import arrays
 
 RECORD = np.dtype([("a", "i4"), ("b", "f8")])
 COUNT = 1000

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refstore import spans
-from refstore.spans import View
+from refstore.payload import spans
+from refstore.payload.spans import View
 
 pytestmark = pytest.mark.storeless
 
