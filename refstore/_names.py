@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["NAME_LIMIT", "demand_text", "encode_name"]
+__all__ = ["NAME_LIMIT", "require_text", "encode_name"]
 
 NAME_LIMIT = 255  # bytes of UTF-8
 
 
-def demand_text(name: object) -> str:
+def require_text(name: object) -> str:
     """`name`, if it is a str; TypeError otherwise."""
     if isinstance(name, str):
         return name
@@ -19,7 +19,7 @@ def demand_text(name: object) -> str:
 
 def encode_name(name: object) -> bytes:
     """The UTF-8 of an object's name. TypeError or ValueError if it can be none."""
-    text = demand_text(name)
+    text = require_text(name)
     try:
         utf8 = text.encode()
     except UnicodeEncodeError:

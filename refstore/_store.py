@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast
 
 from refstore import _header, _messages, _paths
 from refstore._errors import RefstoreError, StoreVersionError
-from refstore._names import demand_text
+from refstore._names import require_text
 from refstore._pickled import named_in_pickles
 from refstore._refs import ObjectRef
 from refstore._reports import Holder, Recovery, StoreStats
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["Store"]
 
 OWNERS = 0o600  # permissions that a store's owner must have
-LOOKS = 5  # more that check() takes before it reports
-LOOK_AGAIN_AFTER = 0.02  # seconds
+RETRIES = 5  # more that check() takes before it reports
+RETRY_DELAY = 0.02  # seconds
 
 
-class _SignatureOfInit:
+class _InitSignature:
     """What a class takes, which Python would say is what its `__new__` takes."""
 
     def __get__(self, instance: object, owner: type) -> inspect.Signature:
@@ -60,7 +60,7 @@ class Store:
     """
 
     __slots__ = ()
-    __signature__ = _SignatureOfInit()
+    __signature__ = _InitSignature()
 
     if TYPE_CHECKING:  # what `binding` and the engine add
         _module: interface.Module
@@ -92,7 +92,7 @@ class Store:
     ) -> None:
         wanted, max_objects, mode = _checked(capacity, max_objects, evict, mode)
         path = _paths.store_path(name)
-        self._demand_engine(backend, path)
+        self._require_engine(backend, path)
         collect_temporary(os.path.dirname(path))
         while True:
             if create is not True:
@@ -142,7 +142,7 @@ class Store:
             raise
         return store
 
-    def _demand_engine(self, backend: str, path: str) -> None:
+    def _require_engine(self, backend: str, path: str) -> None:
         # of a subclass with an __init__ of its own; else it was chosen for this very path
         if type(self).__init__ is not Store.__init__:
             module = choice.choose(backend, path)
@@ -315,10 +315,10 @@ class Store:
         """
         look = self._base()._problems
         problems = look()
-        for _ in range(LOOKS):
+        for _ in range(RETRIES):
             if not problems:
                 break
-            time.sleep(LOOK_AGAIN_AFTER)
+            time.sleep(RETRY_DELAY)
             problems &= look()
         return sorted(problems)
 
@@ -409,7 +409,7 @@ def _require_item_name(name: object) -> str:
     """`name`, if it can stand in `store[name]`; TypeError otherwise."""
     if isinstance(name, ObjectRef):
         raise TypeError("store[...] takes a name: for a ref, use get(ref) and delete(ref)")
-    return demand_text(name)
+    return require_text(name)
 
 
 def _remove_unused(module: interface.Module, path: str) -> None:

@@ -38,7 +38,7 @@ from stress.support import (
     use_backend,
 )
 
-PATIENCE = 2.0  # seconds that one operation may take, beside those that were not its own
+BUSY_TIMEOUT = 2.0  # seconds that one operation may take, beside those that were not its own
 QUIET_EVERY = 30.0
 REST_WITHIN = 60.0
 SHORT_STOP, LONG_STOP = (0.01, 0.3), (5.5, 7.0)  # the long ones outlast what a lock is waited for
@@ -96,7 +96,7 @@ class Watchdog:
                 self.seen[number] = Seen(began, now, excused)
                 continue
             waited = now - first.at - (excused - first.excused)
-            if waited > PATIENCE:
+            if waited > BUSY_TIMEOUT:
                 raise AssertionError(f"process {number} ({pid}) hangs for {waited:.1f} s")
 
 
@@ -295,7 +295,7 @@ def adopting() -> Iterator[None]:
 
 def audit(store: refstore.Store, ledger: Ledger, pattern: Pattern, killed_with: set[int]) -> None:
     """Everything in the store is in the ledger, and the other way round."""
-    demand_sound(store, ledger.procs + 1)
+    require_sound(store, ledger.procs + 1)
     used = store.stats().used
     named = {store.ref(name): name for name in store.names()}
     own = {own_name(n // OWN, n % OWN): ident for n, ident in enumerate(ledger.current) if ident}
@@ -322,7 +322,7 @@ def audit(store: refstore.Store, ledger: Ledger, pattern: Pattern, killed_with: 
         raise AssertionError(f"{used} bytes are used, and objects of {least} bytes are there")
 
 
-def demand_sound(store: refstore.Store, processes: int) -> None:
+def require_sound(store: refstore.Store, processes: int) -> None:
     if problems := store.check():
         raise AssertionError(f"check() finds {len(problems)} problems: {problems[:5]}")
     stats = store.stats()
@@ -333,7 +333,7 @@ def demand_sound(store: refstore.Store, processes: int) -> None:
 def settle(path: str) -> None:
     """Nobody is attached any more: all space comes back."""
     with refstore.Store(path, create=False) as store:
-        demand_sound(store, 1)
+        require_sound(store, 1)
         for ref in store:
             store.delete(ref)
         store.delete(store.put(bytes(store.capacity)))

@@ -150,7 +150,7 @@ def holding(store: refstore.Store, refs: Sequence[refstore.ObjectRef]) -> Prepar
     return prepare
 
 
-def demand_nothing_left(store: refstore.Store, used: int) -> None:
+def require_nothing_left(store: refstore.Store, used: int) -> None:
     stats = store.stats()
     if stats.used != used or stats.pinned or stats.condemned or stats.processes != 1:
         raise AssertionError(f"something is left of the dead process: {stats}")
@@ -166,7 +166,7 @@ def measure_recovery(
         newcomer = Newcomer(store) if by_newcomer else None
         doomed.kill()
         taken.append(newcomer.recover() if newcomer is not None else recover_one(store))
-        demand_nothing_left(store, used)
+        require_nothing_left(store, used)
     return taken
 
 
@@ -180,7 +180,7 @@ def measure_blocked_reap(store: refstore.Store, refs: Refs, repeats: int) -> lis
         store.delete(refs[at])
         taken.append(time.perf_counter() - began)
         refs[at] = store.put(bytes(64))
-        demand_nothing_left(store, used)
+        require_nothing_left(store, used)
     return taken
 
 

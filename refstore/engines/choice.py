@@ -96,7 +96,7 @@ def _best() -> str:
 def _best_for(path: str) -> str:
     best, folder = _best(), os.path.dirname(path)
     if best == "native" and not os.path.lexists(path):
-        obstacle = _imported("native").why_not(folder)
+        obstacle = _imported("native").unsupported_reason(folder)
         if obstacle is not None:
             _warn(f"{folder} cannot hold a store of the native engine: {obstacle}")
             return "filelock"

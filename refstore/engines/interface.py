@@ -112,7 +112,7 @@ class Module(Protocol):
     def attach(self, path: str, foreign: bool) -> Attachment:
         """Joins the store; FileNotFoundError and all that a bad file can be."""
 
-    def why_not(self, folder: str) -> str | None:
+    def unsupported_reason(self, folder: str) -> str | None:
         """What keeps this engine's stores out of a folder; None if nothing does."""
 
     def remove_orphans(self, folder: str) -> list[str]:

@@ -61,7 +61,7 @@ def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:
             buffers.append(view[offset : offset + nbytes])
             continue
         if writable is None:
-            torch.demand_torch()
+            torch.require_torch()
             writable = private()
         buffers.append(torch.rebuilt(writable, entry))
     try:

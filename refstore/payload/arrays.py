@@ -171,11 +171,11 @@ def read(text: bytes, nbytes: int) -> tuple[np.dtype[Any], tuple[int, ...], tupl
     if sorted(plain_axes(axes)) != list(range(n)):
         raise DescriptionError("the order of the axes")
     dtype = dtype_from(text[1 + 9 * n :])
-    _demand_fit(shape, axes, dtype.itemsize, nbytes)
+    _require_fit(shape, axes, dtype.itemsize, nbytes)
     return dtype, shape, strides_of(shape, axes, dtype.itemsize)
 
 
-def _demand_fit(shape: tuple[int, ...], axes: tuple[int, ...], itemsize: int, nbytes: int) -> None:
+def _require_fit(shape: tuple[int, ...], axes: tuple[int, ...], itemsize: int, nbytes: int) -> None:
     stored = itemsize * math.prod(shape[axis] for axis in axes if not axis & REPEATED)
     if stored != nbytes or not _is_countable(shape, itemsize):
         raise DescriptionError("the shape")

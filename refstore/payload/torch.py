@@ -25,14 +25,14 @@ from refstore._pickled import named_in_pickles
 from refstore.payload import spans
 from refstore.payload.frames import WORD, Entry, Run
 
-__all__ = ["Storage", "Storages", "demand_torch", "rebuilt", "settle_sparse"]
+__all__ = ["Storage", "Storages", "require_torch", "rebuilt", "settle_sparse"]
 
 
 def _torch() -> Any:
     return importlib.import_module("torch")  # by name: nothing here needs it to be installed
 
 
-def demand_torch() -> None:
+def require_torch() -> None:
     """RefstoreError where torch cannot be imported."""
     try:
         _torch()

@@ -68,13 +68,13 @@ class Bench:
     def floors(self) -> list[str]:
         return [name for name in self.report.peers if name in FLOORS]
 
-    def why_not(self, name: str, work: str) -> str:
+    def unsupported_reason(self, name: str, work: str) -> str:
         """Why that peer has no answer to that work; empty if it has."""
         return str(self.report.peers[name]["cannot"].get(work, ""))
 
     def check(self, name: str, work: str) -> None:
         """Raises Cannot if it has none."""
-        if why := self.why_not(name, work):
+        if why := self.unsupported_reason(name, work):
             raise Cannot(why)
 
     def bounded(self, name: str) -> bool:
@@ -150,7 +150,7 @@ class Bench:
             for name, values in found.items():
                 cell = Cell(work, case, name, unit, size=size, procs=procs)
                 mine = [figures[i] for figures in ours]
-                why = self.why_not(name, work) or reasons.get(name, "")
+                why = self.unsupported_reason(name, work) or reasons.get(name, "")
                 self.report.cells.append(_filled(cell, [v[i] for v in values], mine, why))
 
 
@@ -164,10 +164,10 @@ def _start(name: str, capacity: int, procs: int) -> Host:
     return host
 
 
-def _filled(cell: Cell, values: list[float], ours: list[float], why_not: str) -> Cell:
+def _filled(cell: Cell, values: list[float], ours: list[float], unsupported_reason: str) -> Cell:
     """That cell, with what was found."""
-    if why_not or not values:
-        return replace(cell, note=why_not or "not measured")
+    if unsupported_reason or not values:
+        return replace(cell, note=unsupported_reason or "not measured")
     both = list(zip(values, ours, strict=False))  # a slow peer has had fewer rounds
     ratio = None
     if both and cell.peer != US and all(a > 0 and b > 0 for a, b in both):

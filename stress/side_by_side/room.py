@@ -30,7 +30,7 @@ def overhead(bench: Bench) -> None:
 
     In new stores: in one that has held other objects, new ones take memory that is there already.
     """
-    names = [name for name in bench.peers if not bench.why_not(name, "overhead")]
+    names = [name for name in bench.peers if not bench.unsupported_reason(name, "overhead")]
     with bench.hosts(CAPACITY, names, 1) as hosts, progress("overhead", len(hosts)) as bar:
         for name, host in hosts.items():
             bench.once(Cell(OVERHEAD, "64 B", name, BYTES, size=_SMALL), partial(_extra, host))
@@ -103,7 +103,7 @@ def mixed(bench: Bench) -> None:
     """64 B to 1 MiB, log-uniform, half of 256 MiB live; one process."""
     effort = bench.effort
     sizes = log_uniform(64, MIB, seed=1)[: effort.operations]
-    able = [name for name in bench.peers if not bench.why_not(name, "mixed")]
+    able = [name for name in bench.peers if not bench.unsupported_reason(name, "mixed")]
     with bench.hosts(MIXED, [*able, "dict"], 1) as hosts, progress("mixed", len(hosts)) as bar:
         for name, host in hosts.items():
             bar.set_postfix_str(name)

@@ -64,7 +64,7 @@ class Server:
 
 def run(bench: Bench) -> None:
     effort = bench.effort
-    able = [name for name in bench.peers if not bench.why_not(name, "traffic")]
+    able = [name for name in bench.peers if not bench.unsupported_reason(name, "traffic")]
     with (
         bench.hosts(CAPACITY, [*able, NOTHING], 1 + WORKERS) as hosts,
         progress("traffic", effort.syncs + 1) as bar,
@@ -73,7 +73,7 @@ def run(bench: Bench) -> None:
         bench.contest((WORK,), _WHOLE, SECONDS, measures, bar, effort.syncs)
     for name in bench.peers:
         if name not in able:
-            cell = Cell(WORK, _WHOLE, name, SECONDS, note=bench.why_not(name, "traffic"))
+            cell = Cell(WORK, _WHOLE, name, SECONDS, note=bench.unsupported_reason(name, "traffic"))
             bench.report.cells.append(cell)
     _beyond(bench)
 

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from crash.crew import Report, crew_parser, demand_few, run, tell, too_many_faults_end_it
+from crash.crew import Report, crew_parser, require_few, run, tell, too_many_faults_end_it
 from crash.failpoints import failpoints
 from crash.operations import BY_NAME, Operation
 from crash.scenes import Others, Scene, all_scenes, scene_named
@@ -109,7 +109,7 @@ class Director:
             self.play(pair)
         except Exception as error:
             self.faults.append(f"{pair}\n{pair.story()}\n    {type(error).__name__}: {error}")
-            demand_few(self.faults)
+            require_few(self.faults)
 
     def play(self, pair: Pair) -> None:
         stage, scene = self.stage, pair.scene
@@ -119,7 +119,7 @@ class Director:
                 if not os.WIFSTOPPED(self.wait(a, os.WUNTRACED)):
                     raise Fault("A did not stop")
                 b = self.start(pair, pair.b, lambda: self.prepare(pair))
-                self.demand_as_told(pair, self.wait(b, os.WUNTRACED))
+                self.require_as_told(pair, self.wait(b, os.WUNTRACED))
                 for child, operation in ((a, pair.a), (b, pair.b)):
                     if child in self.children:
                         os.kill(child, signal.SIGCONT)
@@ -148,7 +148,7 @@ class Director:
         else:
             _core._arm(pair.to, signal.SIGKILL if pair.how == KILL else signal.SIGSTOP)
 
-    def demand_as_told(self, pair: Pair, status: int) -> None:
+    def require_as_told(self, pair: Pair, status: int) -> None:
         """B is at its end, or was killed or stopped where that was asked for."""
         killed = status == signal.SIGKILL and pair.how == KILL
         stopped = os.WIFSTOPPED(status) and pair.how == STOP

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from crash import image
-from crash.crew import Report, crew_parser, demand_few, run, tell, too_many_faults_end_it
+from crash.crew import Report, crew_parser, require_few, run, tell, too_many_faults_end_it
 from crash.operations import BY_NAME, OPERATIONS, Operation
 from crash.scenes import Scene, all_scenes, scene_named
 from crash.trial import RECOVERY, Fault, Point, Stage
@@ -117,7 +117,7 @@ class Player:
             )
             where = "; then ".join(map(str, points))
             self.faults.append(f"{replay}\n    {where}\n    {type(error).__name__}: {error}")
-            demand_few(self.faults)
+            require_few(self.faults)
 
 
 def _first_passes(points: list[Point]) -> list[Point]:

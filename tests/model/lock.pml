@@ -71,7 +71,7 @@ inline recover_locked(r_) {
 #endif
 }
 
-/* _rows.pxd: recover_row -- of ERR_DEAD: _rows.pxd: recover_blocker */
+/* _rows.pxd: recover_row -- of ERR_DEAD: _rows.pxd: retry_after_dead_blocker */
 inline recover_row(r_) {
 #ifdef M_RECOVER_UNLOCKED       /* H11: it was dead when we asked */
 	if

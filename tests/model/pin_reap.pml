@@ -155,7 +155,7 @@ inline copy_pins() {
 	od
 }
 
-/* _fork.pxd: prepare_child, settle_parent, settle_child, settle_writers */
+/* _fork.pxd: prepare_child, end_fork_in_parent, end_fork_in_child, end_fork_of_writers */
 inline fork() {
 	lock_row(t);
 	if
@@ -237,7 +237,7 @@ lives:
 				fi
 			}
 			if
-			:: mine && s == mine - 1 -> mine = 0; finish()
+			:: mine && s == mine - 1 -> mine = 0; publish_object()
 			:: MAY_PIN && holds[c * S + s] == 0 && mine != s + 1 -> pin()
 			:: holds[c * S + s] != 0 -> unpin()
 			:: MAY_DELETE && mine != s + 1 && word[s] == WORD(g, SEALED, 0) -> remove()
@@ -264,7 +264,7 @@ lives:
 		:: true ->
 #ifdef WRITER
 			if
-			:: mine -> d_step { s = mine - 1; mine = 0; w = word[s] } finish(); forget()
+			:: mine -> d_step { s = mine - 1; mine = 0; w = word[s] } publish_object(); forget()
 			:: else
 			fi;
 #endif

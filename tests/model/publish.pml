@@ -87,15 +87,15 @@ inline condemn_replaced(s_) {
 }
 
 /* _index.pxd: settle */
-inline settle(s_, w_, st_) {
+inline end_publishing(s_, w_, st_) {
 	if
 	:: d_step { word[s_] == (w_) -> word[s_] = WORD(GEN(w_), st_, 0) }
 	:: else
 	fi
 }
 
-/* _index.pxd: cell_naming -- k: the cell that holds e_, or CELLS */
-inline cell_naming(e_) {
+/* _index.pxd: find_cell -- k: the cell that holds e_, or CELLS */
+inline find_cell(e_) {
 	k = 0;
 	do
 	:: k < CELLS ->
@@ -109,7 +109,7 @@ inline cell_naming(e_) {
 
 /* _index.pxd: unindex */
 inline unindex(e_) {
-	cell_naming(e_);
+	find_cell(e_);
 	if
 	:: k < CELLS ->
 		if
@@ -168,10 +168,10 @@ inline index(e_) {
 	atomic { assert(ok); seen = 0 }
 }
 
-/* _rows.pxd: settle_dead -- the index says how far the publisher got */
-inline settle_dead() {
+/* _rows.pxd: finish_dead_publish -- the index says how far the publisher got */
+inline finish_dead_publish() {
 	e = CELL(s, GEN(w));
-	cell_naming(e);
+	find_cell(e);
 #ifdef M_CONDEMN_DEAD           /* what was being published goes, even if the name leads to it */
 	k = CELLS;
 #endif
@@ -183,9 +183,9 @@ inline settle_dead() {
 #ifndef M_KEEP_REPLACED         /* H26: sealed, and what it replaces stays */
 		condemn_replaced(s);
 #endif
-		settle(s, w, SEALED)
+		end_publishing(s, w, SEALED)
 	:: else ->
-		settle(s, w, CONDEMNED);
+		end_publishing(s, w, CONDEMNED);
 		reap_condemned(s)
 	fi;
 	atomic { e = 0; k = 0 }
@@ -199,10 +199,10 @@ inline sweep(r_) {
 		if
 		:: ST(word[s]) == CONDEMNED -> reap_condemned(s)
 		:: d_step { ST(word[s]) == WRITING && ROW(word[s]) == r_ -> w = word[s] }
-			settle(s, w, CONDEMNED);        /* _rows.pxd: condemn_dead */
+			end_publishing(s, w, CONDEMNED);        /* _rows.pxd: condemn_dead */
 			reap_condemned(s)
 		:: d_step { ST(word[s]) == PUBLISHING && ROW(word[s]) == r_ -> w = word[s] }
-			settle_dead()
+			finish_dead_publish()
 		:: else
 		fi;
 		d_step { s++; w = 0; ok = 0 }
@@ -246,7 +246,7 @@ inline recover_row(r_) {
 	atomic { s = my_s; g = my_g; my_s = 0; my_g = 0 }
 }
 
-/* _pages.pxd: lock -- of the name; of ERR_DEAD, _rows.pxd: recover_blocker */
+/* _pages.pxd: lock -- of the name; of ERR_DEAD, _rows.pxd: retry_after_dead_blocker */
 inline lock() {
 	do
 	:: d_step { name_lock == 0 -> name_lock = me + 1 } break
@@ -286,16 +286,16 @@ inline publish_locked() {
 	replaces[s] = e;
 #endif
 #ifdef M_SEAL_FIRST             /* the lock's holder may die with the old object still SEALED, and nobody knows */
-	settle(s, WORD(g, PUBLISHING, me), SEALED);
+	end_publishing(s, WORD(g, PUBLISHING, me), SEALED);
 #endif
 	if
 	:: e -> condemn(e)
 	:: else
 	fi;
 #ifdef M_SEAL_GAP
-	settle(s, WORD(g, WRITING, me), SEALED)
+	end_publishing(s, WORD(g, WRITING, me), SEALED)
 #else
-	settle(s, WORD(g, PUBLISHING, me), SEALED)
+	end_publishing(s, WORD(g, PUBLISHING, me), SEALED)
 #endif
 }
 

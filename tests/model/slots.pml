@@ -192,7 +192,7 @@ inline abandon() {
 }
 
 /* _index.pxd: seal -- or what _core.pyx does when a put or a Writer is given up */
-inline finish() {
+inline publish_object() {
 	if
 	:: d_step { assert(word[s] == w); word[s] = WORD(GEN(w), SEALED, 0) }
 	:: true ->
@@ -213,7 +213,7 @@ inline claim() {
 #ifdef WRITER
 			mine = s + 1
 #else
-			finish()
+			publish_object()
 #endif
 #ifdef HOLD
 		:: d_step { word[s] == w -> assert(NOBODY(s)); w = WORD(GEN(w), HELD, me); word[s] = w }

@@ -127,7 +127,7 @@ MUTATIONS = [
         "replaced_not_looked_at",
         "H9: a dead process's pin keeps what was replaced",
         "_put.pxd",
-        "        look_at_blocker(s)              # of what was replaced\n",
+        "        recover_blocker_if_dead(s)              # of what was replaced\n",
         "",
     ),
     Mutation(
@@ -201,8 +201,8 @@ MUTATIONS = [
         "no_patience",
         "H18: who needs what a stopped process has locked waits for ever",
         "_wait.pxd",
-        "    elif now_ms() - since[0] >= <uint64_t>patience_ms(BUSY_AFTER_MS):\n",
-        "    elif now_ms() - since[0] > <uint64_t>patience_ms(BUSY_AFTER_MS) + 100000000:\n",
+        "    elif now_ms() - since[0] >= <uint64_t>busy_timeout_ms(BUSY_TIMEOUT_MS):\n",
+        "    elif now_ms() - since[0] > <uint64_t>busy_timeout_ms(BUSY_TIMEOUT_MS) + 100000000:\n",
         ("crash.matrix", "--only=mid_change_stopped put_large"),
     ),
     Mutation(
@@ -396,7 +396,7 @@ MUTATIONS = [
         "hint_believed_orphans",
         "a wrong bit in a run's record gives an object's block to another",
         "_alloc.pxd",
-        "            if s.runs[r].slots[j] == 0 and s.runs[r].orphaned >> j & 1 and used < n:\n",
+        "            if s.runs[r].slots[j] == 0 and s.runs[r].unowned >> j & 1 and used < n:\n",
         "            if s.runs[r].slots[j] == 0 and used < n:\n",
         ("fuzz.hints", "--only=].slots"),
     ),

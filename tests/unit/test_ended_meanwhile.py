@@ -44,7 +44,7 @@ def during_a_view(act: Callable[[], object]) -> Iterator[None]:
             acted.append(True)
             thread = threading.Thread(target=act)
             thread.start()
-            thread.join(helpers.PATIENCE)
+            thread.join(helpers.BUSY_TIMEOUT)
             assert not thread.is_alive()
         return read(text, nbytes)
 

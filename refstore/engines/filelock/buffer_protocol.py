@@ -43,7 +43,7 @@ __all__ = [
     "WRITABLE",
     "Exporter",
     "ReleasingExporter",
-    "demand_format",
+    "require_format",
     "export",
     "is_typed",
     "stop",
@@ -95,7 +95,7 @@ def stop(exporter: Exporter) -> None:
         pickle.PickleBuffer.release(exporter)  # type: ignore[arg-type]
 
 
-def demand_format(dtype: np.dtype[Any]) -> None:
+def require_format(dtype: np.dtype[Any]) -> None:
     """BufferError if numpy has a format for `dtype`, but one that means something else."""
     if dtype.type is np.void and dtype.names is None:  # "7x", which numpy reads as records
         raise _messages.no_format(dtype)
@@ -103,7 +103,7 @@ def demand_format(dtype: np.dtype[Any]) -> None:
 
 def typed_view(array: npt.NDArray[Any]) -> memoryview:
     """A memoryview with the array's format. BufferError if it has none."""
-    demand_format(array.dtype)
+    require_format(array.dtype)
     return _view(array)
 
 
@@ -116,7 +116,7 @@ def _view(array: Any) -> memoryview:
 
 def _has_format(array: Any) -> bool:
     try:
-        demand_format(array.dtype)
+        require_format(array.dtype)
         memoryview(array).release()
     except (ValueError, BufferError):
         return False

@@ -67,15 +67,15 @@ class Exported(buffer_protocol.Exporter):
         self._is_kept = False
         self._is_closed = False
 
-    def _demand_open(self) -> tuple[Root, Home]:
+    def _require_open(self) -> tuple[Root, Home]:
         # nor in a child that has no place in the store: there, new views of what is kept would look
         # like any others
-        root, home = self._demand_unclosed()
+        root, home = self._require_unclosed()
         if not home.is_alive():
             raise RefstoreError(_messages.forked(home.path))
         return root, home
 
-    def _demand_unclosed(self) -> tuple[Root, Home]:
+    def _require_unclosed(self) -> tuple[Root, Home]:
         root, home = self._root, self._home
         if self._is_closed or root is None or home is None:
             raise ValueError(f"this {self._noun} is closed")
@@ -86,11 +86,11 @@ class Exported(buffer_protocol.Exporter):
         return make_ref(self._slot, self._generation, self._tag)
 
     def _as_array(self) -> npt.NDArray[Any]:
-        root, home = self._demand_open()
+        root, home = self._require_open()
         return shaped(root, self._block, home.path)
 
     def _buffer_for(self, flags: int) -> Any:
-        root, _ = self._demand_open()
+        root, _ = self._require_open()
         if flags & buffer_protocol.WRITABLE:
             if not flags & buffer_protocol.FORMAT:
                 self._is_kept = True
@@ -100,17 +100,17 @@ class Exported(buffer_protocol.Exporter):
             return root
         array = self._as_array()
         if flags & buffer_protocol.FORMAT:
-            buffer_protocol.demand_format(array.dtype)
+            buffer_protocol.require_format(array.dtype)
         elif _ASKS_METHOD and array.itemsize:  # a memoryview has a format, whoever asks for none
             array = array.view(np.dtype((np.void, array.itemsize)))
         return array
 
     def __len__(self) -> int:
-        self._demand_open()
+        self._require_open()
         return self._block.nbytes
 
     def __bytes__(self) -> bytes:
-        root, _ = self._demand_open()
+        root, _ = self._require_open()
         return root.tobytes()
 
     @property
@@ -140,7 +140,7 @@ class _Pinned(Exported):
         raise TypeError("Store.get() makes PinnedBuffers")
 
     def __enter__(self) -> Self:
-        self._demand_open()
+        self._require_open()
         return self
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
@@ -188,7 +188,7 @@ class _Pinned(Exported):
     @property
     def kind(self) -> Literal["bytes", "array", "object"]:
         """How the object was put: "bytes", "array" or "object"."""
-        self._demand_open()
+        self._require_open()
         return cast("Literal['bytes', 'array', 'object']", self._block.kind)
 
     @property
@@ -200,10 +200,10 @@ class _Pinned(Exported):
     def array(self) -> npt.NDArray[Any]:
         """The array that was put, as a view without a copy; bytes as uint8. TypeError for any
         other object."""
-        return self._demand_array()
+        return self._require_array()
 
-    def _demand_array(self) -> npt.NDArray[Any]:
-        self._demand_open()
+    def _require_array(self) -> npt.NDArray[Any]:
+        self._require_open()
         if self._block.kind == "object":
             raise _messages.no_array()
         return self._as_array()
@@ -211,7 +211,7 @@ class _Pinned(Exported):
     @property
     def value(self) -> Any:
         """The object that was put; its buffers lie where they are, bytes are a memoryview."""
-        root, _ = self._demand_open()
+        root, _ = self._require_open()
         if self._block.kind == "array":
             return self._as_array()
         view = memoryview(root)  # type: ignore[arg-type, unused-ignore]  # 3.12: ndarray
@@ -219,7 +219,7 @@ class _Pinned(Exported):
 
     def private_view(self) -> memoryview:
         """A writable copy-on-write memoryview of the payload, which keeps the pin."""
-        root, home = self._demand_open()
+        root, home = self._require_open()
         if not root.flags.writeable:
             root = private_root(home, self._block, root)
         return buffer_protocol.typed_view(shaped(root, self._block, home.path))
@@ -227,13 +227,13 @@ class _Pinned(Exported):
     def __array__(
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
     ) -> npt.NDArray[Any]:
-        array = self._demand_array()
+        array = self._require_array()
         if copy is None and dtype is None:
             return array
         return np.array(array, dtype=dtype, copy=copy)
 
     def __dlpack__(self, **options: Any) -> Any:
-        array = self._demand_array()
+        array = self._require_array()
         try:
             return array.__dlpack__(**options)
         except BufferError as error:

@@ -58,7 +58,7 @@ __all__ = [
     "is_unused",
     "make_file",
     "remove_orphans",
-    "why_not",
+    "unsupported_reason",
 ]
 
 BACKEND = "filelock"
@@ -102,7 +102,7 @@ def make_file(
     return None if lock is None else Claim(lock)
 
 
-def why_not(folder: str) -> str | None:
+def unsupported_reason(folder: str) -> str | None:
     """What keeps this engine's stores out of a folder: nothing that is known beforehand."""
     return None
 
@@ -213,7 +213,7 @@ class Engine:
         att = self._att  # looked at once: it may be closed meanwhile
         if att is None:
             raise _messages.closed()
-        att.demand_alive()
+        att.require_alive()
         return att
 
     @property

@@ -23,7 +23,7 @@ from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import BITMAP, BITMAP_WORDS, TRIMS, UNIT, bin_of
 from refstore.engines.filelock.life import here
 
-LOOKS = 32  # extents of a bin that are compared before a larger bin is tried
+RETRIES = 32  # extents of a bin that are compared before a larger bin is tried
 
 _LOW_40 = (1 << 40) - 1
 _LOW_24 = (1 << 24) - 1
@@ -127,12 +127,12 @@ def _best_of(c: Change, b: int, units: int, looks: int | None) -> int | None:
 
 def _find(c: Change, units: int) -> int | None:
     own = bin_of(units)
-    found = _best_of(c, own, units, LOOKS)
+    found = _best_of(c, own, units, RETRIES)
     if found is not None:
         return found
     larger = _next_bin(c, own + 1)
     if larger is not None:
-        found = _best_of(c, larger, units, LOOKS)
+        found = _best_of(c, larger, units, RETRIES)
         if found is None:
             raise c.file.damaged(f"the bitmap says that bin {larger} has an extent")
         return found

@@ -169,7 +169,7 @@ def _claim_creation(folder: str, mode: int, life: Life) -> liveness.Claim:
         except (FileNotFoundError, FileExistsError, Timeout):
             continue  # one who cleans up was faster; filelock saw the folder, and then it was gone
         try:
-            liveness.demand_kernel_lock(lock)
+            liveness.require_kernel_lock(lock)
             claim = liveness.take(creator_path(folder), lock_mode)
         except FileNotFoundError:
             continue

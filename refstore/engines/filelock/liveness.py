@@ -49,7 +49,7 @@ def make_folder(folder: str, mode: int) -> bool:
     return True
 
 
-def demand_kernel_lock(lock: FileLock) -> None:
+def require_kernel_lock(lock: FileLock) -> None:
     """After the first acquisition: filelock falls back to a mere file where there are no locks."""
     if isinstance(lock, SoftFileLock):
         lock.release(force=True)
@@ -129,7 +129,7 @@ def take(path: str, mode: int = 0o600) -> Claim | None:
             lock.acquire()
         except Timeout:
             return None
-        demand_kernel_lock(lock)
+        require_kernel_lock(lock)
         return Claim(lock)
     claim = Claim()
     return claim if claim.take(path, mode) else None

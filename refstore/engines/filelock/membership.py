@@ -42,7 +42,7 @@ from refstore.engines.filelock.layout import (
 from refstore.engines.filelock.life import Life, here
 from refstore.engines.filelock.mapping import Mapping
 from refstore.engines.filelock.pins import raise_interrupt
-from refstore.engines.filelock.transaction import PATIENCE, Chore, Operation, T, Turns
+from refstore.engines.filelock.transaction import BUSY_TIMEOUT, Chore, Operation, T, Turns
 
 _BATCH: Final = 200  # words of a large change that are committed together
 
@@ -83,7 +83,7 @@ class Member(Turns):
         """Not in a child that has no row of its own."""
         return self.pid == os.getpid() and not self.is_lost
 
-    def demand_alive(self) -> None:
+    def require_alive(self) -> None:
         if not self.is_alive():
             raise RefstoreError(_messages.forked(self.path))
 
@@ -93,7 +93,7 @@ class Member(Turns):
         """A turn of a process that has a row, in a call that began in that life."""
         life.demand(self.path)
         if self.pid != os.getpid() or self.is_lost:
-            self.demand_alive()
+            self.require_alive()
         raise_interrupt()
         if self.row is None:  # left at the interpreter's exit, and is used once more
             self.join()
@@ -119,8 +119,8 @@ class Member(Turns):
     def join(self) -> None:
         """Takes a row. Whoever died is cleaned up after before."""
         life = here()
-        self.demand_alive()
-        self._demand_descriptors()
+        self.require_alive()
+        self._require_descriptors()
         for _ in range(files.TRIES):
             is_new = liveness.make_folder(self.folder, self.mode)
             try:
@@ -136,7 +136,7 @@ class Member(Turns):
                 raise
         raise _messages.busy(self.path, 0, "attaching")
 
-    def _demand_descriptors(self) -> None:
+    def _require_descriptors(self) -> None:
         # before there is anything that takes some to be removed again
         with contextlib.ExitStack() as some:
             for _ in range(3):
@@ -147,7 +147,7 @@ class Member(Turns):
             files.remove_folder(self.folder, has_store=has_store, patience=1.0)
 
     def _enter(self, c: Change) -> None:
-        liveness.demand_kernel_lock(self.lock)
+        liveness.require_kernel_lock(self.lock)
         found = os.stat(self.path)
         if (found.st_dev, found.st_ino) != self.file.found:
             raise FileNotFoundError(errno.ENOENT, "the store was removed just now", self.path)
@@ -264,10 +264,10 @@ class Member(Turns):
         self.heir, self.is_forking = None, True  # before: a signal handler may raise after it
         self._is_kept_for_child, loss = False, _children.BUSY
         try:
-            if not self.mutex.acquire(timeout=2 * PATIENCE):
+            if not self.mutex.acquire(timeout=2 * BUSY_TIMEOUT):
                 self.is_forking = False
             elif self._may_bequeath() and not self._inside:
-                self.heir = self.take_turn("a fork", self._bequeath)
+                self.heir = self.take_turn("a fork", self._reserve_for_child)
         except Exception as error:
             loss = self._why_lost(error)
         finally:
@@ -306,7 +306,7 @@ class Member(Turns):
             slots.keep(c, slot, self.own)
         c.commit()
 
-    def _bequeath(self, c: Change) -> tuple[int, liveness.Claim]:
+    def _reserve_for_child(self, c: Change) -> tuple[int, liveness.Claim]:
         row, claim = self._free_row(c)
         try:
             process_table.enter(c, row, 0, process_table.own_command())

@@ -3,7 +3,7 @@
 A turn is: the mutex of this process's attachment, then the file lock that all processes share, then
 what the last holder left in the journal is ended, then the operation. The lock is filelock's and
 goes with its holder, however that dies. A holder that is only stopped keeps it: whoever waits for
-it in vain for as long as `PATIENCE` says so, with its pid. While others take turns, it waits on.
+it in vain for as long as `BUSY_TIMEOUT` says so, with its pid. While others take turns, it waits on.
 
 Things that finalizers want done, such as giving back a pin, are chores. A finalizer can run between
 any two bytecodes, in the midst of a turn of its own thread too, so it may not take one then: chores
@@ -34,10 +34,10 @@ from refstore.engines.filelock.liveness import make_folder, new_lock
 from refstore.engines.filelock.mapping import Mapping
 from refstore.engines.filelock.recovery import Report
 
-PATIENCE: Final = 5.0  # seconds without any turn of anybody
+BUSY_TIMEOUT: Final = 5.0  # seconds without any turn of anybody
 CHORE_PATIENCE: Final = 0.2  # for what a finalizer wants done; after that it waits for a turn
 TRIES: Final = 3  # of a chore in which something raises
-ROUNDS: Final = 12  # times PATIENCE, while others take turns
+ROUNDS: Final = 12  # times BUSY_TIMEOUT, while others take turns
 POLL: Final = 0.0005
 MEETINGS: Final = 100  # with who removes a folder of locks, one after another
 
@@ -115,7 +115,7 @@ class Turns:
         what: str,
         operation: Operation[T],
         *args: Any,
-        patience: float = PATIENCE,
+        patience: float = BUSY_TIMEOUT,
         life: Life | None = None,
     ) -> T:
         """`operation(change, *args)` while nobody else changes the store.

@@ -99,7 +99,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
         finalize(self._give_up, is_finalizing)
 
     def __enter__(self) -> Writer:
-        self._demand_ours()
+        self._require_ours()
         return self
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
@@ -112,7 +112,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
 
     def seal(self) -> ObjectRef:
         """Publishes what was written, for good; returns its ref."""
-        home = self._demand_ours()
+        home = self._require_ours()
         try:
             self._end()
             home.seal(self._call, self._name, self._replaces, self._pin_of_views(home))
@@ -181,8 +181,8 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
     def _is_ours(self, home: Home) -> bool:
         return self._is_made_here() and home.is_alive()
 
-    def _demand_ours(self) -> Home:
-        _, home = self._demand_unclosed()
+    def _require_ours(self) -> Home:
+        _, home = self._require_unclosed()
         if not self._is_ours(home):
             raise ValueError(
                 "this Writer belongs to the parent process: only the process that made it can "

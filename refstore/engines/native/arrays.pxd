@@ -12,8 +12,8 @@ from .layout cimport block_nbytes, INLINE_DIMS, KIND_ARRAY, KIND_OBJECT, LABEL_T
 from .system cimport (
     close, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, mmap, O_RDONLY, PROT_READ, PROT_WRITE, reopen,
 )
-from .view cimport label_at, Store
-from .memory cimport file_of, labels_are_ready
+from .view cimport label_at, View
+from .memory cimport file_of, labels_are_committed
 from .errors cimport path_of
 
 cdef extern from "Python.h":
@@ -42,10 +42,10 @@ cdef struct Shape:
     cnp.npy_intp strides[MAX_DIMS]
 
 
-cdef inline object damaged(Store *s, uint64_t i, str what):
+cdef inline object damaged(View *v, uint64_t i, str what):
     # `what` of slot `i` cannot be, as in "the shape of the array"
     from refstore import _messages
-    return _messages.damaged_object(path_of(s), what, i)
+    return _messages.damaged_object(path_of(v), what, i)
 
 
 cdef inline bint is_plain(int number) noexcept nogil:
@@ -115,54 +115,54 @@ cdef inline int set_layout(Shape *shape, cnp.ndarray array, tuple axes) except -
     return 0
 
 
-cdef inline int kind_of(Store *s, uint64_t i) except -1:
-    cdef int kind = s.slots[i].kind
+cdef inline int kind_of(View *v, uint64_t i) except -1:
+    cdef int kind = v.slots[i].kind
     if kind > KIND_OBJECT:
-        raise damaged(s, i, "the kind of the object")
+        raise damaged(v, i, "the kind of the object")
     return kind
 
 
-cdef inline cnp.dtype read_shape(Store *s, uint64_t i, Py_ssize_t nbytes, Shape *shape, bint *strided):
+cdef inline cnp.dtype read_shape(View *v, uint64_t i, Py_ssize_t nbytes, Shape *shape, bint *strided):
     # How the array in slot `i` lies in its `nbytes` bytes; anything else is bytes.
     cdef:
-        Slot *slot = &s.slots[i]
+        Slot *slot = &v.slots[i]
         int number = slot.dtype
         int order = slot.order
         int axis
         cnp.dtype dtype
     strided[0] = False
-    if kind_of(s, i) != KIND_ARRAY:
+    if kind_of(v, i) != KIND_ARRAY:
         shape.ndim = 1
         shape.dims[0] = nbytes
         return PyArray_DescrFromType(cnp.NPY_UINT8)
     if not number:
         strided[0] = True
-        return read_description(s, i, nbytes, shape)
+        return read_description(v, i, nbytes, shape)
     if not is_plain(number - 1):
-        raise damaged(s, i, "the dtype of the array")
+        raise damaged(v, i, "the dtype of the array")
     if order != c'C' and order != c'F':
-        raise damaged(s, i, "the order of the axes of the array")
+        raise damaged(v, i, "the order of the axes of the array")
     shape.ndim = slot.ndim
     if shape.ndim > INLINE_DIMS:
-        raise damaged(s, i, "the number of axes of the array")
+        raise damaged(v, i, "the number of axes of the array")
     dtype = PyArray_DescrFromType(number - 1)
     for axis in range(shape.ndim):
         shape.dims[axis] = <cnp.npy_intp>slot.shape[axis]
     if not fits(shape, dtype.itemsize, <uint64_t>nbytes):
-        raise damaged(s, i, "the shape of the array")
+        raise damaged(v, i, "the shape of the array")
     if order == c'F':
         strided[0] = True
         fortran_strides(shape, dtype.itemsize)
     return dtype
 
 
-cdef inline cnp.dtype read_description(Store *s, uint64_t i, Py_ssize_t nbytes, Shape *shape):
+cdef inline cnp.dtype read_description(View *v, uint64_t i, Py_ssize_t nbytes, Shape *shape):
     from refstore.payload.arrays import DescriptionError, read
     cdef int axis
     try:
-        dtype, dims, strides = read(get_text(s, i, <uint64_t>nbytes), nbytes)
+        dtype, dims, strides = read(get_text(v, i, <uint64_t>nbytes), nbytes)
     except DescriptionError as error:
-        raise damaged(s, i, f"{error} of the array") from error
+        raise damaged(v, i, f"{error} of the array") from error
     shape.ndim = <int>len(dims)
     for axis in range(shape.ndim):
         shape.dims[axis] = dims[axis]
@@ -170,54 +170,54 @@ cdef inline cnp.dtype read_description(Store *s, uint64_t i, Py_ssize_t nbytes, 
     return dtype
 
 
-cdef inline void set_text(Store *s, Slot *slot, uint64_t i, const char *text, Py_ssize_t n) noexcept:
+cdef inline void set_text(View *v, Slot *slot, uint64_t i, const char *text, Py_ssize_t n) noexcept:
     # The description goes into the label if it fits (whose memory is committed), else behind the payload.
     if n <= LABEL_TEXT:
         assign(slot.text_nbytes, <unsigned short>n)
-        memcpy(label_at(s, i).text, text, <size_t>n)
+        memcpy(label_at(v, i).text, text, <size_t>n)
         failpoint()
     else:
         assign(slot.spill_nbytes, <unsigned int>n)
-        memcpy(s.base + slot.offset + slot.nbytes, text, <size_t>n)
+        memcpy(v.base + slot.offset + slot.nbytes, text, <size_t>n)
         failpoint()
 
 
-cdef inline bytes get_text(Store *s, uint64_t i, uint64_t nbytes):
+cdef inline bytes get_text(View *v, uint64_t i, uint64_t nbytes):
     # `nbytes`: of the payload, which lies in the file
     cdef:
-        Slot *slot = &s.slots[i]
+        Slot *slot = &v.slots[i]
         uint64_t spill = slot.spill_nbytes
         uint64_t length = slot.text_nbytes
         uint64_t offset = slot.offset
         uint64_t size = block_nbytes(slot)
     if spill:
-        if (nbytes > size or spill > size - nbytes or offset < s.g.data or offset > s.g.file_size
-                or size > s.g.file_size - offset):
-            raise damaged(s, i, "the length of the description of the array")
-        return PyBytes_FromStringAndSize(s.view + offset + nbytes, <Py_ssize_t>spill)
-    if length > LABEL_TEXT or not labels_are_ready(s, i):
-        raise damaged(s, i, "the length of the description of the array")
-    return PyBytes_FromStringAndSize(<char*>label_at(s, i).text, <Py_ssize_t>length)
+        if (nbytes > size or spill > size - nbytes or offset < v.g.data or offset > v.g.file_size
+                or size > v.g.file_size - offset):
+            raise damaged(v, i, "the length of the description of the array")
+        return PyBytes_FromStringAndSize(v.ro_base + offset + nbytes, <Py_ssize_t>spill)
+    if length > LABEL_TEXT or not labels_are_committed(v, i):
+        raise damaged(v, i, "the length of the description of the array")
+    return PyBytes_FromStringAndSize(<char*>label_at(v, i).text, <Py_ssize_t>length)
 
 
-cdef inline char *private_copy(Store *s, uint64_t i, char *data, Py_ssize_t n, void **at, size_t *mapped) except NULL:
+cdef inline char *private_copy(View *v, uint64_t i, char *data, Py_ssize_t n, void **at, size_t *mapped) except NULL:
     # Pages of its own are mapped again, copy-on-write, through a description without locks: no lock outlives us by
     # it. A block that shares its pages is copied: a private page would hide what its neighbours become.
     import os
     from refstore import _limits
     cdef size_t nbytes
     cdef int fd
-    if s.slots[i].extent == 0 or os.sysconf("SC_PAGE_SIZE") != PAGE:
+    if v.slots[i].extent == 0 or os.sysconf("SC_PAGE_SIZE") != PAGE:
         at[0] = aligned_alloc(64, (<size_t>n // 64 + 1) * 64)
         if at[0] == NULL:
             raise MemoryError(f"no {n} bytes for a private copy")
         memcpy(at[0], data, <size_t>n)
         return <char*>at[0]
     nbytes = max((<size_t>n + PAGE - 1) // PAGE, <size_t>1) * PAGE
-    fd = reopen(file_of(s), O_RDONLY)
+    fd = reopen(file_of(v), O_RDONLY)
     if fd < 0:
-        raise _limits.no_descriptor(os.fsdecode(<bytes>s.path), "a private view")
-    at[0] = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, <int64_t>s.slots[i].offset)
+        raise _limits.no_descriptor(os.fsdecode(<bytes>v.path), "a private view")
+    at[0] = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, <int64_t>v.slots[i].offset)
     close(fd)
     if at[0] == MAP_FAILED:
         at[0] = NULL

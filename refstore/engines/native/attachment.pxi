@@ -9,12 +9,12 @@ from refstore.engines.native.layout cimport Geometry, Header, lay_out, PAGE
 from refstore.engines.native.system cimport (
     getpid, MADV_DONTFORK, madvise, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
 )
-from refstore.engines.native.view cimport row_at, Store
+from refstore.engines.native.view cimport row_at, View
 from refstore.engines.native.process_table cimport leave
-from refstore.engines.native.mapping cimport unmap_store
+from refstore.engines.native.mapping cimport unmap_view
 from refstore.engines.native.opening cimport (
-    creator_lives, identify, join, look_after_reboot, new_file, nobody_came, obstacle, own_command,
-    read_header,
+    identify, is_creator_locked, join, look_after_reboot, missing_feature, new_file, own_command,
+    read_header, was_never_used,
 )
 
 import os
@@ -22,7 +22,7 @@ import os
 cdef class Attachment:
     """This process's membership in one store; it ends with the last store object, buffer and writer that uses it."""
 
-    cdef Store s
+    cdef View view
     cdef readonly str path
     cdef readonly bytes uuid
     cdef bytes encoded_path
@@ -30,61 +30,61 @@ cdef class Attachment:
     cdef object __weakref__
 
     def __cinit__(self):
-        self.s.fd = -1
+        self.view.fd = -1
 
     def __dealloc__(self):
-        global first_store
-        cdef Store **at = &first_store
-        while at[0] != NULL and at[0] != &self.s:
+        global first_view
+        cdef View **at = &first_view
+        while at[0] != NULL and at[0] != &self.view:
             at = &at[0].next
         if at[0] != NULL:
-            at[0] = self.s.next
-        if self.joined and self.s.alive[0]:
-            keep_for_unseen(&self.s)
-            if not self.s.dirty:
-                leave(&self.s)
-        unmap_store(&self.s)
+            at[0] = self.view.next
+        if self.joined and self.view.alive[0]:
+            keep_for_unseen(&self.view)
+            if not self.view.dirty:
+                leave(&self.view)
+        unmap_view(&self.view)
 
     cdef void keep_for_unseen(self) noexcept:
         # a method, so that no compiler puts it in the way of those that see none
-        keep_for_unseen(&self.s)
+        keep_for_unseen(&self.view)
 
     cdef int take_part(self, str path, int fd, const Header *h, object found) except -1:
-        global first_store
+        global first_view
         cdef bytes command = own_command()
-        self.s.forks_seen = load_acquire(&unseen_forks)                  # [fork]
+        self.view.forks_seen = load_acquire(&unseen_forks)                  # [fork]
         self.path = path
         self.encoded_path = os.fsencode(path)
         self.uuid = PyBytes_FromStringAndSize(<const char*>h.uuid, 16)
-        self.s.path = PyBytes_AS_STRING(self.encoded_path)
-        self.s.dev, self.s.ino = found.st_dev, found.st_ino
+        self.view.path = PyBytes_AS_STRING(self.encoded_path)
+        self.view.dev, self.view.ino = found.st_dev, found.st_ino
         # From the lock on our row to where the fork hooks know of us, the GIL is ours throughout: a child that
         # another thread forked in between would share our lock, and keep us alive when we are dead.
-        join(&self.s, fd, h, path)
+        join(&self.view, fd, h, path)
         self.joined = True
-        self.s.next = first_store
-        first_store = &self.s
-        identify(row_at(&self.s, self.s.row), command)
-        look_after_reboot(&self.s, path)
+        self.view.next = first_view
+        first_view = &self.view
+        identify(row_at(&self.view, self.view.row), command)
+        look_after_reboot(&self.view, path)
         return 0
 
     @property
     def capacity(self):
-        return self.s.header.capacity
+        return self.view.header.capacity
 
     @property
     def max_objects(self):
-        return self.s.header.max_objects
+        return self.view.header.max_objects
 
     def is_of(self, int fd):
         """Whether `fd` is open on the very file that this is attached to."""
         found = os.fstat(fd)
-        return found.st_dev == self.s.dev and found.st_ino == self.s.ino
+        return found.st_dev == self.view.dev and found.st_ino == self.view.ino
 
 
 cdef inline void see_forks(Attachment att) noexcept:
     # In a process that has a row, before it lets go of a view or a Writer.
-    if load_acquire(&unseen_forks) != att.s.forks_seen:                  # [fork]
+    if load_acquire(&unseen_forks) != att.view.forks_seen:                  # [fork]
         att.keep_for_unseen()
 
 
@@ -139,17 +139,17 @@ def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mo
 
 def is_creator_alive(int fd, str path not None):
     """Whether the creator of the temporary store behind `fd` lives; None if it is no temporary store of ours."""
-    return creator_lives(fd)
+    return is_creator_locked(fd)
 
 
 def is_unused(int fd, str path not None):
     """Whether nobody is attached to the store behind `fd`, and nothing was ever put there."""
-    return nobody_came(fd)
+    return was_never_used(fd)
 
 
-def why_not(str folder not None):
+def unsupported_reason(str folder not None):
     """What keeps stores of this engine out of a folder, for a sentence; None if nothing does."""
-    return obstacle(folder)
+    return missing_feature(folder)
 
 
 def remove_orphans(str folder not None):
@@ -165,7 +165,7 @@ def attach(str path not None, bint foreign):
     try:
         found = os.fstat(fd)
         att = attachments.get((found.st_dev, found.st_ino))
-        if att is not None and att.s.alive[0]:
+        if att is not None and att.view.alive[0]:
             return att
         head = read_header(fd, path, found, foreign)
         att = Attachment()

@@ -15,7 +15,7 @@ from refstore.engines.native.layout cimport KIND_ARRAY, KIND_BYTES, KIND_OBJECT,
 from refstore.engines.native.system cimport munmap
 from refstore.engines.native.view cimport is_plausible
 from refstore.engines.native.slots cimport pin, unpin
-from refstore.engines.native.recovery cimport look_at_blocker
+from refstore.engines.native.recovery cimport recover_blocker_if_dead
 from refstore.engines.native.errors cimport get_error
 from refstore.engines.native.arrays cimport (
     kind_of, NPY_ARRAY_WRITEABLE, private_copy, read_shape, Shape, view_of,
@@ -61,11 +61,11 @@ cdef class Block:
         # No Python runs here: a weak reference would still find what is being collected.
         if self.pinned:
             self.pinned = False
-            if self.att.s.alive[0]:
+            if self.att.view.alive[0]:
                 see_forks(self.att)
-                self.att.s.blocked_by = 0
-                unpin(&self.att.s, self.slot)
-                look_at_blocker(&self.att.s)
+                self.att.view.blocked_by = 0
+                unpin(&self.att.view, self.slot)
+                recover_blocker_if_dead(&self.att.view)
         if self.private_at != NULL:
             if self.private_nbytes:
                 munmap(self.private_at, self.private_nbytes)
@@ -73,16 +73,16 @@ cdef class Block:
                 free(self.private_at)
             self.private_at = NULL
 
-    cdef inline void drop(self) noexcept:
+    cdef inline void release_pin(self) noexcept:
         self.let_go()
         self.att = None
 
     cdef inline str noun(self):
         return "Writer" if isinstance(self, Writer) else "PinnedBuffer"
 
-    cdef inline int demand_open(self) except -1:
+    cdef inline int require_open(self) except -1:
         # in a child without a place in the store it is not: new views of what is kept would look like any others
-        if self.is_closed or self.att.s.alive[0] == 0:
+        if self.is_closed or self.att.view.alive[0] == 0:
             raise self.refusal()
         return 0
 
@@ -97,7 +97,7 @@ cdef class Block:
             Export export = self.new_export()
             Shape shape
             bint strided
-            cnp.dtype dtype = read_shape(&self.att.s, self.slot, self.nbytes, &shape, &strided)
+            cnp.dtype dtype = read_shape(&self.att.view, self.slot, self.nbytes, &shape, &strided)
         return view_of(dtype, &shape, strided, self.data, NPY_ARRAY_WRITEABLE if self.is_writable else 0, export)
 
     cdef inline Export new_export(self):
@@ -110,11 +110,11 @@ cdef class Block:
         self.export(buffer, flags)
 
     cdef int export(self, Py_buffer *buffer, int flags) except -1:
-        self.demand_open()
+        self.require_open()
         if flags & PyBUF_WRITABLE and not flags & PyBUF_FORMAT:
             # numpy.ndarray(buffer=) and torch.frombuffer() begin so; they keep the object, and not the view
             self.is_kept = True
-        if not is_typed(flags) or kind_of(&self.att.s, self.slot) != KIND_ARRAY:
+        if not is_typed(flags) or kind_of(&self.att.view, self.slot) != KIND_ARRAY:
             # an Export as the owner: who keeps only `memoryview.obj` keeps the block
             return PyBuffer_FillInfo(buffer, self.new_export(), self.data, self.nbytes, not self.is_writable, flags)
         # numpy knows how to export an array, and keeps it, hence our block, as long as the view
@@ -126,18 +126,18 @@ cdef class Block:
     cdef inline void give_back_export(self) noexcept:
         self.exports -= 1
         if self.is_closed:
-            self.drop_unless_used()
+            self.release_unless_used()
 
-    cdef inline void drop_unless_used(self) noexcept:
+    cdef inline void release_unless_used(self) noexcept:
         if self.exports == 0 and not self.is_kept:
-            self.drop()
+            self.release_pin()
 
     def __len__(self):
-        self.demand_open()
+        self.require_open()
         return self.nbytes
 
     def __bytes__(self):
-        self.demand_open()
+        self.require_open()
         return PyBytes_FromStringAndSize(self.data, self.nbytes)
 
     @property
@@ -202,13 +202,13 @@ cdef class PinnedBuffer(Block):
         self.let_go()
 
     def __enter__(self):
-        self.demand_open()
+        self.require_open()
         return self
 
     def __exit__(self, kind, value, trace):
         if not self.is_closed:
             self.is_closed = True
-            self.drop_unless_used()
+            self.release_unless_used()
 
     def release(self):
         """Closes the buffer. Views taken from it stay valid, and keep the pin."""
@@ -217,11 +217,11 @@ cdef class PinnedBuffer(Block):
     @property
     def kind(self):
         """How the object was put: "bytes", "array" or "object"."""
-        self.demand_open()
+        self.require_open()
         return self.kind_seen()
 
     cdef str kind_seen(self):
-        return KINDS[kind_of(&self.att.s, self.slot)]
+        return KINDS[kind_of(&self.att.view, self.slot)]
 
     @property
     def ref(self):
@@ -231,19 +231,19 @@ cdef class PinnedBuffer(Block):
     @property
     def array(self):
         """The array that was put, as a view without a copy; bytes as uint8. TypeError for any other object."""
-        return self.demand_array()
+        return self.require_array()
 
-    cdef cnp.ndarray demand_array(self):
-        self.demand_open()
-        if kind_of(&self.att.s, self.slot) == KIND_OBJECT:
+    cdef cnp.ndarray require_array(self):
+        self.require_open()
+        if kind_of(&self.att.view, self.slot) == KIND_OBJECT:
             raise _messages.no_array()
         return self.as_array()
 
     @property
     def value(self):
         """The object that was put; its buffers lie where they are, bytes come back as a memoryview."""
-        self.demand_open()
-        cdef int kind = kind_of(&self.att.s, self.slot)
+        self.require_open()
+        cdef int kind = kind_of(&self.att.view, self.slot)
         if kind == KIND_ARRAY:
             return self.as_array()
         if kind == KIND_BYTES:
@@ -252,28 +252,28 @@ cdef class PinnedBuffer(Block):
 
     def private_view(self):
         """A writable copy-on-write memoryview of the payload, with a pin of its own."""
-        self.demand_open()
+        self.require_open()
         if self.is_writable:
             return PyMemoryView_FromObject(self)
         cdef PinnedBuffer other = PinnedBuffer.__new__(PinnedBuffer)
-        fetch_add_seq_cst_u32(&self.att.s.pins[self.slot], 1)   # valid at once: ours holds meanwhile
-        take_over(other, self.att, self.slot, self.generation)
+        fetch_add_seq_cst_u32(&self.att.view.pins[self.slot], 1)   # valid at once: ours holds meanwhile
+        adopt_pin(other, self.att, self.slot, self.generation)
         other.go_private()
         return PyMemoryView_FromObject(other)
 
     cdef int go_private(self) except -1:
-        self.data = private_copy(&self.att.s, self.slot, self.data, self.nbytes, &self.private_at, &self.private_nbytes)
+        self.data = private_copy(&self.att.view, self.slot, self.data, self.nbytes, &self.private_at, &self.private_nbytes)
         self.is_writable = True
         return 0
 
     def __array__(self, dtype=None, copy=None):
-        array = self.demand_array()
+        array = self.require_array()
         if copy is None and dtype is None:
             return array
         return np.array(array, dtype=dtype, copy=copy)
 
     def __dlpack__(self, **options):
-        array = self.demand_array()
+        array = self.require_array()
         try:
             return array.__dlpack__(**options)
         except BufferError as error:
@@ -309,20 +309,20 @@ cdef class DirectBuffer(PinnedBuffer):
 (<PyTypeObject*>PinnedBuffer).tp_flags &= ~Py_TPFLAGS_BASETYPE      # there are no more kinds of it
 
 
-cdef inline Slot *take_over(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) except NULL:
+cdef inline Slot *adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) except NULL:
     # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of its block.
-    cdef Slot *slot = &att.s.slots[i]
+    cdef Slot *slot = &att.view.slots[i]
     cdef uint64_t offset = slot.offset
     cdef uint64_t nbytes = slot.nbytes
     buf.att = att
-    buf.tag = att.s.tag
+    buf.tag = att.view.tag
     buf.slot = i
     buf.generation = generation
     buf.pinned = True
     buf.nbytes = <Py_ssize_t>nbytes
-    if not is_plausible(&att.s, slot, offset, nbytes):
+    if not is_plausible(&att.view, slot, offset, nbytes):
         raise _messages.damaged_file(att.path, f"what slot {i} says of its offset, its size or its block")
-    buf.data = att.s.view + offset
+    buf.data = att.view.ro_base + offset
     return slot
 
 
@@ -334,16 +334,16 @@ cdef PinnedBuffer make_direct(PinnedBuffer buf):
     # What has the pin in place of `buf`.
     cdef PinnedBuffer other = DirectBuffer.__new__(DirectBuffer)
     buf.pinned = False
-    take_over(other, buf.att, buf.slot, buf.generation)
+    adopt_pin(other, buf.att, buf.slot, buf.generation)
     return other
 
 
 cdef PinnedBuffer pinned(Attachment att, uint64_t i, uint64_t generation):
     cdef PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)
-    cdef int got = pin(&att.s, i, generation)
+    cdef int got = pin(&att.view, i, generation)
     if got != 0:
-        raise get_error(&att.s, got, make_ref(att.s.tag, i, generation), False)
-    return make_direct(buf) if is_direct(take_over(buf, att, i, generation)) else buf
+        raise get_error(&att.view, got, make_ref(att.view.tag, i, generation), False)
+    return make_direct(buf) if is_direct(adopt_pin(buf, att, i, generation)) else buf
 
 
 _buffers.PinnedBuffer.register(PinnedBuffer)

@@ -76,7 +76,7 @@ cdef extern from *:
     void STATIC_ASSERT "REFSTORE_STATIC_ASSERT"(bint cond) noexcept nogil
     void failpoint "REFSTORE_SITE"() noexcept nogil
     # how long to wait for a stopped process; a test may have less time
-    long patience_ms "refstore_patience_ms"(long ms) noexcept nogil
+    long busy_timeout_ms "refstore_patience_ms"(long ms) noexcept nogil
     # what tests reach through _core.pyx
     cdef struct Site "refstore_site":
         const char *file
@@ -85,4 +85,4 @@ cdef extern from *:
     const Site *site_at "refstore_site_at"(long i) noexcept nogil
     void arm_failpoint "refstore_arm"(long site, int signo, long skip) noexcept nogil
     void count_passes "refstore_count_passes"(uint32_t *passes) noexcept nogil
-    void set_patience "refstore_set_patience"(long ms) noexcept nogil
+    void set_busy_timeout "refstore_set_patience"(long ms) noexcept nogil

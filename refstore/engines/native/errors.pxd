@@ -7,91 +7,91 @@ from .layout cimport (
     ERR_BUSY, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
     ERR_PINS, ERR_RECOVERY, MAX_ROWS, PAGE, Row,
 )
-from .view cimport row_at, Store
+from .view cimport row_at, View
 from .memory cimport file_of
 from .stats cimport Census, take_census
 from .holders cimport has_ended, top_holders
 
-cdef inline str path_of(Store *s):
+cdef inline str path_of(View *v):
     import os
-    return os.fsdecode(<bytes>s.path)
+    return os.fsdecode(<bytes>v.path)
 
 
-cdef inline object busy(Store *s, str what):
+cdef inline object busy(View *v, str what):
     from refstore import _messages
-    cdef uint64_t row = s.blocked_by - 1 if s.blocked_by else 0
-    cdef Row *holder = row_at(s, row % MAX_ROWS)
+    cdef uint64_t row = v.blocked_by - 1 if v.blocked_by else 0
+    cdef Row *holder = row_at(v, row % MAX_ROWS)
     if not holder.recoverer and has_ended(holder):
-        return _messages.busy_for_children(path_of(s), holder.pid, what)
-    return _messages.busy(path_of(s), holder.recoverer if holder.recoverer else holder.pid, what)
+        return _messages.busy_for_children(path_of(v), holder.pid, what)
+    return _messages.busy(path_of(v), holder.recoverer if holder.recoverer else holder.pid, what)
 
 
-cdef inline object no_recovery(Store *s):
+cdef inline object no_recovery(View *v):
     from refstore import _limits
-    return _limits.no_descriptor(path_of(s), "cleaning up after a process that died in the middle of a change")
+    return _limits.no_descriptor(path_of(v), "cleaning up after a process that died in the middle of a change")
 
 
-cdef inline str damage_found(Store *s):
-    text = (<bytes>s.damaged).decode()
-    return text % s.damaged_number if "%" in text else text
+cdef inline str damage_found(View *v):
+    text = (<bytes>v.damaged).decode()
+    return text % v.damaged_number if "%" in text else text
 
 
-cdef inline object blocked(Store *s, int error, str what):
+cdef inline object blocked(View *v, int error, str what):
     # Of what ends any operation that needs a lock; None if it is another error. `what` waits, as in "trim()".
     from refstore import _messages
     if error == ERR_RECOVERY:
-        return no_recovery(s)
+        return no_recovery(v)
     if error == ERR_DAMAGED:
-        return _messages.damaged_file(path_of(s), damage_found(s))
+        return _messages.damaged_file(path_of(v), damage_found(v))
     if error == ERR_BUSY:
-        return busy(s, what)
+        return busy(v, what)
     return None
 
 
-cdef inline str why_full(Store *s, uint64_t needed, int error):
+cdef inline str why_full(View *v, uint64_t needed, int error):
     from refstore import _messages
     if error == ERR_FULL_SLOTS:
-        return _messages.no_slot(s.header.max_objects)
+        return _messages.no_slot(v.header.max_objects)
     if error == ERR_NO_MEMORY:
         return _messages.NO_MEMORY
     if error == ERR_INDEX:
         return "the name index is full around this name"
-    if needed > s.header.capacity:
+    if needed > v.header.capacity:
         return _messages.OVER_CAPACITY
     return _messages.NO_EXTENT
 
 
-cdef inline int census_of(Store *s, Census *census) except -2:
+cdef inline int census_of(View *v, Census *census) except -2:
     # 0, or -1 as take_census()
     from refstore import _limits
-    cdef uint64_t spare = _limits.spare_memory(file_of(s))
+    cdef uint64_t spare = _limits.spare_memory(file_of(v))
     memset(census, 0, sizeof(Census))
-    return take_census(s, census, spare)
+    return take_census(v, census, spare)
 
 
-cdef inline object full(Store *s, uint64_t needed, int error):
+cdef inline object full(View *v, uint64_t needed, int error):
     from refstore import _messages
     cdef Census census
-    census_of(s, &census)
-    room = _messages.Room(s.header.capacity, census.free, census.largest_free, census.pinned,
+    census_of(v, &census)
+    room = _messages.Room(v.header.capacity, census.free, census.largest_free, census.pinned,
                          census.pinned_nbytes, census.condemned)
-    return _messages.full(path_of(s), needed, why_full(s, needed, error), room, top_holders(s), file_of(s))
+    return _messages.full(path_of(v), needed, why_full(v, needed, error), room, top_holders(v), file_of(v))
 
 
-cdef inline object put_error(Store *s, int error, uint64_t nbytes, object name):
+cdef inline object put_error(View *v, int error, uint64_t nbytes, object name):
     from refstore import _messages
     if error == ERR_EXISTS:
-        return _messages.exists(path_of(s), name)
+        return _messages.exists(path_of(v), name)
     what = f"a put of {nbytes} bytes" if name is None else f"publishing {name!r}"
-    return blocked(s, error, what) or full(s, nbytes, error)
+    return blocked(v, error, what) or full(v, nbytes, error)
 
 
-cdef inline object get_error(Store *s, int error, object key, bint of_other_store):
+cdef inline object get_error(View *v, int error, object key, bint of_other_store):
     from refstore import _messages
     from refstore._errors import RefstoreError
     if error == ERR_PINS:
         return RefstoreError(f"this process holds 2**30 pins on {key!r}: release some")
     if error == ERR_NOT_FOUND:
-        return _messages.not_found(path_of(s), key, of_other_store=of_other_store)
+        return _messages.not_found(path_of(v), key, of_other_store=of_other_store)
     # a page, to count this process's pins in
-    return blocked(s, error, f"the deletion of {key!r}") or full(s, PAGE if error == ERR_NO_MEMORY else 0, error)
+    return blocked(v, error, f"the deletion of {key!r}") or full(v, PAGE if error == ERR_NO_MEMORY else 0, error)

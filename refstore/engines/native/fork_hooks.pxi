@@ -4,10 +4,10 @@ from libc.stdint cimport uint64_t
 
 from refstore.engines.native.atomics cimport fetch_add_seq_cst, load_acquire
 from refstore.engines.native.layout cimport MAX_ROWS
-from refstore.engines.native.view cimport Store
+from refstore.engines.native.view cimport View
 from refstore.engines.native.fork cimport (
-    keep_inherited, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child, settle_child,
-    settle_parent, settle_unseen_child, settle_writers,
+    end_fork_in_child, end_fork_in_parent, end_fork_of_writers, end_unseen_fork_in_child,
+    keep_inherited, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
 )
 
 import warnings
@@ -39,7 +39,7 @@ cdef extern from "<pthread.h>":
 cdef object attachments = weakref.WeakValueDictionary()     # (device, inode) -> Attachment
 
 
-cdef Store *first_store = NULL                              # the same, for the fork hooks
+cdef View *first_view = NULL                              # the same, for the fork hooks
 
 
 cdef PyGILState_STATE held_over_fork
@@ -62,49 +62,49 @@ cdef inline bint is_stranger() noexcept nogil:
     return Py_IsInitialized() and PyGILState_GetThisThreadState() == NULL
 
 
-cdef void keep_for_unseen(Store *s) noexcept nogil:
+cdef void keep_for_unseen(View *v) noexcept nogil:
     cdef uint64_t forks = load_acquire(&unseen_forks)                    # [fork]
-    if forks != s.forks_seen:
-        s.forks_seen = forks
-        if keep_inherited(s, first_writer):
-            s.loss = LOSS_GIL
+    if forks != v.forks_seen:
+        v.forks_seen = forks
+        if keep_inherited(v, first_writer):
+            v.loss = LOSS_GIL
 
 
 cdef void before_fork() noexcept nogil:
     # With the GIL, no other thread of ours pins or unpins until the fork is done; see _fork.pxd.
     global held_over_fork, gil_held_over_fork, alone_over_fork
-    cdef Store *s
+    cdef View *v
     if is_stranger():
         fetch_add_seq_cst(&unseen_forks, 1)                              # [fork]
         return
-    gil_held_over_fork = first_store != NULL and Py_IsInitialized()
+    gil_held_over_fork = first_view != NULL and Py_IsInitialized()
     if gil_held_over_fork:
         held_over_fork = PyGILState_Ensure()
         alone_over_fork = PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) == NULL
-    s = first_store
-    while s != NULL:
-        if s.alive[0]:          # else we have no place ourselves
-            keep_for_unseen(s)
-            give_place(s)
-        s = s.next
+    v = first_view
+    while v != NULL:
+        if v.alive[0]:          # else we have no place ourselves
+            keep_for_unseen(v)
+            give_place(v)
+        v = v.next
 
 
-cdef inline void give_place(Store *s) noexcept nogil:
-    cdef int loss = prepare_child(s, first_writer)
+cdef inline void give_place(View *v) noexcept nogil:
+    cdef int loss = prepare_child(v, first_writer)
     if loss:
-        s.loss = loss
-        keep_inherited(s, first_writer)
+        v.loss = loss
+        keep_inherited(v, first_writer)
 
 
 cdef void after_fork_in_parent() noexcept nogil:
-    cdef Store *s = first_store
+    cdef View *v = first_view
     cdef bint is_to_warn = is_stranger()
     if not is_to_warn:
-        while s != NULL:
-            settle_parent(s)
-            is_to_warn = is_to_warn or s.loss and not s.has_warned
-            s = s.next
-        settle_writers(first_writer, False)
+        while v != NULL:
+            end_fork_in_parent(v)
+            is_to_warn = is_to_warn or v.loss and not v.has_warned
+            v = v.next
+        end_fork_of_writers(first_writer, False)
     if is_to_warn and Py_IsInitialized():
         # amid a fork no Python can run; the main thread says it when it gets to it
         Py_AddPendingCall(warn_of_children, NULL)
@@ -115,18 +115,18 @@ cdef void after_fork_in_parent() noexcept nogil:
 
 
 cdef void after_fork_in_child() noexcept nogil:
-    cdef Store *s = first_store
+    cdef View *v = first_view
     cdef bint is_unseen = is_stranger()
-    while s != NULL:
+    while v != NULL:
         if is_unseen:
-            settle_unseen_child(s)
+            end_unseen_fork_in_child(v)
         else:
-            settle_child(s)
-            s.forks_seen = unseen_forks
-        s = s.next
+            end_fork_in_child(v)
+            v.forks_seen = unseen_forks
+        v = v.next
     if is_unseen:
         return
-    settle_writers(first_writer, True)
+    end_fork_of_writers(first_writer, True)
     # A thread that C code forked from, without the GIL, keeps it in the child if there were others: giving it up
     # takes locks that another one may have held at the fork.
     if gil_held_over_fork and (held_over_fork == PyGILState_LOCKED or alone_over_fork):
@@ -139,11 +139,11 @@ pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child)
 cdef int warn_of_children(void *_) noexcept:
     cdef Attachment att
     for att in list(attachments.values()):
-        if att.s.alive[0]:
-            keep_for_unseen(&att.s)
-        if att.s.loss and not att.s.has_warned:
-            att.s.has_warned = True
-            warnings.warn(_children.warning(att.path, why_lost(att.s.loss)), RefstoreWarning, stacklevel=1)
+        if att.view.alive[0]:
+            keep_for_unseen(&att.view)
+        if att.view.loss and not att.view.has_warned:
+            att.view.has_warned = True
+            warnings.warn(_children.warning(att.path, why_lost(att.view.loss)), RefstoreWarning, stacklevel=1)
     return 0
 
 

@@ -44,11 +44,11 @@
 #           labels_ready, index_ready, data_ready
 #   hints   bits of bare and stocked slots, of runs by class and of dead runs, their summaries, and a
 #           run's `free`: the slot's word decides, and the slot's own `run` and `block`
-#           a run's `slots` and `orphaned`: a block that no slot owns is one in both; else the slot
+#           a run's `slots` and `unowned`: a block that no slot owns is one in both; else the slot
 #           decides
 #           pool: `top`, `bin_bits`, `bin_head`; page map; used bits: pages are free if their tags and
 #           links say so and no used bit denies it
-#           pool: `orphans`, `class_pages`, `dissolve_next`: how large, where to begin
+#           pool: `orphans`, `class_pages`, `release_next`: how large, where to begin
 #           index: a cell leads to a slot, whose word and label decide; a lost one hides a name
 #           rows: `pid`, `command`, `recoverer`, counters; header: `moves`, `totals`
 #
@@ -168,7 +168,7 @@ cdef enum Error:
     ERR_RECOVERY = -12      # it is dead, and cannot be recovered from here: no descriptor left
     ERR_DAMAGED = -13       # a number in the file that cannot be
     ERR_HELD = -14          # a process that lives holds a lock for long: wait, then try again
-    ERR_BARE = -15          # no error: the block has yet to get its memory, which takes long
+    ERR_EMPTY_SLOTS = -15          # no error: the block has yet to get its memory, which takes long
     ERR_SIGNALS = -16       # they come too fast for the kernel to make a page: look at them, then try again
 
 cdef struct Header:
@@ -204,7 +204,7 @@ cdef struct Pool:
     uint64_t bin_bits[BIN_WORDS]
     uint64_t class_pages[CLASSES]   # pages in runs of the class: how large to make the next
     uint32_t bin_head[BINS]     # first page + 1 of the bin's list, or 0
-    uint64_t dissolve_next      # run at which the next look for empty ones begins
+    uint64_t release_next      # run at which the next look for empty ones begins
     uint8_t _pad1[2488]
 
 cdef struct Row:
@@ -231,7 +231,7 @@ cdef struct Run:
     uint32_t pages
     uint32_t blocks
     uint32_t _pad0
-    uint64_t orphaned           # bit = block that no slot owns: its slot went where it was needed
+    uint64_t unowned           # bit = block that no slot owns: its slot went where it was needed
     uint64_t twin               # of class, pages and blocks: what is written twice; 0 if not live
     uint64_t _pad1
     uint32_t slots[RUN_BLOCKS]  # slot of each block + 1, or 0
@@ -286,8 +286,8 @@ cdef struct Geometry:
     uint64_t pool
     uint64_t rows
     uint64_t name_locks
-    uint64_t bare_bits
-    uint64_t stock_bits
+    uint64_t empty_bits
+    uint64_t spare_bits
     uint64_t class_bits         # for each class
     uint64_t class_bits_stride
     uint64_t run_bits           # dead runs
@@ -378,8 +378,8 @@ cdef inline void lay_out(uint64_t capacity, uint64_t max_objects, Geometry *g) n
     g.pool = reserve(&at, sizeof(Pool), PAGE)
     g.rows = reserve(&at, MAX_ROWS * sizeof(Row), PAGE)
     g.name_locks = reserve(&at, NAME_LOCKS * sizeof(NameLock), PAGE)
-    g.bare_bits = reserve(&at, bits_nbytes(max_objects), 64)
-    g.stock_bits = reserve(&at, bits_nbytes(max_objects), 64)
+    g.empty_bits = reserve(&at, bits_nbytes(max_objects), 64)
+    g.spare_bits = reserve(&at, bits_nbytes(max_objects), 64)
     g.class_bits_stride = bits_nbytes(g.max_runs)
     g.class_bits = reserve(&at, CLASSES * g.class_bits_stride, 64)
     g.run_bits = reserve(&at, bits_nbytes(g.max_runs), 64)

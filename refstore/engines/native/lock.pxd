@@ -5,7 +5,7 @@ from libc.stdint cimport uint64_t
 from .atomics cimport cas_acq_rel, cpu_relax, load_acquire, store_release
 from .layout cimport ERR_DEAD, ERR_HELD, MAX_ROWS, PAGE
 from .system cimport byte_is_locked, now_ms, sched_yield, sleep_us
-from .view cimport damage, Store
+from .view cimport damage, View
 from .memory cimport file_of
 
 cdef enum:
@@ -14,7 +14,7 @@ cdef enum:
     PAGE_BITS = PAGE * 8    # used bits in a page of them
 
 
-cdef inline int lock(Store *s, uint64_t *word) noexcept nogil:
+cdef inline int lock(View *v, uint64_t *word) noexcept nogil:
     # Holders are quick, so a short spin; then ask whether the holder lives. Who waits longer does it without the GIL,
     # hence with nothing in hand: that is up to the caller's caller.
     cdef:
@@ -24,7 +24,7 @@ cdef inline int lock(Store *s, uint64_t *word) noexcept nogil:
     while True:
         for _ in range(128):
             expected = 0
-            if cas_acq_rel(word, &expected, s.row + 1):                  # [lock]
+            if cas_acq_rel(word, &expected, v.row + 1):                  # [lock]
                 return 0
             cpu_relax()
         if since == 0:
@@ -32,14 +32,14 @@ cdef inline int lock(Store *s, uint64_t *word) noexcept nogil:
             sched_yield()
             continue
         if expected > MAX_ROWS:
-            if word == &s.pool.lock:
-                return damage(s, b"the space lock names row %d, and there is none", expected - 1)
-            return damage(s, b"a name's lock names row %d, and there is none", expected - 1)
-        if expected and not byte_is_locked(file_of(s), expected - 1) and load_acquire(word) == expected:
-            s.blocked_by = expected
+            if word == &v.pool.lock:
+                return damage(v, b"the space lock names row %d, and there is none", expected - 1)
+            return damage(v, b"a name's lock names row %d, and there is none", expected - 1)
+        if expected and not byte_is_locked(file_of(v), expected - 1) and load_acquire(word) == expected:
+            v.blocked_by = expected
             return ERR_DEAD
         if expected and now_ms() - since >= HELD_AFTER_MS:
-            s.blocked_by = expected
+            v.blocked_by = expected
             return ERR_HELD
         sleep_us(50)
 

@@ -14,7 +14,7 @@ from .system cimport (
     allocate, close, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE,
     MAP_PRIVATE, MAP_SHARED, mmap, munmap, PROT_NONE, PROT_READ, PROT_WRITE, same_file,
 )
-from .view cimport bits_at, map_end, pins_ready_of, runs_used, slots_used, Store
+from .view cimport bits_at, map_end, pins_ready_of, runs_used, slots_used, View
 from .memory cimport next_ready, next_unready
 
 cdef extern from *:
@@ -59,8 +59,8 @@ cdef inline void fill_header(Header *h, uint64_t capacity, uint64_t max_objects,
     memcpy(h.boot_id, boot_id, 36)
 
 
-cdef inline HeaderFault look_over(const Header *h, uint64_t file_nbytes) noexcept nogil:
-    cdef Store s
+cdef inline HeaderFault validate_header(const Header *h, uint64_t file_nbytes) noexcept nogil:
+    cdef View v
     if h.magic != MAGIC:
         return HEADER_NOT_A_STORE
     if h.engine != ENGINE_NATIVE:
@@ -71,76 +71,76 @@ cdef inline HeaderFault look_over(const Header *h, uint64_t file_nbytes) noexcep
         return HEADER_OTHER_BUILD
     if h.capacity == 0 or h.capacity > CAPACITY_LIMIT or h.max_objects == 0 or h.max_objects > OBJECTS_LIMIT:
         return HEADER_DAMAGED
-    lay_out(h.capacity, h.max_objects, &s.g)
-    if s.g.file_size != file_nbytes:
+    lay_out(h.capacity, h.max_objects, &v.g)
+    if v.g.file_size != file_nbytes:
         return HEADER_TRUNCATED
     if h.slots_used > h.max_objects or h.tag == 0 or h.tag >> 48:
         return HEADER_DAMAGED
     return HEADER_SOUND
 
 
-cdef inline bint is_there(Store *s, uint64_t at, uint64_t nbytes) noexcept nogil:
-    return nbytes == 0 or allocate(s.fd, at, nbytes) != ENOSPC
+cdef inline bint is_there(View *v, uint64_t at, uint64_t nbytes) noexcept nogil:
+    return nbytes == 0 or allocate(v.fd, at, nbytes) != ENOSPC
 
 
-cdef inline bint marks_hold(Store *s, uint64_t *bits, uint64_t n, uint64_t at, uint64_t unit) noexcept nogil:
+cdef inline bint marks_hold(View *v, uint64_t *bits, uint64_t n, uint64_t at, uint64_t unit) noexcept nogil:
     # Whether there is memory for all of n units of the file that are marked as committed. Where there is, this takes
     # none.
     cdef uint64_t i = next_ready(bits, 0, n), until
     while i < n:
         until = next_unready(bits, i, n)
-        if not is_there(s, at + i * unit, (until - i) * unit):
+        if not is_there(v, at + i * unit, (until - i) * unit):
             return False
         i = next_ready(bits, until, n)
     return True
 
 
-cdef inline const char *claim_without_memory(Store *s) noexcept nogil:
+cdef inline const char *claim_without_memory(View *v) noexcept nogil:
     # The field that says that memory is there, and none is to be had; NULL if all that is said is so. For a file system
     # that is full: elsewhere the kernel gives memory to who touches it.
     cdef uint64_t row
-    if not is_there(s, s.g.slots, slots_used(s) * sizeof(Slot)):
+    if not is_there(v, v.g.slots, slots_used(v) * sizeof(Slot)):
         return b"slots_used"
-    if not is_there(s, s.g.runs, runs_used(s) * sizeof(Run)):
+    if not is_there(v, v.g.runs, runs_used(v) * sizeof(Run)):
         return b"runs_used"
-    if not is_there(s, s.g.page_map, map_end(s) * sizeof(PageTag)) or not is_there(s, s.g.used_bits, map_end(s) // 8):
+    if not is_there(v, v.g.page_map, map_end(v) * sizeof(PageTag)) or not is_there(v, v.g.used_bits, map_end(v) // 8):
         return b"map_committed"
-    if not marks_hold(s, bits_at(s, s.g.labels_ready), s.g.steps, s.g.labels, SLOTS_PER_STEP * sizeof(Label)):
+    if not marks_hold(v, bits_at(v, v.g.labels_ready), v.g.steps, v.g.labels, SLOTS_PER_STEP * sizeof(Label)):
         return b"labels_ready"
-    if not marks_hold(s, bits_at(s, s.g.index_ready), (s.g.page_map - s.g.index) // PAGE, s.g.index, PAGE):
+    if not marks_hold(v, bits_at(v, v.g.index_ready), (v.g.page_map - v.g.index) // PAGE, v.g.index, PAGE):
         return b"index_ready"
-    if not marks_hold(s, bits_at(s, s.g.data_ready), (s.g.pages * PAGE + CHUNK - 1) // CHUNK, s.g.data, CHUNK):
+    if not marks_hold(v, bits_at(v, v.g.data_ready), (v.g.pages * PAGE + CHUNK - 1) // CHUNK, v.g.data, CHUNK):
         return b"data_ready"
     for row in range(<uint64_t>MAX_ROWS):
-        if not marks_hold(s, pins_ready_of(s, row), s.g.steps, s.g.pins + row * s.g.pins_stride, PAGE):
+        if not marks_hold(v, pins_ready_of(v, row), v.g.steps, v.g.pins + row * v.g.pins_stride, PAGE):
             return b"pins_ready"
     return NULL
 
 
-cdef inline void close_own(Store *s) noexcept nogil:
+cdef inline void close_own(View *v) noexcept nogil:
     # the program may have closed it, and have another file at its number
-    if s.fd >= 0 and same_file(s.fd, s.dev, s.ino):
-        close(s.fd)
-    s.fd = -1
+    if v.fd >= 0 and same_file(v.fd, v.dev, v.ino):
+        close(v.fd)
+    v.fd = -1
 
 
-cdef inline void unmap_store(Store *s) noexcept nogil:
+cdef inline void unmap_view(View *v) noexcept nogil:
     # The row's lock goes with the last mapping and descriptor of our description.
-    if s.room != NULL:
-        munmap(s.room, s.room_nbytes)
-    if s.alive != NULL:
-        munmap(s.alive, ALIVE_NBYTES)
-    free(s.pins_ready)
-    close_own(s)
-    memset(s, 0, sizeof(Store))
-    s.fd = -1
+    if v.room != NULL:
+        munmap(v.room, v.room_nbytes)
+    if v.alive != NULL:
+        munmap(v.alive, ALIVE_NBYTES)
+    free(v.pins_ready)
+    close_own(v)
+    memset(v, 0, sizeof(View))
+    v.fd = -1
 
 
-cdef inline int map_twice(Store *s) noexcept nogil:
+cdef inline int map_twice(View *v) noexcept nogil:
     # At multiples of a huge page, since the data begins at one in the file; in one piece of address space, which takes
     # the fewest calls. Returns 0 or the errno.
     cdef:
-        size_t nbytes = s.g.file_size
+        size_t nbytes = v.g.file_size
         size_t each = round_up(nbytes, HUGE_PAGE)
         size_t room_nbytes = 2 * each + HUGE_PAGE
         void *room = mmap(NULL, room_nbytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
@@ -148,45 +148,45 @@ cdef inline int map_twice(Store *s) noexcept nogil:
         int flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED
     if room == MAP_FAILED:
         return errno
-    s.room = room
-    s.room_nbytes = room_nbytes
+    v.room = room
+    v.room_nbytes = room_nbytes
     at = <char*>round_up(<uint64_t>room, HUGE_PAGE)
-    if mmap(at, nbytes, PROT_READ | PROT_WRITE, flags, s.fd, 0) == MAP_FAILED:
+    if mmap(at, nbytes, PROT_READ | PROT_WRITE, flags, v.fd, 0) == MAP_FAILED:
         return errno
-    s.base = at
-    if mmap(at + each, nbytes, PROT_READ, flags, s.fd, 0) == MAP_FAILED:
+    v.base = at
+    if mmap(at + each, nbytes, PROT_READ, flags, v.fd, 0) == MAP_FAILED:
         return errno
-    s.view = at + each
+    v.ro_base = at + each
     return 0
 
 
-cdef inline int map_store(Store *s, const Header *h) noexcept nogil:
+cdef inline int map_store(View *v, const Header *h) noexcept nogil:
     # `h` is sound and s.fd is a description of our own. Returns 0 or the errno, with nothing left behind but s.fd.
     cdef void *alive
     cdef int failed, size_class
-    lay_out(h.capacity, h.max_objects, &s.g)
-    failed = map_twice(s)
+    lay_out(h.capacity, h.max_objects, &v.g)
+    failed = map_twice(v)
     if failed:
         return failed
     alive = mmap(NULL, ALIVE_NBYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     if alive == MAP_FAILED:
         return errno
-    s.alive = <uint64_t*>alive
+    v.alive = <uint64_t*>alive
     if madvise(alive, ALIVE_NBYTES, MADV_WIPEONFORK) != 0:
         return errno
-    s.alive[0] = 1
-    s.pins_ready = <unsigned char*>calloc(s.g.steps, 1)
-    if s.pins_ready == NULL:
+    v.alive[0] = 1
+    v.pins_ready = <unsigned char*>calloc(v.g.steps, 1)
+    if v.pins_ready == NULL:
         return ENOMEM
-    s.header = <Header*>s.base
-    s.pool = <Pool*>(s.base + s.g.pool)
-    s.slots = <Slot*>(s.base + s.g.slots)
-    s.runs = <Run*>(s.base + s.g.runs)
-    s.tags = <PageTag*>(s.base + s.g.page_map)
+    v.header = <Header*>v.base
+    v.pool = <Pool*>(v.base + v.g.pool)
+    v.slots = <Slot*>(v.base + v.g.slots)
+    v.runs = <Run*>(v.base + v.g.runs)
+    v.tags = <PageTag*>(v.base + v.g.page_map)
     for size_class in range(CLASSES):
-        s.class_sizes[size_class] = <unsigned int>min(class_nbytes(size_class), s.g.file_size - s.g.data)
-    s.tag = h.tag
-    s.slot_limit = h.max_objects
-    s.data_nbytes = s.g.file_size - s.g.data
-    s.child_fd = s.recovery_fd = -1
+        v.class_sizes[size_class] = <unsigned int>min(class_nbytes(size_class), v.g.file_size - v.g.data)
+    v.tag = h.tag
+    v.slot_limit = h.max_objects
+    v.data_nbytes = v.g.file_size - v.g.data
+    v.child_fd = v.recovery_fd = -1
     return 0

@@ -18,7 +18,7 @@ from .layout cimport (
 from .system cimport (
     allocate, close, high_descriptor, MADV_COLLAPSE, madvise, O_RDWR, open_file, same_file,
 )
-from .view cimport bits_at, pins_ready_of, slots_used, Store
+from .view cimport bits_at, pins_ready_of, slots_used, View
 
 cdef enum:
     HUGE_CHUNKS = HUGE_PAGE // CHUNK
@@ -77,39 +77,39 @@ cdef inline uint64_t end_chunk(uint64_t end_page) noexcept nogil:
     return (end_page * PAGE + CHUNK - 1) // CHUNK
 
 
-cdef inline bint is_committed(Store *s, uint64_t first_page, uint64_t pages) noexcept nogil:
+cdef inline bint is_committed(View *v, uint64_t first_page, uint64_t pages) noexcept nogil:
     cdef uint64_t end = end_chunk(first_page + pages)
-    return next_unready(bits_at(s, s.g.data_ready), first_chunk(first_page), end) == end
+    return next_unready(bits_at(v, v.g.data_ready), first_chunk(first_page), end) == end
 
 
-cdef inline int commit_chunks(Store *s, int fd, uint64_t i, uint64_t end) noexcept nogil:
-    cdef uint64_t nbytes = min(end * CHUNK, s.g.pages * PAGE) - i * CHUNK
-    cdef int got = commit(fd, s.g.data + i * CHUNK, nbytes)
+cdef inline int commit_chunks(View *v, int fd, uint64_t i, uint64_t end) noexcept nogil:
+    cdef uint64_t nbytes = min(end * CHUNK, v.g.pages * PAGE) - i * CHUNK
+    cdef int got = commit(fd, v.g.data + i * CHUNK, nbytes)
     if got == 0:
         failpoint()
-        set_ready(bits_at(s, s.g.data_ready), i, end)
+        set_ready(bits_at(v, v.g.data_ready), i, end)
     return got
 
 
-cdef inline int make_huge(Store *s, int fd, uint64_t i, uint64_t end, bint *refused) noexcept nogil:
+cdef inline int make_huge(View *v, int fd, uint64_t i, uint64_t end, bint *refused) noexcept nogil:
     # The chunks are whole huge pages, none of them committed.
     cdef int got
     cdef uint64_t k = i
     while k < end:
-        got = commit_chunks(s, fd, k, k + 1)        # the kernel collapses no page that is empty
+        got = commit_chunks(v, fd, k, k + 1)        # the kernel collapses no page that is empty
         if got != 0:
             return got
         k += HUGE_CHUNKS
-    refused[0] = madvise(s.base + s.g.data + i * CHUNK, (end - i) * CHUNK, MADV_COLLAPSE) != 0
+    refused[0] = madvise(v.base + v.g.data + i * CHUNK, (end - i) * CHUNK, MADV_COLLAPSE) != 0
     failpoint()
     return 0
 
 
-cdef inline int commit_data(Store *s, int fd, uint64_t first_page, uint64_t pages, bint wants_huge,
+cdef inline int commit_data(View *v, int fd, uint64_t first_page, uint64_t pages, bint wants_huge,
                             bint *refused) noexcept nogil:
     # `refused`: set if huge pages are wanted and the kernel has none.
     cdef:
-        uint64_t *bits = bits_at(s, s.g.data_ready)
+        uint64_t *bits = bits_at(v, v.g.data_ready)
         uint64_t end = end_chunk(first_page + pages)
         uint64_t i = next_unready(bits, first_chunk(first_page), end)
         uint64_t until, huge
@@ -118,11 +118,11 @@ cdef inline int commit_data(Store *s, int fd, uint64_t first_page, uint64_t page
         until = next_ready(bits, i, end)
         huge = (i + HUGE_CHUNKS - 1) // HUGE_CHUNKS * HUGE_CHUNKS
         if wants_huge and not refused[0] and huge + HUGE_CHUNKS <= until:
-            got = make_huge(s, fd, huge, until // HUGE_CHUNKS * HUGE_CHUNKS, refused)
+            got = make_huge(v, fd, huge, until // HUGE_CHUNKS * HUGE_CHUNKS, refused)
         else:
             # no more than one huge page at a time: when memory runs out, the kernel takes back what has no bit yet
             until = min(until, (i // HUGE_CHUNKS + 1) * HUGE_CHUNKS)
-            got = commit_chunks(s, fd, i, until)
+            got = commit_chunks(v, fd, i, until)
         i = next_unready(bits, i, end)
     return got
 
@@ -134,31 +134,31 @@ cdef inline uint64_t step_end(uint64_t page, uint64_t end) noexcept nogil:
     return min(end, (page // HUGE_PAGES + STEP) * HUGE_PAGES)
 
 
-cdef inline bint wants_huge_pages(Store *s, uint64_t first_page, uint64_t end_page) noexcept:
+cdef inline bint wants_huge_pages(View *v, uint64_t first_page, uint64_t end_page) noexcept:
     if (first_page + HUGE_PAGES - 1) // HUGE_PAGES >= end_page // HUGE_PAGES:
         return False
-    if s.huge_pause:
-        s.huge_pause -= 1
+    if v.huge_pause:
+        v.huge_pause -= 1
         return False
     return True
 
 
-cdef inline void note_refusal(Store *s, bint refused) noexcept:
-    s.huge_refusals = s.huge_refusals + 1 if refused else 0
-    s.huge_pause = min((<uint32_t>1 << min(s.huge_refusals, <uint32_t>10)) - 1, <uint32_t>LONGEST_PAUSE)
+cdef inline void note_refusal(View *v, bint refused) noexcept:
+    v.huge_refusals = v.huge_refusals + 1 if refused else 0
+    v.huge_pause = min((<uint32_t>1 << min(v.huge_refusals, <uint32_t>10)) - 1, <uint32_t>LONGEST_PAUSE)
 
 
-cdef inline int file_of(Store *s) noexcept nogil:
+cdef inline int file_of(View *v) noexcept nogil:
     # Our descriptor, or -1. The program may have closed it, and another file may sit at its number.
     cdef int fd
-    if same_file(s.fd, s.dev, s.ino):
-        return s.fd
-    fd = open_file(s.path, O_RDWR)
-    if fd < 0 or not same_file(fd, s.dev, s.ino):
+    if same_file(v.fd, v.dev, v.ino):
+        return v.fd
+    fd = open_file(v.path, O_RDWR)
+    if fd < 0 or not same_file(fd, v.dev, v.ino):
         close(fd)
         return -1
-    s.fd = high_descriptor(fd)
-    return s.fd
+    v.fd = high_descriptor(fd)
+    return v.fd
 
 
 # Memory is committed before it is touched. A bit says that its unit is; setting it again is harmless, and so is
@@ -177,11 +177,11 @@ cdef inline int commit(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
     return ERR_SIGNALS if failed == EINTR else ERR_NO_MEMORY
 
 
-cdef inline int commit_unit(Store *s, uint64_t *bits, uint64_t i, uint64_t at, uint64_t nbytes) noexcept nogil:
+cdef inline int commit_unit(View *v, uint64_t *bits, uint64_t i, uint64_t at, uint64_t nbytes) noexcept nogil:
     cdef int got
     if is_ready(bits, i):
         return 0
-    got = commit(file_of(s), at, nbytes)
+    got = commit(file_of(v), at, nbytes)
     if got != 0:
         return got
     failpoint()
@@ -190,33 +190,33 @@ cdef inline int commit_unit(Store *s, uint64_t *bits, uint64_t i, uint64_t at, u
     return 0
 
 
-cdef inline int commit_pins(Store *s, uint64_t row, uint64_t step) noexcept nogil:
-    return commit_unit(s, pins_ready_of(s, row), step,
-                       s.g.pins + row * s.g.pins_stride + step * PAGE, PAGE)
+cdef inline int commit_pins(View *v, uint64_t row, uint64_t step) noexcept nogil:
+    return commit_unit(v, pins_ready_of(v, row), step,
+                       v.g.pins + row * v.g.pins_stride + step * PAGE, PAGE)
 
 
-cdef inline int commit_labels(Store *s, uint64_t slot) noexcept nogil:
+cdef inline int commit_labels(View *v, uint64_t slot) noexcept nogil:
     cdef uint64_t step = slot // SLOTS_PER_STEP
-    return commit_unit(s, bits_at(s, s.g.labels_ready), step,
-                       s.g.labels + step * SLOTS_PER_STEP * sizeof(Label), SLOTS_PER_STEP * sizeof(Label))
+    return commit_unit(v, bits_at(v, v.g.labels_ready), step,
+                       v.g.labels + step * SLOTS_PER_STEP * sizeof(Label), SLOTS_PER_STEP * sizeof(Label))
 
 
-cdef inline bint labels_are_ready(Store *s, uint64_t slot) noexcept nogil:
-    return is_ready(bits_at(s, s.g.labels_ready), slot // SLOTS_PER_STEP)
+cdef inline bint labels_are_committed(View *v, uint64_t slot) noexcept nogil:
+    return is_ready(bits_at(v, v.g.labels_ready), slot // SLOTS_PER_STEP)
 
 
-cdef inline int reach_pins(Store *s, uint64_t slot) noexcept nogil:
+cdef inline int ensure_pins_committed(View *v, uint64_t slot) noexcept nogil:
     # Our own cell of `slot` may be touched from now on. Called only when the private note says "not yet".
     cdef uint64_t step = slot // SLOTS_PER_STEP
     cdef int got
-    if slot >= slots_used(s):
+    if slot >= slots_used(v):
         return ERR_NOT_FOUND
-    got = commit_pins(s, s.row, step)
+    got = commit_pins(v, v.row, step)
     if got != 0:
         return got
-    s.pins_ready[step] = 1
+    v.pins_ready[step] = 1
     return 0
 
 
-cdef inline bint pins_are_near(Store *s, uint64_t slot) noexcept nogil:
-    return s.pins_ready[slot // SLOTS_PER_STEP] != 0
+cdef inline bint pins_are_committed(View *v, uint64_t slot) noexcept nogil:
+    return v.pins_ready[slot // SLOTS_PER_STEP] != 0

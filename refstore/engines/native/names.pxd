@@ -16,13 +16,13 @@ from .layout cimport (
     Bucket, BUCKET_CELLS, CONDEMNED, ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
     ERR_SIGNALS, Label, make_word, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot, word_generation,
 )
-from .view cimport bits_at, bucket_at, damage, label_at, name_lock_at, slots_used, Store
-from .memory cimport commit_unit, is_ready, labels_are_ready
+from .view cimport bits_at, bucket_at, damage, label_at, name_lock_at, slots_used, View
+from .memory cimport commit_unit, is_ready, labels_are_committed
 from .lock cimport lock, unlock
-from .slots cimport condemn, is_readable, pin, reap_condemned, settle, unpin
+from .slots cimport condemn, end_publishing, is_readable, pin, reap_condemned, unpin
 
 cdef enum:
-    MOST_ROUNDS = 1000000       # of one lookup: a second or so
+    MAX_ROUNDS = 1000000       # of one lookup: a second or so
     NAME_WORDS = 32             # of a label: the name and its length
 
 cdef struct Found:
@@ -49,41 +49,41 @@ cdef inline void sip_round(uint64_t *v) noexcept nogil:
     v[2] = rotl(v[2], 32)
 
 
-cdef inline uint64_t name_hash(Store *s, const uint8_t *name, uint64_t nbytes) noexcept nogil:
+cdef inline uint64_t name_hash(View *v, const uint8_t *name, uint64_t nbytes) noexcept nogil:
     # SipHash-1-3 keyed with the file's seed, so that nobody can choose names that collide; never 0
     cdef:
-        uint64_t[4] v
+        uint64_t[4] q
         uint64_t i = 0, m
-    v[0] = s.header.seed[0] ^ <uint64_t>0x736f6d6570736575
-    v[1] = s.header.seed[1] ^ <uint64_t>0x646f72616e646f6d
-    v[2] = s.header.seed[0] ^ <uint64_t>0x6c7967656e657261
-    v[3] = s.header.seed[1] ^ <uint64_t>0x7465646279746573
+    q[0] = v.header.seed[0] ^ <uint64_t>0x736f6d6570736575
+    q[1] = v.header.seed[1] ^ <uint64_t>0x646f72616e646f6d
+    q[2] = v.header.seed[0] ^ <uint64_t>0x6c7967656e657261
+    q[3] = v.header.seed[1] ^ <uint64_t>0x7465646279746573
     while i + 8 <= nbytes:
         memcpy(&m, name + i, 8)
-        v[3] ^= m
-        sip_round(v)
-        v[0] ^= m
+        q[3] ^= m
+        sip_round(q)
+        q[0] ^= m
         i += 8
     m = 0
     memcpy(&m, name + i, nbytes - i)
     m |= nbytes << 56
-    v[3] ^= m
-    sip_round(v)
-    v[0] ^= m
-    v[2] ^= 0xff
-    sip_round(v)
-    sip_round(v)
-    sip_round(v)
-    m = v[0] ^ v[1] ^ v[2] ^ v[3]
+    q[3] ^= m
+    sip_round(q)
+    q[0] ^= m
+    q[2] ^= 0xff
+    sip_round(q)
+    sip_round(q)
+    sip_round(q)
+    m = q[0] ^ q[1] ^ q[2] ^ q[3]
     return m if m else 1
 
 
-cdef inline uint64_t bucket_of(Store *s, uint64_t hashed, int which) noexcept nogil:
-    cdef uint64_t first = hashed & (s.g.buckets - 1)
-    cdef uint64_t second = (hashed >> 28) & (s.g.buckets - 1)
+cdef inline uint64_t bucket_of(View *v, uint64_t hashed, int which) noexcept nogil:
+    cdef uint64_t first = hashed & (v.g.buckets - 1)
+    cdef uint64_t second = (hashed >> 28) & (v.g.buckets - 1)
     if which == 0:
         return first
-    return second if second != first else first ^ (1 & (s.g.buckets - 1))
+    return second if second != first else first ^ (1 & (v.g.buckets - 1))
 
 
 cdef inline uint64_t make_cell(uint64_t slot, uint64_t generation, uint64_t hashed) noexcept nogil:
@@ -94,78 +94,78 @@ cdef inline uint64_t cell_slot(uint64_t cell) noexcept nogil:
     return cell >> 36
 
 
-cdef inline uint64_t *name_lock_of(Store *s, uint64_t hashed) noexcept nogil:
-    return &name_lock_at(s, (hashed >> 8) % NAME_LOCKS).lock
+cdef inline uint64_t *name_lock_of(View *v, uint64_t hashed) noexcept nogil:
+    return &name_lock_at(v, (hashed >> 8) % NAME_LOCKS).lock
 
 
-cdef inline bint bucket_is_ready(Store *s, uint64_t bucket) noexcept nogil:
+cdef inline bint bucket_is_ready(View *v, uint64_t bucket) noexcept nogil:
     # a page of the index that was never written is not even there
-    return is_ready(bits_at(s, s.g.index_ready), bucket * sizeof(Bucket) // PAGE)
+    return is_ready(bits_at(v, v.g.index_ready), bucket * sizeof(Bucket) // PAGE)
 
 
-cdef inline int reach_buckets(Store *s, uint64_t hashed) noexcept nogil:
+cdef inline int ensure_buckets_committed(View *v, uint64_t hashed) noexcept nogil:
     cdef int which, got
     cdef uint64_t page
     for which in range(2):
-        page = bucket_of(s, hashed, which) * sizeof(Bucket) // PAGE
-        got = commit_unit(s, bits_at(s, s.g.index_ready), page, s.g.index + page * PAGE, PAGE)
+        page = bucket_of(v, hashed, which) * sizeof(Bucket) // PAGE
+        got = commit_unit(v, bits_at(v, v.g.index_ready), page, v.g.index + page * PAGE, PAGE)
         if got != 0:
             return got
     return 0
 
 
-cdef inline bint cell_is_live(Store *s, uint64_t cell) noexcept nogil:
+cdef inline bint cell_is_live(View *v, uint64_t cell) noexcept nogil:
     cdef uint64_t word
-    if cell == 0 or cell_slot(cell) >= s.slot_limit or cell_slot(cell) >= slots_used(s):
+    if cell == 0 or cell_slot(cell) >= v.slot_limit or cell_slot(cell) >= slots_used(v):
         return False
-    word = load_acquire(&s.slots[cell_slot(cell)].word)                  # [seal]
+    word = load_acquire(&v.slots[cell_slot(cell)].word)                  # [seal]
     return is_readable(word, word_generation(word)) and word_generation(word) & 0xFFFFF == cell >> 16 & 0xFFFFF
 
 
-cdef inline bint is_called(Store *s, uint64_t i, uint64_t hashed, const uint8_t *name,
+cdef inline bint has_name(View *v, uint64_t i, uint64_t hashed, const uint8_t *name,
                            uint64_t nbytes) noexcept nogil:
     # the slot is pinned, or its name lock is ours
     cdef Label *label
-    if s.slots[i].name_hash != hashed or not labels_are_ready(s, i):
+    if v.slots[i].name_hash != hashed or not labels_are_committed(v, i):
         return False
-    label = label_at(s, i)
+    label = label_at(v, i)
     return label.name_nbytes == nbytes and memcmp(label.name, name, nbytes) == 0
 
 
-cdef inline bint read_label(Store *s, uint64_t i, uint64_t *words, uint64_t n) noexcept nogil:
+cdef inline bint read_label(View *v, uint64_t i, uint64_t *words, uint64_t n) noexcept nogil:
     # The first n words of a label whose slot nobody pins for us: they count if the slot's word is of one generation
     # before and after. Acquire loads keep the second look behind these. False: it has no label.
     cdef uint64_t k
-    if load_acquire(&s.slots[i].name_hash) == 0 or not labels_are_ready(s, i):
+    if load_acquire(&v.slots[i].name_hash) == 0 or not labels_are_committed(v, i):
         return False
     for k in range(n):
-        words[k] = load_acquire(<const uint64_t*>label_at(s, i) + k)     # [seal]
+        words[k] = load_acquire(<const uint64_t*>label_at(v, i) + k)     # [seal]
     return True
 
 
-cdef inline bint was_called(Store *s, Found *found, uint64_t hashed, const uint8_t *name,
+cdef inline bint was_called(View *v, Found *found, uint64_t hashed, const uint8_t *name,
                             uint64_t nbytes) noexcept nogil:
-    # As is_called(), without a pin, for which there may be no memory.
+    # As has_name(), without a pin, for which there may be no memory.
     cdef:
         uint64_t[NAME_WORDS] words
         const uint8_t *label = <const uint8_t*>words
-    if load_acquire(&s.slots[found.slot].name_hash) != hashed or not read_label(s, found.slot, words, nbytes // 8 + 1):
+    if load_acquire(&v.slots[found.slot].name_hash) != hashed or not read_label(v, found.slot, words, nbytes // 8 + 1):
         return False
     if label[0] != nbytes or memcmp(label + 1, name, nbytes) != 0:
         return False
-    return is_readable(load_acquire(&s.slots[found.slot].word), found.generation)    # [seal]
+    return is_readable(load_acquire(&v.slots[found.slot].word), found.generation)    # [seal]
 
 
-cdef inline int pin_called(Store *s, Found *found, uint64_t hashed, const uint8_t *name,
+cdef inline int pin_called(View *v, Found *found, uint64_t hashed, const uint8_t *name,
                            uint64_t nbytes) noexcept nogil:
-    cdef int got = pin(s, found.slot, found.generation)
-    if got == 0 and not is_called(s, found.slot, hashed, name, nbytes):
-        unpin(s, found.slot)
+    cdef int got = pin(v, found.slot, found.generation)
+    if got == 0 and not has_name(v, found.slot, hashed, name, nbytes):
+        unpin(v, found.slot)
         return ERR_NOT_FOUND
     return got
 
 
-cdef inline int find_in(Store *s, Bucket *bucket, uint64_t hashed, const uint8_t *name, uint64_t nbytes, Found *found,
+cdef inline int find_in(View *v, Bucket *bucket, uint64_t hashed, const uint8_t *name, uint64_t nbytes, Found *found,
                         bint pins, bint *moved) noexcept nogil:
     cdef:
         int k, got
@@ -177,11 +177,11 @@ cdef inline int find_in(Store *s, Bucket *bucket, uint64_t hashed, const uint8_t
         failpoint()
         found.slot = cell_slot(cell)
         got = ERR_NOT_FOUND
-        if cell_is_live(s, cell):
-            found.generation = word_generation(load_acquire(&s.slots[found.slot].word))
+        if cell_is_live(v, cell):
+            found.generation = word_generation(load_acquire(&v.slots[found.slot].word))
             if pins:
-                got = pin_called(s, found, hashed, name, nbytes)
-            elif was_called(s, found, hashed, name, nbytes):
+                got = pin_called(v, found, hashed, name, nbytes)
+            elif was_called(v, found, hashed, name, nbytes):
                 got = 0
         if got == 0:
             found.cell = &bucket.cells[k]
@@ -193,7 +193,7 @@ cdef inline int find_in(Store *s, Bucket *bucket, uint64_t hashed, const uint8_t
     return ERR_NOT_FOUND
 
 
-cdef inline int find(Store *s, uint64_t hashed, const uint8_t *name, uint64_t nbytes, Found *found,
+cdef inline int find(View *v, uint64_t hashed, const uint8_t *name, uint64_t nbytes, Found *found,
                      bint pins) noexcept nogil:
     # 0 and, if it is asked for, a pin; or ERR_NOT_FOUND; with `pins` another error, too. Each new round means that some
     # writer has got on: so many in our way are none of ours.
@@ -205,72 +205,72 @@ cdef inline int find(Store *s, uint64_t hashed, const uint8_t *name, uint64_t nb
     while moved:
         moved = False
         rounds += 1
-        if rounds > MOST_ROUNDS:
-            return damage(s, b"the name index changes all the time, about bucket %d", bucket_of(s, hashed, 0))
+        if rounds > MAX_ROUNDS:
+            return damage(v, b"the name index changes all the time, about bucket %d", bucket_of(v, hashed, 0))
         for which in range(2):
-            bucket = bucket_of(s, hashed, which)
-            if not bucket_is_ready(s, bucket):
+            bucket = bucket_of(v, hashed, which)
+            if not bucket_is_ready(v, bucket):
                 continue
-            got = find_in(s, bucket_at(s, bucket), hashed, name, nbytes, found, pins, &moved)
+            got = find_in(v, bucket_at(v, bucket), hashed, name, nbytes, found, pins, &moved)
             if got != ERR_NOT_FOUND:
                 return got
     return ERR_NOT_FOUND
 
 
-cdef inline uint64_t *cell_naming(Store *s, uint64_t cell, uint64_t hashed) noexcept nogil:
+cdef inline uint64_t *find_cell(View *v, uint64_t cell, uint64_t hashed) noexcept nogil:
     cdef:
         int which, k
         uint64_t bucket
     for which in range(2):
-        bucket = bucket_of(s, hashed, which)
-        if bucket_is_ready(s, bucket):
+        bucket = bucket_of(v, hashed, which)
+        if bucket_is_ready(v, bucket):
             for k in range(BUCKET_CELLS):
-                if load_acquire(&bucket_at(s, bucket).cells[k]) == cell:     # [index]
-                    return &bucket_at(s, bucket).cells[k]
+                if load_acquire(&bucket_at(v, bucket).cells[k]) == cell:     # [index]
+                    return &bucket_at(v, bucket).cells[k]
     return NULL
 
 
-cdef inline void unindex(Store *s, uint64_t i, uint64_t generation, uint64_t hashed) noexcept nogil:
+cdef inline void unindex(View *v, uint64_t i, uint64_t generation, uint64_t hashed) noexcept nogil:
     # After the word says CONDEMNED, never before: else a death in between leaves an object that nothing finds.
     cdef uint64_t cell = make_cell(i, generation, hashed)
-    cdef uint64_t *at = cell_naming(s, cell, hashed)
+    cdef uint64_t *at = find_cell(v, cell, hashed)
     if at != NULL:
         cas_acq_rel(at, &cell, 0)                                        # [index]
 
 
-cdef inline int count_live(Store *s, Bucket *bucket) noexcept nogil:
+cdef inline int count_live(View *v, Bucket *bucket) noexcept nogil:
     cdef int k, n = 0
     for k in range(BUCKET_CELLS):
-        n += cell_is_live(s, load_acquire(&bucket.cells[k]))             # [index]
+        n += cell_is_live(v, load_acquire(&bucket.cells[k]))             # [index]
     return n
 
 
-cdef inline bint index_in(Store *s, Bucket *bucket, uint64_t cell) noexcept nogil:
+cdef inline bint index_in(View *v, Bucket *bucket, uint64_t cell) noexcept nogil:
     cdef int k
     cdef uint64_t seen
     for k in range(BUCKET_CELLS):
         seen = load_acquire(&bucket.cells[k])                            # [index]
-        if not cell_is_live(s, seen) and cas_acq_rel(&bucket.cells[k], &seen, cell):     # [index]
+        if not cell_is_live(v, seen) and cas_acq_rel(&bucket.cells[k], &seen, cell):     # [index]
             return True
     return False
 
 
-cdef inline int index(Store *s, uint64_t cell, uint64_t hashed) noexcept nogil:
+cdef inline int index(View *v, uint64_t cell, uint64_t hashed) noexcept nogil:
     # Into the emptier bucket of the two: that is what keeps both from ever filling up at half load.
     cdef:
-        Bucket *first = bucket_at(s, bucket_of(s, hashed, 0))
-        Bucket *second = bucket_at(s, bucket_of(s, hashed, 1))
-    if count_live(s, first) > count_live(s, second):
+        Bucket *first = bucket_at(v, bucket_of(v, hashed, 0))
+        Bucket *second = bucket_at(v, bucket_of(v, hashed, 1))
+    if count_live(v, first) > count_live(v, second):
         first, second = second, first
-    return 0 if index_in(s, first, cell) or index_in(s, second, cell) else ERR_INDEX
+    return 0 if index_in(v, first, cell) or index_in(v, second, cell) else ERR_INDEX
 
 
-cdef inline int publish_locked(Store *s, uint64_t i, uint64_t hashed, Found *old, bint replaces) noexcept nogil:
+cdef inline int publish_locked(View *v, uint64_t i, uint64_t hashed, Found *old, bint replaces) noexcept nogil:
     # The name's lock is ours and `old`, if there is one, is pinned.
     cdef:
-        Slot *slot = &s.slots[i]
+        Slot *slot = &v.slots[i]
         uint64_t generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours
-        uint64_t publishing = make_word(generation, PUBLISHING, s.row)
+        uint64_t publishing = make_word(generation, PUBLISHING, v.row)
         uint64_t cell = make_cell(i, generation, hashed)
         bint indexed = False
     assign(slot.replaces_generation, old.generation if replaces else 0)
@@ -279,67 +279,67 @@ cdef inline int publish_locked(Store *s, uint64_t i, uint64_t hashed, Found *old
     store_release(&slot.word, publishing)                                # [seal] the bytes are whole
     if replaces:
         indexed = cas_acq_rel(old.cell, &old.cell_value, cell)           # [index]
-    if not indexed and index(s, cell, hashed) != 0:
-        settle(s, i, publishing, CONDEMNED)
-        reap_condemned(s, i)
+    if not indexed and index(v, cell, hashed) != 0:
+        end_publishing(v, i, publishing, CONDEMNED)
+        reap_condemned(v, i)
         return ERR_INDEX
     if replaces:
-        condemn(s, old.slot, old.generation, True)
-    settle(s, i, publishing, SEALED)
+        condemn(v, old.slot, old.generation, True)
+    end_publishing(v, i, publishing, SEALED)
     return 0
 
 
-cdef inline int publish(Store *s, uint64_t i, bint replace) noexcept nogil:
+cdef inline int publish(View *v, uint64_t i, bint replace) noexcept nogil:
     # Seals slot `i`, which we are writing, under the name in its label. On ERR_INDEX the slot is gone; on any other
     # error it is still ours.
     cdef:
-        Slot *slot = &s.slots[i]
-        Label *label = label_at(s, i)
+        Slot *slot = &v.slots[i]
+        Label *label = label_at(v, i)
         uint64_t hashed = slot.name_hash
         Found old
-        int got = reach_buckets(s, hashed)
+        int got = ensure_buckets_committed(v, hashed)
         int found
     if got == 0:
-        got = lock(s, name_lock_of(s, hashed))
+        got = lock(v, name_lock_of(v, hashed))
     if got != 0:
         return got
-    found = find(s, hashed, label.name, label.name_nbytes, &old, True)
+    found = find(v, hashed, label.name, label.name_nbytes, &old, True)
     if found == 0 and not replace:
         got = ERR_EXISTS
     elif found != 0 and found != ERR_NOT_FOUND:
         got = found
     else:
-        got = publish_locked(s, i, hashed, &old, found == 0)
-    unlock(name_lock_of(s, hashed))
+        got = publish_locked(v, i, hashed, &old, found == 0)
+    unlock(name_lock_of(v, hashed))
     if found == 0:
-        unpin(s, old.slot)      # reaps it, if we condemned it and nobody else reads it
+        unpin(v, old.slot)      # reaps it, if we condemned it and nobody else reads it
     return got
 
 
-cdef inline int remove(Store *s, uint64_t i, uint64_t generation) noexcept nogil:
+cdef inline int remove(View *v, uint64_t i, uint64_t generation) noexcept nogil:
     # Deletes by address. The hash is read first: it belongs to this generation if the CAS of condemn() succeeds.
     cdef uint64_t hashed
     cdef int got
-    if i >= s.slot_limit or i >= slots_used(s):
+    if i >= v.slot_limit or i >= slots_used(v):
         return ERR_NOT_FOUND
-    hashed = load_acquire(&s.slots[i].name_hash)
+    hashed = load_acquire(&v.slots[i].name_hash)
     failpoint()
-    got = condemn(s, i, generation, False)
+    got = condemn(v, i, generation, False)
     if got == ERR_BUSY:
-        hashed = load_acquire(&s.slots[i].name_hash)    # as published
-        got = lock(s, name_lock_of(s, hashed))      # until its publisher is through, or known to be dead
+        hashed = load_acquire(&v.slots[i].name_hash)    # as published
+        got = lock(v, name_lock_of(v, hashed))      # until its publisher is through, or known to be dead
         if got != 0:
             return got
-        got = condemn(s, i, generation, True)
-        unlock(name_lock_of(s, hashed))
+        got = condemn(v, i, generation, True)
+        unlock(name_lock_of(v, hashed))
     if got == 0:
         if hashed:
-            unindex(s, i, generation, hashed)
-        reap_condemned(s, i)
+            unindex(v, i, generation, hashed)
+        reap_condemned(v, i)
     return got
 
 
-cdef inline int remove_named(Store *s, uint64_t hashed, const uint8_t *name, uint64_t nbytes) noexcept nogil:
+cdef inline int remove_named(View *v, uint64_t hashed, const uint8_t *name, uint64_t nbytes) noexcept nogil:
     # Pinned meanwhile, if there is memory for a pin: as long as the slot is not reused, the cell is its own. Each turn
     # but the last means that somebody else deleted or replaced what we found.
     cdef Found found
@@ -347,17 +347,17 @@ cdef inline int remove_named(Store *s, uint64_t hashed, const uint8_t *name, uin
     cdef bint pins
     cdef int got
     while True:
-        got = find(s, hashed, name, nbytes, &found, True)
+        got = find(v, hashed, name, nbytes, &found, True)
         pins = got == 0
         if got == ERR_NO_MEMORY or got == ERR_SIGNALS:
-            got = find(s, hashed, name, nbytes, &found, False)
+            got = find(v, hashed, name, nbytes, &found, False)
         if got != 0:
             return got
-        got = remove(s, found.slot, found.generation)
-        blocked = s.blocked_by
+        got = remove(v, found.slot, found.generation)
+        blocked = v.blocked_by
         if pins:
-            unpin(s, found.slot)
+            unpin(v, found.slot)
         if got != 0:
-            s.blocked_by = blocked      # the error's, and not the unpin's
+            v.blocked_by = blocked      # the error's, and not the unpin's
         if got != ERR_NOT_FOUND:    # else it was replaced or deleted since: look again
             return got

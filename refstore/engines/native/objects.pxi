@@ -7,11 +7,11 @@ from libc.stdint cimport uint64_t
 
 from refstore.engines.native.atomics cimport assign, load_relaxed
 from refstore.engines.native.layout cimport KIND_OBJECT
-from refstore.engines.native.view cimport Store
+from refstore.engines.native.view cimport View
 from refstore.engines.native.points cimport look_for_signals, python_ran
 from refstore.engines.native.arrays cimport Shape
 from refstore.engines.native.put cimport (
-    block_of, copy_in, discard, Draft, put_array, put_buffer, put_bytes, start, start_array,
+    begin_object, block_of, copy_in, discard, Draft, put_array, put_buffer, put_bytes, start_array,
 )
 
 import operator
@@ -51,16 +51,16 @@ cdef class Room:
         cdef Room room = self[part]
         cdef Draft unowned = self.draft     # the put gives its slot back itself
         unowned.is_begun = False
-        cdef Store *s = &self.att.s
+        cdef View *v = &self.att.view
         cdef Py_buffer view
         PyObject_GetBuffer(octets, &view, PyBUF_SIMPLE)
         try:
-            python_ran(s, self.draft.life, "filling a block")
-            if load_relaxed(&s.slots[self.draft.slot].word) != self.word:   # relaxed: ours until the put is over
+            python_ran(v, self.draft.life, "filling a block")
+            if load_relaxed(&v.slots[self.draft.slot].word) != self.word:   # relaxed: ours until the put is over
                 raise ValueError("the put that this block was for is over")
             if view.len != room.nbytes:
                 raise ValueError(f"{view.len} bytes do not fill {room.nbytes}")
-            copy_in(s, &unowned, room.at, <char*>view.buf, <size_t>view.len)
+            copy_in(v, &unowned, room.at, <char*>view.buf, <size_t>view.len)
         finally:
             PyBuffer_Release(&view)
 
@@ -68,30 +68,30 @@ cdef class Room:
 cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
     cdef Room room = Room.__new__(Room)
     frame = encode(obj)
-    python_ran(&att.s, draft.life, "pickling")
-    start(&att.s, draft, <uint64_t>frame.nbytes, 0)
+    python_ran(&att.view, draft.life, "pickling")
+    begin_object(&att.view, draft, <uint64_t>frame.nbytes, 0)
     try:
         room.att = att
         room.draft = draft[0]
-        room.word = load_relaxed(&att.s.slots[draft.slot].word)         # relaxed: ours
-        room.at = block_of(&att.s, draft)
+        room.word = load_relaxed(&att.view.slots[draft.slot].word)         # relaxed: ours
+        room.at = block_of(&att.view, draft)
         room.nbytes = frame.nbytes
         fill(frame, room)
-        look_for_signals(&att.s, draft.life, "filling a block from Python")
+        look_for_signals(&att.view, draft.life, "filling a block from Python")
     except BaseException:
-        discard(&att.s, draft)
+        discard(&att.view, draft)
         raise
-    assign(att.s.slots[draft.slot].kind, KIND_OBJECT)
+    assign(att.view.slots[draft.slot].kind, KIND_OBJECT)
     return 0
 
 
 cdef inline int put_any(Attachment att, Draft *draft, object obj) except -1:
     if type(obj) is bytes:
-        return put_bytes(&att.s, draft, obj)
+        return put_bytes(&att.view, draft, obj)
     if type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:
-        return put_array(&att.s, draft, obj)
+        return put_array(&att.view, draft, obj)
     if isinstance(obj, (bytearray, memoryview)):
-        return put_buffer(&att.s, draft, obj)
+        return put_buffer(&att.view, draft, obj)
     return put_pickled(att, draft, obj)
 
 
@@ -102,11 +102,11 @@ cdef uint64_t checked_size(object n) except? 0xFFFFFFFFFFFFFFFF:
     return min(size, 1 << 62)
 
 
-cdef int start_shaped(Store *s, Draft *draft, object shape, cnp.dtype dtype) except -1:
+cdef int start_shaped(View *v, Draft *draft, object shape, cnp.dtype dtype) except -1:
     cdef Shape dims
     cdef int axis
     extents, nbytes = measure(shape, dtype)
     dims.ndim = <int>len(extents)
     for axis in range(dims.ndim):
         dims.dims[axis] = <cnp.npy_intp>checked_size(extents[axis])
-    return start_array(s, draft, dtype, &dims, c'C', None, checked_size(nbytes))
+    return start_array(v, draft, dtype, &dims, c'C', None, checked_size(nbytes))

@@ -15,12 +15,12 @@ from .system cimport (
     allocate, byte_is_locked, close, getpid, high_descriptor, lock_byte, locks_bytes, MAP_FAILED,
     MAP_SHARED, mmap, munmap, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, reopen,
 )
-from .view cimport Store
+from .view cimport View
 from .process_table cimport lock_row
 from .recovery cimport enter
 from .mapping cimport (
     claim_without_memory, fill_header, HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE,
-    HEADER_OTHER_VERSION, HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, look_over, map_store,
+    HEADER_OTHER_VERSION, HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, map_store, validate_header,
 )
 from .check cimport find_problems
 from .points cimport not_the_same
@@ -29,7 +29,7 @@ cdef enum:
     ALL_BUT_FULL = 4 << 20      # bytes
 
 
-cdef inline str obstacle(str folder):
+cdef inline str missing_feature(str folder):
     # What keeps stores of this engine out of a folder whose files can be made otherwise; None if nothing does.
     import errno
     import os
@@ -141,7 +141,7 @@ cdef inline bytes read_header(int fd, str path, object found, bint foreign):
         raise _messages.no_store(path, "is not a store")
     if found.st_uid != os.geteuid() and not foreign:
         raise _messages.other_user(path, found.st_uid)
-    fault = look_over(<Header*>PyBytes_AS_STRING(head), found.st_size)
+    fault = validate_header(<Header*>PyBytes_AS_STRING(head), found.st_size)
     if fault != HEADER_SOUND:
         raise header_error(fault, path, <Header*>PyBytes_AS_STRING(head))
     return head
@@ -158,9 +158,9 @@ cdef inline object no_lasting_lock(str path):
                    "store on tmpfs, ext4 or xfs, or use backend='filelock'", path)
 
 
-cdef inline int demand_lasting_lock(Store *s, uint64_t row, str path) except -1:
+cdef inline int require_lasting_lock(View *v, uint64_t row, str path) except -1:
     # Asks through a second description whether the lock shows: on some file systems it does not.
-    cdef int second = reopen(s.fd, O_RDONLY)
+    cdef int second = reopen(v.fd, O_RDONLY)
     cdef bint holds
     if second < 0:
         raise no_descriptor(path)
@@ -171,41 +171,41 @@ cdef inline int demand_lasting_lock(Store *s, uint64_t row, str path) except -1:
     return 0
 
 
-cdef inline int demand_memory(Store *s, str path) except -1:
+cdef inline int require_memory(View *v, str path) except -1:
     # On a file system that is all but full, that what is said to be committed is: else to touch it is a SIGBUS.
     import os
     from refstore import _messages
     cdef const char *field
-    found = os.fstatvfs(s.fd)
+    found = os.fstatvfs(v.fd)
     if found.f_blocks and found.f_bfree * found.f_frsize < ALL_BUT_FULL:
-        field = claim_without_memory(s)
+        field = claim_without_memory(v)
         if field != NULL:
             raise _messages.damaged_file(path, f"its {(<bytes>field).decode()} says that there is memory, and "
                                         "there is none, nor any left on its file system")
     return 0
 
 
-cdef inline int join(Store *s, int fd, const Header *h, str path) except -1:
+cdef inline int join(View *v, int fd, const Header *h, str path) except -1:
     # Through a description of our own, which nobody has but we. On an exception, unmap_store() clears up.
     from refstore import _limits, _messages
     from refstore._errors import RefstoreError
     cdef int failed
     cdef int64_t row
-    s.fd = reopen(fd, O_RDWR)
-    if s.fd < 0:
+    v.fd = reopen(fd, O_RDWR)
+    if v.fd < 0:
         raise no_descriptor(path)
-    s.fd = high_descriptor(s.fd)
-    failed = map_store(s, h)
+    v.fd = high_descriptor(v.fd)
+    failed = map_store(v, h)
     if failed:
-        raise _limits.cannot_map(path, s.g.file_size, failed)
-    demand_memory(s, path)
-    row = lock_row(s, s.fd)
-    if row < 0 and not locks_bytes(s.fd):
+        raise _limits.cannot_map(path, v.g.file_size, failed)
+    require_memory(v, path)
+    row = lock_row(v, v.fd)
+    if row < 0 and not locks_bytes(v.fd):
         raise no_lasting_lock(path)
     if row < 0:
         raise RefstoreError(_messages.no_rows(path, MAX_ROWS))
-    demand_lasting_lock(s, <uint64_t>row, path)
-    enter(s, <uint64_t>row)
+    require_lasting_lock(v, <uint64_t>row, path)
+    enter(v, <uint64_t>row)
     return 0
 
 
@@ -220,35 +220,35 @@ cdef inline void identify(Row *row, bytes command) noexcept:
     failpoint()
 
 
-cdef inline int look_after_reboot(Store *s, str path) except -1:
+cdef inline int look_after_reboot(View *v, str path) except -1:
     # A file on disk that outlived a reboot: its pages may be of any age. Joining has recovered every row.
     from refstore._errors import StoreBusyError, StoreCorruptedError
     cdef bytes boot = boot_id()
-    if s.header.boot_id[:36] == boot:
+    if v.header.boot_id[:36] == boot:
         return 0
-    if not lock_byte(s.fd, LOCK_BOOT):
+    if not lock_byte(v.fd, LOCK_BOOT):
         raise StoreBusyError(f"store {path!r} is being looked over after a reboot: try again", pid=0)
-    problems = find_problems(s)
+    problems = find_problems(v)
     if problems:
         raise StoreCorruptedError(f"store {path!r} did not survive a reboot: {min(problems)}; remove it")
-    memcpy(s.header.boot_id, PyBytes_AS_STRING(boot), 36)
+    memcpy(v.header.boot_id, PyBytes_AS_STRING(boot), 36)
     failpoint()
     return 0
 
 
-cdef inline object creator_lives(int fd):
+cdef inline object is_creator_locked(int fd):
     # None if the file is no temporary store of ours
     import os
     cdef bytes head = os.pread(fd, sizeof(Header), 0)
     cdef Header *h = <Header*>PyBytes_AS_STRING(head)
-    if len(head) < <Py_ssize_t>sizeof(Header) or look_over(h, os.fstat(fd).st_size) != HEADER_SOUND:
+    if len(head) < <Py_ssize_t>sizeof(Header) or validate_header(h, os.fstat(fd).st_size) != HEADER_SOUND:
         return None
     if not h.flags & FLAG_TEMPORARY:
         return None
     return byte_is_locked(fd, LOCK_CREATOR)
 
 
-cdef inline bint nobody_came(int fd):
+cdef inline bint was_never_used(int fd):
     # or whoever did has left, and put nothing
     import os
     cdef bytes head = os.pread(fd, sizeof(Header), 0)

@@ -8,7 +8,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint64_t
 
 from .debug cimport IS_DEBUG
-from .view cimport Store
+from .view cimport View
 
 cdef extern from *:
     """
@@ -39,9 +39,9 @@ cdef extern from *:
     void set_visitor "refstore_set_visitor"(void *visitor)     # a Python object, or NULL
 
 
-cdef inline bint is_same_process(Store *s, uint64_t life) noexcept nogil:
+cdef inline bint is_same_process(View *v, uint64_t life) noexcept nogil:
     # whether this is the process that it was when `life` was its life
-    return s.alive[0] != 0 and s.life == life
+    return v.alive[0] != 0 and v.life == life
 
 
 cdef inline object not_the_same():
@@ -50,16 +50,16 @@ cdef inline object not_the_same():
                          "nothing was done here")
 
 
-cdef inline int python_ran(Store *s, uint64_t life, const char *where) except -1:
+cdef inline int python_ran(View *v, uint64_t life, const char *where) except -1:
     # `life`: ours when the operation began. RefstoreError in a child that was forked since.
     if IS_DEBUG:
         visit(where)
-    if not is_same_process(s, life):
+    if not is_same_process(v, life):
         raise not_the_same()
     return 0
 
 
-cdef inline int look_for_signals(Store *s, uint64_t life, const char *where) except -1:
+cdef inline int look_for_signals(View *v, uint64_t life, const char *where) except -1:
     # Before a point of no return, and amid what takes long: what a handler raises comes through here.
     PyErr_CheckSignals()
-    return python_ran(s, life, where)
+    return python_ran(v, life, where)

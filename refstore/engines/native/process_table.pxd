@@ -15,22 +15,22 @@ from .layout cimport (
     SLOTS_PER_STEP,
 )
 from .system cimport byte_is_locked, lock_byte
-from .view cimport class_bits_at, pins_of, pins_ready_of, row_at, slots_used, Store
+from .view cimport class_bits_at, pins_of, pins_ready_of, row_at, slots_used, View
 from .bitmap cimport hint_restore
-from .memory cimport commit_pins, file_of, is_ready, reach_pins
+from .memory cimport commit_pins, ensure_pins_committed, file_of, is_ready
 
 cdef enum:
-    EAGER_STEPS = 16            # 64 KiB of pins
+    STEPS_AT_ATTACH = 16            # 64 KiB of pins
 
 
-cdef inline uint64_t zero_pins(Store *s, uint64_t row, uint32_t remains) noexcept nogil:
+cdef inline uint64_t zero_pins(View *v, uint64_t row, uint32_t remains) noexcept nogil:
     # How many there were. `remains`: the bits of a cell that are left.
     cdef:
         uint64_t step, i, n = 0
         uint32_t cell
-        uint32_t *cells = pins_of(s, row)
-    for step in range(s.g.steps):
-        if is_ready(pins_ready_of(s, row), step):
+        uint32_t *cells = pins_of(v, row)
+    for step in range(v.g.steps):
+        if is_ready(pins_ready_of(v, row), step):
             for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
                 cell = load_relaxed_u32(&cells[i])  # relaxed: nobody adds to it any more
                 if cell:
@@ -39,29 +39,29 @@ cdef inline uint64_t zero_pins(Store *s, uint64_t row, uint32_t remains) noexcep
     return n
 
 
-cdef inline void free_row(Store *s, uint64_t r) noexcept nogil:
+cdef inline void free_row(View *v, uint64_t r) noexcept nogil:
     # The last steps of a row's life. Its pins are gone.
-    cdef Row *row = row_at(s, r)
+    cdef Row *row = row_at(v, r)
     cdef uint64_t n, k
     for k in range(<uint64_t>COUNTERS):
         n = load_relaxed(&row.counters[k])  # relaxed: statistics
         store_relaxed(&row.counters[k], 0)  # relaxed: statistics
-        fetch_add_relaxed(&s.header.totals[k], n)  # relaxed: statistics
-    fetch_and_seq_cst(&s.header.live[r >> 6], ~(<uint64_t>1 << (r & 63)))     # [pin]
+        fetch_add_relaxed(&v.header.totals[k], n)  # relaxed: statistics
+    fetch_and_seq_cst(&v.header.live[r >> 6], ~(<uint64_t>1 << (r & 63)))     # [pin]
     store_release(&row.state, ROW_FREE)                                  # [row]
 
 
-cdef inline bint row_is_dead(Store *s, uint64_t r) noexcept nogil:
-    return r >= MAX_ROWS or r != s.row and not byte_is_locked(file_of(s), r)
+cdef inline bint row_is_dead(View *v, uint64_t r) noexcept nogil:
+    return r >= MAX_ROWS or r != v.row and not byte_is_locked(file_of(v), r)
 
 
-cdef inline int64_t lock_row(Store *s, int fd) noexcept nogil:
+cdef inline int64_t lock_row(View *v, int fd) noexcept nogil:
     # A row whose kernel lock is now held through `fd`: one that is free, else one whose process is dead; -1: none.
     cdef uint64_t r
     cdef int want_free
     for want_free in range(1, -1, -1):
         for r in range(<uint64_t>MAX_ROWS):
-            if want_free and load_acquire(&row_at(s, r).state):          # [row]
+            if want_free and load_acquire(&row_at(v, r).state):          # [row]
                 continue
             if lock_byte(fd, r):
                 failpoint()
@@ -69,82 +69,82 @@ cdef inline int64_t lock_row(Store *s, int fd) noexcept nogil:
     return -1
 
 
-cdef inline void mark_live(Store *s, uint64_t r) noexcept nogil:
+cdef inline void mark_live(View *v, uint64_t r) noexcept nogil:
     cdef:
         uint64_t words = r // 64 + 1
-        uint64_t has = load_seq_cst(&s.header.live_words)
-    while has < words and not cas_seq_cst(&s.header.live_words, &has, words):
+        uint64_t has = load_seq_cst(&v.header.live_words)
+    while has < words and not cas_seq_cst(&v.header.live_words, &has, words):
         pass
     # before the first pin, and seq_cst: a reaper that misses this bit has condemned before any pin of ours
-    fetch_or_seq_cst(&s.header.live[r >> 6], <uint64_t>1 << (r & 63))    # [pin] [row]
+    fetch_or_seq_cst(&v.header.live[r >> 6], <uint64_t>1 << (r & 63))    # [pin] [row]
 
 
-cdef inline void join_row(Store *s, uint64_t r) noexcept nogil:
+cdef inline void join_row(View *v, uint64_t r) noexcept nogil:
     # The row's kernel lock is ours and nothing of an earlier process is left in it.
-    cdef Row *row = row_at(s, r)
+    cdef Row *row = row_at(v, r)
     assign(row.pid, 0)          # whoever had the row before is not to be blamed for what we do
     assign(row.recoverer, 0)
     assign(row.has_children, 0)
     memset(row.command, 0, sizeof(row.command))
     failpoint()
     store_release(&row.state, ROW_ATTACHED)                              # [row]
-    mark_live(s, r)
+    mark_live(v, r)
 
 
-cdef inline void use_row(Store *s, uint64_t r) noexcept nogil:
+cdef inline void use_row(View *v, uint64_t r) noexcept nogil:
     cdef uint64_t step
-    s.row = r
-    s.row_bit = <uint64_t>1 << (r & 63)
-    s.pins = pins_of(s, r)
-    s.counters = row_at(s, r).counters
-    for step in range(s.g.steps):
-        s.pins_ready[step] = is_ready(pins_ready_of(s, r), step)
-    memset(s.current, 0, sizeof(s.current))
-    memset(s.recent, 0, sizeof(s.recent))
-    s.kept = 0                  # this and what follows: a forked child has its parent's
-    s.loss = 0
-    s.has_warned = False
-    memset(&s.came_back, 0, sizeof(s.came_back))
+    v.row = r
+    v.row_bit = <uint64_t>1 << (r & 63)
+    v.pins = pins_of(v, r)
+    v.counters = row_at(v, r).counters
+    for step in range(v.g.steps):
+        v.pins_ready[step] = is_ready(pins_ready_of(v, r), step)
+    memset(v.current, 0, sizeof(v.current))
+    memset(v.recent, 0, sizeof(v.recent))
+    v.kept = 0                  # this and what follows: a forked child has its parent's
+    v.loss = 0
+    v.has_warned = False
+    memset(&v.recovered, 0, sizeof(v.recovered))
 
 
-cdef inline void reach_first_pins(Store *s) noexcept nogil:
+cdef inline void ensure_first_pins_committed(View *v) noexcept nogil:
     # As far as there is memory now: a get of what is there already should not fail because it runs out later.
     cdef uint64_t step
-    for step in range(min((slots_used(s) + SLOTS_PER_STEP - 1) // SLOTS_PER_STEP, <uint64_t>EAGER_STEPS)):
-        if reach_pins(s, step * SLOTS_PER_STEP) != 0:
+    for step in range(min((slots_used(v) + SLOTS_PER_STEP - 1) // SLOTS_PER_STEP, <uint64_t>STEPS_AT_ATTACH)):
+        if ensure_pins_committed(v, step * SLOTS_PER_STEP) != 0:
             return
 
 
-cdef inline void leave(Store *s) noexcept nogil:
+cdef inline void leave(View *v) noexcept nogil:
     # Nothing of ours is half made or in use. What we cut from is handed on first. If children need what we keep, our
     # row stays, and when the last of them is gone, too, it is a dead one.
     cdef int c
-    zero_pins(s, s.row, KEPT)
+    zero_pins(v, v.row, KEPT)
     for c in range(CLASSES):
-        if s.current[c]:
-            hint_restore(class_bits_at(s, c), s.g.run_words, s.current[c] - 1)
-    if s.kept:
-        store_release(&row_at(s, s.row).state, ROW_LEFT)                 # [row]
+        if v.current[c]:
+            hint_restore(class_bits_at(v, c), v.g.run_words, v.current[c] - 1)
+    if v.kept:
+        store_release(&row_at(v, v.row).state, ROW_LEFT)                 # [row]
     else:
-        free_row(s, s.row)
+        free_row(v, v.row)
 
 
-cdef inline int copy_pins(Store *s, uint64_t child) noexcept nogil:
+cdef inline int copy_pins(View *v, uint64_t child) noexcept nogil:
     # Before a fork: the child's row pins all that ours does. Its marks come before its cells, and ours hold meanwhile.
     cdef:
         uint64_t step, i
         uint32_t n
         uint64_t bit = <uint64_t>1 << (child & 63)
-    for step in range(s.g.steps):
-        if not s.pins_ready[step]:
+    for step in range(v.g.steps):
+        if not v.pins_ready[step]:
             continue
         for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
-            n = load_relaxed_u32(&s.pins[i]) & ~KEPT    # relaxed: ours, and the other threads are held off
+            n = load_relaxed_u32(&v.pins[i]) & ~KEPT    # relaxed: ours, and the other threads are held off
             if n:
-                if not is_ready(pins_ready_of(s, child), step):
-                    if commit_pins(s, child, step) != 0:
+                if not is_ready(pins_ready_of(v, child), step):
+                    if commit_pins(v, child, step) != 0:
                         return -1
-                fetch_or_seq_cst(&s.slots[i].mask, bit)                  # [pin]
-                assign(pins_of(s, child)[i], pins_of(s, child)[i] + n)  # `moves` carries it, and our own pin holds
-    fetch_add_seq_cst(&s.header.moves, 1)                                # [pin]
+                fetch_or_seq_cst(&v.slots[i].mask, bit)                  # [pin]
+                assign(pins_of(v, child)[i], pins_of(v, child)[i] + n)  # `moves` carries it, and our own pin holds
+    fetch_add_seq_cst(&v.header.moves, 1)                                # [pin]
     return 0

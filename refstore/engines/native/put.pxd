@@ -16,21 +16,21 @@ from libc.string cimport memcpy
 from .debug cimport failpoint
 from .atomics cimport assign
 from .layout cimport (
-    COUNT_PUTS, ERR_BARE, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD,
-    ERR_INDEX, ERR_RECOVERY, ERR_SIGNALS, extent_first, extent_pages, INLINE_DIMS, KIND_ARRAY,
-    KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot, word_row,
+    COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_EMPTY_SLOTS, ERR_FULL, ERR_FULL_SLOTS,
+    ERR_HELD, ERR_INDEX, ERR_RECOVERY, ERR_SIGNALS, extent_first, extent_pages, INLINE_DIMS,
+    KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot, word_row,
 )
-from .view cimport count, label_at, Store
+from .view cimport count, label_at, View
 from .memory cimport commit_data, commit_labels, file_of, note_refusal, step_end, wants_huge_pages
 from .slots cimport abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim
 from .runs cimport held_elsewhere
-from .blocks cimport take_block
+from .blocks cimport allocate_block
 from .names cimport publish
 from .process_table cimport row_is_dead
-from .recovery cimport look_at_blocker, recover_dead, sweep
+from .recovery cimport recover_blocker_if_dead, recover_dead, sweep
 from .points cimport is_same_process, look_for_signals, python_ran
 from .errors cimport put_error
-from .contention cimport overcome
+from .contention cimport may_retry
 from .arrays cimport (
     dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_layout, set_text, Shape,
     view_of,
@@ -49,89 +49,89 @@ cdef struct Draft:
     bint is_begun               # the slot is ours, and has room
 
 
-cdef inline Draft new_draft(Store *s) noexcept nogil:
+cdef inline Draft new_draft(View *v) noexcept nogil:
     cdef Draft draft
-    draft.life = s.life
+    draft.life = v.life
     draft.slot = 0
     draft.is_begun = False
     return draft
 
-cdef inline void discard(Store *s, Draft *draft) noexcept:
+cdef inline void discard(View *v, Draft *draft) noexcept:
     # What failed is given up by who began it, and by no child.
-    if draft.is_begun and is_same_process(s, draft.life):
-        free_slot(s, draft.slot)
+    if draft.is_begun and is_same_process(v, draft.life):
+        free_slot(v, draft.slot)
     draft.is_begun = False
 
 
-cdef inline int commit_extent(Store *s, uint64_t i) except? -128:
+cdef inline int commit_extent(View *v, uint64_t i) except? -128:
     # Memory for the extent of a slot that is ours, without the GIL; without it, the slot is given back.
     cdef:
-        uint64_t life = s.life
-        uint64_t page = extent_first(s.slots[i].extent)
-        uint64_t end = page + extent_pages(s.slots[i].extent)
+        uint64_t life = v.life
+        uint64_t page = extent_first(v.slots[i].extent)
+        uint64_t end = page + extent_pages(v.slots[i].extent)
         uint64_t stop
         int fd, got = 0
         bint huge, refused
     try:
         while page < end and (got == 0 or got == ERR_SIGNALS):
             stop = step_end(page, end)
-            huge = wants_huge_pages(s, page, stop)
+            huge = wants_huge_pages(v, page, stop)
             refused = False
-            fd = file_of(s)
+            fd = file_of(v)
             with nogil:
-                got = commit_data(s, fd, page, stop - page, huge, &refused)
+                got = commit_data(v, fd, page, stop - page, huge, &refused)
             if huge:
-                note_refusal(s, refused)
+                note_refusal(v, refused)
             if got == 0:
                 page = stop
-            look_for_signals(s, life, "committing memory")
+            look_for_signals(v, life, "committing memory")
     except BaseException:
-        if is_same_process(s, life):
-            unclaim(s, i)
+        if is_same_process(v, life):
+            unclaim(v, i)
         raise
     if got != 0:
-        unclaim(s, i)
+        unclaim(v, i)
     return got
 
 
-cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot) except? -128:
+cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t *slot) except? -128:
     # When there is none: what dead processes held, then what garbage of this one still pins.
-    cdef uint64_t life = s.life
+    cdef uint64_t life = v.life
     cdef int got, recovery = 0
     cdef int attempt = 0
     cdef uint64_t since = 0, stuck = 0, held = 0, before
     while True:
-        got = take_block(s, nbytes, slot)
-        if got == ERR_BARE:
-            got = commit_extent(s, slot[0])
+        got = allocate_block(v, nbytes, slot)
+        if got == ERR_EMPTY_SLOTS:
+            got = commit_extent(v, slot[0])
         if got == 0:
             return 0
-        if overcome(s, &got, &since):
+        if may_retry(v, &got, &since):
             continue
         if got == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
             return got
         if attempt == 0:
-            recovery = recover_dead(s, True)
-            if overcome(s, &recovery, &since):
+            recovery = recover_dead(v, True)
+            if may_retry(v, &recovery, &since):
                 continue
-            stuck = s.blocked_by
-            sweep(s, MAX_ROWS)      # of no dead row: hints that went missing
-        elif attempt == 1 and pins_condemned(s):
+            stuck = v.blocked_by
+            sweep(v, MAX_ROWS)      # of no dead row: hints that went missing
+        elif attempt == 1 and pins_condemned(v):
             import gc
             gc.collect()
-            python_ran(s, life, "collecting garbage")
+            python_ran(v, life, "collecting garbage")
         elif recovery == ERR_BUSY:
-            s.blocked_by = stuck
+            v.blocked_by = stuck
             return ERR_BUSY         # room may come back from a recovery that stands still
         elif got == ERR_FULL_SLOTS and attempt < ATTEMPTS:
             # some may be in somebody's hand: for a moment, or as long as that process is stopped
             before = held
-            held = held_elsewhere(s)
+            held = held_elsewhere(v)
             if held == 0:
                 return got
             if held == before:
-                got = ERR_DEAD if row_is_dead(s, word_row(held)) else ERR_HELD
-                if overcome(s, &got, &since):
+                got = ERR_DEAD if row_is_dead(v, word_row(held)) else ERR_HELD
+                if may_retry(v, &got, &since):
                     continue
                 return got
         else:
@@ -139,17 +139,17 @@ cdef inline int find_room(Store *s, uint64_t nbytes, uint64_t *slot) except? -12
         attempt += 1
 
 
-cdef inline Slot *start(Store *s, Draft *draft, uint64_t nbytes, uint64_t spill) except NULL:
+cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t spill) except NULL:
     # A slot of ours with room for the payload, and `spill` bytes of description behind it.
     cdef:
         int got = ERR_FULL
         Slot *slot
-    if nbytes <= s.header.capacity:
-        got = find_room(s, nbytes + spill, &draft.slot)
+    if nbytes <= v.header.capacity:
+        got = allocate_slot(v, nbytes + spill, &draft.slot)
     if got != 0:
-        raise put_error(s, got, nbytes, None)
+        raise put_error(v, got, nbytes, None)
     draft.is_begun = True
-    slot = &s.slots[draft.slot]
+    slot = &v.slots[draft.slot]
     assign(slot.nbytes, nbytes)
     assign(slot.kind, KIND_BYTES)
     assign(slot.dtype, 0)
@@ -162,79 +162,79 @@ cdef inline Slot *start(Store *s, Draft *draft, uint64_t nbytes, uint64_t spill)
     return slot
 
 
-cdef inline int reach_label(Store *s, uint64_t i) except -128:
+cdef inline int ensure_label_committed(View *v, uint64_t i) except -128:
     # 0, or an error
     cdef uint64_t since = 0
-    cdef int got = commit_labels(s, i)
-    while got != 0 and overcome(s, &got, &since):
-        got = commit_labels(s, i)
+    cdef int got = commit_labels(v, i)
+    while got != 0 and may_retry(v, &got, &since):
+        got = commit_labels(v, i)
     return got
 
 
-cdef inline int demand_label(Store *s, Draft *draft, uint64_t nbytes) except -1:
+cdef inline int require_label(View *v, Draft *draft, uint64_t nbytes) except -1:
     cdef int got
     try:
-        got = reach_label(s, draft.slot)
+        got = ensure_label_committed(v, draft.slot)
         if got != 0:
-            raise put_error(s, got, nbytes, None)
+            raise put_error(v, got, nbytes, None)
     except BaseException:
-        discard(s, draft)
+        discard(v, draft)
         raise
     return 0
 
 
-cdef inline int publish_named(Store *s, uint64_t i, Name *name, bint replace) except -128:
+cdef inline int publish_named(View *v, uint64_t i, Name *name, bint replace) except -128:
     cdef Label *label
     cdef uint64_t since = 0
-    cdef int got = reach_label(s, i)
+    cdef int got = ensure_label_committed(v, i)
     if got != 0:
         return got
-    label = label_at(s, i)
+    label = label_at(v, i)
     assign(label.name_nbytes, <uint8_t>name.nbytes)
     memcpy(label.name, name.utf8, <size_t>name.nbytes)
     failpoint()
-    assign(s.slots[i].name_hash, name.hashed)
-    got = publish(s, i, replace)
-    while got != 0 and overcome(s, &got, &since):
-        got = publish(s, i, replace)
+    assign(v.slots[i].name_hash, name.hashed)
+    got = publish(v, i, replace)
+    while got != 0 and may_retry(v, &got, &since):
+        got = publish(v, i, replace)
     return got
 
 
-cdef inline void give_up(Store *s, uint64_t i) noexcept nogil:
+cdef inline void abort_object(View *v, uint64_t i) noexcept nogil:
     # Views of it may live, also in a child that was forked while we waited: then it goes with the last.
-    abandon(s, i)
-    reap_condemned(s, i)
+    abandon(v, i)
+    reap_condemned(v, i)
 
 
-cdef inline int finish(Store *s, uint64_t life, uint64_t i, object text, Name *name, bint replace) except -1:
+cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, Name *name, bint replace) except -1:
     # Seals what we wrote. If this fails it is given up. `life`: ours when the call began.
-    cdef uint64_t nbytes = s.slots[i].nbytes
+    cdef uint64_t nbytes = v.slots[i].nbytes
     cdef int got
     failpoint()
     if name.hashed == 0:
-        seal(s, i)
+        seal(v, i)
     else:
-        s.blocked_by = 0
+        v.blocked_by = 0
         try:
-            got = publish_named(s, i, name, replace)
+            got = publish_named(v, i, name, replace)
         except BaseException:
-            if is_same_process(s, life):
-                give_up(s, i)
+            if is_same_process(v, life):
+                abort_object(v, i)
             raise
         if got != 0:
             if got != ERR_INDEX:        # then it is condemned already
-                give_up(s, i)
-            raise put_error(s, got, nbytes, text)
-        look_at_blocker(s)              # of what was replaced
-    count(s, COUNT_PUTS, 1)
+                abort_object(v, i)
+            raise put_error(v, got, nbytes, text)
+        recover_blocker_if_dead(v)              # of what was replaced
+    count(v, COUNT_PUTS, 1)
     return 0
 
 
-cdef inline char *block_of(Store *s, Draft *draft) noexcept nogil:
-    return s.base + s.slots[draft.slot].offset
+cdef inline char *block_of(View *v, Draft *draft) noexcept nogil:
+    return v.base + v.slots[draft.slot].offset
 
 
-cdef inline int copy_large(Store *s, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
+cdef inline int copy_large(View *v, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
     cdef size_t done = 0, piece
     try:
         while done < nbytes:
@@ -242,42 +242,42 @@ cdef inline int copy_large(Store *s, Draft *draft, char *target, const char *sou
             with nogil:
                 memcpy(target + done, source + done, piece)
             done += piece
-            look_for_signals(s, draft.life, "copying")
+            look_for_signals(v, draft.life, "copying")
     except BaseException:
-        discard(s, draft)
+        discard(v, draft)
         raise
     return 0
 
 
-cdef inline int copy_in(Store *s, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
+cdef inline int copy_in(View *v, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
     if nbytes >= RELEASES_GIL:
-        return copy_large(s, draft, target, source, nbytes)
+        return copy_large(v, draft, target, source, nbytes)
     memcpy(target, source, nbytes)
     return 0
 
 
-cdef inline int put_bytes(Store *s, Draft *draft, object obj) except -1:
-    start(s, draft, <uint64_t>PyBytes_GET_SIZE(obj), 0)
-    return copy_in(s, draft, block_of(s, draft), PyBytes_AS_STRING(obj), <size_t>PyBytes_GET_SIZE(obj))
+cdef inline int put_bytes(View *v, Draft *draft, object obj) except -1:
+    begin_object(v, draft, <uint64_t>PyBytes_GET_SIZE(obj), 0)
+    return copy_in(v, draft, block_of(v, draft), PyBytes_AS_STRING(obj), <size_t>PyBytes_GET_SIZE(obj))
 
 
-cdef inline int put_buffer(Store *s, Draft *draft, object obj) except -1:
+cdef inline int put_buffer(View *v, Draft *draft, object obj) except -1:
     cdef Py_buffer view
     PyObject_GetBuffer(obj, &view, PyBUF_FULL_RO)
     try:
-        python_ran(s, draft.life, "asking for a buffer")
-        start(s, draft, <uint64_t>view.len, 0)
+        python_ran(v, draft.life, "asking for a buffer")
+        begin_object(v, draft, <uint64_t>view.len, 0)
         if PyBuffer_IsContiguous(&view, c'C'):
-            copy_in(s, draft, block_of(s, draft), <char*>view.buf, <size_t>view.len)
-        elif PyBuffer_ToContiguous(block_of(s, draft), &view, view.len, c'C') != 0:
-            discard(s, draft)
+            copy_in(v, draft, block_of(v, draft), <char*>view.buf, <size_t>view.len)
+        elif PyBuffer_ToContiguous(block_of(v, draft), &view, view.len, c'C') != 0:
+            discard(v, draft)
             raise BufferError("the buffer cannot be made contiguous")
     finally:
         PyBuffer_Release(&view)
     return 0
 
 
-cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shape, char order, tuple axes,
+cdef inline int start_array(View *v, Draft *draft, cnp.dtype dtype, Shape *shape, char order, tuple axes,
                             uint64_t nbytes) except -1:
     # A slot for an array, with its description written. `axes`: None stands for C order.
     cdef:
@@ -290,8 +290,8 @@ cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shap
         text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
         if not has_plain_view(text):
             order = c'K'
-        python_ran(s, draft.life, "describing an array")
-    slot = start(s, draft, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
+        python_ran(v, draft.life, "describing an array")
+    slot = begin_object(v, draft, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
     assign(slot.kind, KIND_ARRAY)
     assign(slot.order, <uint8_t>order)
     if text is None:
@@ -301,12 +301,12 @@ cdef inline int start_array(Store *s, Draft *draft, cnp.dtype dtype, Shape *shap
             assign(slot.shape[axis], <uint64_t>shape.dims[axis])
     else:
         if len(text) <= LABEL_TEXT:
-            demand_label(s, draft, nbytes)
-        set_text(s, slot, draft.slot, PyBytes_AS_STRING(text), len(text))
+            require_label(v, draft, nbytes)
+        set_text(v, slot, draft.slot, PyBytes_AS_STRING(text), len(text))
     return 0
 
 
-cdef inline int put_strided(Store *s, Draft *draft, cnp.ndarray array, Shape *shape) except -1:
+cdef inline int put_strided(View *v, Draft *draft, cnp.ndarray array, Shape *shape) except -1:
     # Not in C order: the axes keep the order in which they lie, without the gaps and what they repeat.
     from refstore.payload.arrays import axes_in_memory, plain_axes, stored_part
     cdef:
@@ -321,19 +321,19 @@ cdef inline int put_strided(Store *s, Draft *draft, cnp.ndarray array, Shape *sh
     elif axes == tuple(range(shape.ndim))[::-1]:
         order = c'F'
     set_layout(&dense, stored, plain_axes(axes))
-    start_array(s, draft, dtype, shape, order, axes, nbytes)
+    start_array(v, draft, dtype, shape, order, axes, nbytes)
     if cnp.PyArray_IS_F_CONTIGUOUS(stored):
-        return copy_in(s, draft, block_of(s, draft), <char*>cnp.PyArray_DATA(stored), nbytes)
+        return copy_in(v, draft, block_of(v, draft), <char*>cnp.PyArray_DATA(stored), nbytes)
     try:
-        PyArray_CopyInto(view_of(dtype, &dense, True, block_of(s, draft), NPY_ARRAY_WRITEABLE, None), stored)
-        look_for_signals(s, draft.life, "copying what has gaps")
+        PyArray_CopyInto(view_of(dtype, &dense, True, block_of(v, draft), NPY_ARRAY_WRITEABLE, None), stored)
+        look_for_signals(v, draft.life, "copying what has gaps")
     except BaseException:
-        discard(s, draft)
+        discard(v, draft)
         raise
     return 0
 
 
-cdef inline int put_array(Store *s, Draft *draft, cnp.ndarray array) except -1:
+cdef inline int put_array(View *v, Draft *draft, cnp.ndarray array) except -1:
     cdef:
         Shape shape
         int axis
@@ -342,6 +342,6 @@ cdef inline int put_array(Store *s, Draft *draft, cnp.ndarray array) except -1:
     for axis in range(shape.ndim):
         shape.dims[axis] = cnp.PyArray_DIM(array, axis)
     if not cnp.PyArray_IS_C_CONTIGUOUS(array):
-        return put_strided(s, draft, array, &shape)
-    start_array(s, draft, array.dtype, &shape, c'C', None, nbytes)
-    return copy_in(s, draft, block_of(s, draft), <char*>cnp.PyArray_DATA(array), nbytes)
+        return put_strided(v, draft, array, &shape)
+    start_array(v, draft, array.dtype, &shape, c'C', None, nbytes)
+    return copy_in(v, draft, block_of(v, draft), <char*>cnp.PyArray_DATA(array), nbytes)

@@ -93,7 +93,7 @@ cdef extern from *:
 
 cdef enum:
     LEAST_PIECE = 4096          # of memory that is asked for
-    MOST_TRIES = 64             # to get that much between two signals
+    MAX_TRIES = 64             # to get that much between two signals
 
 
 cdef inline bint lock_byte(int fd, uint64_t at) noexcept nogil:
@@ -128,7 +128,7 @@ cdef inline int allocate(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
             piece = max(piece // 2 // LEAST_PIECE, <uint64_t>1) * LEAST_PIECE
         else:
             tries += 1
-            if tries == MOST_TRIES:
+            if tries == MAX_TRIES:
                 return EINTR
     return 0
 

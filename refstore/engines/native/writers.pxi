@@ -6,14 +6,14 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from refstore.engines.native.layout cimport ERR_NO_MEMORY
-from refstore.engines.native.memory cimport pins_are_near, reach_pins
+from refstore.engines.native.memory cimport ensure_pins_committed, pins_are_committed
 from refstore.engines.native.slots cimport abandon, free_slot, pin_own
 from refstore.engines.native.fork cimport keep_pin, OpenWriter
 from refstore.engines.native.points cimport look_for_signals
 from refstore.engines.native.errors cimport full
 from refstore.engines.native.arrays cimport NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS
 from refstore.engines.native.keys cimport Name, read_name
-from refstore.engines.native.put cimport finish
+from refstore.engines.native.put cimport publish_object
 
 import weakref
 from refstore import _buffers
@@ -39,26 +39,26 @@ cdef class Writer(Block):
 
     def __dealloc__(self):
         self.is_kept = False        # nobody did
-        self.give_up()
+        self.abort_object()
         self.let_go()
 
     cdef bint is_ours(self) noexcept:
-        return self.att is not None and self.att.s.alive[0] != 0 and not self.open.is_inherited
+        return self.att is not None and self.att.view.alive[0] != 0 and not self.open.is_inherited
 
-    cdef void give_up(self) noexcept:
+    cdef void abort_object(self) noexcept:
         if not self.is_closed and self.is_ours():
             see_forks(self.att)
             if self.exports == 0 and not self.is_kept and not self.open.is_shared:
-                free_slot(&self.att.s, self.slot)
+                free_slot(&self.att.view, self.slot)
             elif self.pin_views():          # nothing may be put where they point
-                abandon(&self.att.s, self.slot)
+                abandon(&self.att.view, self.slot)
             else:       # not even memory for a pin: the block stays ours until somebody recovers our row
-                self.att.s.dirty = True
+                self.att.view.dirty = True
         self.close_views()
 
     cdef void enlist(self) noexcept:
         global first_writer
-        self.open.s = &self.att.s
+        self.open.view = &self.att.view
         self.open.slot = self.slot
         self.open.pinned = &self.pinned
         self.open.next = first_writer
@@ -75,18 +75,18 @@ cdef class Writer(Block):
     cdef void close_views(self) noexcept:
         self.is_closed = True
         self.delist()
-        self.drop_unless_used()
+        self.release_unless_used()
 
     cdef bint pin_views(self) noexcept:
-        if not pins_are_near(&self.att.s, self.slot) and reach_pins(&self.att.s, self.slot) != 0:
+        if not pins_are_committed(&self.att.view, self.slot) and ensure_pins_committed(&self.att.view, self.slot) != 0:
             return False
-        pin_own(&self.att.s, self.slot)
+        pin_own(&self.att.view, self.slot)
         self.pinned = True
         if self.open.is_kept:
-            keep_pin(&self.att.s, self.slot)
+            keep_pin(&self.att.view, self.slot)
         return True
 
-    cdef int demand_ours(self) except -1:
+    cdef int require_ours(self) except -1:
         if self.is_closed:
             raise self.refusal()
         if not self.is_ours():
@@ -94,7 +94,7 @@ cdef class Writer(Block):
         return 0
 
     def __enter__(self):
-        self.demand_ours()
+        self.require_ours()
         return self
 
     def __exit__(self, kind, value, trace):
@@ -112,23 +112,23 @@ cdef class Writer(Block):
     def seal(self):
         """Publishes what was written, for good; returns its ref."""
         cdef Name name
-        self.demand_ours()
+        self.require_ours()
         cdef Attachment att = self.att
-        cdef uint64_t life = att.s.life
-        look_for_signals(&att.s, life, "before the seal")
-        self.demand_ours()          # still
+        cdef uint64_t life = att.view.life
+        look_for_signals(&att.view, life, "before the seal")
+        self.require_ours()          # still
         see_forks(att)
         memset(&name, 0, sizeof(name))
         if self.name is not None:
-            read_name(&self.att.s, self.name, &name)
+            read_name(&self.att.view, self.name, &name)
         if (self.exports or self.is_kept or self.open.is_shared) and not self.pinned and not self.pin_views():
-            raise full(&self.att.s, <uint64_t>self.nbytes, ERR_NO_MEMORY)
+            raise full(&self.att.view, <uint64_t>self.nbytes, ERR_NO_MEMORY)
         ref = make_ref(self.tag, self.slot, self.generation)
         self.is_closed = True
         self.is_writable = False        # nor may the flags of its arrays be set again
         self.exports += 1               # stays whole, whatever others let go of while this waits
         try:
-            finish(&self.att.s, life, self.slot, self.name, &name, self.replaces)
+            publish_object(&self.att.view, life, self.slot, self.name, &name, self.replaces)
             self.is_sealed = True
         finally:
             self.exports -= 1
@@ -141,7 +141,7 @@ cdef class Writer(Block):
     def abort(self):
         """Gives the space back; nobody ever sees it. Does nothing when it is sealed or aborted already."""
         if not self.is_closed:
-            self.give_up()
+            self.abort_object()
             self.home = None
 
     @property
@@ -152,7 +152,7 @@ cdef class Writer(Block):
         if array is None:
             if self.is_sealed:
                 block = pinned(self.home, self.slot, self.generation)
-            block.demand_open()
+            block.require_open()
             array = block.as_array()
             if self.is_closed:      # by another thread, meanwhile
                 PyArray_CLEARFLAGS(<cnp.ndarray>array, NPY_ARRAY_WRITEABLE)
