@@ -196,15 +196,13 @@ build/%/built: $(VENV)/with-test $(SOURCES)
 # the working folder first, and children of the tests do too: hence not from here, where the
 # release build is. What is not compiled is copied anew each time.
 define pytest_on
-cp refstore/*.py refstore/*.pyi build/$(1)/refstore/
-cp refstore/locked/*.py build/$(1)/refstore/locked/
+$(RUN) setup.py -q build_py --build-lib build/$(1)
 cd build/$(1) && PYTHONPATH=$(CURDIR)/build/$(1) $(2) \
     $(BIN)/pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(3) $(ARGS) $(CURDIR)/tests
 endef
 
 # Runs a program of tests/ on a variant: 1 its name, 2 the module and its arguments, 3 environment.
 define run_on
-cp refstore/*.py refstore/*.pyi build/$(1)/refstore/
-cp refstore/locked/*.py build/$(1)/refstore/locked/
+$(RUN) setup.py -q build_py --build-lib build/$(1)
 cd build/$(1) && PYTHONPATH=$(CURDIR)/build/$(1):$(CURDIR)/tests $(3) $(RUN) -m $(2)
 endef

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NAME_LIMIT", "require_text", "encode_name"]
+__all__ = ["NAME_LIMIT", "encode_name", "require_text"]
 
 NAME_LIMIT = 255  # bytes of UTF-8
 

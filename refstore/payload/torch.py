@@ -25,7 +25,7 @@ from refstore._pickled import named_in_pickles
 from refstore.payload import spans
 from refstore.payload.frames import WORD, Entry, Run
 
-__all__ = ["Storage", "Storages", "require_torch", "rebuilt", "settle_sparse"]
+__all__ = ["Storage", "Storages", "rebuilt", "require_torch", "settle_sparse"]
 
 
 def _torch() -> Any:

@@ -24,7 +24,11 @@ def run(bench: Bench, hosts: Mapping[str, Host]) -> None:
     windows = len(cases) * len(effort.procs) * (effort.crew_rounds + 1)
     with progress("throughput", windows) as bar:
         for measure, what, nbytes in cases:
-            able = [name for name in hosts if measure is _cycles or not bench.unsupported_reason(name, "hot")]
+            able = [
+                name
+                for name in hosts
+                if measure is _cycles or not bench.unsupported_reason(name, "hot")
+            ]
             for procs in effort.procs:
                 measures = {
                     name: measure(hosts[name], nbytes, procs, effort.crew_window) for name in able

@@ -14,7 +14,7 @@ from crash.scenes import all_scenes
 from crash.trial import Stage
 from refstore import _core
 
-# Fields of the structures in _layout.pxd, reached by the names that the core has for them.
+# Fields of the structures in layout.pxd, reached by the names that the core has for them.
 SHARED = re.compile(
     r"^\s+(?:(?:slot|tag|run|row|its|label|pool|tag_at\(.*?\)|row_at\(.*?\)|label_at\(.*?\)"
     r"|name_lock_at\(.*?\)|s\.(?:pool|header|slots\[.*?\]|runs\[.*?\]|tags\[.*?\]))\.\w+(?:\[.*\])?"

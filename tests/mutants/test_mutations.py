@@ -8,7 +8,7 @@ import pytest
 
 from mutants.mutations import MUTATIONS, Mutation
 
-CORE = Path(__file__).parents[2] / "refstore"
+CORE = Path(__file__).parents[2] / "refstore" / "engines" / "native"
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)

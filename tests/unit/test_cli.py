@@ -18,7 +18,7 @@ from command import Command
 from helpers import peer, peers
 
 import refstore
-from refstore import cli
+from refstore.cli import commands, output
 
 # --- ls
 
@@ -125,7 +125,7 @@ def test_check_prints_the_problems_and_is_1(
     run: Command, train: refstore.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "attached", lambda cls, path, *, foreign: _Unsound())
+        patch.setattr(commands, "attached", lambda cls, path, *, foreign: _Unsound())
         said = run("check", "train")
         assert said == (1, "slot 3 is odd\nslot 4 is even\ntrain: 2 problems\n", "")
         said = run("check", "train", "--json")
@@ -257,7 +257,7 @@ def test_recover_tells_of_what_its_own_coming_brought_back(
     ],
 )
 def test_the_sentence_about_a_recovery(recovery: tuple[Any, ...], said: str) -> None:
-    assert cli._what_came_back(refstore.Recovery(*recovery)) == said
+    assert commands._what_came_back(refstore.Recovery(*recovery)) == said
 
 
 # --- rm
@@ -425,7 +425,7 @@ def test_the_version_says_why_there_is_no_core(
     run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REFSTORE_BACKEND", "auto")
-    monkeypatch.setattr(cli, "why_no_core", lambda: "it is not there: do this")
+    monkeypatch.setattr("refstore.cli.why_no_core", lambda: "it is not there: do this")
     said = run("--version")
     assert "(filelock engine, " in said.out
     assert (said.status, said.err) == (0, "it is not there: do this\n")
@@ -468,4 +468,4 @@ def test_the_module_runs_as_the_command_does(run: Command, train: refstore.Store
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3 << 29, "1.5 GiB"), (1 << 46, "64.0 TiB")],
 )
 def test_sizes_are_rounded_for_people(nbytes: int, text: str) -> None:
-    assert cli._size(nbytes) == text
+    assert output.size_text(nbytes) == text

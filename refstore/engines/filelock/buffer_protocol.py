@@ -43,9 +43,9 @@ __all__ = [
     "WRITABLE",
     "Exporter",
     "ReleasingExporter",
-    "require_format",
     "export",
     "is_typed",
+    "require_format",
     "stop",
     "typed_view",
 ]

@@ -3,7 +3,8 @@
 A turn is: the mutex of this process's attachment, then the file lock that all processes share, then
 what the last holder left in the journal is ended, then the operation. The lock is filelock's and
 goes with its holder, however that dies. A holder that is only stopped keeps it: whoever waits for
-it in vain for as long as `BUSY_TIMEOUT` says so, with its pid. While others take turns, it waits on.
+it in vain for as long as `BUSY_TIMEOUT` says so, with its pid. While others take turns, it waits
+on.
 
 Things that finalizers want done, such as giving back a pin, are chores. A finalizer can run between
 any two bytecodes, in the midst of a turn of its own thread too, so it may not take one then: chores

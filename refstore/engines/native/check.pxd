@@ -1,7 +1,7 @@
 # Whether all of a store adds up: the invariants, one function each. A problem is a sentence that begins with the
 # invariant's name.
 #
-# Truths, as _layout.pxd calls them, have nothing to be compared with but each other, and the memory that is there.
+# Truths, as layout.pxd calls them, have nothing to be compared with but each other, and the memory that is there.
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free

@@ -71,7 +71,7 @@ cdef void keep_for_unseen(View *v) noexcept nogil:
 
 
 cdef void before_fork() noexcept nogil:
-    # With the GIL, no other thread of ours pins or unpins until the fork is done; see _fork.pxd.
+    # With the GIL, no other thread of ours pins or unpins until the fork is done; see fork.pxd.
     global held_over_fork, gil_held_over_fork, alone_over_fork
     cdef View *v
     if is_stranger():

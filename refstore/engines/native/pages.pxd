@@ -1,4 +1,4 @@
-# Whole pages: who has them, and the one lock under which they change hands. What _bins.pxd keeps of them is a hint:
+# Whole pages: who has them, and the one lock under which they change hands. What bins.pxd keeps of them is a hint:
 # when the lock's holder has died, the next one makes it anew from the slots, and so does a holder who finds that it
 # contradicts itself.
 #
