@@ -473,4 +473,4 @@ def _make(
     try:
         return module.make_file(path, capacity, max_objects, mode, temporary)
     except OSError as error:
-        raise _messages.of_path(path, error) from None
+        raise _messages.of_making(path, error) from None

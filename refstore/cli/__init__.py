@@ -3,7 +3,7 @@
 Private, but for `main`.
 
 Each command attaches as any process does, so it sees what they see and is safe beside them.
-Exit status: 0 if all is well, 1 if `check` finds a problem, 2 on bad usage or a missing store.
+Exit status: 0 if all is well, 1 if `check` finds a problem, 2 on bad usage, or where no store is.
 """
 
 from __future__ import annotations
@@ -11,17 +11,22 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 import refstore
+from refstore import _messages
 from refstore._errors import RefstoreError
 from refstore.cli.commands import check, gc, holders, ls, recover, rm, stat
 from refstore.cli.output import complain, flush, give_up_output, note, show
 from refstore.engines.choice import check_backend, why_no_core
 
 __all__ = ["main"]
+
+OPTIONS = ("-h", "--help", "--version", "--json", "--foreign", "--")
+NAMING = ("stat", "holders", "check", "recover", "rm")  # commands that take names of stores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,9 +68,27 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says how a name is given that looks like an option."""
+
+    advice = ""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(message + _Parser.advice)
+
+
+def _advice(given: Sequence[str]) -> str:
+    verb = next((one for one in given if one[:1] != "-"), "")
+    dashed = next((shlex.quote(one) for one in given if one[:1] == "-" and one not in OPTIONS), "")
+    if not dashed or verb not in NAMING:
+        return ""
+    return f" (if {dashed} names a store: {_messages.command()} {verb} -- {dashed})"
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="refstore",
+    _Parser.advice = _advice(sys.argv[1:] if arguments is None else arguments)
+    parser = _Parser(
+        prog=_messages.command(),
         description="Look at refstore's stores, check and clear them, remove them.",
         allow_abbrev=False,
     )
@@ -74,17 +97,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--version", action=_Version, nargs=0, help="print the version and the engine, and exit"
     )
     parser.add_argument("--json", action="store_true", help=json_help)
-    as_json = argparse.ArgumentParser(add_help=False)
+    as_json = _Parser(add_help=False)
     # without a default, which would take back what stands before the command
     as_json.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=json_help)
-    foreign = argparse.ArgumentParser(add_help=False)
+    foreign = _Parser(add_help=False)
     foreign.add_argument(
         "--foreign", action="store_true", help="attach to a store of another user, whom you trust"
     )
-    name = argparse.ArgumentParser(add_help=False)
+    name = _Parser(add_help=False)
     name_help = "a store's name, or the path of its file if it holds a path separator"
     name.add_argument("name", metavar="NAME", help=name_help)
-    names = argparse.ArgumentParser(add_help=False)
+    names = _Parser(add_help=False)
     names.add_argument("names", metavar="NAME", nargs="+", help=name_help)
 
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from refstore.cli.output import (
 __all__ = ["check", "gc", "holders", "ls", "recover", "rm", "stat"]
 
 SIZES = ("capacity", "used", "free", "largest_free")  # fields of StoreStats that count bytes
-ABANDONED = "temporary, and its creator is dead: refstore gc removes it"
+ABANDONED = "temporary, and its creator is dead: `{command} gc` removes it"
 COLUMNS = (  # of `ls`
     *("capacity", "used", "largest_free", "objects", "pinned", "condemned", "processes"),
     "backend",
@@ -133,6 +134,8 @@ def check(options: argparse.Namespace) -> int:
         with _attach(path, options.foreign) as store:
             problems = [str(problem) for problem in store.check()]
     except StoreCorruptedError as error:  # so broken that it cannot even be attached to
+        if not is_store(path):
+            raise
         problems = [one_line(error)]
     if options.json:
         show_json({"name": options.name, "path": path, "problems": problems})
@@ -159,10 +162,8 @@ def _remove_or_say_why(name: str) -> int:
 def _remove(path: str) -> None:
     # Without attaching: it may be broken, another user's, or of an engine that is not there.
     try:
-        with open_store(path, os.O_RDONLY) as file:
-            if not holds_store(file.fileno()):
-                raise _messages.no_store(path, _messages.NOT_A_STORE)
-            os.unlink(path)
+        _require_store(path)
+        os.unlink(path)
     except OSError as error:
         raise _messages.of_path(path, error) from None
     collect_temporary(os.path.dirname(path))  # what the filelock engine keeps beside its stores
@@ -186,7 +187,15 @@ def gc(options: argparse.Namespace) -> int:
 
 def _attach(path: str, foreign: bool) -> Store:
     """The store that is there, whichever engine programs are told to use."""
+    with contextlib.suppress(OSError):  # first of all: who owns what is no store does not matter
+        _require_store(path)
     return attached(Store, path, foreign=foreign)
+
+
+def _require_store(path: str) -> None:
+    with open_store(path, os.O_RDONLY) as file:
+        if not holds_store(file.fileno()):
+            raise _messages.no_store(path, _messages.NOT_A_STORE)
 
 
 def _stores(folder: str, foreign: bool) -> Iterator[dict[str, object]]:
@@ -202,7 +211,10 @@ def _stores(folder: str, foreign: bool) -> Iterator[dict[str, object]]:
         row: dict[str, object] = {"name": name, "path": path}
         try:
             if is_abandoned(path):
-                yield row | {"abandoned": True, "error": ABANDONED}
+                yield row | {
+                    "abandoned": True,
+                    "error": ABANDONED.format(command=_messages.command()),
+                }
                 continue
             with _attach(path, foreign) as store:
                 yield row | _stats(store)

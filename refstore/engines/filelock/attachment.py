@@ -38,7 +38,7 @@ from refstore.engines.filelock.layout import (
     read_header,
 )
 from refstore.engines.filelock.life import Life, here
-from refstore.engines.filelock.mapping import UNTRACKED
+from refstore.engines.filelock.mapping import copy_on_write
 from refstore.engines.filelock.membership import Member
 from refstore.engines.filelock.pins import Pin, postpone
 from refstore.engines.filelock.prepare import Prepared
@@ -118,12 +118,9 @@ class Attachment(Member):
         if nbytes > COPIED:
             delta = start % mmap.ALLOCATIONGRANULARITY
             with contextlib.suppress(OSError):  # no descriptor any more
-                fd, access = self.file.descriptor(), mmap.ACCESS_COPY
-                memory = mmap.mmap(
-                    fd, nbytes + delta, access=access, offset=start - delta, **UNTRACKED
-                )
+                memory = copy_on_write(self.file.descriptor(), nbytes + delta, start - delta)
                 return memory, delta
-        memory = mmap.mmap(-1, max(nbytes, 1), access=mmap.ACCESS_COPY)
+        memory = copy_on_write(-1, max(nbytes, 1), 0)
         memory[:nbytes] = self.readable[start : start + nbytes]
         return memory, 0
 
@@ -184,7 +181,9 @@ class Attachment(Member):
         return True
 
     def _room(self, c: Change) -> tuple[_messages.Room, list[TopHolder]]:
-        return check.census(c).room, check.top_holders(c)
+        held = check.holdings(c)
+        room = check.census(c).room._replace(kept=check.kept(c, held))
+        return room, check.top_holders(c, held)
 
     def recover_dead(self, c: Change) -> bool:
         return recovery.recover(c, self.folder, process_table.used_rows(c), self.row, self.report)

@@ -124,7 +124,7 @@ class Exported(buffer_protocol.Exporter):
         return self._is_closed
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"a {self._noun} cannot be pickled: send its ref")
+        raise _messages.no_pickle(self._noun)
 
 
 # --- reading

@@ -7,12 +7,11 @@ import errno
 import mmap
 import os
 import sys
-import warnings
 from collections import deque
 from typing import Any, Final
 
 from refstore import _children, _messages
-from refstore._errors import RefstoreError, RefstoreWarning, StoreCorruptedError
+from refstore._errors import RefstoreError, StoreCorruptedError
 from refstore._paths import open_file
 from refstore.engines.filelock import (
     check,
@@ -335,7 +334,7 @@ class Member(Turns):
         self._look_at_chores()
         if self._loss is not None and not self._has_warned:
             self._has_warned = True
-            warnings.warn(_children.warning(self.path, self._loss), RefstoreWarning, stacklevel=3)
+            _children.warn(self.path, self._loss)
 
     def inherit(self) -> None:
         """In a forked child, before any other claim is looked at."""

@@ -149,7 +149,7 @@ cdef class Block:
         return self.is_closed
 
     def __reduce__(self):
-        raise TypeError(f"a {self.noun()} cannot be pickled: send its ref")
+        raise _messages.no_pickle(self.noun())
 
 
 cdef int export_as(object other, Py_buffer *buffer, int flags) except -1:

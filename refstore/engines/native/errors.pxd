@@ -1,16 +1,17 @@
 # What went wrong, as the exception that says it; the sentences are in _messages.py.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
+from .atomics cimport load_acquire
 from .layout cimport (
-    ERR_BUSY, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
-    ERR_PINS, ERR_RECOVERY, MAX_ROWS, PAGE, Row,
+    block_nbytes, ERR_BUSY, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY,
+    ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, KEPT, MAX_ROWS, PAGE, Row,
 )
-from .view cimport row_at, View
+from .view cimport next_live_row, row_at, slots_used, View
 from .memory cimport file_of
 from .stats cimport Census, take_census
-from .holders cimport has_ended, top_holders
+from .holders cimport has_ended, maker_of, may_be_held, pins_on, top_holders
 
 cdef inline str path_of(View *v):
     import os
@@ -69,13 +70,38 @@ cdef inline int census_of(View *v, Census *census) except -2:
     return take_census(v, census, spare)
 
 
+cdef inline uint64_t add_up_waiting(View *v, uint64_t *kept) noexcept nogil:
+    # bytes of what is being made; kept[row]: of what that row keeps for children that have none
+    cdef:
+        uint64_t i, word, made = 0
+        int64_t row
+    for i in range(slots_used(v)):
+        word = load_acquire(&v.slots[i].word)                            # [seal]
+        if not may_be_held(v, i, word):
+            continue
+        if maker_of(v, i, word):
+            made += block_nbytes(&v.slots[i])
+        row = next_live_row(v, 0)
+        while row >= 0:
+            if row_at(v, <uint64_t>row).has_children and pins_on(v, <uint64_t>row, i) & KEPT:
+                kept[row] += block_nbytes(&v.slots[i])
+            row = next_live_row(v, <uint64_t>row + 1)
+    return made
+
+
 cdef inline object full(View *v, uint64_t needed, int error):
     from refstore import _messages
     cdef Census census
+    cdef uint64_t[MAX_ROWS] kept
+    cdef uint64_t row, made
     census_of(v, &census)
+    memset(kept, 0, sizeof(kept))
+    holders = top_holders(v)
+    made = add_up_waiting(v, kept) if holders else 0
+    keepers = [(row_at(v, row).pid, kept[row]) for row in range(<uint64_t>MAX_ROWS) if kept[row]]
     room = _messages.Room(v.header.capacity, census.free, census.largest_free, census.pinned,
-                         census.pinned_nbytes, census.condemned)
-    return _messages.full(path_of(v), needed, why_full(v, needed, error), room, top_holders(v), file_of(v))
+                         census.pinned_nbytes, census.condemned, made, keepers)
+    return _messages.full(path_of(v), needed, why_full(v, needed, error), room, holders, file_of(v))
 
 
 cdef inline object put_error(View *v, int error, uint64_t nbytes, object name):

@@ -10,10 +10,8 @@ from refstore.engines.native.fork cimport (
     keep_inherited, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
 )
 
-import warnings
 import weakref
 from refstore import _children
-from refstore._errors import RefstoreWarning
 
 cdef extern from "Python.h":
     ctypedef enum PyGILState_STATE:
@@ -143,7 +141,7 @@ cdef int warn_of_children(void *_) noexcept:
             keep_for_unseen(&att.view)
         if att.view.loss and not att.view.has_warned:
             att.view.has_warned = True
-            warnings.warn(_children.warning(att.path, why_lost(att.view.loss)), RefstoreWarning, stacklevel=1)
+            _children.warn(att.path, why_lost(att.view.loss))
     return 0
 
 
