@@ -18,6 +18,7 @@ from command import Command
 from helpers import peer, peers
 
 import refstore
+from refstore import _messages
 from refstore.cli import commands, output
 
 # --- ls
