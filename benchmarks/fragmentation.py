@@ -76,7 +76,7 @@ def ramp(churn: Churn, capacity: int, fraction: float, operations: int) -> float
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
-    """A table of them."""
+    """A table of the outcomes."""
     rows = [["capacity", "live", "operations", "rate", "StoreFullError", "begins to fail at"]]
     for outcome in outcomes:
         begins = f"{outcome.fails_from:.0%} live" if outcome.fails_from else "nowhere"

@@ -24,7 +24,7 @@ import numpy as np
 from refstore import ObjectRef, Store, StoreFullError
 from stress.baseline.build import baseline_store
 from stress.support import MIB, add_backend, fresh_name, parse_size, reaped, size, use_backend
-from stress.weights import MODELS, WEIGHTS, Weights, average_into, weight
+from stress.weights import MODELS, WEIGHTS, Weights, average_into, averages, weight
 
 _PATIENCE = 60.0  # seconds that a process waits for another's word
 _FORK = multiprocessing.get_context("fork")
@@ -44,7 +44,7 @@ class Exchange(Protocol):
     def upload(self, weights: Sequence[Weights]) -> Keys: ...
     def average(self, uploads: Sequence[Keys]) -> Keys: ...
     def drop(self, uploads: Sequence[Keys]) -> None: ...
-    def download(self, averages: Keys) -> list[float]: ...
+    def download(self, keys: Keys) -> list[float]: ...
     def used(self) -> int: ...
     def finish(self) -> list[str]: ...
 
@@ -83,9 +83,9 @@ class Refstore:
         for buffer in pinned:
             buffer.release()
 
-    def download(self, averages: Keys) -> list[float]:
+    def download(self, keys: Keys) -> list[float]:
         found = []
-        for name in averages:
+        for name in keys:
             with self._store.get(name) as buffer:
                 found.append(_constant(buffer.array))
         return found
@@ -125,19 +125,19 @@ class Baseline:
         return [self._put(array) for array in weights]
 
     def average(self, uploads: Sequence[Keys]) -> Keys:
-        averages = []
+        found = []
         for keys in zip(*uploads, strict=True):
             copies = [np.frombuffer(self._store.get(key), np.float32) for key in keys]
-            averages.append(self._put(np.mean(copies, axis=0, dtype=np.float32)))
-        return averages
+            found.append(self._put(np.mean(copies, axis=0, dtype=np.float32)))
+        return found
 
     def drop(self, uploads: Sequence[Keys]) -> None:
         for keys in uploads:
             for key in keys:
                 self._store.delete(key)
 
-    def download(self, averages: Keys) -> list[float]:
-        return [_constant(np.frombuffer(self._store.get(key), np.float32)) for key in averages]
+    def download(self, keys: Keys) -> list[float]:
+        return [_constant(np.frombuffer(self._store.get(key), np.float32)) for key in keys]
 
     def used(self) -> int:
         return self._store.used()
@@ -177,15 +177,12 @@ def synchronise(exchange: Exchange, workers: Sequence[Connection], sync: int) ->
     full = [answer for answer in uploads if isinstance(answer, str)]
     if full:
         raise Full(full[0])
-    averages = exchange.average(uploads)
+    keys = exchange.average(uploads)
     height = exchange.used()
     exchange.drop(uploads)
     for worker in workers:
-        worker.send(averages)
-    expected = [
-        sum(weight(worker, sync, model) for worker in range(len(workers))) / len(workers)
-        for model in range(len(MODELS))
-    ]
+        worker.send(keys)
+    expected = averages(range(len(workers)), sync)
     for worker in workers:
         if (found := _hear(worker)) != expected:
             raise AssertionError(f"a worker got {found} where the average is {expected}")

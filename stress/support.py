@@ -6,7 +6,9 @@ import secrets
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.context import ForkContext, ForkServerContext
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from refstore import RefstoreError, Store
 
@@ -16,6 +18,7 @@ GIB = 1 << 30
 
 _UNITS = {"KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1 << 40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _REAP_SECONDS = 10.0
+_ANSWER_SECONDS = 60.0
 
 
 def parse_size(text: str) -> int:
@@ -101,6 +104,19 @@ def forked(work: Callable[[], object]) -> int:
         finally:
             os._exit(1)
     return pid
+
+
+def child_answer(
+    context: ForkContext | ForkServerContext, work: Callable[..., None], *arguments: Any
+) -> Any:
+    """Runs `work` in a child, with a connection after its arguments; the object that it sends."""
+    ours, theirs = context.Pipe()
+    child = context.Process(target=work, args=(*arguments, theirs), daemon=True)
+    with reaped([child]):
+        child.start()
+        if not ours.poll(_ANSWER_SECONDS):
+            raise RuntimeError(f"a child gave no answer within {_ANSWER_SECONDS:.0f} s")
+        return ours.recv()
 
 
 @contextmanager

@@ -19,6 +19,14 @@ def weight(worker: int, sync: int, model: int) -> float:
     return float(worker * 8 + sync % 1000 * 64 + model)
 
 
+def averages(workers: Sequence[int], sync: int) -> list[float]:
+    """The average of each model over those workers."""
+    return [
+        sum(weight(worker, sync, model) for worker in workers) / len(workers)
+        for model in range(len(MODELS))
+    ]
+
+
 def average_into(total: Weights, parts: Sequence[Weights]) -> None:
     """Makes `total` the mean of the parts, with no memory but its own."""
     np.copyto(total, parts[0])

@@ -27,7 +27,7 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Window:
-    """One stretch of time."""
+    """The work of one stretch of time."""
 
     speed: float  # turns per second, of all its processes together
     others: float  # share of all cores that went to other processes

@@ -183,7 +183,7 @@ def _style(peer: str) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
-    """One for all: not each peer is in each of them."""
+    """Draws one legend for all axes, as not every peer is in each of them."""
     lines: dict[str, Any] = {}
     for axis in axes:
         for line, label in zip(*axis.get_legend_handles_labels(), strict=True):

@@ -26,7 +26,7 @@ MIX = "mixed sizes"
 
 
 def run(comparison: Comparison) -> None:
-    """Measures all of it."""
+    """Measures all cases of space, one after the other."""
     overhead(comparison)
     usable(comparison)
     mixed(comparison)

@@ -11,7 +11,7 @@ from benchmarks.comparison.rounds import US, Comparison, progress
 from benchmarks.peers.host import Host
 from stress.measure import Spread, spread
 from stress.support import MIB
-from stress.weights import MODELS, weight
+from stress.weights import averages
 
 CAPACITY = 64 * MIB
 WORKERS = 4
@@ -37,29 +37,28 @@ class Server:
         for worker in workers:
             worker.send("upload", self._sync)
         uploads = [worker.receive() for worker in workers]
-        averages = server.call("average", uploads)
+        keys = server.call("average", uploads)
         # The workers still have the averages of before; these go once all have the new ones.
         for worker in workers:
-            worker.send("download", averages)
+            worker.send("download", keys)
         found = [worker.receive() for worker in workers]
-        for worker, keys in zip(workers, uploads, strict=True):
-            worker.send("delete_many", keys)
+        for worker, uploaded in zip(workers, uploads, strict=True):
+            worker.send("delete_many", uploaded)
         for worker in workers:
             worker.receive()
         server.call("delete_many", self._averages)
-        self._averages = averages
+        self._averages = keys
         taken = time.perf_counter() - began
         if self._host.name != NOTHING:
             self._verify(found)
         return [taken]
 
     def _verify(self, found: list[list[float]]) -> None:
-        for model in range(len(MODELS)):
-            sent = [weight(index, self._sync, model) for index in range(1, WORKERS + 1)]
-            expected = sum(sent) / WORKERS
-            for answer in found:
-                if answer[2 * model : 2 * model + 2] != [expected, expected]:
-                    raise RuntimeError(f"a worker got {answer} where the average is {expected}")
+        # The first and the last weight of each model.
+        expected = [each for each in averages(range(1, WORKERS + 1), self._sync) for _ in range(2)]
+        for answer in found:
+            if answer != expected:
+                raise RuntimeError(f"a worker got {answer} where the averages are {expected}")
 
 
 def run(comparison: Comparison) -> None:

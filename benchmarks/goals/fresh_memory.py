@@ -13,7 +13,7 @@ from benchmarks.goals.row import Effort, Goal, Row, compared
 from benchmarks.shared_pages import shared_pages
 from refstore import Store
 from stress.huge_pages import refusal
-from stress.support import KIB, MIB, duration, reaped, size
+from stress.support import KIB, MIB, child_answer, duration, size
 
 _LARGE = 64 * MIB
 _SMALL = 4 * KIB
@@ -49,7 +49,7 @@ def _round(source: "np.ndarray[tuple[int], np.dtype[np.uint8]]") -> tuple[float,
         before = time.process_time()
         store.put(source, name="large")
         put = time.process_time() - before
-        first, second = _read_elsewhere(store.path)
+        first, second = child_answer(_SPAWN, _read_twice, store.path)
     with Store.temporary(2 * _LARGE) as store:
         part = source[:_SMALL]
         before = time.process_time()
@@ -69,16 +69,6 @@ def _copy(source: "np.ndarray[tuple[int], np.dtype[np.uint8]]", nbytes: int) -> 
         taken = time.process_time() - before
         del target
     return taken / (len(source) // nbytes)
-
-
-def _read_elsewhere(path: str) -> tuple[float, float]:
-    ours, theirs = _SPAWN.Pipe()
-    child = _SPAWN.Process(target=_read_twice, args=(path, theirs), daemon=True)
-    with reaped([child]):
-        child.start()
-        found: tuple[float, float] = ours.recv()
-        child.join()
-    return found
 
 
 def _read_twice(path: str, answer: Connection) -> None:

@@ -13,7 +13,7 @@ from refstore import Store
 from stress import loops
 from stress.baseline import workloads
 from stress.measure import Loop, spread
-from stress.support import MIB, duration, fresh_name, reaped
+from stress.support import MIB, child_answer, duration, fresh_name, reaped
 from stress.workers import Workers
 
 SMALL = bytes(64)
@@ -94,7 +94,8 @@ def attach(effort: Effort) -> Sequence[Row]:
     store = Store(name, capacity="1TiB", create=True)
     store.close()
     try:
-        taken = spread([_attach_once(name) for _ in range(effort.worker_rounds)])
+        rounds = range(effort.worker_rounds)
+        taken = spread([child_answer(_FORK, _time_attach, name) for _ in rounds])
     finally:
         Store(name, create=False).unlink()
     return [
@@ -107,17 +108,6 @@ def attach(effort: Effort) -> Sequence[Row]:
             taken.median < _ATTACH_SECONDS,
         )
     ]
-
-
-def _attach_once(name: str) -> float:
-    ours, theirs = _FORK.Pipe()
-    child = _FORK.Process(target=_time_attach, args=(name, theirs), daemon=True)
-    with reaped([child]):
-        child.start()
-        if not ours.poll(_TIMEOUT):
-            raise RuntimeError("a process could not attach")
-        seconds: float = ours.recv()
-        return seconds
 
 
 def _time_attach(name: str, answer: Connection) -> None:

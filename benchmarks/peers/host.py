@@ -127,7 +127,7 @@ class Host:
         return self._workers[0]
 
     def workers(self, count: int) -> Sequence[Remote]:
-        """So many of its processes; starts those that are not there yet."""
+        """Its first `count` processes; starts those that are not there yet."""
         while len(self._workers) < count:
             self.another()
         return self._workers[:count]
