@@ -91,8 +91,8 @@ lint: $(VENV)/with-test $(VENV)/with-lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/cython-lint refstore stress
-	$(BIN)/codespell -L nd refstore tests stress examples docs setup.py Makefile *.md
+	$(BIN)/cython-lint refstore stress benchmarks
+	$(BIN)/codespell -L nd refstore tests stress benchmarks examples docs setup.py Makefile *.md
 	$(RUN) -m mypy.stubtest refstore._core --allowlist tests/stubtest.txt
 
 model: $(VENV)/made
@@ -128,20 +128,20 @@ mutants: $(VENV)/with-test
 
 bench: $(VENV)/with-bench
 	mkdir -p build/bench
-	$(RUN) stress/bench.py --json build/bench/performance.json $(ARGS)
+	$(RUN) -m benchmarks --json build/bench/performance.json $(ARGS)
 
 # Redis needs its server (Debian: apt install redis-server), torch comes with the extra `demo`.
 bench-peers: $(VENV)/with-bench build/peers-venv/made build/plasma-venv/made
 
 bench-check: $(VENV)/with-bench
-	$(RUN) stress/bench_check.py $(ARGS)
+	$(RUN) -m benchmarks.check $(ARGS)
 
 bench-instructions: $(VENV)/built
-	$(RUN) stress/instructions.py $(ARGS)
+	$(RUN) -m benchmarks.instructions $(ARGS)
 
 bench-docs: $(VENV)/with-bench
-	$(RUN) -m stress.side_by_side.tables docs/performance.json docs/performance.md
-	$(RUN) -m stress.side_by_side.pictures docs/performance.json docs/img
+	$(RUN) -m benchmarks.comparison.tables docs/performance.json docs/performance.md
+	$(RUN) -m benchmarks.comparison.pictures docs/performance.json docs/img
 
 wheel: $(VENV)/built
 	$(PIP) install -q build
@@ -149,9 +149,9 @@ wheel: $(VENV)/built
 	REFSTORE_BUILD=none $(RUN) -m build --wheel
 
 clean:
-	rm -rf build dist *.egg-info refstore/*.so refstore/*.c stress/*.so examples/gan/out stress/out
+	rm -rf build dist *.egg-info refstore/*.so refstore/*.c stress/baseline/*.so benchmarks/*.so examples/gan/out
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find refstore tests stress examples -name __pycache__ -prune -exec rm -rf {} +
+	find refstore tests stress benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 	rm -f $(VENV)/built $(VENV)/with-*
 
 # --- what they need: an empty file stands for a step that is done

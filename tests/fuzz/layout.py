@@ -1,7 +1,7 @@
 """Every field of a store file by name: where it is, how wide, and how many of it there are.
 
 The native engine's come from `layout.pxd` itself, the filelock engine's from the constants of
-`refstore.locked.layout`, so a change of the layout is followed here by itself.
+`refstore.engines.filelock.layout`, so a change of the layout is followed here by itself.
 """
 
 from __future__ import annotations
