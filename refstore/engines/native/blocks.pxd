@@ -8,9 +8,9 @@ from .atomics cimport (
     store_relaxed_u32, store_release, store_release_u32,
 )
 from .layout cimport (
-    class_nbytes, class_of, CLASSES, ERR_DAMAGED, ERR_EMPTY_SLOTS, ERR_FULL, ERR_INDEX, ERR_MORE,
-    ERR_NO_MEMORY, extent_first, extent_pages, HELD, make_extent, make_word, PAGE, Run, RUN_BLOCKS,
-    run_twin, Slot, SMALL_LIMIT, word_generation, WRITING,
+    class_nbytes, class_of, CLASSES, ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY,
+    ERR_UNCOMMITTED, extent_first, extent_pages, HELD, make_extent, make_word, PAGE, Run,
+    RUN_BLOCKS, run_twin, Slot, SMALL_LIMIT, word_generation, WRITING,
 )
 from .view cimport bits_at, class_bits_at, damage, RECENT, run_is_sound, runs_used, View
 from .bitmap cimport hint_set, hint_take
@@ -313,7 +313,7 @@ cdef inline int commit_run_block(View *v, Slot *slot) noexcept nogil:
 
 cdef inline int place_block(View *v, uint64_t i) noexcept nogil:
     # Where the block lies follows from who owns it, and from nothing else: it may have come to the slot by other ways
-    # than a put, and the file may be damaged. ERR_EMPTY_SLOTS: an extent, and memory is missing.
+    # than a put, and the file may be damaged. ERR_UNCOMMITTED: an extent, and memory is missing.
     cdef Slot *slot = &v.slots[i]
     cdef uint64_t extent = slot.extent
     if not extent:
@@ -321,12 +321,12 @@ cdef inline int place_block(View *v, uint64_t i) noexcept nogil:
     if not extent_is_sane(v, extent_first(extent), extent_pages(extent)):
         return damage(v, b"the extent of slot %d lies outside of the data", i)
     assign(slot.offset, v.g.data + extent_first(extent) * PAGE)
-    return 0 if is_committed(v, extent_first(extent), extent_pages(extent)) else ERR_EMPTY_SLOTS
+    return 0 if is_committed(v, extent_first(extent), extent_pages(extent)) else ERR_UNCOMMITTED
 
 
 cdef inline int allocate_block(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:
-    # A slot in WRITING, ours, with a committed block of at least nbytes; without a block if that is 0. On ERR_EMPTY_SLOTS the
-    # slot is ours, and its extent is to be committed.
+    # A slot in WRITING, ours, with a committed block of at least nbytes; without a block if that is 0.
+    # On ERR_UNCOMMITTED the slot is ours, and its extent is to be committed.
     cdef int got
     if nbytes > v.g.pages * PAGE:
         return ERR_FULL
@@ -344,7 +344,7 @@ cdef inline int allocate_block(View *v, uint64_t nbytes, uint64_t *slot) noexcep
     if got != 0:
         return got
     got = place_block(v, slot[0])
-    if got == 0 or got == ERR_EMPTY_SLOTS or got == ERR_DAMAGED:
+    if got == 0 or got == ERR_UNCOMMITTED or got == ERR_DAMAGED:
         return got              # a damaged slot stays ours: nobody is to use it again
     unclaim(v, slot[0])
     if got != ERR_NO_MEMORY or not take_anywhere(v, class_of(nbytes), True, slot):

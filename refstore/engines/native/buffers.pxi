@@ -262,7 +262,8 @@ cdef class PinnedBuffer(Block):
         return PyMemoryView_FromObject(other)
 
     cdef int go_private(self) except -1:
-        self.data = private_copy(&self.att.view, self.slot, self.data, self.nbytes, &self.private_at, &self.private_nbytes)
+        self.data = private_copy(&self.att.view, self.slot, self.data, self.nbytes,
+                                 &self.private_at, &self.private_nbytes)
         self.is_writable = True
         return 0
 

@@ -100,7 +100,7 @@ cdef inline object full(View *v, uint64_t needed, int error):
     made = add_up_waiting(v, kept) if holders else 0
     keepers = [(row_at(v, row).pid, kept[row]) for row in range(<uint64_t>MAX_ROWS) if kept[row]]
     room = _messages.Room(v.header.capacity, census.free, census.largest_free, census.pinned,
-                         census.pinned_nbytes, census.condemned, made, keepers)
+                          census.pinned_nbytes, census.condemned, made, keepers)
     return _messages.full(path_of(v), needed, why_full(v, needed, error), room, holders, file_of(v))
 
 

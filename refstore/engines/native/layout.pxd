@@ -168,7 +168,7 @@ cdef enum Error:
     ERR_RECOVERY = -12      # it is dead, and cannot be recovered from here: no descriptor left
     ERR_DAMAGED = -13       # a number in the file that cannot be
     ERR_HELD = -14          # a process that lives holds a lock for long: wait, then try again
-    ERR_EMPTY_SLOTS = -15          # no error: the block has yet to get its memory, which takes long
+    ERR_UNCOMMITTED = -15          # no error: the block has yet to get its memory, which takes long
     ERR_SIGNALS = -16       # they come too fast for the kernel to make a page: look at them, then try again
 
 cdef struct Header:

@@ -123,7 +123,7 @@ cdef inline bint cell_is_live(View *v, uint64_t cell) noexcept nogil:
 
 
 cdef inline bint has_name(View *v, uint64_t i, uint64_t hashed, const uint8_t *name,
-                           uint64_t nbytes) noexcept nogil:
+                          uint64_t nbytes) noexcept nogil:
     # the slot is pinned, or its name lock is ours
     cdef Label *label
     if v.slots[i].name_hash != hashed or not labels_are_committed(v, i):

@@ -180,8 +180,9 @@ cdef inline int require_memory(View *v, str path) except -1:
     if found.f_blocks and found.f_bfree * found.f_frsize < ALL_BUT_FULL:
         field = claim_without_memory(v)
         if field != NULL:
-            raise _messages.damaged_file(path, f"its {(<bytes>field).decode()} says that there is memory, and "
-                                        "there is none, nor any left on its file system")
+            raise _messages.damaged_file(
+                path, f"its {(<bytes>field).decode()} says that there is memory, and there is none, nor any left on its "
+                "file system")
     return 0
 
 

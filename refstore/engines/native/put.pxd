@@ -16,9 +16,9 @@ from libc.string cimport memcpy
 from .debug cimport failpoint
 from .atomics cimport assign
 from .layout cimport (
-    COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_EMPTY_SLOTS, ERR_FULL, ERR_FULL_SLOTS,
-    ERR_HELD, ERR_INDEX, ERR_RECOVERY, ERR_SIGNALS, extent_first, extent_pages, INLINE_DIMS,
-    KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot, word_row,
+    COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_INDEX,
+    ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, extent_first, extent_pages, INLINE_DIMS, KIND_ARRAY,
+    KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot, word_row,
 )
 from .view cimport count, label_at, View
 from .memory cimport commit_data, commit_labels, file_of, note_refusal, step_end, wants_huge_pages
@@ -102,7 +102,7 @@ cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t *slot) except? 
     cdef uint64_t since = 0, stuck = 0, held = 0, before
     while True:
         got = allocate_block(v, nbytes, slot)
-        if got == ERR_EMPTY_SLOTS:
+        if got == ERR_UNCOMMITTED:
             got = commit_extent(v, slot[0])
         if got == 0:
             return 0
