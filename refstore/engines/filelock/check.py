@@ -1,5 +1,7 @@
-"""What a store holds, who holds it, and whether all of it adds up. Under the change lock, changing
-nothing."""
+"""What a store holds, who holds it, and whether all of it adds up.
+
+Called under the change lock; changes nothing.
+"""
 
 from __future__ import annotations
 

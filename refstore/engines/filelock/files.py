@@ -1,5 +1,4 @@
-"""Files of stores and folders of their locks: made whole or not at all, and removed when they are
-nobody's."""
+"""Files of stores and folders of their locks: created atomically, removed when nobody uses them."""
 
 from __future__ import annotations
 

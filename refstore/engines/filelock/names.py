@@ -1,4 +1,7 @@
-"""Names: a hash table of chains, in which each name that is published leads to its slot."""
+"""Names: a hash table of chains, in which each name that is published leads to its slot.
+
+Called under the change lock; `slots` alone changes chains.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The process table: a row for each process that is attached, which lives as long as its lock."""
+"""The process table: a row for each process that is attached, which lives as long as its lock.
+
+Called under the change lock; `membership` alone takes rows and leaves them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Recovery: what becomes of the things of dead processes."""
+"""How what a dead process held comes back: its pins, its half-made objects, and its row.
+
+Called under the change lock, by `attachment` and `membership`.
+"""
 
 from __future__ import annotations
 

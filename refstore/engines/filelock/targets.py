@@ -1,5 +1,6 @@
-"""Room in the file that is being filled: in pieces, between which signal handlers run, and with a
-look at whose life it is before each.
+"""Room in the file that is being filled, piece by piece: signal handlers run between two pieces.
+
+Before each there is a look at whose life it is.
 
 A child that is forked between a look and the copy could still write, by which time its parent may
 have given the room to somebody else. So the fork takes the child's right to write from the array

@@ -1,4 +1,5 @@
-# One process's attachment to one store file: joining, leaving, and the file's making.
+# One process's attachment to one store file: joining, leaving, and the file's making. All attachments of the process,
+# for the fork hooks.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -12,12 +13,28 @@ from refstore.engines.native.system cimport (
 from refstore.engines.native.view cimport row_at, View
 from refstore.engines.native.process_table cimport leave
 from refstore.engines.native.mapping cimport unmap_view
+from refstore.engines.native.fork cimport keep_inherited, LOSS_GIL, OpenWriter
 from refstore.engines.native.opening cimport (
     identify, is_creator_locked, join, look_after_reboot, missing_feature, new_file, own_command,
     read_header, was_never_used,
 )
 
 import os
+import weakref
+
+cdef object attachments = weakref.WeakValueDictionary()     # (device, inode) -> Attachment
+cdef View *first_view = NULL                                # the same, for the fork hooks
+cdef OpenWriter *first_writer = NULL
+cdef uint64_t unseen_forks = 0                              # by threads that do not take the GIL
+
+
+cdef void keep_for_unseen(View *v) noexcept nogil:
+    cdef uint64_t forks = load_acquire(&unseen_forks)                    # [fork]
+    if forks != v.forks_seen:
+        v.forks_seen = forks
+        if keep_inherited(v, first_writer):
+            v.loss = LOSS_GIL
+
 
 cdef class Attachment:
     """This process's membership in one store; it ends with the last store object, buffer and writer that uses it."""

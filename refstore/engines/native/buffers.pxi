@@ -77,8 +77,8 @@ cdef class Block:
         self.let_go()
         self.att = None
 
-    cdef inline str noun(self):
-        return "Writer" if isinstance(self, Writer) else "PinnedBuffer"
+    cdef str noun(self):
+        return "PinnedBuffer"
 
     cdef inline int require_open(self) except -1:
         # in a child without a place in the store it is not: new views of what is kept would look like any others
@@ -256,7 +256,7 @@ cdef class PinnedBuffer(Block):
         if self.is_writable:
             return PyMemoryView_FromObject(self)
         cdef PinnedBuffer other = PinnedBuffer.__new__(PinnedBuffer)
-        fetch_add_seq_cst_u32(&self.att.view.pins[self.slot], 1)   # valid at once: ours holds meanwhile
+        fetch_add_seq_cst_u32(&self.att.view.pins[self.slot], 1)  # [pin] valid at once: ours holds meanwhile
         adopt_pin(other, self.att, self.slot, self.generation)
         other.go_private()
         return PyMemoryView_FromObject(other)

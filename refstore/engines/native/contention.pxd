@@ -1,14 +1,14 @@
-# What becomes of an operation that somebody is in the way of: what the dead hold is recovered, and the living are
-# waited for without the GIL. So the operation has nothing in hand by then: it begins anew.
+# Retries an operation that another process blocks: recovers the blocker if it is dead, else waits for it without the
+# GIL. So the operation has nothing in hand by then: it begins anew.
 
 from libc.stdint cimport uint64_t
 
-from .debug cimport busy_timeout_ms
-from .layout cimport ERR_BUSY, ERR_DEAD, ERR_HELD, ERR_SIGNALS
-from .system cimport now_ms, sleep_us
-from .view cimport View
-from .recovery cimport retry_after_dead_blocker
-from .points cimport look_for_signals
+from refstore.engines.native.debug cimport busy_timeout_ms
+from refstore.engines.native.layout cimport ERR_BUSY, ERR_DEAD, ERR_HELD, ERR_SIGNALS
+from refstore.engines.native.system cimport now_ms, sleep_us
+from refstore.engines.native.view cimport View
+from refstore.engines.native.recovery cimport retry_after_dead_blocker
+from refstore.engines.native.points cimport look_for_signals
 
 cdef enum:
     BUSY_TIMEOUT_MS = 5000

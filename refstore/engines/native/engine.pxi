@@ -1,4 +1,4 @@
-# The calls of a Store.
+# The calls of a store on this engine: `engines/binding.py` makes them methods of Store.
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 

@@ -1,16 +1,13 @@
-# What happens around fork(): for each attachment of this process, see fork.pxd.
+# The hooks of fork(), for all attachments of this process: fork.pxd says what they do for one. libc calls them.
 
-from libc.stdint cimport uint64_t
-
-from refstore.engines.native.atomics cimport fetch_add_seq_cst, load_acquire
+from refstore.engines.native.atomics cimport fetch_add_seq_cst
 from refstore.engines.native.layout cimport MAX_ROWS
 from refstore.engines.native.view cimport View
 from refstore.engines.native.fork cimport (
     end_fork_in_child, end_fork_in_parent, end_fork_of_writers, end_unseen_fork_in_child,
-    keep_inherited, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, OpenWriter, prepare_child,
+    keep_inherited, LOSS_DESCRIPTOR, LOSS_GIL, LOSS_MEMORY, prepare_child,
 )
 
-import weakref
 from refstore import _children
 
 cdef extern from "Python.h":
@@ -34,38 +31,14 @@ cdef extern from "<pthread.h>":
     int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
                        void (*child)() noexcept nogil) noexcept nogil
 
-cdef object attachments = weakref.WeakValueDictionary()     # (device, inode) -> Attachment
-
-
-cdef View *first_view = NULL                              # the same, for the fork hooks
-
-
 cdef PyGILState_STATE held_over_fork
-
-
 cdef bint gil_held_over_fork = False
-
-
 cdef bint alone_over_fork = False                           # no other thread of Python's
-
-
-cdef OpenWriter *first_writer = NULL
-
-
-cdef uint64_t unseen_forks = 0                              # by threads that do not take the GIL
 
 
 cdef inline bint is_stranger() noexcept nogil:
     # whether this is a thread of C code, which has no thread state to take the GIL with
     return Py_IsInitialized() and PyGILState_GetThisThreadState() == NULL
-
-
-cdef void keep_for_unseen(View *v) noexcept nogil:
-    cdef uint64_t forks = load_acquire(&unseen_forks)                    # [fork]
-    if forks != v.forks_seen:
-        v.forks_seen = forks
-        if keep_inherited(v, first_writer):
-            v.loss = LOSS_GIL
 
 
 cdef void before_fork() noexcept nogil:

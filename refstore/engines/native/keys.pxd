@@ -1,12 +1,12 @@
-# Names as the keys of calls.
+# Names as the keys of calls: a str is checked and hashed once, and looked up as often as the call needs.
 
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint64_t, uint8_t
 
-from .layout cimport ERR_EXISTS, NAME_LIMIT
-from .view cimport View
-from .names cimport find, Found, name_hash
-from .errors cimport put_error
+from refstore.engines.native.layout cimport ERR_EXISTS, NAME_LIMIT
+from refstore.engines.native.view cimport View
+from refstore.engines.native.names cimport find, Found, name_hash
+from refstore.engines.native.errors cimport put_error
 
 cdef struct Name:
     const char *utf8

@@ -1,9 +1,10 @@
-# ObjectRef: the address of one object.
+# ObjectRef: the address of one object. Without the core, refstore/_refs.py has the same in Python.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy
+
 
 @cython.final
 @cython.freelist(64)

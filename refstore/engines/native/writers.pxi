@@ -18,6 +18,7 @@ from refstore.engines.native.put cimport publish_object
 import weakref
 from refstore import _buffers
 
+
 @cython.final
 @cython.no_gc
 cdef class Writer(Block):
@@ -41,6 +42,9 @@ cdef class Writer(Block):
         self.is_kept = False        # nobody did
         self.abort_object()
         self.let_go()
+
+    cdef str noun(self):
+        return "Writer"
 
     cdef bint is_ours(self) noexcept:
         return self.att is not None and self.att.view.alive[0] != 0 and not self.open.is_inherited
