@@ -3,6 +3,30 @@
 #
 # They are macros over the GCC builtins, so that each place where one writes is a failpoint of a debug build. A test
 # sees to it that nothing else writes to shared memory.
+#
+# An edge is what one process writes before a release, and another reads after the acquire that sees it. Each atomic
+# that is not relaxed names its edge by a tag, and each relaxed one gives its reason; tests/native/test_edges.py holds
+# both, and that each tag has both ends. What each orders:
+#
+#   [pin]        a pin, or what says where to look for one (mask, `live`, `live_words`, ready bits, `moves`), against
+#                the word, in the one order of all seq_cst accesses: see slots.pxd. And a reader's last look at the
+#                bytes, before the block's reuse.
+#   [seal]       bytes, label and fields of an object, before who sees it SEALED or PUBLISHING. Who has no pin reads
+#                with acquire, too, and then the word again: of one generation both times, it was that object's.
+#   [free]       what a slot owns (extent, run, block) and its empty mask, before who claims or sweeps the slot
+#   [stock]      which block of a run a slot has, before who finds the slot half made and its maker dead
+#   [hint]       the slot is FREE, or the record of the run unused, before who takes its hint
+#   [summary]    a bit of a word, before who finds the word by its summary: one that is cleared is looked at again
+#   [run]        the record of a run, before who sees it live
+#   [committed]  the memory of a run's blocks, before who writes to one
+#   [ready]      memory of data, pins, labels, index, before who sees its bit
+#   [grow]       memory of slots, before who sees `slots_used`
+#   [runs]       memory of the records of runs, before who sees `runs_used`
+#   [map]        memory of the page map, before who sees `map_committed`
+#   [index]      the object that a cell names is whole, before who follows the cell
+#   [lock]       all that was done under a lock of the file, before its next holder
+#   [row]        what is left in a row, before its next owner; a live row's state, before who scans live rows
+#   [fork]       within one process: that a thread forked which no hook held off, before who lets go of a view
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -69,6 +93,7 @@ cdef extern from *:
     bint cas_seq_cst "refstore_cas_seq_cst"(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept nogil
 
     uint32_t load_relaxed_u32 "refstore_load_relaxed"(const uint32_t *p) noexcept nogil
+    uint32_t load_acquire_u32 "refstore_load_acquire"(const uint32_t *p) noexcept nogil
     uint32_t load_seq_cst_u32 "refstore_load_seq_cst"(const uint32_t *p) noexcept nogil
     void store_relaxed_u32 "refstore_store_relaxed"(uint32_t *p, uint32_t value) noexcept nogil
     void store_release_u32 "refstore_store_release"(uint32_t *p, uint32_t value) noexcept nogil

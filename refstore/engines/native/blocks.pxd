@@ -3,22 +3,24 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from .atomics cimport (
+from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel, ctz64, fetch_and_acquire, load_acquire, load_relaxed, store_relaxed,
     store_relaxed_u32, store_release, store_release_u32,
 )
-from .layout cimport (
+from refstore.engines.native.layout cimport (
     class_nbytes, class_of, CLASSES, ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY,
     ERR_UNCOMMITTED, extent_first, extent_pages, HELD, make_extent, make_word, PAGE, Run,
     RUN_BLOCKS, run_twin, Slot, SMALL_LIMIT, word_generation, WRITING,
 )
-from .view cimport bits_at, class_bits_at, damage, RECENT, run_is_sound, runs_used, View
-from .bitmap cimport hint_set, hint_take
-from .memory cimport commit, commit_data, file_of, is_committed
-from .lock cimport lock, unlock
-from .slots cimport claim, unclaim
-from .pages cimport ensure_map_committed, extent_is_sane, take_pages
-from .runs cimport (
+from refstore.engines.native.view cimport (
+    bits_at, class_bits_at, damage, RECENT, run_is_sound, runs_used, View,
+)
+from refstore.engines.native.bitmap cimport hint_set, hint_take
+from refstore.engines.native.memory cimport commit, commit_data, file_of, is_committed
+from refstore.engines.native.lock cimport lock, unlock
+from refstore.engines.native.slots cimport claim, unclaim
+from refstore.engines.native.pages cimport ensure_map_committed, extent_is_sane, take_pages
+from refstore.engines.native.runs cimport (
     hint_range, need_empty_slot, run_slot, RUNS_PER_STEP, slot_is_of, take_empty_slot,
     take_or_make_room,
 )
@@ -117,8 +119,8 @@ cdef inline bint take_anywhere(View *v, int size_class, bint committed, uint64_t
     for r in range(runs_used(v)):
         if committed and load_acquire(&v.runs[r].committed) == 0:        # [committed]
             continue
-        # relaxed: a guess; the slot decides
-        if v.runs[r].live == <uint64_t>size_class + 1 and load_relaxed(&v.runs[r].free):
+        if v.runs[r].live == <uint64_t>size_class + 1 \
+                and load_relaxed(&v.runs[r].free):  # relaxed: a guess; the slot decides
             if take_from_run(v, size_class, r, slot):
                 return True
     return False
@@ -130,8 +132,8 @@ cdef inline bint take_larger(View *v, int size_class, uint64_t *slot) noexcept n
     while True:
         best = CLASSES + 1
         for r in range(runs_used(v)):
-            live = v.runs[r].live       # relaxed: a guess; the slot decides
-            if least <= live < best and load_relaxed(&v.runs[r].free):
+            live = v.runs[r].live       # a guess; the slot decides
+            if least <= live < best and load_relaxed(&v.runs[r].free):  # relaxed: as above
                 best = live
         if best > CLASSES:
             return False
@@ -271,9 +273,10 @@ cdef inline int make_blocks(View *v, int size_class, uint64_t *slot) noexcept no
         if stocked < 0:
             hint_set(bits_at(v, v.g.run_bits), v.g.run_words, r)
     if stocked > 0:
-        # relaxed: ours; HELD becomes WRITING for the caller
+        # HELD becomes WRITING for the caller
         store_release(&v.slots[held[0]].word,
-                      make_word(word_generation(load_relaxed(&v.slots[held[0]].word)), WRITING, v.row))
+                      make_word(word_generation(load_relaxed(&v.slots[held[0]].word)),
+                                WRITING, v.row))                         # [free] relaxed: ours
         slot[0] = held[0]
         v.current[size_class] = v.slots[held[0]].run
     for k in range(1 if stocked > 0 else 0, n):

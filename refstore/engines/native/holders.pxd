@@ -6,16 +6,18 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
-from .atomics cimport load_acquire, load_seq_cst, load_seq_cst_u32
-from .layout cimport (
+from refstore.engines.native.atomics cimport load_acquire, load_seq_cst, load_seq_cst_u32
+from refstore.engines.native.layout cimport (
     block_nbytes, CONDEMNED, KEPT, MAX_ROWS, pins_in, PUBLISHING, Row, ROW_LEFT, SEALED,
     SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
-from .view cimport next_live_row, pins_of, pins_ready_of, row_at, slots_used, View
-from .memory cimport is_ready
-from .names cimport NAME_WORDS, read_label
-from .process_table cimport row_is_dead
-from .stats cimport is_visible
+from refstore.engines.native.view cimport (
+    next_live_row, pins_of, pins_ready_of, row_at, slots_used, View,
+)
+from refstore.engines.native.memory cimport is_ready
+from refstore.engines.native.names cimport NAME_WORDS, read_label
+from refstore.engines.native.process_table cimport row_is_dead
+from refstore.engines.native.stats cimport is_visible
 
 cdef enum:
     RETRIES = 3                   # at a slot that changes hands each time
@@ -79,7 +81,7 @@ cdef inline list look_at(View *v, uint64_t i):
         nbytes = block_nbytes(&v.slots[i])
         seen = pins_seen(v, i, maker)
         name = name_seen(v, i) if seen and not maker else None
-        if word_generation(load_seq_cst(&v.slots[i].word)) == word_generation(word):
+        if word_generation(load_seq_cst(&v.slots[i].word)) == word_generation(word):  # [seal]
             generation = None if maker else word_generation(word)
             return [(row, i, generation, name, cell, nbytes) for row, cell in seen]
     return []

@@ -1,17 +1,17 @@
-# The locks in the file: a word that holds its owner's row, so that the next one can tell when it is dead.
+# The locks in the file: a word that holds its owner's row, so that the next one can tell when it is dead. The space lock
+# is for who moves pages, a name's lock for who publishes or removes under the name; whoever recovers a dead row gives
+# back its locks.
 
 from libc.stdint cimport uint64_t
 
-from .atomics cimport cas_acq_rel, cpu_relax, load_acquire, store_release
-from .layout cimport ERR_DEAD, ERR_HELD, MAX_ROWS, PAGE
-from .system cimport byte_is_locked, now_ms, sched_yield, sleep_us
-from .view cimport damage, View
-from .memory cimport file_of
+from refstore.engines.native.atomics cimport cas_acq_rel, cpu_relax, load_acquire, store_release
+from refstore.engines.native.layout cimport ERR_DEAD, ERR_HELD, MAX_ROWS
+from refstore.engines.native.system cimport byte_is_locked, now_ms, sched_yield, sleep_us
+from refstore.engines.native.view cimport damage, View
+from refstore.engines.native.memory cimport file_of
 
 cdef enum:
     HELD_AFTER_MS = 2       # holders are quicker, unless they are stopped or wait for a core
-    MAP_STEP = 65536        # the page map is committed in steps of this many bytes
-    PAGE_BITS = PAGE * 8    # used bits in a page of them
 
 
 cdef inline int lock(View *v, uint64_t *word) noexcept nogil:
@@ -35,6 +35,7 @@ cdef inline int lock(View *v, uint64_t *word) noexcept nogil:
             if word == &v.pool.lock:
                 return damage(v, b"the space lock names row %d, and there is none", expected - 1)
             return damage(v, b"a name's lock names row %d, and there is none", expected - 1)
+        # [lock] once more: it may have died after giving the lock back
         if expected and not byte_is_locked(file_of(v), expected - 1) and load_acquire(word) == expected:
             v.blocked_by = expected
             return ERR_DEAD

@@ -1,5 +1,7 @@
-# Memory for the data. It is committed in chunks before it is touched, a bit for each saying that it is there, and whole
-# huge pages of it in another way than the rest: of each the first chunk alone, upon which the kernel is asked to
+# Memory is committed before it is touched. A bit says that its unit is; setting it again is harmless, and so is
+# committing twice, so a death in between costs one more system call and nothing else.
+#
+# The data is committed in chunks, and whole huge pages of it in another way than the rest: of each the first chunk alone, upon which the kernel is asked to
 # collapse the page into a huge one (MADV_COLLAPSE), which clears all that was missing at once. That takes a quarter of
 # the time that single pages take, and whoever reads it maps 2 MiB with each fault. Then the rest is committed like any
 # other memory, which is a look if the kernel did as asked, and all of the work if it did not.
@@ -10,15 +12,17 @@
 from libc.errno cimport EINTR
 from libc.stdint cimport uint32_t, uint64_t
 
-from .debug cimport failpoint
-from .atomics cimport ctz64, fetch_and_acquire, fetch_or_seq_cst, load_seq_cst
-from .layout cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport (
+    ctz64, fetch_and_acquire, fetch_or_seq_cst, load_seq_cst,
+)
+from refstore.engines.native.layout cimport (
     CHUNK, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS, HUGE_PAGE, Label, PAGE, SLOTS_PER_STEP,
 )
-from .system cimport (
+from refstore.engines.native.system cimport (
     allocate, close, high_descriptor, MADV_COLLAPSE, madvise, O_RDWR, open_file, same_file,
 )
-from .view cimport bits_at, pins_ready_of, slots_used, View
+from refstore.engines.native.view cimport bits_at, pins_ready_of, slots_used, View
 
 cdef enum:
     HUGE_CHUNKS = HUGE_PAGE // CHUNK
@@ -161,13 +165,11 @@ cdef inline int file_of(View *v) noexcept nogil:
     return v.fd
 
 
-# Memory is committed before it is touched. A bit says that its unit is; setting it again is harmless, and so is
-# committing twice, so a death in between costs one more system call and nothing else.
-
+# Tables
 
 cdef inline bint is_ready(uint64_t *bits, uint64_t i) noexcept nogil:
-    # [ready] its memory is there; [pin] seq_cst: a reaper that condemned after a pin must see the pin's memory
-    return load_seq_cst(&bits[i >> 6]) >> (i & 63) & 1 != 0
+    # seq_cst: a reaper that condemned after a pin must see the pin's memory
+    return load_seq_cst(&bits[i >> 6]) >> (i & 63) & 1 != 0              # [ready] [pin]
 
 
 cdef inline int commit(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
@@ -186,7 +188,7 @@ cdef inline int commit_unit(View *v, uint64_t *bits, uint64_t i, uint64_t at, ui
         return got
     failpoint()
     # seq_cst: a reaper that condemns after our first pin must see this bit
-    fetch_or_seq_cst(&bits[i >> 6], <uint64_t>1 << (i & 63))             # [ready]
+    fetch_or_seq_cst(&bits[i >> 6], <uint64_t>1 << (i & 63))             # [ready] [pin]
     return 0
 
 

@@ -8,18 +8,22 @@
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
-from .debug cimport failpoint
-from .atomics cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel, load_acquire, load_relaxed, store_release, store_release_u32,
 )
-from .layout cimport (
+from refstore.engines.native.layout cimport (
     Bucket, BUCKET_CELLS, CONDEMNED, ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
     ERR_SIGNALS, Label, make_word, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot, word_generation,
 )
-from .view cimport bits_at, bucket_at, damage, label_at, name_lock_at, slots_used, View
-from .memory cimport commit_unit, is_ready, labels_are_committed
-from .lock cimport lock, unlock
-from .slots cimport condemn, end_publishing, is_readable, pin, reap_condemned, unpin
+from refstore.engines.native.view cimport (
+    bits_at, bucket_at, damage, label_at, name_lock_at, slots_used, View,
+)
+from refstore.engines.native.memory cimport commit_unit, is_ready, labels_are_committed
+from refstore.engines.native.lock cimport lock, unlock
+from refstore.engines.native.slots cimport (
+    condemn, end_publishing, is_readable, pin, reap_condemned, unpin,
+)
 
 cdef enum:
     MAX_ROUNDS = 1000000       # of one lookup: a second or so
@@ -136,7 +140,7 @@ cdef inline bint read_label(View *v, uint64_t i, uint64_t *words, uint64_t n) no
     # The first n words of a label whose slot nobody pins for us: they count if the slot's word is of one generation
     # before and after. Acquire loads keep the second look behind these. False: it has no label.
     cdef uint64_t k
-    if load_acquire(&v.slots[i].name_hash) == 0 or not labels_are_committed(v, i):
+    if load_acquire(&v.slots[i].name_hash) == 0 or not labels_are_committed(v, i):  # [seal]
         return False
     for k in range(n):
         words[k] = load_acquire(<const uint64_t*>label_at(v, i) + k)     # [seal]
@@ -149,7 +153,9 @@ cdef inline bint was_called(View *v, Found *found, uint64_t hashed, const uint8_
     cdef:
         uint64_t[NAME_WORDS] words
         const uint8_t *label = <const uint8_t*>words
-    if load_acquire(&v.slots[found.slot].name_hash) != hashed or not read_label(v, found.slot, words, nbytes // 8 + 1):
+    if load_acquire(&v.slots[found.slot].name_hash) != hashed:           # [seal]
+        return False
+    if not read_label(v, found.slot, words, nbytes // 8 + 1):
         return False
     if label[0] != nbytes or memcmp(label + 1, name, nbytes) != 0:
         return False
@@ -178,7 +184,7 @@ cdef inline int find_in(View *v, Bucket *bucket, uint64_t hashed, const uint8_t 
         found.slot = cell_slot(cell)
         got = ERR_NOT_FOUND
         if cell_is_live(v, cell):
-            found.generation = word_generation(load_acquire(&v.slots[found.slot].word))
+            found.generation = word_generation(load_acquire(&v.slots[found.slot].word))  # [seal]
             if pins:
                 got = pin_called(v, found, hashed, name, nbytes)
             elif was_called(v, found, hashed, name, nbytes):
@@ -274,7 +280,7 @@ cdef inline int publish_locked(View *v, uint64_t i, uint64_t hashed, Found *old,
         uint64_t cell = make_cell(i, generation, hashed)
         bint indexed = False
     assign(slot.replaces_generation, old.generation if replaces else 0)
-    # before the index changes: who recovers us must know what we meant to end
+    # [seal] before the index changes: who recovers us must know what we meant to end
     store_release_u32(&slot.replaces_slot, <uint32_t>(old.slot + 1) if replaces else 0)
     store_release(&slot.word, publishing)                                # [seal] the bytes are whole
     if replaces:
@@ -322,11 +328,11 @@ cdef inline int remove(View *v, uint64_t i, uint64_t generation) noexcept nogil:
     cdef int got
     if i >= v.slot_limit or i >= slots_used(v):
         return ERR_NOT_FOUND
-    hashed = load_acquire(&v.slots[i].name_hash)
+    hashed = load_acquire(&v.slots[i].name_hash)                         # [seal]
     failpoint()
     got = condemn(v, i, generation, False)
     if got == ERR_BUSY:
-        hashed = load_acquire(&v.slots[i].name_hash)    # as published
+        hashed = load_acquire(&v.slots[i].name_hash)  # [seal] as published
         got = lock(v, name_lock_of(v, hashed))      # until its publisher is through, or known to be dead
         if got != 0:
             return got

@@ -8,22 +8,22 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from .debug cimport failpoint
-from .atomics cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport (
     cas_acq_rel, cas_seq_cst, ctz64, fetch_add_seq_cst_u32, fetch_or_release, fetch_or_seq_cst,
     fetch_sub_seq_cst_u32, load_acquire, load_relaxed, load_seq_cst, load_seq_cst_u32,
     store_relaxed, store_release, store_seq_cst,
 )
-from .layout cimport (
+from refstore.engines.native.layout cimport (
     CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, KEPT, LIVE_WORDS,
     make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
     word_generation, word_state,
 )
-from .view cimport (
+from refstore.engines.native.view cimport (
     bits_at, class_bits_at, pins_of, pins_ready_of, RECENT, run_is_there, slots_used, View,
 )
-from .bitmap cimport hint_set
-from .memory cimport ensure_pins_committed, is_ready, pins_are_committed
+from refstore.engines.native.bitmap cimport hint_set
+from refstore.engines.native.memory cimport ensure_pins_committed, is_ready, pins_are_committed
 
 cdef enum:
     PIN_LIMIT = 0x40000000      # far from where a 32-bit cell would wrap to "no pins"
@@ -77,8 +77,8 @@ cdef inline void free_slot(View *v, uint64_t i) noexcept nogil:
         uint64_t run = slot.run
         uint64_t block = slot.block
         int size_class = slot.size_class
-    # relaxed: the release of the word below carries it to whoever claims the slot
-    store_relaxed(&slot.mask, 0)
+    # the release of the word below carries it to whoever claims the slot
+    store_relaxed(&slot.mask, 0)  # relaxed: see above
     if generation == GENERATION_LAST:
         store_release(&slot.word, make_word(generation, RETIRED, 0))     # [free]
         if not extent and not run:
@@ -124,6 +124,7 @@ cdef inline bint try_reap(View *v, uint64_t i, uint64_t word) noexcept nogil:
             return False
         moves = load_seq_cst(&v.header.moves)                            # [pin]
     failpoint()
+    # [pin] whoever had a pin has given it up, and reads no more
     if not cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, v.row)):
         return False
     free_slot(v, i)
@@ -134,8 +135,8 @@ cdef inline bint pins_condemned(View *v) noexcept nogil:
     # whether blocks would come back if this process let go of what it pins
     cdef uint64_t i
     for i in range(slots_used(v)):
-        if pins_are_committed(v, i) and load_seq_cst_u32(&v.pins[i]) & ~KEPT:
-            if word_state(load_acquire(&v.slots[i].word)) == CONDEMNED:
+        if pins_are_committed(v, i) and load_seq_cst_u32(&v.pins[i]) & ~KEPT:  # [pin]
+            if word_state(load_acquire(&v.slots[i].word)) == CONDEMNED:  # [pin]
                 return True
     return False
 
@@ -200,7 +201,7 @@ cdef inline int condemn(View *v, uint64_t i, uint64_t generation, bint name_is_o
     cdef uint64_t word
     if i >= v.slot_limit or i >= slots_used(v):
         return ERR_NOT_FOUND
-    word = load_seq_cst(&v.slots[i].word)
+    word = load_seq_cst(&v.slots[i].word)                                # [pin]
     while word_generation(word) == generation:
         if word_state(word) == PUBLISHING and not name_is_ours:
             return ERR_BUSY         # its publisher is half way; wait for the name's lock
@@ -223,9 +224,9 @@ cdef inline void abandon(View *v, uint64_t i) noexcept nogil:
 
 
 cdef inline void seal(View *v, uint64_t i) noexcept nogil:
-    # relaxed: the word is ours
+    # the bytes are whole
     store_release(&v.slots[i].word,
-                  make_word(word_generation(load_relaxed(&v.slots[i].word)), SEALED, 0))   # [seal] the bytes are whole
+                  make_word(word_generation(load_relaxed(&v.slots[i].word)), SEALED, 0))     # [seal] relaxed: ours
 
 
 cdef inline void end_publishing(View *v, uint64_t i, uint64_t word, uint64_t state) noexcept nogil:

@@ -1,22 +1,22 @@
-# What a store holds, counted from its slots.
+# What a store holds, counted from its slots: on a busy store, as true as any count of moving things.
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from .atomics cimport load_acquire, load_relaxed, load_relaxed_u32
-from .layout cimport (
+from refstore.engines.native.atomics cimport load_acquire, load_relaxed, load_relaxed_u32
+from refstore.engines.native.layout cimport (
     block_nbytes, CHUNK, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, pins_in,
     PUBLISHING, RETIRED, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_state,
 )
-from .view cimport (
+from refstore.engines.native.view cimport (
     bits_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, Recovered, row_at, run_is_there,
     slots_used, View,
 )
-from .memory cimport is_ready
-from .slots cimport is_readable, pinned_by
-from .names cimport find_cell, make_cell, name_hash, NAME_WORDS, read_label
-from .process_table cimport row_is_dead
+from refstore.engines.native.memory cimport is_ready
+from refstore.engines.native.slots cimport is_readable, pinned_by
+from refstore.engines.native.names cimport find_cell, make_cell, name_hash, NAME_WORDS, read_label
+from refstore.engines.native.process_table cimport row_is_dead
 
 cdef struct Census:
     uint64_t used
@@ -119,8 +119,7 @@ cdef inline uint64_t count_processes(View *v) noexcept nogil:
 
 
 cdef inline uint64_t count_all(View *v, int counter) noexcept nogil:
-    # relaxed: statistics
-    cdef uint64_t n = load_relaxed(&v.header.totals[counter])
+    cdef uint64_t n = load_relaxed(&v.header.totals[counter])  # relaxed: statistics
     cdef int64_t row = next_live_row(v, 0)
     while row >= 0:
         n += load_relaxed(&row_at(v, <uint64_t>row).counters[counter])  # relaxed: as above
@@ -177,7 +176,7 @@ cdef inline str slot_name(View *v, uint64_t i, uint64_t generation):
     # of an object; None if it has none, or is gone
     cdef uint64_t[NAME_WORDS] words
     cdef const char *label = <const char*>words
-    cdef uint64_t hashed = load_acquire(&v.slots[i].name_hash)
+    cdef uint64_t hashed = load_acquire(&v.slots[i].name_hash)           # [seal]
     cdef bint found = read_label(v, i, words, NAME_WORDS)
     if not is_readable(load_acquire(&v.slots[i].word), generation) or hashed == 0:      # [seal]
         return None

@@ -1,4 +1,4 @@
-# For tests and benchmarks.
+# What only tests and benchmarks call.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -16,6 +16,7 @@ from refstore.engines.native.put cimport allocate_slot
 
 import os
 import time
+
 
 def _failpoints():
     """Debug builds: (file, line) of each failpoint; its number is its place in the list."""
@@ -48,14 +49,14 @@ def _set_generation(Engine engine not None, uint64_t slot, uint64_t generation):
     cdef View *v = &engine.use().view
     if not IS_DEBUG or word_state(v.slots[slot].word) != FREE:
         raise ValueError("only in a debug build, and only of a free slot")
-    store_release(&v.slots[slot].word, make_word(generation, FREE, 0))
+    store_release(&v.slots[slot].word, make_word(generation, FREE, 0))   # [free]
 
 
 def _set_pins(Engine engine not None, ObjectRef ref not None, uint32_t pins):
     """Debug builds: this process's count of pins on an object."""
     if not IS_DEBUG:
         raise ValueError("only in a debug build")
-    store_relaxed_u32(&engine.use().view.pins[ref.slot], pins)
+    store_relaxed_u32(&engine.use().view.pins[ref.slot], pins)           # relaxed: a test
 
 
 def bench_get(Engine engine not None, ObjectRef ref not None, uint64_t n):

@@ -1,10 +1,9 @@
 # One process's view of one store file: where its parts are mapped, which row it holds, what it remembers.
-# Bitmaps of hints and the commitment of tables live here, since everything above needs both.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
-from .atomics cimport ctz64, load_acquire, load_relaxed, store_relaxed
-from .layout cimport (
+from refstore.engines.native.atomics cimport ctz64, load_acquire, load_relaxed, store_relaxed
+from refstore.engines.native.layout cimport (
     Bucket, CLASSES, ERR_DAMAGED, extent_first, extent_pages, Geometry, Header, Label, LIVE_WORDS,
     NameLock, PAGE, PageTag, Pool, Row, Run, RUN_BLOCKS, run_twin, Slot,
 )
@@ -150,7 +149,7 @@ cdef inline bint is_within_block(View *v, Slot *slot, uint64_t offset, uint64_t 
 cdef inline int64_t next_live_row(View *v, uint64_t row) noexcept nogil:
     # The first live row from `row` on, or -1; for reports and recovery, which need no one moment. A reaper's scan has
     # stricter orders of its own.
-    cdef uint64_t words = min(load_acquire(&v.header.live_words), <uint64_t>LIVE_WORDS)
+    cdef uint64_t words = min(load_acquire(&v.header.live_words), <uint64_t>LIVE_WORDS)  # [row]
     cdef uint64_t w = row >> 6, rows
     while w < words:
         rows = load_acquire(&v.header.live[w])                           # [row]
@@ -168,8 +167,5 @@ cdef inline uint64_t *class_bits_at(View *v, int size_class) noexcept nogil:
     return <uint64_t*>(v.base + v.g.class_bits + <uint64_t>size_class * v.g.class_bits_stride)
 
 cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:
-    # relaxed: a statistic, and nobody else writes the cell
-    store_relaxed(&v.counters[counter], load_relaxed(&v.counters[counter]) + n)
-
-
-# Bitmaps of hints: a word for 64 things and a summary bit for each word that is not zero.
+    # nobody else writes the cell
+    store_relaxed(&v.counters[counter], load_relaxed(&v.counters[counter]) + n)  # relaxed: statistics
