@@ -247,7 +247,17 @@ def seen(store: refstore.Store) -> set[str]:
         ("Run", "pages", 3, "run"),
         ("Run", "blocks", 0, "run"),
         ("Run", "unowned", 0, "orphan"),
+        ("Run", "unowned", 0, "orphans"),
+        ("Run", "slots", 0, "block"),
+        ("Run", "free", 5, "lost slot"),
+        ("Pool", "orphans", 0, "orphans"),
+        ("Pool", "class_pages", 1, "class_pages"),
+        ("Pool", "bin_bits", 3, "bins"),
+        ("Pool", "bin_head", 0, "bins"),
+        ("empty_bits", "word", 50, "lost slot"),
+        ("run_bits", "word", 5, "lost run"),
         ("Row", "state", 5, "row"),
+        ("Row", "state", 0, "live"),
     ],
 )
 def test_check_sees_a_wrong_truth(
@@ -262,6 +272,45 @@ def test_check_sees_a_wrong_truth(
         assert invariant in seen(damaged)
         fields.set(table, 0, field, right)
         assert damaged.check() == []
+
+
+@pytest.mark.parametrize(
+    ("table", "invariant"), [("empty_bits", "lost slot"), ("run_bits", "lost run")]
+)
+def test_check_sees_hints_that_nobody_looks_for(
+    damaged: refstore.Store, fields: Fields, table: str, invariant: str
+) -> None:
+    damaged.put(b"x")
+    summary = 8  # words from the first: each of the two has less than a line of them
+    assert fields.get(table, summary, "word") & 1
+    fields.set(table, summary, "word", 0)
+    assert invariant in seen(damaged)
+
+
+def test_check_sees_a_free_run_of_pages_that_no_list_leads_to(
+    damaged: refstore.Store, fields: Fields
+) -> None:
+    refs = [damaged.put(bytes(40_000)) for _ in range(3)]
+    damaged.delete(refs[1])
+    damaged.put(bytes(60_000))  # for which that one's block goes back to the map
+    assert damaged.check() == []
+    (b,) = [b for b in range(32) if fields.get("Pool", 0, "bin_head", b)]
+    fields.set("Pool", 0, "bin_head", 0, b)
+    fields.set("Pool", 0, "bin_bits", 0)
+    assert "bins" in seen(damaged)
+
+
+def test_check_sees_a_publisher_that_there_is_not(damaged: refstore.Store, fields: Fields) -> None:
+    ref = damaged.put(b"x", name="n")
+    publishing = layout.constants()["PUBLISHING"]
+    fields.set("Slot", slot_of(ref), "word", 1 << 16 | publishing << 12 | 700)
+    assert "owner" in seen(damaged)
+
+
+def test_check_sees_a_slot_and_a_run_that_disagree(damaged: refstore.Store, fields: Fields) -> None:
+    ref = damaged.put(b"x")
+    fields.set("Run", 0, "slots", 0, fields.get("Slot", slot_of(ref), "block"))
+    assert {"block", "orphan"} <= seen(damaged)
 
 
 def test_check_sees_a_pin_that_a_mask_denies(damaged: refstore.Store, fields: Fields) -> None:

@@ -21,19 +21,37 @@ one row has on one slot. *Label*: what a slot has to say in bytes.
 
 All that moves is read and written under the change lock of the store only, but for the payload and
 the label of a slot that is being written, which belong to its writer, and the block and the label
-of a slot that is pinned, which nobody changes.
+of a slot that is pinned, which nobody changes. Each field says by whom it is written:
 
-Invariants, whenever nobody has the lock and the journal is empty:
+    maker    who makes the file, before others see it
+    lock     who holds the change lock, through the journal
+    first    who holds the change lock and attaches at another place or after a boot, at once
+    taker    who holds the change lock, at once
+    row      the row's process, at once
+    nobody   reserved: 0
 
-    units of slots in WRITING, SEALED, CONDEMNED + units of free extents == units of the file
-    no two free extents are neighbours; a unit has a tag if and only if a free extent begins or
-        ends there
-    a slot below `slots used` is FREE and in the list of free ones, or it is RETIRED, or it has a
-        block
-    a bit of a slot's mask is set if and only if that row's cell is not 0
-    pins are on WRITING, SEALED and CONDEMNED slots; a CONDEMNED one has some
-    a slot is in a chain if and only if it is SEALED and has a name; no two have the same one
-    a row that has pins or is the maker of a WRITING slot is in use
+Labels are written by the slot's maker, cells of pins and all other words by `lock`.
+
+Equations over these fields. Each holds whenever nobody has the lock and the journal is empty;
+check() looks at each, and begins what it says of it with its name:
+
+    journal      no pair waits to be applied
+    damage       every list ends; a free extent has its length at both its ends
+    state        each slot's state is one of FREE to RETIRED
+    owner        a slot in WRITING has a row in use as its maker
+    kind         is an index into KINDS
+    size         bytes of the payload, and of a description behind it, <= the units of the block
+    offset       offset + units <= the units of the file
+    overlap      no unit is in two blocks or free extents
+    lost units   units of slots in WRITING, SEALED, CONDEMNED + units of free extents == all units
+    split        no two free extents are neighbours
+    free slots   a slot below `slots used` is in their list if and only if it is FREE
+    index        a slot is in a chain, and of its own name, if and only if it is SEALED and has a
+                 name; no two have the same one
+    label        the name of such a slot has the slot's hash
+    pins         a bit of a mask is of a row in use whose cell is not 0 (without the bit a cell says
+                 nothing), and of a slot in WRITING, SEALED or CONDEMNED
+    lost reap    a slot in CONDEMNED is pinned
 """
 
 from __future__ import annotations
@@ -62,18 +80,18 @@ CHUNK: Final = 1 << 16  # bytes that are committed together; the data begin at a
 # --- the header's words; see `Header` for the fixed ones
 
 FIXED_WORDS: Final = 16
-HOME: Final = 12  # where the file was when its locks were first used
-INODE: Final = 13  # its own, to tell a copy from the same file elsewhere
-BOOT: Final = 14  # of the boot that last looked the file over; 0 where that is not known
+HOME: Final = 12  # where the file was when its locks were first used; by: first
+INODE: Final = 13  # its own, to tell a copy from the same file elsewhere; by: first
+BOOT: Final = 14  # of the boot that last looked the file over, 0 if not known; by: first
 
-COUNT: Final = 64  # pairs in the journal that are yet to be applied
-HOLDER: Final = 65  # pid of who has the lock
-TURNS: Final = 66  # how often the lock was taken
-SLOTS_USED: Final = 67  # slots from here on were never used
-FREE_SLOT: Final = 68  # slot + 1 of the first free one
-TRIMS: Final = 69  # how often free memory was given back
-TOTALS: Final = 72  # COUNTERS words, folded in from rows that are gone
-BITMAP: Final = 80  # BITMAP_WORDS words: a bit for each bin that has extents
+COUNT: Final = 64  # pairs in the journal that are yet to be applied; by: taker
+HOLDER: Final = 65  # pid of who has the lock; by: taker
+TURNS: Final = 66  # how often the lock was taken; by: taker
+SLOTS_USED: Final = 67  # slots from here on were never used; by: lock
+FREE_SLOT: Final = 68  # slot + 1 of the first free one; by: lock
+TRIMS: Final = 69  # how often free memory was given back; by: taker
+TOTALS: Final = 72  # COUNTERS words, folded in from rows that are gone; by: lock
+BITMAP: Final = 80  # BITMAP_WORDS words: a bit for each bin that has extents; by: lock
 JOURNAL: Final = 128
 
 PAIRS: Final = 256  # no change has more
@@ -85,27 +103,27 @@ BITMAP_WORDS: Final = BINS // 64
 
 ROWS: Final = 256
 ROW_WORDS: Final = 16
-ROW_STATE: Final = 0  # 0: free, else of these bits
+ROW_STATE: Final = 0  # 0: free, else of these bits; by: lock
 ATTACHED, HAS_CHILDREN, LEFT = 1, 2, 4  # without a row, but with the row's lock; in good order
-ROW_PID: Final = 1
-ROW_COUNTERS: Final = 2
-ROW_COMMAND: Final = 8  # 5 words
+ROW_PID: Final = 1  # for messages; by: lock, row
+ROW_COUNTERS: Final = 2  # of its process: COUNTERS words; by: lock, row
+ROW_COMMAND: Final = 8  # 5 words, for messages; by: lock
 COMMAND_NBYTES: Final = 40
 COUNTERS: Final = 5
-PUTS, GETS, DELETES, EVICTIONS, RECOVERIES = range(COUNTERS)
+PUTS, GETS, DELETES, EVICTIONS, RECOVERIES = range(COUNTERS)  # EVICTIONS: reserved
 
 # --- a slot
 
 SLOT_WORDS: Final = 16
-WORD: Final = 0  # generation 48 bits | state 8 bits
-OFFSET: Final = 1  # units
-UNITS: Final = 2  # of the block; 0: an empty object has none
-NBYTES: Final = 3  # of the payload
-SHAPE: Final = 4  # kind 8 bits | bytes of the name 16 | bytes of the description 32
-MAKER: Final = 5  # row that is writing it
-HASH: Final = 6  # of the name
-NEXT: Final = 7  # slot + 1: in the chain of names, or in the list of free slots
-MASK: Final = 12  # 4 words: a bit for each row that pins it
+WORD: Final = 0  # generation 48 bits | state 8 bits; by: lock
+OFFSET: Final = 1  # units; by: lock
+UNITS: Final = 2  # of the block; 0: an empty object has none; by: lock
+NBYTES: Final = 3  # of the payload; by: lock
+SHAPE: Final = 4  # kind 8 bits | bytes of the name 16 | bytes of the description 32; by: lock
+MAKER: Final = 5  # row that is writing it; by: lock
+HASH: Final = 6  # of the name; by: lock
+NEXT: Final = 7  # slot + 1: in the chain of names, or in the list of free slots; by: lock
+MASK: Final = 12  # 4 words: a bit for each row that pins it; by: lock
 
 FREE, WRITING, SEALED, CONDEMNED, RETIRED = range(5)
 LAST_GENERATION: Final = (1 << 48) - 1
@@ -128,22 +146,22 @@ HEADER: Final = struct.Struct("=QIIQQQQQQ16sIIQQQQ8x")
 class Header(NamedTuple):
     """The fixed words, in order."""
 
-    magic: int
-    version: int
-    engine: int
-    fingerprint: int  # of every size and constant above; another build is refused
-    capacity: int  # bytes of payload
-    max_objects: int
-    tag: int  # 48 bits, never 0: in every ref of this store
-    seed: int  # keys the name hash
-    seed_more: int
-    uuid: bytes
-    flags: int
-    evict: int  # 0: never
-    file_size: int
-    home: int
-    inode: int  # 0 until the file is made
-    boot: int
+    magic: int  # MAGIC; by: maker
+    version: int  # FORMAT_VERSION; by: maker
+    engine: int  # ENGINE_FILELOCK; by: maker
+    fingerprint: int  # of every size and constant above; another build is refused; by: maker
+    capacity: int  # bytes of payload; by: maker
+    max_objects: int  # slots in the table, at most; by: maker
+    tag: int  # 48 bits, never 0: in every ref of this store; by: maker
+    seed: int  # keys the name hash; by: maker
+    seed_more: int  # the same; by: maker
+    uuid: bytes  # tells a store from a later one of its name; by: maker
+    flags: int  # FLAG_TEMPORARY or 0; by: maker
+    evict: int  # reserved: which objects make room for others; by: nobody
+    file_size: int  # bytes; by: maker
+    home: int  # HOME; by: first
+    inode: int  # INODE, 0 until the file is made; by: first
+    boot: int  # BOOT; by: first
 
 
 class Geometry(NamedTuple):

@@ -1,27 +1,31 @@
-# Whether all of a store adds up: the invariants, one function each. A problem is a sentence that begins with the
-# invariant's name.
+# Whether all of a store adds up: the equations of layout.pxd. A problem is a sentence that begins with the equation's
+# name. Called by Store.check() and after a boot; what it reads may change meanwhile, so who asks looks more than once.
 #
 # Truths, as layout.pxd calls them, have nothing to be compared with but each other, and the memory that is there.
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
+from libc.string cimport memset
 
-from .atomics cimport load_acquire, load_relaxed_u32
-from .layout cimport (
-    block_nbytes, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT, Label, LIVE_WORDS,
-    MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED, ROW_LEFT, Run,
-    SEALED, Slot, SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
+from refstore.engines.native.atomics cimport load_acquire, load_relaxed_u32, popcount64
+from refstore.engines.native.layout cimport (
+    BINS, block_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT,
+    Label, LIVE_WORDS, MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED,
+    ROW_FREE, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_row, word_state,
+    WRITING,
 )
-from .view cimport (
+from refstore.engines.native.view cimport (
     bits_at, is_within_block, label_at, name_lock_at, next_live_row, pins_of, pins_ready_of, row_at,
     run_is_sound, run_is_there, runs_used, slots_used, tag_at, top_of, View,
 )
-from .memory cimport file_of, is_committed, is_ready, labels_are_committed
-from .slots cimport pinned_by
-from .bins cimport are_used
-from .pages cimport extent_is_sane
-from .names cimport find_cell, make_cell, name_hash
-from .process_table cimport row_is_dead
+from refstore.engines.native.bitmap cimport summary_of
+from refstore.engines.native.memory cimport file_of, is_committed, is_ready, labels_are_committed
+from refstore.engines.native.slots cimport pinned_by
+from refstore.engines.native.bins cimport are_used, bin_of, is_listed
+from refstore.engines.native.pages cimport extent_is_sane
+from refstore.engines.native.runs cimport slot_is_of
+from refstore.engines.native.names cimport find_cell, make_cell, name_hash
+from refstore.engines.native.process_table cimport row_is_dead
 
 cdef inline bint is_live_row(View *v, uint64_t row) noexcept nogil:
     return row < MAX_ROWS and is_ready(v.header.live, row)
@@ -55,7 +59,7 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
         uint64_t pages = (slot.offset % PAGE + slot.nbytes + PAGE - 1) // PAGE
     if state > RETIRED:
         problems.add(f"state: slot {i} has the unknown state {state}")
-    elif state in (WRITING, RECLAIMING, HELD) and not is_live_row(v, word_row(word)):
+    elif state in (WRITING, PUBLISHING, RECLAIMING, HELD) and not is_live_row(v, word_row(word)):
         problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, which nobody holds")
     elif (state == RECLAIMING or state == HELD) and word_row(word) == v.row:
         problems.add(f"owner: slot {i} in state {state} belongs to this process, which does nothing with it")
@@ -75,7 +79,7 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
 cdef inline void check_reaps(View *v, set problems):
     cdef uint64_t i
     for i in range(slots_used(v)):
-        if word_state(load_acquire(&v.slots[i].word)) == CONDEMNED and not pinned_by(v, i):
+        if word_state(load_acquire(&v.slots[i].word)) == CONDEMNED and not pinned_by(v, i):  # [pin]
             problems.add(f"lost reap: slot {i} is deleted and unpinned, yet not freed")
 
 
@@ -97,6 +101,8 @@ cdef inline void check_space(View *v, set problems):
                 problems.add(f"run: slot {i} has block {slot.block} of run {slot.run - 1}, which has no such block")
             elif (slot.run, slot.block) in blocks:
                 problems.add(f"overlap: block {slot.block} of run {slot.run - 1} belongs to slot {i} and another")
+            elif v.runs[slot.run - 1].slots[slot.block] != i + 1:
+                problems.add(f"block: slot {i} has block {slot.block} of run {slot.run - 1}, whose record denies it")
             blocks.add((slot.run, slot.block))
     extents.sort(key=lambda e: e[1])
     last = (0, 0, 0, "start")
@@ -115,7 +121,7 @@ cdef inline void check_space(View *v, set problems):
 
 cdef inline void check_gaps(View *v, list extents, set problems):
     # Every page below the top is owned or in a free run: else it is lost until a rebuild.
-    cdef uint64_t at = 0, first, top = v.pool.top
+    cdef uint64_t at = 0, first, top = v.pool.top, free_runs = 0
     for extent in extents + [(0, top, 0, "top")]:
         first = extent[1]
         while at < first and at < v.g.pages:
@@ -124,23 +130,52 @@ cdef inline void check_gaps(View *v, list extents, set problems):
                 break
             if not are_used(v, at, tag_at(v, at).head, False):
                 problems.add(f"used: free pages from {at} on are marked as used")
+            free_runs += 1
             at += tag_at(v, at).head
         at = first + extent[2]
+    check_bins(v, free_runs, problems)
+
+
+cdef inline void check_bins(View *v, uint64_t free_runs, set problems):
+    cdef:
+        uint64_t at, listed = 0
+        int b
+    for b in range(BINS):
+        at = v.pool.bin_head[b]
+        if (at != 0) != (v.pool.bin_bits[b >> 6] >> (b & 63) & 1):
+            problems.add(f"bins: whether bin {b} has a list is said in two ways")
+        while at and listed <= free_runs:
+            if not is_listed(v, at - 1) or bin_of(v.tags[at - 1].head) != b:
+                problems.add(f"bins: the list of bin {b} leads to page {at - 1}, where no free run of it begins")
+                break
+            listed += 1
+            at = v.tags[at - 1].next
+    if listed != free_runs:
+        problems.add(f"bins: there are {free_runs} free runs of pages, and {listed} in lists")
+
+
+cdef inline bint is_found(uint64_t *words, uint64_t n_words, uint64_t i) noexcept nogil:
+    return is_ready(words, i) and is_ready(summary_of(words, n_words), i >> 6)
 
 
 cdef inline bint is_hinted(View *v, uint64_t i, Slot *slot) noexcept nogil:
     if slot.extent:
-        return is_ready(bits_at(v, v.g.spare_bits), i)
+        return is_found(bits_at(v, v.g.spare_bits), v.g.slot_words, i)
     if slot.run:
-        return run_is_there(v, slot.run) and load_acquire(&v.runs[slot.run - 1].free) >> (slot.block & 63) & 1 != 0
-    return is_ready(bits_at(v, v.g.empty_bits), i)
+        if not run_is_there(v, slot.run):
+            return False
+        return load_acquire(&v.runs[slot.run - 1].free) >> (slot.block & 63) & 1 != 0    # [hint]
+    return is_found(bits_at(v, v.g.empty_bits), v.g.slot_words, i)
 
 
 cdef inline void check_hints(View *v, set problems):
     cdef uint64_t i
     for i in range(slots_used(v)):
-        if word_state(load_acquire(&v.slots[i].word)) == FREE and not is_hinted(v, i, &v.slots[i]):
+        if word_state(load_acquire(&v.slots[i].word)) == FREE and not is_hinted(v, i, &v.slots[i]):  # [free]
             problems.add(f"lost slot: slot {i} is free and no hint says so")
+    for i in range(runs_used(v)):
+        if v.runs[i].live == 0 and not is_found(bits_at(v, v.g.run_bits), v.g.run_words, i):
+            problems.add(f"lost run: run {i} is not in use and no hint says so")
 
 
 cdef inline void check_names(View *v, set problems):
@@ -175,7 +210,7 @@ cdef inline void check_pins(View *v, set problems):
             for i in range(step * SLOTS_PER_STEP, min((step + 1) * SLOTS_PER_STEP, slots_used(v))):
                 if load_relaxed_u32(&pins_of(v, row)[i]) == 0:  # relaxed: a report
                     continue
-                state = word_state(load_acquire(&v.slots[i].word))
+                state = word_state(load_acquire(&v.slots[i].word))       # [pin]
                 if not is_live_row(v, row):
                     problems.add(f"pins: row {row} is free and pins slot {i}")
                 elif state == FREE or state == RECLAIMING or state == HELD or state == RETIRED:
@@ -186,11 +221,11 @@ cdef inline void check_pins(View *v, set problems):
 
 cdef inline void check_locks(View *v, set problems):
     cdef uint64_t k, owner
-    owner = load_acquire(&v.pool.lock)
+    owner = load_acquire(&v.pool.lock)                                   # [lock]
     if owner:
         problems.add(f"lock: the space lock is held by row {owner - 1}")
     for k in range(<uint64_t>NAME_LOCKS):
-        owner = load_acquire(&name_lock_at(v, k).lock)
+        owner = load_acquire(&name_lock_at(v, k).lock)                   # [lock]
         if owner:
             problems.add(f"lock: name lock {k} is held by row {owner - 1}")
 
@@ -211,15 +246,19 @@ cdef inline void check_rows(View *v, set problems):
             problems.add(f"row: row {row} is in the unknown state {state}")
         if state == ROW_ATTACHED and not is_ready(v.header.live, row) and (row == v.row or not row_is_dead(v, row)):
             problems.add(f"live: row {row} is in use, and not among those whose pins count")
+        if state == ROW_FREE and is_ready(v.header.live, row):
+            problems.add(f"live: row {row} is free, and among those whose pins count")
         if is_ready(v.header.live, row) and row // 64 >= v.header.live_words:
             problems.add(f"live_words: row {row} is in use, and only {v.header.live_words} words of rows count")
 
 
 cdef inline void check_runs(View *v, set problems):
-    # what a run's record says twice
+    # what a run's record says twice, and the pool of all of them
     cdef:
-        uint64_t r, j
+        uint64_t r, j, orphans = 0
+        uint64_t[CLASSES] pages
         Run *run
+    memset(pages, 0, sizeof(pages))
     for r in range(runs_used(v)):
         run = &v.runs[r]
         if run.live == 0 and run.twin == 0:
@@ -230,6 +269,15 @@ cdef inline void check_runs(View *v, set problems):
         for j in range(<uint64_t>run.blocks):
             if run.unowned >> j & 1 == (run.slots[j] != 0):
                 problems.add(f"orphan: block {j} of run {r} has a slot and has none")
+            elif run.slots[j] and (run.slots[j] > slots_used(v) or not slot_is_of(v, run.slots[j] - 1, r, j)):
+                problems.add(f"block: block {j} of run {r} is said to be of slot {run.slots[j] - 1}, which denies it")
+        orphans += <uint64_t>popcount64(run.unowned)
+        pages[run.live - 1] += run.pages
+    if orphans != v.pool.orphans:
+        problems.add(f"orphans: {orphans} blocks are without a slot, and {v.pool.orphans} are said to be")
+    for r in range(<uint64_t>CLASSES):
+        if pages[r] != v.pool.class_pages[r]:
+            problems.add(f"class_pages: runs of class {r} have {pages[r]} pages, and {v.pool.class_pages[r]} are said")
 
 
 cdef inline void check_memory(View *v, set problems):

@@ -61,6 +61,7 @@
 #   FREE        WRITING      claim       CAS acq_rel           recovery: -> CONDEMNED, and reaped
 #   FREE        HELD         take space  CAS acq_rel           recovery: -> FREE, same gen
 #   HELD        FREE         give back   store release (own)   -
+#   HELD        WRITING      take space  store release (own)   recovery: -> CONDEMNED, and reaped
 #   WRITING     SEALED       seal        store release (own)   it is whole and lives on
 #   WRITING     PUBLISHING   publish     store release (own)   recovery: the index decides
 #   PUBLISHING  SEALED       publish     CAS acq_rel           it is whole and lives on
@@ -76,8 +77,8 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 
-from .debug cimport IS_DEBUG, STATIC_ASSERT
-from .atomics cimport clz64
+from refstore.engines.native.debug cimport IS_DEBUG, STATIC_ASSERT
+from refstore.engines.native.atomics cimport clz64
 
 cdef extern from *:
     """
@@ -151,7 +152,7 @@ cdef enum Counter:
     COUNT_PUTS
     COUNT_GETS
     COUNT_DELETES
-    COUNT_EVICTIONS
+    COUNT_EVICTIONS         # reserved
     COUNT_RECOVERIES
 
 cdef enum Error:
@@ -171,107 +172,162 @@ cdef enum Error:
     ERR_UNCOMMITTED = -15          # no error: the block has yet to get its memory, which takes long
     ERR_SIGNALS = -16       # they come too fast for the kernel to make a page: look at them, then try again
 
+# Each field says by whom it is written; `+`: by who is both at once, `,`: by either.
+#
+#   maker    who makes the file, before others see it
+#   boot     who looks the file over after a boot, holding LOCK_BOOT
+#   grower   anyone who has committed what it covers, by a CAS that raises it
+#   anyone   anyone, by one atomic operation
+#   row      who holds the kernel lock of the row: its process, or who recovers a dead one's
+#   locker   who takes the lock, by a CAS from 0; who gives it back, or recovers its dead holder
+#   space    who holds the space lock, or recovers its dead holder
+#   state    as the table of the slot's word says
+#   owner    whose row the slot's word names; for RETIRED slots nobody, so that `space` alone does
+#   nobody   reserved: 0
+#
+# What is no struct: `pins[row][slot]` is written by `row`, all bitmaps by `anyone`, used bits by `space`.
+
 cdef struct Header:
-    uint64_t magic              # written last when the file is made
-    uint32_t version
-    uint32_t engine
-    uint64_t fingerprint        # of every size and constant above; another build is refused
-    uint64_t capacity           # bytes of payload
-    uint64_t max_objects
-    uint64_t tag                # 48 bits, in every ref of this store
-    uint64_t seed[2]            # keys the name hash
-    uint8_t uuid[16]
-    char boot_id[40]            # of the boot that last looked the file over; under LOCK_BOOT
-    uint32_t flags
-    uint32_t evict              # 0: never; 1: least recently used
+    uint64_t magic              # written last when the file is made; by: maker
+    uint32_t version            # FORMAT_VERSION; by: maker
+    uint32_t engine             # ENGINE_NATIVE: another engine refuses the file; by: maker
+    uint64_t fingerprint        # of every size and constant: another build is refused; by: maker
+    uint64_t capacity           # bytes of payload; by: maker
+    uint64_t max_objects        # slots in the table, at most; by: maker
+    uint64_t tag                # 48 bits, in every ref of this store; by: maker
+    uint64_t seed[2]            # keys the name hash; by: maker
+    uint8_t uuid[16]            # tells a store from a later one of its name; by: maker
+    char boot_id[40]            # of the boot that last looked the file over; by: maker, boot
+    uint32_t flags              # FLAG_TEMPORARY or 0; by: maker
+    uint32_t evict              # reserved: which objects make room for others; by: nobody
     uint64_t _pad0[16]
-    uint64_t slots_used         # slots below this are committed; only grows, by CAS
+    uint64_t slots_used         # slots below this are committed; by: grower
     uint64_t _pad1[7]
-    uint64_t live_words         # words of `live` that were ever used; only grows, by CAS
-    uint64_t moves              # forks that copied pins to another row: a scan across one is repeated
+    uint64_t live_words         # words of `live` that were ever used; by: grower
+    uint64_t moves              # forks that copied pins: a scan across one is repeated; by: anyone
     uint64_t _pad2[6]
-    uint64_t live[LIVE_WORDS]   # bit = row; set and cleared under the row's kernel lock
-    uint64_t totals[COUNTERS]   # folded in from rows that are gone
+    uint64_t live[LIVE_WORDS]   # bit = row whose pins count; by: row
+    uint64_t totals[COUNTERS]   # counters of rows that are gone; by: anyone
     uint64_t _pad3[443]
 
 cdef struct Pool:
-    uint64_t lock               # 0, or row + 1 of the holder; guards this page, runs, page map
+    uint64_t lock               # 0, or row + 1 of the holder: the space lock; by: locker
     uint64_t _pad0[7]
-    uint64_t top                # pages from here on were never used and are in no bin
-    uint64_t map_committed      # page map entries below this are committed; only grows, by CAS
-    uint64_t orphans            # blocks of live runs that no slot owns
-    uint64_t runs_used          # run records below this are committed
-    uint64_t bin_bits[BIN_WORDS]
-    uint64_t class_pages[CLASSES]   # pages in runs of the class: how large to make the next
-    uint32_t bin_head[BINS]     # first page + 1 of the bin's list, or 0
-    uint64_t release_next      # run at which the next look for empty ones begins
+    uint64_t top                # pages from here on were never used and are in no bin; by: space
+    uint64_t map_committed      # page map entries below this are committed; by: grower
+    uint64_t orphans            # blocks of live runs that no slot owns; by: space
+    uint64_t runs_used          # run records below this are committed; by: grower
+    uint64_t bin_bits[BIN_WORDS]  # bit = bin with a list; by: space
+    uint64_t class_pages[CLASSES]  # pages in runs of the class: how large the next is; by: space
+    uint32_t bin_head[BINS]     # first page + 1 of the bin's list, or 0; by: space
+    uint64_t release_next       # run at which the next look for empty ones begins; by: space
     uint8_t _pad1[2488]
 
 cdef struct Row:
-    uint64_t state              # ROW_FREE, or another; under the row's kernel lock
-    uint32_t pid                # for messages only
-    uint32_t recoverer          # pid of who cleans up after the dead one; for messages only
-    char command[40]            # for messages only
-    uint64_t counters[COUNTERS]     # its own process alone
-    uint64_t has_children       # 1: some without a row have its lock, too; for messages only
+    uint64_t state              # ROW_FREE, or another; by: row
+    uint32_t pid                # for messages only; by: row
+    uint32_t recoverer          # pid of who recovers the dead one; for messages only; by: row
+    char command[40]            # for messages only; by: row
+    uint64_t counters[COUNTERS]  # of its process, by Counter; by: row
+    uint64_t has_children       # 1: some without a row have its lock; for messages only; by: row
     uint64_t _pad1[3]
 
 cdef struct NameLock:
-    uint64_t lock               # 0, or row + 1 of the holder
-    uint32_t changes            # futex word: publications under this lock
+    uint64_t lock               # 0, or row + 1 of the holder; by: locker
+    uint32_t changes            # reserved: futex word, publications under this lock; by: nobody
     uint32_t _pad0
-    uint64_t claimant           # row + 1 of who is making an object that has no slot yet
+    uint64_t claimant           # reserved: row + 1 of who makes what has no slot yet; by: nobody
     uint64_t _pad1[5]
 
 cdef struct Run:
-    uint64_t live               # 0, or class + 1; under the pool lock
-    uint64_t free               # bit = block is probably in a FREE slot
-    uint64_t committed          # 1 once its pages are; set by whoever commits them
-    uint32_t first              # page; this and the next two as long as it is live
-    uint32_t pages
-    uint32_t blocks
+    uint64_t live               # 0, or class + 1; by: space
+    uint64_t free               # bit = block is probably in a FREE slot; by: anyone
+    uint64_t committed          # 1 once its pages are; by: anyone
+    uint32_t first              # page; this and the next two as long as it is live; by: space
+    uint32_t pages              # in all; by: space
+    uint32_t blocks             # cut from them: at most RUN_BLOCKS; by: space
     uint32_t _pad0
-    uint64_t unowned           # bit = block that no slot owns: its slot went where it was needed
-    uint64_t twin               # of class, pages and blocks: what is written twice; 0 if not live
+    uint64_t unowned            # bit = block that no slot owns: see detach_blocks(); by: space
+    uint64_t twin               # a second copy of class, pages and blocks; 0 if not live; by: space
     uint64_t _pad1
-    uint32_t slots[RUN_BLOCKS]  # slot of each block + 1, or 0
+    uint32_t slots[RUN_BLOCKS]  # slot of each block + 1, or 0; by: space
 
 cdef struct Slot:
-    uint64_t word               # generation 48 | state 4 | row 12
-    uint64_t mask               # bit = row mod 64 of every row that pinned this generation
-    uint64_t offset             # of the block, in the file; owner of the word
-    uint64_t nbytes             # of the payload; owner of the word until sealed
-    uint64_t extent             # first page << 32 | pages, 0 if none; owner, under the pool lock
-    uint32_t run                # run + 1 if the block is in one, else 0; owner, under the pool lock
-    uint8_t block               # in the run
-    uint8_t size_class
-    uint8_t kind
-    uint8_t dtype               # numpy's number of a plain native dtype + 1, or 0: see the label
-    uint64_t name_hash          # 0: no name
-    uint32_t last_use           # coarse clock, for eviction
-    uint8_t ndim
-    uint8_t order               # 'C', 'F', or 'K': in the label, or its dtype has no format in PEP 3118
-    uint16_t text_nbytes        # of the label's text, 0 if none
+    uint64_t word               # generation 48 | state 4 | row 12; by: state
+    uint64_t mask               # bit = row mod 64 of each that pinned it; by: anyone, owner
+    uint64_t offset             # of the block, in the file; by: owner
+    uint64_t nbytes             # of the payload; by: owner
+    uint64_t extent             # first page << 32 | pages, 0 if none; by: owner + space
+    uint32_t run                # run + 1 if the block is in one, else 0; by: owner + space
+    uint8_t block               # in the run; by: owner + space
+    uint8_t size_class          # of the run; by: owner + space
+    uint8_t kind                # Kind; by: owner
+    uint8_t dtype               # numpy's number of a plain dtype + 1; 0: see the label; by: owner
+    uint64_t name_hash          # 0: no name; by: owner
+    uint32_t last_use           # reserved: coarse clock, for eviction; by: nobody
+    uint8_t ndim                # axes of an array; by: owner
+    uint8_t order               # 'C', 'F'; 'K': see the label, or there is no format; by: owner
+    uint16_t text_nbytes        # of the label's text, 0 if none; by: owner
     # second line: read by those who want more than the bytes
-    uint64_t replaces_generation    # of the object that this one's publication replaces
-    uint32_t replaces_slot          # + 1, or 0: none
-    uint32_t spill_nbytes           # description kept behind the payload, when the label is too short
-    uint64_t shape[INLINE_DIMS]
+    uint64_t replaces_generation  # of the object that this one's publication replaces; by: owner
+    uint32_t replaces_slot      # + 1, or 0: none; by: owner
+    uint32_t spill_nbytes       # of the description behind the payload, if it is there; by: owner
+    uint64_t shape[INLINE_DIMS]  # of at most INLINE_DIMS axes; else see the label; by: owner
 
 cdef struct Label:
-    uint8_t name_nbytes
-    uint8_t name[NAME_LIMIT]
+    uint8_t name_nbytes         # 0 to NAME_LIMIT; by: owner
+    uint8_t name[NAME_LIMIT]    # UTF-8; by: owner
     uint8_t _pad0[2]
-    uint8_t text[LABEL_TEXT]
+    uint8_t text[LABEL_TEXT]    # what a plain dtype and shape do not say; by: owner
 
 cdef struct Bucket:
-    uint64_t cells[BUCKET_CELLS]    # slot 28 | generation mod 2**20 | fingerprint 16; 0: empty
+    uint64_t cells[BUCKET_CELLS]  # slot 28 | generation mod 2**20 | hash 16, or 0; by: anyone
 
 cdef struct PageTag:
-    uint32_t head               # length of the free run that starts here, or 0
-    uint32_t tail               # length of the free run that ends here, or 0
-    uint32_t next               # in the bin: first page + 1, or 0
-    uint32_t prev
+    uint32_t head               # length of the free run that starts here, or 0; by: space
+    uint32_t tail               # length of the free run that ends here, or 0; by: space
+    uint32_t next               # in the bin: first page + 1, or 0; by: space
+    uint32_t prev               # the same, the other way; by: space
+
+# Equations over these fields. Each holds as long as nobody is amid a change and no dead process
+# waits to be recovered; check() looks at each, and begins what it says of it with its name.
+#
+#   header        capacity, max_objects and tag are what they were when this process attached
+#   live          a row is in `live` if and only if its state is not ROW_FREE
+#   live_words    row // 64 < live_words for each row in `live`
+#   row           each row's state is one of RowState
+#   slots_used    is a multiple of SLOTS_PER_STEP, or max_objects; no slot past it is written
+#   runs_used     no run past it is written
+#   labels_ready  the bit of a step is set if one of its labels is written
+#   index_ready   the bit of a page of the index is set if the page is written
+#   pins_ready    the bit of a step is set if a live row pins one of its slots
+#   data_ready    the bit of a chunk is set if bytes of an object lie in it
+#   state         each slot's state is one of SlotState
+#   owner         the word of a slot in WRITING, PUBLISHING, RECLAIMING or HELD names a live row, and
+#                 that of any other none; who is amid no call has none in RECLAIMING or HELD
+#   kind          is one of Kind
+#   size          nbytes + spill_nbytes <= the bytes of the slot's block
+#   offset        is where the block lies: at its extent, or in its run
+#   run           twin is run_twin() of a live run, and 0 of others; a slot's run is live and of its
+#                 size_class, and block < blocks
+#   block         runs[r].slots[j] == i + 1 if and only if slots[i].run == r + 1 and .block == j
+#   orphan        runs[r].unowned has bit j if and only if runs[r].slots[j] == 0, for j < blocks
+#   orphans       pool.orphans == the bits in `unowned` of all live runs
+#   class_pages   class_pages[c] == the pages of all live runs of class c
+#   extent        extents and runs end at `top` or before, in pages that the map reaches
+#   overlap       no page is in two extents or runs, no block in two slots
+#   lost pages    pages below `top` == those of extents + those of live runs + those of free runs
+#   used          the bit of a page is set if and only if it is in an extent or a live run
+#   bins          a free run is in the list of its bin, and in no other; bin_bits has the bit of a bin
+#                 if and only if it has a list
+#   lost slot     what is FREE has a hint by what it owns: empty_bits, spare_bits, or its run's `free`
+#   lost run      a run that is not live has a hint in run_bits
+#   lost reap     a slot in CONDEMNED is pinned
+#   pins          a cell that is not 0 is of a live row and a slot that has an object
+#   mask          has the bit of each row with such a cell
+#   label         the name of a SEALED slot with a name_hash has that hash
+#   index         a cell of the name's buckets leads to such a slot; no two have one name
+#   lock          nobody holds the space lock, or a name's
 
 cdef struct Geometry:
     uint64_t pages              # of data

@@ -1,16 +1,23 @@
-# The map of pages made anew, from the slots, when its lock's holder died or it contradicts itself.
+# The map of pages made anew, from the slots: by who holds the space lock and finds that the map contradicts itself, and
+# by who recovers a holder that died.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from .debug cimport failpoint
-from .atomics cimport assign, load_acquire, popcount64, store_relaxed_u32, store_release
-from .layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, HELD, PAGE, PageTag, PUBLISHING,
-    RETIRED, Run, RUN_BLOCKS, SEALED, Slot, word_state,
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport (
+    assign, fetch_or_seq_cst, load_acquire, load_acquire_u32, popcount64, store_relaxed_u32,
+    store_release,
 )
-from .view cimport map_end, run_is_sound, runs_used, slots_used, View
-from .bins cimport insert_free, mark_unused, mark_used, next_page
+from refstore.engines.native.layout cimport (
+    block_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, PageTag,
+    PUBLISHING, RETIRED, Run, RUN_BLOCKS, SEALED, Slot, word_state,
+)
+from refstore.engines.native.view cimport (
+    bits_at, class_bits_at, map_end, run_is_sound, run_is_there, runs_used, slots_used, View,
+)
+from refstore.engines.native.bitmap cimport hint_restore
+from refstore.engines.native.bins cimport insert_free, mark_unused, mark_used, next_page
 
 cdef inline bint has_bytes(uint64_t state) noexcept nogil:
     # whether the slot's offset and size are those of an object
@@ -19,10 +26,11 @@ cdef inline bint has_bytes(uint64_t state) noexcept nogil:
 
 cdef inline Run *run_of(View *v, uint64_t i) noexcept nogil:
     # the run that slot `i` has a block of, or NULL
+    cdef uint32_t number = load_acquire_u32(&v.slots[i].run)             # [stock] its block is whole
     cdef Run *run
-    if v.slots[i].run == 0 or v.slots[i].run > runs_used(v):
+    if number == 0 or number > runs_used(v):
         return NULL
-    run = &v.runs[v.slots[i].run - 1]
+    run = &v.runs[number - 1]
     return run if run_is_sound(v, run, run.live) else NULL
 
 
@@ -30,7 +38,7 @@ cdef inline void forget_half_made(View *v) noexcept nogil:
     # Slots that a dead holder had in hand, and retired ones, belong to a run only if the run counts.
     cdef uint64_t i, state
     for i in range(slots_used(v)):
-        state = word_state(load_acquire(&v.slots[i].word))
+        state = word_state(load_acquire(&v.slots[i].word))               # [free]
         if v.slots[i].run and (state == HELD or state == RETIRED):
             if run_of(v, i) == NULL:
                 assign(v.slots[i].run, 0)
@@ -123,6 +131,38 @@ cdef inline uint64_t use_all(View *v) noexcept nogil:
     return end
 
 
+cdef inline void restore_hint(View *v, uint64_t i, Slot *slot) noexcept nogil:
+    cdef uint64_t run = slot.run
+    cdef uint64_t bit = <uint64_t>1 << (slot.block & 63)
+    if slot.extent:
+        hint_restore(bits_at(v, v.g.spare_bits), v.g.slot_words, i)
+    elif run:
+        if not run_is_there(v, run) or slot.size_class >= CLASSES:
+            return
+        if load_acquire(&v.runs[run - 1].free) & bit == 0:               # [hint]
+            fetch_or_seq_cst(&v.runs[run - 1].free, bit)                 # [hint]
+        hint_restore(class_bits_at(v, slot.size_class), v.g.run_words, run - 1)
+    elif word_state(load_acquire(&slot.word)) == FREE:                   # [free]
+        hint_restore(bits_at(v, v.g.empty_bits), v.g.slot_words, i)
+
+
+cdef inline void restore_run_hints(View *v) noexcept nogil:
+    cdef uint64_t i
+    for i in range(runs_used(v)):
+        if load_acquire(&v.runs[i].live) == 0:                           # [run]
+            hint_restore(bits_at(v, v.g.run_bits), v.g.run_words, i)
+
+
+cdef inline void restore_hints(View *v) noexcept nogil:
+    # Who takes a hint while its run's record is made anew does not find the slot, and drops it.
+    cdef uint64_t i, state
+    for i in range(slots_used(v)):
+        state = word_state(load_acquire(&v.slots[i].word))               # [free]
+        if state == FREE or state == RETIRED:
+            restore_hint(v, i, &v.slots[i])
+    restore_run_hints(v)
+
+
 cdef inline void rebuild(View *v) noexcept nogil:
     # The lock is ours, or its holder died and its row's kernel lock is ours. Slots keep their space meanwhile, whatever
     # others do to them: only a holder of this lock changes who owns pages.
@@ -144,6 +184,4 @@ cdef inline void rebuild(View *v) noexcept nogil:
         if until > page:
             insert_free(v, page, until - page)
         page = until
-
-
-# Pages change hands
+    restore_hints(v)

@@ -1,46 +1,33 @@
-# Rows: how a process joins and leaves, and how what a dead one held comes back.
+# How what a dead process held comes back: its locks, its pins, its half-made objects, and its row.
 #
-# The kernel's lock on byte `row` is the only permission to use, recover or reuse a row. Recovery only ever
-# redoes: each of its steps may be cut short by another death and done again. The row is set free last.
+# The kernel's lock on byte `row` is the only permission to recover a row. Recovery only ever redoes: each of its steps
+# may be cut short by another death and done again. The row is set free last.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from .debug cimport failpoint
-from .atomics cimport assign, fetch_or_seq_cst, load_acquire, load_seq_cst
-from .layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, ERR_HELD, ERR_RECOVERY, FREE, HELD,
-    MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot, word_generation,
-    word_row, word_state, WRITING,
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport assign, load_acquire, load_seq_cst
+from refstore.engines.native.layout cimport (
+    block_nbytes, CONDEMNED, COUNT_RECOVERIES, ERR_HELD, ERR_RECOVERY, FREE, HELD, MAX_ROWS,
+    NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot, word_generation, word_row,
+    word_state, WRITING,
 )
-from .system cimport byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us
-from .view cimport (
-    bits_at, class_bits_at, count, damage, name_lock_at, next_live_row, PIDS_KEPT, Recovered,
-    row_at, run_is_there, runs_used, slots_used, View,
+from refstore.engines.native.system cimport (
+    byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
 )
-from .bitmap cimport hint_restore
-from .memory cimport file_of, is_ready
-from .lock cimport HELD_AFTER_MS, unlock
-from .slots cimport condemn, end_publishing, free_slot, reap_condemned, unclaim
-from .rebuild cimport rebuild
-from .names cimport find_cell, make_cell
-from .process_table cimport (
+from refstore.engines.native.view cimport (
+    count, damage, name_lock_at, next_live_row, PIDS_KEPT, Recovered, row_at, slots_used, View,
+)
+from refstore.engines.native.memory cimport file_of, is_ready
+from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
+from refstore.engines.native.slots cimport (
+    condemn, end_publishing, free_slot, reap_condemned, unclaim,
+)
+from refstore.engines.native.rebuild cimport rebuild, restore_hint, restore_run_hints
+from refstore.engines.native.names cimport find_cell, make_cell
+from refstore.engines.native.process_table cimport (
     ensure_first_pins_committed, free_row, join_row, mark_live, row_is_dead, use_row, zero_pins,
 )
-
-cdef inline void restore_hint(View *v, uint64_t i, Slot *slot) noexcept nogil:
-    cdef uint64_t run = slot.run
-    cdef uint64_t bit = <uint64_t>1 << (slot.block & 63)
-    if slot.extent:
-        hint_restore(bits_at(v, v.g.spare_bits), v.g.slot_words, i)
-    elif run:
-        if not run_is_there(v, run) or slot.size_class >= CLASSES:
-            return
-        if load_acquire(&v.runs[run - 1].free) & bit == 0:               # [hint]
-            fetch_or_seq_cst(&v.runs[run - 1].free, bit)                 # [hint]
-        hint_restore(class_bits_at(v, slot.size_class), v.g.run_words, run - 1)
-    elif word_state(load_acquire(&slot.word)) == FREE:
-        hint_restore(bits_at(v, v.g.empty_bits), v.g.slot_words, i)
-
 
 cdef inline uint64_t reap_counted(View *v, uint64_t i) noexcept nogil:
     # the bytes of the block if it came free by this, else 0
@@ -82,7 +69,7 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
         Slot *slot
     for i in range(slots_used(v)):
         slot = &v.slots[i]
-        word = load_seq_cst(&slot.word)
+        word = load_seq_cst(&slot.word)                                  # [free] [seal] [pin]
         state = word_state(word)
         if state == SEALED:
             continue
@@ -102,15 +89,13 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
                 finish_dead_publish(v, i, word)
     if dead < MAX_ROWS:         # else what came free was nobody's
         v.recovered.nbytes += nbytes
-    for i in range(runs_used(v)):
-        if load_acquire(&v.runs[i].live) == 0:                           # [run]
-            hint_restore(bits_at(v, v.g.run_bits), v.g.run_words, i)
+    restore_run_hints(v)
 
 
 cdef inline void release_locks(View *v, uint64_t dead) noexcept nogil:
     cdef uint64_t k
     for k in range(<uint64_t>NAME_LOCKS):
-        if load_acquire(&name_lock_at(v, k).lock) == dead + 1:
+        if load_acquire(&name_lock_at(v, k).lock) == dead + 1:           # [lock]
             unlock(&name_lock_at(v, k).lock)
             v.recovered.locks += 1
 
@@ -142,9 +127,9 @@ cdef inline void recover_locked(View *v, uint64_t dead) noexcept nogil:
 cdef inline bint holds_locks(View *v, uint64_t r) noexcept nogil:
     cdef uint64_t k
     for k in range(<uint64_t>NAME_LOCKS):
-        if load_acquire(&name_lock_at(v, k).lock) == r + 1:
+        if load_acquire(&name_lock_at(v, k).lock) == r + 1:              # [lock]
             return True
-    return load_acquire(&v.pool.lock) == r + 1
+    return load_acquire(&v.pool.lock) == r + 1                           # [lock]
 
 
 cdef inline int recover_row(View *v, uint64_t r) noexcept nogil:
