@@ -26,7 +26,7 @@ MUTATIONS = [
         "undo_without_reap",
         "H1: a pin that comes too late keeps a reaper off, and nobody looks again",
         "slots.pxd",
-        "    unpin(v, i)         # undoing is unpinning: a reaper may have given up because of us\n",
+        "    unpin(v, i)         # not just undone: a reaper may have seen this pin and left the block to us\n",
         "    fetch_sub_seq_cst_u32(&v.pins[i], 1)\n",
         ("crash.interleave", "--to-the-end", "--only=furnished get_by_ref delete_small"),
     ),
@@ -43,8 +43,8 @@ MUTATIONS = [
         "unpin_without_reap",
         "H8: the last pin goes and nobody frees the block",
         "slots.pxd",
-        "        if word_state(word) == CONDEMNED:\n            try_reap(v, i, word)\n",
-        "        if word_state(word) == RETIRED:\n            try_reap(v, i, word)\n",
+        "        if unlikely(word_state(word) == CONDEMNED):\n            return reap_condemned(v, i)\n",
+        "        if unlikely(word_state(word) == RETIRED):\n            return reap_condemned(v, i)\n",
         ("crash.interleave", "--to-the-end", "--only=furnished get_by_ref delete_small"),
     ),
     Mutation(
@@ -52,11 +52,11 @@ MUTATIONS = [
         "H4: a reaper that slept frees the object that lies there now",
         "slots.pxd",
         "    if not cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, v.row)):\n"
-        "        return False\n",
+        "        return 0\n",
         "    word = load_seq_cst(&v.slots[i].word)\n"
         "    if word_state(word) != CONDEMNED or not cas_seq_cst(\n"
         "            &v.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, v.row)):\n"
-        "        return False\n",
+        "        return 0\n",
         ("crash.interleave", "--only=furnished delete_small sweep_and_reuse"),
     ),
     Mutation(
@@ -64,7 +64,7 @@ MUTATIONS = [
         "H6: two reapers free one block",
         "slots.pxd",
         "    if not cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, v.row)):\n"
-        "        return False\n",
+        "        return 0\n",
         "    store_seq_cst(&v.slots[i].word, make_word(word_generation(word), RECLAIMING, v.row))\n",
         ("crash.interleave", "--only=furnished delete_small sweep_and_reuse"),
     ),
@@ -113,21 +113,21 @@ MUTATIONS = [
         "blocker_not_looked_at",
         "H9: a dead process's pin blocks a reap until somebody happens to attach",
         "recovery.pxd",
-        "    if v.blocked_by and v.blocked_by - 1 != v.row and recover",
-        "    if v.blocked_by and v.blocked_by - 1 == v.row and recover",
+        "    if reaped > 0 and reaped - 1 != <int64_t>v.row and recover",
+        "    if reaped > 0 and reaped - 1 == <int64_t>v.row and recover",
     ),
     Mutation(
         "one_blocker_looked_at",
         "H9: of several dead processes that pin a block, only the first is looked at",
         "recovery.pxd",
-        "recover_row(v, v.blocked_by - 1) == 1:\n        recover_dead(v, False)\n",
-        "recover_row(v, v.blocked_by - 1) == 1:\n        return\n",
+        "recover_row(v, <uint64_t>reaped - 1) == 1:\n        recover_dead(v, False)\n",
+        "recover_row(v, <uint64_t>reaped - 1) == 1:\n        return\n",
     ),
     Mutation(
         "replaced_not_looked_at",
         "H9: a dead process's pin keeps what was replaced",
         "put.pxd",
-        "        recover_blocker_if_dead(v)              # of what was replaced\n",
+        "        recover_blocker_if_dead(v, got)         # of what was replaced\n",
         "",
     ),
     Mutation(
@@ -177,7 +177,7 @@ MUTATIONS = [
         "lock_taken_over",
         "H17: the lock of a dead process is taken without its row's, and nothing is repaired",
         "lock.pxd",
-        "            v.blocked_by = expected\n            return ERR_DEAD\n",
+        "            return blocked_by(ERR_DEAD, expected - 1)\n",
         "            if cas_acq_rel(word, &expected, v.row + 1):\n                return 0\n            continue\n",
         ("crash.matrix", "--only=mid_change_die"),
     ),
@@ -271,8 +271,8 @@ MUTATIONS = [
         "names_unlocked",
         "H29: two processes publish under one name at once",
         "names.pxd",
-        "    if got == 0:\n        got = lock(v, name_lock_of(v, hashed))\n    if got != 0:\n        return got\n    found",
-        "    if got != 0:\n        return got\n    found",
+        "    if got == 0:\n        got = lock(v, name_lock_of(v, hashed))\n    if got != 0:\n        return got\n    name.utf8",
+        "    if got != 0:\n        return got\n    name.utf8",
         ("crash.interleave", "--only=furnished put_named put_named"),
     ),
     Mutation(

@@ -18,6 +18,7 @@ import operator
 from refstore.payload import encode, fill
 from refstore.payload.arrays import measure
 
+
 @cython.final
 cdef class Room:
     """A part of the block that a put is filling: `room[a:b]` is one of it, `room[:] = octets` writes to it.

@@ -5,6 +5,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy
 
+
 @cython.final
 @cython.freelist(64)
 cdef class ObjectRef:
