@@ -3,10 +3,10 @@
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint64_t, uint8_t
 
-from .layout cimport ERR_EXISTS, NAME_LIMIT
-from .view cimport View
-from .names cimport find, Found, Name, name_hash
-from .errors cimport put_error
+from refstore.engines.native.layout cimport ERR_EXISTS, NAME_LIMIT
+from refstore.engines.native.view cimport View
+from refstore.engines.native.names cimport find, Found, Name, name_hash
+from refstore.engines.native.errors cimport put_error
 
 cdef inline int read_name(View *v, object name, Name *parsed) except -1:
     cdef Py_ssize_t nbytes = 0

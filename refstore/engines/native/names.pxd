@@ -8,18 +8,22 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
-from .debug cimport failpoint
-from .atomics cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel, load_acquire, load_relaxed, store_release, store_release_u32,
 )
-from .layout cimport (
+from refstore.engines.native.layout cimport (
     Bucket, BUCKET_CELLS, CONDEMNED, ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
     ERR_SIGNALS, Label, make_word, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot, word_generation,
 )
-from .view cimport bits_at, bucket_at, damage, label_at, name_lock_at, slots_used, View
-from .memory cimport commit_unit, is_ready, labels_are_committed
-from .lock cimport lock, unlock
-from .slots cimport condemn, end_publishing, is_readable, pin, reap_condemned, unpin
+from refstore.engines.native.view cimport (
+    bits_at, bucket_at, damage, label_at, name_lock_at, slots_used, View,
+)
+from refstore.engines.native.memory cimport commit_unit, is_ready, labels_are_committed
+from refstore.engines.native.lock cimport lock, unlock
+from refstore.engines.native.slots cimport (
+    condemn, end_publishing, is_readable, pin, reap_condemned, unpin,
+)
 
 cdef enum:
     MAX_ROUNDS = 1000000       # of one lookup: a second or so

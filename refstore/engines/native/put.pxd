@@ -13,26 +13,30 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy
 
-from .debug cimport failpoint
-from .atomics cimport assign
-from .layout cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport assign
+from refstore.engines.native.layout cimport (
     COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_INDEX,
     ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, extent_first, extent_pages, INLINE_DIMS, KIND_ARRAY,
     KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot, word_row,
 )
-from .view cimport count, label_at, View
-from .memory cimport commit_data, commit_labels, file_of, note_refusal, step_end, wants_huge_pages
-from .lock cimport blocked_by, kind_of_error
-from .slots cimport abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim
-from .runs cimport held_elsewhere
-from .blocks cimport allocate_block
-from .names cimport Name, publish
-from .process_table cimport row_is_dead
-from .recovery cimport recover_blocker_if_dead, recover_dead, sweep
-from .points cimport is_same_process, look_for_signals, python_ran
-from .errors cimport put_error
-from .contention cimport may_retry
-from .arrays cimport (
+from refstore.engines.native.view cimport count, label_at, View
+from refstore.engines.native.memory cimport (
+    commit_data, commit_labels, file_of, note_refusal, step_end, wants_huge_pages,
+)
+from refstore.engines.native.lock cimport blocked_by, kind_of_error
+from refstore.engines.native.slots cimport (
+    abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim,
+)
+from refstore.engines.native.runs cimport held_elsewhere
+from refstore.engines.native.blocks cimport allocate_block
+from refstore.engines.native.names cimport Name, publish
+from refstore.engines.native.process_table cimport row_is_dead
+from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_dead, sweep
+from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
+from refstore.engines.native.errors cimport put_error
+from refstore.engines.native.contention cimport may_retry
+from refstore.engines.native.arrays cimport (
     dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_layout, set_text, Shape,
     view_of,
 )

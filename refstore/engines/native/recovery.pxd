@@ -5,25 +5,29 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from .debug cimport failpoint
-from .atomics cimport assign, fetch_or_seq_cst, load_acquire, load_seq_cst
-from .layout cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport assign, fetch_or_seq_cst, load_acquire, load_seq_cst
+from refstore.engines.native.layout cimport (
     block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, ERR_HELD, ERR_RECOVERY, FREE, HELD,
     MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot, word_generation,
     word_row, word_state, WRITING,
 )
-from .system cimport byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us
-from .view cimport (
+from refstore.engines.native.system cimport (
+    byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
+)
+from refstore.engines.native.view cimport (
     bits_at, class_bits_at, count, damage, name_lock_at, next_live_row, PIDS_KEPT, Recovered,
     row_at, run_is_there, runs_used, slots_used, View,
 )
-from .bitmap cimport hint_restore
-from .memory cimport file_of, is_ready
-from .lock cimport blocked_by, HELD_AFTER_MS, unlock
-from .slots cimport condemn, end_publishing, free_slot, reap_condemned, REAPED, unclaim
-from .rebuild cimport rebuild
-from .names cimport find_cell, make_cell
-from .process_table cimport (
+from refstore.engines.native.bitmap cimport hint_restore
+from refstore.engines.native.memory cimport file_of, is_ready
+from refstore.engines.native.lock cimport blocked_by, HELD_AFTER_MS, unlock
+from refstore.engines.native.slots cimport (
+    condemn, end_publishing, free_slot, reap_condemned, REAPED, unclaim,
+)
+from refstore.engines.native.rebuild cimport rebuild
+from refstore.engines.native.names cimport find_cell, make_cell
+from refstore.engines.native.process_table cimport (
     ensure_first_pins_committed, free_row, join_row, mark_live, row_is_dead, use_row, zero_pins,
 )
 

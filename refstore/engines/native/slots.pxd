@@ -8,22 +8,22 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from .debug cimport failpoint
-from .atomics cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport (
     cas_acq_rel, cas_seq_cst, ctz64, fetch_add_seq_cst_u32, fetch_or_release, fetch_or_seq_cst,
     fetch_sub_seq_cst_u32, load_acquire, load_relaxed, load_seq_cst, load_seq_cst_u32,
     store_relaxed, store_release, store_seq_cst,
 )
-from .layout cimport (
+from refstore.engines.native.layout cimport (
     CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, KEPT, LIVE_WORDS,
     make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
     word_generation, word_state,
 )
-from .view cimport (
+from refstore.engines.native.view cimport (
     bits_at, class_bits_at, pins_of, pins_ready_of, RECENT, run_is_there, slots_used, View,
 )
-from .bitmap cimport hint_set
-from .memory cimport ensure_pins_committed, is_ready, pins_are_committed
+from refstore.engines.native.bitmap cimport hint_set
+from refstore.engines.native.memory cimport ensure_pins_committed, is_ready, pins_are_committed
 
 cdef extern from *:
     bint unlikely(bint condition) noexcept nogil    # Cython's own macro: keeps what is rare off the path of a get

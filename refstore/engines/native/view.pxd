@@ -3,8 +3,8 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
-from .atomics cimport ctz64, load_acquire, load_relaxed, store_relaxed
-from .layout cimport (
+from refstore.engines.native.atomics cimport ctz64, load_acquire, load_relaxed, store_relaxed
+from refstore.engines.native.layout cimport (
     Bucket, CLASSES, ERR_DAMAGED, extent_first, extent_pages, Geometry, Header, Label, LIVE_WORDS,
     NameLock, PAGE, PageTag, Pool, Row, Run, RUN_BLOCKS, run_twin, Slot,
 )
