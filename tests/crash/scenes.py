@@ -225,7 +225,7 @@ def mid_change(path: str, others: Others) -> Scene:
     """Another process is in the middle of taking space, with a half-made run."""
     builder = Builder(path)
     builder.furnish()
-    builder.another(dies_at("cut_run", "assign(s.pool.class_pages", lambda s: s.put(bytes(1500))))
+    builder.another(dies_at("cut_run", "assign(v.pool.class_pages", lambda s: s.put(bytes(1500))))
     return builder.done(f"mid_change_{others.name.lower()}", others)
 
 

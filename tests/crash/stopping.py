@@ -16,7 +16,7 @@ Site = tuple[str, str] | int  # a function of the core and a part of a line of i
 LOCKED = ("lock", "cas_acq_rel(word")
 NAME_LOCKED = ("publish_locked", "assign(slot.replaces_generation")
 INDEXED = ("publish_locked", "indexed = cas_acq_rel")
-MAP_REBUILT = ("rebuild", "assign(s.pool.top")
+MAP_REBUILT = ("rebuild", "assign(v.pool.top")
 
 
 def arm(site: Site, signo: signal.Signals, skip: int = 0) -> None:

@@ -17,26 +17,26 @@ from refstore import _core
 # Fields of the structures in layout.pxd, reached by the names that the core has for them.
 SHARED = re.compile(
     r"^\s+(?:(?:slot|tag|run|row|its|label|pool|tag_at\(.*?\)|row_at\(.*?\)|label_at\(.*?\)"
-    r"|name_lock_at\(.*?\)|s\.(?:pool|header|slots\[.*?\]|runs\[.*?\]|tags\[.*?\]))\.\w+(?:\[.*\])?"
-    r"|(?:s\.pins|pins_of\(.*?\)|cells|summary|ready)\[.*\])\s*[-+|&^]?=[^=]"
+    r"|name_lock_at\(.*?\)|v(?:iew)?\.(?:pool|header|slots\[.*?\]|runs\[.*?\]|tags\[.*?\]))\.\w+(?:\[.*\])?"
+    r"|(?:v(?:iew)?\.pins|pins_of\(.*?\)|cells|summary|ready)\[.*\])\s*[-+|&^]?=[^=]"
 )
-COPIES = re.compile(r"^\s+(memset|memcpy)\((label|row\.|its\.|s\.header|s\.pool|s\.tags|s\.base)")
+COPIES = re.compile(r"^\s+(memset|memcpy)\((label|row\.|its\.|v\.header|v\.pool|v\.tags|v\.base)")
 IN_TESTS = {"_set_generation", "_set_pins", "bench_put_delete"}
 IN_LARGE_STORES = {"make_huge"}  # see test_huge_pages.py
 # Only a process that comes between two steps of another one makes it pass these.
 IN_RACES = {"summary_clear: fetch_or_release(&summary[w >> 6], bit)"}
-IN_DAMAGED_FILES = {"unpin: fetch_add_seq_cst_u32(&s.pins[i], 1)"}
+IN_DAMAGED_FILES = {"unpin: fetch_add_seq_cst_u32(&v.pins[i], 1)"}
 WITH_CHILDREN = {  # that have no row: see test_fork_kept.py and test_children.py
     "before_fork: fetch_add_seq_cst(&unseen_forks, 1)",
-    "leave: store_release(&row_at(s, s.row).state, ROW_LEFT)",
+    "leave: store_release(&row_at(v, v.row).state, ROW_LEFT)",
 }
 
 needs_failpoints = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
 
 
 def core_lines() -> list[tuple[Path, int, str]]:
-    paths = sorted((ROOT / "refstore").glob("*.p[xy][dx]"))
-    assert len(paths) > 15
+    paths = sorted((ROOT / "refstore" / "engines" / "native").glob("*.p?[di]"))
+    assert len(paths) > 30
     return [
         (path, number, line)
         for path in paths
@@ -52,12 +52,12 @@ def test_no_plain_assignment_writes_to_shared_memory() -> None:
 def test_the_pattern_knows_a_plain_assignment() -> None:
     for line in (
         "slot.nbytes = n",
-        "tag_at(s, 1).tail = 0",
-        "s.pool.bin_bits[b] |= 1",
-        "s.pins[i] += 1",
+        "tag_at(v, 1).tail = 0",
+        "v.pool.bin_bits[b] |= 1",
+        "v.pins[i] += 1",
     ):
         assert SHARED.match("    " + line)
-    assert not SHARED.match("    slot = &s.slots[i]")
+    assert not SHARED.match("    slot = &v.slots[i]")
     assert not SHARED.match("    assign(slot.nbytes, n)")
 
 

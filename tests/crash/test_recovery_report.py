@@ -19,13 +19,13 @@ pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug
 
 Work = Callable[[refstore.Store], None]
 OLD_BLOCK = 192  # bytes of the block of the object that is replaced
-EXTENT_SET = ("take_extent", "assign(s.slots[slot[0]].extent")
-FILLED = ("finish", "failpoint()")
+EXTENT_SET = ("take_extent", "assign(v.slots[slot[0]].extent")
+FILLED = ("publish_object", "failpoint()")
 REPLACES_SET = ("publish_locked", "store_release_u32(&slot.replaces_slot")
 PUBLISHING = ("publish_locked", "store_release(&slot.word, publishing)")
 CELL_SWAPPED = ("publish_locked", "indexed = cas_acq_rel")
 CELL_TAKEN = ("index_in", "cas_acq_rel(&bucket.cells[k]")
-SETTLED = ("settle", "cas_seq_cst(&s.slots[i].word")
+SETTLED = ("end_publishing", "cas_seq_cst(&v.slots[i].word")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from refstore import _core
 
 pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
 
-USED = ("take_top", "assign(s.pool.top, first + pages)")
+USED = ("take_top", "assign(v.pool.top, first + pages)")
 OWNED = ("own_block", "assign(run.unowned")
 
 

@@ -86,7 +86,7 @@ inline condemn_replaced(s_) {
 	fi
 }
 
-/* names.pxd: settle */
+/* slots.pxd: end_publishing */
 inline end_publishing(s_, w_, st_) {
 	if
 	:: d_step { word[s_] == (w_) -> word[s_] = WORD(GEN(w_), st_, 0) }
