@@ -93,10 +93,10 @@ lint: $(VENV)/with-test $(VENV)/with-lint
 	$(BIN)/mypy
 	$(BIN)/cython-lint refstore stress
 	$(BIN)/codespell -L nd refstore tests stress examples docs setup.py Makefile *.md
-	$(RUN) -m mypy.stubtest refstore._core --allowlist tests/stubtest.txt
+	$(RUN) -m mypy.stubtest refstore._core --allowlist tests/typing/stubtest.txt
 
 model: $(VENV)/made
-	$(RUN) tests/model/run.py $(ARGS)
+	$(RUN) tests/native/model/run.py $(ARGS)
 
 stress: $(VENV)/with-stress
 	$(RUN) stress/ops.py --operations 100000 --procs 4
@@ -106,25 +106,25 @@ stress: $(VENV)/with-stress
 	$(RUN) stress/concurrent.py --procs 1,2,4
 
 crash: build/debug/built
-	$(call run_on,debug,crash.matrix --depth=1 $(ARGS))
-	$(call run_on,debug,crash.matrix --depth=2 $(ARGS))
-	$(call run_on,debug,crash.interleave $(ARGS))
-	PYTHONPATH=$(CURDIR)/tests $(RUN) -m locked.kills --trials=5000
-	PYTHONPATH=$(CURDIR)/tests $(RUN) -m locked.kills --trials=5000 --depth=2
+	$(call run_on,debug,tests.native.crash.matrix --depth=1 $(ARGS))
+	$(call run_on,debug,tests.native.crash.matrix --depth=2 $(ARGS))
+	$(call run_on,debug,tests.native.crash.interleave $(ARGS))
+	$(RUN) -m tests.filelock.kills --trials=5000
+	$(RUN) -m tests.filelock.kills --trials=5000 --depth=2
 
 soak: build/debug/built
-	$(call run_on,debug,crash.matrix --depth=3 --trials=$(TRIALS))
+	$(call run_on,debug,tests.native.crash.matrix --depth=3 --trials=$(TRIALS))
 	$(RUN) -m stress.crash --seconds=$(SECONDS) --procs=8
 	$(RUN) -m stress.crash --seconds=$(SECONDS) --procs=8 --backend=filelock
 
 # asan: the native engine under sanitizers, which take the place of limits on memory.
 fuzz: SECONDS = 600
 fuzz: build/$(BUILD)/built
-	$(call run_on,$(BUILD),fuzz --seconds=$(SECONDS) $(ARGS),\
+	$(call run_on,$(BUILD),tests.fuzz --seconds=$(SECONDS) $(ARGS),\
 	    $(if $(filter asan,$(BUILD)),$(SANITIZED)))
 
 mutants: $(VENV)/with-test
-	$(RUN) tests/mutants/run.py $(ARGS)
+	$(RUN) tests/native/mutants/run.py $(ARGS)
 
 bench: $(VENV)/with-bench
 	mkdir -p build/bench
@@ -206,5 +206,5 @@ endef
 define run_on
 cp refstore/*.py refstore/*.pyi build/$(1)/refstore/
 cp refstore/locked/*.py build/$(1)/refstore/locked/
-cd build/$(1) && PYTHONPATH=$(CURDIR)/build/$(1):$(CURDIR)/tests $(3) $(RUN) -m $(2)
+cd build/$(1) && PYTHONPATH=$(CURDIR)/build/$(1):$(CURDIR) $(3) $(RUN) -m $(2)
 endef

@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from refstore import frames, payload
 from refstore.errors import RefstoreError, StoreCorruptedError
 
-pytestmark = pytest.mark.storeless
-
 
 def written(obj: object) -> bytearray:
     frame = payload.encode(obj)

@@ -13,8 +13,6 @@ import pytest
 
 from refstore import paths
 
-pytestmark = pytest.mark.storeless
-
 
 @pytest.fixture
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

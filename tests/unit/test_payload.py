@@ -16,8 +16,6 @@ import pytest
 from refstore import frames, payload
 from refstore.pickled_arrays import IN_STREAM
 
-pytestmark = pytest.mark.storeless
-
 
 class Written:
     """A frame in memory aligned as a block is, beside the copy that torch would write to."""
