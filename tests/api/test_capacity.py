@@ -276,7 +276,7 @@ def test_what_fits_the_largest_free_piece_can_be_put(make_store: MakeStore, size
 
 
 @pytest.mark.parametrize("short", [10, 70, 300])
-def test_the_one_free_run_that_is_long_enough_is_found_among_many_that_are_not(
+def test_the_one_free_run_that_is_long_enough_is_found(
     make_store: MakeStore, path: str, short: int
 ) -> None:
     """All of about the same length, and nobody remembers which was freed when."""

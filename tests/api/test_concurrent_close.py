@@ -73,7 +73,7 @@ def test_a_view_of_a_buffer_that_closes_meanwhile_pins_its_block(
     assert store.stats().used == 0
 
 
-def test_an_array_of_a_writer_that_aborts_meanwhile_is_over_nobodys_bytes(
+def test_an_array_of_a_writer_aborted_meanwhile_is_over_no_bytes(
     store: refstore.Store,
 ) -> None:
     writer = store.create(shape=COUNT, dtype=RECORD)
@@ -91,7 +91,7 @@ def test_an_array_of_a_writer_that_aborts_meanwhile_is_over_nobodys_bytes(
     assert store.stats().used == 0
 
 
-def test_an_array_of_a_writer_that_seals_meanwhile_is_read_only_and_pins(
+def test_an_array_of_a_writer_sealed_meanwhile_is_read_only(
     store: refstore.Store,
 ) -> None:
     writer = store.create(shape=COUNT, dtype=RECORD)

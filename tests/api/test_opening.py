@@ -243,7 +243,7 @@ def test_an_unknown_option_is_a_value_error(
 
 
 @pytest.mark.parametrize("mode", [-1, 0, 0o400, 0o200, 0o066, 0o1600, 0o4700, 1 << 20, 1 << 70])
-def test_a_mode_that_keeps_its_owner_out_or_means_more_is_a_value_error(
+def test_a_mode_that_keeps_its_owner_out_is_a_value_error(
     folder: Path, path: str, monkeypatch: pytest.MonkeyPatch, mode: int
 ) -> None:
     monkeypatch.setenv("REFSTORE_DIR", str(folder))

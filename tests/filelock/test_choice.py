@@ -110,7 +110,7 @@ def test_a_pickled_store_is_found_whatever_its_engine(
         store.unlink()
 
 
-def test_auto_takes_the_native_engine_where_it_can_be_and_says_nothing(
+def test_auto_takes_the_native_engine_and_says_nothing(
     folder: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(engines.VARIABLE)
@@ -208,7 +208,7 @@ def without_locks(tmp_path: Path) -> dict[str, str]:
     return other_locks.environment(tmp_path, "unknown") | {engines.VARIABLE: ""}
 
 
-def test_a_folder_that_cannot_hold_a_native_store_gets_the_other_and_one_warning(
+def test_a_folder_for_no_native_store_gets_the_other_with_warning(
     folder: Path, without_locks: dict[str, str]
 ) -> None:
     result = helpers.run_script(WARNED, folder, "auto", env=without_locks)
@@ -236,7 +236,7 @@ def test_who_asks_for_the_native_engine_gets_it_or_an_error(
 
 
 @both
-def test_a_pickled_store_and_the_command_follow_the_file_not_the_environment(
+def test_pickled_stores_and_the_command_follow_the_file(
     owned: Callable[[str], refstore.Store], monkeypatch: pytest.MonkeyPatch, owner: str
 ) -> None:
     with owned(owner) as store:

@@ -112,7 +112,7 @@ def test_strange_folders_that_look_like_locks_are_left_alone(folder: Path) -> No
     mine.rmdir()
 
 
-def test_a_killed_creator_of_a_temporary_store_leaves_nothing_for_long(
+def test_a_killed_creators_temporary_store_is_soon_gone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REFSTORE_DIR", str(folder))

@@ -158,7 +158,7 @@ def test_releases_wait_but_once_for_a_stopped_process(store: refstore.Store, pat
     assert store.refcount(ref) == 1
 
 
-def test_what_was_released_while_another_was_stopped_is_room_for_the_next_put(
+def test_what_was_released_beside_a_stopped_one_is_room_for_a_put(
     store: refstore.Store, path: str
 ) -> None:
     ref = store.put(b"x" * (store.capacity - 10_000))

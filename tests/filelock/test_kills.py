@@ -115,7 +115,7 @@ def assert_gives_up(work: Callable[[], object], pid: int) -> None:
 
 
 @pytest.mark.parametrize("part", [0.1, 0.9])
-def test_who_needs_the_lock_of_a_stopped_process_gives_up_and_names_it(
+def test_who_needs_a_stopped_processs_lock_gives_up(
     store: refstore.Store, path: str, part: float
 ) -> None:
     ref = store.put(b"kept")
@@ -160,9 +160,7 @@ def test_a_killed_holder_of_the_lock_keeps_nobody_waiting(store: refstore.Store,
     helpers.assert_full_capacity_fits(store)
 
 
-def test_a_process_killed_while_it_waits_for_the_lock_is_nobodys_hindrance(
-    store: refstore.Store, path: str
-) -> None:
+def test_a_process_killed_while_it_waits_hinders_nobody(store: refstore.Store, path: str) -> None:
     with helpers.child_process(path) as child:
         with stopped_in_a_change(path, lambda: store.put(b"x" * 1000)):
             child.tell(workers.put, b"z" * 1000)

@@ -213,9 +213,7 @@ print(warning.message)
 
 @engines.needs_core
 @pytest.mark.parametrize("backend", ["native", "auto"])
-def test_without_the_core_a_native_store_is_an_error_that_names_the_engine(
-    folder: Path, path: str, backend: str
-) -> None:
+def test_a_native_store_without_the_core_is_an_error(folder: Path, path: str, backend: str) -> None:
     with refstore.Store(path, capacity="1MiB", backend="native") as store:
         store["n"] = b"kept"
         result = helpers.run_script(

@@ -31,7 +31,7 @@ def pinned_by_the_killed(path: str, key: Any, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
-def test_a_delete_after_several_killed_pinners_gives_the_room_back_at_once(
+def test_what_killed_pinners_kept_comes_back_at_a_delete(
     store: refstore.Store, path: str, count: int
 ) -> None:
     ref = store.put(DATA)
@@ -41,7 +41,7 @@ def test_a_delete_after_several_killed_pinners_gives_the_room_back_at_once(
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
-def test_the_last_release_after_several_killed_pinners_gives_the_room_back_at_once(
+def test_what_killed_pinners_kept_comes_back_at_the_last_release(
     store: refstore.Store, path: str, count: int
 ) -> None:
     ref = store.put(DATA)
@@ -72,7 +72,7 @@ def test_a_living_pinner_among_the_dead_keeps_its_bytes(store: refstore.Store, p
         assert counts(store) == (0, 0)
 
 
-def test_a_pool_that_came_and_went_while_a_buffer_was_held_keeps_no_room(
+def test_a_pool_that_came_and_went_keeps_no_room(
     store: refstore.Store,
 ) -> None:
     """Its processes inherit the pin, and end without a word."""
@@ -102,7 +102,7 @@ def replace_by_writer(store: refstore.Store) -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("replace", [replace_by_put, replace_by_item, replace_by_writer])
-def test_what_is_replaced_after_its_pinners_were_killed_gives_its_room_back_at_once(
+def test_what_killed_pinners_kept_comes_back_when_replaced(
     store: refstore.Store, path: str, replace: Callable[[refstore.Store], None], count: int
 ) -> None:
     store["n"] = DATA
@@ -128,9 +128,7 @@ def test_what_is_replaced_while_a_pinner_lives_stays_for_it(
         assert store.stats().condemned == 0
 
 
-def test_the_dead_are_found_though_a_living_one_pins_what_is_deleted_elsewhere(
-    store: refstore.Store, path: str
-) -> None:
+def test_the_dead_are_found_though_a_living_one_pins_too(store: refstore.Store, path: str) -> None:
     first, second = store.put(DATA), store.put(DATA)
     with child_process(path) as living:
         living.do(workers.hold, second)

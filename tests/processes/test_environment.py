@@ -369,7 +369,7 @@ def test_another_user_opens_only_what_is_meant_for_it(
 
 @pytest.mark.native("the other one commits what it touches")
 @needs_mount
-def test_memory_that_a_file_only_claims_is_missed_at_opening_on_a_full_disk(folder: Path) -> None:
+def test_memory_that_a_file_only_claims_is_missed_at_opening(folder: Path) -> None:
     """Else the first to touch it dies of SIGBUS."""
     run_on_small_disk(
         """

@@ -234,7 +234,7 @@ def test_a_child_without_a_place_keeps_what_it_inherited(
 
 
 @pytest.mark.parametrize("end", ["exit", "kill"])
-def test_what_is_kept_for_a_child_that_ended_first_goes_with_its_parent(
+def test_what_is_kept_for_an_ended_child_goes_with_its_parent(
     store: refstore.Store, path: str, end: str
 ) -> None:
     with program_with_child(path, "no descriptor", end, SIZES[1]) as (program, child):

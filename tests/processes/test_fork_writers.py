@@ -84,7 +84,7 @@ ENDED_AFTER_A_FORK = """
 @pytest.mark.parametrize("size", [100, 8192, 100_000])
 @pytest.mark.parametrize("end", ["abort", "drop", "seal and delete"])
 @pytest.mark.parametrize("way", ["no view", "kept"])
-def test_what_a_child_writes_through_a_writer_that_its_parent_ended_is_in_nobodys_object(
+def test_a_childs_write_after_its_parents_seal_is_in_no_object(
     make_store: MakeStore, path: str, way: str, end: str, size: int
 ) -> None:
     # Without a view at the fork, and with one that no view of ours stands for: numpy keeps the

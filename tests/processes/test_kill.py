@@ -60,7 +60,7 @@ def test_room_of_a_killed_writer_comes_back_to_a_put_that_needs_it(
 
 
 @pytest.mark.parametrize("hold", [workers.hold, workers.hold_view])
-def test_room_pinned_by_a_killed_process_comes_back_to_a_put_that_needs_it(
+def test_what_a_killed_process_pinned_comes_back_to_a_put(
     store: refstore.Store, path: str, hold: Callable[..., None]
 ) -> None:
     ref = store.put(bytes(store.capacity))
@@ -76,7 +76,7 @@ def test_room_pinned_by_a_killed_process_comes_back_to_a_put_that_needs_it(
 
 @pytest.mark.parametrize("size", [100, 8192, 100_000])
 @pytest.mark.parametrize("hold", [workers.hold, workers.hold_view])
-def test_a_delete_of_what_a_killed_process_pinned_gives_the_room_back_at_once(
+def test_what_a_killed_process_pinned_comes_back_at_the_delete(
     store: refstore.Store, path: str, hold: Callable[..., None], size: int
 ) -> None:
     ref = store.put(helpers.pattern(1, size))
@@ -92,7 +92,7 @@ def test_a_delete_of_what_a_killed_process_pinned_gives_the_room_back_at_once(
 
 @pytest.mark.parametrize("size", [100, 8192, 100_000])
 @pytest.mark.parametrize("hold", [workers.hold, workers.hold_view])
-def test_a_release_of_what_a_killed_process_pinned_too_gives_the_room_back_at_once(
+def test_what_a_killed_process_pinned_comes_back_at_the_release(
     store: refstore.Store, path: str, hold: Callable[..., None], size: int
 ) -> None:
     ref = store.put(helpers.pattern(1, size))

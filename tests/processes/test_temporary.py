@@ -267,9 +267,7 @@ def test_a_killed_creator_is_dead_whoever_forked_its_child(folder: Path) -> None
 
 
 @pytest.mark.parametrize("how", ["temporary", "create"])
-def test_what_an_interrupted_creator_has_not_claimed_goes_at_the_next_creation(
-    folder: Path, how: str
-) -> None:
+def test_what_an_interrupted_creator_left_goes_at_the_next(folder: Path, how: str) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 

@@ -42,7 +42,7 @@ def test_an_object_that_is_sealed_amid_a_rebuild_keeps_its_block(
     assert store.check() == []
 
 
-def test_a_grandchild_with_a_dead_ones_row_does_not_go_on_with_its_call(path: str) -> None:
+def test_a_grandchild_with_a_dead_ones_row_ends_its_call(path: str) -> None:
     """A forks B amid its put and dies; B recovers A's row, and forks C, which gets that row."""
 
     def a() -> None:

@@ -36,7 +36,7 @@ def test_a_put_gives_up_on_a_process_stopped_with_the_space_lock(store: refstore
     assert store.check() == []
 
 
-def test_a_replacement_gives_up_on_a_process_stopped_with_the_names_lock(
+def test_a_replacement_gives_up_on_a_stopped_name_lock(
     store: refstore.Store,
 ) -> None:
     store["n"] = b"old"

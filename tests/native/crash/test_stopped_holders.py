@@ -120,7 +120,7 @@ def fill(store: refstore.Store, error: type[refstore.RefstoreError]) -> refstore
     return caught.value
 
 
-def test_a_put_whose_last_slots_are_in_a_stopped_hand_says_whose_and_works_afterwards(
+def test_a_put_says_who_is_stopped_with_the_last_slots(
     make_store: MakeStore, patience: None
 ) -> None:
     store = make_store("1MiB", max_objects=64)
@@ -139,7 +139,7 @@ def test_a_put_whose_last_slots_are_in_a_stopped_hand_says_whose_and_works_after
     assert len(store) == store.max_objects
 
 
-def test_a_put_with_all_slots_taken_says_so_though_somebody_is_stopped(
+def test_a_put_with_all_slots_taken_says_so_beside_a_stopped_one(
     make_store: MakeStore, patience: None
 ) -> None:
     """Somebody who has none of them in hand."""
@@ -153,7 +153,7 @@ def test_a_put_with_all_slots_taken_says_so_though_somebody_is_stopped(
 # -- trim() -----------------------------------------------------------------------------------
 
 
-def test_a_trim_after_its_like_was_killed_gives_back_at_once_when_slots_are_short(
+def test_a_trim_after_a_killed_trim_gives_short_slots_back(
     make_store: MakeStore,
 ) -> None:
     store = make_store("4MiB", max_objects=16)
@@ -168,7 +168,7 @@ def test_a_trim_after_its_like_was_killed_gives_back_at_once_when_slots_are_shor
     helpers.fill_with_junk(store)
 
 
-def test_a_put_whose_last_slot_is_in_a_stopped_hand_goes_on_once_that_is_killed(
+def test_a_put_gets_the_last_slot_once_its_holder_is_killed(
     make_store: MakeStore,
 ) -> None:
     store = make_store("4MiB", max_objects=64)

@@ -130,9 +130,7 @@ class InterruptedByTestError(Exception):
 
 
 @each_wait
-def test_what_a_signal_handler_raises_ends_the_wait_and_leaves_nothing(
-    store: refstore.Store, wait: Wait
-) -> None:
+def test_what_a_signal_handler_raises_ends_the_wait(store: refstore.Store, wait: Wait) -> None:
     with somebody_stopped(store, wait):
         before = helpers.usage(store), len(list(store.names()))
 
@@ -189,7 +187,7 @@ def test_the_last_view_may_go_while_a_seal_waits(store: refstore.Store) -> None:
         assert store.refcount(ref) == 1
 
 
-def test_a_child_that_a_signal_handler_forks_does_not_go_on_with_its_parents_put(
+def test_a_child_forked_by_a_handler_ends_its_parents_put(
     store: refstore.Store,
 ) -> None:
     children: list[int] = []
