@@ -196,8 +196,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
     session.run("mypy")
     session.run("cython-lint", "refstore", "stress")
-    files = ("setup.py", "noxfile.py", "Makefile", *glob.glob("*.md"))
-    session.run("codespell", "-L", "nd", *PROJECT["tool"]["mypy"]["files"], "docs", *files)
+    files = (*PROJECT["tool"]["mypy"]["files"], "docs", "setup.py", "Makefile", *glob.glob("*.md"))
+    session.run("codespell", "-L", "nd", *files)
     allowed = ("--allowlist", "tests/typing/stubtest.txt")
     session.run("python", "-m", "mypy.stubtest", "refstore._core", *allowed)
 

@@ -31,6 +31,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    return engines.is_said_by_release(collection_path) or None
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Let each test run on the engines that it is for; see `engines`."""
     test = metafunc.definition

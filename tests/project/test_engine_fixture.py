@@ -15,6 +15,7 @@ import workers
 import refstore
 
 FEW = 8
+LETTERS = 60
 
 
 def engine_of(path: str) -> str:
@@ -60,6 +61,11 @@ def test_exceptions_are_few_and_of_tests_that_are_there() -> None:
     assert {*engines.NATIVE_ALONE, *engines.FORWARDED} <= {test.name for test in all_tests()}
     assert len(engines.NATIVE_ALONE) <= FEW
     assert all(engines.NATIVE_ALONE.values())
+
+
+@pytest.mark.once("opens no store")
+def test_a_name_of_a_test_is_a_short_sentence() -> None:
+    assert not [test.name for test in all_tests() if len(test.name.removeprefix("test_")) > LETTERS]
 
 
 @pytest.mark.once("opens no store")

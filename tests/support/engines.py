@@ -61,6 +61,10 @@ OF_FOLDERS: dict[str, tuple[str, ...]] = {
     "fuzz": ("native",),
 }
 
+# Folders whose tests a debug build cannot change, since they call nothing of the core: Python by
+# itself, texts, models. What runs on the release build says all there is to say.
+SAME_ON_DEBUG = ("unit", "native/model", "native/mutants")
+
 HAS_CORE = importlib.util.find_spec("refstore._core") is not None
 
 
@@ -94,6 +98,11 @@ def available() -> tuple[str, ...]:
         return ("filelock",)
     # What a debug build of the core adds says nothing of an engine in Python.
     return ("native",) if is_debug() else ENGINES
+
+
+def is_said_by_release(folder: Path) -> bool:
+    """Whether this is a debug build, on which tests in that folder have nothing new to say."""
+    return is_debug() and any(folder.is_relative_to(TESTS / name) for name in SAME_ON_DEBUG)
 
 
 def of_folder(folder: Path) -> tuple[str, ...]:
