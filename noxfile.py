@@ -23,6 +23,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = os.environ.get("PYTHONS", "3.10 3.11 3.12 3.13").split()
 SECONDS = os.environ.get("SECONDS")
 VARIANT = os.environ.get("BUILD", "debug")
+# One more than there are processors: many a test waits for a while.
+PARALLEL = ("-n", str(1 + (os.cpu_count() or 1)), "--dist", "worksteal")
 PIP = ("python", "-m", "pip", "--disable-pip-version-check", "install", "-q")
 # PyPI's torch for Linux comes with gigabytes of CUDA; the smaller one does where it can be had.
 SMALL_TORCH = (
@@ -160,20 +162,20 @@ def build_variant(session: nox.Session) -> None:
 def test_release(session: nox.Session) -> None:
     """Test the release build, on both engines."""
     install(session, "test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session(name="test-debug")
 def test_debug(session: nox.Session) -> None:
     """Test a debug build, whose failpoints the native engine's tests need."""
-    test_on(session, "debug")
+    test_on(session, "debug", *PARALLEL)
 
 
 @nox.session(name="test-pythons", python=PYTHONS, venv_backend="venv")
 def test_pythons(session: nox.Session) -> None:
     """Test the release build on each Python of PYTHONS that is there."""
     install(session, "test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session

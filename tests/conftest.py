@@ -25,6 +25,12 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 MakeStore = Callable[..., refstore.Store]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """From 3.12 on, Python warns of a fork while other threads run: pytest-xdist has one."""
+    if hasattr(config, "workerinput"):
+        config.addinivalue_line("filterwarnings", "ignore:.*use of fork.*:DeprecationWarning")
+
+
 def pytest_collection_finish() -> None:
     """What the imports have left is no garbage: the many gc.collect() of tests need not look."""
     gc.collect()
