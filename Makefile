@@ -49,7 +49,8 @@ $(NOX):
 	$(VENV)/bin/python -m pip --disable-pip-version-check install -q nox
 
 clean:
-	rm -rf build dist *.egg-info refstore/*.so refstore/*.c stress/*.so examples/gan/out stress/out
+	rm -rf build dist *.egg-info refstore/*.so refstore/*.c stress/baseline/*.so benchmarks/*.so \
+	    examples/gan/out
 	rm -rf .nox .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find refstore tests stress examples -name __pycache__ -prune -exec rm -rf {} +
+	find refstore tests stress benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 	rm -f $(VENV)/built $(VENV)/with-*

@@ -197,7 +197,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
-    session.run("cython-lint", "refstore", "stress")
+    session.run("cython-lint", "refstore", "stress", "benchmarks")
     files = (*PROJECT["tool"]["mypy"]["files"], "docs", "setup.py", "Makefile", *glob.glob("*.md"))
     session.run("codespell", "-L", "nd", *files)
     allowed = ("--allowlist", "tests/typing/stubtest.txt")
@@ -259,21 +259,21 @@ def bench(session: nox.Session) -> None:
     """Measure refstore against its peers and against its goals."""
     install(session, "bench")
     Path("build/bench").mkdir(parents=True, exist_ok=True)
-    python(session, "stress/bench.py", "--json", "build/bench/performance.json")
+    python(session, "-m", "benchmarks", "--json", "build/bench/performance.json")
 
 
 @nox.session(name="bench-check")
 def bench_check(session: nox.Session) -> None:
     """Say what moved by more than 15 % against docs/performance.json."""
     install(session, "bench")
-    python(session, "stress/bench_check.py")
+    python(session, "-m", "benchmarks.check")
 
 
 @nox.session(name="bench-instructions")
 def bench_instructions(session: nox.Session) -> None:
     """Count instructions per get and put, by callgrind (Debian: valgrind)."""
     install(session)
-    python(session, "stress/instructions.py")
+    python(session, "-m", "benchmarks.instructions")
 
 
 @nox.session(name="bench-docs")
@@ -281,7 +281,7 @@ def bench_docs(session: nox.Session) -> None:
     """Make tables and pictures of docs/performance.md from docs/performance.json."""
     install(session, "bench")
     for part, where in (("tables", "docs/performance.md"), ("pictures", "docs/img")):
-        session.run("python", "-m", f"stress.side_by_side.{part}", "docs/performance.json", where)
+        session.run("python", "-m", f"benchmarks.comparison.{part}", "docs/performance.json", where)
 
 
 @nox.session(name="bench-peers")

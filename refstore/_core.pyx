@@ -101,14 +101,13 @@ from refstore._wait cimport overcome
 import operator
 import os
 import time
-import warnings
 import weakref
 
 import numpy as np
 
 from refstore import blocks, children, messages
 from refstore.arrays import measure
-from refstore.errors import RefstoreError, RefstoreWarning
+from refstore.errors import RefstoreError
 from refstore.payload import decode, encode, fill
 
 cdef extern from "Python.h":
@@ -245,7 +244,7 @@ cdef int warn_of_children(void *_) noexcept:
             keep_for_unseen(&att.s)
         if att.s.loss and not att.s.has_warned:
             att.s.has_warned = True
-            warnings.warn(children.warning(att.path, why_lost(att.s.loss)), RefstoreWarning, stacklevel=1)
+            children.warn(att.path, why_lost(att.s.loss))
     return 0
 
 
@@ -586,7 +585,7 @@ cdef class Block:
         return self.is_closed
 
     def __reduce__(self):
-        raise TypeError(f"a {self.noun()} cannot be pickled: send its ref")
+        raise messages.no_pickle(self.noun())
 
 
 cdef int export_as(object other, Py_buffer *buffer, int flags) except -1:

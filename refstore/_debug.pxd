@@ -11,9 +11,8 @@ from libc.stdint cimport uint32_t
 cdef extern from *:
     """
     #include <signal.h>
+    #include <stddef.h>
     #include <stdint.h>
-    #include <stdio.h>
-    #include <stdlib.h>
 
     #define REFSTORE_STATIC_ASSERT(cond) _Static_assert(cond, #cond)
 

@@ -1,15 +1,16 @@
 # What went wrong, as the exception that says it; the sentences are in messages.py.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from refstore._layout cimport (
-    ERR_BUSY, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
-    ERR_PINS, ERR_RECOVERY, MAX_ROWS, PAGE, Row,
+    block_nbytes, ERR_BUSY, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY,
+    ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, KEPT, MAX_ROWS, PAGE, Row,
 )
-from refstore._holders cimport has_ended, top_holders
+from refstore._atomics cimport load_acquire
+from refstore._holders cimport has_ended, maker_of, may_be_held, pins_on, top_holders
 from refstore._stats cimport Census, take_census
-from refstore._store cimport file_of, row_at, Store
+from refstore._store cimport file_of, next_live_row, row_at, slots_used, Store
 
 cdef inline str path_of(Store *s):
     import os
@@ -68,13 +69,38 @@ cdef inline int census_of(Store *s, Census *census) except -2:
     return take_census(s, census, spare)
 
 
+cdef inline uint64_t add_up_waiting(Store *s, uint64_t *kept) noexcept nogil:
+    # bytes of what is being made; kept[row]: of what that row keeps for children that have none
+    cdef:
+        uint64_t i, word, made = 0
+        int64_t row
+    for i in range(slots_used(s)):
+        word = load_acquire(&s.slots[i].word)                            # [seal]
+        if not may_be_held(s, i, word):
+            continue
+        if maker_of(s, i, word):
+            made += block_nbytes(&s.slots[i])
+        row = next_live_row(s, 0)
+        while row >= 0:
+            if row_at(s, <uint64_t>row).has_children and pins_on(s, <uint64_t>row, i) & KEPT:
+                kept[row] += block_nbytes(&s.slots[i])
+            row = next_live_row(s, <uint64_t>row + 1)
+    return made
+
+
 cdef inline object full(Store *s, uint64_t needed, int error):
     from refstore import messages
     cdef Census census
+    cdef uint64_t[MAX_ROWS] kept
+    cdef uint64_t row, made
     census_of(s, &census)
+    memset(kept, 0, sizeof(kept))
+    holders = top_holders(s)
+    made = add_up_waiting(s, kept) if holders else 0
+    keepers = [(row_at(s, row).pid, kept[row]) for row in range(<uint64_t>MAX_ROWS) if kept[row]]
     room = messages.Room(s.header.capacity, census.free, census.largest_free, census.pinned,
-                         census.pinned_nbytes, census.condemned)
-    return messages.full(path_of(s), needed, why_full(s, needed, error), room, top_holders(s), file_of(s))
+                         census.pinned_nbytes, census.condemned, made, keepers)
+    return messages.full(path_of(s), needed, why_full(s, needed, error), room, holders, file_of(s))
 
 
 cdef inline object put_error(Store *s, int error, uint64_t nbytes, object name):

@@ -7,7 +7,11 @@ gone. Nobody can tell when the child ends.
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from typing import Final
+
+from refstore.errors import RefstoreWarning
 
 __all__ = [
     "BUSY",
@@ -18,6 +22,7 @@ __all__ = [
     "holder",
     "keeper",
     "no_row",
+    "warn",
     "warning",
 ]
 
@@ -32,13 +37,28 @@ def no_row(rows: int) -> str:
     return f"all its {rows} rows are taken: let processes close it that need it no more"
 
 
+def warn(path: str, why: str) -> None:
+    """Tell the parent, at the line that forked."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and _is_between(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(warning(path, why), RefstoreWarning, stacklevel=level)
+
+
+def _is_between(module: str) -> bool:
+    """Whether a frame of that module is no program's: a hook of the fork, or multiprocessing."""
+    package = module.partition(".")[0]
+    return package == __package__ or package in sys.stdlib_module_names
+
+
 def warning(path: str, why: str) -> str:
     """To the parent. `why`: one of the above, with what to do."""
     return (
         f"a child was forked that has no place in store {path!r} ({why}). It can read the views "
         "that it inherited, and use the store only by opening it anew; what this process held at "
-        "the fork is kept until this process and all such children have ended. Release before you "
-        "fork what no child needs, or start children by spawn or forkserver"
+        "the fork is kept until this process has ended or has closed the store, and all such "
+        "children have ended. Release before you fork what no child needs, or start children by "
+        "spawn or forkserver"
     )
 
 

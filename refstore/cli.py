@@ -1,16 +1,18 @@
 """The `refstore` command: look at stores, check and clear them, remove them.
 
 Each command attaches as any process does, so it sees what they see and is safe beside them.
-Exit status: 0 if all is well, 1 if `check` finds a problem, 2 on bad usage or a missing store.
+Exit status: 0 if all is well, 1 if `check` finds a problem, 2 on bad usage, or where no store is.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
@@ -26,8 +28,10 @@ from refstore.temporary import collect_temporary, is_abandoned
 
 __all__ = ["main"]
 
+OPTIONS = ("-h", "--help", "--version", "--json", "--foreign", "--")
+NAMING = ("stat", "holders", "check", "recover", "rm")  # commands that take names of stores
 SIZES = ("capacity", "used", "free", "largest_free")  # fields of StoreStats that count bytes
-ABANDONED = "temporary, and its creator is dead: refstore gc removes it"
+ABANDONED = "temporary, and its creator is dead: `{command} gc` removes it"
 COLUMNS = (  # of `ls`
     *("capacity", "used", "largest_free", "objects", "pinned", "condemned", "processes"),
     "backend",
@@ -91,9 +95,27 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says how a name is given that looks like an option."""
+
+    advice = ""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(message + _Parser.advice)
+
+
+def _advice(given: Sequence[str]) -> str:
+    verb = next((one for one in given if one[:1] != "-"), "")
+    dashed = next((shlex.quote(one) for one in given if one[:1] == "-" and one not in OPTIONS), "")
+    if not dashed or verb not in NAMING:
+        return ""
+    return f" (if {dashed} names a store: {messages.command()} {verb} -- {dashed})"
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="refstore",
+    _Parser.advice = _advice(sys.argv[1:] if arguments is None else arguments)
+    parser = _Parser(
+        prog=messages.command(),
         description="Look at refstore's stores, check and clear them, remove them.",
         allow_abbrev=False,
     )
@@ -102,17 +124,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--version", action=_Version, nargs=0, help="print the version and the engine, and exit"
     )
     parser.add_argument("--json", action="store_true", help=json_help)
-    as_json = argparse.ArgumentParser(add_help=False)
+    as_json = _Parser(add_help=False)
     # without a default, which would take back what stands before the command
     as_json.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=json_help)
-    foreign = argparse.ArgumentParser(add_help=False)
+    foreign = _Parser(add_help=False)
     foreign.add_argument(
         "--foreign", action="store_true", help="attach to a store of another user, whom you trust"
     )
-    name = argparse.ArgumentParser(add_help=False)
+    name = _Parser(add_help=False)
     name_help = "a store's name, or the path of its file if it holds a path separator"
     name.add_argument("name", metavar="NAME", help=name_help)
-    names = argparse.ArgumentParser(add_help=False)
+    names = _Parser(add_help=False)
     names.add_argument("names", metavar="NAME", nargs="+", help=name_help)
 
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -231,6 +253,8 @@ def _check(options: argparse.Namespace) -> int:
         with _attach(path, options.foreign) as store:
             problems = [str(problem) for problem in store.check()]
     except StoreCorruptedError as error:  # so broken that it cannot even be attached to
+        if not is_store(path):
+            raise
         problems = [_text(error)]
     if options.json:
         _print_json({"name": options.name, "path": path, "problems": problems})
@@ -257,10 +281,8 @@ def _remove_or_say_why(name: str) -> int:
 def _remove(path: str) -> None:
     # Without attaching: it may be broken, another user's, or of an engine that is not there.
     try:
-        with open_store(path, os.O_RDONLY) as file:
-            if not holds_store(file.fileno()):
-                raise messages.no_store(path, messages.NOT_A_STORE)
-            os.unlink(path)
+        _demand_store(path)
+        os.unlink(path)
     except OSError as error:
         raise messages.of_path(path, error) from None
     collect_temporary(os.path.dirname(path))  # what the filelock engine keeps beside its stores
@@ -284,7 +306,15 @@ def _gc(options: argparse.Namespace) -> int:
 
 def _attach(path: str, foreign: bool) -> Store:
     """The store that is there, whichever engine programs are told to use."""
+    with contextlib.suppress(OSError):  # first of all: who owns what is no store does not matter
+        _demand_store(path)
     return attached(Store, path, foreign=foreign)
+
+
+def _demand_store(path: str) -> None:
+    with open_store(path, os.O_RDONLY) as file:
+        if not holds_store(file.fileno()):
+            raise messages.no_store(path, messages.NOT_A_STORE)
 
 
 def _stores(folder: str, foreign: bool) -> Iterator[dict[str, object]]:
@@ -300,7 +330,10 @@ def _stores(folder: str, foreign: bool) -> Iterator[dict[str, object]]:
         row: dict[str, object] = {"name": name, "path": path}
         try:
             if is_abandoned(path):
-                yield row | {"abandoned": True, "error": ABANDONED}
+                yield row | {
+                    "abandoned": True,
+                    "error": ABANDONED.format(command=messages.command()),
+                }
                 continue
             with _attach(path, foreign) as store:
                 yield row | _stats(store)

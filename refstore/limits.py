@@ -17,6 +17,7 @@ __all__ = [
     "committed",
     "free_address_space",
     "no_descriptor",
+    "no_private_view",
     "no_room_for_tables",
     "of_address_space",
     "of_descriptors",
@@ -88,6 +89,11 @@ def cannot_map(path: str, nbytes: int, error: int) -> OSError:
         f"cannot map the store's file, which takes {MAPPINGS} times {nbytes} bytes: {why}",
         path,
     )
+
+
+def no_private_view(nbytes: int) -> MemoryError:
+    """A copy-on-write view of so many bytes could not be mapped."""
+    return MemoryError(f"cannot map {nbytes} bytes copy-on-write: {of_address_space()}")
 
 
 # --- room on the file system

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import shutil
 import stat
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,17 +19,27 @@ from refstore.engine import is_store
 from refstore.errors import (
     ObjectExistsError,
     ObjectNotFoundError,
+    RefstoreError,
     StoreBusyError,
     StoreCorruptedError,
     StoreFullError,
     StoreVersionError,
     TopHolder,
 )
+from refstore.paths import of_chosen
 
 if TYPE_CHECKING:
     from refstore.refs import ObjectRef
 
 NAMED = 4  # holders that a message names
+
+
+def command() -> str:
+    """The command-line program, as it can be typed here."""
+    is_module = os.path.abspath(sys.argv[0]) == os.path.join(
+        os.path.dirname(__file__), "__main__.py"
+    )
+    return "python -m refstore" if is_module or shutil.which("refstore") is None else "refstore"
 
 
 class Room(NamedTuple):
@@ -38,6 +51,10 @@ class Room(NamedTuple):
     pinned: int
     pinned_nbytes: int
     condemned: int
+    writing_nbytes: int = 0
+    kept: Sequence[
+        tuple[int, int]
+    ] = ()  # for children that have no place: of each parent, pid first
 
 
 # --- of operations
@@ -58,7 +75,7 @@ def busy_for_children(path: str, pid: int, what: str) -> StoreBusyError:
     return StoreBusyError(
         f"{what} waits for process {pid}: it has ended in the middle of a change to store "
         f"{path!r}, and a child of it that has no place in the store keeps what it had locked: let "
-        f"that child end (`fuser {path}` names who has the file open)",
+        f"that child end (`fuser {shlex.quote(path)}` names who has the file open)",
         pid=pid,
     )
 
@@ -76,7 +93,7 @@ def full(
     return StoreFullError(
         f"no room for {needed} bytes in store {path!r}: {why}. Capacity {room.capacity}, free "
         f"{room.free}, largest free extent {room.largest_free}; {_what_is_pinned(room)}."
-        f"{_who_holds(holders)} {advice}",
+        f"{_who_holds(holders)}{_what_comes_back(room)} {advice}",
         needed=needed,
         free=room.free,
         largest_free=room.largest_free,
@@ -123,6 +140,22 @@ def _who_holds(holders: Sequence[TopHolder]) -> str:
     return f" Pinned or being written: {', '.join(named)}."
 
 
+def _what_comes_back(room: Room) -> str:
+    """What no delete gives back, and what does."""
+    told = ""
+    if room.writing_nbytes:
+        told = (
+            f" Objects being written by create() hold {room.writing_nbytes} bytes: abort() gives "
+            "them back, and so does deleting what seal(), or the end of the `with`, makes of them."
+        )
+    for pid, nbytes in room.kept:
+        told += (
+            f" {nbytes} bytes are kept for children of process {pid}, until it has ended or has "
+            "closed the store, and they have ended."
+        )
+    return told
+
+
 def exists(path: str, name: str) -> ObjectExistsError:
     return ObjectExistsError(
         f"store {path!r} has an object named {name!r}: delete it, or put with replace=True",
@@ -167,6 +200,18 @@ def forked_amid(path: str) -> str:
 
 
 # --- of buffers
+
+
+def no_pickle(noun: str) -> TypeError:
+    """`noun`: what was to be pickled, by put() among others."""
+    what = (
+        "put(buf.value), or put(buf.array) of an array or of bytes, stores a copy of what it holds"
+    )
+    if noun == "Writer":
+        return TypeError(
+            "a Writer cannot be pickled: seal it and send its ref; put(w.array) stores a copy"
+        )
+    return TypeError(f"a {noun} cannot be pickled: send its ref; {what}")
 
 
 def no_array() -> TypeError:
@@ -221,7 +266,7 @@ def no_store(path: str, why: str) -> StoreCorruptedError:
         return StoreCorruptedError(f"{path!r} {why} of refstore: give another name")
     return StoreCorruptedError(
         f"{path!r} {why}: something else wrote to it; give another name, or remove it "
-        "(`refstore rm`) if nobody needs what it held"
+        f"(`{command()} rm {shlex.quote(path)}`) if nobody needs what it held"
     )
 
 
@@ -229,7 +274,7 @@ def other_engine(path: str, owner: str, asked: str) -> StoreVersionError:
     """`owner`, `asked`: names of engines, as `backend=` has them."""
     return StoreVersionError(
         f"store {path!r} belongs to the {owner} engine, and this is the {asked} one: open it with "
-        f"backend={owner!r}"
+        f"backend={owner!r}, or with REFSTORE_BACKEND={owner} where no backend is given"
     )
 
 
@@ -265,13 +310,30 @@ def of_path(path: str, error: OSError) -> OSError:
     return error if say is None else OSError(error.errno, say(path), path)
 
 
+def of_making(path: str, error: OSError) -> OSError:
+    """The same where a store was to be made, of which the folder is what matters."""
+    folder = os.path.dirname(path)
+    if isinstance(error, RefstoreError) or error.errno not in _OF_FOLDERS:
+        return of_path(path, error)
+    told = of_chosen(folder, error)
+    if told is not error or error.errno != errno.ENOENT or not os.path.isdir(folder):
+        return of_path(path, told)
+    return OSError(
+        error.errno, f"the file system of {folder!r} takes no new files: {_ELSEWHERE}", path
+    )
+
+
+_ELSEWHERE = "give a path on another one"
+_OF_FOLDERS = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP)
+
+
 def _missing(path: str) -> str:
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         return f"there is no folder {folder!r} to hold a store: make it, or give another path"
     return (
-        "there is no store of this name: `refstore ls` lists those there are, and Store() without "
-        "create=False makes it"
+        f"there is no store of this name: `{command()} ls` lists those there are, and Store() "
+        "without create=False makes it"
     )
 
 
@@ -314,6 +376,7 @@ _OF_PATHS: dict[int, Callable[[str], str]] = {
     errno.EISDIR: lambda path: (
         "a folder has this name: give another name, or the path of a store in that folder"
     ),
+    errno.ENXIO: lambda path: "a device or a socket has this name: give another name",
     errno.ENOTDIR: lambda path: "a part of this path is no folder: give another path",
     errno.EOPNOTSUPP: lambda path: (
         "its file system lacks what the native engine needs: give a path on tmpfs, ext4 or xfs, or "
@@ -323,5 +386,5 @@ _OF_PATHS: dict[int, Callable[[str], str]] = {
     errno.ENFILE: lambda path: limits.of_descriptors(errno.ENFILE),
     errno.EFBIG: lambda path: limits.of_file_size(),
     errno.ENOSPC: limits.of_full_disk,
-    errno.EROFS: lambda path: "its file system is read-only: give a path on another one",
+    errno.EROFS: lambda path: f"its file system is read-only: {_ELSEWHERE}",
 }

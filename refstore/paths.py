@@ -10,6 +10,7 @@ import operator
 import os
 import re
 import secrets
+import shlex
 import shutil
 import stat
 import tempfile
@@ -22,6 +23,7 @@ __all__ = [
     "TEMPORARY_PREFIX",
     "check_name",
     "default_size",
+    "of_chosen",
     "open_file",
     "open_store",
     "parse_capacity",
@@ -213,18 +215,38 @@ def store_folder(create: bool = True) -> str:
     """
     chosen = os.environ.get("REFSTORE_DIR")
     folder = os.path.abspath(chosen) if chosen else os.path.join(_shared_memory(), _own_folder())
-    if create:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
     try:
+        if create:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
         # A link in a folder where anyone may write could lead anywhere; a chosen one is trusted.
         found = os.stat(folder) if chosen else os.lstat(folder)
-    except FileNotFoundError:
-        if create:
-            raise
-        return folder
+    except OSError as error:
+        if not create and isinstance(error, FileNotFoundError):
+            return folder
+        raise of_chosen(folder, error) from None
     _check_folder(folder, found, chosen=bool(chosen))
     return folder
+
+
+def of_chosen(folder: str, error: OSError) -> OSError:
+    """The same error about a folder in which no store can be made, with what chose it."""
+    chosen = os.environ.get("REFSTORE_DIR")
+    if not chosen or os.path.abspath(chosen) != folder:
+        return error
+    why = error.strerror
+    if error.errno == errno.ENOENT and not os.path.isdir(os.path.dirname(folder)):
+        why = f"there is no {os.path.dirname(folder)!r} to make it in"
+    elif error.errno == errno.ENOENT:
+        why = "its file system takes no new files"
+    elif error.errno == errno.EOPNOTSUPP:
+        why = "its file system lacks what the native engine needs"
+    return OSError(
+        error.errno,
+        f"REFSTORE_DIR is {chosen!r}, where no store can be made ({why}): set it to a folder on "
+        "tmpfs or a disk in which you may make files, or leave it unset",
+        folder,
+    )
 
 
 def open_store(path: str, access: int) -> io.FileIO:
@@ -269,9 +291,10 @@ def _uid() -> int | None:
 
 
 def _check_folder(folder: str, found: os.stat_result, *, chosen: bool) -> None:
+    where = f"REFSTORE_DIR is {os.environ['REFSTORE_DIR']!r}, which" if chosen else folder
     if not stat.S_ISDIR(found.st_mode):
         raise PermissionError(
-            f"{folder} is not a folder, so stores cannot be kept there;"
+            f"{where} is not a folder, so stores cannot be kept there;"
             " set REFSTORE_DIR to another folder, or remove what is there"
         )
     uid = _uid()
@@ -287,10 +310,10 @@ def _check_folder(folder: str, found: os.stat_result, *, chosen: bool) -> None:
         closed = not mode & 0o077
     if not owned:
         raise PermissionError(
-            f"{folder} belongs to user {found.st_uid}, not to you ({uid}), who could replace the"
+            f"{where} belongs to user {found.st_uid}, not to you ({uid}), who could replace the"
             " stores in it; set REFSTORE_DIR to a folder of your own"
         )
     if not closed:
         raise PermissionError(
-            f"{folder} is open to other users (mode {mode:o}); run: chmod 700 {folder}"
+            f"{where} is open to other users (mode {mode:o}); run: chmod 700 {shlex.quote(folder)}"
         )

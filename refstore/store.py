@@ -496,4 +496,4 @@ def _make(
     try:
         return module.make_file(path, capacity, max_objects, mode, temporary)
     except OSError as error:
-        raise messages.of_path(path, error) from None
+        raise messages.of_making(path, error) from None

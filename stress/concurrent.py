@@ -15,40 +15,39 @@ from statistics import median
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # see stress/__init__.py
 
-from stress.crew import Crew, Duel
+from stress.baseline.workloads import WORKLOADS, beside_baseline, prepared
 from stress.measure import ratios
-from stress.rivals import WORKLOADS, contest, rivals
 from stress.support import parse_counts, rate, table
+from stress.workers import PairedRun, Workers
 
 HEAD = ["processes", "refstore", "scaling", "baseline", "scaling", "ratio", "rounds"]
 
 
-def measure(procs: Sequence[int], seconds: float, rounds: int) -> dict[str, dict[int, Duel]]:
-    """For each workload, what each number of processes reached."""
-    found: dict[str, dict[int, Duel]] = {workload: {} for workload in WORKLOADS}
-    with rivals() as setup:
+def measure(procs: Sequence[int], seconds: float, rounds: int) -> dict[str, dict[int, PairedRun]]:
+    """Speeds that each number of processes reached, by workload."""
+    found: dict[str, dict[int, PairedRun]] = {workload: {} for workload in WORKLOADS}
+    with prepared() as setup:
         for count in procs:
-            with Crew(count, setup) as crew:
+            with Workers(count, setup) as workers:
                 for workload in WORKLOADS:
-                    found[workload][count] = contest(crew, workload, seconds, rounds)
+                    found[workload][count] = beside_baseline(workers, workload, seconds, rounds)
     return found
 
 
-def report(results: dict[int, Duel]) -> str:
+def report(results: dict[int, PairedRun]) -> str:
     """One workload's table."""
     rows = [HEAD]
     first = next(iter(results.values()))
-    for count, duel in results.items():
-        ratio = ratios(duel.ours, duel.floor)
+    for count, run in results.items():
         rows.append(
             [
                 str(count),
-                rate(median(duel.ours)),
-                f"{median(duel.ours) / median(first.ours):.2f}",
-                rate(median(duel.floor)),
-                f"{median(duel.floor) / median(first.floor):.2f}",
-                f"{ratio.median:.3g} ({ratio.low:.3g} to {ratio.high:.3g})",
-                duel.rounds,
+                rate(median(run.ours)),
+                f"{median(run.ours) / median(first.ours):.2f}",
+                rate(median(run.floor)),
+                f"{median(run.floor) / median(first.floor):.2f}",
+                ratios(run.ours, run.floor).text(),
+                run.rounds,
             ]
         )
     return table(rows)

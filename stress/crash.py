@@ -3,7 +3,7 @@
 Every byte that is read is checked, before and after it was held. A ledger outside the store says
 what must be there: each successor looks after what its predecessor owned, and at quiet moments,
 when all processes rest, all that the store holds is accounted for. A watchdog sees operations that
-hang. The work of one process is in `mortal.py`.
+hang. The work of one process is in `crash_worker.py`.
 
 The seed fixes what each process does, but not when it is killed: a fault need not come again at
 the same place, and the quiet moment before it bounds when it happened.
@@ -16,7 +16,6 @@ import random
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,11 +25,22 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # see stress/__init__.py
 
 import refstore
-from stress.mortal import ABSENT, HOT, LENT, MAX_SIZE, OWN, Ledger, Mortal, ident_of, own_name
+from stress.crash_worker import (
+    ABSENT,
+    HOT,
+    LENT,
+    MAX_SIZE,
+    OWN,
+    CrashWorker,
+    Ledger,
+    ident_of,
+    own_name,
+)
 from stress.pattern import Pattern
 from stress.support import (
     MIB,
     add_backend,
+    forked,
     fresh_name,
     fresh_seed,
     parse_size,
@@ -38,7 +48,7 @@ from stress.support import (
     use_backend,
 )
 
-PATIENCE = 2.0  # seconds that one operation may take, beside those that were not its own
+TIME_LIMIT = 2.0  # seconds that one operation may take, beside those that were not its own
 QUIET_EVERY = 30.0
 REST_WITHIN = 60.0
 SHORT_STOP, LONG_STOP = (0.01, 0.3), (5.5, 7.0)  # the long ones outlast what a lock is waited for
@@ -61,8 +71,8 @@ class Seen:
 class Watchdog:
     """Finds operations that hang.
 
-    What an operation waited for a core, or while some process was stopped, is no fault of its own;
-    nor is what passed while the watchdog itself did not run.
+    Time that an operation waited for a core, or while some process was stopped, does not count;
+    nor does time in which the watchdog itself did not run.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -96,7 +106,7 @@ class Watchdog:
                 self.seen[number] = Seen(began, now, excused)
                 continue
             waited = now - first.at - (excused - first.excused)
-            if waited > PATIENCE:
+            if waited > TIME_LIMIT:
                 raise AssertionError(f"process {number} ({pid}) hangs for {waited:.1f} s")
 
 
@@ -125,16 +135,9 @@ class Soak:
 
     def start(self, number: int) -> None:
         seed = self.random.getrandbits(32)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                Mortal(self.path, number, seed, self.ledger, self.pattern).live()
-                os._exit(0)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(1)
-        self.pids[number] = pid
+        self.pids[number] = forked(
+            lambda: CrashWorker(self.path, number, seed, self.ledger, self.pattern).live()
+        )
 
     def run(self) -> None:
         for number in range(self.options.procs):
@@ -157,7 +160,7 @@ class Soak:
         self.wait_until(lambda: not any(self.pids), "not all processes end", replace=False)
 
     def attend(self, replace: bool = True) -> None:
-        """What goes on all the time."""
+        """Resumes a stopped process in time, replaces dead ones and looks for hanging ones."""
         if self.stopped is not None and time.monotonic() >= self.stopped[1]:
             self.resume_or_extend()
         self.reap(replace)
@@ -199,7 +202,7 @@ class Soak:
         self.stopped = victim, time.monotonic() + seconds
 
     def resume_or_extend(self) -> None:
-        """Who is stopped with a lock is left so, now and then, until the others give up."""
+        """Leaves a process that is stopped with a lock so, now and then, until others give up."""
         now = time.monotonic()
         assert self.stopped is not None
         victim, until = self.stopped
@@ -244,7 +247,7 @@ class Soak:
             time.sleep(0.005)
 
     def rest(self) -> None:
-        """A quiet moment: nobody does anything, and all is accounted for."""
+        """Lets all processes rest, and accounts for everything in the store."""
         self.resume()
         self.ledger.pause.value = 1
         self.wait_until(lambda: all(self.ledger.paused), "not all processes rest")
@@ -269,7 +272,7 @@ def children() -> set[int]:
 
 
 def ended_children() -> Iterator[tuple[int, int]]:
-    """Reaps whoever has ended: pid and exit code."""
+    """Reaps children that have ended: pid and exit code of each."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -282,7 +285,7 @@ def ended_children() -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def adopting() -> Iterator[None]:
-    """Children of killed children become ours; none is left."""
+    """Adopts the children of killed children, and leaves none."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         yield
@@ -294,8 +297,8 @@ def adopting() -> Iterator[None]:
 
 
 def audit(store: refstore.Store, ledger: Ledger, pattern: Pattern, killed_with: set[int]) -> None:
-    """Everything in the store is in the ledger, and the other way round."""
-    demand_sound(store, ledger.procs + 1)
+    """Requires that the ledger has everything in the store, and nothing else."""
+    require_sound(store, ledger.procs + 1)
     used = store.stats().used
     named = {store.ref(name): name for name in store.names()}
     own = {own_name(n // OWN, n % OWN): ident for n, ident in enumerate(ledger.current) if ident}
@@ -322,7 +325,7 @@ def audit(store: refstore.Store, ledger: Ledger, pattern: Pattern, killed_with: 
         raise AssertionError(f"{used} bytes are used, and objects of {least} bytes are there")
 
 
-def demand_sound(store: refstore.Store, processes: int) -> None:
+def require_sound(store: refstore.Store, processes: int) -> None:
     if problems := store.check():
         raise AssertionError(f"check() finds {len(problems)} problems: {problems[:5]}")
     stats = store.stats()
@@ -330,10 +333,10 @@ def demand_sound(store: refstore.Store, processes: int) -> None:
         raise AssertionError(f"something is still held: {stats}")
 
 
-def settle(path: str) -> None:
-    """Nobody is attached any more: all space comes back."""
+def require_empty(path: str) -> None:
+    """Requires that all space comes back once nobody is attached any more."""
     with refstore.Store(path, create=False) as store:
-        demand_sound(store, 1)
+        require_sound(store, 1)
         for ref in store:
             store.delete(ref)
         store.delete(store.put(bytes(store.capacity)))
@@ -365,7 +368,7 @@ def main() -> int:
     try:
         with adopting():
             soak.run()
-        settle(path)
+        require_empty(path)
     except AssertionError as error:
         print(
             f"FAULT: {error}\nafter {soak.totals()}\nrun: python -m stress.crash "

@@ -20,40 +20,37 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # see stress/__init__.py
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refstore import ObjectRef, Store, StoreFullError
-from stress.baseline_build import baseline_store
+from stress.baseline.build import baseline_store
 from stress.support import MIB, add_backend, fresh_name, parse_size, reaped, size, use_backend
+from stress.weights import MODELS, WEIGHTS, Weights, average_into, averages, weight
 
-MODELS = ("generator", "discriminator")
-WEIGHTS = 1_250_000  # float32 each: 5 MB a model
 _PATIENCE = 60.0  # seconds that a process waits for another's word
 _FORK = multiprocessing.get_context("fork")
 
-Weights = NDArray[np.float32]
 Keys = list[Any]  # what one side puts, the other gets
 
 
 class Full(Exception):
-    """There is no room for the weights of this sync."""
+    """No space is left for the weights of this sync."""
 
 
-class Traffic(Protocol):
-    """What passes between the server and its workers, in one store or the other."""
+class Exchange(Protocol):
+    """Calls that pass weights between the server and its workers, in one store or the other."""
 
     capacity: int
 
     def upload(self, weights: Sequence[Weights]) -> Keys: ...
     def average(self, uploads: Sequence[Keys]) -> Keys: ...
     def drop(self, uploads: Sequence[Keys]) -> None: ...
-    def download(self, averages: Keys) -> list[float]: ...
+    def download(self, keys: Keys) -> list[float]: ...
     def used(self) -> int: ...
     def finish(self) -> list[str]: ...
 
 
 class Refstore:
-    """By reference: the server reads where the workers wrote."""
+    """An exchange by reference: the server reads where the workers wrote."""
 
     def __init__(self, capacity: int) -> None:
         self._store = Store.temporary(capacity)
@@ -78,22 +75,17 @@ class Refstore:
     def _publish(self, name: str, refs: Sequence[ObjectRef]) -> None:
         pinned = [self._store.get(ref) for ref in refs]
         try:
-            room = self._store.create(shape=(WEIGHTS,), dtype="f4", name=name, replace=True)
+            unsealed = self._store.create(shape=(WEIGHTS,), dtype="f4", name=name, replace=True)
         except StoreFullError as error:
             raise Full(str(error)) from None
-        with room as writer:
-            total = writer.array
-            np.copyto(total, pinned[0].array)
-            for buffer in pinned[1:]:
-                np.add(total, buffer.array, out=total)
-            np.divide(total, np.float32(len(pinned)), out=total)
-            del total
+        with unsealed as writer:
+            average_into(writer.array, [buffer.array for buffer in pinned])
         for buffer in pinned:
             buffer.release()
 
-    def download(self, averages: Keys) -> list[float]:
+    def download(self, keys: Keys) -> list[float]:
         found = []
-        for name in averages:
+        for name in keys:
             with self._store.get(name) as buffer:
                 found.append(_constant(buffer.array))
         return found
@@ -102,7 +94,7 @@ class Refstore:
         return self._store.stats().used
 
     def finish(self) -> list[str]:
-        """What is wrong with the store once the last averages are deleted."""
+        """Problems that the store has once the last averages are deleted."""
         for name in self._store.names():
             self._store.delete(name)
         problems = self._store.check()
@@ -113,7 +105,7 @@ class Refstore:
 
 
 class Baseline:
-    """By copy, in the store that never gives space back."""
+    """An exchange by copy, in the store that never gives space back."""
 
     def __init__(self, capacity: int) -> None:
         self._store = baseline_store()(fresh_name("epochs"), capacity)
@@ -133,19 +125,19 @@ class Baseline:
         return [self._put(array) for array in weights]
 
     def average(self, uploads: Sequence[Keys]) -> Keys:
-        averages = []
+        found = []
         for keys in zip(*uploads, strict=True):
             copies = [np.frombuffer(self._store.get(key), np.float32) for key in keys]
-            averages.append(self._put(np.mean(copies, axis=0, dtype=np.float32)))
-        return averages
+            found.append(self._put(np.mean(copies, axis=0, dtype=np.float32)))
+        return found
 
     def drop(self, uploads: Sequence[Keys]) -> None:
         for keys in uploads:
             for key in keys:
                 self._store.delete(key)
 
-    def download(self, averages: Keys) -> list[float]:
-        return [_constant(np.frombuffer(self._store.get(key), np.float32)) for key in averages]
+    def download(self, keys: Keys) -> list[float]:
+        return [_constant(np.frombuffer(self._store.get(key), np.float32)) for key in keys]
 
     def used(self) -> int:
         return self._store.used()
@@ -163,42 +155,34 @@ def _constant(array: Weights) -> float:
     return float(array[0])
 
 
-def weight(worker: int, sync: int, model: int) -> float:
-    """What a worker fills a model with: whole numbers, so that averages of floats are exact."""
-    return float(worker * 8 + sync % 1000 * 64 + model)
-
-
-def serve_as_worker(traffic: Traffic, server: Connection, index: int) -> None:
-    """One worker, sync after sync, until told to stop."""
+def serve_as_worker(exchange: Exchange, server: Connection, index: int) -> None:
+    """Works as one worker, sync after sync, until told to stop."""
     arrays = [np.empty(WEIGHTS, np.float32) for _ in MODELS]
     while (sync := server.recv()) is not None:
         for model, array in enumerate(arrays):
             array.fill(weight(index, sync, model))
         try:
-            server.send(traffic.upload(arrays))
+            server.send(exchange.upload(arrays))
         except Full as full:
             server.send(str(full))
             continue
-        server.send(traffic.download(server.recv()))
+        server.send(exchange.download(server.recv()))
 
 
-def synchronise(traffic: Traffic, workers: Sequence[Connection], sync: int) -> int:
-    """One sync; bytes used at its height. Raises Full, or AssertionError for wrong weights."""
+def synchronise(exchange: Exchange, workers: Sequence[Connection], sync: int) -> int:
+    """Runs one sync. Bytes used at its height; Full, or AssertionError for wrong weights."""
     for worker in workers:
         worker.send(sync)
     uploads = [_hear(worker) for worker in workers]
     full = [answer for answer in uploads if isinstance(answer, str)]
     if full:
         raise Full(full[0])
-    averages = traffic.average(uploads)
-    height = traffic.used()
-    traffic.drop(uploads)
+    keys = exchange.average(uploads)
+    height = exchange.used()
+    exchange.drop(uploads)
     for worker in workers:
-        worker.send(averages)
-    expected = [
-        sum(weight(worker, sync, model) for worker in range(len(workers))) / len(workers)
-        for model in range(len(MODELS))
-    ]
+        worker.send(keys)
+    expected = averages(range(len(workers)), sync)
     for worker in workers:
         if (found := _hear(worker)) != expected:
             raise AssertionError(f"a worker got {found} where the average is {expected}")
@@ -215,11 +199,11 @@ def _hear(worker: Connection) -> Any:
 
 
 def run(
-    traffic: Traffic, options: argparse.Namespace, occupancy: list[int] | None = None
+    exchange: Exchange, options: argparse.Namespace, occupancy: list[int] | None = None
 ) -> list[int]:
-    """All epochs; the bytes used after each sync. Prints them as it goes.
+    """Runs all epochs and prints as it goes; the bytes used after each sync.
 
-    Whoever hands in the list for them has what there was until Full was raised.
+    A caller that hands in the list for them still has it when Full is raised.
     """
     children: list[BaseProcess] = []
     workers: list[Connection] = []
@@ -230,19 +214,19 @@ def run(
         for index in range(options.workers):
             # The parent keeps one end only, so that it hears of a worker's death at once.
             ours, theirs = _FORK.Pipe()
-            child = _FORK.Process(target=serve_as_worker, args=(traffic, theirs, index))
+            child = _FORK.Process(target=serve_as_worker, args=(exchange, theirs, index))
             child.start()
             theirs.close()
             children.append(child)
             workers.append(ours)
         for sync, epoch in enumerate(syncs):
             try:
-                height = synchronise(traffic, workers, sync)
+                height = synchronise(exchange, workers, sync)
             except Full as full:
                 raise Full(f"full at epoch {epoch}: {full}") from None
-            occupancy.append(traffic.used())
+            occupancy.append(exchange.used())
             if epoch in shown:
-                print(line(epoch, occupancy[-1], height, traffic.capacity), flush=True)
+                print(line(epoch, occupancy[-1], height, exchange.capacity), flush=True)
         for worker in workers:
             worker.send(None)
     return occupancy
@@ -271,11 +255,11 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     options = arguments()
     use_backend(options.backend)
-    traffic: Traffic
-    traffic = Baseline(options.capacity) if options.baseline else Refstore(options.capacity)
+    exchange: Exchange
+    exchange = Baseline(options.capacity) if options.baseline else Refstore(options.capacity)
     problems: list[str] = []
     try:
-        occupancy = run(traffic, options)
+        occupancy = run(exchange, options)
         if not options.baseline and max(occupancy) > occupancy[0]:
             problems.append(f"occupancy grew from {occupancy[0]} to {max(occupancy)} bytes")
     except Full as full:
@@ -284,7 +268,7 @@ def main() -> int:
         else:
             problems.append(str(full))
     finally:
-        problems += traffic.finish()
+        problems += exchange.finish()
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems and not options.baseline:

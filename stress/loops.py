@@ -1,20 +1,40 @@
-"""The tight loops that are measured, for refstore and for the store it replaces alike."""
+"""The tight loops that are measured: the same for refstore and for every store beside it.
+
+A loop looks each method up as a user's program does. This module imports no refstore, so that
+interpreters without it can run the loops, too.
+"""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import cycle, islice, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from refstore import ObjectRef, PinnedBuffer, Store
 from stress.measure import Loop
 
 if TYPE_CHECKING:
-    from stress.baseline import BaselineStore
+    from refstore import PinnedBuffer, Store
+    from stress.baseline.store import BaselineStore
 
-Key = ObjectRef | str
-Payload = bytes | NDArray[np.uint8]
+
+class AnyStore(Protocol):
+    """The calls that every store has, refstore's or another's."""
+
+    def put(self, data: Any, /) -> Any: ...
+    def get(self, key: Any, /) -> AbstractContextManager[Any]: ...
+    def delete(self, key: Any, /) -> object: ...
+
+
+def payload(nbytes: int) -> bytes:
+    """Bytes to put: no zeros, which would be read from one page that the kernel keeps for them."""
+    return b"\x01" * nbytes
+
+
+def nothing(turns: int) -> None:
+    """An empty loop."""
+    for _ in repeat(None, turns):
+        pass
 
 
 def memoryviews(data: bytes) -> Loop:
@@ -28,7 +48,7 @@ def memoryviews(data: bytes) -> Loop:
     return run
 
 
-def gets(store: Store, key: Key) -> Loop:
+def gets(store: AnyStore, key: Any) -> Loop:
     """One object again and again."""
 
     def run(turns: int) -> None:
@@ -39,8 +59,8 @@ def gets(store: Store, key: Key) -> Loop:
     return run
 
 
-def seals(store: Store, nbytes: int) -> Loop:
-    """Room is made, sealed and given back."""
+def seals(store: "Store", nbytes: int) -> Loop:
+    """Create, seal and delete, with nothing written."""
 
     def run(turns: int) -> None:
         for _ in repeat(None, turns):
@@ -51,7 +71,7 @@ def seals(store: Store, nbytes: int) -> Loop:
     return run
 
 
-def arrays(buf: PinnedBuffer) -> Loop:
+def arrays(buf: "PinnedBuffer") -> Loop:
     """A pinned array, looked at."""
 
     def run(turns: int) -> None:
@@ -71,7 +91,7 @@ def frombuffers(data: bytes) -> Loop:
     return run
 
 
-def gets_among(store: Store, keys: Sequence[Key]) -> Loop:
+def gets_among(store: AnyStore, keys: Sequence[Any]) -> Loop:
     """Each object in its turn."""
     forever = cycle(keys)
 
@@ -83,8 +103,8 @@ def gets_among(store: Store, keys: Sequence[Key]) -> Loop:
     return run
 
 
-def dict_gets_among(found: Mapping[Key, object], keys: Sequence[Key]) -> Loop:
-    """What Python itself takes to look each key up in its turn."""
+def dict_gets_among(found: Mapping[Any, object], keys: Sequence[Any]) -> Loop:
+    """Python's own lookup of each key in its turn."""
     forever = cycle(keys)
 
     def run(turns: int) -> None:
@@ -94,7 +114,7 @@ def dict_gets_among(found: Mapping[Key, object], keys: Sequence[Key]) -> Loop:
     return run
 
 
-def puts(store: Store, data: Payload) -> Loop:
+def puts(store: AnyStore, data: Any) -> Loop:
     """Put and delete."""
 
     def run(turns: int) -> None:
@@ -104,7 +124,7 @@ def puts(store: Store, data: Payload) -> Loop:
     return run
 
 
-def named_puts(store: Store, data: Payload, name: str) -> Loop:
+def named_puts(store: "Store", data: bytes, name: str) -> Loop:
     """Put under a name, and delete by it."""
 
     def run(turns: int) -> None:
@@ -115,7 +135,7 @@ def named_puts(store: Store, data: Payload, name: str) -> Loop:
     return run
 
 
-def cycles(store: Store, data: Payload) -> Loop:
+def cycles(store: AnyStore, data: Any) -> Loop:
     """Put, get and delete."""
 
     def run(turns: int) -> None:
@@ -124,6 +144,17 @@ def cycles(store: Store, data: Payload) -> Loop:
             with store.get(ref):
                 pass
             store.delete(ref)
+
+    return run
+
+
+def cycles_without_delete(store: AnyStore, data: Any) -> Loop:
+    """Put and get, of a store whose get takes the object out."""
+
+    def run(turns: int) -> None:
+        for _ in repeat(None, turns):
+            with store.get(store.put(data)):
+                pass
 
     return run
 
@@ -139,7 +170,7 @@ def baseline_gets_among(store: "BaselineStore", keys: Sequence[int]) -> Loop:
     return run
 
 
-def baseline_cycles(store: "BaselineStore", data: Payload, key: int) -> Loop:
+def baseline_cycles(store: "BaselineStore", data: Any, key: int) -> Loop:
     """Put, get and delete, under the same key each time."""
 
     def run(turns: int) -> None:

@@ -1,4 +1,4 @@
-"""Measuring two things against each other on a machine that is never quite quiet.
+"""Measurements of two things against each other on a machine that is never quite quiet.
 
 Times drift with the neighbours and the clock; a ratio of two measurements taken within the same
 few milliseconds hardly does. So everything here is measured in turn, A B A B, each round gives a
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 Loop = Callable[[int], object]  # runs what is measured n times
 Subject = Callable[[], float]  # one measurement: seconds, or operations per second
 
+_LOOK = 0.0005  # seconds of work between two looks at the clock
 _CALIBRATED = 0.5  # share of the window that a trial must fill before its length is believed
 
 
@@ -25,6 +26,10 @@ class Spread:
     median: float
     high: float
 
+    def text(self, unit: Callable[[float], str] = "{:.3g}".format) -> str:
+        """The median, and the quartiles in brackets."""
+        return f"{unit(self.median)} ({unit(self.low)} to {unit(self.high)})"
+
 
 def spread(values: Sequence[float]) -> Spread:
     """Median and quartiles; of few values, the ends."""
@@ -35,7 +40,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def interleave(subjects: Sequence[Subject], rounds: int) -> list[list[float]]:
-    """What each subject gave, round by round, after one round that nobody counts."""
+    """Measurements of each subject, round by round, after one round that nobody counts."""
     found: list[list[float]] = [[] for _ in subjects]
     collecting = gc.isenabled()
     gc.disable()
@@ -52,15 +57,35 @@ def interleave(subjects: Sequence[Subject], rounds: int) -> list[list[float]]:
 
 
 def ratios(ours: Sequence[float], floor: Sequence[float]) -> Spread:
-    """Ours over the floor, each with its neighbour in time."""
+    """Ratios of ours to the floor, each with its neighbour in time."""
     return spread([a / b for a, b in zip(ours, floor, strict=True)])
+
+
+def window(loop: Loop, start: float, seconds: float, length: int) -> tuple[float, int]:
+    """Turns per second, and the turns to make between two looks at the clock.
+
+    The time runs from a start that all processes have in common. Where there are more of them than
+    cores, one that has to wait for its turn on a core so counts the wait as well, and the sum is
+    what was reached.
+    """
+    if (early := start - time.perf_counter()) > 0:
+        time.sleep(early)
+    turns = 0
+    now = time.perf_counter()
+    while now - start < seconds or not turns:
+        loop(length)
+        turns += length
+        before, now = now, time.perf_counter()
+        if now - before < _LOOK:
+            length *= 2
+    return turns / (now - start), length
 
 
 class Timed:
     """Seconds per turn of a loop, over a window of about the length asked for.
 
     They are this thread's seconds on a core: a loop in one process waits for nobody, and what
-    the neighbours take is no part of it. Loops of several processes are measured by a `Crew`.
+    the neighbours take is no part of it. Loops of several processes are measured by `Workers`.
     """
 
     def __init__(self, loop: Loop, seconds: float, warm: int = 1) -> None:

@@ -28,7 +28,7 @@ if not __package__:
 from tqdm import tqdm
 
 from refstore import Store
-from stress.actor import NOT_OPERATIONS, Actor, Inbox, Plan
+from stress.ops_worker import NOT_OPERATIONS, Inbox, OpsWorker, Plan
 from stress.support import (
     MIB,
     add_backend,
@@ -45,37 +45,37 @@ _STALLED_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Shared:
-    """What the parent and its children share."""
+    """Objects that the parent and its children share."""
 
     plan: Plan
     store: Store
     done: Any  # array of operations done, one cell per process
-    tallies: Any  # queue of what each process did, in the end
+    tallies: Any  # queue of the totals of each process
     barrier: Barrier
 
 
 def work(shared: Shared, index: int, inbox: Inbox, outboxes: Sequence[Inbox]) -> None:
-    """One process: its share of the operations, then everything of its own deleted."""
+    """Does one process's share of the operations, then deletes everything of its own."""
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
     plan = shared.plan
-    actor = Actor(plan, index, shared.store, inbox, outboxes)
+    worker = OpsWorker(plan, index, shared.store, inbox, outboxes)
     began = time.monotonic()
     last = began + plan.seconds if plan.seconds else None
     try:
-        while actor.operations < plan.operations:
-            actor.step()
-            shared.done[index] = actor.operations
+        while worker.operations < plan.operations:
+            worker.step()
+            shared.done[index] = worker.operations
             if last is not None and time.monotonic() >= last:
                 break
         taken = time.monotonic() - began
-        # What is still on its way to somebody has arrived once everybody has stopped sending.
+        # Messages on their way have arrived once everybody has stopped sending.
         shared.barrier.wait(_STALLED_SECONDS)
-        actor.finish()
+        worker.finish()
     except BaseException:
         shared.barrier.abort()
         raise
-    shared.tallies.put((actor.counts, actor.verified, taken))
+    shared.tallies.put((worker.counts, worker.verified, taken))
 
 
 class Fault(Exception):
@@ -115,7 +115,7 @@ def _stalled(running: Sequence[BaseProcess]) -> str:
 
 
 def report(tallies: Sequence[tuple[Counter[str], int, float]]) -> None:
-    """What all processes did, and how fast once they had started."""
+    """Prints the totals of all processes, and their speed once they had started."""
     counts: Counter[str] = sum((counts for counts, _, _ in tallies), Counter())
     print(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
     print(f"{size(sum(verified for _, verified, _ in tallies))} verified")
@@ -125,7 +125,7 @@ def report(tallies: Sequence[tuple[Counter[str], int, float]]) -> None:
 
 
 def leftovers(store: Store) -> list[str]:
-    """What is not as it must be once every object has been deleted."""
+    """Problems that remain once every object has been deleted."""
     for name in store.names():
         store.delete(name)
     stats = store.stats()
@@ -136,7 +136,7 @@ def leftovers(store: Store) -> list[str]:
 
 
 def run(plan: Plan, procs: int, context: BaseContext) -> list[str]:
-    """All of it; what went wrong."""
+    """Runs all processes; the problems found."""
     with Store.temporary(plan.capacity) as store:
         done = context.RawArray("Q", procs)
         shared = Shared(plan, store, done, context.SimpleQueue(), context.Barrier(procs))

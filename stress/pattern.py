@@ -58,9 +58,9 @@ class Pattern:
         return block.data
 
     def check(self, found: PinnedBuffer, ident: int | None, size: int | None) -> Bytes:
-        """The bytes of what was found, after making sure of each; AssertionError if one is off.
+        """The bytes of an object, each verified; AssertionError if one is wrong.
 
-        `None` for an id or size that nobody told: then what the block says of itself must hold.
+        `None` for an id or size that is not known: then the block must agree with its header.
         """
         if found.closed:
             raise AssertionError("the buffer is closed")
@@ -75,7 +75,7 @@ class Pattern:
         return block
 
     def check_block(self, block: Bytes, ident: int) -> None:
-        """Every byte of a block against its id."""
+        """Compares every byte of a block with its id."""
         length = min(HEADER.size, len(block))
         expected = HEADER.pack(ident, len(block))[:length]
         if block[:length].tobytes() != expected:
@@ -89,7 +89,7 @@ class Pattern:
             )
 
     def _unwrap(self, found: PinnedBuffer) -> tuple[Bytes, int | None]:
-        """The block in what was found, and the id that a pickled object says beside it."""
+        """The block of an object, and the id that a pickled one has beside it."""
         if found.kind == "array":
             # Not by `flat`: numpy asks for the typed view first, and has none of datetimes.
             return found.array.reshape(-1, order="A").view(np.uint8), None
@@ -118,7 +118,7 @@ class Pattern:
 
 
 def flat(buffer: Any) -> Bytes:
-    """The plain bytes of whatever exports them."""
+    """The plain bytes of anything that exports them."""
     # Typed as anything: before Python 3.12 numpy's stubs know no buffers but the built-in ones.
     return np.frombuffer(buffer, np.uint8)
 

@@ -68,7 +68,7 @@ def old_store_full_at(settings: Settings) -> int | None:
     """
     from examples.gan.models import Discriminator, Generator
     from refstore import Store
-    from stress.baseline_build import baseline_store
+    from stress.baseline.build import baseline_store
 
     weights = [Generator().weights, Discriminator().weights]
     with Store.temporary(capacity=settings.capacity) as store:

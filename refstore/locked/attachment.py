@@ -28,7 +28,7 @@ from refstore.locked.layout import (
     read_header,
 )
 from refstore.locked.life import Life, here
-from refstore.locked.mapping import UNTRACKED
+from refstore.locked.mapping import copy_on_write
 from refstore.locked.member import Member
 from refstore.locked.objects import Prepared
 from refstore.locked.pins import Pin, postpone
@@ -110,12 +110,9 @@ class Attachment(Member):
         if nbytes > COPIED:
             delta = start % mmap.ALLOCATIONGRANULARITY
             with contextlib.suppress(OSError):  # no descriptor any more
-                fd, access = self.file.descriptor(), mmap.ACCESS_COPY
-                memory = mmap.mmap(
-                    fd, nbytes + delta, access=access, offset=start - delta, **UNTRACKED
-                )
+                memory = copy_on_write(self.file.descriptor(), nbytes + delta, start - delta)
                 return memory, delta
-        memory = mmap.mmap(-1, max(nbytes, 1), access=mmap.ACCESS_COPY)
+        memory = copy_on_write(-1, max(nbytes, 1), 0)
         memory[:nbytes] = self.readable[start : start + nbytes]
         return memory, 0
 
@@ -176,7 +173,9 @@ class Attachment(Member):
         return True
 
     def _room(self, c: Change) -> tuple[messages.Room, list[TopHolder]]:
-        return checks.census(c).room, checks.top_holders(c)
+        held = checks.holdings(c)
+        room = checks.census(c).room._replace(kept=checks.kept(c, held))
+        return room, checks.top_holders(c, held)
 
     def recover_dead(self, c: Change) -> bool:
         return processes.recover(c, self.folder, processes.used_rows(c), self.row, self.report)

@@ -132,7 +132,7 @@ class Exported(exports.Exporter):
         return self._is_closed
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"a {self._noun} cannot be pickled: send its ref")
+        raise messages.no_pickle(self._noun)
 
 
 # --- reading

@@ -3,7 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from refstore import children, limits, messages
@@ -77,11 +77,12 @@ class Census(NamedTuple):
 
 
 def census(c: Change) -> Census:
-    used = objects = pinned = pinned_nbytes = condemned = 0
+    used = objects = pinned = pinned_nbytes = condemned = writing = 0
     for held in blocks(c):
         used += held.nbytes
         objects += held.state == SEALED
         condemned += held.state == CONDEMNED
+        writing += held.nbytes * (held.state == WRITING)
         if held.pinned:
             pinned += 1
             pinned_nbytes += held.nbytes
@@ -97,6 +98,7 @@ def census(c: Change) -> Census:
         pinned=pinned,
         pinned_nbytes=pinned_nbytes,
         condemned=condemned,
+        writing_nbytes=writing,
     )
     return Census(room, used, objects)
 
@@ -176,10 +178,19 @@ def holdings(c: Change, only: int | None = None) -> list[Holding]:
     return found
 
 
-def top_holders(c: Change) -> list[TopHolder]:
+def kept(c: Change, held: Iterable[Holding]) -> list[tuple[int, int]]:
+    """Of each process that keeps anything for children: its pid, and how many bytes."""
+    nbytes: dict[int, int] = {}
+    for one in held:
+        if one.kept:
+            nbytes[one.row] = nbytes.get(one.row, 0) + one.nbytes
+    return [(processes.pid_of(c, row), nbytes[row]) for row in sorted(nbytes)]
+
+
+def top_holders(c: Change, held: Iterable[Holding]) -> list[TopHolder]:
     """The processes that hold anything, largest first."""
     nbytes: dict[int, int] = {}
-    for one in holdings(c):
+    for one in held:
         nbytes[one.row] = nbytes.get(one.row, 0) + one.nbytes
     people = []
     for row, n in nbytes.items():

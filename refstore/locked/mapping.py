@@ -66,6 +66,16 @@ def allocate(fd: int, start: int, end: int, *, fresh: bool = True) -> None:
         start = start // PAGE * PAGE + PAGE
 
 
+def copy_on_write(fd: int, nbytes: int, offset: int) -> mmap.mmap:
+    """A private view of a part of the file behind `fd`; of zeros if that is -1. MemoryError."""
+    try:
+        return mmap.mmap(fd, nbytes, access=mmap.ACCESS_COPY, offset=offset, **UNTRACKED)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise limits.no_private_view(nbytes) from None
+
+
 _others: list[io.FileIO] = []
 
 

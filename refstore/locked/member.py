@@ -7,12 +7,11 @@ import errno
 import mmap
 import os
 import sys
-import warnings
 from collections import deque
 from typing import Any, Final
 
 from refstore import children, messages
-from refstore.errors import RefstoreError, RefstoreWarning, StoreCorruptedError
+from refstore.errors import RefstoreError, StoreCorruptedError
 from refstore.locked import checks, folders, processes, slots, writers
 from refstore.locked.journal import Change
 from refstore.locked.layout import (
@@ -324,7 +323,7 @@ class Member(Turns):
         self._look_at_chores()
         if self._loss is not None and not self._has_warned:
             self._has_warned = True
-            warnings.warn(children.warning(self.path, self._loss), RefstoreWarning, stacklevel=3)
+            children.warn(self.path, self._loss)
 
     def inherit(self) -> None:
         """In a forked child, before any other claim is looked at."""

@@ -18,7 +18,7 @@ from command import Command
 from helpers import child_process, child_processes
 
 import refstore
-from refstore import cli
+from refstore import cli, messages
 
 # --- ls
 
@@ -145,12 +145,16 @@ class _Unsound:
         return ["slot 3 is odd", "slot 4 is even"]
 
 
-def test_check_of_a_file_that_is_no_store_is_1(run: Command, folder: Path) -> None:
-    (folder / "text").write_text("no store" * 1000)
-    said = run("check", "text")
+def test_check_of_a_store_that_cannot_be_attached_to_is_1(
+    run: Command, train: refstore.Store, folder: Path
+) -> None:
+    (folder / "broken").write_bytes(Path(train.path).read_bytes()[:4096])
+    said = run("check", "broken")
     assert said.status == 1
-    assert said.out.endswith("text: 1 problem\n")
-    (folder / "text").unlink()
+    assert "truncated" in said.out
+    assert f"{messages.command()} rm {folder}/broken`" in said.out
+    assert said.out.endswith("broken: 1 problem\n")
+    (folder / "broken").unlink()
 
 
 # --- holders
@@ -395,7 +399,7 @@ def test_a_missing_store_is_2_and_one_line(run: Command, command: str) -> None:
 def test_bad_usage_is_2(run: Command, arguments: list[str]) -> None:
     said = run(*arguments)
     assert (said.status, said.out) == (2, "")
-    assert "usage: refstore" in said.err
+    assert f"usage: {messages.command()}" in said.err
 
 
 @pytest.mark.parametrize("name", ["", "..", "x" * 300])

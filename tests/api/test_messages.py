@@ -177,6 +177,72 @@ def test_a_store_that_was_damaged_can_be_removed(store: refstore.Store, folder: 
     (folder / "broken").unlink()
 
 
+# --- REFSTORE_DIR
+
+
+def refusal_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What both ways to make a store say where no store can be."""
+    said = []
+    with monkeypatch.context() as patch:
+        patch.setenv("REFSTORE_DIR", str(folder))
+        for make in (refstore.Store, refstore.Store.temporary):
+            with pytest.raises(OSError, match="REFSTORE_DIR is") as caught:
+                make(capacity="1MiB")
+            said.append(str(caught.value))
+    for text in said:
+        assert f"REFSTORE_DIR is {str(folder)!r}" in text
+        assert "set it to" in text or "set REFSTORE_DIR to" in text or "run: chmod" in text
+    assert said[0] == said[1]
+    return said[0]
+
+
+def test_a_chosen_folder_that_holds_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "its file system" in refusal_of(Path("/proc"), monkeypatch)
+
+
+def test_a_chosen_folder_that_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refusal_of(folder / "no" / "inner", monkeypatch)
+    assert f"there is no '{folder}/no' to make it in" in said
+    assert "takes no new files" in refusal_of(Path("/proc/absent"), monkeypatch)
+
+
+def test_a_file_in_place_of_a_chosen_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "text").touch()
+    assert "which is not a folder" in refusal_of(folder / "text", monkeypatch)
+    assert "Not a directory" in refusal_of(folder / "text" / "x", monkeypatch)
+    (folder / "text").unlink()
+
+
+def test_a_chosen_folder_that_is_not_ones_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o777)
+    assert "which is open to other users" in refusal_of(folder / "open", monkeypatch)
+    (folder / "open").rmdir()
+
+
+def test_a_chosen_folder_that_may_not_be_written(
+    folder: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+
+    with refstore.Store(path, capacity="1MiB") as store:
+        engine = store._module
+        store.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "make_file", forbidden)
+        assert "Permission denied" in refusal_of(folder, monkeypatch)
+
+
+def test_another_folder_is_not_put_down_to_refstore_dir(folder: Path) -> None:
+    with pytest.raises(OSError, match=r"/proc.* file system|file system .*/proc") as caught:
+        refstore.Store("/proc/store", capacity="1MiB")
+    assert "REFSTORE_DIR" not in str(caught.value)
+    assert "no store of this name" not in str(caught.value)
+
+
 # --- a full store
 
 
@@ -197,6 +263,20 @@ def test_too_many_objects_need_a_larger_max_objects(make_store: MakeStore) -> No
     assert "larger store" not in str(caught.value)
 
 
+def test_what_is_being_written_comes_back_by_abort(make_store: MakeStore) -> None:
+    store = make_store("1MiB")
+    with store.create(700_000), pytest.raises(refstore.StoreFullError) as caught:
+        store.put(bytes(700_000))
+    written = next(holder.bytes for holder in caught.value.holders)
+    text = str(caught.value)
+    assert f"Objects being written by create() hold {written} bytes" in text
+    for way in ("abort()", "seal()", "`with`"):
+        assert way in text
+    with pytest.raises(refstore.StoreFullError) as caught:  # it is sealed
+        store.put(bytes(700_000))
+    assert "written by create()" not in str(caught.value)
+
+
 def test_no_room_in_one_piece_comes_by_deleting(make_store: MakeStore) -> None:
     store = make_store("1MiB")
     kept = store.put(bytes(700_000))
@@ -204,6 +284,42 @@ def test_no_room_in_one_piece_comes_by_deleting(make_store: MakeStore) -> None:
         store.put(bytes(700_000))
     assert "Delete or release objects, or make a larger store" in str(caught.value)
     store.delete(kept)
+
+
+# --- what is no object to put
+
+
+WRAPS: list[Callable[[Any], object]] = [lambda it: it, lambda it: [it], lambda it: {"a": (it,)}]
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("data", [b"abc", np.arange(3.0), {"a": 1}], ids=["b", "a", "o"])
+def test_a_buffer_says_how_what_it_holds_is_put(
+    store: refstore.Store, data: Any, wrap: Any
+) -> None:
+    before = store.stats().used
+    with store.get(store.put(data, name="n")) as buf:
+        with pytest.raises(TypeError, match=r"put\(buf\.value\).* put\(buf\.array\)"):
+            store.put(wrap(buf))
+        copy = store.get(store.put(buf.value, name="copy"))
+        assert copy.kind == buf.kind
+        assert bytes(copy) == bytes(buf)
+        if buf.kind != "object":
+            again = store.get(store.put(buf.array))
+            assert bytes(again) == bytes(buf)
+            store.delete(again.ref)
+            again.release()
+    copy.release()
+    del store["n"], store["copy"]
+    assert store.stats().used == before
+
+
+def test_a_writer_says_how_what_it_holds_is_put(store: refstore.Store) -> None:
+    with store.create(3) as writer:
+        with pytest.raises(TypeError, match=r"seal it and send its ref; put\(w\.array\)"):
+            store.put(writer)
+        memoryview(writer)[:] = b"abc"
+        assert bytes(store.get(store.put(writer.array))) == b"abc"
 
 
 # --- keys

@@ -72,6 +72,8 @@ def test_the_other_engine_refuses_it_and_names_both(
         assert store.path in str(caught.value)
         assert "native" in str(caught.value)
         assert "filelock" in str(caught.value)
+        assert f"backend='{owner}'" in str(caught.value)
+        assert f"REFSTORE_BACKEND={owner} " in str(caught.value)
         with pytest.raises(FileExistsError):
             refstore.Store(store.path, create=True, backend=backend)
         assert bytes(store["n"]) == b"kept"

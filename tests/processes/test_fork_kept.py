@@ -25,8 +25,8 @@ import refstore
 
 SIZES = (100, 100_000)
 
-PROGRAM = """
-    import errno, fcntl, glob, os, resource, signal, struct, sys, warnings, refstore
+PROGRAM = helpers.ROWS + textwrap.dedent("""
+    import errno, os, resource, signal, sys, warnings, refstore
 
     path, engine, way, end, size = sys.argv[1:5] + [int(sys.argv[5])]
     warnings.simplefilter("ignore", refstore.RefstoreWarning)
@@ -38,23 +38,7 @@ PROGRAM = """
     def wait():
         assert os.read(0, 1) == b"x"
 
-    if engine == "native":
-        locks = open(path, "r+b")
-    else:
-        (folder,) = glob.glob(path + ".*.locks")
-        locks = [open(f"{folder}/{row}.lock", "a+b") for row in range(256)]
-
-    def lock_rows(wanted):
-        for row in range(1024 if engine == "native" else 256):
-            try:
-                if engine == "native":
-                    kind = fcntl.F_WRLCK if wanted else fcntl.F_UNLCK
-                    fcntl.fcntl(locks, 37, struct.pack("hhqqi4x", kind, os.SEEK_SET, row, 1, 0))
-                else:
-                    kind = fcntl.LOCK_EX | fcntl.LOCK_NB if wanted else fcntl.LOCK_UN
-                    fcntl.flock(locks[row], kind)
-            except BlockingIOError:
-                pass  # somebody's own
+    rows = Rows(path, engine)
 
     def fail_to_fork():
         # which root may as often as it likes
@@ -74,9 +58,9 @@ PROGRAM = """
 
     def fork():
         if way == "no row":
-            lock_rows(True)
+            rows.lock(True)
             pid = os.fork()
-            lock_rows(False)
+            rows.lock(False)
         elif way == "no descriptor":
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
@@ -91,9 +75,9 @@ PROGRAM = """
                 pid = os.fork()
                 os.ftruncate(filler, 0)
         else:
-            lock_rows(True)
+            rows.lock(True)
             fail_to_fork()
-            lock_rows(False)
+            rows.lock(False)
             return -1
         return pid
 
@@ -136,7 +120,7 @@ PROGRAM = """
         os.close(life)
         say("closed")
         assert os.waitpid(pid, 0)[1] == 0
-"""
+""")
 
 
 @contextlib.contextmanager
@@ -177,6 +161,8 @@ def assert_kept(store: refstore.Store, pid: int, text: str) -> None:
     assert stats.condemned == 2, "the object, and the Writer's block"
     with pytest.raises(refstore.StoreFullError) as error:
         store.put(bytes(store.capacity))
+    nbytes = sum(one.bytes for one in kept if one.ref is not None and one.name is None)
+    assert f" {nbytes} bytes are kept for children of process {pid}, until it" in str(error.value)
     said = "has ended, and a child of it that has no place in the store keeps"
     assert (said in str(error.value)) == ("ended" in text)
 

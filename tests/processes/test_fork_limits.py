@@ -8,6 +8,7 @@ parent. Of a child of a raw system call nobody knows: its parent keeps nothing f
 from __future__ import annotations
 
 import platform
+import textwrap
 
 import helpers
 import pytest
@@ -16,8 +17,8 @@ import refstore
 
 CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
 
-LOST_CHILD = """
-    import ctypes, fcntl, glob, os, pickle, resource, signal, struct, sys, traceback, warnings
+LOST_CHILD = helpers.ROWS + textwrap.dedent("""
+    import ctypes, os, pickle, resource, signal, sys, traceback, warnings
     import refstore
 
     path, engine, way, clone = sys.argv[1:]
@@ -32,24 +33,7 @@ LOST_CHILD = """
     store.delete(store.put(b"", name="written"))  # so that the name's table is there for good
     writer = store.create(100, name="written")
     memoryview(writer)[:] = b"w" * 100
-    if engine == "native":
-        locks = open(path, "r+b")
-    elif way == "no row":
-        (folder,) = glob.glob(path + ".*.locks")
-        locks = [open(f"{folder}/{row}.lock", "a+b") for row in range(256)]
-
-    def lock_rows(wanted):
-        for row in range(1024 if engine == "native" else 256):
-            try:
-                if engine == "native":
-                    kind = fcntl.F_WRLCK if wanted else fcntl.F_UNLCK
-                    asked = struct.pack("hhqqi4x", kind, os.SEEK_SET, row, 1, 0)
-                    fcntl.fcntl(locks, 37, asked)  # F_OFD_SETLK
-                else:
-                    kind = fcntl.LOCK_EX | fcntl.LOCK_NB if wanted else fcntl.LOCK_UN
-                    fcntl.flock(locks[row], kind)
-            except BlockingIOError:
-                pass  # the parent's own
+    rows = Rows(path, engine) if way == "no row" else None
 
     def limit(descriptors):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -59,7 +43,7 @@ LOST_CHILD = """
         if way == "raw":
             return libc.syscall(int(clone), signal.SIGCHLD, 0, 0, 0, 0)
         if way == "no row":
-            lock_rows(True)
+            rows.lock(True)
             return os.fork()
         if way == "no descriptor":
             limit(3)
@@ -113,7 +97,7 @@ LOST_CHILD = """
                 refstore.Store(path, create=False)
             except refstore.RefstoreError as error:
                 assert "rows" in str(error), error
-            lock_rows(False)
+            rows.lock(False)
         if os.path.exists(path):
             with refstore.Store(path, create=False) as again:
                 assert bytes(again.get(ref)) == data
@@ -150,7 +134,7 @@ LOST_CHILD = """
     for warning in said:
         assert warning[0] is refstore.RefstoreWarning
         assert path in warning[1] and "no place" in warning[1], warning
-"""
+""")
 
 
 @pytest.mark.parametrize("way", ["no row", "no descriptor", "raw"])
@@ -160,6 +144,44 @@ def test_a_child_without_a_row_is_refused_everything(
     if way == "raw" and CLONE is None:
         pytest.skip("the number of clone() is not known here")
     helpers.run_clean(LOST_CHILD, path, engine, way, CLONE)
+
+
+WARNED_PARENT = helpers.ROWS + textwrap.dedent("""
+    import logging, multiprocessing, os, sys, warnings, refstore
+
+    path, engine, way = sys.argv[1:]
+    said = []
+    warnings.showwarning = lambda *warning: said.append(warning)
+    os.register_at_fork(after_in_parent=logging.getLogger)  # Python code before the fork returns
+    store = refstore.Store(path, create=False)
+    store.put(b"x")
+    rows = Rows(path, engine)
+    rows.lock(True)
+    line = sys._getframe().f_lineno + 2
+    if way == "os":
+        pid = os.fork()
+    else:
+        line += 4
+        process = multiprocessing.get_context("fork").Process(target=os._exit, args=(0,))
+        process.start()
+    if way == "os":
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    else:
+        process.join()
+    rows.lock(False)
+    (warning,) = said
+    assert "or has closed the store" in str(warning[0])
+    assert warning[1:4] == (refstore.RefstoreWarning, "<string>", line), warning
+""")
+
+
+@pytest.mark.parametrize("way", ["os", "multiprocessing"])
+def test_the_warning_points_at_the_line_that_forked(
+    store: refstore.Store, path: str, way: str, engine: str
+) -> None:
+    helpers.run_clean(WARNED_PARENT, path, engine, way)
 
 
 @pytest.mark.native("opens its file once more for a child; the other's child has its lock by then")

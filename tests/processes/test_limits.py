@@ -47,6 +47,39 @@ def test_a_limit_on_address_space_makes_the_default_smaller(
 
 
 @no_address_space
+@pytest.mark.parametrize("nbytes", [1 << 16, 20 << 20])
+def test_a_private_view_that_cannot_be_mapped_names_the_limit(
+    store: refstore.Store, path: str, nbytes: int
+) -> None:
+    helpers.run_clean(
+        """
+        import resource, sys, refstore
+        path, nbytes = sys.argv[1], int(sys.argv[2])
+        with refstore.Store(path + "2", capacity="64MiB", create=True) as store:
+            ref = store.put(bytes(nbytes))
+            with store.get(ref, writable=True) as buf:
+                assert memoryview(buf)[0] == 0
+            with open("/proc/self/statm") as text:
+                has = int(text.read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (has, resource.RLIM_INFINITY))
+            views = []
+            try:
+                for _ in range(1000):  # the allocator may have some left
+                    views.append(store.get(ref, writable=True))
+            except MemoryError as error:
+                said = str(error)
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+            assert str(has) in said and "ulimit -v" in said and "copy-on-write" in said, said
+            assert store.refcount(ref) == 1 + len(views)
+            views.clear()
+            store.unlink()
+        """,
+        path,
+        nbytes,
+    )
+
+
+@no_address_space
 def test_what_cannot_be_mapped_names_the_limit(folder: Path, path: str) -> None:
     helpers.run_clean(
         """

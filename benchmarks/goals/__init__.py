@@ -1,0 +1,8 @@
+"""The goals that the project holds itself to: one table, whose rows have a floor and a bound.
+
+row             a row of it, and how long to measure
+one_process     times that one process measures by itself
+many_processes  times and rates of several processes
+fresh_memory    processor time for memory that was never used
+space           usable space and fragmentation
+"""

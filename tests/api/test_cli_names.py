@@ -1,0 +1,93 @@
+"""What the command says of names that are no store's, and how it names itself."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import Command
+
+import refstore
+from refstore import messages
+
+
+@pytest.mark.parametrize("command", ["stat", "holders", "check", "recover", "rm"])
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("/etc/passwd", "is not a store"),
+        ("/dev/null", "is not a store"),
+        ("/etc", "a folder has this name"),
+        ("/etc/passwd/x", "no folder"),
+        ("/absent/x", "there is no"),
+    ],
+)
+def test_what_is_no_store_is_2_and_one_line(
+    run: Command, command: str, path: str, what: str
+) -> None:
+    for options in ([], ["--json"]) if command != "rm" else ([],):
+        said = run(command, path, *options)
+        assert (said.status, said.out) == (2, "")
+        assert said.err.startswith("refstore: ")
+        assert said.err.count("\n") == 1
+        assert path in said.err
+        assert what in said.err
+
+
+def test_what_is_no_store_is_that_whoever_owns_it(
+    run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    for command in ("stat", "check"):
+        assert "is not a store" in run(command, "/etc/passwd").err
+
+
+def test_a_socket_is_2_and_one_line(run: Command, folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "socket"))
+        said = run("check", "socket")
+    assert (said.status, said.out, said.err.count("\n")) == (2, "", 1)
+    assert "a device or a socket has this name" in said.err
+    (folder / "socket").unlink()
+
+
+@pytest.mark.parametrize("command", ["stat", "holders", "check", "recover", "rm"])
+@pytest.mark.parametrize("name", ["-x", "--jso"])
+def test_a_name_that_begins_with_a_dash_is_given_after_two(
+    run: Command, command: str, name: str
+) -> None:
+    with refstore.Store(name, capacity="1MiB"):
+        said = run(command, name)
+        assert (said.status, said.out) == (2, "")
+        advised = said.err.rpartition("names a store: ")[2].rstrip().rstrip(")")
+        assert advised.startswith(messages.command())
+        assert run(*shlex.split(advised.removeprefix(messages.command()))).status == 0
+    run("rm", "--", name)
+
+
+def test_no_advice_about_names_where_none_is_taken(run: Command) -> None:
+    assert "names a store" not in run("ls", "-x").err
+    assert "names a store" not in run("stat").err
+
+
+def test_commands_are_named_as_they_can_be_typed(
+    run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(folder))
+    (folder / "refstore").write_text("")
+    assert "`python -m refstore ls` lists" in run("stat", "absent").err
+    (folder / "refstore").chmod(0o700)
+    assert "`refstore ls` lists" in run("stat", "absent").err
+    as_module = [sys.executable, "-m", "refstore"]
+    said = subprocess.run(
+        [*as_module, "stat", "absent"], capture_output=True, text=True, check=False
+    )
+    assert "`python -m refstore ls` lists" in said.stderr
+    said = subprocess.run([*as_module, "stat"], capture_output=True, text=True, check=False)
+    assert "usage: python -m refstore stat" in said.stderr
+    (folder / "refstore").unlink()
