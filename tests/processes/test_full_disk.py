@@ -11,7 +11,7 @@ COMING = """
 import subprocess
 
 def comes(source, *arguments):
-    prelude = "import os, sys; sys.path.insert(0, sys.argv[2]); import refstore\\n"
+    prelude = "import os, sys; sys.path.append(sys.argv[2]); import tests, refstore\\n"
     prelude += "store = refstore.Store(sys.argv[1], create=False)\\n"
     program = [sys.executable, "-c", prelude + source, path, sys.argv[2], *map(str, arguments)]
     result = subprocess.run(program, capture_output=True, text=True, timeout=60)
