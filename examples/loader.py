@@ -17,7 +17,7 @@ from refstore import ObjectRef, Store
 LOADERS = 2
 BATCHES = 20  # of each loader
 SHAPE = (64, 128, 128)
-PATIENCE = 60  # seconds; a loader that died would be waited for in vain
+BUSY_TIMEOUT = 60  # seconds; a loader that died would be waited for in vain
 
 Batches: TypeAlias = "Queue[ObjectRef | None]"  # None: this loader has no more
 
@@ -40,7 +40,7 @@ def main() -> None:
             context.Process(target=load, args=(store, seed, batches), daemon=True).start()
         means, at_work = [], LOADERS
         while at_work:
-            ref = batches.get(timeout=PATIENCE)
+            ref = batches.get(timeout=BUSY_TIMEOUT)
             if ref is None:
                 at_work -= 1
                 continue

@@ -7,9 +7,9 @@ with refstore.Store("train", capacity="1GiB") as store:
     store.delete(ref)
 """
 
-from refstore import main_interpreter  # noqa: F401  first: it raises in any other
-from refstore.blocks import PinnedBuffer, Writer
-from refstore.errors import (
+from refstore import _main_interpreter  # noqa: F401  first: it raises in any other
+from refstore._buffers import PinnedBuffer, Writer
+from refstore._errors import (
     GetTimeoutError,
     ObjectExistsError,
     ObjectNotFoundError,
@@ -21,9 +21,9 @@ from refstore.errors import (
     StoreVersionError,
     TopHolder,
 )
-from refstore.records import Holder, Recovery, StoreStats
-from refstore.refs import ObjectRef
-from refstore.store import Store
+from refstore._refs import ObjectRef
+from refstore._reports import Holder, Recovery, StoreStats
+from refstore._store import Store
 
 __version__ = "0.1.0"  # of which pyproject.toml makes that of the package
 

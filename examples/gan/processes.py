@@ -13,7 +13,7 @@ from examples.gan.messages import Failed, Go, Message
 from examples.gan.settings import Settings
 from refstore import Store
 
-PATIENCE = 5.0  # seconds for a worker to go of itself, or by SIGTERM, before SIGKILL
+BUSY_TIMEOUT = 5.0  # seconds for a worker to go of itself, or by SIGTERM, before SIGKILL
 
 
 class Workers:
@@ -60,7 +60,7 @@ class Workers:
             for process in started:
                 process.terminate()
         for process in started:
-            process.join(PATIENCE)
+            process.join(BUSY_TIMEOUT)
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -91,7 +91,7 @@ class Workers:
 
     def _see_off(self, number: int) -> None:
         process = self._processes[number]
-        process.join(PATIENCE)
+        process.join(BUSY_TIMEOUT)
         if process.exitcode != 0:
             raise endings.RunFailed(f"worker {number} died: {_how(process.exitcode)}")
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import refstore
-from refstore import arrays
+from refstore.payload import arrays
 
-CORE = Path(__file__).resolve().parents[2] / "refstore"
+CORE = Path(__file__).resolve().parents[2] / "refstore" / "engines" / "native"
 VERSION_AT = 8  # in the file of either engine
 
 
@@ -86,11 +86,11 @@ def test_a_store_without_its_last_bytes_is_refused(
 
 @pytest.mark.native("reads the core's source")
 def test_the_version_stands_where_the_core_says(image: bytes) -> None:
-    text = (CORE / "_layout.pxd").read_text()
+    text = (CORE / "layout.pxd").read_text()
     value = re.search(r"FORMAT_VERSION\b\D*?(\d+)", text)
     offset = re.search(r"\.version\s*==\s*(\d+)|header\.(?:format_)?version\)?\s*==\s*(\d+)", text)
-    assert value, "no FORMAT_VERSION in _layout.pxd"
-    assert offset, "no asserted offset of the version in _layout.pxd"
+    assert value, "no FORMAT_VERSION in layout.pxd"
+    assert offset, "no asserted offset of the version in layout.pxd"
     assert int(next(filter(None, offset.groups()))) == VERSION_AT
     assert struct.unpack_from("=I", image, VERSION_AT)[0] == int(value.group(1))
 

@@ -18,7 +18,8 @@ from command import Command
 from helpers import child_process, child_processes
 
 import refstore
-from refstore import cli, messages
+from refstore import _messages
+from refstore.cli import commands, output
 
 # --- ls
 
@@ -125,7 +126,7 @@ def test_check_prints_the_problems_and_is_1(
     run: Command, train: refstore.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "attached", lambda cls, path, *, foreign: _Unsound())
+        patch.setattr(commands, "attached", lambda cls, path, *, foreign: _Unsound())
         said = run("check", "train")
         assert said == (1, "slot 3 is odd\nslot 4 is even\ntrain: 2 problems\n", "")
         said = run("check", "train", "--json")
@@ -152,7 +153,7 @@ def test_check_of_a_store_that_cannot_be_attached_to_is_1(
     said = run("check", "broken")
     assert said.status == 1
     assert "truncated" in said.out
-    assert f"{messages.command()} rm {folder}/broken`" in said.out
+    assert f"{_messages.command()} rm {folder}/broken`" in said.out
     assert said.out.endswith("broken: 1 problem\n")
     (folder / "broken").unlink()
 
@@ -261,7 +262,7 @@ def test_recover_tells_of_what_its_own_coming_brought_back(
     ],
 )
 def test_the_sentence_about_a_recovery(recovery: tuple[Any, ...], said: str) -> None:
-    assert cli._what_came_back(refstore.Recovery(*recovery)) == said
+    assert commands._what_came_back(refstore.Recovery(*recovery)) == said
 
 
 # --- rm
@@ -399,7 +400,7 @@ def test_a_missing_store_is_2_and_one_line(run: Command, command: str) -> None:
 def test_bad_usage_is_2(run: Command, arguments: list[str]) -> None:
     said = run(*arguments)
     assert (said.status, said.out) == (2, "")
-    assert f"usage: {messages.command()}" in said.err
+    assert f"usage: {_messages.command()}" in said.err
 
 
 @pytest.mark.parametrize("name", ["", "..", "x" * 300])
@@ -429,7 +430,7 @@ def test_the_version_says_why_there_is_no_core(
     run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REFSTORE_BACKEND", "auto")
-    monkeypatch.setattr(cli, "why_no_core", lambda: "it is not there: do this")
+    monkeypatch.setattr("refstore.cli.why_no_core", lambda: "it is not there: do this")
     said = run("--version")
     assert "(filelock engine, " in said.out
     assert (said.status, said.err) == (0, "it is not there: do this\n")
@@ -472,4 +473,4 @@ def test_the_module_runs_as_the_command_does(run: Command, train: refstore.Store
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3 << 29, "1.5 GiB"), (1 << 46, "64.0 TiB")],
 )
 def test_sizes_are_rounded_for_people(nbytes: int, text: str) -> None:
-    assert cli._size(nbytes) == text
+    assert output.size_text(nbytes) == text

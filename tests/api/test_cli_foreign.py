@@ -10,8 +10,8 @@ import pytest
 from command import Command
 
 import refstore
-from refstore import paths
-from refstore.temporary import collect_temporary
+from refstore import _paths
+from refstore._temporary import collect_temporary
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def another(left: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     user = os.geteuid()
     with monkeypatch.context() as patch:
         patch.setattr(os, "geteuid", lambda: user + 1)
-        patch.setattr(paths, "_uid", lambda: user)  # who may list the folder
+        patch.setattr(_paths, "_uid", lambda: user)  # who may list the folder
         yield user + 1
 
 

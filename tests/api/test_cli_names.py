@@ -13,7 +13,7 @@ import pytest
 from command import Command
 
 import refstore
-from refstore import messages
+from refstore import _messages
 
 
 @pytest.mark.parametrize("command", ["stat", "holders", "check", "recover", "rm"])
@@ -65,8 +65,8 @@ def test_a_name_that_begins_with_a_dash_is_given_after_two(
         said = run(command, name)
         assert (said.status, said.out) == (2, "")
         advised = said.err.rpartition("names a store: ")[2].rstrip().rstrip(")")
-        assert advised.startswith(messages.command())
-        assert run(*shlex.split(advised.removeprefix(messages.command()))).status == 0
+        assert advised.startswith(_messages.command())
+        assert run(*shlex.split(advised.removeprefix(_messages.command()))).status == 0
     run("rm", "--", name)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import refstore
-from refstore import arrays
+from refstore.payload import arrays
 
 RECORD = np.dtype([("a", "i4"), ("b", "f8")])
 COUNT = 1000
@@ -44,7 +44,7 @@ def during_a_view(act: Callable[[], object]) -> Iterator[None]:
             acted.append(True)
             thread = threading.Thread(target=act)
             thread.start()
-            thread.join(helpers.PATIENCE)
+            thread.join(helpers.BUSY_TIMEOUT)
             assert not thread.is_alive()
         return read(text, nbytes)
 

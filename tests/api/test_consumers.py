@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import refstore
-from refstore.locked import exports
+from refstore.engines.filelock import buffer_protocol
 
 EXPECTED = np.arange(500, dtype="u4")
 
@@ -59,7 +59,7 @@ def content(view: Any) -> bytes:
 
 
 def works(too_little: set[str], engine: str) -> bool:
-    return engine == "native" or exports.WAY not in too_little
+    return engine == "native" or buffer_protocol.WAY not in too_little
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")
@@ -128,7 +128,7 @@ def test_who_asks_so_and_keeps_nothing_is_refused(store: refstore.Store, engine:
     ask = ctypes.pythonapi.PyObject_GetBuffer
     ask.argtypes = (ctypes.py_object, ctypes.c_void_p, ctypes.c_int)
     with store.get(store.put(EXPECTED), writable=True) as buf:
-        for flags in (exports.SIMPLE_WRITABLE, exports.SIMPLE):
+        for flags in (buffer_protocol.SIMPLE_WRITABLE, buffer_protocol.SIMPLE):
             with pytest.raises(BufferError, match="memoryview"):
                 ask(buf, ctypes.create_string_buffer(256), flags)
         assert hashlib.sha256(buf).digest() == hashlib.sha256(EXPECTED.tobytes()).digest()

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import refstore
-from refstore import arrays
-from refstore.locked import layout
+from refstore.engines.filelock import layout
+from refstore.payload import arrays
 
 READS = """
     import sys, refstore

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import refstore
-from refstore import messages
+from refstore import _messages
 
 MakeStore = Callable[..., refstore.Store]
 
@@ -136,15 +136,15 @@ def absent(path: str) -> int:
 
 def test_a_sentence_of_the_engines_stays(path: str) -> None:
     error = OSError(errno.EACCES, "a sentence", path)
-    assert messages.of_path(path, error) is error
-    busy = messages.busy(path, 5, "a put")
-    assert messages.of_path(path, busy) is busy
+    assert _messages.of_path(path, error) is error
+    busy = _messages.busy(path, 5, "a put")
+    assert _messages.of_path(path, busy) is busy
     unheard_of = OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
-    assert messages.of_path(path, unheard_of) is unheard_of
+    assert _messages.of_path(path, unheard_of) is unheard_of
 
 
 def test_another_users_store(store: refstore.Store, path: str) -> None:
-    error = messages.other_user(path, 5)
+    error = _messages.other_user(path, 5)
     assert "foreign=True" in str(error)
     assert "--foreign" in str(error)
 

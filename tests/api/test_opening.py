@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import refstore
-from refstore import paths
-from refstore.engine import load
+from refstore import _paths
+from refstore.engines.choice import load
 
 MakeStore = Callable[..., refstore.Store]
 
@@ -288,12 +288,12 @@ def test_the_largest_capacity_is_the_engines(
     path: str, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with refstore.Store(path, capacity="8TiB", max_objects=10) as store:
-        assert store.capacity == paths.MAX_CAPACITY
+        assert store.capacity == _paths.MAX_CAPACITY
         store.unlink()
     with pytest.raises(ValueError, match="a store holds 8 TiB"):
-        refstore.Store(path, capacity=paths.MAX_CAPACITY + 1)
+        refstore.Store(path, capacity=_paths.MAX_CAPACITY + 1)
     with pytest.raises(ValueError, match="capacity is"):
-        load(engine).make_file(path, paths.MAX_CAPACITY + 1, 10, 0o600, False)
+        load(engine).make_file(path, _paths.MAX_CAPACITY + 1, 10, 0o600, False)
 
 
 def test_a_backend_can_be_asked_for(make_store: MakeStore, path: str, engine: str) -> None:

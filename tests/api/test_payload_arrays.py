@@ -13,7 +13,7 @@ from helpers import Array
 
 import refstore
 
-# A class that forwards requests forwards numpy's errors; see refstore/locked/exports.py.
+# A class that forwards requests forwards numpy's errors; see buffer_protocol.py.
 REFUSED = BufferError if engines.exports_by_itself() else ValueError
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import refstore
-from refstore.pickled_arrays import IN_STREAM
+from refstore.payload.ndarrays import IN_STREAM
 
 
 def least(call: Callable[[], object], tries: int = 7) -> float:

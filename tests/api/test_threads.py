@@ -23,7 +23,7 @@ def in_threads(work: Callable[[int], object]) -> None:
     barrier = threading.Barrier(THREADS)
 
     def run(number: int) -> None:
-        barrier.wait(helpers.PATIENCE)
+        barrier.wait(helpers.BUSY_TIMEOUT)
         work(number)
 
     with ThreadPoolExecutor(THREADS) as pool:

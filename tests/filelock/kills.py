@@ -198,12 +198,12 @@ def run(operation: Operation, path: str, number: int | None, is_attached: bool) 
     return killed_at(number, alone)
 
 
-def demand_sound(path: str, operation: Operation) -> None:
+def require_sound(path: str, operation: Operation) -> None:
     """What a survivor must find; leaves no store."""
     with refstore.Store(path, create=False) as store:
-        demand_nothing_wrong(store)
+        require_nothing_wrong(store)
         store.recover()
-        demand_nothing_wrong(store)
+        require_nothing_wrong(store)
         with store["kept"] as buf:
             assert bytes(buf) == KEPT
         if not operation.deletes:
@@ -218,11 +218,11 @@ def demand_sound(path: str, operation: Operation) -> None:
         stats = store.stats()
         assert (stats.used, stats.pinned, stats.condemned, stats.processes) == (0, 0, 0, 1), stats
         helpers.assert_full_capacity_fits(store)
-        demand_nothing_wrong(store)
+        require_nothing_wrong(store)
         store.unlink()
 
 
-def demand_nothing_wrong(store: refstore.Store) -> None:
+def require_nothing_wrong(store: refstore.Store) -> None:
     problems = store.check()
     assert problems == [], problems
 
@@ -231,7 +231,7 @@ def length_of(operation: Operation, is_attached: bool) -> int:
     """How many bytecodes it has."""
     with scenario(operation) as path:
         length = run(operation, path, None, is_attached)
-        demand_sound(path, operation)
+        require_sound(path, operation)
     return length
 
 
@@ -241,7 +241,7 @@ def trial(operation: Operation, number: int, is_attached: bool, second: int | No
         run(operation, path, number, is_attached)
         if second is not None:
             killed_at(second, lambda: refstore.Store(path, create=False))
-        demand_sound(path, operation)
+        require_sound(path, operation)
 
 
 @contextlib.contextmanager

@@ -241,7 +241,7 @@ def trial(operation: kills.Operation, act: str, number: int) -> Point:
             if dropped:  # a pin or a room that nobody gives back before the process ends
                 point.dropped = dropped
             if not dropped and act != "fork and go on":
-                kills.demand_sound(path, operation)
+                kills.require_sound(path, operation)
             else:
                 with refstore.Store(path, create=False) as again:
                     assert again.check() == []

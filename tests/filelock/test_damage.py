@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import refstore
-from refstore.locked import layout
+from refstore.engines.filelock import layout
 
 CAPACITY, OBJECTS = 1 << 20, 16
 G = layout.lay_out(CAPACITY, OBJECTS)

@@ -17,7 +17,7 @@ from helpers import child_process
 
 import refstore
 from refstore import cli
-from refstore.temporary import collect_temporary
+from refstore._temporary import collect_temporary
 from tests.filelock import opcodes
 
 MakeStore = Callable[..., refstore.Store]

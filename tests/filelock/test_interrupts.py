@@ -13,9 +13,9 @@ from types import FrameType
 import pytest
 
 import refstore
-from refstore.locked.attachment import Attachment
-from refstore.locked.journal import Change
-from refstore.locked.turns import TRIES
+from refstore.engines.filelock.attachment import Attachment
+from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.transaction import TRIES
 from tests.filelock.test_kills import stopped_in_a_change
 
 OURS = f"{Path(str(refstore.__file__)).parent}/"

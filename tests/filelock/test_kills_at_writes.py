@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import refstore
-from refstore.locked.mapping import Mapping
+from refstore.engines.filelock.mapping import Mapping
 
 pytestmark = pytest.mark.filelock("the words of its file")
 
@@ -107,7 +107,7 @@ def die_with_much_in_hand(store: refstore.Store) -> None:
     del view
 
 
-def demand_sound(path: str, deletes: bool) -> None:
+def require_sound(path: str, deletes: bool) -> None:
     with refstore.Store(path, create=False) as store:
         assert store.check() == []
         store.recover()
@@ -183,10 +183,10 @@ def test_a_kill_before_each_write_leaves_all_or_nothing(path: str, name: str) ->
     image = make_image(path, after_a_death)
     Path(path).write_bytes(image)
     writes = in_child(path, work, None, opens)
-    demand_sound(path, deletes)
+    require_sound(path, deletes)
     assert writes
     for last in range(1, writes + 1):
         Path(path).write_bytes(image)
         assert in_child(path, work, last, opens) is None
         print(f"killed before write {last} of {writes}")
-        demand_sound(path, deletes)
+        require_sound(path, deletes)

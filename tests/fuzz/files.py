@@ -19,9 +19,10 @@ from unittest import mock
 import numpy as np
 
 import refstore
-from refstore import engine as engines
-from refstore.locked import layout as locked
-from refstore.paths import TEMPORARY_PREFIX
+from refstore._paths import TEMPORARY_PREFIX
+from refstore.engines import choice as engines
+from refstore.engines.filelock import layout as locked
+from refstore.payload import frames
 from tests.fuzz import layout
 from tests.native.crash import image
 
@@ -331,9 +332,7 @@ def used_entries(shape: layout.Layout, taken: image.Image) -> tuple[tuple[int, .
                 for number in range(begin, -(-(last - table.at) // table.stride)):
                     offset = table.at + number * table.stride - at
                     octets = data[max(offset, 0) : offset + table.stride]
-                    if any(octets) and (
-                        table.name != "Frame" or octets.startswith(layout.frames.MAGIC)
-                    ):
+                    if any(octets) and (table.name != "Frame" or octets.startswith(frames.MAGIC)):
                         seen.append(number)
         found.append(tuple(seen))
     return tuple(found)

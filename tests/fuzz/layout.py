@@ -1,26 +1,21 @@
 """Every field of a store file by name: where it is, how wide, and how many of it there are.
 
-The native engine's come from `_layout.pxd` itself, the filelock engine's from the constants of
-`refstore.locked.layout`, so a change of the layout is followed here by itself.
+The native engine's come from `layout.pxd` itself, the filelock engine's from the constants of
+`refstore.engines.filelock.layout`, so a change of the layout is followed here by itself.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import importlib
-import importlib.util
 import re
 import struct
 import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refstore.locked import layout as locked
-
-# Where a frame's MAGIC, HEADER and ENTRY are defined.
-_HAS_FRAMES = importlib.util.find_spec("refstore.frames") is not None
-frames: Any = importlib.import_module(f"refstore.{'frames' if _HAS_FRAMES else 'payload'}")
+from refstore.engines.filelock import layout as locked
+from refstore.payload import frames
 
 ROOT = Path(__file__).parents[2]
 INTS = {
@@ -90,12 +85,12 @@ class _Cursor:
 
 @functools.cache
 def _source() -> str:
-    return (ROOT / "refstore" / "_layout.pxd").read_text()
+    return (ROOT / "refstore" / "engines" / "native" / "layout.pxd").read_text()
 
 
 @functools.cache
 def constants() -> dict[str, int]:
-    """The enums of `_layout.pxd`."""
+    """The enums of `layout.pxd`."""
     found: dict[str, int] = {}
     for body in re.findall(r"^cdef enum[^:\n]*:\n((?: +.*\n|\n)+)", _source(), re.MULTILINE):
         following = 0
@@ -110,7 +105,7 @@ def constants() -> dict[str, int]:
 
 @functools.cache
 def structs() -> dict[str, type[ctypes.Structure]]:
-    """The structures of `_layout.pxd`, as C lays them out."""
+    """The structures of `layout.pxd`, as C lays them out."""
     found = {}
     pattern = r"^cdef struct (\w+):\n((?: +.*\n|\n)+)"
     for name, body in re.findall(pattern, _source(), re.MULTILINE):
@@ -140,7 +135,7 @@ def _fields(struct_name: str) -> tuple[Field, ...]:
 
 
 def geometry(capacity: int, max_objects: int) -> _Geometry:
-    """What `lay_out` in `_layout.pxd` says, by its own lines."""
+    """What `lay_out` in `layout.pxd` says, by its own lines."""
     body = _source().partition("cdef inline void lay_out(")[2].partition(":\n")[2]
     body = body.partition("\n\n\n")[0]
     body = re.sub(r"<\w+>", "", body)

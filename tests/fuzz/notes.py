@@ -16,12 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from refstore.errors import (
-    ObjectExistsError,
-    ObjectNotFoundError,
-    RefstoreError,
-    StoreFullError,
-)
+from refstore._errors import ObjectExistsError, ObjectNotFoundError, RefstoreError, StoreFullError
 
 EXPECTED = (
     *(RefstoreError, OSError, ValueError, TypeError, KeyError, MemoryError, pickle.PickleError),

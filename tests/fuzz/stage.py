@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import refstore
-from refstore.locked import layout as locked
+from refstore.engines.filelock import layout as locked
 from tests.fuzz import changes
 from tests.fuzz.calls import Player
 from tests.fuzz.files import File
@@ -234,20 +234,20 @@ def _lock(fd: int, rows: tuple[int, ...]) -> None:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
 
 
-def settle(patience_ms: int) -> None:
+def settle(busy_timeout_ms: int) -> None:
     """This process is to play: no torch, no warnings, and no waiting but where it must be."""
     import argparse
     import sys
     import warnings
 
-    from refstore import store
+    from refstore import _store
 
     sys.modules["torch"] = None  # type: ignore[assignment]
     warnings.simplefilter("ignore", refstore.RefstoreWarning)
-    store.LOOKS = 0  # that check() takes more: what is wrong stays wrong, and it would sleep
+    _store.RETRIES = 0  # that check() takes more: what is wrong stays wrong, and it would sleep
     argparse._ = str  # type: ignore[attr-defined]  # a command looks for translations at length
     with contextlib.suppress(ImportError):
         from refstore import _core
 
         if _core.DEBUG:
-            _core._set_patience(patience_ms)
+            _core._set_busy_timeout(busy_timeout_ms)

@@ -53,9 +53,9 @@ def test_a_planted_exception_is_found(engine: str) -> None:
         engine,
         10,
         planted="""
-            from refstore.records import StoreStats
+            from refstore._reports import StoreStats
             def planted(self): raise IndexError("planted")
-            from refstore.store import Store
+            from refstore._store import Store
             Store.stats = planted
         """,
     )

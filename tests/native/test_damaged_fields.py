@@ -246,7 +246,7 @@ def seen(store: refstore.Store) -> set[str]:
         ("Run", "first", 3, "run"),
         ("Run", "pages", 3, "run"),
         ("Run", "blocks", 0, "run"),
-        ("Run", "orphaned", 0, "orphan"),
+        ("Run", "unowned", 0, "orphan"),
         ("Row", "state", 5, "row"),
     ],
 )

@@ -362,7 +362,7 @@ def test_views_of_a_killed_parents_writer_write_into_nobodys_block(store: refsto
     os.write(to_grandchild[1], b"x")
     assert os.read(done[0], 1) == b"x"
     assert [int(store.get(ref).array.max()) for ref in refs] == [0, 1, 2]
-    assert wait([grandchilds_end], helpers.PATIENCE)
+    assert wait([grandchilds_end], helpers.BUSY_TIMEOUT)
     for end in (grandchilds_end, *to_parent, *to_grandchild, *done):
         os.close(end)
 

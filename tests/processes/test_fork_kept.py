@@ -197,7 +197,7 @@ def play(store: refstore.Store, path: str, way: str, end: str, size: int) -> Non
         assert helpers.line(program) == "True"
         use_all_room(store)
         go_on(program)
-        assert wait([child], helpers.PATIENCE)
+        assert wait([child], helpers.BUSY_TIMEOUT)
         program.wait()
     assert_all_back(store)
 
@@ -279,7 +279,7 @@ def test_a_child_for_whose_pins_there_is_no_memory(folder: Path, end: str) -> No
         ["unshare", "-m", "sh", "-c", mount, str(disk), *script, str(here), str(support)],
         capture_output=True,
         text=True,
-        timeout=helpers.PATIENCE,
+        timeout=helpers.BUSY_TIMEOUT,
         check=False,
     )
     disk.rmdir()
@@ -377,7 +377,7 @@ def library() -> Iterator[str]:
         source, built = f"{folder}/forks.c", f"{folder}/forks.so"
         Path(source).write_text(THREAD)
         command = ["cc", "-shared", "-fPIC", "-pthread", source, "-o", built]
-        subprocess.run(command, check=True, timeout=helpers.PATIENCE)
+        subprocess.run(command, check=True, timeout=helpers.BUSY_TIMEOUT)
         yield built
 
 

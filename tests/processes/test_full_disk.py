@@ -34,7 +34,7 @@ pinned = store.get("b")
 fill_up()
 """
 
-LOOKS = """
+RETRIES = """
 names = set(sys.argv[3:7])
 assert {name for name in store.names() if not name.startswith("n")} == names
 assert len(store.names()) == len(store) - 1
@@ -71,7 +71,7 @@ def test_who_comes_to_a_full_disk_sees_all_and_deletes(folder: Path, objects: in
     run_on_small_disk(
         COMING
         + POPULATED.format(objects=objects)
-        + f"comes({LOOKS + DELETES!r}, *names, unnamed.hex())\n"
+        + f"comes({RETRIES + DELETES!r}, *names, unnamed.hex())\n"
         + """
 assert bytes(pinned) == helpers.pattern(1, 500)
 pinned.release()

@@ -219,7 +219,7 @@ def test_views_that_a_child_has_of_a_dead_writer_keep_its_block(
             assert helpers.line(program) == "written"
             assert bytes(small) == b"a" * 900_000
             assert bytes(large) == b"b" * size
-    assert wait([heirs_end], helpers.PATIENCE)
+    assert wait([heirs_end], helpers.BUSY_TIMEOUT)
     os.close(heirs_end)
     assert store.recover().pins == 1
     assert store.stats().condemned == 0

@@ -72,7 +72,7 @@ def test_a_held_buffer_goes_to_a_child_by_fork_alone(
         helpers.fill_with_junk(store)
         ours.send("read")
         assert ours.recv() == data
-        child.join(helpers.PATIENCE)
+        child.join(helpers.BUSY_TIMEOUT)
         assert child.exitcode == 0
     else:
         with pytest.raises(TypeError, match="pickle"):

@@ -15,7 +15,7 @@ import workers
 from helpers import child_process
 
 import refstore
-from refstore.temporary import collect_temporary
+from refstore._temporary import collect_temporary
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def test_those_attached_go_on_when_the_creator_has_gone(folder: Path) -> None:
         assert helpers.stores(folder) == []
         assert child.do(workers.read, ref) == b"x" * 1000
         child.do(workers.put, b"y", "still working")
-    # Children of multiprocessing end without a word: what only they could clear away is orphaned.
+    # Children of multiprocessing end without a word: what only they could clear away is unowned.
     collect_temporary(str(folder))
 
 
@@ -180,11 +180,11 @@ def test_a_creator_killed_with_a_child_attached_is_dead_all_the_same(folder: Pat
         assert int(said) != creator.pid
         assert len(helpers.stores(folder)) == 1
         creator.kill()
-        creator.wait(helpers.PATIENCE)
+        creator.wait(helpers.BUSY_TIMEOUT)
         refstore.Store.temporary(capacity="1MiB").close()
         assert helpers.stores(folder) == []
         end = os.pidfd_open(int(said))
-    assert wait([end], helpers.PATIENCE)  # by the end of its stdin
+    assert wait([end], helpers.BUSY_TIMEOUT)  # by the end of its stdin
     os.close(end)
     collect_temporary(str(folder))
 
@@ -256,12 +256,12 @@ def test_a_killed_creator_is_dead_whoever_forked_its_child(folder: Path) -> None
     with helpers.script(FORKED_BEHIND_PYTHONS_BACK) as creator:
         end = os.pidfd_open(int(helpers.line(creator)))
         creator.kill()
-        creator.wait(helpers.PATIENCE)
+        creator.wait(helpers.BUSY_TIMEOUT)
         assert len(helpers.stores(folder)) == 1
         assert wait([end], 0) == [], "the child has not outlived it"
         refstore.Store.temporary(capacity="1MiB").close()
         assert helpers.stores(folder) == []
-    assert wait([end], helpers.PATIENCE)  # by the end of its stdin
+    assert wait([end], helpers.BUSY_TIMEOUT)  # by the end of its stdin
     os.close(end)
     collect_temporary(str(folder))
 
@@ -272,7 +272,7 @@ def test_what_an_interrupted_creator_left_goes_at_the_next(folder: Path, how: st
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(refstore.store, "claim", interrupted)
+        patch.setattr(refstore._store, "claim", interrupted)
         refstore.Store.temporary(capacity="1MiB")
         raise AssertionError("it was not interrupted")
     (left,) = helpers.stores(folder)

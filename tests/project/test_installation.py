@@ -90,7 +90,7 @@ def test_a_source_tree_that_is_not_built_says_so(tmp_path: Path) -> None:
             assert store.backend == "filelock"
             store.unlink()
         warnings.simplefilter("error")
-        refstore.engine._warn.cache_clear()
+        refstore.engines.choice._warn.cache_clear()
         for backend in ("auto", "native"):
             try:
                 refstore.Store(sys.argv[1] + "/s", capacity="1MiB", backend=backend)

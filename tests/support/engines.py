@@ -32,7 +32,7 @@ NATIVE_ALONE = {
 }
 
 # Without the core, before Python 3.12, buffers are exported by a class that cannot tell who looks:
-# see refstore/locked/exports.py.
+# see refstore/engines/filelock/buffer_protocol.py.
 WRITERS = "a Writer's block is pinned until the Writer is collected, since somebody may look"
 FORWARDED = {
     "test_a_block_being_written_is_used_but_no_object": WRITERS,

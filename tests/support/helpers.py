@@ -31,7 +31,7 @@ import numpy.typing as npt
 import refstore
 
 START_METHODS = ("fork", "spawn", "forkserver")
-PATIENCE = 60.0  # seconds that a child may take for one command, on a busy machine
+BUSY_TIMEOUT = 60.0  # seconds that a child may take for one command, on a busy machine
 SHARED_MEMORY = Path("/dev/shm")
 
 Array = npt.NDArray[Any]
@@ -297,14 +297,14 @@ class ChildProcess:
 
     def receive(self) -> tuple[str, Any]:
         """The next message: ("said", ...) while a command runs, then its result or error."""
-        ready = wait([self._pipe, self.process.sentinel], timeout=PATIENCE)
+        ready = wait([self._pipe, self.process.sentinel], timeout=BUSY_TIMEOUT)
         if self._pipe in ready:
             with contextlib.suppress(EOFError, ConnectionResetError):
                 message: tuple[str, Any] = self._pipe.recv()
                 return message
-            self.process.join(PATIENCE)
+            self.process.join(BUSY_TIMEOUT)
         if not ready:
-            raise TimeoutError(f"no answer from {self.process} in {PATIENCE} s")
+            raise TimeoutError(f"no answer from {self.process} in {BUSY_TIMEOUT} s")
         raise ChildProcessError(f"{self.process} ended in the middle of a command")
 
     def do(self, command: Command, *args: object) -> Any:
@@ -316,21 +316,21 @@ class ChildProcess:
         """SIGKILL, and wait until the process is gone."""
         self.killed = True
         os.kill(self.pid, signal.SIGKILL)
-        self.process.join(PATIENCE)
+        self.process.join(BUSY_TIMEOUT)
         assert self.process.exitcode == -signal.SIGKILL
 
     def stop(self) -> None:
         """Let it end by itself; its exit code must be 0."""
         if not self.killed:
             self._pipe.send(None)
-            self.process.join(PATIENCE)
+            self.process.join(BUSY_TIMEOUT)
             assert self.process.exitcode == 0, f"{self.process}"
 
     def reap(self) -> None:
         """Whatever happened, leave no process and no pipe."""
         if self.process.is_alive():
             self.process.kill()
-        self.process.join(PATIENCE)
+        self.process.join(BUSY_TIMEOUT)
         self.process.close()
         self._pipe.close()
 
@@ -425,7 +425,7 @@ def run_script(
         [sys.executable, *options, "-c", textwrap.dedent(source), *map(str, args)],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=BUSY_TIMEOUT,
         env={**os.environ, **(env or {})},
         check=False,
     )
@@ -460,6 +460,6 @@ def script(source: str, *args: object) -> Iterator[subprocess.Popen[str]]:
 def line(program: subprocess.Popen[str]) -> str:
     """The next line that a script says."""
     assert program.stdout is not None
-    ready = wait([program.stdout.fileno()], timeout=PATIENCE)
+    ready = wait([program.stdout.fileno()], timeout=BUSY_TIMEOUT)
     assert ready, "the script says nothing"
     return program.stdout.readline().strip()

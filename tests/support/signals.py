@@ -18,7 +18,7 @@ import helpers
 @contextlib.contextmanager
 def only_who_waits_lets_others_run() -> Iterator[None]:
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(2 * helpers.PATIENCE)
+    sys.setswitchinterval(2 * helpers.BUSY_TIMEOUT)
     try:
         yield
     finally:
@@ -52,5 +52,5 @@ def sent_while_waiting() -> Iterator[list[str]]:
     try:
         yield happened
     finally:
-        thread.join(helpers.PATIENCE)
+        thread.join(helpers.BUSY_TIMEOUT)
         assert not thread.is_alive()

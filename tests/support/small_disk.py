@@ -60,7 +60,7 @@ def run_on_small_disk(source: str, size: str, folder: Path) -> str:
             ["unshare", "-m", "sh", "-c", MOUNT_AND_RUN, "sh", size, str(disk), *program],
             capture_output=True,
             text=True,
-            timeout=helpers.PATIENCE,
+            timeout=helpers.BUSY_TIMEOUT,
             check=False,
         )
     finally:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refstore import arrays
-from refstore.arrays import REPEATED, DescriptionError
+from refstore.payload import arrays
+from refstore.payload.arrays import REPEATED, DescriptionError
 
 PLAIN = [*"?bBhHiIlLqQefdgFDG", ">i4", "<M8[25s]", ">M8[ns]", "m8", "S3", "S0", "U5", "V8", "V0"]
 OTHERS: list[Any] = [

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refstore import frames, payload
-from refstore.errors import RefstoreError, StoreCorruptedError
+from refstore import payload
+from refstore._errors import RefstoreError, StoreCorruptedError
+from refstore.payload import frames
 
 
 def written(obj: object) -> bytearray:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refstore import frames, payload
-from refstore.pickled_arrays import IN_STREAM
+from refstore import payload
+from refstore.payload import frames
+from refstore.payload.ndarrays import IN_STREAM
 
 
 class Written:

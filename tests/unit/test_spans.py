@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refstore import spans
-from refstore.spans import View
+from refstore.payload import spans
+from refstore.payload.spans import View
 
 SIZE = 1 << 15
 

@@ -30,7 +30,7 @@ class TooManyFaultsError(Exception):
     """There is enough to look at."""
 
 
-def demand_few(faults: list[str]) -> None:
+def require_few(faults: list[str]) -> None:
     """Called with every new fault."""
     if len(faults) >= MOST_FAULTS:
         raise TooManyFaultsError

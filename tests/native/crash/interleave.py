@@ -25,7 +25,7 @@ from refstore import _core
 from tests.native.crash.crew import (
     Report,
     crew_parser,
-    demand_few,
+    require_few,
     run,
     tell,
     too_many_faults_end_it,
@@ -118,7 +118,7 @@ class Director:
             self.play(pair)
         except Exception as error:
             self.faults.append(f"{pair}\n{pair.story()}\n    {type(error).__name__}: {error}")
-            demand_few(self.faults)
+            require_few(self.faults)
 
     def play(self, pair: Pair) -> None:
         stage, scenario = self.stage, pair.scenario
@@ -128,7 +128,7 @@ class Director:
                 if not os.WIFSTOPPED(self.wait(a, os.WUNTRACED)):
                     raise Fault("A did not stop")
                 b = self.start(pair, pair.b, lambda: self.prepare(pair))
-                self.demand_as_told(pair, self.wait(b, os.WUNTRACED))
+                self.require_as_told(pair, self.wait(b, os.WUNTRACED))
                 for child, operation in ((a, pair.a), (b, pair.b)):
                     if child in self.children:
                         os.kill(child, signal.SIGCONT)
@@ -157,7 +157,7 @@ class Director:
         else:
             _core._arm(pair.to, signal.SIGKILL if pair.how == KILL else signal.SIGSTOP)
 
-    def demand_as_told(self, pair: Pair, status: int) -> None:
+    def require_as_told(self, pair: Pair, status: int) -> None:
         """B is at its end, or was killed or stopped where that was asked for."""
         killed = status == signal.SIGKILL and pair.how == KILL
         stopped = os.WIFSTOPPED(status) and pair.how == STOP

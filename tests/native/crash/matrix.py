@@ -25,7 +25,7 @@ from tests.native.crash import image
 from tests.native.crash.crew import (
     Report,
     crew_parser,
-    demand_few,
+    require_few,
     run,
     tell,
     too_many_faults_end_it,
@@ -126,7 +126,7 @@ class Player:
             )
             where = "; then ".join(map(str, points))
             self.faults.append(f"{replay}\n    {where}\n    {type(error).__name__}: {error}")
-            demand_few(self.faults)
+            require_few(self.faults)
 
 
 def _first_passes(points: list[Point]) -> list[Point]:

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug
 @pytest.fixture
 def patience() -> Iterator[None]:
     """Short, where somebody waits for nothing."""
-    _core._set_patience(50)
+    _core._set_busy_timeout(50)
     yield
-    _core._set_patience(-1)
+    _core._set_busy_timeout(-1)
 
 
 def fork_without_a_place(end: int) -> int:
@@ -67,7 +67,7 @@ def test_what_it_had_locked_waits_for_the_child_and_errors_say_so(
     assert holders == {(error.value.pid, True)}
     assert bytes(store["n"]) == b"old"
     os.close(other_end)
-    assert wait([child], helpers.PATIENCE)
+    assert wait([child], helpers.BUSY_TIMEOUT)
     for one in (child, end, told, tell):
         os.close(one)
     store.put(bytes(100_000), name="n", replace=True)

@@ -14,7 +14,7 @@ from tests.native.crash.operations import OPERATIONS
 from tests.native.crash.scenarios import all_scenarios
 from tests.native.crash.trial import Stage
 
-# Fields of the structures in _layout.pxd, reached by the names that the core has for them.
+# Fields of the structures in layout.pxd, reached by the names that the core has for them.
 SHARED = re.compile(
     r"^\s+(?:(?:slot|tag|run|row|its|label|pool|tag_at\(.*?\)|row_at\(.*?\)|label_at\(.*?\)"
     r"|name_lock_at\(.*?\)|s\.(?:pool|header|slots\[.*?\]|runs\[.*?\]|tags\[.*?\]))\.\w+(?:\[.*\])?"

@@ -238,7 +238,7 @@ def visited_while_waiting(store: refstore.Store) -> list[str]:
     def put(store: refstore.Store) -> refstore.ObjectRef:
         return store.put(bytes(100_000))
 
-    _core._set_patience(50)
+    _core._set_busy_timeout(50)
     _core._visit_points(names.append)
     try:
         with (
@@ -248,7 +248,7 @@ def visited_while_waiting(store: refstore.Store) -> list[str]:
             put(store)
     finally:
         _core._visit_points(None)
-        _core._set_patience(-1)
+        _core._set_busy_timeout(-1)
     return names
 
 

@@ -18,7 +18,7 @@ from tests.native.crash.stopping import killed_at, stopped_at
 pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
 
 USED = ("take_top", "assign(s.pool.top, first + pages)")
-OWNED = ("own_block", "assign(run.orphaned")
+OWNED = ("own_block", "assign(run.unowned")
 
 
 @pytest.mark.parametrize("name", [None, "n"])
@@ -90,7 +90,7 @@ def test_a_grandchild_with_a_dead_ones_row_ends_its_call(path: str) -> None:
 
 def wait_for(path: str) -> None:
     """The end of a process that is no child of ours any more, by the file that it leaves."""
-    for _ in range(int(helpers.PATIENCE * 1000)):
+    for _ in range(int(helpers.BUSY_TIMEOUT * 1000)):
         if os.path.exists(path) and os.path.getsize(path):
             return
         signal.sigtimedwait([], 0.001)

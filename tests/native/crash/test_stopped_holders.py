@@ -27,9 +27,9 @@ SLOT_CLAIMED = ("claim", "cas_acq_rel")
 @pytest.fixture
 def patience() -> Iterator[None]:
     """Short, where somebody waits for nothing."""
-    _core._set_patience(50)
+    _core._set_busy_timeout(50)
     yield
-    _core._set_patience(-1)
+    _core._set_busy_timeout(-1)
 
 
 # -- check() ----------------------------------------------------------------------------------

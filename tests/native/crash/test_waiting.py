@@ -67,10 +67,10 @@ each_wait = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS.keys())
 
 @pytest.fixture(autouse=True)
 def patient() -> Iterator[None]:
-    _core._set_patience(PATIENCE_MS)
+    _core._set_busy_timeout(PATIENCE_MS)
     with signals.only_who_waits_lets_others_run():
         yield
-    _core._set_patience(-1)
+    _core._set_busy_timeout(-1)
 
 
 @contextlib.contextmanager
@@ -106,7 +106,7 @@ def test_other_threads_go_on_while_one_waits(store: refstore.Store, wait: Wait) 
             assert bytes(buf) == b"other"
             happened.append("got")
             os.kill(pid, signal.SIGCONT)
-        thread.join(helpers.PATIENCE)
+        thread.join(helpers.BUSY_TIMEOUT)
         assert not thread.is_alive()
     assert happened == ["got", "waited"]
 

@@ -91,7 +91,7 @@ class Stage:
     def _act(self, scenario: Scenario, operation: Operation, ready: Callable[[], None]) -> NoReturn:
         status = 1
         try:
-            _core._set_patience(0)
+            _core._set_busy_timeout(0)
             self._do(scenario, operation, ready)
             status = 0
         except BaseException:
@@ -150,23 +150,23 @@ class Stage:
 
     def look(self, scenario: Scenario, outcomes: list[Outcomes]) -> None:
         """A survivor attaches, beside the scenario's others if they live; then they die too."""
-        _core._set_patience(0)
+        _core._set_busy_timeout(0)
         rows = [] if scenario.others is Others.DIE else scenario.alive
         byte_locks(self.others_fd, rows, fcntl.F_WRLCK)
         with refstore.Store(self.path, create=False) as store:
             if scenario.others is not Others.STOPPED:
-                demand_sound(store)
-            self.demand_complete(store, scenario, outcomes)
+                require_sound(store)
+            self.require_complete(store, scenario, outcomes)
             if rows:
                 byte_locks(self.others_fd, rows, fcntl.F_UNLCK)
-                demand_sound(store)
-                self.demand_complete(store, scenario, outcomes)
-            demand_usable_to_the_full(store)
+                require_sound(store)
+                self.require_complete(store, scenario, outcomes)
+            require_usable_to_the_full(store)
 
-    def demand_complete(
+    def require_complete(
         self, store: refstore.Store, scenario: Scenario, outcomes: list[Outcomes]
     ) -> None:
-        demand_contents(store, scenario, outcomes)
+        require_contents(store, scenario, outcomes)
         for entry in self.ledger:
             content = _content(store, entry.ref)
             if content is None or not entry.is_of(content):
@@ -174,7 +174,7 @@ class Stage:
                 raise Fault(f"{entry.ref!r} was put, and is {state}")
 
 
-def demand_sound(store: refstore.Store) -> None:
+def require_sound(store: refstore.Store) -> None:
     """All that dead processes held comes back, and then everything adds up."""
     while store.recover():
         pass
@@ -190,7 +190,7 @@ def _content(store: refstore.Store, key: str | refstore.ObjectRef) -> bytes | No
         return None
 
 
-def demand_contents(store: refstore.Store, scenario: Scenario, outcomes: list[Outcomes]) -> None:
+def require_contents(store: refstore.Store, scenario: Scenario, outcomes: list[Outcomes]) -> None:
     """Every sealed object is whole, under its name and by its ref; no name is anything else."""
     names = set(scenario.named).union(*outcomes)
     for name in names:
@@ -206,7 +206,7 @@ def demand_contents(store: refstore.Store, scenario: Scenario, outcomes: list[Ou
         raise Fault(f"names() has {store.names()}")
 
 
-def demand_usable_to_the_full(store: refstore.Store) -> None:
+def require_usable_to_the_full(store: refstore.Store) -> None:
     """The survivor puts, replaces and deletes; then everything is one free piece again."""
     for ref in store:
         store.delete(ref)

@@ -36,10 +36,10 @@ bit inside[N]; bit runs[N]; bit dead[N]; byte deaths;
 #define INSIDE (inside[0] + inside[1] + inside[2])
 #endif
 
-/* _pages.pxd: unlock */
+/* lock.pxd: unlock */
 inline unlock() { word = 0 }
 
-/* _pages.pxd: rebuild -- may be cut short, and done again */
+/* rebuild.pxd: rebuild -- may be cut short, and done again */
 inline rebuild() {
 	d_step { assert(INSIDE == 0 && mends == 0); mends = c + 1 }
 #ifndef M_NO_REPAIR             /* the lock is let go, and what it guards stays half done */
@@ -48,7 +48,7 @@ inline rebuild() {
 	mends = 0
 }
 
-/* _rows.pxd: recover_locked, free_row; the dead row's kernel lock is ours */
+/* recovery.pxd: recover_locked; process_table.pxd: free_row; the dead row's kernel lock is ours */
 inline recover_locked(r_) {
 #ifdef M_FREE_ROW_FIRST         /* H12: then the recoverer dies, and the lock's word names a row that is free */
 	state[r_] = 0;
@@ -71,7 +71,7 @@ inline recover_locked(r_) {
 #endif
 }
 
-/* _rows.pxd: recover_row -- of ERR_DEAD: _rows.pxd: recover_blocker */
+/* recovery.pxd: recover_row -- of ERR_DEAD: recovery.pxd: retry_after_dead_blocker */
 inline recover_row(r_) {
 #ifdef M_RECOVER_UNLOCKED       /* H11: it was dead when we asked */
 	if
@@ -91,13 +91,13 @@ inline recover_row(r_) {
 #endif
 }
 
-/* _pages.pxd: lock */
+/* lock.pxd: lock */
 inline lock() {
 	do
 	:: d_step { word == 0 -> word = me + 1 } break
 	:: d_step { word != 0 -> t = word - 1 }
 		if
-		:: lk[t] == 0 ->        /* _sys.pxd: byte_is_locked */
+		:: lk[t] == 0 ->        /* system.pxd: byte_is_locked */
 #ifdef M_STEAL                  /* H17: asked, then taken over without the dead row's kernel lock */
 			if
 			:: d_step { word == t + 1 -> word = me + 1 } dirty = 0; break
@@ -112,7 +112,7 @@ inline lock() {
 	od
 }
 
-/* _rows.pxd: lock_row */
+/* process_table.pxd: lock_row */
 inline lock_row() {
 	atomic {
 		if
@@ -126,7 +126,7 @@ inline lock_row() {
 	}
 }
 
-/* _rows.pxd: enter, join_row */
+/* recovery.pxd: enter; process_table.pxd: join_row */
 inline enter() {
 #ifndef M_ENTER_NO_RECOVERY     /* H11: a newcomer takes a dead one's row, and so its lock, as it is */
 	if

@@ -74,7 +74,7 @@
 #define HELD 6
 #define RETIRED 7
 
-/* _layout.pxd: make_word, word_state, word_row, word_generation */
+/* layout.pxd: make_word, word_state, word_row, word_generation */
 #define WORD(gen_, st_, row_) ((st_) | (row_) << 3 | (gen_) << 5)
 #define ST(w_)  ((w_) & 7)
 #define ROW(w_) ((w_) >> 3 & 3)
@@ -107,7 +107,7 @@ byte buffered[N];               /* a plain store to the own cell is still in the
 
 #include "slots.pml"
 
-/* _rows.pxd: leave */
+/* process_table.pxd: leave */
 inline leave() {
 	do
 	:: s < S ->
@@ -124,7 +124,7 @@ inline leave() {
 }
 
 #ifdef FORK
-/* _fork.pxd: pin_open_writers */
+/* fork.pxd: pin_open_writers */
 inline pin_open_writers() {
 #ifdef WRITER
 	if
@@ -138,7 +138,7 @@ inline pin_open_writers() {
 #endif
 }
 
-/* _rows.pxd: copy_pins */
+/* process_table.pxd: copy_pins */
 inline copy_pins() {
 	do
 	:: s < S ->
@@ -155,7 +155,7 @@ inline copy_pins() {
 	od
 }
 
-/* _fork.pxd: prepare_child, settle_parent, settle_child, settle_writers */
+/* fork.pxd: prepare_child, end_fork_in_parent, end_fork_in_child, end_fork_of_writers */
 inline fork() {
 	lock_row(t);
 	if
@@ -237,7 +237,7 @@ lives:
 				fi
 			}
 			if
-			:: mine && s == mine - 1 -> mine = 0; finish()
+			:: mine && s == mine - 1 -> mine = 0; publish_object()
 			:: MAY_PIN && holds[c * S + s] == 0 && mine != s + 1 -> pin()
 			:: holds[c * S + s] != 0 -> unpin()
 			:: MAY_DELETE && mine != s + 1 && word[s] == WORD(g, SEALED, 0) -> remove()
@@ -264,7 +264,7 @@ lives:
 		:: true ->
 #ifdef WRITER
 			if
-			:: mine -> d_step { s = mine - 1; mine = 0; w = word[s] } finish(); forget()
+			:: mine -> d_step { s = mine - 1; mine = 0; w = word[s] } publish_object(); forget()
 			:: else
 			fi;
 #endif
@@ -324,7 +324,7 @@ end:	do
 }
 #endif
 
-/* _rows.pxd: recover_dead -- when all is quiet; then nothing may be left over */
+/* recovery.pxd: recover_dead -- when all is quiet; then nothing may be left over */
 proctype Last() {
 	byte c, me, s, g, w, k, t, rows, moved, before, pinned;
 	bit got, ok;

@@ -38,12 +38,12 @@
 #define SEALED 3
 #define CONDEMNED 4
 
-/* _layout.pxd: make_word, word_state, word_row, word_generation */
+/* layout.pxd: make_word, word_state, word_row, word_generation */
 #define WORD(gen_, st_, row_) ((st_) | (row_) << 3 | (gen_) << 5)
 #define ST(w_)  ((w_) & 7)
 #define ROW(w_) ((w_) >> 3 & 3)
 #define GEN(w_) ((w_) >> 5)
-/* _index.pxd: make_cell, cell_slot; 0 is none */
+/* names.pxd: make_cell, cell_slot; 0 is none */
 #define CELL(s_, gen_) (1 + (s_) + ((gen_) << 3))
 #define SLOT(e_) (((e_) - 1) & 7)
 #define EGEN(e_) ((e_) >> 3)
@@ -53,12 +53,12 @@ bit state[N];
 byte lk[N];                     /* the kernel's: process + 1 that has the row's byte locked */
 bit runs[N]; bit dead[N]; byte deaths; byte done;
 
-/* _slots.pxd: is_readable; _index.pxd: cell_is_live */
+/* slots.pxd: is_readable; names.pxd: cell_is_live */
 #define READABLE(e_) (GEN(word[SLOT(e_)]) == EGEN(e_) && \
                       (ST(word[SLOT(e_)]) == SEALED || ST(word[SLOT(e_)]) == PUBLISHING))
 #define LIVE(k_) (cells[k_] != 0 && READABLE(cells[k_]))
 
-/* _slots.pxd: reap_condemned */
+/* slots.pxd: reap_condemned */
 inline reap_condemned(s_) {
 	if
 	:: d_step { ST(word[s_]) == CONDEMNED -> word[s_] = WORD(GEN(word[s_]) + 1, FREE, 0) }
@@ -66,7 +66,7 @@ inline reap_condemned(s_) {
 	fi
 }
 
-/* _slots.pxd: condemn -- e_ is (slot, generation) as in a cell; ok, busy */
+/* slots.pxd: condemn -- e_ is (slot, generation) as in a cell; ok, busy */
 inline condemn(e_) {
 	ok = 0;
 	if
@@ -75,7 +75,7 @@ inline condemn(e_) {
 	fi
 }
 
-/* _rows.pxd: condemn_replaced */
+/* recovery.pxd: condemn_replaced */
 inline condemn_replaced(s_) {
 	if
 	:: d_step { replaces[s_] != 0 -> r = replaces[s_] }
@@ -86,16 +86,16 @@ inline condemn_replaced(s_) {
 	fi
 }
 
-/* _index.pxd: settle */
-inline settle(s_, w_, st_) {
+/* names.pxd: settle */
+inline end_publishing(s_, w_, st_) {
 	if
 	:: d_step { word[s_] == (w_) -> word[s_] = WORD(GEN(w_), st_, 0) }
 	:: else
 	fi
 }
 
-/* _index.pxd: cell_naming -- k: the cell that holds e_, or CELLS */
-inline cell_naming(e_) {
+/* names.pxd: find_cell -- k: the cell that holds e_, or CELLS */
+inline find_cell(e_) {
 	k = 0;
 	do
 	:: k < CELLS ->
@@ -107,9 +107,9 @@ inline cell_naming(e_) {
 	od
 }
 
-/* _index.pxd: unindex */
+/* names.pxd: unindex */
 inline unindex(e_) {
-	cell_naming(e_);
+	find_cell(e_);
 	if
 	:: k < CELLS ->
 		if
@@ -121,7 +121,7 @@ inline unindex(e_) {
 	k = 0
 }
 
-/* _index.pxd: find, find_in -- e: what the name leads to, its cell k; or 0. The pin is in the one step that looks. */
+/* names.pxd: find, find_in -- e: what the name leads to, its cell k; or 0. The pin is in the one step that looks. */
 inline find() {
 	d_step { moved = 1; e = 0; k = 0 }
 	do
@@ -149,7 +149,7 @@ inline find() {
 	moved = 0
 }
 
-/* _index.pxd: index, index_in -- into any cell that leads nowhere */
+/* names.pxd: index, index_in -- into any cell that leads nowhere */
 inline index(e_) {
 	k = 0;
 	do
@@ -168,10 +168,10 @@ inline index(e_) {
 	atomic { assert(ok); seen = 0 }
 }
 
-/* _rows.pxd: settle_dead -- the index says how far the publisher got */
-inline settle_dead() {
+/* recovery.pxd: finish_dead_publish -- the index says how far the publisher got */
+inline finish_dead_publish() {
 	e = CELL(s, GEN(w));
-	cell_naming(e);
+	find_cell(e);
 #ifdef M_CONDEMN_DEAD           /* what was being published goes, even if the name leads to it */
 	k = CELLS;
 #endif
@@ -183,15 +183,15 @@ inline settle_dead() {
 #ifndef M_KEEP_REPLACED         /* H26: sealed, and what it replaces stays */
 		condemn_replaced(s);
 #endif
-		settle(s, w, SEALED)
+		end_publishing(s, w, SEALED)
 	:: else ->
-		settle(s, w, CONDEMNED);
+		end_publishing(s, w, CONDEMNED);
 		reap_condemned(s)
 	fi;
 	atomic { e = 0; k = 0 }
 }
 
-/* _rows.pxd: sweep */
+/* recovery.pxd: sweep */
 inline sweep(r_) {
 	s = 0;
 	do
@@ -199,10 +199,10 @@ inline sweep(r_) {
 		if
 		:: ST(word[s]) == CONDEMNED -> reap_condemned(s)
 		:: d_step { ST(word[s]) == WRITING && ROW(word[s]) == r_ -> w = word[s] }
-			settle(s, w, CONDEMNED);        /* _rows.pxd: condemn_dead */
+			end_publishing(s, w, CONDEMNED);        /* recovery.pxd: condemn_dead */
 			reap_condemned(s)
 		:: d_step { ST(word[s]) == PUBLISHING && ROW(word[s]) == r_ -> w = word[s] }
-			settle_dead()
+			finish_dead_publish()
 		:: else
 		fi;
 		d_step { s++; w = 0; ok = 0 }
@@ -210,7 +210,7 @@ inline sweep(r_) {
 	od
 }
 
-/* _rows.pxd: release_locks */
+/* recovery.pxd: release_locks */
 inline release_locks(r_) {
 	if
 	:: name_lock == r_ + 1 -> name_lock = 0
@@ -218,7 +218,7 @@ inline release_locks(r_) {
 	fi
 }
 
-/* _rows.pxd: recover_locked, free_row; the dead row's kernel lock is ours */
+/* recovery.pxd: recover_locked; process_table.pxd: free_row; the dead row's kernel lock is ours */
 inline recover_locked(r_) {
 #ifdef M_RELEASE_FIRST          /* the name is free to others before it is known what the dead one did to it */
 	release_locks(r_);
@@ -230,7 +230,7 @@ inline recover_locked(r_) {
 	state[r_] = 0
 }
 
-/* _rows.pxd: recover_row */
+/* recovery.pxd: recover_row */
 inline recover_row(r_) {
 	/* what we are doing with a slot of our own waits: the sweep has variables of its own */
 	atomic { my_s = s; my_g = g };
@@ -246,7 +246,7 @@ inline recover_row(r_) {
 	atomic { s = my_s; g = my_g; my_s = 0; my_g = 0 }
 }
 
-/* _pages.pxd: lock -- of the name; of ERR_DEAD, _rows.pxd: recover_blocker */
+/* lock.pxd: lock -- of the name; of ERR_DEAD, recovery.pxd: retry_after_dead_blocker */
 inline lock() {
 	do
 	:: d_step { name_lock == 0 -> name_lock = me + 1 } break
@@ -256,10 +256,10 @@ inline lock() {
 	od
 }
 
-/* _pages.pxd: unlock */
+/* lock.pxd: unlock */
 inline unlock() { name_lock = 0 }
 
-/* _index.pxd: publish_locked -- s: our slot, g: its generation, e: what the name leads to, in cell k; or 0 */
+/* names.pxd: publish_locked -- s: our slot, g: its generation, e: what the name leads to, in cell k; or 0 */
 inline publish_locked() {
 	skip;
 #if !defined(M_NO_RECORD) && !defined(M_RECORD_LATE)
@@ -286,20 +286,20 @@ inline publish_locked() {
 	replaces[s] = e;
 #endif
 #ifdef M_SEAL_FIRST             /* the lock's holder may die with the old object still SEALED, and nobody knows */
-	settle(s, WORD(g, PUBLISHING, me), SEALED);
+	end_publishing(s, WORD(g, PUBLISHING, me), SEALED);
 #endif
 	if
 	:: e -> condemn(e)
 	:: else
 	fi;
 #ifdef M_SEAL_GAP
-	settle(s, WORD(g, WRITING, me), SEALED)
+	end_publishing(s, WORD(g, WRITING, me), SEALED)
 #else
-	settle(s, WORD(g, PUBLISHING, me), SEALED)
+	end_publishing(s, WORD(g, PUBLISHING, me), SEALED)
 #endif
 }
 
-/* _slots.pxd: claim; _index.pxd: publish; the unpin at its end reaps what was replaced */
+/* slots.pxd: claim; names.pxd: publish; the unpin at its end reaps what was replaced */
 inline publish() {
 	s = 0;
 	do
@@ -330,7 +330,7 @@ inline publish() {
 	fi
 }
 
-/* _index.pxd: remove -- of the object that slot s has now */
+/* names.pxd: remove -- of the object that slot s has now */
 inline remove() {
 	g = GEN(word[s]);
 	do
@@ -362,7 +362,7 @@ inline remove() {
 	od
 }
 
-/* _index.pxd: find -- by a reader */
+/* names.pxd: find -- by a reader */
 inline get() {
 	d_step { there = LIVE(0) || LIVE(1) }
 	find();
@@ -382,7 +382,7 @@ proctype Process(byte c) {
 	bit ok, moved, there;
 again:
 	{
-		/* _rows.pxd: enter, lock_row, join_row */
+		/* recovery.pxd: enter; process_table.pxd: lock_row, join_row */
 		atomic { lk[c] == 0 -> me = c; lk[me] = c + 1 }
 		if
 		:: state[me] -> recover_locked(me)
@@ -450,7 +450,7 @@ end:	atomic { LIVE(0) && LIVE(1) -> assert(false) }
 #endif
 }
 
-/* _rows.pxd: recover_dead -- when all is quiet; then nothing may be left over */
+/* recovery.pxd: recover_dead -- when all is quiet; then nothing may be left over */
 proctype Last() {
 	byte c, me, s, g, e, k, r, w, t, seen, my_s, my_g;
 	bit ok;

@@ -1,21 +1,21 @@
 /*
- * What pin_reap.pml is made of: the functions of _slots.pxd and _rows.pxd, one inline each, and what of
+ * What pin_reap.pml is made of: the functions of slots.pxd and recovery.pxd, one inline each, and what of
  * others they stand on. In each, `me` is the row that the process acts as, `c` the process, `s` the
  * slot, `g` the generation in the ref, `w` a word that was loaded. A guard with what follows it in one
  * d_step is one access; where the code loads and then compares and swaps, both are here, unless the
  * load decides nothing.
  */
 
-/* _slots.pxd: give_hint */
+/* slots.pxd: give_hint */
 inline give_hint() { hint[s] = 1 }
 
-/* _slots.pxd: unclaim */
+/* slots.pxd: unclaim */
 inline unclaim() {
 	d_step { assert(word[s] == w); word[s] = WORD(GEN(w), FREE, 0) }
 	give_hint()
 }
 
-/* _slots.pxd: free_slot -- `w` is the word, which is ours alone */
+/* slots.pxd: free_slot -- `w` is the word, which is ours alone */
 inline free_slot() {
 #ifdef M_HINT_FIRST             /* H7: hint before word */
 	give_hint();
@@ -35,7 +35,7 @@ inline free_slot() {
 #endif
 }
 
-/* _slots.pxd: pinned_by -- got: some live row pins the slot */
+/* slots.pxd: pinned_by -- got: some live row pins the slot */
 inline pinned_by() {
 	d_step { rows = MARKED(mask[s]); got = 0 }
 	d_step { rows = rows & live }
@@ -53,7 +53,7 @@ inline pinned_by() {
 	od
 }
 
-/* _slots.pxd: try_reap -- `w` was CONDEMNED when loaded */
+/* slots.pxd: try_reap -- `w` was CONDEMNED when loaded */
 inline try_reap() {
 #ifdef FORK
 	moved = moves;
@@ -95,7 +95,7 @@ inline try_reap() {
 	fi
 }
 
-/* _slots.pxd: reap_condemned */
+/* slots.pxd: reap_condemned */
 inline reap_condemned() {
 	if
 	:: d_step { ST(word[s]) == CONDEMNED -> w = word[s] }
@@ -104,7 +104,7 @@ inline reap_condemned() {
 	fi
 }
 
-/* _slots.pxd: unpin */
+/* slots.pxd: unpin */
 inline unpin() {
 #ifdef M_UNPIN_LOADS_FIRST      /* H2: the word is loaded before the pin goes */
 	w = word[s];
@@ -118,11 +118,11 @@ inline unpin() {
 #endif
 }
 
-/* _slots.pxd: is_readable */
+/* slots.pxd: is_readable */
 #define READABLE (GEN(word[s]) == g && ST(word[s]) == SEALED)
 #define HOLD_IT holds[c * S + s] = g + 1
 
-/* _slots.pxd: pin */
+/* slots.pxd: pin */
 inline pin() {
 #if defined(M_CHECK_FIRST)      /* the word is looked at before the pin, and not after */
 	if
@@ -160,7 +160,7 @@ inline pin() {
 	fi
 }
 
-/* _index.pxd: remove -- of an object without a name; _slots.pxd: condemn -- its first load is in the CAS here */
+/* names.pxd: remove -- of an object without a name; slots.pxd: condemn -- its first load is in the CAS here */
 inline remove() {
 #ifdef M_SCAN_FIRST             /* H2: the pins are looked at before the word is condemned */
 	pinned_by();
@@ -183,7 +183,7 @@ inline remove() {
 #endif
 }
 
-/* _slots.pxd: abandon -- what was being written goes with the last view of it; pin_own before, unpin after */
+/* slots.pxd: abandon -- what was being written goes with the last view of it; pin_own before, unpin after */
 inline abandon() {
 	cell[me * S + s]++;
 	mask[s] = mask[s] | MARK(me);
@@ -191,8 +191,8 @@ inline abandon() {
 	unpin()
 }
 
-/* _index.pxd: seal -- or what _core.pyx does when a put or a Writer is given up */
-inline finish() {
+/* slots.pxd: seal -- or what _core.pyx does when a put or a Writer is given up */
+inline publish_object() {
 	if
 	:: d_step { assert(word[s] == w); word[s] = WORD(GEN(w), SEALED, 0) }
 	:: true ->
@@ -204,7 +204,7 @@ inline finish() {
 	shared = 0
 }
 
-/* _slots.pxd: claim -- then the bytes are written */
+/* slots.pxd: claim -- then the bytes are written */
 inline claim() {
 	if
 	:: d_step { ST(word[s]) == FREE -> w = word[s] }
@@ -213,7 +213,7 @@ inline claim() {
 #ifdef WRITER
 			mine = s + 1
 #else
-			finish()
+			publish_object()
 #endif
 #ifdef HOLD
 		:: d_step { word[s] == w -> assert(NOBODY(s)); w = WORD(GEN(w), HELD, me); word[s] = w }
@@ -225,24 +225,24 @@ inline claim() {
 	fi
 }
 
-/* _store.pxd: hint_take */
+/* bitmap.pxd: hint_take */
 inline put() {
 	if
 	:: d_step { hint[s] -> hint[s] = 0 }
 	   claim()
-#ifdef HOLD                             /* _alloc.pxd: take_recent -- a slot that it freed last, without its hint */
+#ifdef HOLD                             /* blocks.pxd: take_recent -- a slot that it freed last, without its hint */
 	:: true -> claim()
 #endif
 	:: else
 	fi
 }
 
-/* _rows.pxd: restore_hint */
+/* recovery.pxd: restore_hint */
 inline restore_hint() {
 	if :: !hint[s] -> hint[s] = 1 :: else fi
 }
 
-/* _rows.pxd: zero_pins */
+/* process_table.pxd: zero_pins */
 inline zero_pins(r_) {
 	s = 0;
 	do
@@ -251,13 +251,13 @@ inline zero_pins(r_) {
 	od
 }
 
-/* _rows.pxd: condemn_dead */
+/* recovery.pxd: condemn_dead */
 inline condemn_dead() {
 	d_step { assert(word[s] == w); word[s] = WORD(GEN(w), CONDEMNED, 0) }
 	reap_condemned()
 }
 
-/* _rows.pxd: sweep */
+/* recovery.pxd: sweep */
 inline sweep(r_) {
 	s = 0;
 	do
@@ -294,13 +294,13 @@ inline sweep(r_) {
 	od
 }
 
-/* _rows.pxd: free_row */
+/* process_table.pxd: free_row */
 inline free_row(r_) {
 	live = live & ~BIT(r_);
 	state[r_] = 0
 }
 
-/* _rows.pxd: recover_locked -- row r_'s kernel lock is ours; me is the row that we act as */
+/* recovery.pxd: recover_locked -- row r_'s kernel lock is ours; me is the row that we act as */
 inline recover_locked(r_) {
 #ifdef M_SWEEP_PINNED
 	pinned = cell[r_ * S];
@@ -320,18 +320,18 @@ inline recover_locked(r_) {
 #endif
 }
 
-/* _rows.pxd: mark_live */
+/* process_table.pxd: mark_live */
 inline mark_live(r_) {
 	live = live | BIT(r_)
 }
 
-/* _rows.pxd: join_row */
+/* process_table.pxd: join_row */
 inline join_row(r_) {
 	state[r_] = 1;
 	mark_live(r_)
 }
 
-/* _rows.pxd: lock_row */
+/* process_table.pxd: lock_row */
 inline lock_row(r_) {
 	atomic {
 		if
@@ -345,7 +345,7 @@ inline lock_row(r_) {
 	}
 }
 
-/* _rows.pxd: enter -- its recover_dead() may come at any later time: it is an operation of its own here */
+/* recovery.pxd: enter -- its recover_dead() may come at any later time: it is an operation of its own here */
 inline enter() {
 #ifndef M_ENTER_NO_RECOVERY     /* H11: a newcomer takes a dead one's row as it is */
 	if
@@ -364,7 +364,7 @@ inline enter() {
 #endif
 }
 
-/* _rows.pxd: recover_row, row_is_dead */
+/* recovery.pxd: recover_row; process_table.pxd: row_is_dead */
 inline recover_row(r_) {
 #ifdef M_RECOVER_UNLOCKED       /* H11: it was dead when we asked */
 	if

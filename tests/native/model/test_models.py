@@ -11,11 +11,11 @@ import pytest
 from refstore import _core
 
 HERE = Path(__file__).resolve().parent
-CORE = HERE.parents[2] / "refstore"
+CORE = HERE.parents[2] / "refstore" / "engines" / "native"
 MODELS = sorted(HERE.glob("*.pml"))
 
-# `_slots.pxd: pin, unpin` in a comment says which functions a step models.
-NAMED = re.compile(r"(_\w+\.pyx|_\w+\.pxd): ((?:[a-z]\w*)(?:, [a-z]\w*)*)")
+# `slots.pxd: pin, unpin` in a comment says which functions a step models.
+NAMED = re.compile(r"(\w+\.pxi|\w+\.pxd): ((?:[a-z]\w*)(?:, [a-z]\w*)*)")
 
 
 def functions_named(text: str) -> set[tuple[str, str]]:

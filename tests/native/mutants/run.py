@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[3]
 SOURCES = ("refstore", "tests", "stress", "setup.py", "pyproject.toml", "README.md")
 LEAST_CAUGHT = 0.95
 TIME_LIMIT = 400.0  # seconds for one test; what takes longer hangs
+CORE = "refstore/engines/native"
 PASSED, FAILED, HUNG = "passed", "failed", "hung"
 PYTEST = ("-m", "pytest", "-q", "-x", "-c", "pyproject.toml", "-p", "no:cacheprovider")
 PROCESSES = "tests/processes/test_"
@@ -73,7 +74,7 @@ def make(mutation: Mutation, folder: Path) -> None:
             )
         else:
             shutil.copy(source, target)
-    file = folder / "refstore" / mutation.file
+    file = folder / CORE / mutation.file
     text = file.read_text()
     if text.count(mutation.old) != 1:
         raise LookupError(
@@ -98,12 +99,13 @@ def _with_names(text: str) -> str:
     """With what mutations use and the file does not import."""
     return text.replace(
         "\ncdef ",
-        "\nfrom refstore._atomics cimport cas_acq_rel, fetch_sub_seq_cst_u32, load_acquire\n"
-        "from refstore._atomics cimport store_release, store_seq_cst\n"
-        "from refstore._debug cimport failpoint\n"
-        "from refstore._layout cimport FREE, HELD, make_word, RETIRED, SEALED\n"
-        "from refstore._layout cimport word_generation, WRITING\n"
-        "from refstore._sys cimport close, O_RDWR, reopen\n\ncdef ",
+        "\nfrom refstore.engines.native.atomics cimport cas_acq_rel, load_acquire\n"
+        "from refstore.engines.native.atomics cimport fetch_sub_seq_cst_u32\n"
+        "from refstore.engines.native.atomics cimport store_release, store_seq_cst\n"
+        "from refstore.engines.native.debug cimport failpoint\n"
+        "from refstore.engines.native.layout cimport FREE, HELD, make_word, RETIRED, SEALED\n"
+        "from refstore.engines.native.layout cimport word_generation, WRITING\n"
+        "from refstore.engines.native.system cimport close, O_RDWR, reopen\n\ncdef ",
         1,
     )
 

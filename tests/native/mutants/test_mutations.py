@@ -8,7 +8,7 @@ import pytest
 
 from tests.native.mutants.mutations import MUTATIONS, Mutation
 
-CORE = Path(__file__).parents[3] / "refstore"
+CORE = Path(__file__).parents[3] / "refstore" / "engines" / "native"
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)

@@ -1,0 +1,390 @@
+"""The errors that both engines raise, as sentences: what was asked, what is the case, what to do.
+
+Each function makes an exception and leaves it to its caller to raise it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from refstore import _limits
+from refstore._errors import (
+    ObjectExistsError,
+    ObjectNotFoundError,
+    RefstoreError,
+    StoreBusyError,
+    StoreCorruptedError,
+    StoreFullError,
+    StoreVersionError,
+    TopHolder,
+)
+from refstore._header import is_store
+from refstore._paths import of_chosen
+
+if TYPE_CHECKING:
+    from refstore._refs import ObjectRef
+
+NAMED = 4  # holders that a message names
+
+
+def command() -> str:
+    """The command-line program, as it can be typed here."""
+    is_module = os.path.abspath(sys.argv[0]) == os.path.join(
+        os.path.dirname(__file__), "__main__.py"
+    )
+    return "python -m refstore" if is_module or shutil.which("refstore") is None else "refstore"
+
+
+class Room(NamedTuple):
+    """What a store holds, in bytes and in objects."""
+
+    capacity: int
+    free: int
+    largest_free: int
+    pinned: int
+    pinned_nbytes: int
+    condemned: int
+    writing_nbytes: int = 0
+    kept: Sequence[
+        tuple[int, int]
+    ] = ()  # for children that have no place: of each parent, pid first
+
+
+# --- of operations
+
+
+def busy(path: str, pid: int, what: str) -> StoreBusyError:
+    """`what` waits, as in "a put of 5 bytes"."""
+    return StoreBusyError(
+        f"{what} waits for process {pid}, which is stopped in the middle of a change to store "
+        f"{path!r}: resume it (kill -CONT {pid}) or kill it",
+        pid=pid,
+    )
+
+
+def busy_for_children(path: str, pid: int, what: str) -> StoreBusyError:
+    """The same when that process is gone, and children that have no place in the store keep what it
+    had locked."""
+    return StoreBusyError(
+        f"{what} waits for process {pid}: it has ended in the middle of a change to store "
+        f"{path!r}, and a child of it that has no place in the store keeps what it had locked: let "
+        f"that child end (`fuser {shlex.quote(path)}` names who has the file open)",
+        pid=pid,
+    )
+
+
+def full(
+    path: str, needed: int, why: str, room: Room, holders: Sequence[TopHolder], fd: int
+) -> StoreFullError:
+    """`why`, as in "no free extent is large enough"; `holders`: largest first.
+
+    `fd`: a descriptor of the store's file, or -1.
+    """
+    advice = _what_to_do(needed, why)
+    if why == NO_MEMORY:
+        why, advice = _limits.why_no_memory(path, fd)
+    return StoreFullError(
+        f"no room for {needed} bytes in store {path!r}: {why}. Capacity {room.capacity}, free "
+        f"{room.free}, largest free extent {room.largest_free}; {_what_is_pinned(room)}."
+        f"{_who_holds(holders)}{_what_comes_back(room)} {advice}",
+        needed=needed,
+        free=room.free,
+        largest_free=room.largest_free,
+        holders=holders,
+    )
+
+
+def no_slot(max_objects: int) -> str:
+    """Why a store is full."""
+    return f"all {max_objects} {_OF_MAX_OBJECTS}"
+
+
+_OF_MAX_OBJECTS = "objects of max_objects are there"
+NO_MEMORY = "the system gave no memory"
+NO_EXTENT = "no free extent is large enough"
+OVER_CAPACITY = "it is more than the capacity"
+
+
+def _what_to_do(needed: int, why: str) -> str:
+    if why == OVER_CAPACITY:
+        return f"Make a store with a capacity of {needed} or more, or put it in parts"
+    if why.endswith(_OF_MAX_OBJECTS):
+        return "Delete objects, or make a store with a larger max_objects"
+    return "Delete or release objects, or make a larger store"
+
+
+def _what_is_pinned(room: Room) -> str:
+    if not room.pinned:
+        return "no object is pinned"
+    return (
+        f"objects pinned: {room.pinned}, of {room.pinned_nbytes} bytes, "
+        f"{room.condemned} of them deleted"
+    )
+
+
+def _who_holds(holders: Sequence[TopHolder]) -> str:
+    if not holders:
+        return ""
+    named = [
+        f"process {pid} ({command}) {nbytes} bytes" for pid, command, nbytes in holders[:NAMED]
+    ]
+    if len(holders) > NAMED:
+        named.append(f"{len(holders) - NAMED} more")
+    return f" Pinned or being written: {', '.join(named)}."
+
+
+def _what_comes_back(room: Room) -> str:
+    """What no delete gives back, and what does."""
+    told = ""
+    if room.writing_nbytes:
+        told = (
+            f" Objects being written by create() hold {room.writing_nbytes} bytes: abort() gives "
+            "them back, and so does deleting what seal(), or the end of the `with`, makes of them."
+        )
+    for pid, nbytes in room.kept:
+        told += (
+            f" {nbytes} bytes are kept for children of process {pid}, until it has ended or has "
+            "closed the store, and they have ended."
+        )
+    return told
+
+
+def exists(path: str, name: str) -> ObjectExistsError:
+    return ObjectExistsError(
+        f"store {path!r} has an object named {name!r}: delete it, or put with replace=True",
+        key=name,
+    )
+
+
+def not_found(path: str, key: ObjectRef | str, *, of_other_store: bool) -> ObjectNotFoundError:
+    """`key`: the ref or name that was asked for."""
+    if of_other_store:
+        return ObjectNotFoundError(f"{key!r} is a ref of another store than {path!r}", key=key)
+    what = f"object named {key!r}" if isinstance(key, str) else f"object {key!r}"
+    return ObjectNotFoundError(
+        f"there is no {what} in store {path!r}: it was never put here, or it was deleted",
+        key=key,
+    )
+
+
+def no_waiting() -> NotImplementedError:
+    return NotImplementedError("this version of refstore does not wait yet: timeout must be 0")
+
+
+def closed() -> ValueError:
+    return ValueError("this store is closed")
+
+
+def forked(path: str) -> str:
+    """Why a child cannot use the store that it inherited."""
+    return (
+        f"this process was forked without a place in the store {path!r} (by a raw system call, or "
+        "when no row, descriptor or memory was left for it): views that it inherited stay true; "
+        "for all else, open the store anew"
+    )
+
+
+def forked_amid(path: str) -> str:
+    """Why a child cannot go on with a call of its parent's."""
+    return (
+        f"this process was forked in the middle of its parent's call on store {path!r}, which is "
+        "the parent's to end: nothing was done here"
+    )
+
+
+# --- of buffers
+
+
+def no_pickle(noun: str) -> TypeError:
+    """`noun`: what was to be pickled, by put() among others."""
+    what = (
+        "put(buf.value), or put(buf.array) of an array or of bytes, stores a copy of what it holds"
+    )
+    if noun == "Writer":
+        return TypeError(
+            "a Writer cannot be pickled: seal it and send its ref; put(w.array) stores a copy"
+        )
+    return TypeError(f"a {noun} cannot be pickled: send its ref; {what}")
+
+
+def no_array() -> TypeError:
+    return TypeError("this is a pickled object and no array: take its `value`")
+
+
+def no_format(dtype: object) -> BufferError:
+    return BufferError(f"dtype {dtype} has no format in PEP 3118: use buf.array")
+
+
+def no_such_view(why: ValueError) -> BufferError:
+    """`why`: what numpy says."""
+    return BufferError(f"no view such as was asked for: {why}; use buf.array")
+
+
+def no_dlpack(why: BufferError) -> BufferError:
+    """Of an array that is read-only; `why`: what numpy says."""
+    return BufferError(
+        f"{why}. What get() returns is read-only, which DLPack says from version 1.0 on, and who "
+        "asked is older, or takes no read-only arrays (jax.dlpack): convert buf.array, as by "
+        "jax.numpy.asarray(buf.array), or use get(..., writable=True), a private view"
+    )
+
+
+# --- of files
+
+
+def damaged_file(
+    path: str, what: str = "what it says of its space or its locks cannot be"
+) -> StoreCorruptedError:
+    """Something in an attached store contradicts itself. `what`: a sentence that names it."""
+    return StoreCorruptedError(
+        f"store {path!r} is damaged: {what}; something else wrote to the file. Remove it, or see "
+        "what check() finds"
+    )
+
+
+def damaged_object(path: str, what: str, slot: int) -> StoreCorruptedError:
+    """`what`: a field that cannot be so, as in "the shape of the array"."""
+    return StoreCorruptedError(
+        f"store {path!r} is damaged: {what} in slot {slot} cannot be; something else wrote to the "
+        "file. Delete that object, or see what check() finds"
+    )
+
+
+NOT_A_STORE = "is not a store"
+
+
+def no_store(path: str, why: str) -> StoreCorruptedError:
+    """`why`, as in "is truncated"."""
+    if why == NOT_A_STORE:  # whatever it is, it is not ours to be removed
+        return StoreCorruptedError(f"{path!r} {why} of refstore: give another name")
+    return StoreCorruptedError(
+        f"{path!r} {why}: something else wrote to it; give another name, or remove it "
+        f"(`{command()} rm {shlex.quote(path)}`) if nobody needs what it held"
+    )
+
+
+def other_engine(path: str, owner: str, asked: str) -> StoreVersionError:
+    """`owner`, `asked`: names of engines, as `backend=` has them."""
+    return StoreVersionError(
+        f"store {path!r} belongs to the {owner} engine, and this is the {asked} one: open it with "
+        f"backend={owner!r}, or with REFSTORE_BACKEND={owner} where no backend is given"
+    )
+
+
+def other_version(path: str, has: int, writes: int) -> StoreVersionError:
+    return StoreVersionError(
+        f"store {path!r} has format {has}, this refstore writes {writes}: use one version in all "
+        "processes, or remove the store"
+    )
+
+
+def other_user(path: str, uid: int) -> PermissionError:
+    return PermissionError(
+        errno.EACCES,
+        f"the store belongs to user {uid}, and objects are unpickled: pass foreign=True, or "
+        "--foreign to the command, if you trust that user",
+        path,
+    )
+
+
+def no_rows(path: str, rows: int) -> str:
+    """Why a process cannot attach."""
+    return f"all {rows} rows of store {path!r} are taken: no more processes can attach"
+
+
+# --- of paths, where the system has no more than two or three words
+
+
+def of_path(path: str, error: OSError) -> OSError:
+    """The same error about the store at `path`, in more words; one that has a sentence stays."""
+    if error.errno is None or error.strerror != os.strerror(error.errno):
+        return error
+    say = _OF_PATHS.get(error.errno)
+    return error if say is None else OSError(error.errno, say(path), path)
+
+
+def of_making(path: str, error: OSError) -> OSError:
+    """The same where a store was to be made, of which the folder is what matters."""
+    folder = os.path.dirname(path)
+    if isinstance(error, RefstoreError) or error.errno not in _OF_FOLDERS:
+        return of_path(path, error)
+    told = of_chosen(folder, error)
+    if told is not error or error.errno != errno.ENOENT or not os.path.isdir(folder):
+        return of_path(path, told)
+    return OSError(
+        error.errno, f"the file system of {folder!r} takes no new files: {_ELSEWHERE}", path
+    )
+
+
+_ELSEWHERE = "give a path on another one"
+_OF_FOLDERS = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP)
+
+
+def _missing(path: str) -> str:
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder!r} to hold a store: make it, or give another path"
+    return (
+        f"there is no store of this name: `{command()} ls` lists those there are, and Store() "
+        "without create=False makes it"
+    )
+
+
+def _taken(path: str) -> str:
+    if is_store(path):
+        return (
+            "there is a store of this name already: leave create=True out to attach to it, or "
+            "give another name"
+        )
+    return "something that is no store has this name: give another name"
+
+
+def _link(path: str) -> str:
+    return (
+        "a symbolic link has this name, and refstore follows none: give the path that it leads "
+        f"to, {os.path.realpath(path)!r}"
+    )
+
+
+def _forbidden(path: str) -> str:
+    for what, where in (("it", path), ("its folder", os.path.dirname(path))):
+        try:
+            found = os.lstat(where)
+        except OSError:
+            continue
+        mode = stat.S_IMODE(found.st_mode)
+        return (
+            f"this process has no permission: {what} belongs to user {found.st_uid} and has mode "
+            f"{mode:o}; give another name, or ask that user for access"
+        )
+    return "this process has no permission to look into its folder: give another name"
+
+
+_OF_PATHS: dict[int, Callable[[str], str]] = {
+    errno.ENOENT: _missing,
+    errno.EEXIST: _taken,
+    errno.ELOOP: _link,
+    errno.EACCES: _forbidden,
+    errno.EPERM: _forbidden,
+    errno.EISDIR: lambda path: (
+        "a folder has this name: give another name, or the path of a store in that folder"
+    ),
+    errno.ENXIO: lambda path: "a device or a socket has this name: give another name",
+    errno.ENOTDIR: lambda path: "a part of this path is no folder: give another path",
+    errno.EOPNOTSUPP: lambda path: (
+        "its file system lacks what the native engine needs: give a path on tmpfs, ext4 or xfs, or "
+        "use backend='filelock'"
+    ),
+    errno.EMFILE: lambda path: _limits.of_descriptors(errno.EMFILE),
+    errno.ENFILE: lambda path: _limits.of_descriptors(errno.ENFILE),
+    errno.EFBIG: lambda path: _limits.of_file_size(),
+    errno.ENOSPC: _limits.of_full_disk,
+    errno.EROFS: lambda path: f"its file system is read-only: {_ELSEWHERE}",
+}

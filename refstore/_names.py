@@ -1,0 +1,31 @@
+"""What may name an object: the rules of both engines."""
+
+from __future__ import annotations
+
+__all__ = ["NAME_LIMIT", "encode_name", "require_text"]
+
+NAME_LIMIT = 255  # bytes of UTF-8
+
+
+def require_text(name: object) -> str:
+    """`name`, if it is a str; TypeError otherwise."""
+    if isinstance(name, str):
+        return name
+    what = f"a name is a str, not {type(name).__name__}"
+    if isinstance(name, bytes) and len(name) == 16:
+        raise TypeError(f"{what}: give an ObjectRef or a name; of a ref's bytes, ObjectRef(raw)")
+    raise TypeError(f"{what}: to find an object, give an ObjectRef or a name")
+
+
+def encode_name(name: object) -> bytes:
+    """The UTF-8 of an object's name. TypeError or ValueError if it can be none."""
+    text = require_text(name)
+    try:
+        utf8 = text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"a name must have an encoding in UTF-8, and {text!r} has a lone surrogate"
+        ) from None
+    if not 0 < len(utf8) <= NAME_LIMIT:
+        raise ValueError(f"a name has 1 to {NAME_LIMIT} bytes of UTF-8, this one has {len(utf8)}")
+    return utf8

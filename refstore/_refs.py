@@ -1,0 +1,114 @@
+"""`ObjectRef`, the address of one object: the compiled core's, or the same in Python without it.
+
+    bytes 0..3     slot
+    bytes 4..9     generation
+    bytes 10..15   tag of the store, never 0
+
+each with its lowest byte first. One installation has one class, whichever engine its stores have.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, final
+
+from refstore._pickled import named_in_pickles
+
+__all__ = ["ObjectRef", "Parts", "make_ref", "parts_of"]
+
+_GENERATION_AT, _TAG_AT = 32, 80  # in bits
+_SLOT_MASK, _GENERATION_MASK = 2**32 - 1, 2**48 - 1
+
+
+class Parts(NamedTuple):
+    """What the sixteen bytes of a ref say."""
+
+    slot: int
+    generation: int
+    tag: int
+
+
+if TYPE_CHECKING:
+    from refstore._core import ObjectRef
+else:
+    try:
+        from refstore._core import ObjectRef
+    except ImportError:
+
+        @final
+        class ObjectRef:
+            """The address of one object, in 16 bytes. Immutable, hashable, picklable."""
+
+            __slots__ = ("__weakref__", "_raw")
+
+            def __new__(cls, raw: bytes) -> ObjectRef:
+                if not isinstance(raw, bytes):
+                    raise TypeError(f"an ObjectRef is made of bytes, not {type(raw).__name__}")
+                if len(raw) != 16:
+                    raise ValueError(f"an ObjectRef has 16 bytes, not {len(raw)}")
+                self = super().__new__(cls)
+                object.__setattr__(self, "_raw", bytes(raw))
+                return self
+
+            def __init_subclass__(cls, **options: object) -> NoReturn:
+                raise TypeError("ObjectRef has no subclasses")
+
+            @staticmethod
+            def from_hex(text: str) -> ObjectRef:
+                """The ref whose `hex()` this is."""
+                if not isinstance(text, str):
+                    raise TypeError(f"hex digits are a str, not {type(text).__name__}")
+                return ObjectRef(bytes.fromhex(text))
+
+            def hex(self) -> str:
+                """The bytes as 32 digits."""
+                return self._raw.hex()
+
+            def __bytes__(self) -> bytes:
+                return self._raw
+
+            def __eq__(self, other: object) -> bool:
+                if type(other) is not ObjectRef:
+                    return NotImplemented
+                return self._raw == other._raw
+
+            def __hash__(self) -> int:
+                return hash(self._raw)
+
+            def __setattr__(self, name: str, value: object) -> NoReturn:
+                raise AttributeError("an ObjectRef cannot be changed")
+
+            def __delattr__(self, name: str) -> NoReturn:
+                raise AttributeError("an ObjectRef cannot be changed")
+
+            def __repr__(self) -> str:
+                return f"ObjectRef.from_hex('{self.hex()}')"
+
+
+def make_ref(slot: int, generation: int, tag: int) -> ObjectRef:
+    """The ref of these parts."""
+    number = slot | generation << _GENERATION_AT | tag << _TAG_AT
+    return ObjectRef(number.to_bytes(16, "little"))
+
+
+def parts_of(ref: ObjectRef) -> Parts:
+    """What `ref` is made of."""
+    number = int.from_bytes(bytes(ref), "little")
+    return Parts(
+        number & _SLOT_MASK, number >> _GENERATION_AT & _GENERATION_MASK, number >> _TAG_AT
+    )
+
+
+@named_in_pickles
+def restore_ref(raw: bytes) -> ObjectRef:
+    """What pickles of refs call."""
+    return ObjectRef(raw)
+
+
+def _reduce(ref: ObjectRef) -> tuple[object, ...]:
+    return restore_ref, (bytes(ref),)
+
+
+# By a function of this module, and not by the class: the process that unpickles a ref may have no
+# compiled core, or have one where this one has none.
+copyreg.pickle(ObjectRef, _reduce)  # type: ignore[arg-type, unused-ignore]

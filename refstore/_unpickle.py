@@ -1,0 +1,39 @@
+"""What stored pickles name: objects in stores, refs and stores that are sent to other processes.
+
+Another version of refstore may read them, so no name goes from here, and none changes its meaning.
+Where a function is defined may change. Nobody imports this but pickle.
+"""
+
+from __future__ import annotations
+
+from refstore._refs import restore_ref
+from refstore._store import reattach
+from refstore.payload.arrow import rebuild_polars
+from refstore.payload.ndarrays import (
+    ELEMENTS,
+    rebuild_array,
+    rebuild_masked,
+    rebuild_to_be_set,
+    set_state,
+)
+from refstore.payload.torch import (
+    rebuild_tensor,
+    rebuild_typed_storage,
+    rebuild_untyped_storage,
+    same_storage,
+)
+
+__all__ = [
+    "ELEMENTS",
+    "reattach",
+    "rebuild_array",
+    "rebuild_masked",
+    "rebuild_polars",
+    "rebuild_tensor",
+    "rebuild_to_be_set",
+    "rebuild_typed_storage",
+    "rebuild_untyped_storage",
+    "restore_ref",
+    "same_storage",
+    "set_state",
+]

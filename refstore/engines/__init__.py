@@ -1,0 +1,1 @@
+"""The two engines, private to refstore: `native`, compiled, and `filelock`, in Python."""

@@ -1,0 +1,406 @@
+"""What a process has of a store: objects are put, pinned and given up through it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import mmap
+import os
+import threading
+import weakref
+from typing import Final, NamedTuple
+
+from refstore import _messages
+from refstore._errors import TopHolder
+from refstore._paths import open_store
+from refstore._refs import make_ref
+from refstore.engines.filelock import (
+    buffers,
+    check,
+    liveness,
+    names,
+    process_table,
+    recovery,
+    slots,
+)
+from refstore.engines.filelock.journal import Change, Moment
+from refstore.engines.filelock.layout import (
+    KINDS,
+    NBYTES,
+    OFFSET,
+    PUTS,
+    SHAPE,
+    TEXT_AT,
+    TEXT_LIMIT,
+    UNIT,
+    UNITS,
+    read_header,
+)
+from refstore.engines.filelock.life import Life, here
+from refstore.engines.filelock.mapping import copy_on_write
+from refstore.engines.filelock.membership import Member
+from refstore.engines.filelock.pins import Pin, postpone
+from refstore.engines.filelock.prepare import Prepared
+from refstore.engines.filelock.targets import Target
+from refstore.engines.filelock.transaction import Chore, Operation, T
+
+SMALL: Final = 1 << 15  # bytes that are copied in the turn that claims their room
+COPIED: Final = 1 << 16  # bytes whose private view is a copy: it costs less than a mapping
+NEAR: Final = 1 << 20  # bytes whose memory is committed in a turn
+
+
+class Block(NamedTuple):
+    """Where an object lies in the file."""
+
+    slot: int
+    offset: int
+    nbytes: int
+    kind: str  # "bytes", "array" or "object"
+    description: bytes  # of an array, as `arrays.describe` makes it
+
+
+class Call:
+    """One public call, and what it took for whoever is interrupted before it can hand it out."""
+
+    __slots__ = ("att", "generation", "life", "published", "replaced", "slot", "taken")
+
+    def __init__(self, att: Attachment, life: Life) -> None:
+        self.att = att
+        self.life = life  # in which it began
+        self.slot = self.generation = 0
+        self.taken: Moment | None = None  # when the slot became ours
+        self.published: Moment | None = None
+        self.replaced = False  # an object that had the name is gone with that
+
+    def run(self, what: str, operation: Operation[T], *args: object) -> T:
+        """A turn of the call."""
+        return self.att.run(self.life, what, operation, *args)
+
+    def with_room(self, what: str, nbytes: int, operation: Operation[T], *args: object) -> T:
+        """A turn of the call that needs room; see `Attachment.with_room`."""
+        return self.att.with_room(self.life, what, nbytes, operation, *args)
+
+    def take(self, slot: int, generation: int, moment: Moment) -> None:
+        self.slot, self.generation, self.taken = slot, generation, moment
+
+    def is_taken(self) -> bool:
+        return self.taken is not None and self.taken.has_come()
+
+    def is_published(self) -> bool:
+        return self.published is not None and self.published.has_come()
+
+
+class Attachment(Member):
+    """This process's membership in one store. It ends with the last store object, buffer and writer
+    that uses it."""
+
+    def block(self, slot: int) -> Block:
+        """Of a slot that we pin or write. StoreCorruptedError if it leads out of the file."""
+        words, at = self.file.words, self.file.slot(slot)
+        unit, units = words[at + OFFSET], words[at + UNITS]
+        nbytes, shape = words[at + NBYTES], words[at + SHAPE]
+        offset, nbytes_of_text = self.file.block_at(unit), shape >> 32
+        spill = nbytes_of_text if nbytes_of_text > TEXT_LIMIT else 0
+        if shape & 0xFF >= len(KINDS):
+            raise _messages.damaged_object(self.path, "the kind of the object", slot)
+        if unit + units > self.file.g.units or nbytes > units * UNIT:
+            raise _messages.damaged_object(self.path, "the place of the object", slot)
+        if nbytes + spill > units * UNIT:
+            raise _messages.damaged_object(self.path, "the length of the description", slot)
+        start = offset + nbytes if spill else self.file.label(slot) + TEXT_AT
+        text = bytes(self.file.octets[start : start + nbytes_of_text])
+        return Block(slot, offset, nbytes, KINDS[shape & 0xFF], text)
+
+    def private_copy(self, block: buffers.Block) -> tuple[mmap.mmap, int]:
+        """A private copy-on-write view of a block, and where it begins there."""
+        start, nbytes = block.offset, block.nbytes
+        if nbytes > COPIED:
+            delta = start % mmap.ALLOCATIONGRANULARITY
+            with contextlib.suppress(OSError):  # no descriptor any more
+                memory = copy_on_write(self.file.descriptor(), nbytes + delta, start - delta)
+                return memory, delta
+        memory = copy_on_write(-1, max(nbytes, 1), 0)
+        memory[:nbytes] = self.readable[start : start + nbytes]
+        return memory, 0
+
+    def unpinning(self, slot: int) -> Chore:
+        """What gives a pin back, once, however often it is asked for."""
+        return Chore(self._unpin, (slot,))
+
+    def pin(self, slot: int, generation: int, pin: Pin) -> None:
+        """One more pin on a live object. Errors: ObjectNotFoundError."""
+        self.with_room(here(), "a pin", 0, self._pin, slot, generation, pin)
+
+    def _pin(self, c: Change, slot: int, generation: int, pin: Pin) -> None:
+        if not slots.is_live(c, slot, generation):
+            raise _messages.not_found(
+                self.path, make_ref(slot, generation, self.tag), of_other_store=False
+            )
+        slots.pin(c, slot, self.own)
+        pin.take(slot, c.next())
+        c.commit()
+
+    def _unpin(self, c: Change, slot: int) -> None:
+        slots.unpin(c, slot, self.own)
+        c.commit()
+        self.recover_condemned(c, slot)
+
+    def recover_condemned(self, c: Change, slot: int | None) -> None:
+        """What is deleted and still there may be pinned by the dead."""
+        if slot is not None and slots.is_condemned(c, slot):
+            rows = slots.pinning_rows(c, slot)
+            with contextlib.suppress(OSError):  # no descriptor left: what was asked for is done
+                recovery.recover(c, self.folder, rows, self.row, self.report)
+
+    # --- room
+
+    def with_room(
+        self, life: Life, what: str, nbytes: int, operation: Operation[T], *args: object
+    ) -> T:
+        """A turn that needs room. When there is none: what dead processes held, then what garbage
+        of this one still pins."""
+        remedies = iter((self._recover, self._collect_garbage))
+        while True:
+            try:
+                return self.run(life, what, operation, *args)
+            except slots.NoRoomError as error:
+                why = str(error)
+            if why == _messages.OVER_CAPACITY or not any(remedy(life) for remedy in remedies):
+                break
+        room, holders = self.run(life, "counting", self._room)
+        raise _messages.full(self.path, nbytes, why, room, holders, self.file.descriptor_or_none())
+
+    def _recover(self, life: Life) -> bool:
+        return self.run(life, "recovery", self.recover_dead)
+
+    def _collect_garbage(self, life: Life) -> bool:
+        if not self.run(life, "recovery", self._holds_condemned):
+            return False
+        gc.collect()
+        return True
+
+    def _room(self, c: Change) -> tuple[_messages.Room, list[TopHolder]]:
+        held = check.holdings(c)
+        room = check.census(c).room._replace(kept=check.kept(c, held))
+        return room, check.top_holders(c, held)
+
+    def recover_dead(self, c: Change) -> bool:
+        return recovery.recover(c, self.folder, process_table.used_rows(c), self.row, self.report)
+
+    def _holds_condemned(self, c: Change) -> bool:
+        return recovery.holds_condemned(c, self.own)
+
+    # --- putting
+
+    def put(self, call: Call, prepared: Prepared, utf8: bytes | None, replace: bool) -> None:
+        """A new object. If this or what follows raises, the call is to be undone."""
+        nbytes = prepared.nbytes
+        if nbytes <= SMALL:
+            what = f"a put of {nbytes} bytes"
+            call.with_room(what, nbytes, self._put_small, call, prepared, utf8, replace)
+            return
+        self.begin(call, nbytes, prepared.kind, prepared.text, utf8, replace)
+        at = self.block(call.slot).offset
+        prepared.fill(Target(self.file, at, nbytes, call.life))
+        self.seal(call, utf8, replace, None)
+
+    def stays(self, call: Call, error: BaseException) -> bool:
+        """Whether what was published before `error` came up cannot be taken back: what it replaced
+        is gone. Then the error comes out of the next call."""
+        return call.replaced and call.is_published() and call.life.is_ours() and postpone(error)
+
+    def give_up(self, call: Call, pin: Pin | None = None) -> None:
+        """What a call took goes back, now or soon: nobody has its ref. See `do_later`.
+
+        `pin`: of views of it that live on. Twice is once.
+        """
+        if call.is_taken():
+            self.do_later(self._undo, call, pin)
+
+    def _undo(self, c: Change, call: Call, pin: Pin | None) -> None:
+        slot = call.slot
+        if not call.life.is_ours():
+            return
+        if slots.is_written_by(c, slot, call.generation, self.own):
+            if pin is not None:
+                slots.pin(c, slot, self.own)
+                pin.take(slot, c.next())
+            slots.condemn(c, slot)
+        elif slots.is_live(c, slot, call.generation) and not call.replaced:
+            slots.remove(c, slot)
+        c.commit()
+        self.recover_condemned(c, slot)
+
+    def _put_small(
+        self, c: Change, call: Call, prepared: Prepared, utf8: bytes | None, replace: bool
+    ) -> None:
+        nbytes, kind, text, fill = prepared
+        replaced = None if utf8 is None else self._find_replaced(c, utf8, replace)
+        slot, generation = slots.claim(c, nbytes, kind, text, self.own, True)
+        # What follows lies where nobody looks until the change is there.
+        at = c.file.block_at(c[c.file.slot(slot) + OFFSET])
+        if nbytes:
+            fill(Target(c.file, at, nbytes, call.life))
+        self._write_spill(at + nbytes, text, call.life)
+        call.take(slot, generation, c.next())
+        self._publish(c, call, utf8, replaced)
+
+    def _publish(self, c: Change, call: Call, utf8: bytes | None, replaced: int | None) -> None:
+        if utf8 is not None:
+            slots.write_name(c, call.slot, utf8)
+        slots.publish(c, call.slot, utf8, replaced)
+        call.replaced, call.published = replaced is not None, c.next()
+        c.commit()
+        self.count(PUTS)
+        self.recover_condemned(c, replaced)
+
+    def _find_replaced(self, c: Change, utf8: bytes, replace: bool) -> int | None:
+        replaced = names.find(c, utf8)
+        if replaced is not None and not replace:
+            raise _messages.exists(self.path, utf8.decode())
+        return replaced
+
+    def _write_spill(self, at: int, text: bytes, life: Life) -> None:
+        if len(text) > TEXT_LIMIT:
+            Target(self.file, at, len(text), life).copy(0, text)
+
+    def begin(
+        self, call: Call, nbytes: int, kind: int, text: bytes, utf8: bytes | None, replace: bool
+    ) -> None:
+        """A slot in WRITING, with room. The name is looked at so that nobody writes in vain."""
+        what, near, asked = f"a put of {nbytes} bytes", nbytes <= NEAR, (nbytes, kind, text)
+        call.with_room(what, nbytes, self._begin_writing, call, asked, near, utf8, replace)
+        at = self.file.slot(call.slot)
+        start, units = self.file.block_at(self.file.words[at + OFFSET]), self.file.words[at + UNITS]
+        if not near and not self.file.commit_block(start, units * UNIT, call.life):
+            self.give_up(call)
+            room, holders = call.run("counting", self._room)
+            fd = self.file.descriptor_or_none()
+            raise _messages.full(self.path, nbytes, _messages.NO_MEMORY, room, holders, fd)
+        self._write_spill(start + nbytes, text, call.life)
+
+    def _begin_writing(
+        self,
+        c: Change,
+        call: Call,
+        asked: tuple[int, int, bytes],
+        near: bool,
+        utf8: bytes | None,
+        replace: bool,
+    ) -> None:
+        if utf8 is not None:
+            self._find_replaced(c, utf8, replace)
+        nbytes, kind, text = asked
+        slot, generation = slots.claim(c, nbytes, kind, text, self.own, near)
+        call.take(slot, generation, c.next())
+        c.commit()
+
+    def seal(self, call: Call, name: bytes | str | None, replace: bool, pin: Pin | None) -> None:
+        """Publishes what was written. `pin`: of views of it that live on.
+
+        If this or what follows raises, the call is to be undone.
+        """
+        utf8 = name.encode() if isinstance(name, str) else name
+        what = f"publishing {utf8.decode()!r}" if utf8 else "a seal"
+        call.with_room(what, 0, self._seal, call, utf8, replace, pin)
+
+    def _seal(
+        self, c: Change, call: Call, utf8: bytes | None, replace: bool, pin: Pin | None
+    ) -> None:
+        if not slots.is_written_by(c, call.slot, call.generation, self.own):
+            raise self.file.damaged(f"slot {call.slot} was being written, and no longer is")
+        replaced = None if utf8 is None else self._find_replaced(c, utf8, replace)
+        if pin is not None:
+            slots.pin(c, call.slot, self.own)
+            pin.take(call.slot, c.next())
+        self._publish(c, call, utf8, replaced)
+
+
+# --- attachments: one for each file and process
+
+_attachments: weakref.WeakValueDictionary[tuple[int, int], Attachment] = (
+    weakref.WeakValueDictionary()
+)
+_attaching = threading.RLock()
+_joining: list[weakref.ref[Attachment]] = []  # the last one that came, maybe without a row yet
+_exiting = False
+_forking: dict[int, list[Attachment]] = {}  # by thread
+
+
+def attach(path: str, foreign: bool) -> Attachment:
+    """This process's attachment to the store at `path`, made if there is none yet."""
+    with open_store(path, os.O_RDWR) as opened:
+        fd = opened.fileno()
+        found = os.fstat(fd)
+        with _attaching:
+            attachment = _attachments.get((found.st_dev, found.st_ino))
+            if attachment is not None and attachment.is_alive():
+                return attachment
+            header = read_header(fd, path, found)
+            geteuid = getattr(os, "geteuid", None)
+            if geteuid is not None and found.st_uid != geteuid() and not foreign:
+                raise _messages.other_user(path, found.st_uid)
+            attachment = Attachment(path, fd, header, found)
+            _joining[:] = [weakref.ref(attachment)]
+            attachment.join()
+            _attachments[found.st_dev, found.st_ino] = attachment
+            return attachment
+
+
+def _before_fork() -> None:
+    joining = [one for ref in list(_joining) if (one := ref()) is not None]
+    known = list(_attachments.values())
+    forking = [*(one for one in joining if one not in known), *known]
+    _forking[threading.get_ident()] = forking
+    interrupt: BaseException | None = None
+    for attachment in forking:
+        try:
+            attachment.before_fork()
+        except BaseException as error:  # noqa: PERF203  a signal handler's: the fork goes on
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
+
+
+def _after_fork_in_parent() -> None:
+    for attachment in _forking.pop(threading.get_ident(), ()):
+        attachment.after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    global _attaching
+    _attaching = threading.RLock()
+    forking = _forking.pop(threading.get_ident(), [])
+    _forking.clear()
+    for attachment in forking:
+        attachment.inherit()
+    liveness.leave_all_to_parent([one.heir[1] for one in forking if one.heir is not None])
+    for attachment in forking:
+        attachment.after_fork_in_child()
+
+
+def leave_if_exiting() -> None:
+    """Once more, when something changed after the interpreter's exit began."""
+    if _exiting:
+        _at_exit()
+
+
+def _at_exit() -> None:
+    # Who pins nothing leaves in good order. Others may read to the very end: their rows die with
+    # them.
+    global _exiting
+    _exiting = True
+    for attachment in list(_attachments.values()):
+        with contextlib.suppress(Exception):
+            if attachment.is_alive():
+                attachment.leave_at_exit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
+atexit.register(_at_exit)

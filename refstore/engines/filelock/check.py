@@ -1,0 +1,316 @@
+"""What a store holds, who holds it, and whether all of it adds up. Under the change lock, changing
+nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from refstore import _children, _limits, _messages
+from refstore._errors import StoreCorruptedError, TopHolder
+from refstore.engines.filelock import extents, names, process_table, recovery, slots
+from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.layout import (
+    CONDEMNED,
+    COUNT,
+    COUNTERS,
+    FREE,
+    FREE_SLOT,
+    HASH,
+    KINDS,
+    MAKER,
+    MASK,
+    NBYTES,
+    NEXT,
+    OFFSET,
+    RETIRED,
+    ROW_COUNTERS,
+    SEALED,
+    SHAPE,
+    SLOTS_USED,
+    TEXT_LIMIT,
+    TOTALS,
+    TRIMS,
+    UNIT,
+    UNITS,
+    WORD,
+    WRITING,
+)
+
+
+class Held(NamedTuple):
+    """A slot that has a block."""
+
+    slot: int
+    generation: int
+    state: int
+    nbytes: int  # of the block
+    pinned: bool
+
+
+def block(c: Change, slot: int) -> Held | None:
+    """Of one slot; None if it has no block."""
+    at = c.file.slot(slot)
+    if slot >= slots.used(c):
+        return None
+    word = c[at + WORD]
+    if word & 0xFF not in (WRITING, SEALED, CONDEMNED):
+        return None
+    pinned = bool(slots.pinning_rows(c, slot))
+    return Held(slot, word >> 8, word & 0xFF, c[at + UNITS] * UNIT, pinned)
+
+
+def blocks(c: Change) -> Iterator[Held]:
+    words = recovery.used_slots(c, WORD)
+    units = recovery.used_slots(c, UNITS)
+    masks = [recovery.used_slots(c, MASK + k) for k in range(4)]
+    for slot, word in enumerate(words):
+        if word & 0xFF in (WRITING, SEALED, CONDEMNED):
+            pinned = any(mask[slot] for mask in masks)
+            yield Held(slot, word >> 8, word & 0xFF, units[slot] * UNIT, pinned)
+
+
+class Census(NamedTuple):
+    room: _messages.Room
+    used: int
+    objects: int
+
+
+def census(c: Change) -> Census:
+    used = objects = pinned = pinned_nbytes = condemned = writing = 0
+    for held in blocks(c):
+        used += held.nbytes
+        objects += held.state == SEALED
+        condemned += held.state == CONDEMNED
+        writing += held.nbytes * (held.state == WRITING)
+        if held.pinned:
+            pinned += 1
+            pinned_nbytes += held.nbytes
+    capacity = c.file.header.capacity
+    free, largest = capacity - min(used, capacity), extents.largest(c)
+    spare = _limits.spare_memory(c.file.descriptor_or_none())
+    if spare < free:
+        free, largest = _bounded(c, free, largest, spare)
+    room = _messages.Room(
+        capacity=capacity,
+        free=free,
+        largest_free=min(largest, free),
+        pinned=pinned,
+        pinned_nbytes=pinned_nbytes,
+        condemned=condemned,
+        writing_nbytes=writing,
+    )
+    return Census(room, used, objects)
+
+
+def _bounded(c: Change, free: int, largest: int, spare: int) -> tuple[int, int]:
+    """The same without what the file system cannot give any more: it has `spare` bytes.
+
+    Who puts takes the extent that fits best, whether that has memory or not.
+    """
+    fd, file = c.file.descriptor_or_none(), c.file
+    total = longest = 0
+    for unit, units in extents.extents(c):
+        parts = _limits.committed(fd, file.block_at(unit), file.block_at(unit + units))
+        sizes = [end - start for start, end in parts]
+        total += sum(sizes)
+        longest = max(longest, min(max(sizes, default=0) + spare, units * UNIT))
+    return min(free, total + spare), min(largest, spare if c[TRIMS] else longest)
+
+
+def stats(c: Change, folder: str, own: int) -> tuple[int, ...]:
+    """The fields of StoreStats, in order."""
+    counted = census(c)
+    room = counted.room
+    rows = process_table.used_rows(c)
+    counters = [
+        c[TOTALS + k] + sum(c[process_table.row_at(c.file, row) + ROW_COUNTERS + k] for row in rows)
+        for k in range(COUNTERS)
+    ]
+    return (
+        *(room.capacity, counted.used, room.free, room.largest_free),
+        *(counted.objects, room.pinned, room.condemned),
+        *counters,
+        sum(is_alive(c, folder, row, own) and not recovery.has_left(c, row) for row in rows),
+    )
+
+
+def is_alive(c: Change, folder: str, row: int, own: int) -> bool:
+    return row == own or process_table.is_alive(c, folder, row)
+
+
+# --- holders
+
+
+class Holding(NamedTuple):
+    """A row and a slot that it keeps in memory; it has no pins if it is writing it."""
+
+    row: int
+    slot: int
+    generation: int | None  # None: it is being written
+    name: str | None
+    pins: int
+    nbytes: int
+    kept: bool  # for children of the row's process
+
+
+def name_of(c: Change, slot: int) -> str | None:
+    """For people, whatever the label holds."""
+    utf8 = slots.name(c, slot)
+    return utf8.decode("utf-8", "replace") if utf8 else None
+
+
+def holdings(c: Change, only: int | None = None) -> list[Holding]:
+    """Of all slots or one."""
+    found = []
+    one = None if only is None else block(c, only)
+    for held in blocks(c) if only is None else [one] if one is not None else []:
+        at = c.file.slot(held.slot)
+        rows = {row: slots.pins_of(c, row, held.slot) for row in slots.pinning_rows(c, held.slot)}
+        generation, name = None, None
+        if held.state == WRITING:
+            rows.setdefault(c[at + MAKER], 0)
+        else:
+            generation, name = held.generation, name_of(c, held.slot)
+        for row, pins in rows.items():
+            kept = pins != 0 and slots.is_kept(c, row, held.slot)
+            found.append(Holding(row, held.slot, generation, name, pins, held.nbytes, kept))
+    return found
+
+
+def kept(c: Change, held: Iterable[Holding]) -> list[tuple[int, int]]:
+    """Of each process that keeps anything for children: its pid, and how many bytes."""
+    nbytes: dict[int, int] = {}
+    for one in held:
+        if one.kept:
+            nbytes[one.row] = nbytes.get(one.row, 0) + one.nbytes
+    return [(process_table.pid_of(c, row), nbytes[row]) for row in sorted(nbytes)]
+
+
+def top_holders(c: Change, held: Iterable[Holding]) -> list[TopHolder]:
+    """The processes that hold anything, largest first."""
+    nbytes: dict[int, int] = {}
+    for one in held:
+        nbytes[one.row] = nbytes.get(one.row, 0) + one.nbytes
+    people = []
+    for row, n in nbytes.items():
+        command = _children.keeper(process_table.command_of(c, row), recovery.has_ended(c, row))
+        people.append(TopHolder(process_table.pid_of(c, row), command, n))
+    return sorted(people, key=lambda holder: (-holder.bytes, holder.pid))
+
+
+# --- invariants. A problem is a sentence that begins with the invariant's name.
+
+
+def problems(c: Change) -> set[str]:
+    found: set[str] = set()
+    for check in (_check_slots, _check_space, _check_free_slots, _check_names, _check_pins):
+        found.update(_told_by(check, c))
+    if c.words[COUNT]:
+        found.add(f"journal: {c.words[COUNT]} words of a change wait to be written")
+    return found
+
+
+def _told_by(check: Callable[[Change], Iterator[str]], c: Change) -> set[str]:
+    found = set()
+    try:
+        for problem in check(c):
+            found.add(problem)
+    except StoreCorruptedError as error:  # it cannot even be walked through
+        found.add(f"damage: {error}")
+    return found
+
+
+def _check_slots(c: Change) -> Iterator[str]:
+    file = c.file
+    in_use = set(process_table.used_rows(c))
+    for slot, word in enumerate(recovery.used_slots(c, WORD)):
+        at, state = file.slot(slot), word & 0xFF
+        if state > RETIRED or word >> 56:
+            yield f"state: slot {slot} has the unknown state {word & 0xFF | word >> 56 << 8}"
+            continue
+        if state not in (WRITING, SEALED, CONDEMNED):
+            continue
+        if state == WRITING and c[at + MAKER] not in in_use:
+            yield f"owner: slot {slot} is written by row {c[at + MAKER]}, which nobody holds"
+        text = c[at + SHAPE] >> 32
+        needed = c[at + NBYTES] + (text if text > TEXT_LIMIT else 0)
+        if needed > c[at + UNITS] * UNIT:
+            yield f"size: slot {slot} holds {needed} bytes in {c[at + UNITS]} units"
+        if c[at + OFFSET] + c[at + UNITS] > file.g.units:
+            yield f"offset: the block of slot {slot} ends after the last unit"
+        if c[at + SHAPE] & 0xFF >= len(KINDS):
+            yield f"kind: slot {slot} has the unknown kind {c[at + SHAPE] & 0xFF}"
+
+
+def _check_space(c: Change) -> Iterator[str]:
+    taken = [(unit, units, "free") for unit, units in extents.extents(c)]
+    taken += [
+        (c[c.file.slot(held.slot) + OFFSET], held.nbytes // UNIT, f"slot {held.slot}")
+        for held in blocks(c)
+        if held.nbytes
+    ]
+    end, last = 0, "start"
+    for unit, units, whose in [*sorted(taken), (c.file.g.units, 0, "end")]:
+        if unit < end:
+            yield f"overlap: unit {unit} belongs to {whose} and {last}"
+        elif unit > end:
+            yield f"lost units: {end} to {unit} are neither free nor a block's"
+        elif whose == last == "free":
+            yield f"split: the free extents before and after unit {unit} are apart"
+        end, last = unit + units, whose
+
+
+def _check_free_slots(c: Change) -> Iterator[str]:
+    listed: set[int] = set()
+    link = c[FREE_SLOT]
+    while link:
+        if link - 1 in listed or link > c[SLOTS_USED]:
+            yield f"free slots: the list leads to slot {link - 1}, which cannot be"
+            return
+        listed.add(link - 1)
+        link = c[c.file.slot(link - 1) + NEXT]
+    for slot, word in enumerate(recovery.used_slots(c, WORD)):
+        if (word & 0xFF == FREE) != (slot in listed):
+            yield f"free slots: slot {slot} is in state {word & 0xFF}, and the list says otherwise"
+
+
+def _check_names(c: Change) -> Iterator[str]:
+    file = c.file
+    chained: set[int] = set()
+    for bucket in range(file.g.bucket_mask + 1):
+        link = c.words[file.g.buckets + bucket]
+        while link:
+            if link - 1 in chained or link > c[SLOTS_USED]:
+                yield f"index: a chain leads to slot {link - 1}, which cannot be"
+                break
+            chained.add(link - 1)
+            link = c[file.slot(link - 1) + NEXT]
+    for slot, word in enumerate(recovery.used_slots(c, WORD)):
+        named = word & 0xFF == SEALED and slots.has_name(c, slot)
+        if named != (slot in chained):
+            yield f"index: slot {slot} is in state {word & 0xFF}, and the chains say otherwise"
+        elif named:
+            at = file.slot(slot)
+            utf8 = file.name(slot, c[at + SHAPE] >> 8 & 0xFFFF)
+            if names.hash_of(file, utf8) != c[at + HASH]:
+                yield f"label: the name of slot {slot} does not have the slot's hash"
+            elif names.find(c, utf8) != slot:
+                yield f"index: {utf8!r} leads to another slot than {slot}"
+
+
+def _check_pins(c: Change) -> Iterator[str]:
+    in_use = set(process_table.used_rows(c))
+    states = recovery.used_slots(c, WORD)
+    for slot, word in enumerate(states):
+        state = word & 0xFF
+        rows = slots.pinning_rows(c, slot)
+        for row in rows:
+            if row not in in_use:
+                yield f"pins: row {row} is free and pins slot {slot}"
+            elif not slots.pins_of(c, row, slot):
+                yield f"pins: row {row} has a bit and no pins on slot {slot}"
+        if rows and state not in (WRITING, SEALED, CONDEMNED):
+            yield f"pins: slot {slot} is pinned, and in state {state}"
+        if state == CONDEMNED and not rows:
+            yield f"lost reap: slot {slot} is deleted and unpinned, yet not freed"

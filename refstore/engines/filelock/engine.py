@@ -1,0 +1,431 @@
+"""The filelock engine: a store in pure Python, in an ordinary file, with `filelock` for its locks.
+
+It is what `refstore._core` is, where that cannot be: without a compiler, on systems other than
+Linux, on file systems that lack what the native engine needs.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterator
+from typing import SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from refstore import _children, _messages
+from refstore._errors import RefstoreError
+from refstore._names import encode_name
+from refstore._refs import ObjectRef, make_ref, parts_of
+from refstore.engines.filelock import (
+    buffers,
+    check,
+    extents,
+    files,
+    liveness,
+    names,
+    process_table,
+    recovery,
+    slots,
+    writers,
+)
+from refstore.engines.filelock.attachment import Attachment, Call, attach, leave_if_exiting
+from refstore.engines.filelock.files import remove_orphans
+from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.layout import (
+    DELETES,
+    GETS,
+    MAX_PINS,
+    OBJECTS_LIMIT,
+    SEALED,
+    WORD,
+    lay_out,
+)
+from refstore.engines.filelock.life import here
+from refstore.engines.filelock.pins import Pin
+from refstore.engines.filelock.prepare import ARRAY, BYTES, prepare
+from refstore.payload import arrays
+
+__all__ = [
+    "BACKEND",
+    "OBJECTS_LIMIT",
+    "Attachment",
+    "Engine",
+    "attach",
+    "file_nbytes",
+    "is_creator_alive",
+    "is_unused",
+    "make_file",
+    "remove_orphans",
+    "unsupported_reason",
+]
+
+BACKEND = "filelock"
+
+Key = ObjectRef | str
+_MAX_SIZE = 1 << 62
+
+# --- files
+
+is_creator_alive = files.is_creator_alive
+is_unused = files.is_unused
+
+
+class Claim:
+    """That the creator of a temporary store lives: the lock ends with this, or with its process."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: liveness.Claim) -> None:
+        self._lock = lock
+
+    def give_back(self) -> None:
+        self._lock.give_back()
+        leave_if_exiting()
+
+
+def file_nbytes(capacity: int, max_objects: int) -> int:
+    """Apparent size of the file of such a store."""
+    return lay_out(capacity, max_objects).file_size
+
+
+def make_file(
+    path: str, capacity: int, max_objects: int, mode: int, temporary: bool
+) -> Claim | None:
+    """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
+
+    Returns the claim on a temporary store.
+    """
+    remove_orphans(os.path.dirname(path))
+    lock = files.make(path, capacity, max_objects, mode, temporary)
+    return None if lock is None else Claim(lock)
+
+
+def unsupported_reason(folder: str) -> str | None:
+    """What keeps this engine's stores out of a folder: nothing that is known beforehand."""
+    return None
+
+
+# --- operations, under the change lock
+
+
+def _locate(c: Change, key: tuple[int, int] | bytes) -> tuple[int, int] | None:
+    """Slot and generation of a live object."""
+    if isinstance(key, tuple):
+        return key if slots.is_live(c, *key) else None
+    slot = names.find(c, key)
+    return None if slot is None else (slot, slots.generation_of(c, slot))
+
+
+def _get(c: Change, att: Attachment, key: tuple[int, int] | bytes, pin: Pin) -> int | None:
+    """The generation of the object that is pinned."""
+    found = _locate(c, key)
+    if found is None:
+        return None
+    slots.pin(c, found[0], att.own)
+    pin.take(found[0], c.next())
+    c.commit()
+    att.count(GETS)
+    return found[1]
+
+
+def _delete(c: Change, att: Attachment, key: tuple[int, int] | bytes) -> bool:
+    found = _locate(c, key)
+    if found is None:
+        return False
+    slots.remove(c, found[0])
+    c.commit()
+    att.count(DELETES)
+    att.recover_condemned(c, found[0])
+    return True
+
+
+def _refcount(c: Change, key: tuple[int, int] | bytes) -> int | None:
+    found = _locate(c, key)
+    if found is None:
+        return None
+    rows = slots.pinning_rows(c, found[0])
+    return 1 + sum(slots.pins_of(c, row, found[0]) for row in rows)
+
+
+def _live(c: Change) -> list[tuple[int, int]]:
+    words = recovery.used_slots(c, WORD)
+    found = [slot for slot, word in enumerate(words) if word & 0xFF == SEALED]
+    return [(slot, slots.generation_of(c, slot)) for slot in found]
+
+
+def _names(c: Change) -> list[str]:
+    return [name for slot, _ in _live(c) if (name := _name(c, slot)) is not None]
+
+
+def _name(c: Change, slot: int) -> str | None:
+    utf8 = slots.name(c, slot)
+    try:
+        return utf8.decode() if utf8 else None
+    except UnicodeDecodeError:
+        raise c.file.damaged(f"the label of slot {slot} has a name that is no UTF-8") from None
+
+
+Person = tuple[int, str, bool, bool]  # pid, command, whether it lives, and only by children
+
+
+def _holders(
+    c: Change, att: Attachment, key: tuple[int, int] | bytes | None
+) -> tuple[list[check.Holding], dict[int, Person]] | None:
+    if key is None:
+        seen = check.holdings(c)
+    else:
+        found = key if isinstance(key, tuple) else _locate(c, key)
+        if found is None or found[0] >= att.max_objects:
+            return None
+        seen = [one for one in check.holdings(c, found[0]) if one.generation == found[1]]
+        if not seen and not slots.is_live(c, *found):
+            return None
+    people = {}
+    for row in {one.row for one in seen}:
+        alive = check.is_alive(c, att.folder, row, att.own)
+        ended = alive and recovery.has_ended(c, row)
+        people[row] = process_table.pid_of(c, row), process_table.command_of(c, row), alive, ended
+    return seen, people
+
+
+# --- one open store
+
+
+class Engine:
+    """What `refstore.Store` is over this engine."""
+
+    __slots__ = ("_att",)
+
+    _att: Attachment | None
+
+    def __new__(cls, *_: object, **__: object) -> Engine:
+        self = super().__new__(cls)
+        self._att = None
+        return self
+
+    def _open(self, att: Attachment) -> None:
+        self._att = att
+
+    @property
+    def _attachment(self) -> Attachment:
+        att = self._att  # looked at once: it may be closed meanwhile
+        if att is None:
+            raise _messages.closed()
+        att.require_alive()
+        return att
+
+    @property
+    def _call(self) -> Call:
+        """What a call begins with."""
+        life = here()
+        return Call(self._attachment, life)
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._att is None
+
+    def close(self) -> None:
+        """Detaches. Live buffers stay valid and pinned; the last one unmaps. Twice is once."""
+        self._att = None
+
+    # --- keys
+
+    def _parse(self, att: Attachment, key: Key) -> tuple[int, int] | bytes:
+        """What operations take for a key. Errors: ObjectNotFoundError, TypeError, ValueError."""
+        if type(key) is not ObjectRef:
+            return encode_name(key)
+        slot, generation, tag = parts_of(key)
+        if tag != att.tag:
+            raise _messages.not_found(att.path, key, of_other_store=True)
+        return slot, generation
+
+    # --- objects
+
+    def put(
+        self,
+        obj: object,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        timeout: float | None = 0,
+    ) -> ObjectRef:
+        """Stores a copy of `obj`; returns its ObjectRef.
+
+        bytes, bytearray and memoryview are kept as bytes, exactly ndarray as an array, anything
+        else is pickled with its buffers out of band. Errors: StoreFullError, ObjectExistsError,
+        TypeError and pickle.PicklingError.
+        """
+        life = here()
+        self._attachment  # noqa: B018  a closed store raises
+        if timeout != 0:
+            raise _messages.no_waiting()
+        utf8 = None if name is None else encode_name(name)
+        prepared = prepare(obj)  # an error from there, which somebody may keep, keeps no store
+        call = Call(self._attachment, life)
+        att = call.att
+        try:
+            att.put(call, prepared, utf8, replace)
+            return make_ref(call.slot, call.generation, att.tag)
+        except BaseException as error:
+            if att.stays(call, error):
+                return make_ref(call.slot, call.generation, att.tag)
+            att.give_up(call)
+            raise
+
+    def create(
+        self,
+        nbytes: SupportsIndex | None = None,
+        *,
+        shape: SupportsIndex | tuple[SupportsIndex, ...] | None = None,
+        dtype: npt.DTypeLike | None = None,
+        name: str | None = None,
+        replace: bool = False,
+        timeout: float | None = 0,
+    ) -> writers.Writer:
+        """A Writer over `nbytes` bytes, or over an array of `shape` and `dtype` (float64 if not
+        given)."""
+        call = self._call
+        if timeout != 0:
+            raise _messages.no_waiting()
+        if (nbytes is None) == (shape is None) or (nbytes is not None and dtype is not None):
+            raise TypeError("create() takes either nbytes, or shape and maybe dtype")
+        utf8 = None if name is None else encode_name(name)
+        if nbytes is not None:
+            size, kind, text = _checked_size(nbytes), BYTES, b""
+        else:
+            assert shape is not None
+            size, text = _describe(shape, np.dtype(dtype))
+            kind = ARRAY
+        try:
+            call.att.begin(call, size, kind, text, utf8, replace)
+            writer = writers.writer(call.att, call, name, replace)
+            call.life.demand(call.att.path)  # who is forked from here on inherits a Writer
+            return writer
+        except BaseException:
+            call.att.give_up(call)
+            raise
+
+    def get(
+        self, key: Key, *, timeout: float | None = 0, writable: bool = False
+    ) -> buffers.PinnedBuffer:
+        """A PinnedBuffer over the object with this ref or name; `writable`: over a private
+        copy-on-write view of it."""
+        call = self._call
+        att = call.att
+        if timeout != 0:
+            raise _messages.no_waiting()
+        parsed, pin = self._parse(att, key), Pin(att)
+        try:
+            generation = call.with_room("a get", 0, _get, att, parsed, pin)
+            if generation is None:
+                raise _messages.not_found(att.path, key, of_other_store=False)
+            return buffers.pinned(att, pin, generation, bool(writable))
+        except slots.TooManyPinsError:
+            raise RefstoreError(
+                f"this process holds {MAX_PINS} pins on {key!r}: release some"
+            ) from None
+        except BaseException:
+            pin.give_back()
+            raise
+
+    def delete(self, key: Key) -> None:
+        """Ends the object's life: no get finds it from now on, and its block comes back with the
+        last pin."""
+        call = self._call
+        att = call.att
+        if not call.run(f"the deletion of {key!r}", _delete, att, self._parse(att, key)):
+            raise _messages.not_found(att.path, key, of_other_store=False)
+
+    def refcount(self, key: Key) -> int:
+        """1 for the store's own reference, plus all pins in all processes."""
+        call = self._call
+        att = call.att
+        count = call.run("a count", _refcount, self._parse(att, key))
+        if count is None:
+            raise _messages.not_found(att.path, key, of_other_store=False)
+        return count
+
+    def ref(self, name: str) -> ObjectRef:
+        """The ObjectRef of the object published under `name`."""
+        call = self._call
+        att = call.att
+        found = call.run("a look", _locate, self._parse(att, name))
+        if found is None:
+            raise _messages.not_found(att.path, name, of_other_store=False)
+        return make_ref(*found, att.tag)
+
+    def __contains__(self, key: Key) -> bool:
+        call = self._call
+        att = call.att
+        if type(key) is ObjectRef and parts_of(key).tag != att.tag:
+            return False
+        return call.run("a look", _locate, self._parse(att, key)) is not None
+
+    def __len__(self) -> int:
+        return len(self._call.run("a count", _live))
+
+    def __iter__(self) -> Iterator[ObjectRef]:
+        call = self._call
+        att = call.att
+        return iter([make_ref(*found, att.tag) for found in call.run("a list", _live)])
+
+    def names(self) -> list[str]:
+        """The names of all objects that have one."""
+        return self._call.run("a list", _names)
+
+    # --- the store as a whole
+
+    def trim(self) -> int:
+        """Returns free memory to the operating system; returns how many bytes."""
+        return self._call.run("trim", extents.trim)
+
+    def _census(self) -> tuple[int, ...]:
+        call = self._call
+        att = call.att
+        return call.run("stats()", check.stats, att.folder, att.own)
+
+    def _problems(self) -> set[str]:
+        return self._call.run("check()", check.problems)
+
+    def _recover_all(self) -> tuple[int, tuple[int, ...], int, int, int, int, int]:
+        call = self._call
+        att = call.att
+        call.run("recover()", att.recover_dead)
+        return att.report.take()
+
+    def _holders(
+        self, key: Key | None
+    ) -> list[tuple[int, str, ObjectRef | None, str | None, int, int, bool]]:
+        call = self._call
+        att = call.att
+        parsed = None if key is None else self._parse(att, key)
+        found = call.run("holders()", _holders, att, parsed)
+        if found is None:
+            assert key is not None
+            raise _messages.not_found(att.path, key, of_other_store=False)
+        rows = []
+        for one in found[0]:
+            pid, command, alive, ended = found[1][one.row]
+            command = _children.holder(command, one.kept, ended)
+            ref = None if one.generation is None else make_ref(one.slot, one.generation, att.tag)
+            rows.append((pid, command, ref, one.name, one.pins, one.nbytes, alive))
+        return rows
+
+
+def _checked_size(n: SupportsIndex) -> int:
+    size = operator.index(n)
+    if size < 0:
+        raise ValueError(f"a size cannot be negative, and {n} is")
+    return min(size, _MAX_SIZE)
+
+
+def _describe(
+    shape: SupportsIndex | tuple[SupportsIndex, ...], dtype: np.dtype[np.generic]
+) -> tuple[int, bytes]:
+    """Bytes of an array in C order, and its description."""
+    extents, nbytes = arrays.measure(shape, dtype)
+    clipped = tuple(_checked_size(n) for n in extents)
+    return _checked_size(nbytes), arrays.describe(dtype, clipped, tuple(range(len(extents))))

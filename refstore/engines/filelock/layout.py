@@ -1,0 +1,315 @@
+"""The file of the filelock engine: every byte of it, and how it is made and looked over.
+
+All numbers are 64-bit words in the machine's order. Offsets in words, sizes by geometry:
+
+    0        header, fixed        16 words; never changes, but for the boot id and the home
+    64       header, moving       the words named below
+    128      journal              PAIRS times (index of a word, its new value)
+    ...      bins                 BINS words: first free extent of each size class, as unit + 1
+    ...      rows                 ROWS times ROW_WORDS: one for each attached process
+    ...      buckets              slot + 1 of the first object of each chain of names
+    ---      committed when the file is made; from here on as it is reached, by whole pages
+    ...      slots                max_objects times SLOT_WORDS
+    ...      labels               max_objects times LABEL_NBYTES: name, then the array's description
+    ...      pins                 ROWS times max_objects cells of 32 bits; written by their row only
+    ...      tags                 2 words for each unit: boundary tags and links of free extents
+    ...      data                 units of 64 bytes; the payload
+
+Nouns. *Unit*: 64 bytes of data. *Extent*: neighbouring units, free or one object's block. *Slot*:
+an object's entry, which says where its block lies. *Row*: a process's entry. *Cell*: how many pins
+one row has on one slot. *Label*: what a slot has to say in bytes.
+
+All that moves is read and written under the change lock of the store only, but for the payload and
+the label of a slot that is being written, which belong to its writer, and the block and the label
+of a slot that is pinned, which nobody changes.
+
+Invariants, whenever nobody has the lock and the journal is empty:
+
+    units of slots in WRITING, SEALED, CONDEMNED + units of free extents == units of the file
+    no two free extents are neighbours; a unit has a tag if and only if a free extent begins or
+        ends there
+    a slot below `slots used` is FREE and in the list of free ones, or it is RETIRED, or it has a
+        block
+    a bit of a slot's mask is set if and only if that row's cell is not 0
+    pins are on WRITING, SEALED and CONDEMNED slots; a CONDEMNED one has some
+    a slot is in a chain if and only if it is SEALED and has a name; no two have the same one
+    a row that has pins or is the maker of a WRITING slot is in use
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+import sys
+from typing import Final, NamedTuple
+
+from refstore import _messages
+from refstore._errors import StoreVersionError
+
+CAPACITY_LIMIT: Final = 1 << 43
+OBJECTS_LIMIT: Final = 1 << 28
+MAGIC: Final = 0x65726F7473666572
+FORMAT_VERSION: Final = 1
+ENGINE_NATIVE: Final = 1
+ENGINE_FILELOCK: Final = 2
+
+UNIT: Final = 64  # bytes
+PAGE: Final = 4096  # bytes; tables begin at multiples
+CHUNK: Final = 1 << 16  # bytes that are committed together; the data begin at a multiple
+
+# --- the header's words; see `Header` for the fixed ones
+
+FIXED_WORDS: Final = 16
+HOME: Final = 12  # where the file was when its locks were first used
+INODE: Final = 13  # its own, to tell a copy from the same file elsewhere
+BOOT: Final = 14  # of the boot that last looked the file over; 0 where that is not known
+
+COUNT: Final = 64  # pairs in the journal that are yet to be applied
+HOLDER: Final = 65  # pid of who has the lock
+TURNS: Final = 66  # how often the lock was taken
+SLOTS_USED: Final = 67  # slots from here on were never used
+FREE_SLOT: Final = 68  # slot + 1 of the first free one
+TRIMS: Final = 69  # how often free memory was given back
+TOTALS: Final = 72  # COUNTERS words, folded in from rows that are gone
+BITMAP: Final = 80  # BITMAP_WORDS words: a bit for each bin that has extents
+JOURNAL: Final = 128
+
+PAIRS: Final = 256  # no change has more
+PER_DOUBLING: Final = 8
+BINS: Final = 320
+BITMAP_WORDS: Final = BINS // 64
+
+# --- a row
+
+ROWS: Final = 256
+ROW_WORDS: Final = 16
+ROW_STATE: Final = 0  # 0: free, else of these bits
+ATTACHED, HAS_CHILDREN, LEFT = 1, 2, 4  # without a row, but with the row's lock; in good order
+ROW_PID: Final = 1
+ROW_COUNTERS: Final = 2
+ROW_COMMAND: Final = 8  # 5 words
+COMMAND_NBYTES: Final = 40
+COUNTERS: Final = 5
+PUTS, GETS, DELETES, EVICTIONS, RECOVERIES = range(COUNTERS)
+
+# --- a slot
+
+SLOT_WORDS: Final = 16
+WORD: Final = 0  # generation 48 bits | state 8 bits
+OFFSET: Final = 1  # units
+UNITS: Final = 2  # of the block; 0: an empty object has none
+NBYTES: Final = 3  # of the payload
+SHAPE: Final = 4  # kind 8 bits | bytes of the name 16 | bytes of the description 32
+MAKER: Final = 5  # row that is writing it
+HASH: Final = 6  # of the name
+NEXT: Final = 7  # slot + 1: in the chain of names, or in the list of free slots
+MASK: Final = 12  # 4 words: a bit for each row that pins it
+
+FREE, WRITING, SEALED, CONDEMNED, RETIRED = range(5)
+LAST_GENERATION: Final = (1 << 48) - 1
+KINDS: Final = ("bytes", "array", "object")
+MAX_PINS: Final = 1 << 30  # of one process on one object
+# In a cell of pins: a child that has no row inherited the block. It stays as long as the row, whose
+# lock such a child has, too.
+KEPT: Final = 1 << 31
+
+LABEL_NBYTES: Final = 1024
+NAME_AT: Final = 0  # bytes in a label
+TEXT_AT: Final = 256
+TEXT_LIMIT: Final = 766  # longer descriptions lie behind the payload
+
+FLAG_TEMPORARY: Final = 1
+
+HEADER: Final = struct.Struct("=QIIQQQQQQ16sIIQQQQ8x")
+
+
+class Header(NamedTuple):
+    """The fixed words, in order."""
+
+    magic: int
+    version: int
+    engine: int
+    fingerprint: int  # of every size and constant above; another build is refused
+    capacity: int  # bytes of payload
+    max_objects: int
+    tag: int  # 48 bits, never 0: in every ref of this store
+    seed: int  # keys the name hash
+    seed_more: int
+    uuid: bytes
+    flags: int
+    evict: int  # 0: never
+    file_size: int
+    home: int
+    inode: int  # 0 until the file is made
+    boot: int
+
+
+class Geometry(NamedTuple):
+    """Where everything lies: tables in words, what is not made of words in bytes."""
+
+    max_objects: int
+    units: int
+    bucket_mask: int
+    bins: int  # words
+    rows: int  # words
+    buckets: int  # words
+    committed: int  # bytes: all before this is there from the start
+    slots: int  # words
+    labels: int  # bytes
+    pins: int  # words
+    pin_words: int  # of one row
+    tags: int  # words
+    data: int  # bytes
+    file_size: int  # bytes
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def lay_out(capacity: int, max_objects: int) -> Geometry:
+    units = _up(capacity, PAGE) // UNIT  # what is over has room for a long description
+    n_buckets = 1 << max(max_objects // 4 - 1, 63).bit_length()
+    bins = _up((JOURNAL + 2 * PAIRS) * 8, PAGE)
+    rows = _up(bins + BINS * 8, PAGE)
+    buckets = _up(rows + ROWS * ROW_WORDS * 8, PAGE)
+    slots = committed = _up(buckets + n_buckets * 8, PAGE)
+    labels = _up(slots + max_objects * SLOT_WORDS * 8, PAGE)
+    pins = _up(labels + max_objects * LABEL_NBYTES, PAGE)
+    row_nbytes = _up(max_objects * 4, PAGE)
+    tags = pins + ROWS * row_nbytes
+    data = _up(tags + units * 16, CHUNK)
+    return Geometry(
+        max_objects=max_objects,
+        units=units,
+        bucket_mask=n_buckets - 1,
+        bins=bins // 8,
+        rows=rows // 8,
+        buckets=buckets // 8,
+        committed=committed,
+        slots=slots // 8,
+        labels=labels,
+        pins=pins // 8,
+        pin_words=row_nbytes // 8,
+        tags=tags // 8,
+        data=data,
+        file_size=data + _up(units * UNIT, PAGE),
+    )
+
+
+def bin_of(units: int) -> int:
+    """The size class of an extent: each size below 16 units, then eight for each doubling."""
+    doublings = max(units.bit_length() - 4, 0)
+    return PER_DOUBLING * doublings + (units >> doublings)
+
+
+def fingerprint() -> int:
+    constants = {k: v for k, v in globals().items() if k.isupper() and type(v) in (int, str)}
+    text = repr([sorted(constants.items()), sys.byteorder, lay_out(1 << 30, 1 << 20)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+# --- where a file is
+
+
+def boot_id() -> int:
+    """Of this boot of the machine; 0 where it has none."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return int.from_bytes(hashlib.blake2b(file.read(), digest_size=8).digest(), "little")
+    except OSError:
+        return 0
+
+
+def home_of(path: str) -> int:
+    """A number for the file's name and the folder it is in: its locks are found from there."""
+    folder = os.stat(os.path.dirname(path)).st_ino
+    text = b"%d/%s" % (folder, os.fsencode(os.path.basename(path)))
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def locks_of(path: str, uuid: bytes) -> str:
+    """The folder of the store's lock files."""
+    return f"{path}.{uuid.hex()[:8]}.locks"
+
+
+# --- a file that is made, and one that is looked over
+
+
+def new_header(path: str, capacity: int, max_objects: int, temporary: bool) -> Header:
+    if not 0 < capacity <= CAPACITY_LIMIT:
+        raise ValueError(f"capacity is {capacity} bytes: it must be between 1 and {CAPACITY_LIMIT}")
+    if not 0 < max_objects <= OBJECTS_LIMIT:
+        raise ValueError(f"max_objects is {max_objects}: it must be between 1 and {OBJECTS_LIMIT}")
+    entropy = os.urandom(38)
+    return Header(
+        magic=MAGIC,
+        version=FORMAT_VERSION,
+        engine=ENGINE_FILELOCK,
+        fingerprint=fingerprint(),
+        capacity=capacity,
+        max_objects=max_objects,
+        tag=int.from_bytes(entropy[:6], "little") | 1,
+        seed=int.from_bytes(entropy[6:14], "little"),
+        seed_more=int.from_bytes(entropy[14:22], "little"),
+        uuid=entropy[22:],
+        flags=FLAG_TEMPORARY if temporary else 0,
+        evict=0,
+        file_size=lay_out(capacity, max_objects).file_size,
+        home=home_of(path),
+        inode=0,
+        boot=boot_id(),
+    )
+
+
+def first_words(header: Header) -> dict[int, int]:
+    """What a new file holds besides zeros and the fixed header: all its units, free."""
+    g = lay_out(header.capacity, header.max_objects)
+    whole = bin_of(g.units)
+    return {
+        BITMAP + whole // 64: 1 << whole % 64,
+        g.bins + whole: 1,
+        g.tags: g.units,
+        g.tags + 2 * (g.units - 1): g.units,
+    }
+
+
+def engine_of(head: bytes) -> int | None:
+    """The engine that a file belongs to, from its first bytes; None if it is no store."""
+    if len(head) < 16:
+        return None
+    magic, _, engine = struct.unpack_from("=QII", head)
+    return int(engine) if magic == MAGIC else None
+
+
+def read_header(fd: int, path: str, found: os.stat_result) -> Header:
+    """The header of a file that is a sound store of this engine; an exception otherwise."""
+    head = b""
+    if stat.S_ISREG(found.st_mode):
+        os.lseek(fd, 0, os.SEEK_SET)
+        head = os.read(fd, HEADER.size)
+    engine = engine_of(head)
+    if engine is None:
+        raise _messages.no_store(path, "is not a store")
+    if engine == ENGINE_NATIVE:
+        raise _messages.other_engine(path, "native", "filelock")
+    if len(head) < HEADER.size or engine != ENGINE_FILELOCK:
+        raise _messages.no_store(path, "is not a store")
+    header = Header._make(HEADER.unpack(head))
+    if header.version != FORMAT_VERSION:
+        raise _messages.other_version(path, header.version, FORMAT_VERSION)
+    if header.fingerprint != fingerprint():
+        raise StoreVersionError(
+            f"store {path!r} was made by a build of refstore with other constants: use one build "
+            "in all processes, or remove the store"
+        )
+    if not 0 < header.capacity <= CAPACITY_LIMIT or not 0 < header.max_objects <= OBJECTS_LIMIT:
+        raise _messages.no_store(path, "has a damaged header")
+    size = lay_out(header.capacity, header.max_objects).file_size
+    if found.st_size != size:
+        raise _messages.no_store(path, "is truncated")
+    if header.file_size != size or not 0 < header.tag < 1 << 48:
+        raise _messages.no_store(path, "has a damaged header")
+    return header

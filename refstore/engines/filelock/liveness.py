@@ -1,0 +1,175 @@
+"""Locks that go with their process: how others see whether it lives.
+
+A process is alive as long as the lock on `<row>.lock` in the store's folder of locks is held. It is
+the lock that `filelock.FileLock` takes, and any FileLock sees it; but where there is flock() the
+engine takes it itself, by a mapping of that file. So it goes when the process's memory goes, and
+neither before, when a program closes all descriptors or the interpreter tears itself down, nor
+later, by an explicit unlock in a forked child. Elsewhere a FileLock holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import mmap
+import os
+import weakref
+from typing import Any
+
+from filelock import FileLock, SoftFileLock, Timeout
+
+from refstore.engines.filelock.mapping import UNTRACKED
+
+try:
+    _fcntl: Any = importlib.import_module("fcntl")
+except ImportError:
+    _fcntl = None
+
+
+def new_lock(path: str, mode: int = 0o600) -> FileLock:
+    """A lock of this process, whichever of its threads takes it."""
+    return FileLock(path, thread_local=False, timeout=0, mode=mode)
+
+
+def lock_mode(mode: int) -> int:
+    return mode & 0o777 | 0o600
+
+
+def make_folder(folder: str, mode: int) -> bool:
+    """The folder of locks of a store whose file has this mode; whether it was not there yet."""
+    mode = lock_mode(mode)
+    mode |= mode >> 2 & 0o111  # to look into what may be read
+    try:
+        os.mkdir(folder, mode)
+    except FileExistsError:
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        os.chmod(folder, mode)
+    return True
+
+
+def require_kernel_lock(lock: FileLock) -> None:
+    """After the first acquisition: filelock falls back to a mere file where there are no locks."""
+    if isinstance(lock, SoftFileLock):
+        lock.release(force=True)
+        raise OSError(
+            errno.EOPNOTSUPP,
+            "the file system has no locks that the system drops when a process dies: put the "
+            "store elsewhere",
+            lock.lock_file,
+        )
+
+
+_claims: weakref.WeakSet[Claim] = weakref.WeakSet()  # of this process
+
+
+class Claim:
+    """A lock file, held from when this is made until it is given back or the process is gone."""
+
+    __slots__ = ("__weakref__", "_fds", "_lock", "_memory", "is_inherited")
+
+    def __init__(self, lock: FileLock | None = None) -> None:
+        self._fds: list[int] = []  # the descriptor, until it is mapped
+        self._lock = lock
+        self._memory: mmap.mmap | None = None
+        self.is_inherited = False  # its process is gone or our parent's, and keeps things for us
+        _claims.add(self)
+
+    def __del__(self) -> None:
+        self.let_go()
+
+    def take(self, path: str, mode: int) -> bool:
+        """Whether the lock on the file, which is made if need be, is ours from here on."""
+        access = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        # In one step: a child that is forked at any moment finds it here, and closes it.
+        self._fds.extend(map(os.open, (path,), (access,), (mode,)))
+        (fd,) = self._fds
+        if not _flock(fd):
+            self.let_go()
+            return False
+        if not os.fstat(fd).st_size:
+            os.ftruncate(fd, 1)  # so that it can be mapped
+            with contextlib.suppress(PermissionError):
+                os.fchmod(fd, mode)  # whatever the umask is
+        return True
+
+    def settle(self) -> None:
+        """From here on the lock is held by the process's memory."""
+        if self._fds:
+            (fd,) = self._fds
+            self._memory = mmap.mmap(fd, 1, access=mmap.ACCESS_READ, **UNTRACKED)
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Closes the descriptor; the lock stays with whoever else has the same description."""
+        if self._fds:
+            with contextlib.suppress(OSError):  # the program closed it
+                next(map(os.close, map(self._fds.pop, (0,))))  # once, whoever interrupts
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the lock is its parent's."""
+        self.let_go()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+
+    def give_back(self) -> None:
+        self.leave_to_parent()
+        if self._lock is not None:
+            self._lock.release(force=True)
+            self._lock = None
+
+
+def take(path: str, mode: int = 0o600) -> Claim | None:
+    """The lock on a file, which is made if need be; None if somebody has it."""
+    if _fcntl is None:
+        lock = new_lock(path, mode)
+        try:
+            lock.acquire()
+        except Timeout:
+            return None
+        require_kernel_lock(lock)
+        return Claim(lock)
+    claim = Claim()
+    return claim if claim.take(path, mode) else None
+
+
+def leave_all_to_parent(own: list[Claim]) -> None:
+    """In a forked child: the locks that it inherited, but for those that were taken for it, or
+    have to last as long as it does."""
+    for claim in list(_claims):
+        if claim not in own and not claim.is_inherited:
+            claim.leave_to_parent()
+
+
+def _flock(fd: int) -> bool:
+    try:
+        _fcntl.flock(fd, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK):
+            return False
+        raise
+    return True
+
+
+def is_held(path: str) -> bool:
+    """Whether somebody has the lock on a file; one that is not there is nobody's."""
+    if not os.path.exists(path):
+        return False
+    claim = take(path)
+    if claim is None:
+        return True
+    claim.give_back()
+    return False
+
+
+def shows(path: str, mode: int) -> bool:
+    """Whether a lock that we hold can be seen by the others, through filelock."""
+    lock = new_lock(path, mode)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release(force=True)
+    return False

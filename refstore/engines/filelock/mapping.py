@@ -1,0 +1,289 @@
+"""One process's view of the file: two mappings, and memory that is committed before it is touched.
+
+A write to memory that the file system cannot give is a SIGBUS, and on tmpfs a read is, too. So
+whatever is reached for the first time is allocated by a system call before, which can say no.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import mmap
+import os
+import sys
+import weakref
+from typing import Any, Final
+
+from refstore import _limits, _messages
+from refstore._errors import StoreCorruptedError
+from refstore._names import NAME_LIMIT
+from refstore._paths import open_store
+from refstore.engines.filelock.layout import (
+    CHUNK,
+    LABEL_NBYTES,
+    PAGE,
+    TRIMS,
+    UNIT,
+    Geometry,
+    Header,
+    lay_out,
+)
+from refstore.engines.filelock.life import Life
+from refstore.engines.filelock.targets import Target, pieces
+
+_ZEROS: Final = bytes(CHUNK)
+_NO_ROOM: Final = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+# A mapping needs no descriptor; before 3.13 Python keeps one for it nevertheless.
+UNTRACKED: Final[dict[str, Any]] = (
+    {"trackfd": False} if sys.version_info >= (3, 13) and hasattr(os, "fork") else {}
+)
+_POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE, which the mmap module does not name
+
+
+def allocate(fd: int, start: int, end: int, *, fresh: bool = True) -> None:
+    """Makes the file system give the bytes from `start` to `end`; OSError if it cannot.
+
+    Where it has no call for that they are written, hence nobody else may use them: with `fresh`
+    they hold nothing, otherwise each page's last byte stays as it is.
+    """
+    fallocate = getattr(os, "posix_fallocate", None)
+    if fallocate is not None:
+        try:
+            fallocate(fd, start, end - start)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+    while start < end:
+        os.lseek(fd, start, os.SEEK_SET)
+        if fresh:
+            start += os.write(fd, _ZEROS[: end - start])
+            continue
+        kept = os.read(fd, 1)
+        os.lseek(fd, start, os.SEEK_SET)
+        os.write(fd, kept)
+        start = start // PAGE * PAGE + PAGE
+
+
+def copy_on_write(fd: int, nbytes: int, offset: int) -> mmap.mmap:
+    """A private view of a part of the file behind `fd`; of zeros if that is -1. MemoryError."""
+    try:
+        return mmap.mmap(fd, nbytes, access=mmap.ACCESS_COPY, offset=offset, **UNTRACKED)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise _limits.no_private_view(nbytes) from None
+
+
+_others: list[io.FileIO] = []
+
+
+def _again(fd: int) -> io.FileIO:
+    """Another descriptor of the same file, in one step that no signal handler comes amid."""
+    return next(map(io.FileIO, map(os.dup, (fd,)), ("rb+",)))
+
+
+class Mapping:
+    """The mapped file. `words` is all of it, 8 bytes each; `octets` the same, one byte each."""
+
+    __slots__ = (
+        "__weakref__",
+        "_near",
+        "_near_pages",
+        "_own",
+        "_scrap",
+        "_trims",
+        "found",
+        "g",
+        "header",
+        "octets",
+        "path",
+        "readable",
+        "targets",
+        "words",
+        "writable",
+    )
+
+    def __init__(self, path: str, fd: int, header: Header, found: os.stat_result) -> None:
+        self.path = path
+        self.header = header
+        self.g: Geometry = lay_out(header.capacity, header.max_objects)
+        self.found = found.st_dev, found.st_ino
+        self._own: io.FileIO | None = None  # the file, which ends even if `__del__` is interrupted
+        try:
+            size = self.g.file_size
+            self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE, **UNTRACKED)
+            self.readable = mmap.mmap(fd, size, access=mmap.ACCESS_READ, **UNTRACKED)
+        except (ValueError, OverflowError):
+            raise _limits.cannot_map(path, size, errno.ENOMEM) from None
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise _limits.cannot_map(path, size, errno.ENOMEM) from None
+        self.octets = memoryview(self.writable)
+        self.words = self.octets.cast("Q")
+        self._near: set[int] = set()  # chunks that are committed, for as long as nobody trims
+        self._near_pages: set[int] = set()  # the same, of what is reached page by page
+        self._trims = -1
+        # By id: what is being filled. No collection of weak references: a signal that comes amid a
+        # copy would be lost in its callback.
+        self.targets: dict[int, weakref.ref[Target]] = {}
+        self._scrap: mmap.mmap | None = None  # see `remove`
+        self._own = _again(fd)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            if self._has_descriptor() and self._own is not None:
+                self._own.close()
+            self._leave_to_program()
+
+    def _has_descriptor(self) -> bool:
+        # the program may have closed it, and have another file at its number
+        try:
+            found = os.fstat(-1 if self._own is None else self._own.fileno())
+        except (OSError, ValueError):
+            return False
+        return (found.st_dev, found.st_ino) == self.found
+
+    def descriptor(self) -> int:
+        """A descriptor of the file. OSError if there is none any more, and no way to it."""
+        if not self._has_descriptor():
+            self._leave_to_program()
+            try:
+                self._own = open_store(self.path, os.O_RDWR)
+            except OSError:
+                raise _limits.no_descriptor(self.path, "what was asked for") from None
+            if not self._has_descriptor():
+                self._own.close()
+                raise _limits.no_descriptor(self.path, "what was asked for")
+        assert self._own is not None
+        return self._own.fileno()
+
+    def _leave_to_program(self) -> None:
+        # a number that is the program's by now must not be closed when our object ends
+        if self._own is not None and not self._own.closed and not self._has_descriptor():
+            _others.append(self._own)
+            self._own = None
+
+    def descriptor_or_none(self) -> int:
+        """A descriptor of the file, or -1."""
+        try:
+            return self.descriptor()
+        except OSError:
+            return -1
+
+    def damaged(self, what: str) -> StoreCorruptedError:
+        """`what`: a sentence that names the field."""
+        return _messages.damaged_file(self.path, what)
+
+    def stop_writing(self, *, is_lost: bool) -> None:
+        """In a forked child: whatever frames of its parent's calls it is in, none writes any more.
+
+        `is_lost`: it has no row, and uses the file no more.
+        """
+        for ref in list(self.targets.values()):
+            target = ref()
+            if target is not None:
+                target.stop()
+        if self._scrap is not None:
+            self._scrap.close()
+        if is_lost:
+            self.words.release()
+            self.octets.release()
+
+    # --- memory
+
+    def remove(self, start: int, end: int, life: Life) -> None:
+        """Gives whole pages back to the system. OSError where that cannot be."""
+        # by a mapping of its own, which a child that is forked amid this finds closed
+        at, access = start, mmap.ACCESS_WRITE
+        scrap = mmap.mmap(self.descriptor(), end - start, access=access, offset=at, **UNTRACKED)
+        self._scrap = scrap
+        life.demand(self.path)
+        scrap.madvise(mmap.MADV_REMOVE)
+        scrap.close()
+
+    def look_at_trims(self) -> None:
+        """At the beginning of each turn: what somebody gave back is no longer near."""
+        trims = self.words[TRIMS]
+        if trims != self._trims:
+            self._near.clear()
+            self._near_pages.clear()
+            self._trims = trims
+
+    def commit(self, start: int, end: int) -> bool:
+        """Before the bytes from `start` to `end` are touched: whether there is memory for them.
+
+        Under the change lock, hence whatever else lies in their chunks belongs to nobody who
+        works without it, or is in use, and keeps its contents.
+        """
+        near = self._near
+        for chunk in range(start // CHUNK, (end - 1) // CHUNK + 1):
+            if chunk not in near:
+                return self._commit_far(start, end)
+        return True
+
+    def commit_word(self, i: int) -> bool:
+        """The same for the page of a word, whose neighbours may never be used."""
+        page = i * 8 // PAGE
+        if page not in self._near_pages:
+            if not self._allocate(page * PAGE, page * PAGE + PAGE):
+                return False
+            self._near_pages.add(page)
+        return True
+
+    def _commit_far(self, start: int, end: int) -> bool:
+        whole = start // CHUNK * CHUNK, min(-(-end // CHUNK) * CHUNK, self.g.file_size)
+        pages = start // PAGE * PAGE, min(-(-end // PAGE) * PAGE, self.g.file_size)
+        if hasattr(os, "posix_fallocate") and self._allocate(*whole):
+            self._near.update(range(whole[0] // CHUNK, -(-whole[1] // CHUNK)))
+            return True
+        return self._allocate(*(pages if hasattr(os, "posix_fallocate") else (start, end)))
+
+    def _allocate(self, start: int, end: int) -> bool:
+        try:
+            allocate(self.descriptor(), start, end, fresh=False)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                return False
+            return self._populate(start, end)
+        return True
+
+    def _populate(self, start: int, end: int) -> bool:
+        # with no descriptor left: by way of the mapping
+        try:
+            first = start // mmap.PAGESIZE * mmap.PAGESIZE
+            self.writable.madvise(_POPULATE_WRITE, first, end - first)
+        except (OSError, ValueError, AttributeError):
+            return False
+        return True
+
+    def commit_block(self, offset: int, nbytes: int, life: Life) -> bool:
+        """The same for a large block that is ours, without the lock: nothing near it is looked at
+        or remembered. In pieces, between which signal handlers run."""
+        for start, end in pieces(nbytes):
+            life.demand(self.path)
+            if not self._allocate(offset + start, offset + end):
+                return False
+        return True
+
+    # --- addresses
+
+    def slot(self, slot: int) -> int:
+        """The first word of a slot."""
+        if not 0 <= slot < self.g.max_objects:
+            raise self.damaged(f"something leads to slot {slot} of {self.g.max_objects}")
+        return self.g.slots + slot * 16
+
+    def label(self, slot: int) -> int:
+        return self.g.labels + slot * LABEL_NBYTES
+
+    def block_at(self, unit: int) -> int:
+        return self.g.data + unit * UNIT
+
+    def name(self, slot: int, nbytes: int) -> bytes:
+        if nbytes > NAME_LIMIT:
+            raise self.damaged(f"the name of slot {slot} has {nbytes} bytes")
+        at = self.label(slot)
+        return bytes(self.octets[at : at + nbytes])

@@ -1,0 +1,357 @@
+"""A process's place in a store: how it comes, forks and goes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import sys
+from collections import deque
+from typing import Any, Final
+
+from refstore import _children, _messages
+from refstore._errors import RefstoreError, StoreCorruptedError
+from refstore._paths import open_file
+from refstore.engines.filelock import (
+    check,
+    files,
+    liveness,
+    process_table,
+    recovery,
+    slots,
+    writers,
+)
+from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.layout import (
+    BOOT,
+    HAS_CHILDREN,
+    HOME,
+    INODE,
+    LEFT,
+    ROW_COUNTERS,
+    ROW_PID,
+    ROW_STATE,
+    ROWS,
+    Header,
+    boot_id,
+    home_of,
+    locks_of,
+)
+from refstore.engines.filelock.life import Life, here
+from refstore.engines.filelock.mapping import Mapping
+from refstore.engines.filelock.pins import raise_interrupt
+from refstore.engines.filelock.transaction import BUSY_TIMEOUT, Chore, Operation, T, Turns
+
+_BATCH: Final = 200  # words of a large change that are committed together
+
+
+class Member(Turns):
+    """This process's row, and the lock by which it lives."""
+
+    def __init__(self, path: str, fd: int, header: Header, found: os.stat_result) -> None:
+        self.row: int | None = None
+        self._claim: liveness.Claim | None = None
+        self.heir: tuple[int, liveness.Claim] | None = None  # a child's, around a fork
+        self.is_lost = False  # a child without a row
+        self._is_kept_for_child = False  # what one inherits that is forked now
+        self._loss: str | None = None  # why a child had to go without one
+        self._has_warned = False  # of that
+        mapping = Mapping(path, fd, header, found)
+        mode = liveness.lock_mode(found.st_mode)
+        super().__init__(mapping, locks_of(path, header.uuid), mode)
+        self.path = path
+        self.uuid = header.uuid
+        self.tag = header.tag
+        self.capacity = header.capacity
+        self.max_objects = header.max_objects
+        self.readable: mmap.mmap = mapping.readable
+        self.writable: mmap.mmap = mapping.writable
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.leave()
+            self.give_up_chores()
+
+    def is_of(self, fd: int) -> bool:
+        """Whether `fd` is open on the very file that this is attached to."""
+        found = os.fstat(fd)
+        return (found.st_dev, found.st_ino) == self.file.found
+
+    def is_alive(self) -> bool:
+        """Not in a child that has no row of its own."""
+        return self.pid == os.getpid() and not self.is_lost
+
+    def require_alive(self) -> None:
+        if not self.is_alive():
+            raise RefstoreError(_messages.forked(self.path))
+
+    # --- turns
+
+    def run(self, life: Life, what: str, operation: Operation[T], *args: object) -> T:
+        """A turn of a process that has a row, in a call that began in that life."""
+        life.demand(self.path)
+        if self.pid != os.getpid() or self.is_lost:
+            self.require_alive()
+        raise_interrupt()
+        if self.row is None:  # left at the interpreter's exit, and is used once more
+            self.join()
+        return self.take_turn(what, operation, *args, life=life)
+
+    @property
+    def own(self) -> int:
+        """Our row."""
+        if self.row is None:
+            raise RefstoreError(_messages.forked(self.path))
+        return self.row
+
+    def count(self, counter: int) -> None:
+        # one word, ours: a statistic needs no journal
+        words, at = (
+            self.file.words,
+            process_table.row_at(self.file, self.own) + ROW_COUNTERS + counter,
+        )
+        words[at] = words[at] + 1 & (1 << 64) - 1
+
+    # --- coming and going
+
+    def join(self) -> None:
+        """Takes a row. Whoever died is cleaned up after before."""
+        life = here()
+        self.require_alive()
+        self._require_descriptors()
+        for _ in range(files.TRIES):
+            is_new = liveness.make_folder(self.folder, self.mode)
+            try:
+                self.take_turn("attaching", self._enter, life=life)
+                return
+            except FileNotFoundError:  # of the store, or of a lock that was removed just now
+                if not os.path.exists(self.path):
+                    self._leave_no_folder()
+                    raise
+            except BaseException:
+                if is_new and life.is_ours():
+                    self._leave_no_folder(has_store=True)
+                raise
+        raise _messages.busy(self.path, 0, "attaching")
+
+    def _require_descriptors(self) -> None:
+        # before there is anything that takes some to be removed again
+        with contextlib.ExitStack() as some:
+            for _ in range(3):
+                some.enter_context(open_file(os.devnull, os.O_RDONLY))
+
+    def _leave_no_folder(self, *, has_store: bool = False) -> None:
+        with contextlib.suppress(OSError):
+            files.remove_folder(self.folder, has_store=has_store, patience=1.0)
+
+    def _enter(self, c: Change) -> None:
+        liveness.require_kernel_lock(self.lock)
+        found = os.stat(self.path)
+        if (found.st_dev, found.st_ino) != self.file.found:
+            raise FileNotFoundError(errno.ENOENT, "the store was removed just now", self.path)
+        self._settle_home(c)
+        recovery.recover(c, self.folder, process_table.used_rows(c), None, self.report)
+        self._look_after_reboot(c)
+        row, claim = self._free_row(c)
+        claim.settle()
+        if not liveness.shows(process_table.lock_path(self.folder, row), self.mode):
+            claim.give_back()
+            raise OSError(
+                errno.EOPNOTSUPP, "the file system's locks do not hold between processes", self.path
+            )
+        self.pid, self.row, self._claim = os.getpid(), row, claim
+        process_table.enter(c, row, self.pid, process_table.own_command())
+        c.commit()
+        slots.prepare_pins(c, row)
+
+    def _free_row(self, c: Change) -> tuple[int, liveness.Claim]:
+        for attempt in range(2):
+            used = set(process_table.used_rows(c))
+            for row in range(ROWS):
+                if row not in used:
+                    claim = liveness.take(process_table.lock_path(self.folder, row), self.mode)
+                    if claim is not None:
+                        return row, claim
+            if attempt or not recovery.recover(c, self.folder, sorted(used), self.row, self.report):
+                break
+        raise RefstoreError(_messages.no_rows(self.path, ROWS))
+
+    def _settle_home(self, c: Change) -> None:
+        # A copy of a store is another one, with locks of its own. But the same file under another
+        # name would be used under two locks, which is none.
+        home, inode = home_of(self.path), self.file.found[1] & (1 << 64) - 1
+        if c.words[INODE] == inode and c.words[HOME] != home:
+            raise _messages.no_store(
+                self.path, "was moved here, or is a link to a store: its locks are elsewhere"
+            )
+        if c.words[INODE] not in (0, inode) or c.words[BOOT] not in (0, boot_id()):
+            for row in process_table.used_rows(
+                c
+            ):  # of a copy, or before a reboot: they are nobody's
+                c.words[process_table.row_at(c.file, row) + ROW_PID] = 0
+        c.words[HOME] = home  # first: killed between them, the next one still sees a copy
+        c.words[INODE] = inode
+
+    def _look_after_reboot(self, c: Change) -> None:
+        # A file on disk that outlived a reboot: its pages may be of any age.
+        boot = boot_id()
+        if c.words[BOOT] in (0, boot):
+            return
+        problems = check.problems(c)
+        if problems:
+            raise _messages.no_store(self.path, f"did not survive a reboot ({min(problems)})")
+        c.words[BOOT] = boot
+
+    def leave(self) -> None:
+        """Gives the row back, in good order. The last one to leave a store that was unlinked takes
+        the locks along."""
+        if self.row is None or not self.is_alive() or sys.is_finalizing():
+            return
+        self.do_later(self._leave)
+        if self.row is None:
+            self._leave_no_folder()
+
+    def _leave(self, c: Change) -> None:
+        if self.row is None:
+            return
+        recovery.clear_row(c, self.row, recovery.Report(), keeps=True)
+        if recovery.kept_slots(c, self.row):  # it is a dead one's when the last child is gone
+            c[process_table.row_at(c.file, self.row) + ROW_STATE] |= LEFT
+            c.commit()
+        else:
+            recovery.fold(c, self.row, died=False)
+        self.row = None
+        if self._claim is not None:
+            self._claim.give_back()
+            self._claim = None
+
+    def leave_at_exit(self) -> None:
+        """Who pins something may read it to the very end, and leaves by its death."""
+        if self.row is None:
+            return
+        if self._loss is not None:  # children would keep what is half made, too
+            home: Any = self  # an Attachment
+            writers.give_up_writers(home)
+        if self.take_turn("exit", self._is_idle):
+            self.leave()
+        elif not os.path.exists(self.path):
+            self.take_turn("exit", self._remove_locks)
+
+    def _is_idle(self, c: Change) -> bool:
+        pinned = recovery.pinned_slots(c, self.own)
+        views = any(slots.views_of(c, self.own, slot) for slot in pinned)
+        return not views and not self._open_writers()
+
+    def _remove_locks(self, c: Change) -> None:
+        # nobody can come any more, and we are the last one
+        if process_table.used_rows(c) == [self.row] and not files.is_store(self.path, self.uuid):
+            files.empty(self.folder)
+            self.has_gone = True
+
+    def _open_writers(self) -> list[int]:
+        home: Any = self  # an Attachment
+        return writers.open_writers(home)
+
+    # --- fork
+
+    def before_fork(self) -> None:
+        """The child gets a row and pins before it exists, so its parent may release at once.
+
+        The mutex stays taken till after the fork, so that no other thread pins or unpins.
+        """
+        self.heir, self.is_forking = None, True  # before: a signal handler may raise after it
+        self._is_kept_for_child, loss = False, _children.BUSY
+        try:
+            if not self.mutex.acquire(timeout=2 * BUSY_TIMEOUT):
+                self.is_forking = False
+            elif self._may_bequeath() and not self._inside:
+                self.heir = self.take_turn("a fork", self._reserve_for_child)
+        except Exception as error:
+            loss = self._why_lost(error)
+        finally:
+            if self.heir is None and self._may_bequeath():
+                self._keep_inherited(loss)
+
+    def _may_bequeath(self) -> bool:
+        return self.is_alive() and self.row is not None
+
+    def _why_lost(self, error: Exception) -> str:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return _children.NO_DESCRIPTOR
+        if isinstance(error, slots.NoRoomError):
+            return _children.NO_MEMORY
+        return _children.BUSY if isinstance(error, TimeoutError) else _children.no_row(ROWS)
+
+    def _keep_inherited(self, loss: str) -> None:
+        # For a child without a row, which gets the parent's lock if it inherits anything. Whatever
+        # this process gives back from here on is a chore, or in a turn that does all chores first.
+        c = Change(self.file)  # only to read: our own pins change in our own turns
+        try:
+            pinned = recovery.pinned_slots(c, self.own)
+        except StoreCorruptedError:  # then it is kept as long as our row is there
+            self._loss, self._is_kept_for_child = loss, True
+            return
+        held = [*pinned, *self._open_writers()]
+        if held or not self._inside:  # else the store is being opened
+            self._loss = loss
+        self._is_kept_for_child = bool(held)
+        batches = range(0, len(held), _BATCH // 2)
+        self._chores.extend(Chore(self._keep, (held[at : at + _BATCH // 2],)) for at in batches)
+
+    def _keep(self, c: Change, held: list[int]) -> None:
+        c[process_table.row_at(c.file, self.own) + ROW_STATE] |= HAS_CHILDREN
+        for slot in held:
+            slots.keep(c, slot, self.own)
+        c.commit()
+
+    def _reserve_for_child(self, c: Change) -> tuple[int, liveness.Claim]:
+        row, claim = self._free_row(c)
+        try:
+            process_table.enter(c, row, 0, process_table.own_command())
+            pins = {i: slots.views_of(c, self.own, i) for i in recovery.pinned_slots(c, self.own)}
+            for slot in self._open_writers():  # a child can write by them, too
+                pins[slot] = pins.get(slot, 0) + 1
+            for slot, n in pins.items():
+                if n:  # else it is only kept
+                    slots.pin(c, slot, row, n)
+                if len(c.new) > _BATCH:
+                    c.commit()
+            c.commit()
+        except BaseException:
+            claim.let_go()  # what was committed belongs to a dead row
+            raise
+        return row, claim
+
+    def after_fork_in_parent(self) -> None:
+        if self.heir is not None:
+            self.heir[1].let_go()
+            self.heir = None
+        if self.is_forking:
+            self.is_forking = False
+            with contextlib.suppress(RuntimeError):  # interrupted before it had the mutex
+                self.mutex.release()
+        self._look_at_chores()
+        if self._loss is not None and not self._has_warned:
+            self._has_warned = True
+            _children.warn(self.path, self._loss)
+
+    def inherit(self) -> None:
+        """In a forked child, before any other claim is looked at."""
+        if self._is_kept_for_child and self._claim is not None:
+            self._claim.is_inherited = True
+
+    def after_fork_in_child(self) -> None:
+        self.is_lost = True
+        self.report = recovery.Report()
+        self.new_locks()
+        self.file.stop_writing(is_lost=self.heir is None)
+        if self.heir is None:
+            return  # maybe with its parent's claim, by which what it inherited is kept
+        self._loss, self._has_warned = None, False
+        self._chores = deque(one for one in self._chores if one.operation != self._keep)
+        (self.row, self._claim), self.heir = self.heir, None
+        self._claim.settle()
+        self.pid = os.getpid()
+        self.file.words[process_table.row_at(self.file, self.row) + ROW_PID] = self.pid
+        self.is_lost = False

@@ -1,0 +1,223 @@
+"""What shows a block in memory, and the pins that go with the last view of it.
+
+A block is shown by an array of its bytes, its root. A pin is an object that gives the pin back when
+it is collected. All hangs on these by references alone:
+
+    buffer, memoryview, ndarray, tensor, ...  ->  Root  ->  Pin  ->  attachment
+                                                   |
+                                                   +->  mapping
+
+or, of a private view of a buffer, on a Root of its own that has the buffer's in place of the pin.
+So a pin has one Root, and lasts as long as the last of them, wherever it went.
+"""
+
+from __future__ import annotations
+
+import mmap
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from refstore import _messages
+from refstore.engines.filelock.life import is_from_here
+from refstore.payload import arrays
+
+__all__ = [
+    "Block",
+    "Home",
+    "Pin",
+    "Root",
+    "end_writing",
+    "private_root",
+    "root_over",
+    "shaped",
+    "writers_root",
+]
+
+Octets = np.ndarray[tuple[int], np.dtype[np.uint8]]
+
+OCTET: Final = np.dtype(np.uint8)
+
+
+class Block(Protocol):
+    """Where an object lies, and what it is."""
+
+    @property
+    def slot(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def kind(self) -> str:
+        """ "bytes", "array" or "object"."""
+
+    @property
+    def description(self) -> bytes:
+        """Of an array, as `arrays.describe` has it."""
+
+
+class Home(Protocol):
+    """What buffers and writers ask of their attachment."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def tag(self) -> int: ...
+    @property
+    def readable(self) -> mmap.mmap: ...
+    @property
+    def writable(self) -> mmap.mmap: ...
+    def is_alive(self) -> bool:
+        """Whether this process has a row; False in a child that was forked without one."""
+
+    def pin(self, slot: int, generation: int, pin: Pin) -> None:
+        """One more pin of ours on a live object; ObjectNotFoundError if it is none."""
+
+    def unpinning(self, slot: int) -> Any:
+        """What is to be done to give a pin of ours back."""
+
+    def do_once(self, chore: Any) -> None:
+        """Does that now or soon, and not again if it was asked for before. Waits for nobody, and
+        raises only what a signal handler does."""
+
+    def block(self, slot: int) -> Block:
+        """Of a slot that we hold; StoreCorruptedError if it leads out of the file."""
+
+    def private_copy(self, block: Block) -> tuple[mmap.mmap | bytearray, int]:
+        """Memory of our own that shows the block, and where the block begins in it."""
+
+    def seal(self, call: Any, name: str | None, replace: bool, pin: Pin | None) -> None:
+        """Publishes the block that the call took, and that is written; `pin`: of views that live
+        on. If it raises, the block is to be given up."""
+
+    def stays(self, call: Any, error: BaseException) -> bool:
+        """Whether what was published before `error` came up cannot be taken back; then the error
+        comes out of the next call."""
+
+    def give_up(self, call: Any, pin: Pin | None) -> None:
+        """Of what the call took: free it, or, if views of it live on, condemn it with that pin.
+
+        Now or soon; twice is once. Waits for nobody, and raises only what a signal handler does.
+        """
+
+
+# That came up in finalizers, where Python drops them, or after a point of no return.
+_interrupts: list[BaseException] = []
+
+
+def raise_interrupt() -> None:
+    """Ctrl-C, or what else a signal handler raised where it could not come out. Handlers run in the
+    main thread, and so does this."""
+    if _interrupts and threading.current_thread() is threading.main_thread():
+        raise _interrupts.pop()
+
+
+def postpone(error: BaseException) -> bool:
+    """Let it come out of the next call, if a signal handler raised it; whether one did."""
+    if isinstance(error, Exception) and is_from_here(error):
+        return False
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    _interrupts.append(error)
+    return True
+
+
+def finalize(work: Callable[[], None], is_finalizing: Callable[[], bool]) -> None:
+    """What a finalizer does. Python would print what is raised there and go on."""
+    try:
+        work()
+    except BaseException as error:
+        if not is_finalizing() and not postpone(error):
+            raise  # else modules may be gone, and the row goes with the process
+
+
+class Pin:
+    """A pin of this process on a slot; given back when this is collected, if not before.
+
+    It is there before the change that takes it, and knows its commit: so whoever is interrupted
+    between the two need not know how far it came.
+    """
+
+    __slots__ = ("chore", "home")
+
+    def __init__(self, home: Home, slot: int | None = None) -> None:
+        self.home = home
+        self.chore = None if slot is None else home.unpinning(slot)
+
+    def take(self, slot: int, moment: Any) -> None:
+        """It is on that slot once that moment has come."""
+        chore = self.home.unpinning(slot)
+        chore.since = moment
+        self.chore = chore
+
+    def inherit(self, slot: int) -> None:
+        """The fork took it for us."""
+        self.chore = self.home.unpinning(slot)
+
+    @property
+    def slot(self) -> int:
+        chore: Any = self.chore
+        slot: int = chore.args[0]
+        return slot
+
+    def give_back(self) -> None:
+        if self.chore is not None and not self.chore.is_done():
+            self.home.do_once(self.chore)
+
+    def __del__(
+        self,
+        finalize: Callable[..., None] = finalize,
+        is_finalizing: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
+        if self.chore is not None:
+            finalize(self.give_back, is_finalizing)
+
+
+class Root(Octets):
+    """All bytes of a block. No plain ndarray: numpy lets views skip those, and keep their base."""
+
+    __slots__ = ("pin",)
+    __hash__ = object.__hash__  # type: ignore[assignment]  # hash(memoryview) asks for it
+    pin: Pin | Root | None
+
+
+def root_over(memory: Any, at: int, nbytes: int, pin: Pin | Root | None) -> Root:
+    root = Root((nbytes,), OCTET, memory, at)
+    root.pin = pin
+    return root
+
+
+def writers_root(home: Home, block: Block) -> Root:
+    """Writable until `end_writing`, which leaves it a pin."""
+    gate = pickle.PickleBuffer(home.writable)
+    return root_over(gate, block.offset, block.nbytes, None)
+
+
+def end_writing(root: Root) -> None:
+    """Nor may the flag `writeable` of its views be set again: numpy looks for that at what is
+    behind the last array. The root's pin keeps the memory."""
+    root.flags.writeable = False
+    gate: Any = root.base
+    gate.release()
+
+
+def shaped(root: Octets, block: Block, path: str) -> npt.NDArray[Any]:
+    """The array that a root's block holds; its bytes if it holds something else."""
+    if block.kind != "array":
+        return np.ndarray(root.shape, OCTET, root)
+    try:
+        dtype, shape, strides = arrays.read(block.description, block.nbytes)
+    except arrays.DescriptionError as error:
+        raise _messages.damaged_object(path, f"{error} of the array", block.slot) from error
+    return np.ndarray(shape, dtype, root, 0, strides)
+
+
+def private_root(home: Home, block: Block, pin: Pin | Root) -> Root:
+    memory, at = home.private_copy(block)
+    return root_over(memory, at, block.nbytes, pin)

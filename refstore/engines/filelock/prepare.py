@@ -1,0 +1,84 @@
+"""From a Python object to the bytes of a block: what is needed first, then the one copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from refstore import payload
+from refstore.engines.filelock.layout import KINDS
+from refstore.engines.filelock.targets import PIECE, Target, pieces
+from refstore.payload import arrays
+
+BYTES, ARRAY, OBJECT = range(len(KINDS))
+
+
+class Prepared(NamedTuple):
+    """An object that is measured, and has yet to be written."""
+
+    nbytes: int
+    kind: int
+    text: bytes  # an array's description
+    fill: Callable[[Target], None]  # writes exactly `nbytes` bytes
+
+
+def _nothing(target: Target) -> None:
+    pass
+
+
+def prepare(obj: object) -> Prepared:
+    """TypeError, pickle.PicklingError and what else pickle raises for what cannot be stored."""
+    if type(obj) is bytes:
+        return Prepared(len(obj), BYTES, b"", lambda target: target.copy(0, obj))
+    if type(obj) is np.ndarray and not obj.dtype.hasobject:
+        return _prepare_array(obj)
+    if isinstance(obj, (bytearray, memoryview)):
+        return _prepare_buffer(memoryview(obj))
+    frame = payload.encode(obj)
+    return Prepared(frame.nbytes, OBJECT, b"", lambda target: _write_frame(target, frame))
+
+
+def _write_frame(target: Target, frame: payload.Frame) -> None:
+    for offset, piece in frame.pieces:
+        for start, end in pieces(piece.nbytes):
+            part = target.part(offset + start, end - start)
+            payload._copy(part, piece[start:end])
+
+
+def _prepare_buffer(view: memoryview) -> Prepared:
+    if not view.nbytes:
+        return Prepared(0, BYTES, b"", _nothing)
+    plain = np.frombuffer(view if view.c_contiguous else view.tobytes(), np.uint8)
+    return Prepared(view.nbytes, BYTES, b"", lambda target: target.copy(0, plain))
+
+
+def _prepare_array(array: npt.NDArray[Any]) -> Prepared:
+    axes = tuple(range(array.ndim))
+    if not array.flags.c_contiguous:  # the axes keep the order in which they lie, without the gaps
+        axes = arrays.axes_in_memory(array)
+    text = arrays.describe(array.dtype, array.shape, axes)
+    if not array.flags.c_contiguous:
+        array = arrays.stored_part(array, axes).transpose(arrays.plain_axes(axes))
+    nbytes = array.nbytes
+    if not nbytes:
+        return Prepared(0, ARRAY, text, _nothing)
+    if array.flags.c_contiguous:
+        octets = array.reshape(-1).view(np.uint8)
+        return Prepared(nbytes, ARRAY, text, lambda target: target.copy(0, octets))
+    return Prepared(nbytes, ARRAY, text, lambda target: _copy_strided(target, 0, array))
+
+
+def _copy_strided(target: Target, offset: int, source: npt.NDArray[Any]) -> None:
+    """In pieces: some of what the first axis counts, or a part of one of them."""
+    if source.nbytes <= PIECE or not source.ndim:
+        piece = target.array(offset, source.shape, source.dtype)
+        np.copyto(piece, source)
+        return
+    row = source.nbytes // len(source)
+    step = max(PIECE // row, 1)
+    for first in range(0, len(source), step):
+        some = source[first] if row > PIECE else source[first : first + step]
+        _copy_strided(target, offset + first * row, some)

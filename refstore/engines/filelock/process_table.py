@@ -1,0 +1,93 @@
+"""The process table: a row for each process that is attached, which lives as long as its lock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.layout import (
+    ATTACHED,
+    COMMAND_NBYTES,
+    COUNTERS,
+    ROW_COMMAND,
+    ROW_COUNTERS,
+    ROW_PID,
+    ROW_STATE,
+    ROW_WORDS,
+    ROWS,
+)
+from refstore.engines.filelock.liveness import _fcntl, is_held
+from refstore.engines.filelock.mapping import Mapping
+
+
+def lock_path(folder: str, row: int) -> str:
+    return os.path.join(folder, f"{row}.lock")
+
+
+def row_at(file: Mapping, row: int) -> int:
+    if not 0 <= row < ROWS:
+        raise file.damaged(f"something leads to row {row} of {ROWS}")
+    return file.g.rows + row * ROW_WORDS
+
+
+def used_rows(c: Change) -> list[int]:
+    first = c.file.g.rows
+    states = c.words[first : first + ROWS * ROW_WORDS : ROW_WORDS].tolist()
+    return [row for row, state in enumerate(states) if state]
+
+
+def own_command() -> bytes:
+    """How this process was started, cut short."""
+    with contextlib.suppress(OSError), open("/proc/self/cmdline", "rb") as file:
+        return file.read(200).replace(b"\0", b" ")[: COMMAND_NBYTES - 1]
+    return " ".join([sys.executable or "python", *sys.argv]).encode()[: COMMAND_NBYTES - 1]
+
+
+def enter(c: Change, row: int, pid: int, command: bytes) -> None:
+    """A row whose lock is ours becomes a process's."""
+    at = row_at(c.file, row)
+    text = command.ljust(COMMAND_NBYTES, b"\0")
+    for k in range(0, COMMAND_NBYTES, 8):
+        c[at + ROW_COMMAND + k // 8] = int.from_bytes(text[k : k + 8], sys.byteorder)
+    c[at + ROW_PID] = pid
+    for k in range(COUNTERS):
+        c[at + ROW_COUNTERS + k] = 0
+    c[at + ROW_STATE] = ATTACHED
+
+
+def command_of(c: Change, row: int) -> str:
+    """On one line, whatever it holds: it is for people."""
+    at = row_at(c.file, row) + ROW_COMMAND
+    raw = b"".join(c[at + k].to_bytes(8, sys.byteorder) for k in range(COMMAND_NBYTES // 8))
+    words = " ".join(raw.partition(b"\0")[0].decode("utf-8", "replace").split())
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
+
+
+def pid_of(c: Change, row: int) -> int:
+    return c[row_at(c.file, row) + ROW_PID] & 0xFFFFFFFF
+
+
+def is_alive(c: Change, folder: str, row: int) -> bool:
+    """Whether somebody has the lock of a row that is in use.
+
+    Without the file nobody can tell, and what one who lives still reads must not be given away:
+    when a tidier of old files took it, whoever has that pid is believed to live.
+    """
+    path = lock_path(folder, row)
+    if is_held(path):
+        return True
+    return not os.path.exists(path) and _exists(pid_of(c, row))
+
+
+def _exists(pid: int) -> bool:
+    if _fcntl is None or not pid:  # Windows removes no file that is open
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True

@@ -1,0 +1,139 @@
+"""Recovery: what becomes of the things of dead processes."""
+
+from __future__ import annotations
+
+from refstore import _children
+from refstore.engines.filelock import slots
+from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.layout import (
+    COUNTERS,
+    HAS_CHILDREN,
+    LEFT,
+    MAKER,
+    MASK,
+    RECOVERIES,
+    ROW_COUNTERS,
+    ROW_STATE,
+    SLOT_WORDS,
+    TOTALS,
+    UNIT,
+    UNITS,
+    WORD,
+    WRITING,
+)
+from refstore.engines.filelock.process_table import is_alive, pid_of, row_at
+
+_LOW_64 = (1 << 64) - 1
+PIDS_KEPT = 256  # in a report of the dead
+
+
+class Report:
+    """What one process gave back of what dead processes held, since it last told."""
+
+    def __init__(self) -> None:
+        self.processes = self.pins = self.unfinished = self.locks = self.nbytes = 0
+        self.pids: list[int] = []
+
+    def take(self) -> tuple[int, tuple[int, ...], int, int, int, int, int]:
+        """The fields of Recovery, in its order; counting begins anew."""
+        told = (
+            self.processes,
+            tuple(self.pids),
+            self.pins,
+            self.unfinished,
+            0,  # nothing is ever published in part
+            self.locks,
+            self.nbytes,
+        )
+        self.__init__()  # type: ignore[misc]
+        return told
+
+
+def _freed(c: Change, slot: int) -> int:
+    """Bytes that are free again if the gathered change frees the slot."""
+    at = c.file.slot(slot) + UNITS
+    return (c.words[at] - c[at]) * UNIT
+
+
+def used_slots(c: Change, field: int) -> list[int]:
+    """One word of each slot that was ever used."""
+    g = c.file.g
+    n = slots.used(c)
+    first = g.slots + field
+    return c.words[first : first + n * SLOT_WORDS : SLOT_WORDS].tolist() if n else []
+
+
+def pinned_slots(c: Change, row: int) -> list[int]:
+    bit = 1 << row % 64
+    return [i for i, mask in enumerate(used_slots(c, MASK + row // 64)) if mask & bit]
+
+
+def clear_row(c: Change, row: int, report: Report, *, keeps: bool = False) -> None:
+    """Drops the pins of a process that is gone, and what it was writing. `keeps`: but not what it
+    keeps for children.
+
+    Many small changes, each of which leaves a sound store: whoever dies amid them is followed by
+    another one who goes on. Pins first, so that none of its own keeps what it was writing.
+    """
+    for slot in pinned_slots(c, row):
+        given = slots.pins_of(c, row, slot)
+        slots.unpin(c, slot, row, None, keeps=keeps)
+        nbytes = _freed(c, slot)
+        c.commit()
+        report.pins += given
+        report.nbytes += nbytes
+    for slot, word in enumerate(used_slots(c, WORD)):
+        if word & 0xFF == WRITING and c[c.file.slot(slot) + MAKER] == row:
+            slots.condemn(c, slot)
+            nbytes = _freed(c, slot)
+            c.commit()
+            report.unfinished += 1
+            report.nbytes += nbytes
+
+
+def kept_slots(c: Change, row: int) -> list[int]:
+    """What a row keeps for children."""
+    return [slot for slot in pinned_slots(c, row) if slots.is_kept(c, row, slot)]
+
+
+def has_left(c: Change, row: int) -> bool:
+    """Whether only what it keeps for children holds a row."""
+    return c[row_at(c.file, row) + ROW_STATE] & LEFT != 0
+
+
+def has_ended(c: Change, row: int) -> bool:
+    """Of a row whose lock somebody has: whether that is children, and its process is gone."""
+    state = c[row_at(c.file, row) + ROW_STATE]
+    return state & LEFT != 0 or (state & HAS_CHILDREN != 0 and _children.has_ended(pid_of(c, row)))
+
+
+def fold(c: Change, row: int, died: bool) -> None:
+    """The row's counts go to the store's, and the row is free."""
+    at = row_at(c.file, row)
+    for k in range(COUNTERS):
+        c[TOTALS + k] = c[TOTALS + k] + c[at + ROW_COUNTERS + k] & _LOW_64
+    if died:
+        c[TOTALS + RECOVERIES] = c[TOTALS + RECOVERIES] + 1 & _LOW_64
+    c[at + ROW_STATE] = 0
+    c.commit()
+
+
+def recover(c: Change, folder: str, rows: list[int], own: int | None, report: Report) -> bool:
+    """Gives back what those of `rows` held that are dead; whether there were any."""
+    found = False
+    for row in rows:
+        if row == own or not c[row_at(c.file, row) + ROW_STATE] or is_alive(c, folder, row):
+            continue
+        clear_row(c, row, report)
+        pid = pid_of(c, row)
+        fold(c, row, died=True)
+        report.processes += 1
+        report.pids = [*report.pids, *([pid] if pid else [])][-PIDS_KEPT:]
+        found = True
+    return found
+
+
+def holds_condemned(c: Change, row: int) -> bool:
+    """Whether a process pins what is deleted."""
+    held = (slot for slot in pinned_slots(c, row) if slots.views_of(c, row, slot))
+    return any(slots.is_condemned(c, slot) for slot in held)

@@ -1,0 +1,322 @@
+"""The life of an object, as changes that are yet to be committed.
+
+    from -> to              operation                           in one change with
+    FREE -> WRITING         create, a large put                 its block leaves the free extents
+    FREE -> SEALED          a small put, copied before          the same, and its name
+    WRITING -> SEALED       seal                                its name; what it replaces goes
+    WRITING -> FREE         abort, recovery                     its block is free again
+    WRITING -> CONDEMNED    abort or recovery, while pinned
+    SEALED -> FREE          delete, replace                     its name goes, its block is free
+    SEALED -> CONDEMNED     delete, replace, while pinned       its name goes
+    CONDEMNED -> FREE       the last pin goes                   that pin; its block is free again
+    -> RETIRED              instead of FREE, at the last generation
+
+Each is one change, and a pin that is taken or given back is one too. So whoever dies leaves an
+object in one of these states, never between two; what the dead held is theirs until recovery.
+"""
+
+from __future__ import annotations
+
+from refstore import _messages
+from refstore.engines.filelock import extents, names
+from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.layout import (
+    CONDEMNED,
+    FREE,
+    FREE_SLOT,
+    HASH,
+    KEPT,
+    LABEL_NBYTES,
+    LAST_GENERATION,
+    MAKER,
+    MASK,
+    MAX_PINS,
+    NAME_AT,
+    NBYTES,
+    NEXT,
+    OFFSET,
+    PAGE,
+    RETIRED,
+    ROWS,
+    SEALED,
+    SHAPE,
+    SLOT_WORDS,
+    SLOTS_USED,
+    TEXT_AT,
+    TEXT_LIMIT,
+    UNIT,
+    UNITS,
+    WORD,
+    WRITING,
+)
+
+_LOW_32 = (1 << 32) - 1
+
+
+class NoRoomError(Exception):
+    """There is no slot, extent or memory; the argument is the end of a sentence that says which."""
+
+
+class TooManyPinsError(Exception):
+    """A process cannot count more on one object."""
+
+
+# --- what a slot says of itself
+
+
+def used(c: Change) -> int:
+    """Slots from here on were never used."""
+    n = c[SLOTS_USED]
+    if n > c.file.g.max_objects:
+        raise c.file.damaged(f"{n} slots are used of {c.file.g.max_objects}")
+    return n
+
+
+def generation_of(c: Change, slot: int) -> int:
+    generation = c[c.file.slot(slot) + WORD] >> 8
+    if generation > LAST_GENERATION:
+        raise c.file.damaged(f"the word of slot {slot} has the generation {generation}")
+    return generation
+
+
+def name(c: Change, slot: int) -> bytes:
+    """Empty if it has none."""
+    return c.file.name(slot, c[c.file.slot(slot) + SHAPE] >> 8 & 0xFFFF)
+
+
+# --- claiming
+
+
+def _claim(c: Change) -> int:
+    """A slot that is free no longer."""
+    file = c.file
+    link = c[FREE_SLOT]
+    if link:
+        at = file.slot(link - 1)
+        if link > used(c) or c[at + WORD] & 0xFF != FREE:
+            raise file.damaged(f"the list of free slots leads to slot {link - 1}, which is not")
+        c[FREE_SLOT] = c[at + NEXT]
+        return link - 1
+    slot = used(c)
+    if slot == file.g.max_objects:
+        raise NoRoomError(_messages.no_slot(file.g.max_objects))
+    at, label = file.slot(slot) * 8, file.label(slot)
+    if not file.commit(at, at + SLOT_WORDS * 8) or not file.commit(label, label + LABEL_NBYTES):
+        raise NoRoomError(_messages.NO_MEMORY)
+    c[SLOTS_USED] = slot + 1
+    return slot
+
+
+def claim(
+    c: Change, nbytes: int, kind: int, text: bytes, maker: int, near: bool
+) -> tuple[int, int]:
+    """A slot in WRITING, with a block and its description; returns it and its generation.
+
+    `near`: the block's memory is committed, too. Its maker can pin it without any more memory.
+    """
+    file = c.file
+    spill = len(text) if len(text) > TEXT_LIMIT else 0
+    units = -(-(nbytes + spill) // UNIT)
+    if nbytes > file.header.capacity:
+        raise NoRoomError(_messages.OVER_CAPACITY)
+    slot = _claim(c)
+    unit = extents.take(c, units)
+    if unit is None:
+        raise NoRoomError(_messages.NO_EXTENT)
+    block = file.block_at(unit)
+    if (
+        not extents.commit(c, unit, units)
+        or (near and units and not file.commit(block, block + units * UNIT))
+        or not file.commit_word(_cell(c, maker, slot)[0])
+    ):
+        raise NoRoomError(_messages.NO_MEMORY)
+    at = file.slot(slot)
+    before = generation_of(c, slot)
+    if before == LAST_GENERATION:
+        raise file.damaged(f"slot {slot} is free, and had its last generation")
+    generation = before + 1
+    c[at + WORD] = generation << 8 | WRITING
+    c[at + OFFSET] = unit
+    c[at + UNITS] = units
+    c[at + NBYTES] = nbytes
+    c[at + SHAPE] = kind | len(text) << 32
+    c[at + MAKER] = maker
+    c[at + HASH] = c[at + NEXT] = 0
+    if text and not spill:  # nobody reads the label of a slot that is free
+        label = file.label(slot) + TEXT_AT
+        file.octets[label : label + len(text)] = text
+    return slot, generation
+
+
+def free(c: Change, slot: int) -> None:
+    """A slot without pins or name gives its block back."""
+    at = c.file.slot(slot)
+    extents.give(c, c[at + OFFSET], c[at + UNITS])
+    c[at + UNITS] = c[at + NBYTES] = c[at + HASH] = 0
+    generation = c[at + WORD] >> 8
+    if generation >= LAST_GENERATION:
+        c[at + WORD] = generation << 8 | RETIRED
+        return
+    c[at + WORD] = generation << 8 | FREE
+    c[at + NEXT] = c[FREE_SLOT]
+    c[FREE_SLOT] = slot + 1
+
+
+def condemn(c: Change, slot: int) -> None:
+    """Nobody finds it any more; it is freed at once, or with its last pin."""
+    at = c.file.slot(slot)
+    if is_pinned(c, slot):
+        c[at + WORD] = c[at + WORD] & ~0xFF | CONDEMNED
+        c[at + HASH] = 0
+    else:
+        free(c, slot)
+
+
+# --- publishing and deleting
+
+
+def write_name(c: Change, slot: int, utf8: bytes) -> None:
+    """Into the label of a slot that nobody reads yet; the name counts from `publish` on."""
+    at = c.file.label(slot) + NAME_AT
+    c.file.octets[at : at + len(utf8)] = utf8
+
+
+def publish(c: Change, slot: int, utf8: bytes | None, replaced: int | None) -> None:
+    """A slot whose payload, and name in the label, are written becomes an object.
+
+    `replaced`: the slot that has its name now.
+    """
+    at = c.file.slot(slot)
+    c[at + WORD] = c[at + WORD] & ~0xFF | SEALED
+    if utf8 is None:
+        return
+    if replaced is not None:
+        remove(c, replaced)
+    c[at + HASH] = names.hash_of(c.file, utf8)
+    c[at + SHAPE] = c[at + SHAPE] & ~0xFFFF00 | len(utf8) << 8
+    names.insert(c, slot)
+
+
+def remove(c: Change, slot: int) -> None:
+    """The end of a live object."""
+    if has_name(c, slot):
+        names.remove(c, slot)
+    condemn(c, slot)
+
+
+def has_name(c: Change, slot: int) -> bool:
+    return c[c.file.slot(slot) + SHAPE] >> 8 & 0xFFFF != 0
+
+
+def is_live(c: Change, slot: int, generation: int) -> bool:
+    """Whether an object can be found by this ref."""
+    if slot >= used(c):
+        return False
+    return c[c.file.slot(slot) + WORD] == generation << 8 | SEALED
+
+
+# --- pins
+
+
+def _cell(c: Change, row: int, slot: int) -> tuple[int, int]:
+    """The word that has the count, and how far up in it."""
+    return c.file.g.pins + row * c.file.g.pin_words + (slot >> 1), (slot & 1) * 32
+
+
+def pins_of(c: Change, row: int, slot: int) -> int:
+    """Of a row whose bit is set, else its cell may not be there. What is kept for children has a
+    pin, though nobody else holds one."""
+    cell = _count(c, row, slot)
+    return max(cell & ~KEPT, cell // KEPT)
+
+
+def _count(c: Change, row: int, slot: int) -> int:
+    at, shift = _cell(c, row, slot)
+    return c[at] >> shift & _LOW_32
+
+
+def views_of(c: Change, row: int, slot: int) -> int:
+    """Likewise: the pins that something in the row's process will give back."""
+    return _count(c, row, slot) & ~KEPT
+
+
+def is_kept(c: Change, row: int, slot: int) -> bool:
+    """Likewise of a row whose bit is set: whether a block is kept for its process's children."""
+    return _count(c, row, slot) & KEPT != 0
+
+
+def keep(c: Change, slot: int, row: int) -> None:
+    """What a row pins, or its process is making, stays as long as the row."""
+    at, shift = _cell(c, row, slot)
+    mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
+    if c[mask] & bit:
+        c[at] |= KEPT << shift
+    elif c[c.file.slot(slot) + WORD] & 0xFF == WRITING and c[c.file.slot(slot) + MAKER] == row:
+        c[mask] |= bit
+        c[at] = c[at] & ~(_LOW_32 << shift) | KEPT << shift
+
+
+def is_pinned(c: Change, slot: int) -> bool:
+    mask = c.file.slot(slot) + MASK
+    return bool(c[mask] or c[mask + 1] or c[mask + 2] or c[mask + 3])
+
+
+def pinning_rows(c: Change, slot: int) -> list[int]:
+    mask = c.file.slot(slot) + MASK
+    rows = []
+    for k in range(ROWS // 64):
+        bits = c[mask + k]
+        while bits:
+            rows.append(64 * k + (bits & -bits).bit_length() - 1)
+            bits &= bits - 1
+    return rows
+
+
+def prepare_pins(c: Change, row: int) -> None:
+    """Memory for pins on all there is, as far as there is any."""
+    last = min(used(c), c.file.g.max_objects - 1)
+    for at in range(_cell(c, row, 0)[0], _cell(c, row, last)[0] + 1, PAGE // 8):
+        if not c.file.commit_word(at):
+            return
+
+
+def pin(c: Change, slot: int, row: int, pins: int = 1) -> None:
+    at, shift = _cell(c, row, slot)
+    mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
+    if c[mask] & bit:
+        if (c[at] >> shift & ~KEPT & _LOW_32) + pins > MAX_PINS:
+            raise TooManyPinsError
+        c[at] += pins << shift
+        return
+    if not c.file.commit_word(at):
+        raise NoRoomError(_messages.NO_MEMORY)
+    c[mask] |= bit
+    c[at] = c[at] & ~(_LOW_32 << shift) | pins << shift
+
+
+def unpin(c: Change, slot: int, row: int, pins: int | None = 1, *, keeps: bool = True) -> int:
+    """Gives back some pins of a row, or all; with the last one of all rows the block of a deleted
+    object. Returns how many it gave. `keeps`: what is kept for children stays so."""
+    mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
+    if not c[mask] & bit:
+        return 0
+    at, shift = _cell(c, row, slot)
+    cell = _count(c, row, slot)
+    had = cell & ~KEPT
+    given = had if pins is None else min(pins, had)
+    left = cell - given if keeps else had - given
+    c[at] = c[at] & ~(_LOW_32 << shift) | left << shift
+    if not left:
+        c[mask] &= ~bit
+        if c[c.file.slot(slot) + WORD] & 0xFF == CONDEMNED and not is_pinned(c, slot):
+            free(c, slot)
+    return given
+
+
+def is_condemned(c: Change, slot: int) -> bool:
+    return c[c.file.slot(slot) + WORD] & 0xFF == CONDEMNED
+
+
+def is_written_by(c: Change, slot: int, generation: int, row: int) -> bool:
+    at = c.file.slot(slot)
+    return c[at + WORD] == generation << 8 | WRITING and c[at + MAKER] == row

@@ -1,0 +1,265 @@
+"""`Writer` of the filelock engine: room in shared memory, which is sealed or given back.
+
+Its root has no pin, since the block is nobody else's; one that outlives the Writer's end gets a pin
+then. All else is as in `buffers`.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any, final
+
+import numpy.typing as npt
+
+from refstore import _buffers
+from refstore._refs import ObjectRef
+from refstore.engines.filelock import buffer_protocol
+from refstore.engines.filelock.buffers import Exported, pinned
+from refstore.engines.filelock.life import here
+from refstore.engines.filelock.pins import (
+    Home,
+    Pin,
+    Root,
+    end_writing,
+    finalize,
+    shaped,
+    writers_root,
+)
+
+__all__ = ["Writer", "give_up_writers", "open_writers", "writer"]
+
+_FORWARDS = buffer_protocol.WAY == "FORWARD"
+
+_open: dict[int, weakref.ref[Writer]] = {}  # by id: those that are neither sealed nor given up
+
+
+def open_writers(home: Home) -> list[int]:
+    """The slots that a child forked now could write to by a Writer that it inherits.
+
+    Each needs a pin of the child's; its copy of the Writer gives that back.
+    """
+    return [writer._slot for writer in _open_of(home)]
+
+
+def _open_of(home: Home) -> list[Writer]:
+    found = (ref() for ref in list(_open.values()))
+    return [w for w in found if w is not None and w._home is home and w._is_made_here()]
+
+
+def give_up_writers(home: Home) -> None:
+    """What is not sealed by the interpreter's exit never is."""
+    for one in _open_of(home):
+        one.abort()
+
+
+class _ClosedError(ValueError):
+    """Another thread ends it, or has."""
+
+
+@final
+class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
+    """Room in shared memory, to be written and then sealed: a context manager and a buffer."""
+
+    __slots__ = (
+        "_array",
+        "_call",
+        "_end_once",
+        "_forks",
+        "_is_over",
+        "_is_sealed",
+        "_name",
+        "_replaces",
+        "_seen",
+    )
+    _noun = "Writer"
+
+    _array: weakref.ref[npt.NDArray[Any]] | None  # weak: the array keeps the root
+    _call: Any  # that took the room; the life that it is of alone may end it
+    _end_once: list[None]  # one entry, for the thread that ends it
+    _forks: int  # that there were when it was made
+    _is_over: bool  # the room is an object's, or is on its way back
+    _is_sealed: bool
+    _name: str | None
+    _replaces: bool
+    _seen: weakref.ref[Root] | None  # the root that we let go of
+
+    def __init__(self) -> None:
+        raise TypeError("Store.create() makes Writers")
+
+    def __del__(
+        self,
+        finalize: Callable[..., None] = finalize,
+        is_finalizing: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
+        if getattr(self, "_is_over", True):
+            return
+        self._is_kept = False  # nobody did
+        finalize(self._give_up, is_finalizing)
+
+    def __enter__(self) -> Writer:
+        self._require_ours()
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        if self._is_closed:
+            return
+        if kind is None:
+            self.seal()
+        else:
+            self.abort()
+
+    def seal(self) -> ObjectRef:
+        """Publishes what was written, for good; returns its ref."""
+        home = self._require_ours()
+        try:
+            self._end()
+            home.seal(self._call, self._name, self._replaces, self._pin_of_views(home))
+            self._settle()
+            return self._ref
+        except _ClosedError:
+            raise
+        except BaseException as error:
+            if home.stays(self._call, error):
+                self._settle()
+                return self._ref
+            self._give_up()
+            raise
+
+    def _settle(self) -> None:
+        """It is sealed: what is left of it is read."""
+        self._is_sealed = True
+        _open.pop(id(self), None)
+        self._is_over = True
+        array = self._array() if self._array is not None else None
+        if array is not None:
+            array.flags.writeable = False
+        for root in (self._root, self._seen() if self._seen is not None else None):
+            if root is not None:
+                end_writing(root)
+        if not self._is_kept:
+            self._root = None
+
+    def abort(self) -> None:
+        """Gives the room back; nobody ever sees it. Does nothing once it is sealed or aborted."""
+        if self._is_closed:
+            return
+        try:
+            self._end()
+            self._give_up()
+        except _ClosedError:
+            return
+        except BaseException:
+            self._give_up()  # interrupted: each step can be done twice
+            raise
+
+    @property
+    def array(self) -> npt.NDArray[Any]:
+        """What is written, as an array of the shape and dtype asked for (uint8 if bytes were)."""
+        array = self._array() if self._array is not None else None
+        if array is None:
+            array = self._sealed_array() if self._is_sealed else self._as_array()
+            self._array = weakref.ref(array)
+        return array
+
+    @property
+    def ref(self) -> ObjectRef:
+        """The sealed object's ref; ValueError before the seal."""
+        if not self._is_sealed:
+            raise ValueError("not sealed: there is no ref yet")
+        return self._ref
+
+    def __repr__(self) -> str:
+        state = "sealed" if self._is_sealed else "closed" if self._is_closed else "open"
+        return f"<Writer of {self.nbytes} bytes, {state}>"
+
+    def _is_made_here(self) -> bool:
+        is_ours: bool = self._call.life.is_ours()
+        return is_ours
+
+    def _is_ours(self, home: Home) -> bool:
+        return self._is_made_here() and home.is_alive()
+
+    def _require_ours(self) -> Home:
+        _, home = self._require_unclosed()
+        if not self._is_ours(home):
+            raise ValueError(
+                "this Writer belongs to the parent process: only the process that made it can "
+                "seal it"
+            )
+        return home
+
+    def _end(self) -> None:
+        """No new views from here on."""
+        self._is_closed = True
+        try:
+            self._end_once.pop()
+        except IndexError:
+            raise _ClosedError("this Writer is closed") from None
+        buffer_protocol.stop(self)
+
+    def _pin_of_views(self, home: Home) -> Pin | None:
+        """A pin for the root, if somebody has a view, or may have one: nothing may be put where
+        views of it point."""
+        root = self._root
+        if root is not None and not self._is_kept and self._forks == here().forks:
+            self._seen = weakref.ref(root)
+            del root
+            self._root = None
+            root = self._seen()
+        elif root is None and self._seen is not None:
+            root = self._seen()
+        if root is None:
+            return None
+        if not isinstance(root.pin, Pin):
+            root.pin = Pin(home)
+        return root.pin
+
+    def _give_up(self) -> None:
+        self._is_closed, self._is_sealed = True, False
+        buffer_protocol.stop(self)
+        home = self._home
+        if home is not None:
+            pin = self._pin_of_views(home)
+            if self._is_ours(home):
+                home.give_up(self._call, pin)
+            elif not self._is_made_here() and _open.pop(id(self), None) is not None:
+                (pin or Pin(home)).inherit(self._slot)  # the fork pinned the block for us
+        _open.pop(id(self), None)
+        self._is_over = True
+        self._home = self._call = None  # which keep the store mapped
+        if not self._is_kept:
+            self._root = None
+
+    def _sealed_array(self) -> npt.NDArray[Any]:
+        home = self._home
+        if home is None:
+            raise ValueError("this Writer is closed")
+        pin = Pin(home)
+        try:
+            home.pin(self._slot, self._generation, pin)
+            return pinned(home, pin, self._generation).array
+        except BaseException:
+            pin.give_back()
+            raise
+
+
+def writer(home: Home, call: Any, name: str | None, replace: bool) -> Writer:
+    """A Writer over the block that the call took for it; from here on it is the Writer's to end."""
+    slot, generation = call.slot, call.generation
+    block = home.block(slot)
+    root = writers_root(home, block)
+    made = buffer_protocol.export(Writer, root, lambda: shaped(root, block, home.path))
+    made._array = made._seen = None
+    made._end_once = [None]
+    made._is_sealed = False
+    made._name = name
+    made._replaces = replace
+    made._call = call
+    made._forks = here().forks
+    made._take(home, slot, generation, block, root)
+    made._is_kept = _FORWARDS  # nobody tells us whether somebody keeps it
+    _open[id(made)] = weakref.ref(made)
+    made._is_over = False
+    return made

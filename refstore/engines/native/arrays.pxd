@@ -1,0 +1,226 @@
+# Between payloads and numpy: how an array lies in a block, and how it is seen again.
+
+cimport numpy as cnp
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy
+
+from .debug cimport failpoint
+from .atomics cimport assign
+from .layout cimport block_nbytes, INLINE_DIMS, KIND_ARRAY, KIND_OBJECT, LABEL_TEXT, PAGE, Slot
+from .system cimport (
+    close, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, mmap, O_RDONLY, PROT_READ, PROT_WRITE, reopen,
+)
+from .view cimport label_at, View
+from .memory cimport file_of, labels_are_committed
+from .errors cimport path_of
+
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+
+cdef extern from "<stdlib.h>":
+    void *aligned_alloc(size_t alignment, size_t nbytes) noexcept nogil
+
+cdef extern from "numpy/arrayobject.h":
+    cnp.ndarray PyArray_NewFromDescr(type subtype, cnp.dtype descr, int nd, cnp.npy_intp *dims, cnp.npy_intp *strides,
+                                     void *data, int flags, object obj)
+    int PyArray_SetBaseObject(cnp.ndarray array, object base) except -1
+    int PyArray_CopyInto(cnp.ndarray target, cnp.ndarray source) except -1
+    cnp.dtype PyArray_DescrFromType(int number)
+    int NPY_ARRAY_WRITEABLE
+    void PyArray_CLEARFLAGS(cnp.ndarray array, int flags)
+
+cdef enum:
+    NPY_LAST_PLAIN = 16         # bool to clongdouble
+    NPY_HALF = 23
+    MAX_DIMS = 64
+
+cdef struct Shape:
+    int ndim
+    cnp.npy_intp dims[MAX_DIMS]
+    cnp.npy_intp strides[MAX_DIMS]
+
+
+cdef inline object damaged(View *v, uint64_t i, str what):
+    # `what` of slot `i` cannot be, as in "the shape of the array"
+    from refstore import _messages
+    return _messages.damaged_object(path_of(v), what, i)
+
+
+cdef inline bint is_plain(int number) noexcept nogil:
+    return 0 <= number <= NPY_LAST_PLAIN or number == NPY_HALF
+
+
+cdef inline int plain_number(cnp.dtype dtype):
+    # numpy's number + 1 of a dtype that the number says all about, else 0
+    cdef int number = dtype.num
+    if is_plain(number):
+        if PyArray_DescrFromType(number) is dtype:
+            return number + 1
+    return 0
+
+
+cdef inline cnp.ndarray view_of(cnp.dtype dtype, Shape *shape, bint strided, char *data, int flags, object base):
+    cdef cnp.ndarray array
+    Py_INCREF(dtype)            # NewFromDescr steals one
+    array = PyArray_NewFromDescr(cnp.ndarray, dtype, shape.ndim, shape.dims, shape.strides if strided else NULL,
+                                 data, flags, None)
+    if base is not None:
+        Py_INCREF(base)         # so does SetBaseObject
+        PyArray_SetBaseObject(array, base)
+    return array
+
+
+cdef inline void fortran_strides(Shape *shape, Py_ssize_t itemsize) noexcept:
+    cdef int axis
+    cdef cnp.npy_intp step = itemsize
+    for axis in range(shape.ndim):
+        shape.strides[axis] = step
+        step *= max(shape.dims[axis], <cnp.npy_intp>1)
+
+
+cdef inline bint fits(Shape *shape, Py_ssize_t itemsize, uint64_t nbytes) noexcept:
+    # A damaged file must not lead a view out of its block. numpy counts no extent of 0 into the size that it takes.
+    cdef uint64_t whole = <uint64_t>itemsize
+    cdef uint64_t extent
+    cdef bint is_empty = False
+    cdef int axis
+    for axis in range(shape.ndim):
+        extent = <uint64_t>shape.dims[axis]
+        if extent == 0:
+            is_empty = True
+        elif extent > <uint64_t>PY_SSIZE_T_MAX // whole:
+            return False
+        else:
+            whole *= extent
+    return nbytes == (0 if is_empty else whole)
+
+
+cdef inline tuple dims_of(Shape *shape):
+    cdef int axis
+    return tuple([shape.dims[axis] for axis in range(shape.ndim)])
+
+
+cdef inline int set_layout(Shape *shape, cnp.ndarray array, tuple axes) except -1:
+    # That of a copy of `array` without gaps, whose axes lie in memory in the order `axes`.
+    from refstore.payload.arrays import strides_of
+    cdef int axis
+    shape.ndim = cnp.PyArray_NDIM(array)
+    for axis in range(shape.ndim):
+        shape.dims[axis] = cnp.PyArray_DIM(array, axis)
+    strides = strides_of(dims_of(shape), axes, array.dtype.itemsize)
+    for axis in range(shape.ndim):
+        shape.strides[axis] = strides[axis]
+    return 0
+
+
+cdef inline int kind_of(View *v, uint64_t i) except -1:
+    cdef int kind = v.slots[i].kind
+    if kind > KIND_OBJECT:
+        raise damaged(v, i, "the kind of the object")
+    return kind
+
+
+cdef inline cnp.dtype read_shape(View *v, uint64_t i, Py_ssize_t nbytes, Shape *shape, bint *strided):
+    # How the array in slot `i` lies in its `nbytes` bytes; anything else is bytes.
+    cdef:
+        Slot *slot = &v.slots[i]
+        int number = slot.dtype
+        int order = slot.order
+        int axis
+        cnp.dtype dtype
+    strided[0] = False
+    if kind_of(v, i) != KIND_ARRAY:
+        shape.ndim = 1
+        shape.dims[0] = nbytes
+        return PyArray_DescrFromType(cnp.NPY_UINT8)
+    if not number:
+        strided[0] = True
+        return read_description(v, i, nbytes, shape)
+    if not is_plain(number - 1):
+        raise damaged(v, i, "the dtype of the array")
+    if order != c'C' and order != c'F':
+        raise damaged(v, i, "the order of the axes of the array")
+    shape.ndim = slot.ndim
+    if shape.ndim > INLINE_DIMS:
+        raise damaged(v, i, "the number of axes of the array")
+    dtype = PyArray_DescrFromType(number - 1)
+    for axis in range(shape.ndim):
+        shape.dims[axis] = <cnp.npy_intp>slot.shape[axis]
+    if not fits(shape, dtype.itemsize, <uint64_t>nbytes):
+        raise damaged(v, i, "the shape of the array")
+    if order == c'F':
+        strided[0] = True
+        fortran_strides(shape, dtype.itemsize)
+    return dtype
+
+
+cdef inline cnp.dtype read_description(View *v, uint64_t i, Py_ssize_t nbytes, Shape *shape):
+    from refstore.payload.arrays import DescriptionError, read
+    cdef int axis
+    try:
+        dtype, dims, strides = read(get_text(v, i, <uint64_t>nbytes), nbytes)
+    except DescriptionError as error:
+        raise damaged(v, i, f"{error} of the array") from error
+    shape.ndim = <int>len(dims)
+    for axis in range(shape.ndim):
+        shape.dims[axis] = dims[axis]
+        shape.strides[axis] = strides[axis]
+    return dtype
+
+
+cdef inline void set_text(View *v, Slot *slot, uint64_t i, const char *text, Py_ssize_t n) noexcept:
+    # The description goes into the label if it fits (whose memory is committed), else behind the payload.
+    if n <= LABEL_TEXT:
+        assign(slot.text_nbytes, <unsigned short>n)
+        memcpy(label_at(v, i).text, text, <size_t>n)
+        failpoint()
+    else:
+        assign(slot.spill_nbytes, <unsigned int>n)
+        memcpy(v.base + slot.offset + slot.nbytes, text, <size_t>n)
+        failpoint()
+
+
+cdef inline bytes get_text(View *v, uint64_t i, uint64_t nbytes):
+    # `nbytes`: of the payload, which lies in the file
+    cdef:
+        Slot *slot = &v.slots[i]
+        uint64_t spill = slot.spill_nbytes
+        uint64_t length = slot.text_nbytes
+        uint64_t offset = slot.offset
+        uint64_t size = block_nbytes(slot)
+    if spill:
+        if (nbytes > size or spill > size - nbytes or offset < v.g.data or offset > v.g.file_size
+                or size > v.g.file_size - offset):
+            raise damaged(v, i, "the length of the description of the array")
+        return PyBytes_FromStringAndSize(v.ro_base + offset + nbytes, <Py_ssize_t>spill)
+    if length > LABEL_TEXT or not labels_are_committed(v, i):
+        raise damaged(v, i, "the length of the description of the array")
+    return PyBytes_FromStringAndSize(<char*>label_at(v, i).text, <Py_ssize_t>length)
+
+
+cdef inline char *private_copy(View *v, uint64_t i, char *data, Py_ssize_t n, void **at, size_t *mapped) except NULL:
+    # Pages of its own are mapped again, copy-on-write, through a description without locks: no lock outlives us by
+    # it. A block that shares its pages is copied: a private page would hide what its neighbours become.
+    import os
+    from refstore import _limits
+    cdef size_t nbytes
+    cdef int fd
+    if v.slots[i].extent == 0 or os.sysconf("SC_PAGE_SIZE") != PAGE:
+        at[0] = aligned_alloc(64, (<size_t>n // 64 + 1) * 64)
+        if at[0] == NULL:
+            raise MemoryError(f"no {n} bytes for a private copy")
+        memcpy(at[0], data, <size_t>n)
+        return <char*>at[0]
+    nbytes = max((<size_t>n + PAGE - 1) // PAGE, <size_t>1) * PAGE
+    fd = reopen(file_of(v), O_RDONLY)
+    if fd < 0:
+        raise _limits.no_descriptor(os.fsdecode(<bytes>v.path), "a private view")
+    at[0] = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, <int64_t>v.slots[i].offset)
+    close(fd)
+    if at[0] == MAP_FAILED:
+        at[0] = NULL
+        raise MemoryError(f"cannot map {nbytes} bytes copy-on-write: {_limits.of_address_space()}")
+    mapped[0] = nbytes
+    return <char*>at[0]

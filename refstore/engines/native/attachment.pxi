@@ -1,0 +1,176 @@
+# One process's attachment to one store file: joining, leaving, and the file's making.
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint64_t
+
+from refstore.engines.native.atomics cimport load_acquire
+from refstore.engines.native.layout cimport Geometry, Header, lay_out, PAGE
+from refstore.engines.native.system cimport (
+    getpid, MADV_DONTFORK, madvise, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
+)
+from refstore.engines.native.view cimport row_at, View
+from refstore.engines.native.process_table cimport leave
+from refstore.engines.native.mapping cimport unmap_view
+from refstore.engines.native.opening cimport (
+    identify, is_creator_locked, join, look_after_reboot, missing_feature, new_file, own_command,
+    read_header, was_never_used,
+)
+
+import os
+
+cdef class Attachment:
+    """This process's membership in one store; it ends with the last store object, buffer and writer that uses it."""
+
+    cdef View view
+    cdef readonly str path
+    cdef readonly bytes uuid
+    cdef bytes encoded_path
+    cdef bint joined
+    cdef object __weakref__
+
+    def __cinit__(self):
+        self.view.fd = -1
+
+    def __dealloc__(self):
+        global first_view
+        cdef View **at = &first_view
+        while at[0] != NULL and at[0] != &self.view:
+            at = &at[0].next
+        if at[0] != NULL:
+            at[0] = self.view.next
+        if self.joined and self.view.alive[0]:
+            keep_for_unseen(&self.view)
+            if not self.view.dirty:
+                leave(&self.view)
+        unmap_view(&self.view)
+
+    cdef void keep_for_unseen(self) noexcept:
+        # a method, so that no compiler puts it in the way of those that see none
+        keep_for_unseen(&self.view)
+
+    cdef int take_part(self, str path, int fd, const Header *h, object found) except -1:
+        global first_view
+        cdef bytes command = own_command()
+        self.view.forks_seen = load_acquire(&unseen_forks)                  # [fork]
+        self.path = path
+        self.encoded_path = os.fsencode(path)
+        self.uuid = PyBytes_FromStringAndSize(<const char*>h.uuid, 16)
+        self.view.path = PyBytes_AS_STRING(self.encoded_path)
+        self.view.dev, self.view.ino = found.st_dev, found.st_ino
+        # From the lock on our row to where the fork hooks know of us, the GIL is ours throughout: a child that
+        # another thread forked in between would share our lock, and keep us alive when we are dead.
+        join(&self.view, fd, h, path)
+        self.joined = True
+        self.view.next = first_view
+        first_view = &self.view
+        identify(row_at(&self.view, self.view.row), command)
+        look_after_reboot(&self.view, path)
+        return 0
+
+    @property
+    def capacity(self):
+        return self.view.header.capacity
+
+    @property
+    def max_objects(self):
+        return self.view.header.max_objects
+
+    def is_of(self, int fd):
+        """Whether `fd` is open on the very file that this is attached to."""
+        found = os.fstat(fd)
+        return found.st_dev == self.view.dev and found.st_ino == self.view.ino
+
+
+cdef inline void see_forks(Attachment att) noexcept:
+    # In a process that has a row, before it lets go of a view or a Writer.
+    if load_acquire(&unseen_forks) != att.view.forks_seen:                  # [fork]
+        att.keep_for_unseen()
+
+
+@cython.final
+cdef class Claim:
+    """That the creator of a temporary store lives: the lock ends with this, or with its process."""
+
+    # The lock's description is kept by a mapping alone: descriptors are the program's to close. No child has it.
+    cdef void *at
+    cdef int creator
+
+    def __dealloc__(self):
+        self.give_back()
+
+    cpdef give_back(self):
+        """The creator is none any more."""
+        if self.at != NULL and self.creator == getpid():
+            munmap(self.at, PAGE)
+        self.at = NULL
+
+    cdef int keep(self, int fd) except -1:
+        cdef void *at = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0)
+        if at == MAP_FAILED:
+            raise MemoryError("no memory to map the claim on a temporary store")
+        madvise(at, PAGE, MADV_DONTFORK)
+        self.at = at
+        self.creator = getpid()
+        return 0
+
+
+def file_nbytes(uint64_t capacity, uint64_t max_objects):
+    """Apparent size of the file of such a store."""
+    cdef Geometry g
+    lay_out(capacity, max_objects, &g)
+    return g.file_size
+
+
+def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mode, bint temporary):
+    """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
+
+    Returns the claim on a temporary store.
+    """
+    cdef Claim claim = Claim() if temporary else None
+    cdef int fd = new_file(path, capacity, max_objects, mode, temporary)
+    try:
+        if claim is not None:
+            claim.keep(fd)
+    finally:
+        os.close(fd)
+    return claim
+
+
+def is_creator_alive(int fd, str path not None):
+    """Whether the creator of the temporary store behind `fd` lives; None if it is no temporary store of ours."""
+    return is_creator_locked(fd)
+
+
+def is_unused(int fd, str path not None):
+    """Whether nobody is attached to the store behind `fd`, and nothing was ever put there."""
+    return was_never_used(fd)
+
+
+def unsupported_reason(str folder not None):
+    """What keeps stores of this engine out of a folder, for a sentence; None if nothing does."""
+    return missing_feature(folder)
+
+
+def remove_orphans(str folder not None):
+    """Removes what is kept beside stores in a folder, of stores that are gone: this engine keeps nothing there."""
+    return []
+
+
+def attach(str path not None, bint foreign):
+    """The attachment of this process to the store file at `path`, made if there is none."""
+    cdef bytes head
+    cdef Attachment att
+    cdef int fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(fd)
+        att = attachments.get((found.st_dev, found.st_ino))
+        if att is not None and att.view.alive[0]:
+            return att
+        head = read_header(fd, path, found, foreign)
+        att = Attachment()
+        att.take_part(path, fd, <Header*>PyBytes_AS_STRING(head), found)
+        attachments[(found.st_dev, found.st_ino)] = att
+        return att
+    finally:
+        os.close(fd)

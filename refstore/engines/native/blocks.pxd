@@ -1,0 +1,352 @@
+# Room for one object: a slot with a block. Small blocks come from runs, lock-free; large ones are whole pages. A
+# process keeps cutting from the run it last found, so two processes share neither slots nor words.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from .atomics cimport (
+    assign, cas_acq_rel, ctz64, fetch_and_acquire, load_acquire, load_relaxed, store_relaxed,
+    store_relaxed_u32, store_release, store_release_u32,
+)
+from .layout cimport (
+    class_nbytes, class_of, CLASSES, ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY,
+    ERR_UNCOMMITTED, extent_first, extent_pages, HELD, make_extent, make_word, PAGE, Run,
+    RUN_BLOCKS, run_twin, Slot, SMALL_LIMIT, word_generation, WRITING,
+)
+from .view cimport bits_at, class_bits_at, damage, RECENT, run_is_sound, runs_used, View
+from .bitmap cimport hint_set, hint_take
+from .memory cimport commit, commit_data, file_of, is_committed
+from .lock cimport lock, unlock
+from .slots cimport claim, unclaim
+from .pages cimport ensure_map_committed, extent_is_sane, take_pages
+from .runs cimport (
+    hint_range, need_empty_slot, run_slot, RUNS_PER_STEP, slot_is_of, take_empty_slot,
+    take_or_make_room,
+)
+
+# Large blocks
+
+cdef inline bint take_recent(View *v, uint64_t pages, uint64_t *slot) noexcept nogil:
+    # The extent that we freed last, if it has just the right size: the best fit there is, warm, and no lock.
+    cdef uint64_t k, i
+    for k in range(<uint64_t>RECENT):
+        i = v.recent[k]
+        if i == 0 or extent_pages(v.slots[i - 1].extent) != pages or not claim(v, i - 1, WRITING):
+            continue
+        if extent_pages(v.slots[i - 1].extent) == pages:
+            slot[0] = i - 1
+            return True
+        unclaim(v, i - 1)
+    return False
+
+
+cdef inline int take_extent(View *v, uint64_t pages, uint64_t *slot) noexcept nogil:
+    cdef int got
+    cdef int64_t first = ERR_MORE
+    if take_recent(v, pages, slot):
+        return 0
+    got = need_empty_slot(v, WRITING, slot)
+    if got != 0:
+        return got
+    while first == ERR_MORE:
+        first = ensure_map_committed(v, pages)
+        if first == 0:
+            first = lock(v, &v.pool.lock)
+        if first != 0:
+            break
+        first = take_or_make_room(v, pages, False)
+        if first >= 0:
+            assign(v.slots[slot[0]].offset, v.g.data + <uint64_t>first * PAGE)
+            assign(v.slots[slot[0]].extent, make_extent(<uint64_t>first, pages))
+        unlock(&v.pool.lock)
+        if first >= 0:
+            return 0
+    unclaim(v, slot[0])
+    return <int>first
+
+
+# Small blocks
+
+cdef inline bint take_from_run(View *v, int size_class, uint64_t r, uint64_t *slot) noexcept nogil:
+    cdef:
+        Run *run = &v.runs[r]
+        uint64_t bits, before, j
+        uint64_t tried = 0      # what we put back ourselves must not be taken again
+        uint64_t i
+    if load_acquire(&run.live) != <uint64_t>size_class + 1:              # [run]
+        return False
+    bits = load_relaxed(&run.free)      # relaxed: the fetch_and decides
+    while bits:
+        j = <uint64_t>ctz64(bits)
+        before = fetch_and_acquire(&run.free, ~(<uint64_t>1 << j))       # [hint]
+        tried |= <uint64_t>1 << j
+        bits = before & ~tried
+        if before >> j & 1 == 0:
+            continue
+        i = run_slot(v, r, j)
+        if i == 0 or not claim(v, i - 1, WRITING):
+            continue
+        # the run may have been dissolved and made again since: the slot knows
+        if slot_is_of(v, i - 1, r, j) and v.slots[i - 1].size_class == size_class:
+            slot[0] = i - 1
+            return True
+        unclaim(v, i - 1)
+    return False
+
+
+cdef inline bint take_spare_block(View *v, int size_class, uint64_t *slot) noexcept nogil:
+    cdef int64_t r
+    cdef uint64_t _
+    if v.current[size_class] and take_from_run(v, size_class, v.current[size_class] - 1, slot):
+        return True
+    # once for each run: slots that belong to other runs than they say would give back one hint for each taken
+    for _ in range(runs_used(v) + 1):
+        r = hint_take(class_bits_at(v, size_class), v.g.run_words, v.row * 5 % v.g.run_words)
+        if r < 0:
+            return False
+        if <uint64_t>r >= runs_used(v):
+            continue
+        v.current[size_class] = <uint32_t>(r + 1)
+        if take_from_run(v, size_class, <uint64_t>r, slot):
+            return True
+    return False
+
+
+cdef inline bint take_anywhere(View *v, int size_class, bint committed, uint64_t *slot) noexcept nogil:
+    # The store is full: runs that other processes cut from will do. The disk is full: committed ones.
+    cdef uint64_t r
+    for r in range(runs_used(v)):
+        if committed and load_acquire(&v.runs[r].committed) == 0:        # [committed]
+            continue
+        # relaxed: a guess; the slot decides
+        if v.runs[r].live == <uint64_t>size_class + 1 and load_relaxed(&v.runs[r].free):
+            if take_from_run(v, size_class, r, slot):
+                return True
+    return False
+
+
+cdef inline bint take_larger(View *v, int size_class, uint64_t *slot) noexcept nogil:
+    # No page is free to cut: a block of the next larger class that has one is better than none.
+    cdef uint64_t r, live, best, least = <uint64_t>size_class + 2       # as Run.live counts classes
+    while True:
+        best = CLASSES + 1
+        for r in range(runs_used(v)):
+            live = v.runs[r].live       # relaxed: a guess; the slot decides
+            if least <= live < best and load_relaxed(&v.runs[r].free):
+                best = live
+        if best > CLASSES:
+            return False
+        if take_anywhere(v, <int>best - 1, False, slot):
+            return True
+        least = best + 1
+
+
+cdef inline uint64_t run_blocks(View *v, int size_class) noexcept nogil:
+    # One page's worth at first; then as much as the class has already, halved, so that waste stays in proportion.
+    cdef uint64_t size = class_nbytes(size_class)
+    cdef uint64_t blocks = max(PAGE // size, v.pool.class_pages[size_class] * PAGE // size // 2)
+    return max(<uint64_t>1, min(blocks, min(<uint64_t>RUN_BLOCKS, v.slot_limit // 16 + 1)))
+
+
+cdef inline int new_run(View *v, uint64_t *r) noexcept nogil:
+    # A run number whose record is committed. Taken by its hint; stock() makes sure under the lock.
+    cdef:
+        int64_t taken
+        uint64_t used, end
+        int got
+    while True:
+        taken = hint_take(bits_at(v, v.g.run_bits), v.g.run_words, 0)
+        if taken >= 0:
+            if <uint64_t>taken >= runs_used(v):
+                continue
+            r[0] = <uint64_t>taken
+            return 0
+        used = runs_used(v)
+        if used >= v.g.max_runs:
+            return ERR_INDEX
+        end = min(used + RUNS_PER_STEP, v.g.max_runs)
+        got = commit(file_of(v), v.g.runs + used * sizeof(Run), (end - used) * sizeof(Run))
+        if got != 0:
+            return got
+        if cas_acq_rel(&v.pool.runs_used, &used, end):                   # [runs] the records below are there
+            hint_range(bits_at(v, v.g.run_bits), v.g.run_words, used, end)
+
+
+cdef inline void keep_block_in_slot(View *v, uint64_t i, uint64_t r, uint64_t j, int size_class) noexcept nogil:
+    cdef Slot *slot = &v.slots[i]
+    assign(slot.block, <unsigned char>j)
+    assign(slot.size_class, <unsigned char>size_class)
+    # last: a death in between leaves a slot without a block, and never one with half of another's place
+    store_release_u32(&slot.run, <uint32_t>(r + 1))                      # [stock]
+    store_relaxed_u32(&v.runs[r].slots[j], <uint32_t>(i + 1))  # relaxed: a hint, checked against the slot
+
+
+cdef inline uint64_t put_back_spare(View *v, int size_class, uint32_t *held, uint64_t n) noexcept nogil:
+    # Gives unowned blocks of the class to slots that we hold; returns how many.
+    cdef uint64_t r, j, used = 0
+    for r in range(runs_used(v)):
+        if v.runs[r].unowned == 0 or not run_is_sound(v, &v.runs[r], <uint64_t>size_class + 1):
+            continue
+        for j in range(<uint64_t>v.runs[r].blocks):
+            # what only one of the two says is wrong: some slot may have the block
+            if v.runs[r].slots[j] == 0 and v.runs[r].unowned >> j & 1 and used < n:
+                keep_block_in_slot(v, held[used], r, j, size_class)
+                assign(v.runs[r].unowned, v.runs[r].unowned & ~(<uint64_t>1 << j))
+                assign(v.pool.orphans, v.pool.orphans - min(v.pool.orphans, <uint64_t>1))
+                used += 1
+    return used
+
+
+cdef inline int64_t cut_run(View *v, int size_class, uint64_t r, uint32_t *held, uint64_t n) noexcept nogil:
+    # Pages for up to n blocks, fewer if that is what there is; returns the blocks cut, or an error.
+    cdef:
+        uint64_t size = class_nbytes(size_class)
+        uint64_t pages = (n * size + PAGE - 1) // PAGE
+        uint64_t least = (size + PAGE - 1) // PAGE
+        uint64_t j
+        int64_t first
+        Run *run = &v.runs[r]
+    if run.live or run.twin:
+        return 0            # the hint was stale; the caller takes another number
+    first = take_or_make_room(v, pages, True)
+    if first == ERR_FULL and pages > least:
+        pages = least
+        first = take_pages(v, pages, True)
+    if first < 0:
+        return first
+    n = min(n, pages * PAGE // size)
+    assign(run.free, 0)
+    assign(run.first, <uint32_t>first)
+    assign(run.pages, <uint32_t>pages)
+    assign(run.blocks, <uint32_t>n)
+    assign(run.unowned, 0)
+    assign(run.twin, run_twin(run, <uint64_t>size_class + 1))
+    store_relaxed(&run.committed, 0)    # relaxed: `live` carries it
+    for j in range(<uint64_t>RUN_BLOCKS):
+        store_relaxed_u32(&run.slots[j], 0)     # relaxed: as above
+    for j in range(n):
+        keep_block_in_slot(v, held[j], r, j, size_class)
+    assign(v.pool.class_pages[size_class], v.pool.class_pages[size_class] + pages)
+    store_release(&run.live, <uint64_t>size_class + 1)                   # [run] the record is whole
+    return <int64_t>n
+
+
+cdef inline int64_t stock(View *v, int size_class, uint64_t r, uint32_t *held, uint64_t n) noexcept nogil:
+    cdef int64_t stocked = lock(v, &v.pool.lock)
+    if stocked != 0:
+        return stocked
+    if v.pool.orphans:
+        stocked = <int64_t>put_back_spare(v, size_class, held, n)
+    if stocked == 0:
+        stocked = cut_run(v, size_class, r, held, n)
+    else:
+        hint_set(bits_at(v, v.g.run_bits), v.g.run_words, r)
+    unlock(&v.pool.lock)
+    return stocked
+
+
+cdef inline int make_blocks(View *v, int size_class, uint64_t *slot) noexcept nogil:
+    # Stocks FREE slots with blocks of the class; the first one is claimed for the caller.
+    cdef:
+        uint32_t[RUN_BLOCKS] held
+        uint64_t n = 0, want = run_blocks(v, size_class)
+        uint64_t i, k
+        uint64_t r = 0          # new_run() fails only before it has taken one, and then a hint for 0 is harmless
+        int64_t stocked
+        int got = need_empty_slot(v, HELD, &i)
+    while got == 0:
+        held[n] = <uint32_t>i
+        n += 1
+        if n == want:
+            break
+        got = take_empty_slot(v, HELD, &i)
+    if n == 0:
+        return got
+    stocked = 0
+    while stocked == 0 or stocked == ERR_MORE:
+        stocked = new_run(v, &r)
+        if stocked == 0:
+            stocked = ensure_map_committed(v, (n * class_nbytes(size_class) + PAGE - 1) // PAGE)
+        if stocked == 0:
+            stocked = stock(v, size_class, r, held, n)
+        if stocked < 0:
+            hint_set(bits_at(v, v.g.run_bits), v.g.run_words, r)
+    if stocked > 0:
+        # relaxed: ours; HELD becomes WRITING for the caller
+        store_release(&v.slots[held[0]].word,
+                      make_word(word_generation(load_relaxed(&v.slots[held[0]].word)), WRITING, v.row))
+        slot[0] = held[0]
+        v.current[size_class] = v.slots[held[0]].run
+    for k in range(1 if stocked > 0 else 0, n):
+        unclaim(v, held[k])
+    return 0 if stocked > 0 else <int>stocked
+
+
+cdef inline int take_small(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:
+    cdef int size_class = class_of(nbytes)
+    cdef int got
+    if take_spare_block(v, size_class, slot):
+        return 0
+    got = make_blocks(v, size_class, slot)
+    if got == ERR_FULL and (take_anywhere(v, size_class, False, slot) or take_larger(v, size_class, slot)):
+        return 0
+    return got
+
+
+# Any block
+
+cdef inline int commit_run_block(View *v, Slot *slot) noexcept nogil:
+    cdef:
+        Run *run = &v.runs[slot.run - 1]
+        uint64_t size = class_nbytes(slot.size_class)
+        int got
+    if not run_is_sound(v, run, <uint64_t>slot.size_class + 1) or (slot.block + 1) * size > run.pages * <uint64_t>PAGE:
+        return damage(v, b"run %d is not that of its blocks", slot.run - 1)
+    assign(slot.offset, v.g.data + run.first * <uint64_t>PAGE + slot.block * size)
+    if load_acquire(&run.committed):                                     # [committed]
+        return 0
+    got = commit_data(v, file_of(v), run.first, run.pages, False, NULL)
+    if got != 0:
+        return got
+    store_release(&run.committed, 1)                                     # [committed] its pages are there
+    return 0
+
+
+cdef inline int place_block(View *v, uint64_t i) noexcept nogil:
+    # Where the block lies follows from who owns it, and from nothing else: it may have come to the slot by other ways
+    # than a put, and the file may be damaged. ERR_UNCOMMITTED: an extent, and memory is missing.
+    cdef Slot *slot = &v.slots[i]
+    cdef uint64_t extent = slot.extent
+    if not extent:
+        return commit_run_block(v, slot)
+    if not extent_is_sane(v, extent_first(extent), extent_pages(extent)):
+        return damage(v, b"the extent of slot %d lies outside of the data", i)
+    assign(slot.offset, v.g.data + extent_first(extent) * PAGE)
+    return 0 if is_committed(v, extent_first(extent), extent_pages(extent)) else ERR_UNCOMMITTED
+
+
+cdef inline int allocate_block(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:
+    # A slot in WRITING, ours, with a committed block of at least nbytes; without a block if that is 0.
+    # On ERR_UNCOMMITTED the slot is ours, and its extent is to be committed.
+    cdef int got
+    if nbytes > v.g.pages * PAGE:
+        return ERR_FULL
+    if nbytes == 0:
+        got = need_empty_slot(v, WRITING, slot)
+        if got == 0:
+            assign(v.slots[slot[0]].offset, v.g.data)
+        return got
+    if nbytes <= SMALL_LIMIT:
+        got = take_small(v, nbytes, slot)
+        if got == ERR_INDEX:            # no run numbers left: a page or more of its own
+            got = take_extent(v, (nbytes + PAGE - 1) // PAGE, slot)
+    else:
+        got = take_extent(v, (nbytes + PAGE - 1) // PAGE, slot)
+    if got != 0:
+        return got
+    got = place_block(v, slot[0])
+    if got == 0 or got == ERR_UNCOMMITTED or got == ERR_DAMAGED:
+        return got              # a damaged slot stays ours: nobody is to use it again
+    unclaim(v, slot[0])
+    if got != ERR_NO_MEMORY or not take_anywhere(v, class_of(nbytes), True, slot):
+        return got
+    return place_block(v, slot[0])

@@ -1,0 +1,293 @@
+# Whether all of a store adds up: the invariants, one function each. A problem is a sentence that begins with the
+# invariant's name.
+#
+# Truths, as layout.pxd calls them, have nothing to be compared with but each other, and the memory that is there.
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free
+
+from .atomics cimport load_acquire, load_relaxed_u32
+from .layout cimport (
+    block_nbytes, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT, Label, LIVE_WORDS,
+    MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED, ROW_LEFT, Run,
+    SEALED, Slot, SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
+)
+from .view cimport (
+    bits_at, is_within_block, label_at, name_lock_at, next_live_row, pins_of, pins_ready_of, row_at,
+    run_is_sound, run_is_there, runs_used, slots_used, tag_at, top_of, View,
+)
+from .memory cimport file_of, is_committed, is_ready, labels_are_committed
+from .slots cimport pinned_by
+from .bins cimport are_used
+from .pages cimport extent_is_sane
+from .names cimport find_cell, make_cell, name_hash
+from .process_table cimport row_is_dead
+
+cdef inline bint is_live_row(View *v, uint64_t row) noexcept nogil:
+    return row < MAX_ROWS and is_ready(v.header.live, row)
+
+
+cdef inline bint is_stopped(unsigned int pid):
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in (b"T", b"t")
+    except OSError:
+        return False            # it is gone, or we may not look
+
+
+cdef inline bint any_row_stands_still(View *v):
+    # dead or stopped: what does not add up may be what it left half way
+    cdef int64_t row = next_live_row(v, 0)
+    while row >= 0:
+        if row_is_dead(v, <uint64_t>row) or is_stopped(row_at(v, <uint64_t>row).pid):
+            return True
+        row = next_live_row(v, <uint64_t>row + 1)
+    return False
+
+
+cdef inline void check_slot(View *v, uint64_t i, set problems):
+    cdef:
+        Slot *slot = &v.slots[i]
+        uint64_t word = load_acquire(&slot.word)                         # [seal]
+        uint64_t state = word_state(word)
+        uint64_t size = block_nbytes(slot)
+        uint64_t first = (slot.offset - v.g.data) // PAGE
+        uint64_t pages = (slot.offset % PAGE + slot.nbytes + PAGE - 1) // PAGE
+    if state > RETIRED:
+        problems.add(f"state: slot {i} has the unknown state {state}")
+    elif state in (WRITING, RECLAIMING, HELD) and not is_live_row(v, word_row(word)):
+        problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, which nobody holds")
+    elif (state == RECLAIMING or state == HELD) and word_row(word) == v.row:
+        problems.add(f"owner: slot {i} in state {state} belongs to this process, which does nothing with it")
+    elif state in (FREE, SEALED, CONDEMNED, RETIRED) and word_row(word):
+        problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, and such a one to nobody")
+    elif state == SEALED or state == CONDEMNED or state == PUBLISHING:
+        if slot.nbytes > size or slot.spill_nbytes > size - slot.nbytes:
+            problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {slot.spill_nbytes} in a block of {size}")
+        elif not is_within_block(v, slot, slot.offset, slot.nbytes):
+            problems.add(f"offset: slot {i} says {slot.offset}, where its block does not lie")
+        elif not is_committed(v, first, pages):
+            problems.add(f"data_ready: the bytes of slot {i} lie where no memory is said to be")
+        if slot.kind > KIND_OBJECT:
+            problems.add(f"kind: slot {i} has the unknown kind {slot.kind}")
+
+
+cdef inline void check_reaps(View *v, set problems):
+    cdef uint64_t i
+    for i in range(slots_used(v)):
+        if word_state(load_acquire(&v.slots[i].word)) == CONDEMNED and not pinned_by(v, i):
+            problems.add(f"lost reap: slot {i} is deleted and unpinned, yet not freed")
+
+
+cdef inline void check_space(View *v, set problems):
+    # No page belongs to two extents or runs; no block to two slots.
+    cdef:
+        uint64_t i, n_used = slots_used(v)
+        Slot *slot
+        set blocks = set()
+    extents = [(run_id, v.runs[run_id].first, v.runs[run_id].pages, "run") for run_id in range(runs_used(v))
+               if v.runs[run_id].live]
+    for i in range(n_used):
+        slot = &v.slots[i]
+        if slot.extent:
+            extents.append((i, extent_first(slot.extent), extent_pages(slot.extent), "slot"))
+        elif slot.run:
+            if not run_is_there(v, slot.run) or slot.block >= v.runs[slot.run - 1].blocks \
+                    or v.runs[slot.run - 1].live != <uint64_t>slot.size_class + 1:
+                problems.add(f"run: slot {i} has block {slot.block} of run {slot.run - 1}, which has no such block")
+            elif (slot.run, slot.block) in blocks:
+                problems.add(f"overlap: block {slot.block} of run {slot.run - 1} belongs to slot {i} and another")
+            blocks.add((slot.run, slot.block))
+    extents.sort(key=lambda e: e[1])
+    last = (0, 0, 0, "start")
+    for extent in extents:
+        if extent[1] < last[1] + last[2]:
+            problems.add(f"overlap: pages of {extent[3]} {extent[0]} and of {last[3]} {last[0]}")
+        if extent[1] + extent[2] > v.pool.top:
+            problems.add(f"extent: {extent[3]} {extent[0]} ends at page {extent[1] + extent[2]}, past the used part")
+        elif not extent_is_sane(v, extent[1], extent[2]):
+            problems.add(f"extent: {extent[3]} {extent[0]} has pages that cannot be")
+        elif not are_used(v, extent[1], extent[2], True):
+            problems.add(f"used: pages of {extent[3]} {extent[0]} are not marked as used")
+        last = extent
+    check_gaps(v, extents, problems)
+
+
+cdef inline void check_gaps(View *v, list extents, set problems):
+    # Every page below the top is owned or in a free run: else it is lost until a rebuild.
+    cdef uint64_t at = 0, first, top = v.pool.top
+    for extent in extents + [(0, top, 0, "top")]:
+        first = extent[1]
+        while at < first and at < v.g.pages:
+            if tag_at(v, at).head == 0 or at + tag_at(v, at).head > first or first > top_of(v):
+                problems.add(f"lost pages: {at} to {first} are neither owned nor free")
+                break
+            if not are_used(v, at, tag_at(v, at).head, False):
+                problems.add(f"used: free pages from {at} on are marked as used")
+            at += tag_at(v, at).head
+        at = first + extent[2]
+
+
+cdef inline bint is_hinted(View *v, uint64_t i, Slot *slot) noexcept nogil:
+    if slot.extent:
+        return is_ready(bits_at(v, v.g.spare_bits), i)
+    if slot.run:
+        return run_is_there(v, slot.run) and load_acquire(&v.runs[slot.run - 1].free) >> (slot.block & 63) & 1 != 0
+    return is_ready(bits_at(v, v.g.empty_bits), i)
+
+
+cdef inline void check_hints(View *v, set problems):
+    cdef uint64_t i
+    for i in range(slots_used(v)):
+        if word_state(load_acquire(&v.slots[i].word)) == FREE and not is_hinted(v, i, &v.slots[i]):
+            problems.add(f"lost slot: slot {i} is free and no hint says so")
+
+
+cdef inline void check_names(View *v, set problems):
+    cdef:
+        uint64_t i, word
+        Slot *slot
+        dict names = {}
+    for i in range(slots_used(v)):
+        slot = &v.slots[i]
+        word = load_acquire(&slot.word)                                  # [seal]
+        if word_state(word) != SEALED or slot.name_hash == 0:
+            continue
+        if not labels_are_committed(v, i):
+            problems.add(f"label: slot {i} has a name, but its label was never written")
+            continue
+        name = label_at(v, i).name[:label_at(v, i).name_nbytes]
+        if name_hash(v, label_at(v, i).name, label_at(v, i).name_nbytes) != slot.name_hash:
+            problems.add(f"label: the name of slot {i} does not have the slot's hash")
+        if find_cell(v, make_cell(i, word_generation(word), slot.name_hash), slot.name_hash) == NULL:
+            problems.add(f"index: slot {i} is live as {name!r}, and the index does not lead to it")
+        if name in names:
+            problems.add(f"index: slots {names[name]} and {i} are both live as {name!r}")
+        names[name] = i
+
+
+cdef inline void check_pins(View *v, set problems):
+    cdef uint64_t row, step, i, state
+    for row in range(<uint64_t>LIVE_WORDS * 64):
+        for step in range(v.g.steps):
+            if not is_ready(pins_ready_of(v, row), step):
+                continue
+            for i in range(step * SLOTS_PER_STEP, min((step + 1) * SLOTS_PER_STEP, slots_used(v))):
+                if load_relaxed_u32(&pins_of(v, row)[i]) == 0:  # relaxed: a report
+                    continue
+                state = word_state(load_acquire(&v.slots[i].word))
+                if not is_live_row(v, row):
+                    problems.add(f"pins: row {row} is free and pins slot {i}")
+                elif state == FREE or state == RECLAIMING or state == HELD or state == RETIRED:
+                    problems.add(f"pins: row {row} pins slot {i}, which is in state {state}")
+                elif v.slots[i].mask >> (row & 63) & 1 == 0:
+                    problems.add(f"mask: row {row} pins slot {i}, whose mask does not say so")
+
+
+cdef inline void check_locks(View *v, set problems):
+    cdef uint64_t k, owner
+    owner = load_acquire(&v.pool.lock)
+    if owner:
+        problems.add(f"lock: the space lock is held by row {owner - 1}")
+    for k in range(<uint64_t>NAME_LOCKS):
+        owner = load_acquire(&name_lock_at(v, k).lock)
+        if owner:
+            problems.add(f"lock: name lock {k} is held by row {owner - 1}")
+
+
+cdef inline void check_header(View *v, set problems):
+    # against what it said when we attached
+    if v.header.tag != v.tag or v.header.max_objects != v.slot_limit \
+            or (v.header.capacity + PAGE - 1) // PAGE != v.g.pages:
+        problems.add("header: its capacity, max_objects or tag is another one than when this process attached")
+
+
+cdef inline void check_rows(View *v, set problems):
+    # whose pins count: `live` and `live_words`
+    cdef uint64_t row, state
+    for row in range(<uint64_t>MAX_ROWS):
+        state = load_acquire(&row_at(v, row).state)                      # [row]
+        if state > ROW_LEFT:
+            problems.add(f"row: row {row} is in the unknown state {state}")
+        if state == ROW_ATTACHED and not is_ready(v.header.live, row) and (row == v.row or not row_is_dead(v, row)):
+            problems.add(f"live: row {row} is in use, and not among those whose pins count")
+        if is_ready(v.header.live, row) and row // 64 >= v.header.live_words:
+            problems.add(f"live_words: row {row} is in use, and only {v.header.live_words} words of rows count")
+
+
+cdef inline void check_runs(View *v, set problems):
+    # what a run's record says twice
+    cdef:
+        uint64_t r, j
+        Run *run
+    for r in range(runs_used(v)):
+        run = &v.runs[r]
+        if run.live == 0 and run.twin == 0:
+            continue
+        if not run_is_sound(v, run, run.live):
+            problems.add(f"run: class, pages or blocks of run {r} are not what they were")
+            continue
+        for j in range(<uint64_t>run.blocks):
+            if run.unowned >> j & 1 == (run.slots[j] != 0):
+                problems.add(f"orphan: block {j} of run {r} has a slot and has none")
+
+
+cdef inline void check_memory(View *v, set problems):
+    # What is written was committed before: numbers and bits that say less are wrong.
+    cdef uint64_t used = slots_used(v), step, row
+    if used % SLOTS_PER_STEP and used != v.slot_limit:
+        problems.add(f"slots_used: {used} slots are there, where they come by {SLOTS_PER_STEP}")
+    for step in written(v, v.g.slots, SLOTS_PER_STEP * sizeof(Slot), v.g.steps):
+        if step * SLOTS_PER_STEP >= used:
+            problems.add(f"slots_used: there are slots past {used}, which is said to be their number")
+    for step in written(v, v.g.runs, PAGE, (v.g.max_runs * sizeof(Run) + PAGE - 1) // PAGE):
+        if step * PAGE >= runs_used(v) * sizeof(Run):
+            problems.add(f"runs_used: there are runs past {runs_used(v)}, which is said to be their number")
+    for step in written(v, v.g.labels, SLOTS_PER_STEP * sizeof(Label), v.g.steps):
+        if not is_ready(bits_at(v, v.g.labels_ready), step):
+            problems.add(f"labels_ready: there are labels of slots from {step * SLOTS_PER_STEP} on, without memory")
+    for step in written(v, v.g.index, PAGE, (v.g.page_map - v.g.index) // PAGE):
+        if not is_ready(bits_at(v, v.g.index_ready), step):
+            problems.add(f"index_ready: there are names in page {step} of the index, without memory")
+    for row in range(<uint64_t>MAX_ROWS):
+        if not is_live_row(v, row):
+            continue
+        for step in written(v, v.g.pins + row * v.g.pins_stride, PAGE, v.g.steps):
+            if not is_ready(pins_ready_of(v, row), step):
+                problems.add(f"pins_ready: row {row} pins slots from {step * SLOTS_PER_STEP} on, and it does not count")
+
+
+cdef inline list written(View *v, uint64_t at, uint64_t nbytes, uint64_t n):
+    # Which of `n` pieces of the file, of so many bytes each, are not all zeros. Holes are left as they are.
+    import os
+    cdef uint64_t piece = 0
+    cdef int fd = file_of(v)
+    cdef list found = []
+    while piece < n and fd >= 0:
+        try:
+            piece = max(piece, (os.lseek(fd, at + piece * nbytes, os.SEEK_DATA) - at) // nbytes)
+        except OSError:             # nothing but a hole from there on
+            break
+        if piece < n and os.pread(fd, nbytes, at + piece * nbytes).strip(b"\0"):
+            found.append(piece)
+        piece += 1
+    return found
+
+
+cdef inline set find_problems(View *v):
+    cdef set problems = set()
+    cdef uint64_t i
+    check_header(v, problems)
+    for i in range(slots_used(v)):
+        check_slot(v, i, problems)
+    if not any_row_stands_still(v):
+        check_rows(v, problems)
+        check_runs(v, problems)
+        check_space(v, problems)
+        check_memory(v, problems)
+        check_names(v, problems)
+        check_pins(v, problems)
+        check_reaps(v, problems)
+        check_hints(v, problems)
+        check_locks(v, problems)
+    return problems

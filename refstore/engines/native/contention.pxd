@@ -1,0 +1,41 @@
+# What becomes of an operation that somebody is in the way of: what the dead hold is recovered, and the living are
+# waited for without the GIL. So the operation has nothing in hand by then: it begins anew.
+
+from libc.stdint cimport uint64_t
+
+from .debug cimport busy_timeout_ms
+from .layout cimport ERR_BUSY, ERR_DEAD, ERR_HELD, ERR_SIGNALS
+from .system cimport now_ms, sleep_us
+from .view cimport View
+from .recovery cimport retry_after_dead_blocker
+from .points cimport look_for_signals
+
+cdef enum:
+    BUSY_TIMEOUT_MS = 5000
+    RETRY_EVERY_US = 200
+
+
+cdef inline bint may_retry(View *v, int *error, uint64_t *since) except -1:
+    # Whether an operation that ended so is worth another try; if not, `error` is what to report of it, or still 0.
+    # `since`: 0 before the first wait. What a signal handler raises comes through; a child that it forks must not go
+    # on with what its parent is at.
+    cdef uint64_t life = v.life
+    if error[0] == ERR_DEAD:
+        error[0] = retry_after_dead_blocker(v)
+        return error[0] == 0
+    if error[0] == ERR_SIGNALS:
+        look_for_signals(v, life, "committing memory")
+        error[0] = 0
+        return True
+    if error[0] != ERR_HELD:
+        return False
+    if since[0] == 0:
+        since[0] = now_ms()
+    elif now_ms() - since[0] >= <uint64_t>busy_timeout_ms(BUSY_TIMEOUT_MS):
+        error[0] = ERR_BUSY     # blocked_by is fresh: the GIL was ours since
+        return False
+    with nogil:
+        sleep_us(RETRY_EVERY_US)
+    look_for_signals(v, life, "waiting for another process")
+    error[0] = 0
+    return True

@@ -1,0 +1,314 @@
+# The calls of a Store.
+
+from libc.stdint cimport int64_t, uint64_t, uint8_t
+
+from refstore.engines.native.atomics cimport load_acquire, load_relaxed
+from refstore.engines.native.layout cimport (
+    COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_NOT_FOUND, word_generation,
+)
+from refstore.engines.native.view cimport count, slots_used, View
+from refstore.engines.native.slots cimport is_readable, pin
+from refstore.engines.native.names cimport Found, remove, remove_named
+from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_dead
+from refstore.engines.native.trim cimport trim_free
+from refstore.engines.native.stats cimport (
+    Census, count_all, count_pins, count_processes, next_live, slot_name, take_recovery_report,
+)
+from refstore.engines.native.check cimport find_problems
+from refstore.engines.native.holders cimport all_holders, as_holder, holders_of, process_info
+from refstore.engines.native.errors cimport blocked, census_of, get_error
+from refstore.engines.native.contention cimport may_retry
+from refstore.engines.native.keys cimport find_named, Name, read_name, require_free_name
+from refstore.engines.native.put cimport begin_object, Draft, new_draft, publish_object
+
+import numpy as np
+from refstore import _messages
+from refstore._errors import RefstoreError
+
+cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
+    # `name`: what a key that is no ref says.
+    v.blocked_by = 0
+    if type(key) is not ObjectRef:
+        return remove_named(v, name.hashed, <const uint8_t*>name.utf8, <uint64_t>name.nbytes)
+    if (<ObjectRef>key).tag == v.tag:
+        return remove(v, (<ObjectRef>key).slot, (<ObjectRef>key).generation)
+    return ERR_NOT_FOUND
+
+
+cdef class Engine:
+    """The native engine: what `refstore.Store` is, less what needs no speed."""
+
+    cdef Attachment att
+
+    cdef inline Attachment use(self):
+        if self.att is None:
+            raise _messages.closed()
+        if self.att.view.alive[0] == 0:
+            raise RefstoreError(_messages.forked(self.att.path))
+        return self.att
+
+    def _open(self, Attachment att not None):
+        self.att = att
+
+    @property
+    def _attachment(self):
+        return self.use()
+
+    @property
+    def closed(self):
+        return self.att is None
+
+    def close(self):
+        """Detaches. Live buffers stay valid and pinned; the last one unmaps. Twice is once."""
+        self.att = None
+
+    def put(self, obj, *, name=None, replace=False, timeout=0):
+        """Stores a copy of `obj`; returns its ObjectRef.
+
+        bytes, bytearray and memoryview are kept as bytes, exactly ndarray as an array, anything else is pickled with
+        its buffers out of band. Errors: StoreFullError, ObjectExistsError, TypeError and pickle.PicklingError.
+        """
+        cdef:
+            Attachment att = self.use()
+            ObjectRef ref = ObjectRef.__new__(ObjectRef)    # first: nothing may fail between the seal and the return
+            Draft draft = new_draft(&att.view)
+            Name parsed
+        parsed.hashed = 0
+        require_no_wait(timeout)
+        if name is not None:
+            read_name(&att.view, name, &parsed)
+            if not replace:
+                require_free_name(&att.view, name, &parsed)
+        put_any(att, &draft, obj)
+        ref.slot = draft.slot
+        ref.generation = generation_of(&att.view, ref.slot)
+        ref.tag = att.view.tag
+        publish_object(&att.view, draft.life, ref.slot, name, &parsed, replace)
+        return ref
+
+    def create(self, nbytes=None, *, shape=None, dtype=None, name=None, replace=False, timeout=0):
+        """A Writer over `nbytes` bytes, or over an array of `shape` and `dtype` (float64 if not given)."""
+        cdef:
+            Attachment att = self.use()
+            Writer writer = Writer.__new__(Writer)
+            Draft draft = new_draft(&att.view)
+            Name parsed
+        require_no_wait(timeout)
+        if (nbytes is None) == (shape is None) or (nbytes is not None and dtype is not None):
+            raise TypeError("create() takes either nbytes, or shape and maybe dtype")
+        if name is not None:
+            read_name(&att.view, name, &parsed)
+            if not replace:
+                require_free_name(&att.view, name, &parsed)
+        if nbytes is not None:
+            begin_object(&att.view, &draft, checked_size(nbytes), 0)
+        else:
+            start_shaped(&att.view, &draft, shape, np.dtype(dtype))
+        writer.slot = draft.slot
+        writer.att = writer.home = att
+        writer.tag = att.view.tag
+        writer.generation = generation_of(&att.view, writer.slot)
+        writer.data = att.view.base + att.view.slots[writer.slot].offset
+        writer.nbytes = <Py_ssize_t>att.view.slots[writer.slot].nbytes
+        writer.is_writable = True
+        writer.enlist()
+        writer.name = None if name is None else str.__str__(name)      # also of a subclass, as put() takes it
+        writer.replaces = replace
+        return writer
+
+    def get(self, key, *, timeout=0, writable=False):
+        """A PinnedBuffer over the object with this ref or name; `writable`: over a private copy-on-write view of it."""
+        cdef:
+            Attachment att = self.use()
+            PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)   # first: nothing may fail once the pin is ours
+            Found found
+            uint64_t since = 0
+            int got
+        require_no_wait(timeout)
+        while True:
+            got = self.pin_key(att, key, &found)
+            if got == 0:
+                break
+            if not may_retry(&att.view, &got, &since):
+                raise get_error(&att.view, got, key, is_foreign(&att.view, key))
+        if is_direct(adopt_pin(buf, att, found.slot, found.generation)):
+            buf = make_direct(buf)
+        count(&att.view, COUNT_GETS, 1)
+        if writable is not False and writable:
+            buf.go_private()
+        return buf
+
+    cdef inline int pin_key(self, Attachment att, object key, Found *found) except? -128:
+        # 0 and a pin, or an error code
+        cdef Name name
+        if type(key) is ObjectRef:
+            found.slot = (<ObjectRef>key).slot
+            found.generation = (<ObjectRef>key).generation
+            if (<ObjectRef>key).tag != att.view.tag:
+                return ERR_NOT_FOUND
+            return pin(&att.view, found.slot, found.generation)
+        read_name(&att.view, key, &name)
+        return find_named(&att.view, &name, found, True)
+
+    cdef bint locate(self, object key, Found *found) except -1:
+        # Where a live object is, if it is there: a snapshot. It takes no pin, for which there may be no memory.
+        cdef Attachment att = self.use()
+        cdef Name name
+        if type(key) is ObjectRef:
+            found.slot = (<ObjectRef>key).slot
+            found.generation = (<ObjectRef>key).generation
+            return (<ObjectRef>key).tag == att.view.tag and is_live_object(&att.view, found.slot, found.generation)
+        read_name(&att.view, key, &name)
+        return find_named(&att.view, &name, found, False) == 0
+
+    cdef int demand(self, object key, Found *found) except -1:
+        cdef Attachment att = self.use()        # as above
+        if not self.locate(key, found):
+            raise get_error(&att.view, ERR_NOT_FOUND, key, is_foreign(&att.view, key))
+        return 0
+
+    def delete(self, key):
+        """Ends the object's life: no get finds it from now on, and its block comes back with the last pin."""
+        cdef:
+            Attachment att = self.use()
+            View *v = &att.view
+            Name name
+            uint64_t since = 0
+            int got
+        if type(key) is not ObjectRef:
+            read_name(v, key, &name)
+        got = remove_key(v, key, &name)
+        while got != 0 and may_retry(v, &got, &since):
+            got = remove_key(v, key, &name)
+        if got != 0:
+            raise get_error(v, got, key, is_foreign(v, key))
+        recover_blocker_if_dead(v)
+        count(v, COUNT_DELETES, 1)
+
+    def refcount(self, key):
+        """1 for the store's own reference, plus all pins in all processes."""
+        cdef Attachment att = self.use()        # stays, whatever another thread closes meanwhile
+        cdef Found found
+        self.demand(key, &found)
+        return 1 + count_pins(&att.view, found.slot)
+
+    def ref(self, name):
+        """The ObjectRef of the object published under `name`."""
+        cdef Attachment att = self.use()        # as above
+        cdef Found found
+        self.demand(name, &found)
+        return make_ref(att.view.tag, found.slot, found.generation)
+
+    def __contains__(self, key):
+        cdef Found found
+        return self.locate(key, &found)
+
+    def __len__(self):
+        return len(self._live(False))
+
+    def __iter__(self):
+        return iter(self._live(False))
+
+    def names(self):
+        """The names of all objects that have one."""
+        return self._live(True)
+
+    cdef list _live(self, bint want_names):
+        cdef:
+            Attachment att = self.use()     # stays, whatever a finalizer closes meanwhile
+            View *v = &att.view
+            uint64_t generation
+            int64_t i = next_live(v, 0, &generation)
+            list found = []
+        while i >= 0:
+            if not want_names:
+                found.append(make_ref(v.tag, <uint64_t>i, generation))
+            else:
+                name = slot_name(v, <uint64_t>i, generation)
+                if name is not None:
+                    found.append(name)
+            i = next_live(v, <uint64_t>i + 1, &generation)
+        return list(dict.fromkeys(found))       # a name that is going over to another object is there twice
+
+    def _census(self):
+        # the fields of StoreStats, in its order
+        cdef Attachment att = self.use()        # stays, whatever a finalizer closes meanwhile
+        cdef View *v = &att.view
+        cdef Census census
+        if census_of(v, &census) != 0:
+            raise MemoryError("no memory to count the store's pages")
+        return (v.header.capacity, census.used, census.free, census.largest_free,
+                census.objects, census.pinned, census.condemned,
+                *[count_all(v, counter) for counter in range(COUNTERS)], count_processes(v))
+
+    def _problems(self):
+        cdef Attachment att = self.use()
+        return find_problems(&att.view)
+
+    def _recover_all(self):
+        # the fields of Recovery, in its order
+        cdef Attachment att = self.use()
+        cdef uint64_t since = 0
+        cdef int got = recover_dead(&att.view, True)
+        while may_retry(&att.view, &got, &since):
+            got = recover_dead(&att.view, True)
+        if got != 0:
+            raise blocked(&att.view, got, "recover()")
+        return take_recovery_report(&att.view)
+
+    def _holders(self, key):
+        # the fields of Holder, in its order, for each holder of the object, or of any
+        cdef:
+            Attachment att = self.use()
+            Found found
+            list seen = None
+            dict people = {}
+        if key is None:
+            seen = all_holders(&att.view)
+        elif type(key) is not ObjectRef:
+            self.demand(key, &found)
+            seen = holders_of(&att.view, found.slot, found.generation)
+        elif not is_foreign(&att.view, key):
+            seen = holders_of(&att.view, (<ObjectRef>key).slot, (<ObjectRef>key).generation)
+        if seen is None:
+            raise get_error(&att.view, ERR_NOT_FOUND, key, is_foreign(&att.view, key))
+        for row in {holder[0] for holder in seen}:
+            people[row] = process_info(&att.view, row)
+        return [as_holder(people[held[0]], held, None if held[2] is None else make_ref(att.view.tag, held[1], held[2]))
+                for held in seen]
+
+    def trim(self):
+        """Returns free memory to the operating system; returns how many bytes."""
+        cdef Attachment att = self.use()
+        cdef uint64_t given = 0, before = 0, since = 0
+        cdef int got = trim_free(&att.view, &given)
+        while may_retry(&att.view, &got, &since):
+            if given != before:         # it gets on, and somebody else is waited for
+                before = given
+                since = 0
+            got = trim_free(&att.view, &given)
+        error = blocked(&att.view, got, "trim()")
+        if error is not None:
+            raise error
+        return given
+
+
+cdef inline uint64_t generation_of(View *v, uint64_t i) noexcept nogil:
+    return word_generation(load_relaxed(&v.slots[i].word))  # relaxed: ours
+
+
+cdef inline bint is_live_object(View *v, uint64_t i, uint64_t generation) noexcept nogil:
+    return i < slots_used(v) and is_readable(load_acquire(&v.slots[i].word), generation)     # [seal]
+
+
+cdef inline bint is_foreign(View *v, object key):
+    return type(key) is ObjectRef and (<ObjectRef>key).tag != v.tag
+
+
+cdef inline int require_no_wait(object timeout) except -1:
+    if timeout is not NO_WAIT and timeout != 0:
+        raise _messages.no_waiting()
+    return 0
+
+
+cdef object NO_WAIT = 0

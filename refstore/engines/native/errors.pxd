@@ -1,0 +1,123 @@
+# What went wrong, as the exception that says it; the sentences are in _messages.py.
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memset
+
+from .atomics cimport load_acquire
+from .layout cimport (
+    block_nbytes, ERR_BUSY, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY,
+    ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, KEPT, MAX_ROWS, PAGE, Row,
+)
+from .view cimport next_live_row, row_at, slots_used, View
+from .memory cimport file_of
+from .stats cimport Census, take_census
+from .holders cimport has_ended, maker_of, may_be_held, pins_on, top_holders
+
+cdef inline str path_of(View *v):
+    import os
+    return os.fsdecode(<bytes>v.path)
+
+
+cdef inline object busy(View *v, str what):
+    from refstore import _messages
+    cdef uint64_t row = v.blocked_by - 1 if v.blocked_by else 0
+    cdef Row *holder = row_at(v, row % MAX_ROWS)
+    if not holder.recoverer and has_ended(holder):
+        return _messages.busy_for_children(path_of(v), holder.pid, what)
+    return _messages.busy(path_of(v), holder.recoverer if holder.recoverer else holder.pid, what)
+
+
+cdef inline object no_recovery(View *v):
+    from refstore import _limits
+    return _limits.no_descriptor(path_of(v), "cleaning up after a process that died in the middle of a change")
+
+
+cdef inline str damage_found(View *v):
+    text = (<bytes>v.damaged).decode()
+    return text % v.damaged_number if "%" in text else text
+
+
+cdef inline object blocked(View *v, int error, str what):
+    # Of what ends any operation that needs a lock; None if it is another error. `what` waits, as in "trim()".
+    from refstore import _messages
+    if error == ERR_RECOVERY:
+        return no_recovery(v)
+    if error == ERR_DAMAGED:
+        return _messages.damaged_file(path_of(v), damage_found(v))
+    if error == ERR_BUSY:
+        return busy(v, what)
+    return None
+
+
+cdef inline str why_full(View *v, uint64_t needed, int error):
+    from refstore import _messages
+    if error == ERR_FULL_SLOTS:
+        return _messages.no_slot(v.header.max_objects)
+    if error == ERR_NO_MEMORY:
+        return _messages.NO_MEMORY
+    if error == ERR_INDEX:
+        return "the name index is full around this name"
+    if needed > v.header.capacity:
+        return _messages.OVER_CAPACITY
+    return _messages.NO_EXTENT
+
+
+cdef inline int census_of(View *v, Census *census) except -2:
+    # 0, or -1 as take_census()
+    from refstore import _limits
+    cdef uint64_t spare = _limits.spare_memory(file_of(v))
+    memset(census, 0, sizeof(Census))
+    return take_census(v, census, spare)
+
+
+cdef inline uint64_t add_up_waiting(View *v, uint64_t *kept) noexcept nogil:
+    # bytes of what is being made; kept[row]: of what that row keeps for children that have none
+    cdef:
+        uint64_t i, word, made = 0
+        int64_t row
+    for i in range(slots_used(v)):
+        word = load_acquire(&v.slots[i].word)                            # [seal]
+        if not may_be_held(v, i, word):
+            continue
+        if maker_of(v, i, word):
+            made += block_nbytes(&v.slots[i])
+        row = next_live_row(v, 0)
+        while row >= 0:
+            if row_at(v, <uint64_t>row).has_children and pins_on(v, <uint64_t>row, i) & KEPT:
+                kept[row] += block_nbytes(&v.slots[i])
+            row = next_live_row(v, <uint64_t>row + 1)
+    return made
+
+
+cdef inline object full(View *v, uint64_t needed, int error):
+    from refstore import _messages
+    cdef Census census
+    cdef uint64_t[MAX_ROWS] kept
+    cdef uint64_t row, made
+    census_of(v, &census)
+    memset(kept, 0, sizeof(kept))
+    holders = top_holders(v)
+    made = add_up_waiting(v, kept) if holders else 0
+    keepers = [(row_at(v, row).pid, kept[row]) for row in range(<uint64_t>MAX_ROWS) if kept[row]]
+    room = _messages.Room(v.header.capacity, census.free, census.largest_free, census.pinned,
+                          census.pinned_nbytes, census.condemned, made, keepers)
+    return _messages.full(path_of(v), needed, why_full(v, needed, error), room, holders, file_of(v))
+
+
+cdef inline object put_error(View *v, int error, uint64_t nbytes, object name):
+    from refstore import _messages
+    if error == ERR_EXISTS:
+        return _messages.exists(path_of(v), name)
+    what = f"a put of {nbytes} bytes" if name is None else f"publishing {name!r}"
+    return blocked(v, error, what) or full(v, nbytes, error)
+
+
+cdef inline object get_error(View *v, int error, object key, bint of_other_store):
+    from refstore import _messages
+    from refstore._errors import RefstoreError
+    if error == ERR_PINS:
+        return RefstoreError(f"this process holds 2**30 pins on {key!r}: release some")
+    if error == ERR_NOT_FOUND:
+        return _messages.not_found(path_of(v), key, of_other_store=of_other_store)
+    # a page, to count this process's pins in
+    return blocked(v, error, f"the deletion of {key!r}") or full(v, PAGE if error == ERR_NO_MEMORY else 0, error)

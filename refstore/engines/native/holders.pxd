@@ -1,0 +1,170 @@
+# Who holds what: a process holds what it pins, by the cells of its row, and what it is making, by the slot's word.
+#
+# Nothing is pinned in order to look at it: a condemned object cannot be, and our pin would be a holder too. So a slot
+# is read between two looks at its word, and what was seen counts if both show the same generation.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memset
+
+from .atomics cimport load_acquire, load_seq_cst, load_seq_cst_u32
+from .layout cimport (
+    block_nbytes, CONDEMNED, KEPT, MAX_ROWS, pins_in, PUBLISHING, Row, ROW_LEFT, SEALED,
+    SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
+)
+from .view cimport next_live_row, pins_of, pins_ready_of, row_at, slots_used, View
+from .memory cimport is_ready
+from .names cimport NAME_WORDS, read_label
+from .process_table cimport row_is_dead
+from .stats cimport is_visible
+
+cdef enum:
+    RETRIES = 3                   # at a slot that changes hands each time
+
+
+cdef inline uint64_t maker_of(View *v, uint64_t i, uint64_t word) noexcept nogil:
+    # row + 1 of the process that is making the object, or 0: nobody is
+    if word_state(word) == WRITING or word_state(word) == PUBLISHING and not is_visible(v, i, word):
+        return word_row(word) % MAX_ROWS + 1
+    return 0
+
+
+cdef inline bint may_be_held(View *v, uint64_t i, uint64_t word) noexcept nogil:
+    cdef uint64_t state = word_state(word)
+    if state == SEALED or state == CONDEMNED:
+        return load_acquire(&v.slots[i].mask) != 0                       # [pin]
+    return state == WRITING or state == PUBLISHING
+
+
+cdef inline uint32_t pins_on(View *v, uint64_t row, uint64_t i) noexcept nogil:
+    # The cell of a live row. Without its bit in the mask it has none that are valid: it has tried to pin an earlier
+    # object.
+    if load_acquire(&v.slots[i].mask) >> (row & 63) & 1 == 0:            # [pin]
+        return 0
+    return load_seq_cst_u32(&pins_of(v, row)[i]) if is_ready(pins_ready_of(v, row), i // SLOTS_PER_STEP) else 0  # [pin]
+
+
+cdef inline object name_seen(View *v, uint64_t i):
+    # None if it has none. The caller looks at the word again.
+    cdef:
+        uint64_t[NAME_WORDS] words
+        const uint8_t *label = <const uint8_t*>words
+    if not read_label(v, i, words, NAME_WORDS):
+        return None
+    return (<const char*>label + 1)[:label[0]].decode("utf-8", "replace")
+
+
+cdef inline list pins_seen(View *v, uint64_t i, uint64_t maker):
+    # (row, cell) of each process that holds it; `maker` holds it without a pin
+    cdef list seen = []
+    cdef uint32_t n
+    cdef int64_t row = next_live_row(v, 0)
+    while row >= 0:
+        n = pins_on(v, <uint64_t>row, i)
+        if n or <uint64_t>row + 1 == maker:
+            seen.append((row, n))
+        row = next_live_row(v, <uint64_t>row + 1)
+    return seen
+
+
+cdef inline list look_at(View *v, uint64_t i):
+    # [(row, slot, generation, name, cell of pins, bytes)]; generation and name are None of what is being made
+    cdef:
+        uint64_t word, maker, nbytes
+        int _
+    for _ in range(RETRIES):
+        word = load_seq_cst(&v.slots[i].word)                            # [seal] [pin]
+        if not may_be_held(v, i, word):
+            return []
+        maker = maker_of(v, i, word)
+        nbytes = block_nbytes(&v.slots[i])
+        seen = pins_seen(v, i, maker)
+        name = name_seen(v, i) if seen and not maker else None
+        if word_generation(load_seq_cst(&v.slots[i].word)) == word_generation(word):
+            generation = None if maker else word_generation(word)
+            return [(row, i, generation, name, cell, nbytes) for row, cell in seen]
+    return []
+
+
+cdef inline list holders_of(View *v, uint64_t i, uint64_t generation):
+    # of one object, live or deleted and still pinned; None if there is no such object
+    cdef uint64_t word
+    cdef list seen
+    if i >= slots_used(v):
+        return None
+    seen = [holder for holder in look_at(v, i) if holder[2] == generation]
+    word = load_seq_cst(&v.slots[i].word)                                # [seal]
+    if seen or word_generation(word) == generation and is_visible(v, i, word):
+        return seen
+    return None
+
+
+cdef inline list all_holders(View *v):
+    cdef uint64_t i
+    cdef list seen = []
+    for i in range(slots_used(v)):
+        if may_be_held(v, i, load_acquire(&v.slots[i].word)):            # [seal]
+            seen += look_at(v, i)
+    return seen
+
+
+cdef inline str command_of(Row *row):
+    # on one line, whatever it holds: it is for people
+    cdef bytes text = row.command[:sizeof(row.command)]
+    words = " ".join(text.partition(b"\0")[0].decode("utf-8", "replace").split())
+    return "".join([letter if letter.isprintable() else "?" for letter in words])
+
+
+cdef inline bint has_ended(Row *row):
+    # of a live row: its process, and children that have no row of their own are what lives
+    from refstore import _children
+    return row.state == ROW_LEFT or row.has_children and _children.has_ended(row.pid)
+
+
+cdef inline tuple process_info(View *v, uint64_t row):
+    # (pid, command, alive, has ended)
+    cdef bint alive = not row_is_dead(v, row)
+    return row_at(v, row).pid, command_of(row_at(v, row)), alive, alive and has_ended(row_at(v, row))
+
+
+cdef inline tuple as_holder(tuple who, tuple held, object ref):
+    # the fields of Holder, in its order
+    from refstore import _children
+    _, _, _, name, cell, nbytes = held
+    pid, command, alive, ended = who
+    return pid, _children.holder(command, cell & KEPT != 0, ended), ref, name, pins_in(cell), nbytes, alive
+
+
+cdef inline str keeper(Row *row):
+    from refstore import _children
+    return _children.keeper(command_of(row), has_ended(row))
+
+
+cdef inline void add_up(View *v, uint64_t *held) noexcept nogil:
+    # held[row]: bytes of the blocks that it pins or is making
+    cdef:
+        uint64_t i, word, maker, nbytes
+        int64_t row
+    for i in range(slots_used(v)):
+        word = load_acquire(&v.slots[i].word)                            # [seal]
+        if not may_be_held(v, i, word):
+            continue
+        maker = maker_of(v, i, word)
+        nbytes = block_nbytes(&v.slots[i])
+        row = next_live_row(v, 0)
+        while row >= 0:
+            if <uint64_t>row + 1 == maker or pins_on(v, <uint64_t>row, i):
+                held[row] += nbytes
+            row = next_live_row(v, <uint64_t>row + 1)
+
+
+cdef inline tuple top_holders(View *v):
+    # a TopHolder for each process that holds anything, largest first
+    from refstore._errors import TopHolder
+    cdef uint64_t[MAX_ROWS] held
+    cdef uint64_t row
+    memset(held, 0, sizeof(held))
+    add_up(v, held)
+    # a key function would collide with that of another .pxd: Cython names both "lambda"
+    found = sorted([(-<int64_t>held[row], row_at(v, row).pid, keeper(row_at(v, row)))
+                    for row in range(<uint64_t>MAX_ROWS) if held[row]])
+    return tuple([TopHolder(pid, command, -negative) for negative, pid, command in found])

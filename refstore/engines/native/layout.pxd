@@ -1,0 +1,457 @@
+# The bytes of a store file: every structure that two processes share is described here, once.
+#
+# What the file answers: which objects are live and where (slots), who reads them (pins), who is
+# attached (rows), what they are called (index), where there is room (runs, page map).
+#
+#   header      one page       who made this file, how large it is; which rows are live
+#   pool        one page       the space lock, free page runs by size
+#   rows        128 B each     one per attached process; its kernel lock is byte `row` of the file
+#   name locks  64 B each      writers of names, by hash
+#   hint bits                  free slots, runs with free blocks, committed pages
+#   runs        320 B each     pages cut into blocks of one size class
+#   slots       128 B each     one per object: the truth
+#   pins        4 B            pins[row][slot]: a count, and KEPT
+#   labels      512 B each     a slot's name and long type description
+#   index       64 B each      buckets of eight cells, name -> slot
+#   page map    16 B a page    free runs of pages, with boundary tags
+#   used bits   1 bit a page   which pages belong to a run or a slot
+#   data        4 KiB pages    the payloads; `capacity` counts these and nothing else
+#
+# File: one inode, mapped whole by each process. Slot: an object's address; its number and
+# generation are the object's ref. Block: the bytes of one object. Run: pages cut into up to 64
+# blocks of one class. Extent: whole pages that belong to one slot. Stocked slot: a FREE slot that
+# still owns a block or an extent, ready for the next object. Bare slot: a FREE slot that owns
+# nothing. Row: a process's place in the table. Pin: one process's claim that a block stays.
+#
+# Numbers are in the machine's byte order, since a file never leaves the machine that made it.
+# Everything is an offset or an index, never a pointer. Tables are committed (fallocate) before
+# they are touched: the fixed ones when the file is made, the others as they grow.
+#
+# Truths and hints. A wrong hint costs time: it is never enough for giving anything away, since
+# another field has to agree, and what disagrees is made anew from the slots. A wrong truth is
+# damage: each number is bounded where it is read, what contradicts itself is a
+# StoreCorruptedError, and check() reports what can be seen. A truth has one writer at a time, and
+# nothing that it could be rebuilt from.
+#
+#   truths  header: all but `moves` and `totals`; in particular `live` and `live_words` (whose pins
+#           count) and `slots_used` (how far the table goes)
+#           pool: `lock`, `map_committed`, `runs_used`
+#           rows: `state`; name locks: `lock`
+#           slots: every field but `last_use`. The word says what becomes of the object, `extent`,
+#           or `run` and `block`, which pages are its own; `mask` says which rows may pin it
+#           runs: `live`, `committed`, `first`, `pages`, `blocks`, of which `twin` is a second copy
+#           pins, labels, and the bits of memory that is there: pins_ready (also whose pins count),
+#           labels_ready, index_ready, data_ready
+#   hints   bits of bare and stocked slots, of runs by class and of dead runs, their summaries, and a
+#           run's `free`: the slot's word decides, and the slot's own `run` and `block`
+#           a run's `slots` and `unowned`: a block that no slot owns is one in both; else the slot
+#           decides
+#           pool: `top`, `bin_bits`, `bin_head`; page map; used bits: pages are free if their tags and
+#           links say so and no used bit denies it
+#           pool: `orphans`, `class_pages`, `release_next`: how large, where to begin
+#           index: a cell leads to a slot, whose word and label decide; a lost one hides a name
+#           rows: `pid`, `command`, `recoverer`, counters; header: `moves`, `totals`
+#
+# The slot word:
+#
+#   63                                16 15   12 11         0
+#   | generation 48                     | state 4 | row 12  |
+#
+#   from        to           operation   primitive             if the process dies here
+#   FREE        WRITING      claim       CAS acq_rel           recovery: -> CONDEMNED, and reaped
+#   FREE        HELD         take space  CAS acq_rel           recovery: -> FREE, same gen
+#   HELD        FREE         give back   store release (own)   -
+#   WRITING     SEALED       seal        store release (own)   it is whole and lives on
+#   WRITING     PUBLISHING   publish     store release (own)   recovery: the index decides
+#   PUBLISHING  SEALED       publish     CAS acq_rel           it is whole and lives on
+#   PUBLISHING  CONDEMNED    give up     CAS seq_cst           as the next
+#   WRITING     CONDEMNED    abort, with views alive: store seq_cst (own)
+#   SEALED      CONDEMNED    delete      CAS seq_cst           the next unpin or sweep reaps it
+#   CONDEMNED   RECLAIMING   reap        CAS seq_cst           recovery: -> FREE(gen+1)
+#   RECLAIMING  FREE(gen+1)  reap        store release (own)   the hint bit is set by a sweep
+#   RECLAIMING  RETIRED      reap at the last generation       for ever; its pages come back
+#
+# The row is the owner in WRITING, PUBLISHING, RECLAIMING and HELD, and 0 otherwise.
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport free
+
+from .debug cimport IS_DEBUG, STATIC_ASSERT
+from .atomics cimport clz64
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <stddef.h>
+    #define REFSTORE_MAGIC UINT64_C(0x65726F7473666572)        /* "refstore" */
+    #define REFSTORE_GENERATION_LAST ((UINT64_C(1) << 48) - 1)
+    #define REFSTORE_CAPACITY_LIMIT (UINT64_C(1) << 43)        /* page numbers fit 32 bits */
+    #define REFSTORE_OBJECTS_LIMIT (UINT64_C(1) << 28)         /* a slot number fits an index cell */
+    /* In a cell of pins: a child that has no row inherited the block. It stays as long as the row, whose lock
+       such a child has, too. */
+    #define REFSTORE_KEPT (UINT32_C(1) << 31)
+    """
+    const uint64_t MAGIC "REFSTORE_MAGIC"
+    const uint64_t GENERATION_LAST "REFSTORE_GENERATION_LAST"
+    const uint64_t CAPACITY_LIMIT "REFSTORE_CAPACITY_LIMIT"
+    const uint64_t OBJECTS_LIMIT "REFSTORE_OBJECTS_LIMIT"
+    const uint32_t KEPT "REFSTORE_KEPT"
+
+cdef enum:
+    FORMAT_VERSION = 1
+    ENGINE_NATIVE = 1
+    FLAG_TEMPORARY = 1
+
+    PAGE = 4096                 # unit of extents and of the page map
+    CHUNK = 65536               # unit in which data is committed
+    HUGE_PAGE = 2097152         # the data begins at a multiple of it, and so does its mapping
+    MAX_ROWS = 1024
+    LIVE_WORDS = 16             # MAX_ROWS bits
+    LOCK_CREATOR = MAX_ROWS     # byte locked for as long as a temporary store's creator lives
+    LOCK_BOOT = MAX_ROWS + 1    # byte locked while a file from before a reboot is looked over
+    COUNTERS = 5
+
+    CLASSES = 56                # 64 B steps up to 512 B, then 8 classes per doubling
+    SMALL_LIMIT = 32768         # larger blocks are extents
+    RUN_BLOCKS = 64             # one bit each in the run's free word
+    SLOTS_PER_STEP = 1024       # the slot table grows by this; its pins fill one page of a row
+
+    BUCKET_CELLS = 8
+    NAME_LOCKS = 1024
+    NAME_LIMIT = 255            # bytes of UTF-8
+    INLINE_DIMS = 6
+    LABEL_TEXT = 254
+
+    BINS = 256                  # free page runs by length: 1 to 32, then 8 bins per doubling
+    BIN_WORDS = 4               # BINS bits
+    EXACT_BINS = 32
+
+
+cdef enum SlotState:
+    FREE
+    WRITING
+    PUBLISHING
+    SEALED
+    CONDEMNED
+    RECLAIMING
+    HELD
+    RETIRED
+
+cdef enum RowState:
+    ROW_FREE
+    ROW_ATTACHED
+    ROW_LEFT                    # in good order; what it kept waits for the children that have its lock
+
+cdef enum Kind:
+    KIND_BYTES
+    KIND_ARRAY
+    KIND_OBJECT
+
+cdef enum Counter:
+    COUNT_PUTS
+    COUNT_GETS
+    COUNT_DELETES
+    COUNT_EVICTIONS
+    COUNT_RECOVERIES
+
+cdef enum Error:
+    ERR_NOT_FOUND = -1
+    ERR_FULL = -2           # no room for the bytes
+    ERR_FULL_SLOTS = -3     # max_objects live
+    ERR_EXISTS = -4
+    ERR_BUSY = -5           # a stopped process is in the middle of a change
+    ERR_NO_MEMORY = -6      # the file system has no page left
+    ERR_PINS = -8           # one process holds 2**30 pins on one object
+    ERR_INDEX = -9          # both buckets of a name are full
+    ERR_MORE = -10          # the page map must grow first
+    ERR_DEAD = -11          # a dead process holds a lock: recover, then try again
+    ERR_RECOVERY = -12      # it is dead, and cannot be recovered from here: no descriptor left
+    ERR_DAMAGED = -13       # a number in the file that cannot be
+    ERR_HELD = -14          # a process that lives holds a lock for long: wait, then try again
+    ERR_UNCOMMITTED = -15          # no error: the block has yet to get its memory, which takes long
+    ERR_SIGNALS = -16       # they come too fast for the kernel to make a page: look at them, then try again
+
+cdef struct Header:
+    uint64_t magic              # written last when the file is made
+    uint32_t version
+    uint32_t engine
+    uint64_t fingerprint        # of every size and constant above; another build is refused
+    uint64_t capacity           # bytes of payload
+    uint64_t max_objects
+    uint64_t tag                # 48 bits, in every ref of this store
+    uint64_t seed[2]            # keys the name hash
+    uint8_t uuid[16]
+    char boot_id[40]            # of the boot that last looked the file over; under LOCK_BOOT
+    uint32_t flags
+    uint32_t evict              # 0: never; 1: least recently used
+    uint64_t _pad0[16]
+    uint64_t slots_used         # slots below this are committed; only grows, by CAS
+    uint64_t _pad1[7]
+    uint64_t live_words         # words of `live` that were ever used; only grows, by CAS
+    uint64_t moves              # forks that copied pins to another row: a scan across one is repeated
+    uint64_t _pad2[6]
+    uint64_t live[LIVE_WORDS]   # bit = row; set and cleared under the row's kernel lock
+    uint64_t totals[COUNTERS]   # folded in from rows that are gone
+    uint64_t _pad3[443]
+
+cdef struct Pool:
+    uint64_t lock               # 0, or row + 1 of the holder; guards this page, runs, page map
+    uint64_t _pad0[7]
+    uint64_t top                # pages from here on were never used and are in no bin
+    uint64_t map_committed      # page map entries below this are committed; only grows, by CAS
+    uint64_t orphans            # blocks of live runs that no slot owns
+    uint64_t runs_used          # run records below this are committed
+    uint64_t bin_bits[BIN_WORDS]
+    uint64_t class_pages[CLASSES]   # pages in runs of the class: how large to make the next
+    uint32_t bin_head[BINS]     # first page + 1 of the bin's list, or 0
+    uint64_t release_next      # run at which the next look for empty ones begins
+    uint8_t _pad1[2488]
+
+cdef struct Row:
+    uint64_t state              # ROW_FREE, or another; under the row's kernel lock
+    uint32_t pid                # for messages only
+    uint32_t recoverer          # pid of who cleans up after the dead one; for messages only
+    char command[40]            # for messages only
+    uint64_t counters[COUNTERS]     # its own process alone
+    uint64_t has_children       # 1: some without a row have its lock, too; for messages only
+    uint64_t _pad1[3]
+
+cdef struct NameLock:
+    uint64_t lock               # 0, or row + 1 of the holder
+    uint32_t changes            # futex word: publications under this lock
+    uint32_t _pad0
+    uint64_t claimant           # row + 1 of who is making an object that has no slot yet
+    uint64_t _pad1[5]
+
+cdef struct Run:
+    uint64_t live               # 0, or class + 1; under the pool lock
+    uint64_t free               # bit = block is probably in a FREE slot
+    uint64_t committed          # 1 once its pages are; set by whoever commits them
+    uint32_t first              # page; this and the next two as long as it is live
+    uint32_t pages
+    uint32_t blocks
+    uint32_t _pad0
+    uint64_t unowned           # bit = block that no slot owns: its slot went where it was needed
+    uint64_t twin               # of class, pages and blocks: what is written twice; 0 if not live
+    uint64_t _pad1
+    uint32_t slots[RUN_BLOCKS]  # slot of each block + 1, or 0
+
+cdef struct Slot:
+    uint64_t word               # generation 48 | state 4 | row 12
+    uint64_t mask               # bit = row mod 64 of every row that pinned this generation
+    uint64_t offset             # of the block, in the file; owner of the word
+    uint64_t nbytes             # of the payload; owner of the word until sealed
+    uint64_t extent             # first page << 32 | pages, 0 if none; owner, under the pool lock
+    uint32_t run                # run + 1 if the block is in one, else 0; owner, under the pool lock
+    uint8_t block               # in the run
+    uint8_t size_class
+    uint8_t kind
+    uint8_t dtype               # numpy's number of a plain native dtype + 1, or 0: see the label
+    uint64_t name_hash          # 0: no name
+    uint32_t last_use           # coarse clock, for eviction
+    uint8_t ndim
+    uint8_t order               # 'C', 'F', or 'K': in the label, or its dtype has no format in PEP 3118
+    uint16_t text_nbytes        # of the label's text, 0 if none
+    # second line: read by those who want more than the bytes
+    uint64_t replaces_generation    # of the object that this one's publication replaces
+    uint32_t replaces_slot          # + 1, or 0: none
+    uint32_t spill_nbytes           # description kept behind the payload, when the label is too short
+    uint64_t shape[INLINE_DIMS]
+
+cdef struct Label:
+    uint8_t name_nbytes
+    uint8_t name[NAME_LIMIT]
+    uint8_t _pad0[2]
+    uint8_t text[LABEL_TEXT]
+
+cdef struct Bucket:
+    uint64_t cells[BUCKET_CELLS]    # slot 28 | generation mod 2**20 | fingerprint 16; 0: empty
+
+cdef struct PageTag:
+    uint32_t head               # length of the free run that starts here, or 0
+    uint32_t tail               # length of the free run that ends here, or 0
+    uint32_t next               # in the bin: first page + 1, or 0
+    uint32_t prev
+
+cdef struct Geometry:
+    uint64_t pages              # of data
+    uint64_t max_runs
+    uint64_t buckets            # a power of two
+    uint64_t pins_stride        # bytes from one row's pins to the next row's
+    uint64_t steps              # of the slot table
+    uint64_t slot_words         # 64-bit words in a bitmap of slots
+    uint64_t run_words
+    uint64_t pins_ready_words   # words a row in the bitmap of committed pages of pins
+    # offsets in the file
+    uint64_t pool
+    uint64_t rows
+    uint64_t name_locks
+    uint64_t empty_bits
+    uint64_t spare_bits
+    uint64_t class_bits         # for each class
+    uint64_t class_bits_stride
+    uint64_t run_bits           # dead runs
+    uint64_t pins_ready
+    uint64_t labels_ready       # bit = step of the label table is committed
+    uint64_t index_ready        # bit = page of the index is committed
+    uint64_t data_ready         # bit = chunk of the data is committed
+    uint64_t fixed_end          # everything before is committed when the file is made
+    uint64_t runs
+    uint64_t slots
+    uint64_t pins
+    uint64_t labels
+    uint64_t index
+    uint64_t page_map
+    uint64_t used_bits
+    uint64_t data
+    uint64_t file_size
+
+
+cdef inline void check_layout() noexcept nogil:
+    STATIC_ASSERT(sizeof(Header) == 4096)
+    STATIC_ASSERT(sizeof(Pool) == 4096)
+    STATIC_ASSERT(sizeof(Row) == 128)
+    STATIC_ASSERT(sizeof(NameLock) == 64)
+    STATIC_ASSERT(sizeof(Run) == 320)
+    STATIC_ASSERT(sizeof(Slot) == 128)
+    STATIC_ASSERT(sizeof(Label) == 512)
+    STATIC_ASSERT(sizeof(Bucket) == 64)
+    STATIC_ASSERT(sizeof(PageTag) == 16)
+    STATIC_ASSERT(<size_t>&(<Header*>NULL).version == 8)
+    STATIC_ASSERT(<size_t>&(<Header*>NULL).slots_used == 256)
+    STATIC_ASSERT(<size_t>&(<Header*>NULL).live == 384)
+    STATIC_ASSERT(<size_t>&(<Slot*>NULL).name_hash == 48)
+    STATIC_ASSERT(<size_t>&(<Slot*>NULL).replaces_generation == 64)
+    STATIC_ASSERT(SLOTS_PER_STEP * 4 == PAGE)
+    STATIC_ASSERT(LIVE_WORDS * 64 == MAX_ROWS)
+    STATIC_ASSERT(BIN_WORDS * 64 == BINS)
+
+
+cdef inline uint64_t fingerprint() noexcept nogil:
+    # FNV-1a over everything that two builds must agree on; the debug flag keeps a build with failpoints
+    # away from files in use
+    cdef:
+        uint64_t hashed = 0xcbf29ce484222325
+        uint64_t[23] facts
+        int i
+    facts[:] = [
+        sizeof(Header), sizeof(Pool), sizeof(Row), sizeof(NameLock), sizeof(Run), sizeof(Slot),
+        sizeof(Label), sizeof(Bucket), sizeof(PageTag), PAGE, CHUNK, HUGE_PAGE, MAX_ROWS, CLASSES,
+        SMALL_LIMIT, RUN_BLOCKS, SLOTS_PER_STEP, NAME_LOCKS, BINS, EXACT_BINS, INLINE_DIMS, FORMAT_VERSION,
+        <uint64_t>IS_DEBUG,
+    ]
+    for i in range(23):
+        hashed = (hashed ^ facts[i]) * <uint64_t>0x100000001b3
+    return hashed
+
+
+cdef inline uint64_t round_up(uint64_t n, uint64_t unit) noexcept nogil:
+    return (n + unit - 1) // unit * unit
+
+
+cdef inline uint64_t bits_nbytes(uint64_t n) noexcept nogil:
+    # a bitmap of n bits and its summary, one bit per word; cache lines of its own
+    cdef uint64_t words = (n + 63) // 64
+    return round_up(words * 8, 64) + round_up((words + 63) // 64 * 8, 64)
+
+
+cdef inline uint64_t reserve(uint64_t *cursor, uint64_t nbytes, uint64_t unit) noexcept nogil:
+    cdef uint64_t at = round_up(cursor[0], unit)
+    cursor[0] = at + nbytes
+    return at
+
+
+cdef inline void lay_out(uint64_t capacity, uint64_t max_objects, Geometry *g) noexcept nogil:
+    # The one place where regions get their offsets. The caller has bounds-checked both numbers.
+    cdef uint64_t at = sizeof(Header)
+    g.pages = (capacity + PAGE - 1) // PAGE
+    g.max_runs = min(g.pages, max(max_objects // 16, <uint64_t>64))
+    g.buckets = PAGE // sizeof(Bucket)
+    while g.buckets * BUCKET_CELLS < 2 * max_objects:
+        g.buckets *= 2
+    g.steps = (max_objects + SLOTS_PER_STEP - 1) // SLOTS_PER_STEP
+    g.slot_words = (max_objects + 63) // 64
+    g.run_words = (g.max_runs + 63) // 64
+    g.pins_stride = g.steps * PAGE
+    g.pins_ready_words = (g.steps + 63) // 64
+
+    g.pool = reserve(&at, sizeof(Pool), PAGE)
+    g.rows = reserve(&at, MAX_ROWS * sizeof(Row), PAGE)
+    g.name_locks = reserve(&at, NAME_LOCKS * sizeof(NameLock), PAGE)
+    g.empty_bits = reserve(&at, bits_nbytes(max_objects), 64)
+    g.spare_bits = reserve(&at, bits_nbytes(max_objects), 64)
+    g.class_bits_stride = bits_nbytes(g.max_runs)
+    g.class_bits = reserve(&at, CLASSES * g.class_bits_stride, 64)
+    g.run_bits = reserve(&at, bits_nbytes(g.max_runs), 64)
+    g.pins_ready = reserve(&at, MAX_ROWS * g.pins_ready_words * 8, 64)
+    g.labels_ready = reserve(&at, g.pins_ready_words * 8, 64)
+    g.index_ready = reserve(&at, (g.buckets * sizeof(Bucket) // PAGE // 64 + 1) * 8, 64)
+    g.data_ready = reserve(&at, (g.pages * PAGE // CHUNK // 64 + 1) * 8, 64)
+    g.fixed_end = round_up(at, PAGE)
+    at = g.fixed_end
+    g.runs = reserve(&at, g.max_runs * sizeof(Run), PAGE)
+    g.slots = reserve(&at, g.steps * SLOTS_PER_STEP * sizeof(Slot), PAGE)
+    g.pins = reserve(&at, MAX_ROWS * g.pins_stride, PAGE)
+    g.labels = reserve(&at, g.steps * SLOTS_PER_STEP * sizeof(Label), PAGE)
+    g.index = reserve(&at, g.buckets * sizeof(Bucket), PAGE)
+    g.page_map = reserve(&at, (g.pages + 1) * sizeof(PageTag), PAGE)
+    g.used_bits = reserve(&at, (g.pages // 64 + 1) * 8, PAGE)     # committed with the page map
+    g.data = reserve(&at, g.pages * PAGE, HUGE_PAGE if g.pages * PAGE >= HUGE_PAGE else CHUNK)
+    g.file_size = at
+
+
+cdef inline uint64_t make_word(uint64_t generation, uint64_t state, uint64_t row) noexcept nogil:
+    return generation << 16 | state << 12 | row
+
+cdef inline uint64_t word_state(uint64_t word) noexcept nogil:
+    return word >> 12 & 15
+
+cdef inline uint64_t word_row(uint64_t word) noexcept nogil:
+    return word & 4095
+
+cdef inline uint64_t word_generation(uint64_t word) noexcept nogil:
+    return word >> 16
+
+cdef inline uint64_t make_extent(uint64_t first, uint64_t pages) noexcept nogil:
+    return first << 32 | pages
+
+cdef inline uint64_t extent_first(uint64_t extent) noexcept nogil:
+    return extent >> 32
+
+cdef inline uint64_t extent_pages(uint64_t extent) noexcept nogil:
+    return <uint32_t>extent
+
+
+cdef inline uint64_t run_twin(Run *run, uint64_t live) noexcept nogil:
+    # `live`: class + 1. Never 0, and no two runs that differ in one bit have the same.
+    return ~((<uint64_t>run.first << 32 | run.pages) ^ live << 56 ^ <uint64_t>run.blocks << 24)
+
+
+cdef inline int class_of(uint64_t nbytes) noexcept nogil:
+    # 0 < nbytes <= SMALL_LIMIT; blocks are multiples of 64 B, so that each is 64-byte aligned in its run
+    cdef uint64_t last, floor
+    if nbytes <= 512:
+        return <int>((nbytes - 1) // 64)
+    last = nbytes - 1
+    floor = 63 - clz64(last)
+    return <int>(8 + (floor - 9) * 8 + ((last - (<uint64_t>1 << floor)) >> (floor - 3)))
+
+
+cdef inline uint64_t class_nbytes(int size_class) noexcept nogil:
+    cdef uint64_t floor, step
+    if size_class < 8:
+        return (size_class + 1) * 64
+    floor = 9 + (size_class - 8) // 8
+    step = (size_class - 8) % 8 + 1
+    return (<uint64_t>1 << floor) + (step << (floor - 3))
+
+
+cdef inline uint32_t pins_in(uint32_t cell) noexcept nogil:
+    # what is kept for children has a pin, though nobody else holds one
+    return max(cell & ~KEPT, cell >> 31)
+
+
+cdef inline uint64_t block_nbytes(Slot *slot) noexcept nogil:
+    if slot.extent:
+        return extent_pages(slot.extent) * PAGE
+    return class_nbytes(slot.size_class) if slot.run and slot.size_class < CLASSES else 0

@@ -1,0 +1,150 @@
+# The process table: a row for each process that is attached. The kernel's lock on byte `row` is the only permission
+# to use, recover or reuse it.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from .debug cimport failpoint
+from .atomics cimport (
+    assign, cas_seq_cst, fetch_add_relaxed, fetch_add_seq_cst, fetch_and_seq_cst, fetch_or_seq_cst,
+    load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed, store_release,
+    store_seq_cst_u32,
+)
+from .layout cimport (
+    CLASSES, COUNTERS, KEPT, MAX_ROWS, pins_in, Row, ROW_ATTACHED, ROW_FREE, ROW_LEFT,
+    SLOTS_PER_STEP,
+)
+from .system cimport byte_is_locked, lock_byte
+from .view cimport class_bits_at, pins_of, pins_ready_of, row_at, slots_used, View
+from .bitmap cimport hint_restore
+from .memory cimport commit_pins, ensure_pins_committed, file_of, is_ready
+
+cdef enum:
+    STEPS_AT_ATTACH = 16            # 64 KiB of pins
+
+
+cdef inline uint64_t zero_pins(View *v, uint64_t row, uint32_t remains) noexcept nogil:
+    # How many there were. `remains`: the bits of a cell that are left.
+    cdef:
+        uint64_t step, i, n = 0
+        uint32_t cell
+        uint32_t *cells = pins_of(v, row)
+    for step in range(v.g.steps):
+        if is_ready(pins_ready_of(v, row), step):
+            for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
+                cell = load_relaxed_u32(&cells[i])  # relaxed: nobody adds to it any more
+                if cell:
+                    n += pins_in(cell)
+                    store_seq_cst_u32(&cells[i], cell & remains)         # [pin] before the sweep's look at the word
+    return n
+
+
+cdef inline void free_row(View *v, uint64_t r) noexcept nogil:
+    # The last steps of a row's life. Its pins are gone.
+    cdef Row *row = row_at(v, r)
+    cdef uint64_t n, k
+    for k in range(<uint64_t>COUNTERS):
+        n = load_relaxed(&row.counters[k])  # relaxed: statistics
+        store_relaxed(&row.counters[k], 0)  # relaxed: statistics
+        fetch_add_relaxed(&v.header.totals[k], n)  # relaxed: statistics
+    fetch_and_seq_cst(&v.header.live[r >> 6], ~(<uint64_t>1 << (r & 63)))     # [pin]
+    store_release(&row.state, ROW_FREE)                                  # [row]
+
+
+cdef inline bint row_is_dead(View *v, uint64_t r) noexcept nogil:
+    return r >= MAX_ROWS or r != v.row and not byte_is_locked(file_of(v), r)
+
+
+cdef inline int64_t lock_row(View *v, int fd) noexcept nogil:
+    # A row whose kernel lock is now held through `fd`: one that is free, else one whose process is dead; -1: none.
+    cdef uint64_t r
+    cdef int want_free
+    for want_free in range(1, -1, -1):
+        for r in range(<uint64_t>MAX_ROWS):
+            if want_free and load_acquire(&row_at(v, r).state):          # [row]
+                continue
+            if lock_byte(fd, r):
+                failpoint()
+                return <int64_t>r
+    return -1
+
+
+cdef inline void mark_live(View *v, uint64_t r) noexcept nogil:
+    cdef:
+        uint64_t words = r // 64 + 1
+        uint64_t has = load_seq_cst(&v.header.live_words)
+    while has < words and not cas_seq_cst(&v.header.live_words, &has, words):
+        pass
+    # before the first pin, and seq_cst: a reaper that misses this bit has condemned before any pin of ours
+    fetch_or_seq_cst(&v.header.live[r >> 6], <uint64_t>1 << (r & 63))    # [pin] [row]
+
+
+cdef inline void join_row(View *v, uint64_t r) noexcept nogil:
+    # The row's kernel lock is ours and nothing of an earlier process is left in it.
+    cdef Row *row = row_at(v, r)
+    assign(row.pid, 0)          # whoever had the row before is not to be blamed for what we do
+    assign(row.recoverer, 0)
+    assign(row.has_children, 0)
+    memset(row.command, 0, sizeof(row.command))
+    failpoint()
+    store_release(&row.state, ROW_ATTACHED)                              # [row]
+    mark_live(v, r)
+
+
+cdef inline void use_row(View *v, uint64_t r) noexcept nogil:
+    cdef uint64_t step
+    v.row = r
+    v.row_bit = <uint64_t>1 << (r & 63)
+    v.pins = pins_of(v, r)
+    v.counters = row_at(v, r).counters
+    for step in range(v.g.steps):
+        v.pins_ready[step] = is_ready(pins_ready_of(v, r), step)
+    memset(v.current, 0, sizeof(v.current))
+    memset(v.recent, 0, sizeof(v.recent))
+    v.kept = 0                  # this and what follows: a forked child has its parent's
+    v.loss = 0
+    v.has_warned = False
+    memset(&v.recovered, 0, sizeof(v.recovered))
+
+
+cdef inline void ensure_first_pins_committed(View *v) noexcept nogil:
+    # As far as there is memory now: a get of what is there already should not fail because it runs out later.
+    cdef uint64_t step
+    for step in range(min((slots_used(v) + SLOTS_PER_STEP - 1) // SLOTS_PER_STEP, <uint64_t>STEPS_AT_ATTACH)):
+        if ensure_pins_committed(v, step * SLOTS_PER_STEP) != 0:
+            return
+
+
+cdef inline void leave(View *v) noexcept nogil:
+    # Nothing of ours is half made or in use. What we cut from is handed on first. If children need what we keep, our
+    # row stays, and when the last of them is gone, too, it is a dead one.
+    cdef int c
+    zero_pins(v, v.row, KEPT)
+    for c in range(CLASSES):
+        if v.current[c]:
+            hint_restore(class_bits_at(v, c), v.g.run_words, v.current[c] - 1)
+    if v.kept:
+        store_release(&row_at(v, v.row).state, ROW_LEFT)                 # [row]
+    else:
+        free_row(v, v.row)
+
+
+cdef inline int copy_pins(View *v, uint64_t child) noexcept nogil:
+    # Before a fork: the child's row pins all that ours does. Its marks come before its cells, and ours hold meanwhile.
+    cdef:
+        uint64_t step, i
+        uint32_t n
+        uint64_t bit = <uint64_t>1 << (child & 63)
+    for step in range(v.g.steps):
+        if not v.pins_ready[step]:
+            continue
+        for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
+            n = load_relaxed_u32(&v.pins[i]) & ~KEPT    # relaxed: ours, and the other threads are held off
+            if n:
+                if not is_ready(pins_ready_of(v, child), step):
+                    if commit_pins(v, child, step) != 0:
+                        return -1
+                fetch_or_seq_cst(&v.slots[i].mask, bit)                  # [pin]
+                assign(pins_of(v, child)[i], pins_of(v, child)[i] + n)  # `moves` carries it, and our own pin holds
+    fetch_add_seq_cst(&v.header.moves, 1)                                # [pin]
+    return 0

@@ -1,0 +1,347 @@
+# From a Python object to a sealed slot: room first, then the one copy, then the seal. On any failure nothing is
+# left behind.
+#
+# The seal, or the publication of a name, is the point of no return: signals are looked for before it, and after it no
+# Python runs until the ref is returned. A function that is given a draft and fails has given back what was begun.
+
+cimport numpy as cnp
+from cpython.buffer cimport (
+    PyBUF_FULL_RO, PyBuffer_IsContiguous, PyBuffer_Release, PyBuffer_ToContiguous,
+    PyObject_GetBuffer,
+)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint64_t, uint8_t
+from libc.string cimport memcpy
+
+from .debug cimport failpoint
+from .atomics cimport assign
+from .layout cimport (
+    COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_INDEX,
+    ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, extent_first, extent_pages, INLINE_DIMS, KIND_ARRAY,
+    KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot, word_row,
+)
+from .view cimport count, label_at, View
+from .memory cimport commit_data, commit_labels, file_of, note_refusal, step_end, wants_huge_pages
+from .slots cimport abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim
+from .runs cimport held_elsewhere
+from .blocks cimport allocate_block
+from .names cimport publish
+from .process_table cimport row_is_dead
+from .recovery cimport recover_blocker_if_dead, recover_dead, sweep
+from .points cimport is_same_process, look_for_signals, python_ran
+from .errors cimport put_error
+from .contention cimport may_retry
+from .arrays cimport (
+    dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_layout, set_text, Shape,
+    view_of,
+)
+from .keys cimport Name
+
+cdef enum:
+    RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
+    PIECE = 33554432            # bytes that are copied between two looks at signals
+    ATTEMPTS = 8                # to find a slot that nobody has in hand
+
+cdef struct Draft:
+    # An object that this process is putting.
+    uint64_t life               # ours when the call began: a child that was forked since has another
+    uint64_t slot
+    bint is_begun               # the slot is ours, and has room
+
+
+cdef inline Draft new_draft(View *v) noexcept nogil:
+    cdef Draft draft
+    draft.life = v.life
+    draft.slot = 0
+    draft.is_begun = False
+    return draft
+
+cdef inline void discard(View *v, Draft *draft) noexcept:
+    # What failed is given up by who began it, and by no child.
+    if draft.is_begun and is_same_process(v, draft.life):
+        free_slot(v, draft.slot)
+    draft.is_begun = False
+
+
+cdef inline int commit_extent(View *v, uint64_t i) except? -128:
+    # Memory for the extent of a slot that is ours, without the GIL; without it, the slot is given back.
+    cdef:
+        uint64_t life = v.life
+        uint64_t page = extent_first(v.slots[i].extent)
+        uint64_t end = page + extent_pages(v.slots[i].extent)
+        uint64_t stop
+        int fd, got = 0
+        bint huge, refused
+    try:
+        while page < end and (got == 0 or got == ERR_SIGNALS):
+            stop = step_end(page, end)
+            huge = wants_huge_pages(v, page, stop)
+            refused = False
+            fd = file_of(v)
+            with nogil:
+                got = commit_data(v, fd, page, stop - page, huge, &refused)
+            if huge:
+                note_refusal(v, refused)
+            if got == 0:
+                page = stop
+            look_for_signals(v, life, "committing memory")
+    except BaseException:
+        if is_same_process(v, life):
+            unclaim(v, i)
+        raise
+    if got != 0:
+        unclaim(v, i)
+    return got
+
+
+cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t *slot) except? -128:
+    # When there is none: what dead processes held, then what garbage of this one still pins.
+    cdef uint64_t life = v.life
+    cdef int got, recovery = 0
+    cdef int attempt = 0
+    cdef uint64_t since = 0, stuck = 0, held = 0, before
+    while True:
+        got = allocate_block(v, nbytes, slot)
+        if got == ERR_UNCOMMITTED:
+            got = commit_extent(v, slot[0])
+        if got == 0:
+            return 0
+        if may_retry(v, &got, &since):
+            continue
+        if got == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
+            return got
+        if attempt == 0:
+            recovery = recover_dead(v, True)
+            if may_retry(v, &recovery, &since):
+                continue
+            stuck = v.blocked_by
+            sweep(v, MAX_ROWS)      # of no dead row: hints that went missing
+        elif attempt == 1 and pins_condemned(v):
+            import gc
+            gc.collect()
+            python_ran(v, life, "collecting garbage")
+        elif recovery == ERR_BUSY:
+            v.blocked_by = stuck
+            return ERR_BUSY         # room may come back from a recovery that stands still
+        elif got == ERR_FULL_SLOTS and attempt < ATTEMPTS:
+            # some may be in somebody's hand: for a moment, or as long as that process is stopped
+            before = held
+            held = held_elsewhere(v)
+            if held == 0:
+                return got
+            if held == before:
+                got = ERR_DEAD if row_is_dead(v, word_row(held)) else ERR_HELD
+                if may_retry(v, &got, &since):
+                    continue
+                return got
+        else:
+            return got
+        attempt += 1
+
+
+cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t spill) except NULL:
+    # A slot of ours with room for the payload, and `spill` bytes of description behind it.
+    cdef:
+        int got = ERR_FULL
+        Slot *slot
+    if nbytes <= v.header.capacity:
+        got = allocate_slot(v, nbytes + spill, &draft.slot)
+    if got != 0:
+        raise put_error(v, got, nbytes, None)
+    draft.is_begun = True
+    slot = &v.slots[draft.slot]
+    assign(slot.nbytes, nbytes)
+    assign(slot.kind, KIND_BYTES)
+    assign(slot.dtype, 0)
+    assign(slot.ndim, 0)
+    assign(slot.order, c'C')
+    assign(slot.text_nbytes, 0)
+    assign(slot.spill_nbytes, 0)
+    assign(slot.name_hash, 0)
+    assign(slot.replaces_slot, 0)
+    return slot
+
+
+cdef inline int ensure_label_committed(View *v, uint64_t i) except -128:
+    # 0, or an error
+    cdef uint64_t since = 0
+    cdef int got = commit_labels(v, i)
+    while got != 0 and may_retry(v, &got, &since):
+        got = commit_labels(v, i)
+    return got
+
+
+cdef inline int require_label(View *v, Draft *draft, uint64_t nbytes) except -1:
+    cdef int got
+    try:
+        got = ensure_label_committed(v, draft.slot)
+        if got != 0:
+            raise put_error(v, got, nbytes, None)
+    except BaseException:
+        discard(v, draft)
+        raise
+    return 0
+
+
+cdef inline int publish_named(View *v, uint64_t i, Name *name, bint replace) except -128:
+    cdef Label *label
+    cdef uint64_t since = 0
+    cdef int got = ensure_label_committed(v, i)
+    if got != 0:
+        return got
+    label = label_at(v, i)
+    assign(label.name_nbytes, <uint8_t>name.nbytes)
+    memcpy(label.name, name.utf8, <size_t>name.nbytes)
+    failpoint()
+    assign(v.slots[i].name_hash, name.hashed)
+    got = publish(v, i, replace)
+    while got != 0 and may_retry(v, &got, &since):
+        got = publish(v, i, replace)
+    return got
+
+
+cdef inline void abort_object(View *v, uint64_t i) noexcept nogil:
+    # Views of it may live, also in a child that was forked while we waited: then it goes with the last.
+    abandon(v, i)
+    reap_condemned(v, i)
+
+
+cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, Name *name, bint replace) except -1:
+    # Seals what we wrote. If this fails it is given up. `life`: ours when the call began.
+    cdef uint64_t nbytes = v.slots[i].nbytes
+    cdef int got
+    failpoint()
+    if name.hashed == 0:
+        seal(v, i)
+    else:
+        v.blocked_by = 0
+        try:
+            got = publish_named(v, i, name, replace)
+        except BaseException:
+            if is_same_process(v, life):
+                abort_object(v, i)
+            raise
+        if got != 0:
+            if got != ERR_INDEX:        # then it is condemned already
+                abort_object(v, i)
+            raise put_error(v, got, nbytes, text)
+        recover_blocker_if_dead(v)              # of what was replaced
+    count(v, COUNT_PUTS, 1)
+    return 0
+
+
+cdef inline char *block_of(View *v, Draft *draft) noexcept nogil:
+    return v.base + v.slots[draft.slot].offset
+
+
+cdef inline int copy_large(View *v, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
+    cdef size_t done = 0, piece
+    try:
+        while done < nbytes:
+            piece = min(nbytes - done, <size_t>PIECE)
+            with nogil:
+                memcpy(target + done, source + done, piece)
+            done += piece
+            look_for_signals(v, draft.life, "copying")
+    except BaseException:
+        discard(v, draft)
+        raise
+    return 0
+
+
+cdef inline int copy_in(View *v, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
+    if nbytes >= RELEASES_GIL:
+        return copy_large(v, draft, target, source, nbytes)
+    memcpy(target, source, nbytes)
+    return 0
+
+
+cdef inline int put_bytes(View *v, Draft *draft, object obj) except -1:
+    begin_object(v, draft, <uint64_t>PyBytes_GET_SIZE(obj), 0)
+    return copy_in(v, draft, block_of(v, draft), PyBytes_AS_STRING(obj), <size_t>PyBytes_GET_SIZE(obj))
+
+
+cdef inline int put_buffer(View *v, Draft *draft, object obj) except -1:
+    cdef Py_buffer view
+    PyObject_GetBuffer(obj, &view, PyBUF_FULL_RO)
+    try:
+        python_ran(v, draft.life, "asking for a buffer")
+        begin_object(v, draft, <uint64_t>view.len, 0)
+        if PyBuffer_IsContiguous(&view, c'C'):
+            copy_in(v, draft, block_of(v, draft), <char*>view.buf, <size_t>view.len)
+        elif PyBuffer_ToContiguous(block_of(v, draft), &view, view.len, c'C') != 0:
+            discard(v, draft)
+            raise BufferError("the buffer cannot be made contiguous")
+    finally:
+        PyBuffer_Release(&view)
+    return 0
+
+
+cdef inline int start_array(View *v, Draft *draft, cnp.dtype dtype, Shape *shape, char order, tuple axes,
+                            uint64_t nbytes) except -1:
+    # A slot for an array, with its description written. `axes`: None stands for C order.
+    cdef:
+        int number = plain_number(dtype)
+        int axis
+        Slot *slot
+        bytes text = None
+    if not number or shape.ndim > INLINE_DIMS or order == c'K':
+        from refstore.payload.arrays import describe, has_plain_view
+        text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
+        if not has_plain_view(text):
+            order = c'K'
+        python_ran(v, draft.life, "describing an array")
+    slot = begin_object(v, draft, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
+    assign(slot.kind, KIND_ARRAY)
+    assign(slot.order, <uint8_t>order)
+    if text is None:
+        assign(slot.dtype, <uint8_t>number)
+        assign(slot.ndim, <uint8_t>shape.ndim)
+        for axis in range(shape.ndim):
+            assign(slot.shape[axis], <uint64_t>shape.dims[axis])
+    else:
+        if len(text) <= LABEL_TEXT:
+            require_label(v, draft, nbytes)
+        set_text(v, slot, draft.slot, PyBytes_AS_STRING(text), len(text))
+    return 0
+
+
+cdef inline int put_strided(View *v, Draft *draft, cnp.ndarray array, Shape *shape) except -1:
+    # Not in C order: the axes keep the order in which they lie, without the gaps and what they repeat.
+    from refstore.payload.arrays import axes_in_memory, plain_axes, stored_part
+    cdef:
+        tuple axes = axes_in_memory(array)
+        cnp.dtype dtype = array.dtype
+        cnp.ndarray stored = stored_part(array, axes)
+        char order = c'K'
+        size_t nbytes = <size_t>cnp.PyArray_NBYTES(stored)
+        Shape dense
+    if axes == tuple(range(shape.ndim)):
+        order = c'C'
+    elif axes == tuple(range(shape.ndim))[::-1]:
+        order = c'F'
+    set_layout(&dense, stored, plain_axes(axes))
+    start_array(v, draft, dtype, shape, order, axes, nbytes)
+    if cnp.PyArray_IS_F_CONTIGUOUS(stored):
+        return copy_in(v, draft, block_of(v, draft), <char*>cnp.PyArray_DATA(stored), nbytes)
+    try:
+        PyArray_CopyInto(view_of(dtype, &dense, True, block_of(v, draft), NPY_ARRAY_WRITEABLE, None), stored)
+        look_for_signals(v, draft.life, "copying what has gaps")
+    except BaseException:
+        discard(v, draft)
+        raise
+    return 0
+
+
+cdef inline int put_array(View *v, Draft *draft, cnp.ndarray array) except -1:
+    cdef:
+        Shape shape
+        int axis
+        size_t nbytes = <size_t>cnp.PyArray_NBYTES(array)
+    shape.ndim = cnp.PyArray_NDIM(array)
+    for axis in range(shape.ndim):
+        shape.dims[axis] = cnp.PyArray_DIM(array, axis)
+    if not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        return put_strided(v, draft, array, &shape)
+    start_array(v, draft, array.dtype, &shape, c'C', None, nbytes)
+    return copy_in(v, draft, block_of(v, draft), <char*>cnp.PyArray_DATA(array), nbytes)

@@ -1,0 +1,67 @@
+# ObjectRef: the address of one object.
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint64_t, uint8_t
+from libc.string cimport memcpy
+
+@cython.final
+@cython.freelist(64)
+cdef class ObjectRef:
+    """The address of one object, in 16 bytes: slot 32, generation 48, store tag 48 bits. Immutable, picklable."""
+
+    cdef uint64_t slot
+    cdef uint64_t generation
+    cdef uint64_t tag
+    cdef object __weakref__
+
+    def __cinit__(self, bytes raw=None):
+        cdef const uint8_t *b
+        if raw is None:         # by make_ref; everybody else comes through __init__
+            return
+        if PyBytes_GET_SIZE(raw) != 16:
+            raise ValueError(f"an ObjectRef has 16 bytes, not {len(raw)}")
+        b = <const uint8_t*>PyBytes_AS_STRING(raw)
+        memcpy(&self.slot, b, 4)
+        memcpy(&self.generation, b + 4, 6)
+        memcpy(&self.tag, b + 10, 6)
+
+    def __init__(self, bytes raw not None):
+        pass
+
+    @staticmethod
+    def from_hex(str text not None):
+        return ObjectRef(bytes.fromhex(text))
+
+    def __bytes__(self):
+        cdef uint8_t[16] b
+        memcpy(b, &self.slot, 4)
+        memcpy(b + 4, &self.generation, 6)
+        memcpy(b + 10, &self.tag, 6)
+        return PyBytes_FromStringAndSize(<char*>b, 16)
+
+    def hex(self):
+        return self.__bytes__().hex()
+
+    def __eq__(self, other):
+        if type(other) is not ObjectRef:
+            return NotImplemented
+        return (self.slot == (<ObjectRef>other).slot and self.generation == (<ObjectRef>other).generation
+                and self.tag == (<ObjectRef>other).tag)
+
+    def __hash__(self):
+        return hash((self.slot, self.generation, self.tag))
+
+    def __repr__(self):
+        return f"ObjectRef.from_hex('{self.hex()}')"
+
+    def __reduce__(self):
+        return ObjectRef, (self.__bytes__(),)
+
+
+cdef inline ObjectRef make_ref(uint64_t tag, uint64_t slot, uint64_t generation):
+    cdef ObjectRef ref = <ObjectRef>ObjectRef.__new__(ObjectRef)
+    ref.slot = slot
+    ref.generation = generation
+    ref.tag = tag
+    return ref

@@ -1,0 +1,233 @@
+# The life of a slot: claim, pin, unpin, condemn, reap. The shared reference count of a slot is the sum of
+# pins[row][slot] over the live rows, plus one until it is deleted.
+#
+# The two sides of the count meet as in Dekker's algorithm: a reader adds its pin and then loads the word; a
+# reaper condemns the word and then loads the pins. Every access named [pin] is seq_cst, so that in the one
+# order of all of them either the reader sees CONDEMNED or the reaper sees the pin. Nothing weaker is enough:
+# with an acquire load after the add, both may miss.
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from .debug cimport failpoint
+from .atomics cimport (
+    cas_acq_rel, cas_seq_cst, ctz64, fetch_add_seq_cst_u32, fetch_or_release, fetch_or_seq_cst,
+    fetch_sub_seq_cst_u32, load_acquire, load_relaxed, load_seq_cst, load_seq_cst_u32,
+    store_relaxed, store_release, store_seq_cst,
+)
+from .layout cimport (
+    CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, KEPT, LIVE_WORDS,
+    make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
+    word_generation, word_state,
+)
+from .view cimport (
+    bits_at, class_bits_at, pins_of, pins_ready_of, RECENT, run_is_there, slots_used, View,
+)
+from .bitmap cimport hint_set
+from .memory cimport ensure_pins_committed, is_ready, pins_are_committed
+
+cdef enum:
+    PIN_LIMIT = 0x40000000      # far from where a 32-bit cell would wrap to "no pins"
+
+
+cdef inline bint claim(View *v, uint64_t i, uint64_t state) noexcept nogil:
+    # FREE -> WRITING or HELD, ours
+    cdef Slot *slot = &v.slots[i]
+    cdef uint64_t word = load_acquire(&slot.word)                        # [free]
+    if word_state(word) != FREE:
+        return False
+    return cas_acq_rel(&slot.word, &word, make_word(word_generation(word), state, v.row))    # [free]
+
+
+cdef inline void give_hint(View *v, uint64_t i, uint64_t extent, uint64_t run, uint64_t block,
+                           int size_class) noexcept nogil:
+    # Tells allocators where slot `i`, just FREE, is to be found. The word is FREE before this is called: an
+    # allocator that takes the hint first and then sees the slot in use drops the hint.
+    cdef uint64_t before
+    if extent:
+        hint_set(bits_at(v, v.g.spare_bits), v.g.slot_words, i)
+        v.recent[i % RECENT] = <uint32_t>(i + 1)
+    elif run:
+        if not run_is_there(v, run) or block >= RUN_BLOCKS or size_class >= CLASSES:
+            return              # a damaged slot serves nobody
+        before = fetch_or_release(&v.runs[run - 1].free, <uint64_t>1 << block)       # [hint]
+        if before == 0 and v.current[size_class] != run:
+            hint_set(class_bits_at(v, size_class), v.g.run_words, run - 1)
+    else:
+        hint_set(bits_at(v, v.g.empty_bits), v.g.slot_words, i)
+
+
+cdef inline void unclaim(View *v, uint64_t i) noexcept nogil:
+    # a slot of ours that nobody was told about: FREE again, in the same generation
+    cdef:
+        Slot *slot = &v.slots[i]
+        uint64_t extent = slot.extent
+        uint64_t run = slot.run
+        uint64_t block = slot.block
+        int size_class = slot.size_class
+    store_release(&slot.word, make_word(word_generation(load_relaxed(&slot.word)), FREE, 0))  # [free] relaxed: ours
+    give_hint(v, i, extent, run, block, size_class)
+
+
+cdef inline void free_slot(View *v, uint64_t i) noexcept nogil:
+    # Ends a generation. We own the word (WRITING or RECLAIMING with our row, or a dead row's that we recover).
+    cdef:
+        Slot *slot = &v.slots[i]
+        uint64_t generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours
+        uint64_t extent = slot.extent
+        uint64_t run = slot.run
+        uint64_t block = slot.block
+        int size_class = slot.size_class
+    # relaxed: the release of the word below carries it to whoever claims the slot
+    store_relaxed(&slot.mask, 0)
+    if generation == GENERATION_LAST:
+        store_release(&slot.word, make_word(generation, RETIRED, 0))     # [free]
+        if not extent and not run:
+            return              # else the hint brings its space back
+    else:
+        store_release(&slot.word, make_word(generation + 1, FREE, 0))    # [free]
+    give_hint(v, i, extent, run, block, size_class)
+
+
+cdef inline uint64_t pinned_by(View *v, uint64_t i) noexcept nogil:
+    # Row + 1 of a live row that pins slot `i`, another's before ours, or 0. Rows that never touched this
+    # generation are skipped: a row's bit is in the mask before a pin of its is valid, and stays there until the
+    # slot is reclaimed.
+    cdef:
+        uint64_t mask = load_seq_cst(&v.slots[i].mask)                   # [pin]
+        uint64_t n = load_seq_cst(&v.header.live_words)                  # [pin]
+        uint64_t w, rows, row
+        uint64_t ours = 0
+    for w in range(min(n, <uint64_t>LIVE_WORDS)):
+        rows = load_seq_cst(&v.header.live[w]) & mask                    # [pin]
+        while rows:
+            row = w * 64 + <uint64_t>ctz64(rows)
+            rows &= rows - 1
+            if is_ready(pins_ready_of(v, row), i // SLOTS_PER_STEP) and load_seq_cst_u32(&pins_of(v, row)[i]):  # [pin]
+                if row != v.row:
+                    return row + 1
+                ours = row + 1
+            failpoint()
+    return ours
+
+
+cdef inline bint try_reap(View *v, uint64_t i, uint64_t word) noexcept nogil:
+    # `word` was CONDEMNED when loaded. The CAS on the whole word fails for a reaper that slept through a reuse.
+    cdef uint64_t blocker, moves = load_seq_cst(&v.header.moves)         # [pin]
+    cdef uint64_t before = moves + 1
+    while moves != before:
+        # A fork moves pins to a row that we may have passed already, and its parent may then let go of its own; it
+        # counts itself in between. Each turn but the first means that somebody has forked.
+        before = moves
+        blocker = pinned_by(v, i)
+        if blocker:
+            v.blocked_by = blocker
+            return False
+        moves = load_seq_cst(&v.header.moves)                            # [pin]
+    failpoint()
+    if not cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, v.row)):
+        return False
+    free_slot(v, i)
+    return True
+
+
+cdef inline bint pins_condemned(View *v) noexcept nogil:
+    # whether blocks would come back if this process let go of what it pins
+    cdef uint64_t i
+    for i in range(slots_used(v)):
+        if pins_are_committed(v, i) and load_seq_cst_u32(&v.pins[i]) & ~KEPT:
+            if word_state(load_acquire(&v.slots[i].word)) == CONDEMNED:
+                return True
+    return False
+
+
+cdef inline void unpin(View *v, uint64_t i) noexcept nogil:
+    cdef uint64_t word
+    cdef uint32_t before = fetch_sub_seq_cst_u32(&v.pins[i], 1)          # [pin]
+    if before == 1:             # and not kept
+        word = load_seq_cst(&v.slots[i].word)                            # [pin]
+        if word_state(word) == CONDEMNED:
+            try_reap(v, i, word)
+    elif before & ~KEPT == 0:
+        fetch_add_seq_cst_u32(&v.pins[i], 1)        # [pin] the count was damaged: it must not wrap
+
+
+cdef inline bint is_readable(uint64_t word, uint64_t generation) noexcept nogil:
+    # PUBLISHING is whole, and only the index leads to it
+    return word_generation(word) == generation and (
+        word_state(word) == SEALED or word_state(word) == PUBLISHING)
+
+
+cdef inline int pin(View *v, uint64_t i, uint64_t generation) noexcept nogil:
+    cdef:
+        Slot *slot
+        uint64_t word
+        uint32_t before
+        int got
+    if i >= v.slot_limit:
+        return ERR_NOT_FOUND
+    if not pins_are_committed(v, i):
+        got = ensure_pins_committed(v, i)
+        if got != 0:
+            return got
+    slot = &v.slots[i]
+    before = fetch_add_seq_cst_u32(&v.pins[i], 1)                        # [pin]
+    if before >= PIN_LIMIT and before & ~KEPT >= PIN_LIMIT:
+        unpin(v, i)
+        return ERR_PINS
+    word = load_seq_cst(&slot.word)                                      # [pin] [seal]
+    failpoint()
+    if is_readable(word, generation):
+        # The mask is emptied only between generations, so between two loads of a word of one generation the
+        # bit that we see or set belongs to that generation.
+        if load_acquire(&slot.mask) & v.row_bit == 0:                    # [pin]
+            fetch_or_seq_cst(&slot.mask, v.row_bit)                      # [pin]
+        word = load_seq_cst(&slot.word)                                  # [pin]
+        if is_readable(word, generation):
+            return 0
+    unpin(v, i)         # undoing is unpinning: a reaper may have given up because of us
+    return ERR_NOT_FOUND
+
+
+cdef inline void pin_own(View *v, uint64_t i) noexcept nogil:
+    # a pin on a slot that we are still writing: valid at once, since nobody can condemn it
+    fetch_add_seq_cst_u32(&v.pins[i], 1)                                 # [pin]
+    fetch_or_seq_cst(&v.slots[i].mask, v.row_bit)                        # [pin]
+
+
+cdef inline int condemn(View *v, uint64_t i, uint64_t generation, bint name_is_ours) noexcept nogil:
+    # SEALED -> CONDEMNED. From now on no get finds it; the caller unindexes and reaps. `name_is_ours`: we hold the lock
+    # of its name, so nobody publishes it, and a word that says so is wrong.
+    cdef uint64_t word
+    if i >= v.slot_limit or i >= slots_used(v):
+        return ERR_NOT_FOUND
+    word = load_seq_cst(&v.slots[i].word)
+    while word_generation(word) == generation:
+        if word_state(word) == PUBLISHING and not name_is_ours:
+            return ERR_BUSY         # its publisher is half way; wait for the name's lock
+        if not is_readable(word, generation):
+            return ERR_NOT_FOUND
+        if cas_seq_cst(&v.slots[i].word, &word, make_word(generation, CONDEMNED, 0)):    # [pin]
+            return 0
+    return ERR_NOT_FOUND
+
+
+cdef inline bint reap_condemned(View *v, uint64_t i) noexcept nogil:
+    cdef uint64_t word = load_seq_cst(&v.slots[i].word)                  # [pin]
+    return word_state(word) == CONDEMNED and try_reap(v, i, word)
+
+
+cdef inline void abandon(View *v, uint64_t i) noexcept nogil:
+    # What was being written is not wanted, but views of it may live, and pins with them: it goes with the last.
+    store_seq_cst(&v.slots[i].word,
+                  make_word(word_generation(load_relaxed(&v.slots[i].word)), CONDEMNED, 0))  # [pin] relaxed: ours
+
+
+cdef inline void seal(View *v, uint64_t i) noexcept nogil:
+    # relaxed: the word is ours
+    store_release(&v.slots[i].word,
+                  make_word(word_generation(load_relaxed(&v.slots[i].word)), SEALED, 0))   # [seal] the bytes are whole
+
+
+cdef inline void end_publishing(View *v, uint64_t i, uint64_t word, uint64_t state) noexcept nogil:
+    # PUBLISHING ends, by its publisher or by who recovers it
+    cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), state, 0))         # [seal]

@@ -1,0 +1,189 @@
+# What a store holds, counted from its slots.
+
+from libc.stdint cimport int64_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from .atomics cimport load_acquire, load_relaxed, load_relaxed_u32
+from .layout cimport (
+    block_nbytes, CHUNK, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, pins_in,
+    PUBLISHING, RETIRED, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_state,
+)
+from .view cimport (
+    bits_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, Recovered, row_at, run_is_there,
+    slots_used, View,
+)
+from .memory cimport is_ready
+from .slots cimport is_readable, pinned_by
+from .names cimport find_cell, make_cell, name_hash, NAME_WORDS, read_label
+from .process_table cimport row_is_dead
+
+cdef struct Census:
+    uint64_t used
+    uint64_t free
+    uint64_t largest_free
+    uint64_t free_block         # the largest block of small ones that nobody has
+    uint64_t objects
+    uint64_t pinned
+    uint64_t pinned_nbytes
+    uint64_t condemned
+    uint64_t processes
+
+
+cdef inline bint holds_block(uint64_t word) noexcept nogil:
+    cdef uint64_t state = word_state(word)
+    return state != FREE and state != HELD and state != RETIRED
+
+
+cdef inline void mark_pages(unsigned char *used, uint64_t end, uint64_t first, uint64_t pages) noexcept nogil:
+    cdef uint64_t page
+    for page in range(first, min(first + pages, end)):
+        used[page] = 1
+
+
+cdef inline uint64_t longest_gap(unsigned char *used, uint64_t end, uint64_t pages) noexcept nogil:
+    # all pages from `end` on are free
+    cdef uint64_t page, run = 0, longest = 0
+    for page in range(end):
+        run = 0 if used[page] else run + 1
+        longest = max(longest, run)
+    return max(longest, run + pages - end)
+
+
+cdef inline void bound_free(View *v, Census *census, unsigned char *used, uint64_t end, uint64_t spare) noexcept nogil:
+    # What the file system cannot give any more is not free. Who puts takes the extent that fits best, whether that
+    # has memory or not.
+    cdef uint64_t page, with_memory = 0, without = 0
+    for page in range(end):
+        if not used[page]:
+            if is_ready(bits_at(v, v.g.data_ready), page * PAGE // CHUNK):
+                with_memory += 1
+            else:
+                without += 1
+    census.free = min(census.free, with_memory * PAGE + spare)
+    census.largest_free = longest_gap(used, end, end + min(spare // PAGE, v.g.pages - end)) * PAGE
+    if without:
+        census.largest_free = min(census.largest_free, spare)
+    census.largest_free = min(census.free, max(census.largest_free, census.free_block))
+
+
+cdef inline int take_census(View *v, Census *census, uint64_t spare) noexcept nogil:
+    # 0, or -1 without memory for the page map. On a busy store, as true as any count of moving things. `spare`: bytes
+    # that the file system has for blocks without memory.
+    cdef:
+        uint64_t i, word
+        uint64_t top = min(load_relaxed(&v.pool.top), v.g.pages)  # relaxed: bounds a scan
+        uint64_t n_slots = slots_used(v)
+        unsigned char *used = <unsigned char*>calloc(v.g.pages if top > v.g.pages else top + 1, 1)
+        Slot *slot
+        Run *run
+    if used == NULL:
+        return -1
+    for i in range(n_slots):
+        slot = &v.slots[i]
+        word = load_acquire(&slot.word)                                  # [seal]
+        if not holds_block(word):
+            if slot.run:
+                census.free_block = max(census.free_block, block_nbytes(slot))
+            continue
+        census.used += block_nbytes(slot)
+        if is_visible(v, i, word):
+            census.objects += 1
+        if word_state(word) == CONDEMNED:
+            census.condemned += 1
+        if pinned_by(v, i):
+            census.pinned += 1
+            census.pinned_nbytes += block_nbytes(slot)
+        if slot.extent:
+            mark_pages(used, top, extent_first(slot.extent), extent_pages(slot.extent))
+        elif run_is_there(v, slot.run):
+            run = &v.runs[slot.run - 1]
+            if run.first < top and not used[run.first]:
+                mark_pages(used, top, run.first, run.pages)
+    census.free = v.header.capacity - min(census.used, v.header.capacity)
+    if spare < census.free:
+        bound_free(v, census, used, top, spare)
+    else:
+        census.largest_free = min(census.free, max(longest_gap(used, top, v.g.pages) * PAGE, census.free_block))
+    free(used)
+    return 0
+
+
+cdef inline uint64_t count_processes(View *v) noexcept nogil:
+    cdef uint64_t n = 0
+    cdef int64_t row = next_live_row(v, 0)
+    while row >= 0:
+        n += load_acquire(&row_at(v, <uint64_t>row).state) != ROW_LEFT and not row_is_dead(v, <uint64_t>row)  # [row]
+        row = next_live_row(v, <uint64_t>row + 1)
+    return n
+
+
+cdef inline uint64_t count_all(View *v, int counter) noexcept nogil:
+    # relaxed: statistics
+    cdef uint64_t n = load_relaxed(&v.header.totals[counter])
+    cdef int64_t row = next_live_row(v, 0)
+    while row >= 0:
+        n += load_relaxed(&row_at(v, <uint64_t>row).counters[counter])  # relaxed: as above
+        row = next_live_row(v, <uint64_t>row + 1)
+    return n
+
+
+cdef inline tuple take_recovery_report(View *v):
+    # the fields of Recovery, in its order; counting begins anew
+    cdef Recovered back = v.recovered
+    cdef uint64_t k, first = back.known - min(back.known, <uint64_t>PIDS_KEPT)
+    memset(&v.recovered, 0, sizeof(v.recovered))
+    pids = [back.pids[k % PIDS_KEPT] for k in range(first, back.known)]
+    return back.processes, tuple(pids), back.pins, back.unfinished, back.published, back.locks, back.nbytes
+
+
+cdef inline uint64_t count_pins(View *v, uint64_t i) noexcept nogil:
+    cdef uint64_t n = 0
+    cdef int64_t row = next_live_row(v, 0)
+    while row >= 0:
+        if is_ready(pins_ready_of(v, <uint64_t>row), i // SLOTS_PER_STEP):
+            n += pins_in(load_relaxed_u32(&pins_of(v, <uint64_t>row)[i]))       # relaxed: a report
+        row = next_live_row(v, <uint64_t>row + 1)
+    return n
+
+
+cdef inline bint is_visible(View *v, uint64_t i, uint64_t word) noexcept nogil:
+    # live, and for an object that is being published: under its name already
+    cdef uint64_t hashed = v.slots[i].name_hash
+    if word_state(word) == PUBLISHING:
+        return find_cell(v, make_cell(i, word_generation(word), hashed), hashed) != NULL
+    return word_state(word) == SEALED
+
+
+cdef inline int64_t next_live(View *v, uint64_t i, uint64_t *generation) noexcept nogil:
+    # the first live object's slot from `i` on, or -1
+    cdef uint64_t word
+    while i < slots_used(v):
+        word = load_acquire(&v.slots[i].word)                            # [seal]
+        if is_visible(v, i, word):
+            generation[0] = word_generation(word)
+            return <int64_t>i
+        i += 1
+    return -1
+
+
+cdef inline object damaged_label(View *v, uint64_t i):
+    import os
+    from refstore import _messages
+    return _messages.damaged_file(os.fsdecode(<bytes>v.path), f"the label of slot {i} does not have the slot's name")
+
+
+cdef inline str slot_name(View *v, uint64_t i, uint64_t generation):
+    # of an object; None if it has none, or is gone
+    cdef uint64_t[NAME_WORDS] words
+    cdef const char *label = <const char*>words
+    cdef uint64_t hashed = load_acquire(&v.slots[i].name_hash)
+    cdef bint found = read_label(v, i, words, NAME_WORDS)
+    if not is_readable(load_acquire(&v.slots[i].word), generation) or hashed == 0:      # [seal]
+        return None
+    if not found or name_hash(v, <const uint8_t*>label + 1, <uint8_t>label[0]) != hashed:
+        raise damaged_label(v, i)
+    try:
+        return label[1:1 + <uint8_t>label[0]].decode()
+    except UnicodeDecodeError:
+        raise damaged_label(v, i) from None

@@ -1,0 +1,150 @@
+# What is asked of the kernel: byte locks, committed memory, mappings, time. Nothing here knows the store.
+#
+# A process is alive while the kernel holds its row's lock. The lock is an open-file-description (OFD)
+# lock, and the file is mapped through that same description: the mapping keeps the description, hence the
+# lock, until the address space is gone, whatever the program does to its descriptors.
+
+from libc.errno cimport EACCES, EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint64_t
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <sched.h>
+    #include <stdio.h>
+    #include <sys/mman.h>
+    #include <sys/stat.h>
+    #include <sys/types.h>
+    #include <time.h>
+    #include <unistd.h>
+
+    static inline int refstore_byte_lock(int fd, int command, int type, off_t at) {
+        struct flock lock = {.l_type = (short)type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+        int got = fcntl(fd, command, &lock);
+        return got < 0 ? -errno : lock.l_type;
+    }
+    static inline int refstore_reopen(int fd, int flags) {
+        char path[40];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        return open(path, flags | O_CLOEXEC);
+    }
+    static inline int refstore_open(const char *path, int flags) {
+        return open(path, flags | O_CLOEXEC | O_NOFOLLOW);
+    }
+    /* Out of the way of programs that expect, or close, the low numbers; and below 64, since the kernel takes
+       ten milliseconds to make the table of a process with threads larger. */
+    static inline int refstore_high_descriptor(int fd) {
+        int high = fcntl(fd, F_DUPFD_CLOEXEC, 40);
+        if (high < 0)
+            return fd;
+        close(fd);
+        return high;
+    }
+    #ifndef MADV_COLLAPSE
+    #define MADV_COLLAPSE 25            /* Linux 6.1; an older kernel says EINVAL */
+    #endif
+    static inline int refstore_same_file(int fd, dev_t dev, ino_t ino) {
+        struct stat st;
+        return fstat(fd, &st) == 0 && st.st_dev == dev && st.st_ino == ino;
+    }
+    """
+    int _byte_lock "refstore_byte_lock"(int fd, int command, int type, int64_t at) noexcept nogil
+    # a new description of the file behind `fd`: works when the name is gone
+    int reopen "refstore_reopen"(int fd, int flags) noexcept nogil
+    int open_file "refstore_open"(const char *path, int flags) noexcept nogil
+    int high_descriptor "refstore_high_descriptor"(int fd) noexcept nogil
+    bint same_file "refstore_same_file"(int fd, uint64_t dev, uint64_t ino) noexcept nogil
+    int F_OFD_SETLK
+    int F_OFD_GETLK
+    int F_WRLCK
+    int F_UNLCK
+    int O_RDWR
+    int O_RDONLY
+    int FALLOC_FL_KEEP_SIZE
+    int FALLOC_FL_PUNCH_HOLE
+    int _fallocate "fallocate"(int fd, int mode, int64_t at, int64_t nbytes) noexcept nogil
+    int close(int fd) noexcept nogil
+    int getpid() noexcept nogil
+    int sched_yield() noexcept nogil
+    int PROT_NONE
+    int PROT_READ
+    int PROT_WRITE
+    int MAP_SHARED
+    int MAP_PRIVATE
+    int MAP_NORESERVE
+    int MAP_ANONYMOUS
+    int MAP_FIXED
+    void *MAP_FAILED
+    int MADV_COLLAPSE
+    int MADV_WIPEONFORK
+    int MADV_DONTFORK
+    void *mmap(void *at, size_t nbytes, int prot, int flags, int fd, int64_t offset) noexcept nogil
+    int munmap(void *at, size_t nbytes) noexcept nogil
+    int madvise(void *at, size_t nbytes, int advice) noexcept nogil
+    cdef struct timespec:
+        int64_t tv_sec
+        int64_t tv_nsec
+    int CLOCK_MONOTONIC
+    int CLOCK_MONOTONIC_COARSE
+    int clock_gettime(int clock, timespec *now) noexcept nogil
+    int nanosleep(const timespec *asked, timespec *left) noexcept nogil
+
+
+cdef enum:
+    LEAST_PIECE = 4096          # of memory that is asked for
+    MAX_TRIES = 64             # to get that much between two signals
+
+
+cdef inline bint lock_byte(int fd, uint64_t at) noexcept nogil:
+    # true if the lock is now held by the description behind `fd`
+    return _byte_lock(fd, F_OFD_SETLK, F_WRLCK, <int64_t>at) >= 0
+
+
+cdef inline bint locks_bytes(int fd) noexcept nogil:
+    # whether the file system has such locks; asked when no byte could be locked
+    cdef int got = _byte_lock(fd, F_OFD_SETLK, F_WRLCK, 0)
+    return got >= 0 or got == -EAGAIN or got == -EACCES
+
+
+cdef inline bint byte_is_locked(int fd, uint64_t at) noexcept nogil:
+    # by another description than that of `fd`; an error counts as locked: nothing may be taken over then
+    return _byte_lock(fd, F_OFD_GETLK, F_WRLCK, <int64_t>at) != F_UNLCK
+
+
+cdef inline int allocate(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
+    # Memory for these bytes of the file, or the errno. The raw call: glibc's emulation writes to the file. A kernel
+    # that a signal interrupts here undoes what it has, so the pieces become smaller until one gets through; EINTR if
+    # none does. The size is kept: should the program have put another file at our number, that does not grow.
+    cdef uint64_t end = at + nbytes, piece = nbytes
+    cdef int tries = 0
+    while at < end:
+        if _fallocate(fd, FALLOC_FL_KEEP_SIZE, <int64_t>at, <int64_t>min(piece, end - at)) == 0:
+            at += piece
+            tries = 0
+        elif errno != EINTR:
+            return errno
+        elif piece > LEAST_PIECE:
+            piece = max(piece // 2 // LEAST_PIECE, <uint64_t>1) * LEAST_PIECE
+        else:
+            tries += 1
+            if tries == MAX_TRIES:
+                return EINTR
+    return 0
+
+
+cdef inline int punch_hole(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
+    return _fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, <int64_t>at, <int64_t>nbytes)
+
+
+cdef inline uint64_t now_ms() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
+
+
+cdef inline void sleep_us(int64_t microseconds) noexcept nogil:
+    cdef timespec asked
+    asked.tv_sec = 0
+    asked.tv_nsec = microseconds * 1000
+    nanosleep(&asked, NULL)

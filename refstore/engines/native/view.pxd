@@ -1,0 +1,175 @@
+# One process's view of one store file: where its parts are mapped, which row it holds, what it remembers.
+# Bitmaps of hints and the commitment of tables live here, since everything above needs both.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+
+from .atomics cimport ctz64, load_acquire, load_relaxed, store_relaxed
+from .layout cimport (
+    Bucket, CLASSES, ERR_DAMAGED, extent_first, extent_pages, Geometry, Header, Label, LIVE_WORDS,
+    NameLock, PAGE, PageTag, Pool, Row, Run, RUN_BLOCKS, run_twin, Slot,
+)
+
+cdef enum:
+    RECENT = 8
+    PIDS_KEPT = 256
+
+cdef struct Recovered:           # what this process took back from dead ones since it was last asked
+    uint64_t processes
+    uint64_t known              # of them, by pid
+    uint32_t pids[PIDS_KEPT]    # the last of them: a process that nobody asks may see any number die
+    uint64_t pins
+    uint64_t unfinished         # objects
+    uint64_t published          # objects
+    uint64_t locks
+    uint64_t nbytes             # of blocks
+
+cdef struct View:
+    void *room                  # address space for both mappings
+    size_t room_nbytes
+    char *base                  # the file, read-write
+    char *ro_base               # the file again, read-only: what get() hands out
+    Geometry g
+    Header *header
+    Pool *pool
+    Slot *slots
+    Run *runs
+    PageTag *tags
+    uint32_t *pins              # our row's cells
+    uint64_t *counters          # our row's
+    uint64_t tag
+    uint64_t row
+    uint64_t row_bit            # in a slot's mask
+    uint64_t slot_limit
+    uint64_t *alive             # 1; the kernel makes it 0 in a child that no hook has seen
+    uint64_t life               # forks between the first process that had this and us: rows are used again
+    int fd                      # of the description that holds the row's lock; maybe closed by the program
+    const char *path            # to open the file again, if the program closed our descriptor
+    uint64_t dev
+    uint64_t ino
+    uint8_t *pins_ready         # by step: our row's pins are committed
+    uint64_t runs_seen          # run records below this are committed
+    uint64_t data_nbytes
+    uint32_t class_sizes[256]   # bytes of a block by size_class, 0 of those that are none
+    uint32_t current[CLASSES]   # run + 1 that we cut from, or 0
+    uint32_t recent[RECENT]     # slots + 1 whose extents we freed last
+    View *next                  # of this process's attachments, for the fork hooks
+    uint64_t child_row          # taken for a child before a fork
+    int child_fd
+    int recovery_fd             # has a dead row's lock while that is recovered, else -1
+    int loss                    # why a child had to go without a row, or 0: none had to
+    bint has_warned             # of that
+    uint64_t kept               # blocks that are KEPT in our row
+    uint64_t forks_seen         # of those that took nothing for their children
+    bint dirty                  # something of ours can only come back as a dead process's does
+    uint64_t blocked_by         # row + 1 that stopped the last reap, or 0: worth a look whether it lives
+    const char *damaged         # what the last ERR_DAMAGED found, with a place for a number
+    uint64_t damaged_number
+    uint32_t huge_refusals      # by the kernel, one after the other
+    uint32_t huge_pause         # blocks to go before it is asked again
+    Recovered recovered
+
+
+cdef inline int damage(View *v, const char *what, uint64_t number) noexcept nogil:
+    # `what`, as in b"the extent of slot %d lies outside of the data"
+    v.damaged = what
+    v.damaged_number = number
+    return ERR_DAMAGED
+
+
+cdef inline Row *row_at(View *v, uint64_t row) noexcept nogil:
+    return <Row*>(v.base + v.g.rows) + row
+
+cdef inline NameLock *name_lock_at(View *v, uint64_t i) noexcept nogil:
+    return <NameLock*>(v.base + v.g.name_locks) + i
+
+cdef inline Label *label_at(View *v, uint64_t slot) noexcept nogil:
+    return <Label*>(v.base + v.g.labels) + slot
+
+cdef inline Bucket *bucket_at(View *v, uint64_t i) noexcept nogil:
+    return <Bucket*>(v.base + v.g.index) + i
+
+cdef inline uint32_t *pins_of(View *v, uint64_t row) noexcept nogil:
+    return <uint32_t*>(v.base + v.g.pins + row * v.g.pins_stride)
+
+cdef inline uint64_t *pins_ready_of(View *v, uint64_t row) noexcept nogil:
+    return <uint64_t*>(v.base + v.g.pins_ready) + row * v.g.pins_ready_words
+
+cdef inline uint64_t slots_used(View *v) noexcept nogil:
+    # numbers that others wrote are bounded before they are used
+    return min(load_acquire(&v.header.slots_used), v.slot_limit)         # [grow]
+
+cdef inline uint64_t runs_used(View *v) noexcept nogil:
+    return min(load_acquire(&v.pool.runs_used), v.g.max_runs)            # [runs]
+
+cdef inline bint run_is_there(View *v, uint64_t run) noexcept nogil:
+    # `run`: as in a slot, + 1
+    if run - 1 >= v.runs_seen:
+        v.runs_seen = runs_used(v)
+    return run - 1 < v.runs_seen
+
+cdef inline uint64_t map_end(View *v) noexcept nogil:
+    return min(load_acquire(&v.pool.map_committed), v.g.pages + 1)       # [map]
+
+cdef inline uint64_t top_of(View *v) noexcept nogil:
+    return min(v.pool.top, min(map_end(v), v.g.pages))
+
+cdef inline PageTag *tag_at(View *v, uint64_t page) noexcept nogil:
+    # a damaged link leads to some tag, never out of the map
+    return &v.tags[page if page < map_end(v) else 0]
+
+cdef inline uint64_t *used_bits(View *v) noexcept nogil:
+    # one bit a page, there as far as the page map is
+    return <uint64_t*>(v.base + v.g.used_bits)
+
+cdef inline bint run_is_sound(View *v, Run *run, uint64_t live) noexcept nogil:
+    # whether it is a live run of this class + 1, and lies in the data
+    return (run.twin == run_twin(run, live) and live - 1 < CLASSES and <uint32_t>(run.blocks - 1) < RUN_BLOCKS
+            and run.first + <uint64_t>run.pages <= v.g.pages)
+
+cdef inline bint is_plausible(View *v, Slot *slot, uint64_t offset, uint64_t nbytes) noexcept nogil:
+    # Of what a get hands out, each number read once: within the data, and no more than its block holds. Where the block
+    # lies if it is in a run is check()'s to see: the run's record is a cache line more.
+    cdef uint64_t at = offset - v.g.data
+    if slot.extent:
+        return at == extent_first(slot.extent) * PAGE and nbytes <= extent_pages(slot.extent) * PAGE \
+            and nbytes <= v.data_nbytes and at <= v.data_nbytes - nbytes
+    # no class is larger than the data
+    return nbytes <= v.class_sizes[slot.size_class if slot.run else 255] and at <= v.data_nbytes - nbytes
+
+cdef inline bint is_within_block(View *v, Slot *slot, uint64_t offset, uint64_t nbytes) noexcept nogil:
+    # whether the slot's offset and size, each read once, are those of the block that it owns
+    cdef uint64_t at = 0, size = 0
+    if slot.extent:
+        at = extent_first(slot.extent) * PAGE
+        size = extent_pages(slot.extent) * PAGE
+    elif run_is_there(v, slot.run):
+        size = v.class_sizes[slot.size_class]
+        at = v.runs[slot.run - 1].first * <uint64_t>PAGE + slot.block * size
+    return offset == v.g.data + at and nbytes <= size and at + size <= v.g.file_size - v.g.data
+
+cdef inline int64_t next_live_row(View *v, uint64_t row) noexcept nogil:
+    # The first live row from `row` on, or -1; for reports and recovery, which need no one moment. A reaper's scan has
+    # stricter orders of its own.
+    cdef uint64_t words = min(load_acquire(&v.header.live_words), <uint64_t>LIVE_WORDS)
+    cdef uint64_t w = row >> 6, rows
+    while w < words:
+        rows = load_acquire(&v.header.live[w])                           # [row]
+        if w == row >> 6:
+            rows = rows >> (row & 63) << (row & 63)
+        if rows:
+            return <int64_t>(w * 64 + <uint64_t>ctz64(rows))
+        w += 1
+    return -1
+
+cdef inline uint64_t *bits_at(View *v, uint64_t offset) noexcept nogil:
+    return <uint64_t*>(v.base + offset)
+
+cdef inline uint64_t *class_bits_at(View *v, int size_class) noexcept nogil:
+    return <uint64_t*>(v.base + v.g.class_bits + <uint64_t>size_class * v.g.class_bits_stride)
+
+cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:
+    # relaxed: a statistic, and nobody else writes the cell
+    store_relaxed(&v.counters[counter], load_relaxed(&v.counters[counter]) + n)
+
+
+# Bitmaps of hints: a word for 64 things and a summary bit for each word that is not zero.

@@ -1,0 +1,174 @@
+# What create() hands out: room that is written in place, and then sealed.
+
+cimport cython
+cimport numpy as cnp
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+
+from refstore.engines.native.layout cimport ERR_NO_MEMORY
+from refstore.engines.native.memory cimport ensure_pins_committed, pins_are_committed
+from refstore.engines.native.slots cimport abandon, free_slot, pin_own
+from refstore.engines.native.fork cimport keep_pin, OpenWriter
+from refstore.engines.native.points cimport look_for_signals
+from refstore.engines.native.errors cimport full
+from refstore.engines.native.arrays cimport NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS
+from refstore.engines.native.keys cimport Name, read_name
+from refstore.engines.native.put cimport publish_object
+
+import weakref
+from refstore import _buffers
+
+@cython.final
+@cython.no_gc
+cdef class Writer(Block):
+    """Room in shared memory, to be written and then sealed: a context manager and a writable buffer."""
+
+    cdef bint is_sealed
+    cdef bint replaces
+    cdef str name
+    cdef Attachment home        # stays when the block is given back
+    cdef OpenWriter open        # for the fork hooks, while it is neither sealed nor aborted
+    cdef object array_ref       # weak: the array holds us
+
+    def __init__(self):
+        raise TypeError("Store.create() makes Writers")
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        # never called, as above
+        pass
+
+    def __dealloc__(self):
+        self.is_kept = False        # nobody did
+        self.abort_object()
+        self.let_go()
+
+    cdef bint is_ours(self) noexcept:
+        return self.att is not None and self.att.view.alive[0] != 0 and not self.open.is_inherited
+
+    cdef void abort_object(self) noexcept:
+        if not self.is_closed and self.is_ours():
+            see_forks(self.att)
+            if self.exports == 0 and not self.is_kept and not self.open.is_shared:
+                free_slot(&self.att.view, self.slot)
+            elif self.pin_views():          # nothing may be put where they point
+                abandon(&self.att.view, self.slot)
+            else:       # not even memory for a pin: the block stays ours until somebody recovers our row
+                self.att.view.dirty = True
+        self.close_views()
+
+    cdef void enlist(self) noexcept:
+        global first_writer
+        self.open.view = &self.att.view
+        self.open.slot = self.slot
+        self.open.pinned = &self.pinned
+        self.open.next = first_writer
+        first_writer = &self.open
+
+    cdef void delist(self) noexcept:
+        global first_writer
+        cdef OpenWriter **at = &first_writer
+        while at[0] != NULL and at[0] != &self.open:
+            at = &at[0].next
+        if at[0] != NULL:
+            at[0] = self.open.next
+
+    cdef void close_views(self) noexcept:
+        self.is_closed = True
+        self.delist()
+        self.release_unless_used()
+
+    cdef bint pin_views(self) noexcept:
+        if not pins_are_committed(&self.att.view, self.slot) and ensure_pins_committed(&self.att.view, self.slot) != 0:
+            return False
+        pin_own(&self.att.view, self.slot)
+        self.pinned = True
+        if self.open.is_kept:
+            keep_pin(&self.att.view, self.slot)
+        return True
+
+    cdef int require_ours(self) except -1:
+        if self.is_closed:
+            raise self.refusal()
+        if not self.is_ours():
+            raise ValueError("this Writer belongs to the parent process: only the process that made it can seal it")
+        return 0
+
+    def __enter__(self):
+        self.require_ours()
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if self.is_closed:
+            return
+        if kind is not None:
+            self.abort()
+            return
+        try:
+            self.seal()
+        except BaseException:
+            self.abort()            # if it is still to be ended
+            raise
+
+    def seal(self):
+        """Publishes what was written, for good; returns its ref."""
+        cdef Name name
+        self.require_ours()
+        cdef Attachment att = self.att
+        cdef uint64_t life = att.view.life
+        look_for_signals(&att.view, life, "before the seal")
+        self.require_ours()          # still
+        see_forks(att)
+        memset(&name, 0, sizeof(name))
+        if self.name is not None:
+            read_name(&self.att.view, self.name, &name)
+        if (self.exports or self.is_kept or self.open.is_shared) and not self.pinned and not self.pin_views():
+            raise full(&self.att.view, <uint64_t>self.nbytes, ERR_NO_MEMORY)
+        ref = make_ref(self.tag, self.slot, self.generation)
+        self.is_closed = True
+        self.is_writable = False        # nor may the flags of its arrays be set again
+        self.exports += 1               # stays whole, whatever others let go of while this waits
+        try:
+            publish_object(&self.att.view, life, self.slot, self.name, &name, self.replaces)
+            self.is_sealed = True
+        finally:
+            self.exports -= 1
+            self.close_views()
+        array = self.array_ref() if self.array_ref is not None else None
+        if array is not None:
+            PyArray_CLEARFLAGS(<cnp.ndarray>array, NPY_ARRAY_WRITEABLE)
+        return ref
+
+    def abort(self):
+        """Gives the space back; nobody ever sees it. Does nothing when it is sealed or aborted already."""
+        if not self.is_closed:
+            self.abort_object()
+            self.home = None
+
+    @property
+    def array(self):
+        """What is written, as an array of the shape and dtype asked for (uint8 if bytes were)."""
+        cdef Block block = self
+        array = self.array_ref() if self.array_ref is not None else None
+        if array is None:
+            if self.is_sealed:
+                block = pinned(self.home, self.slot, self.generation)
+            block.require_open()
+            array = block.as_array()
+            if self.is_closed:      # by another thread, meanwhile
+                PyArray_CLEARFLAGS(<cnp.ndarray>array, NPY_ARRAY_WRITEABLE)
+            self.array_ref = weakref.ref(array)
+        return array
+
+    @property
+    def ref(self):
+        """The sealed object's ref; ValueError before the seal."""
+        if not self.is_sealed:
+            raise ValueError("not sealed: there is no ref yet")
+        return make_ref(self.tag, self.slot, self.generation)
+
+    def __repr__(self):
+        state = "sealed" if self.is_sealed else "closed" if self.is_closed else "open"
+        return f"<Writer of {self.nbytes} bytes, {state}>"
+
+
+_buffers.Writer.register(Writer)

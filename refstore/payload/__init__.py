@@ -1,0 +1,169 @@
+"""Any picklable object as one flat run of bytes, a frame, and back without copying its buffers.
+
+Bytes-like objects and plain arrays lie in the store as they are. Every other object is pickled by
+protocol 5, and its buffers (arrays, Arrow buffers, torch storages) are kept out of the pickle
+stream, so that they can be used where they lie; `frames` says how a frame is laid out. What is
+stored of a buffer is what the object shows of it:
+
+    ndarrays        pickled_arrays   and their subclasses, masked arrays among them
+    torch tensors   tensors          whose views share their storage again
+    Arrow, polars   tables           slices without the rest of what they were cut from
+
+None of those libraries but numpy is imported here when an object is put: an object can hold what is
+theirs only if somebody else has imported them.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import operator
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+from refstore.payload import arrow, frames, ndarrays, torch
+from refstore.payload.frames import Frame
+
+__all__ = ["Frame", "decode", "encode", "fill"]
+
+
+def encode(obj: object) -> Frame:
+    """Pickle `obj`. Raises what pickle raises; nothing is written anywhere yet."""
+    encoder = _Encoder()
+    encoder.dump(obj)
+    return encoder.frame()
+
+
+def fill(frame: Frame, target: Any) -> None:
+    """Write `frame` to the first bytes of `target`: a writable view of plain bytes, or what an
+    engine gives in its place, which looks at each part whether it may still be written."""
+    for offset, piece in frame.pieces:
+        _copy(target[offset : offset + piece.nbytes], piece)
+
+
+def _copy(target: Any, source: memoryview) -> None:
+    target[:] = source
+
+
+def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:
+    """The object whose frame is `view`; its buffers are slices of `view`, as writable as that is.
+
+    `private()` returns a writable copy-on-write view of the same frame. It is called once, and
+    only if the frame holds torch storages. Raises StoreCorruptedError for what is no frame,
+    RefstoreError where torch is needed and missing, and what unpickling raises.
+    """
+    stream, entries = frames.take_apart(view)
+    writable: memoryview | None = None
+    buffers: list[object] = []
+    for entry in entries:
+        offset, nbytes, _, kind = entry
+        if kind == frames.PLAIN:
+            buffers.append(view[offset : offset + nbytes])
+            continue
+        if writable is None:
+            torch.require_torch()
+            writable = private()
+        buffers.append(torch.rebuilt(writable, entry))
+    try:
+        return pickle.loads(stream, buffers=buffers)
+    except (AttributeError, ModuleNotFoundError) as error:
+        _explain(error)
+        raise
+    finally:
+        if writable is not None:
+            torch.settle_sparse()
+
+
+def _explain(error: AttributeError | ModuleNotFoundError) -> None:
+    """Say what to do about a class or a function that this process does not have."""
+    traceback = error.__traceback__
+    if traceback is None or traceback.tb_next is not None:
+        return  # from within the object's own code
+    if isinstance(error, ModuleNotFoundError):
+        error.msg = (
+            f"{error.msg}: the object refers to this module, which the process that put it could"
+            " import and this one cannot; install it here, or put it on sys.path"
+        )
+    elif "<module '__main__'" in str(error) or "'__main__'" in str(error):
+        error.args = (
+            f"{error}: the object was put by a process whose __main__ is another program; move"
+            " what it refers to into a module that both programs import, and put it again",
+        )
+    else:
+        error.args = (
+            f"{error}: the object refers to it, and the module of that name in this process does"
+            " not have it; both processes need the same version of that module",
+        )
+
+
+class _Sink:
+    """The file that pickle writes to: keeps each piece as it comes instead of joining them.
+
+    The C pickler hands over large bytes objects themselves, so they are copied only once, into
+    their block. A view of each piece also stops a bytearray from being resized meanwhile.
+    """
+
+    __slots__ = ("pieces",)
+
+    def __init__(self) -> None:
+        self.pieces: list[memoryview] = []
+
+    def write(self, piece: bytes) -> None:
+        self.pieces.append(memoryview(piece))
+
+
+_as_usual = operator.methodcaller("__reduce_ex__", 5)
+
+
+class _Reducers(dict[type, Callable[[Any], Any]]):
+    """The pickler's dispatch table, which finds a type's reducer when it is first met.
+
+    So subclasses are found, and an object of another type costs no call of a Python function, as
+    a `reducer_override` would.
+    """
+
+    def __init__(self, known: dict[type, Callable[[Any], Any]]) -> None:
+        super().__init__(known)
+        self._tables = arrow.Tables()
+
+    def __missing__(self, cls: type) -> Callable[[Any], Any]:
+        if issubclass(cls, type):
+            raise KeyError(cls)  # a class is pickled by its name
+        reduce = (
+            copyreg.dispatch_table.get(cls)
+            or ndarrays.reducer(cls)
+            or self._tables.reducer(cls)
+            or _as_usual
+        )
+        self[cls] = reduce
+        return reduce
+
+
+class _Encoder:
+    """The state of one call of `encode`."""
+
+    def __init__(self) -> None:
+        self._sink = _Sink()
+        self._buffers: list[memoryview | torch.Storage] = []  # in stream order
+        self._storages = torch.Storages()
+
+    def dump(self, obj: object) -> None:
+        pickler = pickle.Pickler(self._sink, 5, buffer_callback=self._add_buffer)
+        pickler.dispatch_table = _Reducers(self._storages.reducers())
+        try:
+            pickler.dump(obj)
+        except AttributeError as error:
+            # what pickle raises before Python 3.12 for a local function or class
+            if not str(error).startswith("Can't pickle"):
+                raise
+            raise pickle.PicklingError(str(error)) from error
+
+    def frame(self) -> Frame:
+        return frames.lay_out(
+            self._sink.pieces,
+            [one if isinstance(one, memoryview) else one.run() for one in self._buffers],
+        )
+
+    def _add_buffer(self, buffer: pickle.PickleBuffer) -> None:
+        # raw() takes contiguous buffers only, and the pickler refuses the others itself.
+        self._buffers.append(self._storages.marked_by(buffer) or buffer.raw())

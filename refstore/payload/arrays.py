@@ -1,0 +1,262 @@
+"""How an ndarray is described beside its bytes, when a plain number does not say it all.
+
+    number of axes 8 bits | extents, 64 bits each | axes, 8 bits each | dtype
+
+The axes stand in the order in which they lie in memory, slowest first; one that repeats what lies
+there, since its stride is 0, has REPEATED added. Arrays are stored without gaps, and what is
+repeated is stored once, so the strides follow from these. The dtype is a marker, then the text that
+numpy makes it from, or a pickle where there is none.
+
+Whoever writes to a store file can run code in its readers by that pickle, as by any other. All else
+is checked: a description that does not fit its block is a DescriptionError.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import pickle
+import re
+import struct
+import sys
+from collections.abc import Iterable
+from typing import Any, Final, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "DescriptionError",
+    "axes_in_memory",
+    "describe",
+    "describe_dtype",
+    "dtype_from",
+    "has_plain_view",
+    "measure",
+    "plain_axes",
+    "read",
+    "stored_part",
+    "strides_of",
+]
+
+REPEATED: Final = 0x80
+MAX_AXES: Final = 64  # numpy's own limit
+
+_TEXT, _PICKLE = b"t", b"p"
+# What numpy calls its own dtypes. It would take more: lists of fields, names of modules' types.
+_TEXT_OF_DTYPE: Final = re.compile(rb"[<>|=][A-Za-z?][0-9]*(\[[0-9]*[A-Za-z]+\])?")
+
+
+class DescriptionError(Exception):
+    """What cannot be in a description, as in "the shape"."""
+
+
+# --- layouts
+
+
+def axes_in_memory(array: npt.NDArray[Any]) -> tuple[int, ...]:
+    """The axes of `array`, slowest first, as `numpy.copy` with order "K" has them."""
+    order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    if 0 not in array.strides or not array.nbytes:
+        return tuple(order)
+    repeated = {axis for axis in order if array.strides[axis] == 0 and array.shape[axis] > 1}
+    return tuple(axis | REPEATED if axis in repeated else axis for axis in order)
+
+
+def plain_axes(axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The same order, for an array of which nothing is repeated."""
+    return tuple(axis & ~REPEATED for axis in axes)
+
+
+def stored_part(array: npt.NDArray[Any], axes: tuple[int, ...]) -> npt.NDArray[Any]:
+    """`array` less what it repeats along these axes: they have an extent of 1."""
+    part: list[Any] = [slice(None)] * array.ndim
+    for axis in axes:
+        if axis & REPEATED:
+            part[axis & ~REPEATED] = slice(1)
+    part.append(...)  # even of 0 axes it is an array
+    stored: npt.NDArray[Any] = array[tuple(part)]
+    return stored
+
+
+def strides_of(shape: tuple[int, ...], axes: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Strides in bytes of an array without gaps whose axes lie in memory in the order `axes`."""
+    strides = [0] * len(shape)
+    step = itemsize
+    for axis in reversed(axes):
+        if not axis & REPEATED:
+            strides[axis] = step
+            step *= max(shape[axis], 1)
+    return tuple(strides)
+
+
+def measure(
+    shape: SupportsIndex | Iterable[SupportsIndex], dtype: np.dtype[Any]
+) -> tuple[tuple[int, ...], int]:
+    """The extents of an array that is asked for, and its size in bytes.
+
+    TypeError for a dtype with Python objects; ValueError for what no array can be.
+    """
+    if dtype.hasobject:
+        raise TypeError(
+            f"dtype {dtype} holds Python objects, which cannot lie in shared memory: put() pickles "
+            "them"
+        )
+    extents = _extents(shape)
+    if len(extents) > MAX_AXES:
+        raise ValueError(f"an array has at most {MAX_AXES} dimensions, not {len(extents)}")
+    if min(extents, default=0) < 0:
+        raise ValueError(f"a size cannot be negative, and {min(extents)} is")
+    nbytes = dtype.itemsize * math.prod(extents)
+    if nbytes == 0 and not _is_countable(extents, dtype.itemsize):
+        raise ValueError(f"an array of shape {extents} has too large extents, though it is empty")
+    return extents, nbytes
+
+
+def _extents(shape: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:
+    try:
+        return (operator.index(shape),)  # type: ignore[arg-type]
+    except TypeError:
+        return tuple(operator.index(extent) for extent in shape)  # type: ignore[union-attr]
+
+
+def _is_countable(extents: tuple[int, ...], itemsize: int) -> bool:
+    # numpy counts in as many bits as sys.maxsize has, and leaves extents of 0 out of it
+    whole = itemsize * math.prod(extent for extent in extents if extent)
+    return max(whole, *extents, 0) <= sys.maxsize
+
+
+# --- descriptions
+
+
+def describe(dtype: np.dtype[Any], shape: tuple[int, ...], axes: tuple[int, ...]) -> bytes:
+    """A description of any length, for `read`. TypeError for a dtype with Python objects."""
+    n = len(shape)
+    return struct.pack(f"<B{n}Q{n}B", n, *shape, *axes) + describe_dtype(dtype)
+
+
+def has_plain_view(text: bytes) -> bool:
+    """Whether there is a memoryview of a described array whose bytes are those that are stored."""
+    n = text[0] if text else 0
+    return text[1 + 8 * n : 1 + 9 * n] == bytes(range(n)) and _has_format(text[1 + 9 * n :])
+
+
+@functools.lru_cache(maxsize=256)
+def _has_format(description: bytes) -> bool:
+    try:
+        dtype = dtype_from(description)
+        array: Any = np.empty(0, dtype)
+        memoryview(array).release()
+    except ValueError:
+        return False
+    except Exception:  # whoever wants more of it than its bytes is told
+        return True
+    return dtype.type is not np.void or dtype.names is not None
+
+
+def read(text: bytes, nbytes: int) -> tuple[np.dtype[Any], tuple[int, ...], tuple[int, ...]]:
+    """dtype, shape and strides in bytes of a described array that is stored in `nbytes` bytes.
+
+    DescriptionError if it cannot lie there. pickle.UnpicklingError for a dtype of a package that
+    this process cannot import.
+    """
+    n = text[0] if text else 0
+    if n > MAX_AXES:
+        raise DescriptionError("the number of axes")
+    if len(text) < 2 + 9 * n:
+        raise DescriptionError("the length of the description")
+    numbers = struct.unpack_from(f"<{n}Q{n}B", text, 1)
+    shape, axes = numbers[:n], numbers[n:]
+    if sorted(plain_axes(axes)) != list(range(n)):
+        raise DescriptionError("the order of the axes")
+    dtype = dtype_from(text[1 + 9 * n :])
+    _require_fit(shape, axes, dtype.itemsize, nbytes)
+    return dtype, shape, strides_of(shape, axes, dtype.itemsize)
+
+
+def _require_fit(shape: tuple[int, ...], axes: tuple[int, ...], itemsize: int, nbytes: int) -> None:
+    stored = itemsize * math.prod(shape[axis] for axis in axes if not axis & REPEATED)
+    if stored != nbytes or not _is_countable(shape, itemsize):
+        raise DescriptionError("the shape")
+    if any(axis & REPEATED and shape[axis & ~REPEATED] < 2 for axis in axes):
+        raise DescriptionError("the order of the axes")
+
+
+# --- dtypes
+
+
+def describe_dtype(dtype: np.dtype[Any]) -> bytes:
+    """Bytes from which `dtype_from` makes an identical dtype. TypeError if there are none."""
+    if dtype.hasobject:
+        raise TypeError(
+            f"an array of dtype {dtype} holds references to Python objects, which mean nothing in"
+            " another process; convert it to a dtype of plain bytes first"
+        )
+    if dtype.names is None and dtype.subdtype is None and dtype.metadata is None:
+        return _describe_scalar(dtype, (dtype.char, dtype.type))
+    return _PICKLE + pickle.dumps(dtype, 5)
+
+
+# `what`: that tells those apart that are equal, such as long and long long.
+@functools.lru_cache(maxsize=256)
+def _describe_scalar(dtype: np.dtype[Any], what: tuple[str, object]) -> bytes:
+    for text in (dtype.str, dtype.str[0] + dtype.char):
+        if _is_made_from(text, dtype):
+            return _TEXT + text.encode()
+    pickled = pickle.dumps(dtype, 5)
+    if not _identical(pickle.loads(pickled), dtype):  # its package is to blame
+        raise TypeError(f"dtype {dtype} {what} comes out of its pickle as another one")
+    return _PICKLE + pickled
+
+
+def _is_made_from(text: str, dtype: np.dtype[Any]) -> bool:
+    try:
+        return _identical(np.dtype(text), dtype)
+    except TypeError:  # numpy knows nothing by that letter
+        return False
+
+
+def _identical(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
+    return (
+        one == other
+        and one.char == other.char
+        and one.type is other.type
+        and one.metadata == other.metadata
+        and one.isalignedstruct == other.isalignedstruct
+    )
+
+
+def dtype_from(description: bytes) -> np.dtype[Any]:
+    """The dtype that `describe_dtype` described. Errors: as `read`."""
+    marker, rest = description[:1], description[1:]
+    dtype: Any = None
+    if marker == _TEXT and _TEXT_OF_DTYPE.fullmatch(rest):
+        dtype = _dtype_from_text(rest.decode())
+    elif marker == _PICKLE:
+        dtype = _dtype_from_pickle(rest)
+    if not isinstance(dtype, np.dtype) or dtype.hasobject:
+        raise DescriptionError("the dtype")
+    return dtype
+
+
+def _dtype_from_text(text: str) -> np.dtype[Any] | None:
+    try:
+        dtype = np.dtype(text)
+    except Exception:  # TypeError, ValueError, warnings that are errors
+        return None
+    return dtype if text in (dtype.str, dtype.str[0] + dtype.char) else None
+
+
+def _dtype_from_pickle(pickled: bytes) -> Any:
+    try:
+        return pickle.loads(pickled)
+    except (pickle.UnpicklingError, MemoryError):
+        raise
+    except ImportError as error:
+        raise pickle.UnpicklingError(
+            f"the dtype of this array belongs to a package that cannot be imported here: {error}; "
+            "install it, or read bytes(buf)"
+        ) from error
+    except Exception as error:  # whatever a class does that is no dtype's
+        raise DescriptionError("the dtype") from error
