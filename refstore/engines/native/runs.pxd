@@ -74,12 +74,11 @@ cdef inline int take_empty_slot(View *v, uint64_t state, uint64_t *slot) noexcep
 
 
 cdef inline uint64_t held_elsewhere(View *v) noexcept nogil:
-    # The word of a slot that another process has in hand, which `blocked_by` names; 0: there is none.
+    # The word of a slot that another process has in hand; 0: there is none.
     cdef uint64_t i, word
     for i in range(slots_used(v)):
         word = load_acquire(&v.slots[i].word)                            # [free]
         if word_state(word) == HELD and word_row(word) != v.row:
-            v.blocked_by = word_row(word) + 1
             return word
     return 0
 
