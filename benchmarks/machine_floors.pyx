@@ -73,5 +73,6 @@ def futex_round_trips(uint64_t count):
 
 
 def collected(run, turns):
-    """Runs it. benchmarks/instructions.py has callgrind count what happens between here and there."""
+    """Runs it. benchmarks/instructions.py has callgrind count what happens between here and
+    there."""
     run(turns)

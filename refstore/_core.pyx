@@ -1,4 +1,4 @@
-"""The compiled core: one mapped file, many processes. The table of contents of its one extension module.
+"""The compiled core, one extension module: its table of contents.
 
 Its parts are in `refstore/engines/native`: functions in the `.pxd`, which use no Python object up
 to `fork` and hold the GIL from `stats` on; classes, which Cython lets stand nowhere else, in the

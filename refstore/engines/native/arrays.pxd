@@ -25,7 +25,8 @@ cdef extern from "<stdlib.h>":
     void *aligned_alloc(size_t alignment, size_t nbytes) noexcept nogil
 
 cdef extern from "numpy/arrayobject.h":
-    cnp.ndarray PyArray_NewFromDescr(type subtype, cnp.dtype descr, int nd, cnp.npy_intp *dims, cnp.npy_intp *strides,
+    cnp.ndarray PyArray_NewFromDescr(type subtype, cnp.dtype descr, int nd, cnp.npy_intp *dims,
+                                     cnp.npy_intp *strides,
                                      void *data, int flags, object obj)
     int PyArray_SetBaseObject(cnp.ndarray array, object base) except -1
     int PyArray_CopyInto(cnp.ndarray target, cnp.ndarray source) except -1
@@ -63,10 +64,12 @@ cdef inline int plain_number(cnp.dtype dtype):
     return 0
 
 
-cdef inline cnp.ndarray view_of(cnp.dtype dtype, Shape *shape, bint strided, char *data, int flags, object base):
+cdef inline cnp.ndarray view_of(cnp.dtype dtype, Shape *shape, bint strided, char *data, int flags,
+                                object base):
     cdef cnp.ndarray array
     Py_INCREF(dtype)            # NewFromDescr steals one
-    array = PyArray_NewFromDescr(cnp.ndarray, dtype, shape.ndim, shape.dims, shape.strides if strided else NULL,
+    array = PyArray_NewFromDescr(cnp.ndarray, dtype, shape.ndim, shape.dims,
+                                 shape.strides if strided else NULL,
                                  data, flags, None)
     if base is not None:
         Py_INCREF(base)         # so does SetBaseObject
@@ -83,7 +86,8 @@ cdef inline void fortran_strides(Shape *shape, Py_ssize_t itemsize) noexcept:
 
 
 cdef inline bint fits(Shape *shape, Py_ssize_t itemsize, uint64_t nbytes) noexcept:
-    # A damaged file must not lead a view out of its block. numpy counts no extent of 0 into the size that it takes.
+    # A damaged file must not lead a view out of its block. numpy counts no extent of 0 into the
+    # size that it takes.
     cdef uint64_t whole = <uint64_t>itemsize
     cdef uint64_t extent
     cdef bint is_empty = False
@@ -124,7 +128,8 @@ cdef inline int kind_of(View *v, uint64_t i) except -1:
     return kind
 
 
-cdef inline cnp.dtype read_shape(View *v, uint64_t i, Py_ssize_t nbytes, Shape *shape, bint *strided):
+cdef inline cnp.dtype read_shape(View *v, uint64_t i, Py_ssize_t nbytes, Shape *shape,
+                                 bint *strided):
     # How the array in slot `i` lies in its `nbytes` bytes; anything else is bytes.
     cdef:
         Slot *slot = &v.slots[i]
@@ -173,7 +178,8 @@ cdef inline cnp.dtype read_description(View *v, uint64_t i, Py_ssize_t nbytes, S
 
 
 cdef inline void set_text(View *v, Slot *slot, uint64_t i, const char *text, Py_ssize_t n) noexcept:
-    # The description goes into the label if it fits (whose memory is committed), else behind the payload.
+    # The description goes into the label if it fits (whose memory is committed), else behind the
+    # payload.
     if n <= LABEL_TEXT:
         assign(slot.text_nbytes, <unsigned short>n)
         memcpy(label_at(v, i).text, text, <size_t>n)
@@ -202,9 +208,11 @@ cdef inline bytes get_text(View *v, uint64_t i, uint64_t nbytes):
     return PyBytes_FromStringAndSize(<char*>label_at(v, i).text, <Py_ssize_t>length)
 
 
-cdef inline char *private_copy(View *v, uint64_t i, char *data, Py_ssize_t n, void **at, size_t *mapped) except NULL:
-    # Pages of its own are mapped again, copy-on-write, through a description without locks: no lock outlives us by
-    # it. A block that shares its pages is copied: a private page would hide what its neighbours become.
+cdef inline char *private_copy(View *v, uint64_t i, char *data, Py_ssize_t n, void **at,
+                               size_t *mapped) except NULL:
+    # Pages of its own are mapped again, copy-on-write, through a description without locks: no lock
+    # outlives us by it. A block that shares its pages is copied: a private page would hide what its
+    # neighbours become.
     import os
     from refstore import _limits
     cdef size_t nbytes
@@ -219,7 +227,8 @@ cdef inline char *private_copy(View *v, uint64_t i, char *data, Py_ssize_t n, vo
     fd = reopen(file_of(v), O_RDONLY)
     if fd < 0:
         raise _limits.no_descriptor(os.fsdecode(<bytes>v.path), "a private view")
-    at[0] = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, <int64_t>v.slots[i].offset)
+    at[0] = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd,
+                 <int64_t>v.slots[i].offset)
     close(fd)
     if at[0] == MAP_FAILED:
         at[0] = NULL

@@ -1,22 +1,26 @@
-# Words in shared memory: one name per (operation, order), no default order, no fences. Read-modify-write operations
-# return the previous value; a CAS returns success and writes `expected` on failure.
+# Words in shared memory: one name per (operation, order), no default order, no fences.
+# Read-modify-write operations return the previous value; a CAS returns success and writes
+# `expected` on failure.
 #
-# They are macros over the GCC builtins, so that each place where one writes is a failpoint of a debug build. A test
-# sees to it that nothing else writes to shared memory.
+# They are macros over the GCC builtins, so that each place where one writes is a failpoint of a
+# debug build. A test sees to it that nothing else writes to shared memory.
 #
-# An edge is what one process writes before a release, and another reads after the acquire that sees it. Each atomic
-# that is not relaxed names its edge by a tag, and each relaxed one gives its reason; tests/native/test_edges.py holds
-# both, and that each tag has both ends. What each orders:
+# An edge is what one process writes before a release, and another reads after the acquire that sees
+# it. Each atomic that is not relaxed names its edge by a tag, and each relaxed one gives its
+# reason; tests/native/test_edges.py holds both, and that each tag has both ends. What each orders:
 #
-#   [pin]        a pin, or what says where to look for one (mask, `live`, `live_words`, ready bits, `moves`), against
-#                the word, in the one order of all seq_cst accesses: see slots.pxd. And a reader's last look at the
-#                bytes, before the block's reuse.
-#   [seal]       bytes, label and fields of an object, before who sees it SEALED or PUBLISHING. Who has no pin reads
-#                with acquire, too, and then the word again: of one generation both times, it was that object's.
-#   [free]       what a slot owns (extent, run, block) and its empty mask, before who claims or sweeps the slot
-#   [stock]      which block of a run a slot has, before who finds the slot half made and its maker dead
+#   [pin]        a pin, or what says where to look for one (mask, `live`, `live_words`, ready bits,
+#                `moves`), against the word, in the one order of all seq_cst accesses: see
+#                slots.pxd. And a reader's last look at the bytes, before the block's reuse.
+#   [seal]       bytes, label and fields of an object, before who sees it SEALED or PUBLISHING. Who
+#                has no pin reads with acquire, too, and then the word again: of one generation both
+#                times, it was that object's.
+#   [free]       what a slot owns (extent, run, block) and its empty mask, before who claims or
+#                sweeps the slot
+#   [stock]      which block of a run a slot has, before who finds its maker dead
 #   [hint]       the slot is FREE, or the record of the run unused, before who takes its hint
-#   [summary]    a bit of a word, before who finds the word by its summary: one that is cleared is looked at again
+#   [summary]    a bit of a word, before who finds the word by its summary; who clears the bit of a
+#                word looks at the word again
 #   [run]        the record of a run, before who sees it live
 #   [committed]  the memory of a run's blocks, before who writes to one
 #   [ready]      memory of data, pins, labels, index, before who sees its bit
@@ -25,8 +29,9 @@
 #   [map]        memory of the page map, before who sees `map_committed`
 #   [index]      the object that a cell names is whole, before who follows the cell
 #   [lock]       all that was done under a lock of the file, before its next holder
-#   [row]        what is left in a row, before its next owner; a live row's state, before who scans live rows
-#   [fork]       within one process: that a thread forked which no hook held off, before who lets go of a view
+#   [row]        what is left in a row, before its next owner; its state, before who scans live rows
+#   [fork]       within one process: that a thread forked which no hook held off, before who lets go
+#                of a view
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -47,7 +52,8 @@ cdef extern from *:
     #define REFSTORE_STORE(p, value, order) \
         ({ __atomic_store_n((p), (value), __ATOMIC_##order); REFSTORE_SITE(); })
     #define REFSTORE_RMW(operation, p, value, order) \
-        ({ __typeof__(*(p)) refstore_before = __atomic_##operation((p), (value), __ATOMIC_##order); \
+        ({ __typeof__(*(p)) refstore_before = \
+               __atomic_##operation((p), (value), __ATOMIC_##order); \
            REFSTORE_SITE(); refstore_before; })
     #define REFSTORE_CAS(p, expected, desired, success, failure) \
         ({ int refstore_swapped = __atomic_compare_exchange_n( \
@@ -83,14 +89,20 @@ cdef extern from *:
     void store_relaxed "refstore_store_relaxed"(uint64_t *p, uint64_t value) noexcept nogil
     void store_release "refstore_store_release"(uint64_t *p, uint64_t value) noexcept nogil
     void store_seq_cst "refstore_store_seq_cst"(uint64_t *p, uint64_t value) noexcept nogil
-    uint64_t fetch_add_relaxed "refstore_fetch_add_relaxed"(uint64_t *p, uint64_t value) noexcept nogil
-    uint64_t fetch_add_seq_cst "refstore_fetch_add_seq_cst"(uint64_t *p, uint64_t value) noexcept nogil
+    uint64_t fetch_add_relaxed "refstore_fetch_add_relaxed"(uint64_t *p,
+                                                            uint64_t value) noexcept nogil
+    uint64_t fetch_add_seq_cst "refstore_fetch_add_seq_cst"(uint64_t *p,
+                                                            uint64_t value) noexcept nogil
     uint64_t fetch_or_release "refstore_fetch_or_release"(uint64_t *p, uint64_t bits) noexcept nogil
     uint64_t fetch_or_seq_cst "refstore_fetch_or_seq_cst"(uint64_t *p, uint64_t bits) noexcept nogil
-    uint64_t fetch_and_acquire "refstore_fetch_and_acquire"(uint64_t *p, uint64_t bits) noexcept nogil
-    uint64_t fetch_and_seq_cst "refstore_fetch_and_seq_cst"(uint64_t *p, uint64_t bits) noexcept nogil
-    bint cas_acq_rel "refstore_cas_acq_rel"(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept nogil
-    bint cas_seq_cst "refstore_cas_seq_cst"(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept nogil
+    uint64_t fetch_and_acquire "refstore_fetch_and_acquire"(uint64_t *p,
+                                                            uint64_t bits) noexcept nogil
+    uint64_t fetch_and_seq_cst "refstore_fetch_and_seq_cst"(uint64_t *p,
+                                                            uint64_t bits) noexcept nogil
+    bint cas_acq_rel "refstore_cas_acq_rel"(uint64_t *p, uint64_t *expected,
+                                            uint64_t desired) noexcept nogil
+    bint cas_seq_cst "refstore_cas_seq_cst"(uint64_t *p, uint64_t *expected,
+                                            uint64_t desired) noexcept nogil
 
     uint32_t load_relaxed_u32 "refstore_load_relaxed"(const uint32_t *p) noexcept nogil
     uint32_t load_acquire_u32 "refstore_load_acquire"(const uint32_t *p) noexcept nogil
@@ -98,9 +110,12 @@ cdef extern from *:
     void store_relaxed_u32 "refstore_store_relaxed"(uint32_t *p, uint32_t value) noexcept nogil
     void store_release_u32 "refstore_store_release"(uint32_t *p, uint32_t value) noexcept nogil
     void store_seq_cst_u32 "refstore_store_seq_cst"(uint32_t *p, uint32_t value) noexcept nogil
-    uint32_t fetch_add_seq_cst_u32 "refstore_fetch_add_seq_cst"(uint32_t *p, uint32_t value) noexcept nogil
-    uint32_t fetch_sub_seq_cst_u32 "refstore_fetch_sub_seq_cst"(uint32_t *p, uint32_t value) noexcept nogil
+    uint32_t fetch_add_seq_cst_u32 "refstore_fetch_add_seq_cst"(uint32_t *p,
+                                                                uint32_t value) noexcept nogil
+    uint32_t fetch_sub_seq_cst_u32 "refstore_fetch_sub_seq_cst"(uint32_t *p,
+                                                                uint32_t value) noexcept nogil
 
-    # A plain write to a field, of any integer type, by who owns it: a release elsewhere publishes it. It may move past
-    # its neighbours: where a death in between must find one before the other, a store with an order stands instead.
+    # A plain write to a field, of any integer type, by who owns it: a release elsewhere publishes
+    # it. It may move past its neighbours: where a death in between must find one before the other,
+    # a store with an order stands instead.
     void assign "refstore_assign"(uint64_t field, uint64_t value) noexcept nogil

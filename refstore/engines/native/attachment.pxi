@@ -1,5 +1,5 @@
-# One process's attachment to one store file: joining, leaving, and the file's making. All attachments of the process,
-# for the fork hooks.
+# One process's attachment to one store file: joining, leaving, and the file's making. All
+# attachments of the process, for the fork hooks.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -37,7 +37,8 @@ cdef void keep_for_unseen(View *v) noexcept nogil:
 
 
 cdef class Attachment:
-    """This process's membership in one store; it ends with the last store object, buffer and writer that uses it."""
+    """This process's membership in one store; it ends with the last store object, buffer and writer
+    that uses it."""
 
     cdef View view
     cdef readonly str path
@@ -75,8 +76,9 @@ cdef class Attachment:
         self.uuid = PyBytes_FromStringAndSize(<const char*>h.uuid, 16)
         self.view.path = PyBytes_AS_STRING(self.encoded_path)
         self.view.dev, self.view.ino = found.st_dev, found.st_ino
-        # From the lock on our row to where the fork hooks know of us, the GIL is ours throughout: a child that
-        # another thread forked in between would share our lock, and keep us alive when we are dead.
+        # From the lock on our row to where the fork hooks know of us, the GIL is ours throughout: a
+        # child that another thread forked in between would share our lock, and keep us alive when
+        # we are dead.
         join(&self.view, fd, h, path)
         self.joined = True
         self.view.next = first_view
@@ -109,7 +111,8 @@ cdef inline void see_forks(Attachment att) noexcept:
 cdef class Claim:
     """That the creator of a temporary store lives: the lock ends with this, or with its process."""
 
-    # The lock's description is kept by a mapping alone: descriptors are the program's to close. No child has it.
+    # The lock's description is kept by a mapping alone: descriptors are the program's to close. No
+    # child has it.
     cdef void *at
     cdef int creator
 
@@ -155,7 +158,8 @@ def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mo
 
 
 def is_creator_alive(int fd, str path not None):
-    """Whether the creator of the temporary store behind `fd` lives; None if it is no temporary store of ours."""
+    """Whether the creator of the temporary store behind `fd` lives; None if it is no temporary
+    store of ours."""
     return is_creator_locked(fd)
 
 
@@ -170,7 +174,8 @@ def unsupported_reason(str folder not None):
 
 
 def remove_orphans(str folder not None):
-    """Removes what is kept beside stores in a folder, of stores that are gone: this engine keeps nothing there."""
+    """Removes what is kept beside stores in a folder, of stores that are gone: this engine keeps
+    nothing there."""
     return []
 
 

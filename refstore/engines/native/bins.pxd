@@ -1,7 +1,8 @@
-# Free runs of pages, in bins by length: each has tags at both ends, by which a freed extent finds its neighbours, and
-# stands in the list of its bin. Beside them one bit a page says whether the page is used. Nothing is given away unless
-# all of these agree, so that no wrong bit in one of them is enough: what disagrees is BROKEN, and made anew from the
-# slots by who finds it so. All of it is read and written under the space lock.
+# Free runs of pages, in bins by length: each has tags at both ends, by which a freed extent finds
+# its neighbours, and stands in the list of its bin. Beside them one bit a page says whether the
+# page is used. Nothing is given away unless all of these agree, so that no wrong bit in one of them
+# is enough: what disagrees is BROKEN, and made anew from the slots by who finds it so. All of it is
+# read and written under the space lock.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -65,8 +66,8 @@ cdef inline int bin_of(uint64_t pages) noexcept nogil:
 
 
 cdef inline bint is_listed(View *v, uint64_t first) noexcept nogil:
-    # Whether a free run begins here, and its tags and links agree. A run names the one before it in its bin, so a list
-    # of such runs that begins at a head never comes back to where it was.
+    # Whether a free run begins here, and its tags and links agree. A run names the one before it in
+    # its bin, so a list of such runs that begins at a head never comes back to where it was.
     cdef:
         uint64_t top = top_of(v)
         PageTag *tag = &v.tags[first]
@@ -135,7 +136,9 @@ cdef inline int64_t best_in_bin(View *v, int b, uint64_t pages, uint64_t most) n
         if not is_listed(v, at - 1):
             return BROKEN
         has = v.tags[at - 1].head
-        if has >= pages and (best < 0 or has < best_pages or (has == best_pages and <int64_t>at - 1 < best)):
+        if has >= pages \
+                and (best < 0 or has < best_pages
+                     or (has == best_pages and <int64_t>at - 1 < best)):
             best = <int64_t>at - 1
             best_pages = has
         at = v.tags[at - 1].next
@@ -166,7 +169,8 @@ cdef inline int64_t find_free(View *v, uint64_t pages) noexcept nogil:
 
 
 cdef inline int64_t find_high(View *v, uint64_t pages) noexcept nogil:
-    # Of the free runs that are long enough, the highest among the first few of each bin; NO_RUN or BROKEN.
+    # Of the free runs that are long enough, the highest among the first few of each bin; NO_RUN or
+    # BROKEN.
     cdef:
         int b = bin_of(pages)
         int64_t best = NO_RUN

@@ -1,5 +1,5 @@
-# Bitmaps of hints: a word for 64 things, and a summary bit for each word that is not zero. Anyone sets and takes bits at
-# any time, without a lock: who takes one looks whether what it says is so.
+# Bitmaps of hints: a word for 64 things, and a summary bit for each word that is not zero. Anyone
+# sets and takes bits at any time, without a lock: who takes one looks whether what it says is so.
 
 from libc.stdint cimport int64_t, uint64_t
 
@@ -14,12 +14,13 @@ cdef inline uint64_t *summary_of(uint64_t *words, uint64_t n_words) noexcept nog
 cdef inline void hint_set(uint64_t *words, uint64_t n_words, uint64_t i) noexcept nogil:
     cdef uint64_t bit = <uint64_t>1 << (i & 63)
     if fetch_or_release(&words[i >> 6], bit) == 0:      # [hint] what the bit stands for is written
-        fetch_or_release(&summary_of(words, n_words)[i >> 12], <uint64_t>1 << (i >> 6 & 63))  # [summary]
+        # [summary]
+        fetch_or_release(&summary_of(words, n_words)[i >> 12], <uint64_t>1 << (i >> 6 & 63))
 
 
 cdef inline void hint_restore(uint64_t *words, uint64_t n_words, uint64_t i) noexcept nogil:
-    # As hint_set, for a sweep: the summary may be missing too. What the bit stands for was seen to be so, hence a
-    # bit that is set now will be found right by whoever clears it.
+    # As hint_set, for a sweep: the summary may be missing too. What the bit stands for was seen to
+    # be so, hence a bit that is set now will be found right by whoever clears it.
     cdef uint64_t bit = <uint64_t>1 << (i & 63)
     cdef uint64_t summary_bit = <uint64_t>1 << (i >> 6 & 63)
     cdef uint64_t *summary = &summary_of(words, n_words)[i >> 12]
@@ -55,7 +56,8 @@ cdef inline int64_t hint_take(uint64_t *words, uint64_t n_words, uint64_t start)
         uint64_t n_summary = (n_words + 63) // 64
         uint64_t turn, at, w, bits
         uint64_t skip = start & 63
-    for turn in range(n_summary + 1):       # the first summary word again at last, for the bits before `start`
+    # the first summary word again at last, for the bits before `start`
+    for turn in range(n_summary + 1):
         at = ((start >> 6) + turn) % n_summary
         bits = load_acquire(&summary[at])                                # [summary]
         if turn == 0:

@@ -1,5 +1,6 @@
-# Room for one object: a slot with a block. Small blocks come from runs, lock-free; large ones are whole pages. A
-# process keeps cutting from the run it last found, so two processes share neither slots nor words.
+# Room for one object: a slot with a block. Small blocks come from runs, lock-free; large ones are
+# whole pages. A process keeps cutting from the run it last found, so two processes share neither
+# slots nor words.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -28,7 +29,8 @@ from refstore.engines.native.runs cimport (
 # Large blocks
 
 cdef inline bint take_recent(View *v, uint64_t pages, uint64_t *slot) noexcept nogil:
-    # The extent that we freed last, if it has just the right size: the best fit there is, warm, and no lock.
+    # The extent that we freed last, if it has just the right size: the best fit there is, warm, and
+    # no lock.
     cdef uint64_t k, i
     for k in range(<uint64_t>RECENT):
         i = v.recent[k]
@@ -100,7 +102,8 @@ cdef inline bint take_spare_block(View *v, int size_class, uint64_t *slot) noexc
     cdef uint64_t _
     if v.current[size_class] and take_from_run(v, size_class, v.current[size_class] - 1, slot):
         return True
-    # once for each run: slots that belong to other runs than they say would give back one hint for each taken
+    # once for each run: slots that belong to other runs than they say would give back one hint for
+    # each taken
     for _ in range(runs_used(v) + 1):
         r = hint_take(class_bits_at(v, size_class), v.g.run_words, v.row * 5 % v.g.run_words)
         if r < 0:
@@ -113,8 +116,10 @@ cdef inline bint take_spare_block(View *v, int size_class, uint64_t *slot) noexc
     return False
 
 
-cdef inline bint take_anywhere(View *v, int size_class, bint committed, uint64_t *slot) noexcept nogil:
-    # The store is full: runs that other processes cut from will do. The disk is full: committed ones.
+cdef inline bint take_anywhere(View *v, int size_class, bint committed,
+                               uint64_t *slot) noexcept nogil:
+    # The store is full: runs that other processes cut from will do. The disk is full: committed
+    # ones.
     cdef uint64_t r
     for r in range(runs_used(v)):
         if committed and load_acquire(&v.runs[r].committed) == 0:        # [committed]
@@ -143,7 +148,8 @@ cdef inline bint take_larger(View *v, int size_class, uint64_t *slot) noexcept n
 
 
 cdef inline uint64_t run_blocks(View *v, int size_class) noexcept nogil:
-    # One page's worth at first; then as much as the class has already, halved, so that waste stays in proportion.
+    # One page's worth at first; then as much as the class has already, halved, so that waste stays
+    # in proportion.
     cdef uint64_t size = class_nbytes(size_class)
     cdef uint64_t blocks = max(PAGE // size, v.pool.class_pages[size_class] * PAGE // size // 2)
     return max(<uint64_t>1, min(blocks, min(<uint64_t>RUN_BLOCKS, v.slot_limit // 16 + 1)))
@@ -169,20 +175,24 @@ cdef inline int new_run(View *v, uint64_t *r) noexcept nogil:
         got = commit(file_of(v), v.g.runs + used * sizeof(Run), (end - used) * sizeof(Run))
         if got != 0:
             return got
-        if cas_acq_rel(&v.pool.runs_used, &used, end):                   # [runs] the records below are there
+        if cas_acq_rel(&v.pool.runs_used, &used, end):  # [runs] the records below are there
             hint_range(bits_at(v, v.g.run_bits), v.g.run_words, used, end)
 
 
-cdef inline void keep_block_in_slot(View *v, uint64_t i, uint64_t r, uint64_t j, int size_class) noexcept nogil:
+cdef inline void keep_block_in_slot(View *v, uint64_t i, uint64_t r, uint64_t j,
+                                    int size_class) noexcept nogil:
     cdef Slot *slot = &v.slots[i]
     assign(slot.block, <unsigned char>j)
     assign(slot.size_class, <unsigned char>size_class)
-    # last: a death in between leaves a slot without a block, and never one with half of another's place
+    # last: a death in between leaves a slot without a block, and never one with half of another's
+    # place
     store_release_u32(&slot.run, <uint32_t>(r + 1))                      # [stock]
-    store_relaxed_u32(&v.runs[r].slots[j], <uint32_t>(i + 1))  # relaxed: a hint, checked against the slot
+    store_relaxed_u32(&v.runs[r].slots[j],
+                      <uint32_t>(i + 1))  # relaxed: a hint, checked against the slot
 
 
-cdef inline uint64_t put_back_spare(View *v, int size_class, uint32_t *held, uint64_t n) noexcept nogil:
+cdef inline uint64_t put_back_spare(View *v, int size_class, uint32_t *held,
+                                    uint64_t n) noexcept nogil:
     # Gives unowned blocks of the class to slots that we hold; returns how many.
     cdef uint64_t r, j, used = 0
     for r in range(runs_used(v)):
@@ -198,7 +208,8 @@ cdef inline uint64_t put_back_spare(View *v, int size_class, uint32_t *held, uin
     return used
 
 
-cdef inline int64_t cut_run(View *v, int size_class, uint64_t r, uint32_t *held, uint64_t n) noexcept nogil:
+cdef inline int64_t cut_run(View *v, int size_class, uint64_t r, uint32_t *held,
+                            uint64_t n) noexcept nogil:
     # Pages for up to n blocks, fewer if that is what there is; returns the blocks cut, or an error.
     cdef:
         uint64_t size = class_nbytes(size_class)
@@ -232,7 +243,8 @@ cdef inline int64_t cut_run(View *v, int size_class, uint64_t r, uint32_t *held,
     return <int64_t>n
 
 
-cdef inline int64_t stock(View *v, int size_class, uint64_t r, uint32_t *held, uint64_t n) noexcept nogil:
+cdef inline int64_t stock(View *v, int size_class, uint64_t r, uint32_t *held,
+                          uint64_t n) noexcept nogil:
     cdef int64_t stocked = lock(v, &v.pool.lock)
     if stocked != 0:
         return stocked
@@ -252,7 +264,8 @@ cdef inline int make_blocks(View *v, int size_class, uint64_t *slot) noexcept no
         uint32_t[RUN_BLOCKS] held
         uint64_t n = 0, want = run_blocks(v, size_class)
         uint64_t i, k
-        uint64_t r = 0          # new_run() fails only before it has taken one, and then a hint for 0 is harmless
+        # new_run() fails only before it has taken one, and then a hint for 0 is harmless
+        uint64_t r = 0
         int64_t stocked
         int got = need_empty_slot(v, HELD, &i)
     while got == 0:
@@ -290,7 +303,8 @@ cdef inline int take_small(View *v, uint64_t nbytes, uint64_t *slot) noexcept no
     if take_spare_block(v, size_class, slot):
         return 0
     got = make_blocks(v, size_class, slot)
-    if got == ERR_FULL and (take_anywhere(v, size_class, False, slot) or take_larger(v, size_class, slot)):
+    if got == ERR_FULL \
+            and (take_anywhere(v, size_class, False, slot) or take_larger(v, size_class, slot)):
         return 0
     return got
 
@@ -302,7 +316,8 @@ cdef inline int commit_run_block(View *v, Slot *slot) noexcept nogil:
         Run *run = &v.runs[slot.run - 1]
         uint64_t size = class_nbytes(slot.size_class)
         int got
-    if not run_is_sound(v, run, <uint64_t>slot.size_class + 1) or (slot.block + 1) * size > run.pages * <uint64_t>PAGE:
+    if not run_is_sound(v, run, <uint64_t>slot.size_class + 1) \
+            or (slot.block + 1) * size > run.pages * <uint64_t>PAGE:
         return damage(v, b"run %d is not that of its blocks", slot.run - 1)
     assign(slot.offset, v.g.data + run.first * <uint64_t>PAGE + slot.block * size)
     if load_acquire(&run.committed):                                     # [committed]
@@ -310,13 +325,14 @@ cdef inline int commit_run_block(View *v, Slot *slot) noexcept nogil:
     got = commit_data(v, file_of(v), run.first, run.pages, False, NULL)
     if got != 0:
         return got
-    store_release(&run.committed, 1)                                     # [committed] its pages are there
+    store_release(&run.committed, 1)  # [committed] its pages are there
     return 0
 
 
 cdef inline int place_block(View *v, uint64_t i) noexcept nogil:
-    # Where the block lies follows from who owns it, and from nothing else: it may have come to the slot by other ways
-    # than a put, and the file may be damaged. ERR_UNCOMMITTED: an extent, and memory is missing.
+    # Where the block lies follows from who owns it, and from nothing else: it may have come to the
+    # slot by other ways than a put, and the file may be damaged. ERR_UNCOMMITTED: an extent, and
+    # memory is missing.
     cdef Slot *slot = &v.slots[i]
     cdef uint64_t extent = slot.extent
     if not extent:
@@ -328,8 +344,8 @@ cdef inline int place_block(View *v, uint64_t i) noexcept nogil:
 
 
 cdef inline int allocate_block(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:
-    # A slot in WRITING, ours, with a committed block of at least nbytes; without a block if that is 0.
-    # On ERR_UNCOMMITTED the slot is ours, and its extent is to be committed.
+    # A slot in WRITING, ours, with a committed block of at least nbytes; without a block if that is
+    # 0. On ERR_UNCOMMITTED the slot is ours, and its extent is to be committed.
     cdef int got
     if nbytes > v.g.pages * PAGE:
         return ERR_FULL

@@ -42,7 +42,7 @@ cdef tuple KINDS = ("bytes", "array", "object")
 @cython.freelist(64)
 cdef class Block:
     # A pinned or half-written block. It is given back when it is closed and no view of it lives.
-    cdef Attachment att         # None once it is given back, so that a closed buffer keeps no store mapped
+    cdef Attachment att         # None once it is given back: a closed buffer keeps no store mapped
     cdef uint64_t tag
     cdef uint64_t slot
     cdef uint64_t generation
@@ -54,7 +54,7 @@ cdef class Block:
     cdef bint pinned
     cdef bint is_closed
     cdef bint is_writable
-    cdef bint is_kept           # somebody may keep this very object, and read after they let go of their view
+    cdef bint is_kept           # somebody may keep this very object, and read without their view
     cdef object __weakref__
 
     cdef inline void let_go(self) noexcept:
@@ -79,7 +79,8 @@ cdef class Block:
         return "PinnedBuffer"
 
     cdef inline int require_open(self) except -1:
-        # in a child without a place in the store it is not: new views of what is kept would look like any others
+        # in a child without a place in the store it is not: new views of what is kept would look
+        # like any others
         if self.is_closed or self.att.view.alive[0] == 0:
             raise self.refusal()
         return 0
@@ -96,7 +97,8 @@ cdef class Block:
             Shape shape
             bint strided
             cnp.dtype dtype = read_shape(&self.att.view, self.slot, self.nbytes, &shape, &strided)
-        return view_of(dtype, &shape, strided, self.data, NPY_ARRAY_WRITEABLE if self.is_writable else 0, export)
+        return view_of(dtype, &shape, strided, self.data,
+                       NPY_ARRAY_WRITEABLE if self.is_writable else 0, export)
 
     cdef inline Export new_export(self):
         cdef Export export = Export.__new__(Export)
@@ -110,11 +112,13 @@ cdef class Block:
     cdef int export(self, Py_buffer *buffer, int flags) except -1:
         self.require_open()
         if flags & PyBUF_WRITABLE and not flags & PyBUF_FORMAT:
-            # numpy.ndarray(buffer=) and torch.frombuffer() begin so; they keep the object, and not the view
+            # numpy.ndarray(buffer=) and torch.frombuffer() begin so; they keep the object, and not
+            # the view
             self.is_kept = True
         if not is_typed(flags) or kind_of(&self.att.view, self.slot) != KIND_ARRAY:
             # an Export as the owner: who keeps only `memoryview.obj` keeps the block
-            return PyBuffer_FillInfo(buffer, self.new_export(), self.data, self.nbytes, not self.is_writable, flags)
+            return PyBuffer_FillInfo(buffer, self.new_export(), self.data, self.nbytes,
+                                     not self.is_writable, flags)
         # numpy knows how to export an array, and keeps it, hence our block, as long as the view
         array = self.as_array()
         if flags & PyBUF_FORMAT and array.dtype.num == cnp.NPY_VOID and array.dtype.names is None:
@@ -162,14 +166,16 @@ cdef int export_as(object other, Py_buffer *buffer, int flags) except -1:
 
 cdef inline bint is_typed(int flags) noexcept:
     # whether a request takes an array's shape, and not only its bytes
-    return flags & PyBUF_STRIDES == PyBUF_STRIDES or flags & (PyBUF_FORMAT | PyBUF_ND) == PyBUF_FORMAT | PyBUF_ND
+    return flags & PyBUF_STRIDES == PyBUF_STRIDES \
+        or flags & (PyBUF_FORMAT | PyBUF_ND) == PyBUF_FORMAT | PyBUF_ND
 
 
 @cython.final
 @cython.no_gc
 @cython.freelist(64)
 cdef class Export:
-    # the base of an ndarray over a block: keeps the block as long as the array, or a view of it, lives
+    # the base of an ndarray over a block: keeps the block as long as the array, or a view of it,
+    # lives
     cdef Block block
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
@@ -186,14 +192,16 @@ cdef class Export:
 cdef class PinnedBuffer(Block):
     """An object that is pinned where it lies: a context manager and a read-only buffer.
 
-    The pin goes when it is closed (`with` ends, `release()`, collection) and the last view taken from it is gone.
+    The pin goes when it is closed (`with` ends, `release()`, collection) and the last view taken
+    from it is gone.
     """
 
     def __init__(self):
         raise TypeError("Store.get() makes PinnedBuffers")
 
     def __releasebuffer__(self, Py_buffer *buffer):
-        # never called, since views belong to Exports; numpy.frombuffer() keeps a view only of types that have this
+        # never called, since views belong to Exports; numpy.frombuffer() keeps a view only of types
+        # that have this
         pass
 
     def __dealloc__(self):
@@ -228,7 +236,8 @@ cdef class PinnedBuffer(Block):
 
     @property
     def array(self):
-        """The array that was put, as a view without a copy; bytes as uint8. TypeError for any other object."""
+        """The array that was put, as a view without a copy; bytes as uint8. TypeError for any other
+        object."""
         return self.require_array()
 
     cdef cnp.ndarray require_array(self):
@@ -239,7 +248,8 @@ cdef class PinnedBuffer(Block):
 
     @property
     def value(self):
-        """The object that was put; its buffers lie where they are, bytes come back as a memoryview."""
+        """The object that was put; its buffers lie where they are, bytes come back as a
+        memoryview."""
         self.require_open()
         cdef int kind = kind_of(&self.att.view, self.slot)
         if kind == KIND_ARRAY:
@@ -254,7 +264,8 @@ cdef class PinnedBuffer(Block):
         if self.is_writable:
             return PyMemoryView_FromObject(self)
         cdef PinnedBuffer other = PinnedBuffer.__new__(PinnedBuffer)
-        fetch_add_seq_cst_u32(&self.att.view.pins[self.slot], 1)  # [pin] valid at once: ours holds meanwhile
+        # [pin] valid at once: ours holds meanwhile
+        fetch_add_seq_cst_u32(&self.att.view.pins[self.slot], 1)
         adopt_pin(other, self.att, self.slot, self.generation)
         other.go_private()
         return PyMemoryView_FromObject(other)
@@ -294,8 +305,8 @@ cdef class PinnedBuffer(Block):
 cdef class DirectBuffer(PinnedBuffer):
     """A PinnedBuffer of an array that is not in C order, or whose dtype has no format.
 
-    numpy.frombuffer() finds no plain bytes in a view of it. So it is to ask the buffer for them, and to keep that:
-    this type has nothing to release.
+    numpy.frombuffer() finds no plain bytes in a view of it. So it is to ask the buffer for them,
+    and to keep that: this type has nothing to release.
     """
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
@@ -308,8 +319,10 @@ cdef class DirectBuffer(PinnedBuffer):
 (<PyTypeObject*>PinnedBuffer).tp_flags &= ~Py_TPFLAGS_BASETYPE      # there are no more kinds of it
 
 
-cdef inline Slot *adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) except NULL:
-    # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of its block.
+cdef inline Slot *adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i,
+                            uint64_t generation) except NULL:
+    # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of its
+    # block.
     cdef Slot *slot = &att.view.slots[i]
     cdef uint64_t offset = slot.offset
     cdef uint64_t nbytes = slot.nbytes
@@ -320,7 +333,8 @@ cdef inline Slot *adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i, uint64
     buf.pinned = True
     buf.nbytes = <Py_ssize_t>nbytes
     if not is_plausible(&att.view, slot, offset, nbytes):
-        raise _messages.damaged_file(att.path, f"what slot {i} says of its offset, its size or its block")
+        raise _messages.damaged_file(att.path,
+                                     f"what slot {i} says of its offset, its size or its block")
     buf.data = att.view.ro_base + offset
     return slot
 

@@ -1,7 +1,9 @@
-# Whether all of a store adds up: the equations of layout.pxd. A problem is a sentence that begins with the equation's
-# name. Called by Store.check() and after a boot; what it reads may change meanwhile, so who asks looks more than once.
+# Whether all of a store adds up: the equations of layout.pxd. A problem is a sentence that begins
+# with the equation's name. Called by Store.check() and after a boot; what it reads may change
+# meanwhile, so who asks looks more than once.
 #
-# Truths, as layout.pxd calls them, have nothing to be compared with but each other, and the memory that is there.
+# Truths, as layout.pxd calls them, have nothing to be compared with but each other, and the memory
+# that is there.
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
@@ -60,14 +62,18 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
     if state > RETIRED:
         problems.add(f"state: slot {i} has the unknown state {state}")
     elif state in (WRITING, PUBLISHING, RECLAIMING, HELD) and not is_live_row(v, word_row(word)):
-        problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, which nobody holds")
+        problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, which "
+                     "nobody holds")
     elif (state == RECLAIMING or state == HELD) and word_row(word) == v.row:
-        problems.add(f"owner: slot {i} in state {state} belongs to this process, which does nothing with it")
+        problems.add(f"owner: slot {i} in state {state} belongs to this process, which does "
+                     "nothing with it")
     elif state in (FREE, SEALED, CONDEMNED, RETIRED) and word_row(word):
-        problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, and such a one to nobody")
+        problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, and such "
+                     "a one to nobody")
     elif state == SEALED or state == CONDEMNED or state == PUBLISHING:
         if slot.nbytes > size or slot.spill_nbytes > size - slot.nbytes:
-            problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {slot.spill_nbytes} in a block of {size}")
+            problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {slot.spill_nbytes} in a "
+                         f"block of {size}")
         elif not is_within_block(v, slot, slot.offset, slot.nbytes):
             problems.add(f"offset: slot {i} says {slot.offset}, where its block does not lie")
         elif not is_committed(v, first, pages):
@@ -89,8 +95,8 @@ cdef inline void check_space(View *v, set problems):
         uint64_t i, n_used = slots_used(v)
         Slot *slot
         set blocks = set()
-    extents = [(run_id, v.runs[run_id].first, v.runs[run_id].pages, "run") for run_id in range(runs_used(v))
-               if v.runs[run_id].live]
+    extents = [(run_id, v.runs[run_id].first, v.runs[run_id].pages, "run")
+               for run_id in range(runs_used(v)) if v.runs[run_id].live]
     for i in range(n_used):
         slot = &v.slots[i]
         if slot.extent:
@@ -98,11 +104,14 @@ cdef inline void check_space(View *v, set problems):
         elif slot.run:
             if not run_is_there(v, slot.run) or slot.block >= v.runs[slot.run - 1].blocks \
                     or v.runs[slot.run - 1].live != <uint64_t>slot.size_class + 1:
-                problems.add(f"run: slot {i} has block {slot.block} of run {slot.run - 1}, which has no such block")
+                problems.add(f"run: slot {i} has block {slot.block} of run {slot.run - 1}, which "
+                             "has no such block")
             elif (slot.run, slot.block) in blocks:
-                problems.add(f"overlap: block {slot.block} of run {slot.run - 1} belongs to slot {i} and another")
+                problems.add(f"overlap: block {slot.block} of run {slot.run - 1} belongs to slot "
+                             f"{i} and another")
             elif v.runs[slot.run - 1].slots[slot.block] != i + 1:
-                problems.add(f"block: slot {i} has block {slot.block} of run {slot.run - 1}, whose record denies it")
+                problems.add(f"block: slot {i} has block {slot.block} of run {slot.run - 1}, "
+                             "whose record denies it")
             blocks.add((slot.run, slot.block))
     extents.sort(key=lambda e: e[1])
     last = (0, 0, 0, "start")
@@ -110,7 +119,8 @@ cdef inline void check_space(View *v, set problems):
         if extent[1] < last[1] + last[2]:
             problems.add(f"overlap: pages of {extent[3]} {extent[0]} and of {last[3]} {last[0]}")
         if extent[1] + extent[2] > v.pool.top:
-            problems.add(f"extent: {extent[3]} {extent[0]} ends at page {extent[1] + extent[2]}, past the used part")
+            problems.add(f"extent: {extent[3]} {extent[0]} ends at page {extent[1] + extent[2]}, "
+                         "past the used part")
         elif not extent_is_sane(v, extent[1], extent[2]):
             problems.add(f"extent: {extent[3]} {extent[0]} has pages that cannot be")
         elif not are_used(v, extent[1], extent[2], True):
@@ -146,7 +156,8 @@ cdef inline void check_bins(View *v, uint64_t free_runs, set problems):
             problems.add(f"bins: whether bin {b} has a list is said in two ways")
         while at and listed <= free_runs:
             if not is_listed(v, at - 1) or bin_of(v.tags[at - 1].head) != b:
-                problems.add(f"bins: the list of bin {b} leads to page {at - 1}, where no free run of it begins")
+                problems.add(f"bins: the list of bin {b} leads to page {at - 1}, where no free "
+                             "run of it begins")
                 break
             listed += 1
             at = v.tags[at - 1].next
@@ -171,7 +182,8 @@ cdef inline bint is_hinted(View *v, uint64_t i, Slot *slot) noexcept nogil:
 cdef inline void check_hints(View *v, set problems):
     cdef uint64_t i
     for i in range(slots_used(v)):
-        if word_state(load_acquire(&v.slots[i].word)) == FREE and not is_hinted(v, i, &v.slots[i]):  # [free]
+        # [free]
+        if word_state(load_acquire(&v.slots[i].word)) == FREE and not is_hinted(v, i, &v.slots[i]):
             problems.add(f"lost slot: slot {i} is free and no hint says so")
     for i in range(runs_used(v)):
         if v.runs[i].live == 0 and not is_found(bits_at(v, v.g.run_bits), v.g.run_words, i):
@@ -194,7 +206,8 @@ cdef inline void check_names(View *v, set problems):
         name = label_at(v, i).name[:label_at(v, i).name_nbytes]
         if name_hash(v, label_at(v, i).name, label_at(v, i).name_nbytes) != slot.name_hash:
             problems.add(f"label: the name of slot {i} does not have the slot's hash")
-        if find_cell(v, make_cell(i, word_generation(word), slot.name_hash), slot.name_hash) == NULL:
+        if find_cell(v, make_cell(i, word_generation(word), slot.name_hash),
+                     slot.name_hash) == NULL:
             problems.add(f"index: slot {i} is live as {name!r}, and the index does not lead to it")
         if name in names:
             problems.add(f"index: slots {names[name]} and {i} are both live as {name!r}")
@@ -234,7 +247,8 @@ cdef inline void check_header(View *v, set problems):
     # against what it said when we attached
     if v.header.tag != v.tag or v.header.max_objects != v.slot_limit \
             or (v.header.capacity + PAGE - 1) // PAGE != v.g.pages:
-        problems.add("header: its capacity, max_objects or tag is another one than when this process attached")
+        problems.add("header: its capacity, max_objects or tag is another one than when this "
+                     "process attached")
 
 
 cdef inline void check_rows(View *v, set problems):
@@ -244,12 +258,14 @@ cdef inline void check_rows(View *v, set problems):
         state = load_acquire(&row_at(v, row).state)                      # [row]
         if state > ROW_LEFT:
             problems.add(f"row: row {row} is in the unknown state {state}")
-        if state == ROW_ATTACHED and not is_ready(v.header.live, row) and (row == v.row or not row_is_dead(v, row)):
+        if state == ROW_ATTACHED and not is_ready(v.header.live, row) \
+                and (row == v.row or not row_is_dead(v, row)):
             problems.add(f"live: row {row} is in use, and not among those whose pins count")
         if state == ROW_FREE and is_ready(v.header.live, row):
             problems.add(f"live: row {row} is free, and among those whose pins count")
         if is_ready(v.header.live, row) and row // 64 >= v.header.live_words:
-            problems.add(f"live_words: row {row} is in use, and only {v.header.live_words} words of rows count")
+            problems.add(f"live_words: row {row} is in use, and only {v.header.live_words} words "
+                         "of rows count")
 
 
 cdef inline void check_runs(View *v, set problems):
@@ -269,15 +285,19 @@ cdef inline void check_runs(View *v, set problems):
         for j in range(<uint64_t>run.blocks):
             if run.unowned >> j & 1 == (run.slots[j] != 0):
                 problems.add(f"orphan: block {j} of run {r} has a slot and has none")
-            elif run.slots[j] and (run.slots[j] > slots_used(v) or not slot_is_of(v, run.slots[j] - 1, r, j)):
-                problems.add(f"block: block {j} of run {r} is said to be of slot {run.slots[j] - 1}, which denies it")
+            elif run.slots[j] \
+                    and (run.slots[j] > slots_used(v) or not slot_is_of(v, run.slots[j] - 1, r, j)):
+                problems.add(f"block: block {j} of run {r} is said to be of slot "
+                             f"{run.slots[j] - 1}, which denies it")
         orphans += <uint64_t>popcount64(run.unowned)
         pages[run.live - 1] += run.pages
     if orphans != v.pool.orphans:
-        problems.add(f"orphans: {orphans} blocks are without a slot, and {v.pool.orphans} are said to be")
+        problems.add(f"orphans: {orphans} blocks are without a slot, and {v.pool.orphans} are "
+                     "said to be")
     for r in range(<uint64_t>CLASSES):
         if pages[r] != v.pool.class_pages[r]:
-            problems.add(f"class_pages: runs of class {r} have {pages[r]} pages, and {v.pool.class_pages[r]} are said")
+            problems.add(f"class_pages: runs of class {r} have {pages[r]} pages, and "
+                         f"{v.pool.class_pages[r]} are said")
 
 
 cdef inline void check_memory(View *v, set problems):
@@ -287,26 +307,32 @@ cdef inline void check_memory(View *v, set problems):
         problems.add(f"slots_used: {used} slots are there, where they come by {SLOTS_PER_STEP}")
     for step in written(v, v.g.slots, SLOTS_PER_STEP * sizeof(Slot), v.g.steps):
         if step * SLOTS_PER_STEP >= used:
-            problems.add(f"slots_used: there are slots past {used}, which is said to be their number")
+            problems.add(f"slots_used: there are slots past {used}, which is said to be their "
+                         "number")
     for step in written(v, v.g.runs, PAGE, (v.g.max_runs * sizeof(Run) + PAGE - 1) // PAGE):
         if step * PAGE >= runs_used(v) * sizeof(Run):
-            problems.add(f"runs_used: there are runs past {runs_used(v)}, which is said to be their number")
+            problems.add(f"runs_used: there are runs past {runs_used(v)}, which is said to be "
+                         "their number")
     for step in written(v, v.g.labels, SLOTS_PER_STEP * sizeof(Label), v.g.steps):
         if not is_ready(bits_at(v, v.g.labels_ready), step):
-            problems.add(f"labels_ready: there are labels of slots from {step * SLOTS_PER_STEP} on, without memory")
+            problems.add(f"labels_ready: there are labels of slots from {step * SLOTS_PER_STEP} "
+                         "on, without memory")
     for step in written(v, v.g.index, PAGE, (v.g.page_map - v.g.index) // PAGE):
         if not is_ready(bits_at(v, v.g.index_ready), step):
-            problems.add(f"index_ready: there are names in page {step} of the index, without memory")
+            problems.add(f"index_ready: there are names in page {step} of the index, without "
+                         "memory")
     for row in range(<uint64_t>MAX_ROWS):
         if not is_live_row(v, row):
             continue
         for step in written(v, v.g.pins + row * v.g.pins_stride, PAGE, v.g.steps):
             if not is_ready(pins_ready_of(v, row), step):
-                problems.add(f"pins_ready: row {row} pins slots from {step * SLOTS_PER_STEP} on, and it does not count")
+                problems.add(f"pins_ready: row {row} pins slots from {step * SLOTS_PER_STEP} on, "
+                             "and it does not count")
 
 
 cdef inline list written(View *v, uint64_t at, uint64_t nbytes, uint64_t n):
-    # Which of `n` pieces of the file, of so many bytes each, are not all zeros. Holes are left as they are.
+    # Which of `n` pieces of the file, of so many bytes each, are not all zeros. Holes are left as
+    # they are.
     import os
     cdef uint64_t piece = 0
     cdef int fd = file_of(v)

@@ -1,5 +1,5 @@
-# Retries an operation that another process blocks: recovers the blocker if it is dead, else waits for it without the
-# GIL. So the operation has nothing in hand by then: it begins anew.
+# Retries an operation that another process blocks: recovers the blocker if it is dead, else waits
+# for it without the GIL. So the operation has nothing in hand by then: it begins anew.
 
 from libc.stdint cimport uint64_t
 
@@ -17,9 +17,9 @@ cdef enum:
 
 
 cdef inline bint may_retry(View *v, int *error, uint64_t *since) except -1:
-    # Whether an operation that ended so is worth another try; if not, `error` is what to report of it, or still 0.
-    # `since`: 0 before the first wait. What a signal handler raises comes through; a child that it forks must not go
-    # on with what its parent is at.
+    # Whether an operation that ended so is worth another try; if not, `error` is what to report of
+    # it, or still 0. `since`: 0 before the first wait. What a signal handler raises comes through;
+    # a child that it forks must not go on with what its parent is at.
     cdef uint64_t life = v.life
     cdef int kind = kind_of_error(error[0])
     if kind == ERR_DEAD:

@@ -1,10 +1,11 @@
 # Failpoints. A release build compiles them to nothing.
 #
-# Every write to shared memory is a failpoint: the operations of atomics.pxd are macros, and each place where one is
-# used puts its own entry into a table that the linker collects, so that none can be forgotten. Beside them,
-# `failpoint()` stands where the kernel has changed something for us, and where we have looked at what others write and
-# have yet to act on it. A test arms one with a signal: SIGKILL is a death right there; SIGSTOP lets the test script an
-# interleaving with waitpid and SIGCONT, without a sleep.
+# Every write to shared memory is a failpoint: the operations of atomics.pxd are macros, and each
+# place where one is used puts its own entry into a table that the linker collects, so that none can
+# be forgotten. Beside them, `failpoint()` stands where the kernel has changed something for us, and
+# where we have looked at what others write and have yet to act on it. A test arms one with a
+# signal: SIGKILL is a death right there; SIGSTOP lets the test script an interleaving with waitpid
+# and SIGCONT, without a sleep.
 
 from libc.stdint cimport uint32_t
 

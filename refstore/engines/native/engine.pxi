@@ -64,12 +64,14 @@ cdef class Engine:
     def put(self, obj, *, name=None, replace=False, timeout=0):
         """Stores a copy of `obj`; returns its ObjectRef.
 
-        bytes, bytearray and memoryview are kept as bytes, exactly ndarray as an array, anything else is pickled with
-        its buffers out of band. Errors: StoreFullError, ObjectExistsError, TypeError and pickle.PicklingError.
+        bytes, bytearray and memoryview are kept as bytes, exactly ndarray as an array, anything
+        else is pickled with its buffers out of band. Errors: StoreFullError, ObjectExistsError,
+        TypeError and pickle.PicklingError.
         """
         cdef:
             Attachment att = self.use()
-            ObjectRef ref = ObjectRef.__new__(ObjectRef)    # first: nothing may fail between the seal and the return
+            # first: nothing may fail between the seal and the return
+            ObjectRef ref = ObjectRef.__new__(ObjectRef)
             Draft draft = new_draft(&att.view)
             Name parsed
         parsed.hashed = 0
@@ -86,7 +88,8 @@ cdef class Engine:
         return ref
 
     def create(self, nbytes=None, *, shape=None, dtype=None, name=None, replace=False, timeout=0):
-        """A Writer over `nbytes` bytes, or over an array of `shape` and `dtype` (float64 if not given)."""
+        """A Writer over `nbytes` bytes, or over an array of `shape` and `dtype` (float64 if not
+        given)."""
         cdef:
             Attachment att = self.use()
             Writer writer = Writer.__new__(Writer)
@@ -111,15 +114,18 @@ cdef class Engine:
         writer.nbytes = <Py_ssize_t>att.view.slots[writer.slot].nbytes
         writer.is_writable = True
         writer.enlist()
-        writer.name = None if name is None else str.__str__(name)      # also of a subclass, as put() takes it
+        # also of a subclass, as put() takes it
+        writer.name = None if name is None else str.__str__(name)
         writer.replaces = replace
         return writer
 
     def get(self, key, *, timeout=0, writable=False):
-        """A PinnedBuffer over the object with this ref or name; `writable`: over a private copy-on-write view of it."""
+        """A PinnedBuffer over the object with this ref or name; `writable`: over a private
+        copy-on-write view of it."""
         cdef:
             Attachment att = self.use()
-            PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)   # first: nothing may fail once the pin is ours
+            # first: nothing may fail once the pin is ours
+            PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)
             Found found
             uint64_t since = 0
             int got
@@ -150,13 +156,15 @@ cdef class Engine:
         return find(&att.view, &name, found, True)
 
     cdef bint locate(self, object key, Found *found) except -1:
-        # Where a live object is, if it is there: a snapshot. It takes no pin, for which there may be no memory.
+        # Where a live object is, if it is there: a snapshot. It takes no pin, for which there may
+        # be no memory.
         cdef Attachment att = self.use()
         cdef Name name
         if type(key) is ObjectRef:
             found.slot = (<ObjectRef>key).slot
             found.generation = (<ObjectRef>key).generation
-            return (<ObjectRef>key).tag == att.view.tag and is_live_object(&att.view, found.slot, found.generation)
+            return (<ObjectRef>key).tag == att.view.tag \
+                and is_live_object(&att.view, found.slot, found.generation)
         read_name(&att.view, key, &name)
         return find(&att.view, &name, found, False) == 0
 
@@ -167,7 +175,8 @@ cdef class Engine:
         return 0
 
     def delete(self, key):
-        """Ends the object's life: no get finds it from now on, and its block comes back with the last pin."""
+        """Ends the object's life: no get finds it from now on, and its block comes back with the
+        last pin."""
         cdef:
             Attachment att = self.use()
             View *v = &att.view
@@ -227,7 +236,8 @@ cdef class Engine:
                 if name is not None:
                     found.append(name)
             i = next_live(v, <uint64_t>i + 1, &generation)
-        return list(dict.fromkeys(found))       # a name that is going over to another object is there twice
+        # a name that is going over to another object is there twice
+        return list(dict.fromkeys(found))
 
     def _census(self):
         # the fields of StoreStats, in its order
@@ -273,7 +283,8 @@ cdef class Engine:
             raise get_error(&att.view, ERR_NOT_FOUND, key, is_foreign(&att.view, key))
         for row in {holder[0] for holder in seen}:
             people[row] = process_info(&att.view, row)
-        return [as_holder(people[held[0]], held, None if held[2] is None else make_ref(att.view.tag, held[1], held[2]))
+        return [as_holder(people[held[0]], held,
+                          None if held[2] is None else make_ref(att.view.tag, held[1], held[2]))
                 for held in seen]
 
     def trim(self):
@@ -297,7 +308,7 @@ cdef inline uint64_t generation_of(View *v, uint64_t i) noexcept nogil:
 
 
 cdef inline bint is_live_object(View *v, uint64_t i, uint64_t generation) noexcept nogil:
-    return i < slots_used(v) and is_readable(load_acquire(&v.slots[i].word), generation)     # [seal]
+    return i < slots_used(v) and is_readable(load_acquire(&v.slots[i].word), generation)  # [seal]
 
 
 cdef inline bint is_foreign(View *v, object key):

@@ -29,7 +29,8 @@ cdef inline object busy(View *v, uint64_t row, str what):
 
 cdef inline object no_recovery(View *v):
     from refstore import _limits
-    return _limits.no_descriptor(path_of(v), "cleaning up after a process that died in the middle of a change")
+    return _limits.no_descriptor(path_of(v),
+                                 "cleaning up after a process that died in the middle of a change")
 
 
 cdef inline str damage_found(View *v):
@@ -38,7 +39,8 @@ cdef inline str damage_found(View *v):
 
 
 cdef inline object blocked(View *v, int error, str what):
-    # Of what ends any operation that needs a lock; None if it is another error. `what` waits, as in "trim()".
+    # Of what ends any operation that needs a lock; None if it is another error. `what` waits, as in
+    # "trim()".
     from refstore import _messages
     if error == ERR_RECOVERY:
         return no_recovery(v)
@@ -120,4 +122,5 @@ cdef inline object get_error(View *v, int error, object key, bint of_other_store
     if error == ERR_NOT_FOUND:
         return _messages.not_found(path_of(v), key, of_other_store=of_other_store)
     # a page, to count this process's pins in
-    return blocked(v, error, f"the deletion of {key!r}") or full(v, PAGE if error == ERR_NO_MEMORY else 0, error)
+    return blocked(v, error, f"the deletion of {key!r}") \
+        or full(v, PAGE if error == ERR_NO_MEMORY else 0, error)

@@ -6,9 +6,12 @@ from cpython.ref cimport Py_XDECREF
 
 
 cdef class Exporter:
-    """The base of a class in Python whose objects are buffers: `_buffer_for(flags)` says what exports in their place.
+    """The base of a class in Python whose objects are buffers.
 
-    A view belongs to what exported it, so whoever keeps a view, or only what lies behind it, keeps that.
+    `_buffer_for(flags)` says what exports in an object's place.
+
+    A view belongs to what exported it, so whoever keeps a view, or only what lies behind it, keeps
+    that.
     """
 
     cdef object __weakref__

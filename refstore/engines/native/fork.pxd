@@ -1,19 +1,23 @@
-# What happens around fork(), whoever calls it: the child gets a row and pins of its own before it exists, so the
-# parent may release at once; the child then puts its own description under the same addresses, so the parent's
-# row lives exactly as long as the parent. A child that no hook has seen finds its `alive` page wiped.
+# What happens around fork(), whoever calls it: the child gets a row and pins of its own before it
+# exists, so the parent may release at once; the child then puts its own description under the same
+# addresses, so the parent's row lives exactly as long as the parent. A child that no hook has seen
+# finds its `alive` page wiped.
 #
-# A child for which there is no row, descriptor or memory has the parent's mapping and with it the parent's lock, so
-# that the parent's row lives as long as both. What the child inherited is marked KEPT there: once a block and not once
-# a fork, since nobody can tell when such a child ends, nor whether the fork came to be.
+# A child for which there is no row, descriptor or memory has the parent's mapping and with it the
+# parent's lock, so that the parent's row lives as long as both. What the child inherited is marked
+# KEPT there: once a block and not once a fork, since nobody can tell when such a child ends, nor
+# whether the fork came to be.
 #
-# The hooks take the GIL, so that no other thread pins or unpins until the fork is done. A thread of C code that has no
-# Python thread state does not: whoever keeps the GIL may be waiting for its end. It counts itself in `unseen_forks`,
-# and no more; whoever next lets go of a view or a Writer, with the GIL, sees the count first, and marks all that is
-# pinned by then. That is enough. What the child may use is what its thread had before it called fork; of that nothing
-# was let go before the call; and who lets go after the call has learnt that it is through, hence sees the count. Who
-# does so amid the call, in no order with it, takes a view from the thread in the parent as well. And it is no less
-# than can be: a thread that has a thread state has to take the GIL anyway before it can end or return to Python, so
-# whoever keeps the GIL and waits for that waits for ever, with a fork or without.
+# The hooks take the GIL, so that no other thread pins or unpins until the fork is done. A thread of
+# C code that has no Python thread state does not: whoever keeps the GIL may be waiting for its end.
+# It counts itself in `unseen_forks`, and no more; whoever next lets go of a view or a Writer, with
+# the GIL, sees the count first, and marks all that is pinned by then. That is enough. What the
+# child may use is what its thread had before it called fork; of that nothing was let go before the
+# call; and who lets go after the call has learnt that it is through, hence sees the count. Who does
+# so amid the call, in no order with it, takes a view from the thread in the parent as well. And it
+# is no less than can be: a thread that has a thread state has to take the GIL anyway before it can
+# end or return to Python, so whoever keeps the GIL and waits for that waits for ever, with a fork
+# or without.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -36,11 +40,12 @@ from refstore.engines.native.recovery cimport recover_locked
 from refstore.engines.native.mapping cimport close_own
 
 cdef struct OpenWriter:
-    # What the hooks know of a Writer: who inherits it can write into whatever comes to lie there next.
+    # What the hooks know of a Writer: who inherits it can write into whatever comes to lie there
+    # next.
     OpenWriter *next
     View *view
     uint64_t slot
-    bint *pinned                # in a child: its row pins the block, and its copy of the Writer gives that back
+    bint *pinned                # in a child: its row pins the block, until its Writer gives it back
     bint is_inherited           # only the process that made it may end it, whatever row it has
     bint is_shared              # a child has it too: the block is not free when ours is done with
     bint is_kept                # for a child without a row, as soon as there is memory for a pin
@@ -55,7 +60,7 @@ cdef enum Loss:                 # why a child has no row
 
 cdef inline int pin_open_writers(OpenWriter *writer, View *v, uint64_t child) noexcept nogil:
     while writer != NULL:
-        if writer.view == v and not writer.pinned[0]:      # else our own pin is copied with the others
+        if writer.view == v and not writer.pinned[0]:  # else our own pin is copied with the others
             if commit_pins(v, child, writer.slot // SLOTS_PER_STEP) != 0:
                 return -1
             fetch_or_seq_cst(&v.slots[writer.slot].mask, <uint64_t>1 << (child & 63))        # [pin]
@@ -76,13 +81,14 @@ cdef inline void end_fork_of_writers(OpenWriter *writer, bint in_child) noexcept
 
 cdef inline void copy_command(View *v, uint64_t row) noexcept nogil:
     cdef Row *mine = row_at(v, v.row)
-    memcpy(row_at(v, row).command, mine.command, sizeof(mine.command))     # its pid is not known yet
+    memcpy(row_at(v, row).command, mine.command, sizeof(mine.command))  # its pid is not known yet
     failpoint()
 
 
 cdef inline bint keep_pin(View *v, uint64_t i) noexcept nogil:
-    # Of a slot that we pin or write, so that nobody reaps it meanwhile; whether it was not kept before.
-    cdef uint32_t cell = load_relaxed_u32(&v.pins[i])   # relaxed: ours alone, and the other threads are held off
+    # Of a slot that we pin or write, so that nobody reaps it meanwhile; whether it was not kept
+    # before.
+    cdef uint32_t cell = load_relaxed_u32(&v.pins[i])   # relaxed: ours, other threads are held off
     if cell & KEPT:
         return False
     store_relaxed_u32(&v.pins[i], cell | KEPT)          # relaxed: before the mark, which is seq_cst
@@ -145,15 +151,16 @@ cdef inline void close_lent(View *v, int fd) noexcept nogil:
 
 
 cdef inline void end_unseen_fork_in_child(View *v) noexcept nogil:
-    # Another thread may have been in the middle of a fork or a recovery: the locks that it has for a moment are not
-    # to last as long as we do.
+    # Another thread may have been in the middle of a fork or a recovery: the locks that it has for
+    # a moment are not to last as long as we do.
     close_lent(v, v.child_fd)
     close_lent(v, v.recovery_fd)
     v.child_fd = v.recovery_fd = -1
 
 
 cdef inline bint remap(View *v, char *at, int prot) noexcept nogil:
-    return mmap(at, v.g.file_size, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, v.child_fd, 0) != MAP_FAILED
+    cdef int flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED
+    return mmap(at, v.g.file_size, prot, flags, v.child_fd, 0) != MAP_FAILED
 
 
 cdef inline void end_fork_in_child(View *v) noexcept nogil:

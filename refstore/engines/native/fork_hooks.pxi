@@ -1,4 +1,5 @@
-# The hooks of fork(), for all attachments of this process: fork.pxd says what they do for one. libc calls them.
+# The hooks of fork(), for all attachments of this process: fork.pxd says what they do for one. libc
+# calls them.
 
 from refstore.engines.native.atomics cimport fetch_add_seq_cst
 from refstore.engines.native.layout cimport MAX_ROWS
@@ -45,13 +46,15 @@ cdef void before_fork() noexcept nogil:
     # With the GIL, no other thread of ours pins or unpins until the fork is done; see fork.pxd.
     global held_over_fork, gil_held_over_fork, alone_over_fork
     cdef View *v
+    cdef PyThreadState *threads
     if is_stranger():
         fetch_add_seq_cst(&unseen_forks, 1)                              # [fork]
         return
     gil_held_over_fork = first_view != NULL and Py_IsInitialized()
     if gil_held_over_fork:
         held_over_fork = PyGILState_Ensure()
-        alone_over_fork = PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) == NULL
+        threads = PyInterpreterState_ThreadHead(PyInterpreterState_Get())
+        alone_over_fork = PyThreadState_Next(threads) == NULL
     v = first_view
     while v != NULL:
         if v.alive[0]:          # else we have no place ourselves
@@ -98,8 +101,8 @@ cdef void after_fork_in_child() noexcept nogil:
     if is_unseen:
         return
     end_fork_of_writers(first_writer, True)
-    # A thread that C code forked from, without the GIL, keeps it in the child if there were others: giving it up
-    # takes locks that another one may have held at the fork.
+    # A thread that C code forked from, without the GIL, keeps it in the child if there were others:
+    # giving it up takes locks that another one may have held at the fork.
     if gil_held_over_fork and (held_over_fork == PyGILState_LOCKED or alone_over_fork):
         PyGILState_Release(held_over_fork)
 

@@ -1,7 +1,9 @@
-# Who holds what: a process holds what it pins, by the cells of its row, and what it is making, by the slot's word.
+# Who holds what: a process holds what it pins, by the cells of its row, and what it is making, by
+# the slot's word.
 #
-# Nothing is pinned in order to look at it: a condemned object cannot be, and our pin would be a holder too. So a slot
-# is read between two looks at its word, and what was seen counts if both show the same generation.
+# Nothing is pinned in order to look at it: a condemned object cannot be, and our pin would be a
+# holder too. So a slot is read between two looks at its word, and what was seen counts if both show
+# the same generation.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
@@ -38,11 +40,13 @@ cdef inline bint may_be_held(View *v, uint64_t i, uint64_t word) noexcept nogil:
 
 
 cdef inline uint32_t pins_on(View *v, uint64_t row, uint64_t i) noexcept nogil:
-    # The cell of a live row. Without its bit in the mask it has none that are valid: it has tried to pin an earlier
-    # object.
+    # The cell of a live row. Without its bit in the mask it has none that are valid: it has tried
+    # to pin an earlier object.
     if load_acquire(&v.slots[i].mask) >> (row & 63) & 1 == 0:            # [pin]
         return 0
-    return load_seq_cst_u32(&pins_of(v, row)[i]) if is_ready(pins_ready_of(v, row), i // SLOTS_PER_STEP) else 0  # [pin]
+    if not is_ready(pins_ready_of(v, row), i // SLOTS_PER_STEP):
+        return 0
+    return load_seq_cst_u32(&pins_of(v, row)[i])                         # [pin]
 
 
 cdef inline object name_seen(View *v, uint64_t i):
@@ -69,7 +73,8 @@ cdef inline list pins_seen(View *v, uint64_t i, uint64_t maker):
 
 
 cdef inline list look_at(View *v, uint64_t i):
-    # [(row, slot, generation, name, cell of pins, bytes)]; generation and name are None of what is being made
+    # [(row, slot, generation, name, cell of pins, bytes)]; generation and name are None of what is
+    # being made
     cdef:
         uint64_t word, maker, nbytes
         int _
@@ -125,7 +130,8 @@ cdef inline bint has_ended(Row *row):
 cdef inline tuple process_info(View *v, uint64_t row):
     # (pid, command, alive, has ended)
     cdef bint alive = not row_is_dead(v, row)
-    return row_at(v, row).pid, command_of(row_at(v, row)), alive, alive and has_ended(row_at(v, row))
+    return (row_at(v, row).pid, command_of(row_at(v, row)), alive,
+            alive and has_ended(row_at(v, row)))
 
 
 cdef inline tuple as_holder(tuple who, tuple held, object ref):
@@ -133,7 +139,8 @@ cdef inline tuple as_holder(tuple who, tuple held, object ref):
     from refstore import _children
     _, _, _, name, cell, nbytes = held
     pid, command, alive, ended = who
-    return pid, _children.holder(command, cell & KEPT != 0, ended), ref, name, pins_in(cell), nbytes, alive
+    return (pid, _children.holder(command, cell & KEPT != 0, ended), ref, name, pins_in(cell),
+            nbytes, alive)
 
 
 cdef inline str keeper(Row *row):

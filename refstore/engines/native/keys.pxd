@@ -1,4 +1,5 @@
-# Names as the keys of calls: a str is checked and hashed once, and looked up as often as the call needs.
+# Names as the keys of calls: a str is checked and hashed once, and looked up as often as the call
+# needs.
 
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint64_t, uint8_t

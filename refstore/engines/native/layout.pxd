@@ -42,12 +42,12 @@
 #           runs: `live`, `committed`, `first`, `pages`, `blocks`, of which `twin` is a second copy
 #           pins, labels, and the bits of memory that is there: pins_ready (also whose pins count),
 #           labels_ready, index_ready, data_ready
-#   hints   bits of bare and stocked slots, of runs by class and of dead runs, their summaries, and a
-#           run's `free`: the slot's word decides, and the slot's own `run` and `block`
+#   hints   bits of bare and stocked slots, of runs by class and of dead runs, their summaries, and
+#           a run's `free`: the slot's word decides, and the slot's own `run` and `block`
 #           a run's `slots` and `unowned`: a block that no slot owns is one in both; else the slot
 #           decides
-#           pool: `top`, `bin_bits`, `bin_head`; page map; used bits: pages are free if their tags and
-#           links say so and no used bit denies it
+#           pool: `top`, `bin_bits`, `bin_head`; page map; used bits: pages are free if their tags
+#           and links say so and no used bit denies it
 #           pool: `orphans`, `class_pages`, `release_next`: how large, where to begin
 #           index: a cell leads to a slot, whose word and label decide; a lost one hides a name
 #           rows: `pid`, `command`, `recoverer`, counters; header: `moves`, `totals`
@@ -87,9 +87,9 @@ cdef extern from *:
     #define REFSTORE_MAGIC UINT64_C(0x65726F7473666572)        /* "refstore" */
     #define REFSTORE_GENERATION_LAST ((UINT64_C(1) << 48) - 1)
     #define REFSTORE_CAPACITY_LIMIT (UINT64_C(1) << 43)        /* page numbers fit 32 bits */
-    #define REFSTORE_OBJECTS_LIMIT (UINT64_C(1) << 28)         /* a slot number fits an index cell */
-    /* In a cell of pins: a child that has no row inherited the block. It stays as long as the row, whose lock
-       such a child has, too. */
+    #define REFSTORE_OBJECTS_LIMIT (UINT64_C(1) << 28)         /* a slot number fits a cell */
+    /* In a cell of pins: a child that has no row inherited the block. It stays as long as the row,
+       whose lock such a child has, too. */
     #define REFSTORE_KEPT (UINT32_C(1) << 31)
     """
     const uint64_t MAGIC "REFSTORE_MAGIC"
@@ -141,7 +141,7 @@ cdef enum SlotState:
 cdef enum RowState:
     ROW_FREE
     ROW_ATTACHED
-    ROW_LEFT                    # in good order; what it kept waits for the children that have its lock
+    ROW_LEFT                    # in good order; what it kept waits for children with its lock
 
 cdef enum Kind:
     KIND_BYTES
@@ -170,7 +170,7 @@ cdef enum Error:
     ERR_DAMAGED = -13       # a number in the file that cannot be
     ERR_HELD = -14          # a process that lives holds a lock for long: wait, then try again
     ERR_UNCOMMITTED = -15          # no error: the block has yet to get its memory, which takes long
-    ERR_SIGNALS = -16       # they come too fast for the kernel to make a page: look at them, then try again
+    ERR_SIGNALS = -16       # too fast for the kernel to make a page: look at them, then try again
 
 # Each field says by whom it is written; `+`: by who is both at once, `,`: by either.
 #
@@ -185,7 +185,8 @@ cdef enum Error:
 #   owner    whose row the slot's word names; for RETIRED slots nobody, so that `space` alone does
 #   nobody   reserved: 0
 #
-# What is no struct: `pins[row][slot]` is written by `row`, all bitmaps by `anyone`, used bits by `space`.
+# What is no struct: `pins[row][slot]` is written by `row`, all bitmaps by `anyone`, used bits by
+# `space`.
 
 cdef struct Header:
     uint64_t magic              # written last when the file is made; by: maker
@@ -303,8 +304,8 @@ cdef struct PageTag:
 #   pins_ready    the bit of a step is set if a live row pins one of its slots
 #   data_ready    the bit of a chunk is set if bytes of an object lie in it
 #   state         each slot's state is one of SlotState
-#   owner         the word of a slot in WRITING, PUBLISHING, RECLAIMING or HELD names a live row, and
-#                 that of any other none; who is amid no call has none in RECLAIMING or HELD
+#   owner         the word of a slot in WRITING, PUBLISHING, RECLAIMING or HELD names a live row,
+#                 and that of any other none; who is amid no call has none in RECLAIMING or HELD
 #   kind          is one of Kind
 #   size          nbytes + spill_nbytes <= the bytes of the slot's block
 #   offset        is where the block lies: at its extent, or in its run
@@ -318,9 +319,9 @@ cdef struct PageTag:
 #   overlap       no page is in two extents or runs, no block in two slots
 #   lost pages    pages below `top` == those of extents + those of live runs + those of free runs
 #   used          the bit of a page is set if and only if it is in an extent or a live run
-#   bins          a free run is in the list of its bin, and in no other; bin_bits has the bit of a bin
-#                 if and only if it has a list
-#   lost slot     what is FREE has a hint by what it owns: empty_bits, spare_bits, or its run's `free`
+#   bins          a free run is in the list of its bin, and in no other; bin_bits has the bit of a
+#                 bin if and only if it has a list
+#   lost slot     a FREE slot has a hint by what it owns: empty_bits, spare_bits or its run's `free`
 #   lost run      a run that is not live has a hint in run_bits
 #   lost reap     a slot in CONDEMNED is pinned
 #   pins          a cell that is not 0 is of a live row and a slot that has an object
@@ -384,8 +385,8 @@ cdef inline void check_layout() noexcept nogil:
 
 
 cdef inline uint64_t fingerprint() noexcept nogil:
-    # FNV-1a over everything that two builds must agree on; the debug flag keeps a build with failpoints
-    # away from files in use
+    # FNV-1a over everything that two builds must agree on; the debug flag keeps a build with
+    # failpoints away from files in use
     cdef:
         uint64_t hashed = 0xcbf29ce484222325
         uint64_t[23] facts
@@ -393,8 +394,8 @@ cdef inline uint64_t fingerprint() noexcept nogil:
     facts[:] = [
         sizeof(Header), sizeof(Pool), sizeof(Row), sizeof(NameLock), sizeof(Run), sizeof(Slot),
         sizeof(Label), sizeof(Bucket), sizeof(PageTag), PAGE, CHUNK, HUGE_PAGE, MAX_ROWS, CLASSES,
-        SMALL_LIMIT, RUN_BLOCKS, SLOTS_PER_STEP, NAME_LOCKS, BINS, EXACT_BINS, INLINE_DIMS, FORMAT_VERSION,
-        <uint64_t>IS_DEBUG,
+        SMALL_LIMIT, RUN_BLOCKS, SLOTS_PER_STEP, NAME_LOCKS, BINS, EXACT_BINS, INLINE_DIMS,
+        FORMAT_VERSION, <uint64_t>IS_DEBUG,
     ]
     for i in range(23):
         hashed = (hashed ^ facts[i]) * <uint64_t>0x100000001b3
@@ -484,7 +485,8 @@ cdef inline uint64_t run_twin(Run *run, uint64_t live) noexcept nogil:
 
 
 cdef inline int class_of(uint64_t nbytes) noexcept nogil:
-    # 0 < nbytes <= SMALL_LIMIT; blocks are multiples of 64 B, so that each is 64-byte aligned in its run
+    # 0 < nbytes <= SMALL_LIMIT; blocks are multiples of 64 B, so that each is 64-byte aligned in
+    # its run
     cdef uint64_t last, floor
     if nbytes <= 512:
         return <int>((nbytes - 1) // 64)

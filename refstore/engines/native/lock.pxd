@@ -1,6 +1,6 @@
-# The locks in the file: a word that holds its owner's row, so that the next one can tell when it is dead. The space lock
-# is for who moves pages, a name's lock for who publishes or removes under the name; whoever recovers a dead row gives
-# back its locks.
+# The locks in the file: a word that holds its owner's row, so that the next one can tell when it is
+# dead. The space lock is for who moves pages, a name's lock for who publishes or removes under the
+# name; whoever recovers a dead row gives back its locks.
 
 from libc.stdint cimport uint64_t
 
@@ -15,7 +15,8 @@ cdef enum:
     BLOCKED_STEP = 64       # more than there are errors
 
 
-# ERR_DEAD, ERR_HELD and ERR_BUSY carry the row that is in the way, so that it goes where the error goes.
+# ERR_DEAD, ERR_HELD and ERR_BUSY carry the row that is in the way, so that it goes where the error
+# goes.
 
 cdef inline int blocked_by(int error, uint64_t row) noexcept nogil:
     return error - BLOCKED_STEP * (<int>row + 1)
@@ -30,8 +31,8 @@ cdef inline uint64_t blocker_of(int error) noexcept nogil:
 
 
 cdef inline int lock(View *v, uint64_t *word) noexcept nogil:
-    # Holders are quick, so a short spin; then ask whether the holder lives. Who waits longer does it without the GIL,
-    # hence with nothing in hand: that is up to the caller's caller.
+    # Holders are quick, so a short spin; then ask whether the holder lives. Who waits longer does
+    # it without the GIL, hence with nothing in hand: that is up to the caller's caller.
     cdef:
         uint64_t expected = 0
         uint64_t since = 0
@@ -51,7 +52,8 @@ cdef inline int lock(View *v, uint64_t *word) noexcept nogil:
                 return damage(v, b"the space lock names row %d, and there is none", expected - 1)
             return damage(v, b"a name's lock names row %d, and there is none", expected - 1)
         # [lock] once more: it may have died after giving the lock back
-        if expected and not byte_is_locked(file_of(v), expected - 1) and load_acquire(word) == expected:
+        if expected and not byte_is_locked(file_of(v), expected - 1) \
+                and load_acquire(word) == expected:
             return blocked_by(ERR_DEAD, expected - 1)
         if expected and now_ms() - since >= HELD_AFTER_MS:
             return blocked_by(ERR_HELD, expected - 1)

@@ -1,4 +1,5 @@
-# The file itself: made complete or not at all, looked over before a number in it is believed, mapped twice.
+# The file itself: made complete or not at all, looked over before a number in it is believed,
+# mapped twice.
 
 from libc.errno cimport ENOMEM, ENOSPC, errno
 from libc.stdint cimport uint64_t
@@ -71,7 +72,8 @@ cdef inline HeaderFault validate_header(const Header *h, uint64_t file_nbytes) n
         return HEADER_OTHER_VERSION
     if h.fingerprint != fingerprint():
         return HEADER_OTHER_BUILD
-    if h.capacity == 0 or h.capacity > CAPACITY_LIMIT or h.max_objects == 0 or h.max_objects > OBJECTS_LIMIT:
+    if h.capacity == 0 or h.capacity > CAPACITY_LIMIT or h.max_objects == 0 \
+            or h.max_objects > OBJECTS_LIMIT:
         return HEADER_DAMAGED
     lay_out(h.capacity, h.max_objects, &v.g)
     if v.g.file_size != file_nbytes:
@@ -85,9 +87,10 @@ cdef inline bint is_there(View *v, uint64_t at, uint64_t nbytes) noexcept nogil:
     return nbytes == 0 or allocate(v.fd, at, nbytes) != ENOSPC
 
 
-cdef inline bint marks_hold(View *v, uint64_t *bits, uint64_t n, uint64_t at, uint64_t unit) noexcept nogil:
-    # Whether there is memory for all of n units of the file that are marked as committed. Where there is, this takes
-    # none.
+cdef inline bint marks_hold(View *v, uint64_t *bits, uint64_t n, uint64_t at,
+                            uint64_t unit) noexcept nogil:
+    # Whether there is memory for all of n units of the file that are marked as committed. Where
+    # there is, this takes none.
     cdef uint64_t i = next_ready(bits, 0, n), until
     while i < n:
         until = next_unready(bits, i, n)
@@ -98,23 +101,28 @@ cdef inline bint marks_hold(View *v, uint64_t *bits, uint64_t n, uint64_t at, ui
 
 
 cdef inline const char *claim_without_memory(View *v) noexcept nogil:
-    # The field that says that memory is there, and none is to be had; NULL if all that is said is so. For a file system
-    # that is full: elsewhere the kernel gives memory to who touches it.
+    # The field that says that memory is there, and none is to be had; NULL if all that is said is
+    # so. For a file system that is full: elsewhere the kernel gives memory to who touches it.
     cdef uint64_t row
     if not is_there(v, v.g.slots, slots_used(v) * sizeof(Slot)):
         return b"slots_used"
     if not is_there(v, v.g.runs, runs_used(v) * sizeof(Run)):
         return b"runs_used"
-    if not is_there(v, v.g.page_map, map_end(v) * sizeof(PageTag)) or not is_there(v, v.g.used_bits, map_end(v) // 8):
+    if not is_there(v, v.g.page_map, map_end(v) * sizeof(PageTag)) \
+            or not is_there(v, v.g.used_bits, map_end(v) // 8):
         return b"map_committed"
-    if not marks_hold(v, bits_at(v, v.g.labels_ready), v.g.steps, v.g.labels, SLOTS_PER_STEP * sizeof(Label)):
+    if not marks_hold(v, bits_at(v, v.g.labels_ready), v.g.steps, v.g.labels,
+                      SLOTS_PER_STEP * sizeof(Label)):
         return b"labels_ready"
-    if not marks_hold(v, bits_at(v, v.g.index_ready), (v.g.page_map - v.g.index) // PAGE, v.g.index, PAGE):
+    if not marks_hold(v, bits_at(v, v.g.index_ready), (v.g.page_map - v.g.index) // PAGE, v.g.index,
+                      PAGE):
         return b"index_ready"
-    if not marks_hold(v, bits_at(v, v.g.data_ready), (v.g.pages * PAGE + CHUNK - 1) // CHUNK, v.g.data, CHUNK):
+    if not marks_hold(v, bits_at(v, v.g.data_ready), (v.g.pages * PAGE + CHUNK - 1) // CHUNK,
+                      v.g.data, CHUNK):
         return b"data_ready"
     for row in range(<uint64_t>MAX_ROWS):
-        if not marks_hold(v, pins_ready_of(v, row), v.g.steps, v.g.pins + row * v.g.pins_stride, PAGE):
+        if not marks_hold(v, pins_ready_of(v, row), v.g.steps, v.g.pins + row * v.g.pins_stride,
+                          PAGE):
             return b"pins_ready"
     return NULL
 
@@ -139,13 +147,14 @@ cdef inline void unmap_view(View *v) noexcept nogil:
 
 
 cdef inline int map_twice(View *v) noexcept nogil:
-    # At multiples of a huge page, since the data begins at one in the file; in one piece of address space, which takes
-    # the fewest calls. Returns 0 or the errno.
+    # At multiples of a huge page, since the data begins at one in the file; in one piece of address
+    # space, which takes the fewest calls. Returns 0 or the errno.
     cdef:
         size_t nbytes = v.g.file_size
         size_t each = round_up(nbytes, HUGE_PAGE)
         size_t room_nbytes = 2 * each + HUGE_PAGE
-        void *room = mmap(NULL, room_nbytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        void *room = mmap(NULL, room_nbytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                          -1, 0)
         char *at
         int flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED
     if room == MAP_FAILED:
@@ -163,7 +172,8 @@ cdef inline int map_twice(View *v) noexcept nogil:
 
 
 cdef inline int map_store(View *v, const Header *h) noexcept nogil:
-    # `h` is sound and s.fd is a description of our own. Returns 0 or the errno, with nothing left behind but s.fd.
+    # `h` is sound and s.fd is a description of our own. Returns 0 or the errno, with nothing left
+    # behind but s.fd.
     cdef void *alive
     cdef int failed, size_class
     lay_out(h.capacity, h.max_objects, &v.g)
@@ -186,7 +196,8 @@ cdef inline int map_store(View *v, const Header *h) noexcept nogil:
     v.runs = <Run*>(v.base + v.g.runs)
     v.tags = <PageTag*>(v.base + v.g.page_map)
     for size_class in range(CLASSES):
-        v.class_sizes[size_class] = <unsigned int>min(class_nbytes(size_class), v.g.file_size - v.g.data)
+        v.class_sizes[size_class] = <unsigned int>min(class_nbytes(size_class),
+                                                      v.g.file_size - v.g.data)
     v.tag = h.tag
     v.slot_limit = h.max_objects
     v.data_nbytes = v.g.file_size - v.g.data

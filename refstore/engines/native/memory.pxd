@@ -1,13 +1,16 @@
-# Memory is committed before it is touched. A bit says that its unit is; setting it again is harmless, and so is
-# committing twice, so a death in between costs one more system call and nothing else.
+# Memory is committed before it is touched. A bit says that its unit is; setting it again is
+# harmless, and so is committing twice, so a death in between costs one more system call and nothing
+# else.
 #
-# The data is committed in chunks, and whole huge pages of it in another way than the rest: of each the first chunk alone, upon which the kernel is asked to
-# collapse the page into a huge one (MADV_COLLAPSE), which clears all that was missing at once. That takes a quarter of
-# the time that single pages take, and whoever reads it maps 2 MiB with each fault. Then the rest is committed like any
-# other memory, which is a look if the kernel did as asked, and all of the work if it did not.
+# The data is committed in chunks, and whole huge pages of it in another way than the rest: of each
+# the first chunk alone, upon which the kernel is asked to collapse the page into a huge one
+# (MADV_COLLAPSE), which clears all that was missing at once. That takes a quarter of the time that
+# single pages take, and whoever reads it maps 2 MiB with each fault. Then the rest is committed
+# like any other memory, which is a look if the kernel did as asked, and all of the work if it did
+# not.
 #
-# Extents are not laid at multiples of a huge page: what that gains is never more than the share of the object that
-# it wastes.
+# Extents are not laid at multiples of a huge page: what that gains is never more than the share of
+# the object that it wastes.
 
 from libc.errno cimport EINTR
 from libc.stdint cimport uint32_t, uint64_t
@@ -31,7 +34,8 @@ cdef enum:
     LONGEST_PAUSE = 1023        # blocks without a huge page, when the kernel keeps refusing them
 
 
-# Ranges of the chunks' bits, a word at a time. seq_cst as everywhere with [ready] bits: those of pins need it.
+# Ranges of the chunks' bits, a word at a time. seq_cst as everywhere with [ready] bits: those of
+# pins need it.
 
 cdef inline uint64_t next_unready(uint64_t *bits, uint64_t i, uint64_t end) noexcept nogil:
     cdef uint64_t missing
@@ -124,7 +128,8 @@ cdef inline int commit_data(View *v, int fd, uint64_t first_page, uint64_t pages
         if wants_huge and not refused[0] and huge + HUGE_CHUNKS <= until:
             got = make_huge(v, fd, huge, until // HUGE_CHUNKS * HUGE_CHUNKS, refused)
         else:
-            # no more than one huge page at a time: when memory runs out, the kernel takes back what has no bit yet
+            # no more than one huge page at a time: when memory runs out, the kernel takes back what
+            # has no bit yet
             until = min(until, (i // HUGE_CHUNKS + 1) * HUGE_CHUNKS)
             got = commit_chunks(v, fd, i, until)
         i = next_unready(bits, i, end)
@@ -149,7 +154,8 @@ cdef inline bint wants_huge_pages(View *v, uint64_t first_page, uint64_t end_pag
 
 cdef inline void note_refusal(View *v, bint refused) noexcept:
     v.huge_refusals = v.huge_refusals + 1 if refused else 0
-    v.huge_pause = min((<uint32_t>1 << min(v.huge_refusals, <uint32_t>10)) - 1, <uint32_t>LONGEST_PAUSE)
+    v.huge_pause = min((<uint32_t>1 << min(v.huge_refusals, <uint32_t>10)) - 1,
+                       <uint32_t>LONGEST_PAUSE)
 
 
 cdef inline int file_of(View *v) noexcept nogil:
@@ -179,7 +185,8 @@ cdef inline int commit(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
     return ERR_SIGNALS if failed == EINTR else ERR_NO_MEMORY
 
 
-cdef inline int commit_unit(View *v, uint64_t *bits, uint64_t i, uint64_t at, uint64_t nbytes) noexcept nogil:
+cdef inline int commit_unit(View *v, uint64_t *bits, uint64_t i, uint64_t at,
+                            uint64_t nbytes) noexcept nogil:
     cdef int got
     if is_ready(bits, i):
         return 0
@@ -200,7 +207,8 @@ cdef inline int commit_pins(View *v, uint64_t row, uint64_t step) noexcept nogil
 cdef inline int commit_labels(View *v, uint64_t slot) noexcept nogil:
     cdef uint64_t step = slot // SLOTS_PER_STEP
     return commit_unit(v, bits_at(v, v.g.labels_ready), step,
-                       v.g.labels + step * SLOTS_PER_STEP * sizeof(Label), SLOTS_PER_STEP * sizeof(Label))
+                       v.g.labels + step * SLOTS_PER_STEP * sizeof(Label),
+                       SLOTS_PER_STEP * sizeof(Label))
 
 
 cdef inline bint labels_are_committed(View *v, uint64_t slot) noexcept nogil:
@@ -208,7 +216,8 @@ cdef inline bint labels_are_committed(View *v, uint64_t slot) noexcept nogil:
 
 
 cdef inline int ensure_pins_committed(View *v, uint64_t slot) noexcept nogil:
-    # Our own cell of `slot` may be touched from now on. Called only when the private note says "not yet".
+    # Our own cell of `slot` may be touched from now on. Called only when the private note says "not
+    # yet".
     cdef uint64_t step = slot // SLOTS_PER_STEP
     cdef int got
     if slot >= slots_used(v):

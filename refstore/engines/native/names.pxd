@@ -1,9 +1,11 @@
-# Names: from a key to a slot by hashing into two buckets of eight cells, each a cache line. A lookup reads both
-# whole, so there are no tombstones and no displacement. A cell is a hint: the slot's word says whether the
-# object lives, the slot's label says what it is called. A cell whose slot has moved on is free to overwrite.
+# Names: from a key to a slot by hashing into two buckets of eight cells, each a cache line. A
+# lookup reads both whole, so there are no tombstones and no displacement. A cell is a hint: the
+# slot's word says whether the object lives, the slot's label says what it is called. A cell whose
+# slot has moved on is free to overwrite.
 #
-# Writers of a name take its lock; readers take none. A name goes over to a new object by one CAS of its cell,
-# before the old object is condemned, so a reader who meets the condemned one finds the cell changed and looks again.
+# Writers of a name take its lock; readers take none. A name goes over to a new object by one CAS of
+# its cell, before the old object is condemned, so a reader who meets the condemned one finds the
+# cell changed and looks again.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
@@ -128,7 +130,8 @@ cdef inline bint cell_is_live(View *v, uint64_t cell) noexcept nogil:
     if cell == 0 or cell_slot(cell) >= v.slot_limit or cell_slot(cell) >= slots_used(v):
         return False
     word = load_acquire(&v.slots[cell_slot(cell)].word)                  # [seal]
-    return is_readable(word, word_generation(word)) and word_generation(word) & 0xFFFFF == cell >> 16 & 0xFFFFF
+    return is_readable(word, word_generation(word)) \
+        and word_generation(word) & 0xFFFFF == cell >> 16 & 0xFFFFF
 
 
 cdef inline bint has_name(View *v, uint64_t i, const Name *name) noexcept nogil:
@@ -141,8 +144,9 @@ cdef inline bint has_name(View *v, uint64_t i, const Name *name) noexcept nogil:
 
 
 cdef inline bint read_label(View *v, uint64_t i, uint64_t *words, uint64_t n) noexcept nogil:
-    # The first n words of a label whose slot nobody pins for us: they count if the slot's word is of one generation
-    # before and after. Acquire loads keep the second look behind these. False: it has no label.
+    # The first n words of a label whose slot nobody pins for us: they count if the slot's word is
+    # of one generation before and after. Acquire loads keep the second look behind these. False: it
+    # has no label.
     cdef uint64_t k
     if load_acquire(&v.slots[i].name_hash) == 0 or not labels_are_committed(v, i):  # [seal]
         return False
@@ -179,7 +183,7 @@ cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found,
         int k, got
         uint64_t cell
     for k in range(BUCKET_CELLS):
-        cell = load_acquire(&bucket.cells[k])                            # [index] the object is whole
+        cell = load_acquire(&bucket.cells[k])  # [index] the object is whole
         if cell == 0 or (cell ^ make_cell(0, 0, name.hashed)) & 0xFFFF:
             continue
         failpoint()
@@ -202,8 +206,8 @@ cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found,
 
 
 cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcept nogil:
-    # 0 and, if it is asked for, a pin; or ERR_NOT_FOUND; with `pins` another error, too. Each new round means that some
-    # writer has got on: so many in our way are none of ours.
+    # 0 and, if it is asked for, a pin; or ERR_NOT_FOUND; with `pins` another error, too. Each new
+    # round means that some writer has got on: so many in our way are none of ours.
     cdef:
         int which, got
         int rounds = 0
@@ -213,7 +217,8 @@ cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcep
         moved = False
         rounds += 1
         if rounds > MAX_ROUNDS:
-            return damage(v, b"the name index changes all the time, about bucket %d", bucket_of(v, name.hashed, 0))
+            return damage(v, b"the name index changes all the time, about bucket %d",
+                          bucket_of(v, name.hashed, 0))
         for which in range(2):
             bucket = bucket_of(v, name.hashed, which)
             if not bucket_is_ready(v, bucket):
@@ -238,7 +243,8 @@ cdef inline uint64_t *find_cell(View *v, uint64_t cell, uint64_t hashed) noexcep
 
 
 cdef inline void unindex(View *v, uint64_t i, uint64_t generation, uint64_t hashed) noexcept nogil:
-    # After the word says CONDEMNED, never before: else a death in between leaves an object that nothing finds.
+    # After the word says CONDEMNED, never before: else a death in between leaves an object that
+    # nothing finds.
     cdef uint64_t cell = make_cell(i, generation, hashed)
     cdef uint64_t *at = find_cell(v, cell, hashed)
     if at != NULL:
@@ -272,7 +278,8 @@ cdef inline int index(View *v, uint64_t cell, uint64_t hashed) noexcept nogil:
     return 0 if index_in(v, first, cell) or index_in(v, second, cell) else ERR_INDEX
 
 
-cdef inline int publish_locked(View *v, uint64_t i, uint64_t hashed, Found *old, bint replaces) noexcept nogil:
+cdef inline int publish_locked(View *v, uint64_t i, uint64_t hashed, Found *old,
+                               bint replaces) noexcept nogil:
     # The name's lock is ours and `old`, if there is one, is pinned.
     cdef:
         Slot *slot = &v.slots[i]
@@ -283,7 +290,7 @@ cdef inline int publish_locked(View *v, uint64_t i, uint64_t hashed, Found *old,
     assign(slot.replaces_generation, old.generation if replaces else 0)
     # [seal] before the index changes: who recovers us must know what we meant to end
     store_release_u32(&slot.replaces_slot, <uint32_t>(old.slot + 1) if replaces else 0)
-    store_release(&slot.word, publishing)                                # [seal] the bytes are whole
+    store_release(&slot.word, publishing)  # [seal] the bytes are whole
     if replaces:
         indexed = cas_acq_rel(old.cell, &old.cell_value, cell)           # [index]
     if not indexed and index(v, cell, hashed) != 0:
@@ -342,7 +349,8 @@ cdef inline int remove(View *v, uint64_t i, uint64_t generation) noexcept nogil:
     got = condemn(v, i, generation, False)
     if got == ERR_BUSY:
         hashed = load_acquire(&v.slots[i].name_hash)  # [seal] as published
-        got = lock(v, name_lock_of(v, hashed))      # until its publisher is through, or known to be dead
+        # until its publisher is through, or known to be dead
+        got = lock(v, name_lock_of(v, hashed))
         if got != 0:
             return got
         got = condemn(v, i, generation, True)

@@ -21,9 +21,12 @@ from refstore.payload.arrays import measure
 
 @cython.final
 cdef class Room:
-    """A part of the block that a put is filling: `room[a:b]` is one of it, `room[:] = octets` writes to it.
+    """A part of the block that a put is filling.
 
-    What is pickled is written by Python code, which may end up in a child of ours, or be kept for longer than the put.
+    `room[a:b]` is a part of it, `room[:] = octets` writes to it.
+
+    What is pickled is written by Python code, which may end up in a child of ours, or be kept for
+    longer than the put.
     """
 
     cdef Attachment att
@@ -39,7 +42,8 @@ cdef class Room:
         cdef Py_ssize_t first, end, step
         first, end, step = part.indices(self.nbytes)
         if step != 1 or end < first:
-            raise ValueError(f"a part of {self.nbytes} bytes of a block is {part}: it must be in one piece")
+            raise ValueError(f"a part of {self.nbytes} bytes of a block is {part}: it must be in "
+                             "one piece")
         cdef Room room = Room.__new__(Room)
         room.att = self.att
         room.draft = self.draft
@@ -57,7 +61,7 @@ cdef class Room:
         PyObject_GetBuffer(octets, &view, PyBUF_SIMPLE)
         try:
             python_ran(v, self.draft.life, "filling a block")
-            if load_relaxed(&v.slots[self.draft.slot].word) != self.word:   # relaxed: ours until the put is over
+            if load_relaxed(&v.slots[self.draft.slot].word) != self.word:   # relaxed: ours
                 raise ValueError("the put that this block was for is over")
             if view.len != room.nbytes:
                 raise ValueError(f"{view.len} bytes do not fill {room.nbytes}")

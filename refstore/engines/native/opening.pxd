@@ -30,7 +30,8 @@ cdef enum:
 
 
 cdef inline str missing_feature(str folder):
-    # What keeps stores of this engine out of a folder whose files can be made otherwise; None if nothing does.
+    # What keeps stores of this engine out of a folder whose files can be made otherwise; None if
+    # nothing does.
     import errno
     import os
     cdef int fd, second
@@ -39,7 +40,8 @@ cdef inline str missing_feature(str folder):
     try:
         fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        return "its file system has no unnamed files" if error.errno in (errno.EOPNOTSUPP, errno.EISDIR) else None
+        is_missing = error.errno in (errno.EOPNOTSUPP, errno.EISDIR)
+        return "its file system has no unnamed files" if is_missing else None
     try:
         second = reopen(fd, O_RDONLY)
         if second < 0:
@@ -71,7 +73,8 @@ cdef inline bytes boot_id():
     return beginning_of("/proc/sys/kernel/random/boot_id", 36).ljust(36, b"\0")
 
 
-cdef inline int fill_file(int fd, str path, uint64_t capacity, uint64_t max_objects, bint temporary) except -1:
+cdef inline int fill_file(int fd, str path, uint64_t capacity, uint64_t max_objects,
+                          bint temporary) except -1:
     import os
     from refstore import _limits
     cdef:
@@ -92,8 +95,10 @@ cdef inline int fill_file(int fd, str path, uint64_t capacity, uint64_t max_obje
     return 0
 
 
-cdef inline int new_file(str path, uint64_t capacity, uint64_t max_objects, int mode, bint temporary) except -1:
-    # The file has no name until it is whole, so nobody ever sees half a store and a creator that dies leaves nothing.
+cdef inline int new_file(str path, uint64_t capacity, uint64_t max_objects, int mode,
+                         bint temporary) except -1:
+    # The file has no name until it is whole, so nobody ever sees half a store and a creator that
+    # dies leaves nothing.
     import os
     cdef int fd, failed, creator = getpid()
     if not 0 < capacity <= CAPACITY_LIMIT:
@@ -125,9 +130,11 @@ cdef inline object header_error(int fault, str path, const Header *h):
     if fault == HEADER_OTHER_VERSION:
         return _messages.other_version(path, h.version, FORMAT_VERSION)
     if fault == HEADER_OTHER_BUILD:
-        return StoreVersionError(f"store {path!r} was made by a build of refstore with other constants: "
+        return StoreVersionError(f"store {path!r} was made by a build of refstore with other "
+                                 "constants: "
                                  "use one build in all processes, or remove the store")
-    return _messages.no_store(path, "is truncated" if fault == HEADER_TRUNCATED else "has a damaged header")
+    what = "is truncated" if fault == HEADER_TRUNCATED else "has a damaged header"
+    return _messages.no_store(path, what)
 
 
 cdef inline bytes read_header(int fd, str path, object found, bint foreign):
@@ -154,7 +161,8 @@ cdef inline object no_descriptor(str path):
 
 cdef inline object no_lasting_lock(str path):
     import errno
-    return OSError(errno.EOPNOTSUPP, "the file system's byte locks do not hold between descriptors: put the "
+    return OSError(errno.EOPNOTSUPP,
+                   "the file system's byte locks do not hold between descriptors: put the "
                    "store on tmpfs, ext4 or xfs, or use backend='filelock'", path)
 
 
@@ -172,7 +180,8 @@ cdef inline int require_lasting_lock(View *v, uint64_t row, str path) except -1:
 
 
 cdef inline int require_memory(View *v, str path) except -1:
-    # On a file system that is all but full, that what is said to be committed is: else to touch it is a SIGBUS.
+    # On a file system that is all but full, that what is said to be committed is: else to touch it
+    # is a SIGBUS.
     import os
     from refstore import _messages
     cdef const char *field
@@ -181,13 +190,15 @@ cdef inline int require_memory(View *v, str path) except -1:
         field = claim_without_memory(v)
         if field != NULL:
             raise _messages.damaged_file(
-                path, f"its {(<bytes>field).decode()} says that there is memory, and there is none, "
+                path, f"its {(<bytes>field).decode()} says that there is memory, and there is "
+                      "none, "
                 "nor any left on its file system")
     return 0
 
 
 cdef inline int join(View *v, int fd, const Header *h, str path) except -1:
-    # Through a description of our own, which nobody has but we. On an exception, unmap_store() clears up.
+    # Through a description of our own, which nobody has but we. On an exception, unmap_store()
+    # clears up.
     from refstore import _limits, _messages
     from refstore._errors import RefstoreError
     cdef int failed
@@ -222,16 +233,19 @@ cdef inline void identify(Row *row, bytes command) noexcept:
 
 
 cdef inline int look_after_reboot(View *v, str path) except -1:
-    # A file on disk that outlived a reboot: its pages may be of any age. Joining has recovered every row.
+    # A file on disk that outlived a reboot: its pages may be of any age. Joining has recovered
+    # every row.
     from refstore._errors import StoreBusyError, StoreCorruptedError
     cdef bytes boot = boot_id()
     if v.header.boot_id[:36] == boot:
         return 0
     if not lock_byte(v.fd, LOCK_BOOT):
-        raise StoreBusyError(f"store {path!r} is being looked over after a reboot: try again", pid=0)
+        raise StoreBusyError(f"store {path!r} is being looked over after a reboot: try again",
+                             pid=0)
     problems = find_problems(v)
     if problems:
-        raise StoreCorruptedError(f"store {path!r} did not survive a reboot: {min(problems)}; remove it")
+        raise StoreCorruptedError(f"store {path!r} did not survive a reboot: {min(problems)}; "
+                                  "remove it")
     memcpy(v.header.boot_id, PyBytes_AS_STRING(boot), 36)
     failpoint()
     return 0
@@ -242,7 +256,8 @@ cdef inline object is_creator_locked(int fd):
     import os
     cdef bytes head = os.pread(fd, sizeof(Header), 0)
     cdef Header *h = <Header*>PyBytes_AS_STRING(head)
-    if len(head) < <Py_ssize_t>sizeof(Header) or validate_header(h, os.fstat(fd).st_size) != HEADER_SOUND:
+    if len(head) < <Py_ssize_t>sizeof(Header) \
+            or validate_header(h, os.fstat(fd).st_size) != HEADER_SOUND:
         return None
     if not h.flags & FLAG_TEMPORARY:
         return None

@@ -1,9 +1,9 @@
-# Whole pages: who has them, and the one lock under which they change hands. What bins.pxd keeps of them is a hint:
-# when the lock's holder has died, the next one makes it anew from the slots, and so does a holder who finds that it
-# contradicts itself.
+# Whole pages: who has them, and the one lock under which they change hands. What bins.pxd keeps of
+# them is a hint: when the lock's holder has died, the next one makes it anew from the slots, and so
+# does a holder who finds that it contradicts itself.
 #
-# Under the lock: no system call, no fault (the tags are committed first), no copy. It is never taken by get,
-# release, or the small path.
+# Under the lock: no system call, no fault (the tags are committed first), no copy. It is never
+# taken by get, release, or the small path.
 
 from libc.stdint cimport int64_t, uint64_t
 
@@ -26,14 +26,17 @@ cdef inline int commit_map(View *v, uint64_t has, uint64_t end) noexcept nogil:
     # Tags and used bits of the pages from `has` up to `end`. Idempotent.
     cdef uint64_t bits_at = has // PAGE_BITS * PAGE
     cdef uint64_t bits_end = (end + PAGE_BITS - 1) // PAGE_BITS * PAGE
-    cdef int got = commit(file_of(v), v.g.page_map + has * sizeof(PageTag), (end - has) * sizeof(PageTag))
-    if got == 0 and (has % PAGE_BITS == 0 or bits_end - bits_at > PAGE):        # else they came with those before
+    cdef int got = commit(file_of(v), v.g.page_map + has * sizeof(PageTag),
+                          (end - has) * sizeof(PageTag))
+    # else they came with those before
+    if got == 0 and (has % PAGE_BITS == 0 or bits_end - bits_at > PAGE):
         got = commit(file_of(v), v.g.used_bits + bits_at, bits_end - bits_at)
     return got
 
 
 cdef inline int ensure_map_committed(View *v, uint64_t pages) noexcept nogil:
-    # Commits the map for `pages` more than are in use. Outside the lock; idempotent, so no lock is needed.
+    # Commits the map for `pages` more than are in use. Outside the lock; idempotent, so no lock is
+    # needed.
     cdef:
         Pool *pool = v.pool
         uint64_t has = load_acquire(&pool.map_committed)                 # [map]
@@ -46,7 +49,7 @@ cdef inline int ensure_map_committed(View *v, uint64_t pages) noexcept nogil:
         got = commit_map(v, has, end)
         if got != 0:
             return got
-        cas_acq_rel(&pool.map_committed, &has, end)                      # [map] the map below is there
+        cas_acq_rel(&pool.map_committed, &has, end)  # [map] the map below is there
         has = load_acquire(&pool.map_committed)                          # [map]
     return 0
 
@@ -55,8 +58,10 @@ cdef inline bint extent_is_sane(View *v, uint64_t first, uint64_t pages) noexcep
     return pages > 0 and first + pages <= v.g.pages and first + pages <= map_end(v)
 
 
-cdef inline int64_t take_piece(View *v, uint64_t run, uint64_t first, uint64_t pages) noexcept nogil:
-    # `first` or BROKEN: pages out of the free run that begins at `run`; what is left of it stays free.
+cdef inline int64_t take_piece(View *v, uint64_t run, uint64_t first,
+                               uint64_t pages) noexcept nogil:
+    # `first` or BROKEN: pages out of the free run that begins at `run`; what is left of it stays
+    # free.
     cdef uint64_t end = run + v.tags[run].head
     if not are_used(v, first, pages, False):
         return BROKEN
@@ -86,8 +91,9 @@ cdef inline int64_t take_top(View *v, uint64_t pages) noexcept nogil:
 
 
 cdef inline int64_t try_take(View *v, uint64_t pages, bint for_run) noexcept nogil:
-    # Used memory first: a fresh page costs forty warm ones. Runs may stay for long with one block in use: theirs come
-    # from the upper end, so that they do not come to lie between the large blocks and cut up their room.
+    # Used memory first: a fresh page costs forty warm ones. Runs may stay for long with one block
+    # in use: theirs come from the upper end, so that they do not come to lie between the large
+    # blocks and cut up their room.
     cdef int64_t run = find_high(v, pages) if for_run else find_free(v, pages)
     if run == BROKEN:
         return BROKEN
@@ -95,7 +101,8 @@ cdef inline int64_t try_take(View *v, uint64_t pages, bint for_run) noexcept nog
         run = find_free(v, pages)
     if run < 0:
         return take_top(v, pages) if run == NO_RUN else run
-    return take_piece(v, <uint64_t>run, <uint64_t>run + (v.tags[run].head - pages if for_run else 0), pages)
+    return take_piece(v, <uint64_t>run,
+                      <uint64_t>run + (v.tags[run].head - pages if for_run else 0), pages)
 
 
 cdef inline bint has_gap(View *v, uint64_t pages) noexcept nogil:
@@ -117,7 +124,8 @@ cdef inline int64_t take_pages(View *v, uint64_t pages, bint for_run) noexcept n
         rebuild(v)
         first = try_take(v, pages, for_run)
     if first == BROKEN:
-        return damage(v, b"the map of free pages is wrong as soon as it is made anew, up to page %d", top_of(v))
+        return damage(v, b"the map of free pages is wrong even when made anew, up to page %d",
+                      top_of(v))
     return first
 
 

@@ -1,8 +1,10 @@
-# Where Python may run in the midst of an operation: a signal handler, a finalizer, a method of what is stored, another
-# thread while the GIL is given up. It may raise, end the process, use this very store or close it, and it may fork: a
-# child that comes back from there would go on with what its parent is at, in a slot that is the parent's.
+# Where Python may run in the midst of an operation: a signal handler, a finalizer, a method of what
+# is stored, another thread while the GIL is given up. It may raise, end the process, use this very
+# store or close it, and it may fork: a child that comes back from there would go on with what its
+# parent is at, in a slot that is the parent's.
 #
-# So each such stretch ends with `python_ran`, which has a name. In a debug build a test may let a function run there.
+# So each such stretch ends with `python_ran`, which has a name. In a debug build a test may let a
+# function run there.
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint64_t
@@ -46,7 +48,8 @@ cdef inline bint is_same_process(View *v, uint64_t life) noexcept nogil:
 
 cdef inline object not_the_same():
     from refstore._errors import RefstoreError
-    return RefstoreError("this process was forked in the midst of a call, which its parent goes on with: "
+    return RefstoreError("this process was forked in the midst of a call, which its parent goes "
+                         "on with: "
                          "nothing was done here")
 
 
@@ -60,6 +63,7 @@ cdef inline int python_ran(View *v, uint64_t life, const char *where) except -1:
 
 
 cdef inline int look_for_signals(View *v, uint64_t life, const char *where) except -1:
-    # Before a point of no return, and amid what takes long: what a handler raises comes through here.
+    # Before a point of no return, and amid what takes long: what a handler raises comes through
+    # here.
     PyErr_CheckSignals()
     return python_ran(v, life, where)

@@ -1,5 +1,6 @@
-# The process table: a row for each process that is attached, from joining to leaving. The kernel's lock on byte `row` is
-# the only permission to use, recover or reuse it: opening and forks take it, recovery takes that of a dead process.
+# The process table: a row for each process that is attached, from joining to leaving. The kernel's
+# lock on byte `row` is the only permission to use, recover or reuse it: opening and forks take it,
+# recovery takes that of a dead process.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -37,7 +38,8 @@ cdef inline uint64_t zero_pins(View *v, uint64_t row, uint32_t remains) noexcept
                 cell = load_relaxed_u32(&cells[i])  # relaxed: nobody adds to it any more
                 if cell:
                     n += pins_in(cell)
-                    store_seq_cst_u32(&cells[i], cell & remains)         # [pin] before the sweep's look at the word
+                    # [pin] before the sweep's look at the word
+                    store_seq_cst_u32(&cells[i], cell & remains)
     return n
 
 
@@ -58,7 +60,8 @@ cdef inline bint row_is_dead(View *v, uint64_t r) noexcept nogil:
 
 
 cdef inline int64_t lock_row(View *v, int fd) noexcept nogil:
-    # A row whose kernel lock is now held through `fd`: one that is free, else one whose process is dead; -1: none.
+    # A row whose kernel lock is now held through `fd`: one that is free, else one whose process is
+    # dead; -1: none.
     cdef uint64_t r
     cdef int want_free
     for want_free in range(1, -1, -1):
@@ -77,7 +80,8 @@ cdef inline void mark_live(View *v, uint64_t r) noexcept nogil:
         uint64_t has = load_seq_cst(&v.header.live_words)                # [pin]
     while has < words and not cas_seq_cst(&v.header.live_words, &has, words):    # [pin] [row]
         pass
-    # before the first pin, and seq_cst: a reaper that misses this bit has condemned before any pin of ours
+    # before the first pin, and seq_cst: a reaper that misses this bit has condemned before any pin
+    # of ours
     fetch_or_seq_cst(&v.header.live[r >> 6], <uint64_t>1 << (r & 63))    # [pin] [row]
 
 
@@ -110,16 +114,18 @@ cdef inline void use_row(View *v, uint64_t r) noexcept nogil:
 
 
 cdef inline void ensure_first_pins_committed(View *v) noexcept nogil:
-    # As far as there is memory now: a get of what is there already should not fail because it runs out later.
+    # As far as there is memory now: a get of what is there already should not fail because it runs
+    # out later.
     cdef uint64_t step
-    for step in range(min((slots_used(v) + SLOTS_PER_STEP - 1) // SLOTS_PER_STEP, <uint64_t>STEPS_AT_ATTACH)):
+    for step in range(min((slots_used(v) + SLOTS_PER_STEP - 1) // SLOTS_PER_STEP,
+                          <uint64_t>STEPS_AT_ATTACH)):
         if ensure_pins_committed(v, step * SLOTS_PER_STEP) != 0:
             return
 
 
 cdef inline void leave(View *v) noexcept nogil:
-    # Nothing of ours is half made or in use. What we cut from is handed on first. If children need what we keep, our
-    # row stays, and when the last of them is gone, too, it is a dead one.
+    # Nothing of ours is half made or in use. What we cut from is handed on first. If children need
+    # what we keep, our row stays, and when the last of them is gone, too, it is a dead one.
     cdef int c
     zero_pins(v, v.row, KEPT)
     for c in range(CLASSES):
@@ -132,7 +138,8 @@ cdef inline void leave(View *v) noexcept nogil:
 
 
 cdef inline int copy_pins(View *v, uint64_t child) noexcept nogil:
-    # Before a fork: the child's row pins all that ours does. Its marks come before its cells, and ours hold meanwhile.
+    # Before a fork: the child's row pins all that ours does. Its marks come before its cells, and
+    # ours hold meanwhile.
     cdef:
         uint64_t step, i
         uint32_t n
@@ -141,12 +148,13 @@ cdef inline int copy_pins(View *v, uint64_t child) noexcept nogil:
         if not v.pins_ready[step]:
             continue
         for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
-            n = load_relaxed_u32(&v.pins[i]) & ~KEPT    # relaxed: ours, and the other threads are held off
+            n = load_relaxed_u32(&v.pins[i]) & ~KEPT    # relaxed: ours, other threads are held off
             if n:
                 if not is_ready(pins_ready_of(v, child), step):
                     if commit_pins(v, child, step) != 0:
                         return -1
                 fetch_or_seq_cst(&v.slots[i].mask, bit)                  # [pin]
-                assign(pins_of(v, child)[i], pins_of(v, child)[i] + n)  # `moves` carries it, and our own pin holds
+                # `moves` carries it, and our own pin holds
+                assign(pins_of(v, child)[i], pins_of(v, child)[i] + n)
     fetch_add_seq_cst(&v.header.moves, 1)                                # [pin]
     return 0

@@ -1,8 +1,9 @@
-# From a Python object to a sealed slot: room first, then the one copy, then the seal. On any failure nothing is
-# left behind.
+# From a Python object to a sealed slot: room first, then the one copy, then the seal. On any
+# failure nothing is left behind.
 #
-# The seal, or the publication of a name, is the point of no return: signals are looked for before it, and after it no
-# Python runs until the ref is returned. A function that is given a draft and fails has given back what was begun.
+# The seal, or the publication of a name, is the point of no return: signals are looked for before
+# it, and after it no Python runs until the ref is returned. A function that is given a draft and
+# fails has given back what was begun.
 
 cimport numpy as cnp
 from cpython.buffer cimport (
@@ -48,7 +49,7 @@ cdef enum:
 
 cdef struct Draft:
     # An object that this process is putting.
-    uint64_t life               # ours when the call began: a child that was forked since has another
+    uint64_t life  # ours when the call began: a child that was forked since has another
     uint64_t slot
     bint is_begun               # the slot is ours, and has room
 
@@ -68,7 +69,8 @@ cdef inline void discard(View *v, Draft *draft) noexcept:
 
 
 cdef inline int commit_extent(View *v, uint64_t i) except? -128:
-    # Memory for the extent of a slot that is ours, without the GIL; without it, the slot is given back.
+    # Memory for the extent of a slot that is ours, without the GIL; without it, the slot is given
+    # back.
     cdef:
         uint64_t life = v.life
         uint64_t page = extent_first(v.slots[i].extent)
@@ -132,7 +134,8 @@ cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t *slot) except? 
             if held == 0:
                 return got
             if held == before:
-                got = blocked_by(ERR_DEAD if row_is_dead(v, word_row(held)) else ERR_HELD, word_row(held))
+                got = blocked_by(ERR_DEAD if row_is_dead(v, word_row(held)) else ERR_HELD,
+                                 word_row(held))
                 if may_retry(v, &got, &since):
                     continue
                 return got
@@ -204,12 +207,14 @@ cdef inline int publish_named(View *v, uint64_t i, Name *name, bint replace) exc
 
 
 cdef inline void abort_object(View *v, uint64_t i) noexcept nogil:
-    # Views of it may live, also in a child that was forked while we waited: then it goes with the last.
+    # Views of it may live, also in a child that was forked while we waited: then it goes with the
+    # last.
     abandon(v, i)
     reap_condemned(v, i)
 
 
-cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, Name *name, bint replace) except -1:
+cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, Name *name,
+                               bint replace) except -1:
     # Seals what we wrote. If this fails it is given up. `life`: ours when the call began.
     cdef uint64_t nbytes = v.slots[i].nbytes
     cdef int got
@@ -236,7 +241,8 @@ cdef inline char *block_of(View *v, Draft *draft) noexcept nogil:
     return v.base + v.slots[draft.slot].offset
 
 
-cdef inline int copy_large(View *v, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
+cdef inline int copy_large(View *v, Draft *draft, char *target, const char *source,
+                           size_t nbytes) except -1:
     cdef size_t done = 0, piece
     try:
         while done < nbytes:
@@ -251,7 +257,8 @@ cdef inline int copy_large(View *v, Draft *draft, char *target, const char *sour
     return 0
 
 
-cdef inline int copy_in(View *v, Draft *draft, char *target, const char *source, size_t nbytes) except -1:
+cdef inline int copy_in(View *v, Draft *draft, char *target, const char *source,
+                        size_t nbytes) except -1:
     if nbytes >= RELEASES_GIL:
         return copy_large(v, draft, target, source, nbytes)
     memcpy(target, source, nbytes)
@@ -260,7 +267,8 @@ cdef inline int copy_in(View *v, Draft *draft, char *target, const char *source,
 
 cdef inline int put_bytes(View *v, Draft *draft, object obj) except -1:
     begin_object(v, draft, <uint64_t>PyBytes_GET_SIZE(obj), 0)
-    return copy_in(v, draft, block_of(v, draft), PyBytes_AS_STRING(obj), <size_t>PyBytes_GET_SIZE(obj))
+    return copy_in(v, draft, block_of(v, draft), PyBytes_AS_STRING(obj),
+                   <size_t>PyBytes_GET_SIZE(obj))
 
 
 cdef inline int put_buffer(View *v, Draft *draft, object obj) except -1:
@@ -279,12 +287,13 @@ cdef inline int put_buffer(View *v, Draft *draft, object obj) except -1:
     return 0
 
 
-cdef inline int start_array(View *v, Draft *draft, cnp.dtype dtype, Shape *shape, char order, tuple axes,
-                            uint64_t nbytes) except -1:
+cdef inline int start_array(View *v, Draft *draft, cnp.dtype dtype, Shape *shape, char order,
+                            tuple axes, uint64_t nbytes) except -1:
     # A slot for an array, with its description written. `axes`: None stands for C order.
     cdef:
         int number = plain_number(dtype)
         int axis
+        uint64_t spill
         Slot *slot
         bytes text = None
     if not number or shape.ndim > INLINE_DIMS or order == c'K':
@@ -293,7 +302,8 @@ cdef inline int start_array(View *v, Draft *draft, cnp.dtype dtype, Shape *shape
         if not has_plain_view(text):
             order = c'K'
         python_ran(v, draft.life, "describing an array")
-    slot = begin_object(v, draft, nbytes, <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0)
+    spill = <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0
+    slot = begin_object(v, draft, nbytes, spill)
     assign(slot.kind, KIND_ARRAY)
     assign(slot.order, <uint8_t>order)
     if text is None:
@@ -309,7 +319,8 @@ cdef inline int start_array(View *v, Draft *draft, cnp.dtype dtype, Shape *shape
 
 
 cdef inline int put_strided(View *v, Draft *draft, cnp.ndarray array, Shape *shape) except -1:
-    # Not in C order: the axes keep the order in which they lie, without the gaps and what they repeat.
+    # Not in C order: the axes keep the order in which they lie, without the gaps and what they
+    # repeat.
     from refstore.payload.arrays import axes_in_memory, plain_axes, stored_part
     cdef:
         tuple axes = axes_in_memory(array)
@@ -327,7 +338,8 @@ cdef inline int put_strided(View *v, Draft *draft, cnp.ndarray array, Shape *sha
     if cnp.PyArray_IS_F_CONTIGUOUS(stored):
         return copy_in(v, draft, block_of(v, draft), <char*>cnp.PyArray_DATA(stored), nbytes)
     try:
-        PyArray_CopyInto(view_of(dtype, &dense, True, block_of(v, draft), NPY_ARRAY_WRITEABLE, None), stored)
+        PyArray_CopyInto(view_of(dtype, &dense, True, block_of(v, draft), NPY_ARRAY_WRITEABLE,
+                                 None), stored)
         look_for_signals(v, draft.life, "copying what has gaps")
     except BaseException:
         discard(v, draft)

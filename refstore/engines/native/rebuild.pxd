@@ -1,5 +1,5 @@
-# The map of pages made anew, from the slots: by who holds the space lock and finds that the map contradicts itself, and
-# by who recovers a holder that died.
+# The map of pages made anew, from the slots: by who holds the space lock and finds that the map
+# contradicts itself, and by who recovers a holder that died.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
@@ -26,7 +26,7 @@ cdef inline bint has_bytes(uint64_t state) noexcept nogil:
 
 cdef inline Run *run_of(View *v, uint64_t i) noexcept nogil:
     # the run that slot `i` has a block of, or NULL
-    cdef uint32_t number = load_acquire_u32(&v.slots[i].run)             # [stock] its block is whole
+    cdef uint32_t number = load_acquire_u32(&v.slots[i].run)  # [stock] its block is whole
     cdef Run *run
     if number == 0 or number > runs_used(v):
         return NULL
@@ -35,7 +35,8 @@ cdef inline Run *run_of(View *v, uint64_t i) noexcept nogil:
 
 
 cdef inline void forget_half_made(View *v) noexcept nogil:
-    # Slots that a dead holder had in hand, and retired ones, belong to a run only if the run counts.
+    # Slots that a dead holder had in hand, and retired ones, belong to a run only if the run
+    # counts.
     cdef uint64_t i, state
     for i in range(slots_used(v)):
         state = word_state(load_acquire(&v.slots[i].word))               # [free]
@@ -50,7 +51,7 @@ cdef inline void forget_owners(View *v) noexcept nogil:
     for r in range(runs_used(v)):
         assign(v.runs[r].unowned, ~<uint64_t>0)
         for j in range(<uint64_t>RUN_BLOCKS):
-            store_relaxed_u32(&v.runs[r].slots[j], 0)  # relaxed: a hint; the sweep restores bits dropped meanwhile
+            store_relaxed_u32(&v.runs[r].slots[j], 0)  # relaxed: a hint; see restore_hints()
     assign(v.pool.orphans, 0)
     memset(v.pool.class_pages, 0, sizeof(v.pool.class_pages))
     failpoint()
@@ -63,8 +64,9 @@ cdef inline void own_block(Run *run, uint64_t block, uint64_t i) noexcept nogil:
 
 
 cdef inline void own_blocks(View *v, bint in_use) noexcept nogil:
-    # Of the slots that hold an object, first, and then of all: one that is sealed meanwhile, which takes no lock, is in
-    # one of the two looks. A block where an object's bytes lie is not to be had, whatever else the slot says.
+    # Of the slots that hold an object, first, and then of all: one that is sealed meanwhile, which
+    # takes no lock, is in one of the two looks. A block where an object's bytes lie is not to be
+    # had, whatever else the slot says.
     cdef:
         uint64_t i, at, size
         Run *run
@@ -72,7 +74,8 @@ cdef inline void own_blocks(View *v, bint in_use) noexcept nogil:
     for i in range(slots_used(v)):
         slot = &v.slots[i]
         run = run_of(v, i)
-        if run == NULL or slot.extent or in_use and not has_bytes(word_state(load_acquire(&slot.word))):  # [seal]
+        if run == NULL or slot.extent or in_use \
+                and not has_bytes(word_state(load_acquire(&slot.word))):  # [seal]
             continue
         size = block_nbytes(slot)
         at = slot.offset - v.g.data - run.first * <uint64_t>PAGE
@@ -82,7 +85,8 @@ cdef inline void own_blocks(View *v, bint in_use) noexcept nogil:
 
 
 cdef inline uint64_t use_pages(View *v, uint64_t first, uint64_t pages) noexcept nogil:
-    # Marks those of them that the map reaches; returns where they end. What lies past it stays as it is marked.
+    # Marks those of them that the map reaches; returns where they end. What lies past it stays as
+    # it is marked.
     cdef uint64_t end = min(map_end(v), v.g.pages)
     if first >= end:
         return 0
@@ -92,8 +96,10 @@ cdef inline uint64_t use_pages(View *v, uint64_t first, uint64_t pages) noexcept
 
 
 cdef inline uint64_t use_block(View *v, Slot *slot) noexcept nogil:
-    # Pages by what the slot owns, and by where the bytes of its object lie: one of them may be damaged.
-    cdef bint holds = has_bytes(word_state(load_acquire(&slot.word)))    # [seal] before what it says of its bytes
+    # Pages by what the slot owns, and by where the bytes of its object lie: one of them may be
+    # damaged.
+    # [seal] before what it says of its bytes
+    cdef bint holds = has_bytes(word_state(load_acquire(&slot.word)))
     cdef uint64_t end = 0, at = slot.offset - v.g.data, nbytes
     if slot.extent:
         end = use_pages(v, extent_first(slot.extent), extent_pages(slot.extent))
@@ -164,8 +170,8 @@ cdef inline void restore_hints(View *v) noexcept nogil:
 
 
 cdef inline void rebuild(View *v) noexcept nogil:
-    # The lock is ours, or its holder died and its row's kernel lock is ours. Slots keep their space meanwhile, whatever
-    # others do to them: only a holder of this lock changes who owns pages.
+    # The lock is ours, or its holder died and its row's kernel lock is ours. Slots keep their space
+    # meanwhile, whatever others do to them: only a holder of this lock changes who owns pages.
     cdef uint64_t end, page = 0, until
     mark_unused(v, 0, min(map_end(v), v.g.pages))
     forget_half_made(v)

@@ -1,7 +1,8 @@
 # How what a dead process held comes back: its locks, its pins, its half-made objects, and its row.
 #
-# The kernel's lock on byte `row` is the only permission to recover a row. Recovery only ever redoes: each of its steps
-# may be cut short by another death and done again. The row is set free last.
+# The kernel's lock on byte `row` is the only permission to recover a row. Recovery only ever
+# redoes: each of its steps may be cut short by another death and done again. The row is set free
+# last.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -43,15 +44,16 @@ cdef inline void condemn_replaced(View *v, Slot *slot) noexcept nogil:
 
 
 cdef inline void condemn_dead(View *v, uint64_t i, uint64_t word) noexcept nogil:
-    # What a dead process was making. A child that it forked meanwhile may have views of the block, and pins it.
+    # What a dead process was making. A child that it forked meanwhile may have views of the block,
+    # and pins it.
     end_publishing(v, i, word, CONDEMNED)
     v.recovered.unfinished += 1
     v.recovered.nbytes += reap_counted(v, i)
 
 
 cdef inline void finish_dead_publish(View *v, uint64_t i, uint64_t word) noexcept nogil:
-    # A publisher died half way: the index says how far it got. Its name's lock is still marked as its own, so
-    # nobody else has touched the name since.
+    # A publisher died half way: the index says how far it got. Its name's lock is still marked as
+    # its own, so nobody else has touched the name since.
     cdef Slot *slot = &v.slots[i]
     if find_cell(v, make_cell(i, word_generation(word), slot.name_hash), slot.name_hash) != NULL:
         condemn_replaced(v, slot)
@@ -62,8 +64,8 @@ cdef inline void finish_dead_publish(View *v, uint64_t i, uint64_t word) noexcep
 
 
 cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
-    # Over every slot, not only those that the dead one pinned: it may have died between its last unpin and the
-    # look at the word that follows it.
+    # Over every slot, not only those that the dead one pinned: it may have died between its last
+    # unpin and the look at the word that follows it.
     cdef:
         uint64_t i, word, state, nbytes = 0
         Slot *slot
@@ -133,8 +135,8 @@ cdef inline bint holds_locks(View *v, uint64_t r) noexcept nogil:
 
 
 cdef inline int recover_row(View *v, uint64_t r) noexcept nogil:
-    # 1 if it is done, 0 if there is nothing to do, or ERR_RECOVERY. A description of its own for each attempt: two
-    # threads with one description would both get the lock.
+    # 1 if it is done, 0 if there is nothing to do, or ERR_RECOVERY. A description of its own for
+    # each attempt: two threads with one description would both get the lock.
     cdef int fd
     cdef int done = 0
     if r >= MAX_ROWS:
@@ -147,7 +149,8 @@ cdef inline int recover_row(View *v, uint64_t r) noexcept nogil:
         return ERR_RECOVERY
     v.recovery_fd = fd
     if lock_byte(fd, r):
-        # still unrecovered; or free, and a lock names it: a damaged file must not make us wait for ever
+        # still unrecovered; or free, and a lock names it: a damaged file must not make us wait for
+        # ever
         if load_acquire(&row_at(v, r).state) or holds_locks(v, r):       # [row]
             recover_locked(v, r)
             done = 1
@@ -164,7 +167,8 @@ cdef inline int retry_after_dead_blocker(View *v, uint64_t row) noexcept nogil:
 
 
 cdef inline int await_recoverer(View *v, uint64_t r, uint64_t since) noexcept nogil:
-    # If another process recovers row r: 0 when it is through or dead itself, ERR_HELD if that takes long.
+    # If another process recovers row r: 0 when it is through or dead itself, ERR_HELD if that takes
+    # long.
     while row_at(v, r).recoverer and is_ready(v.header.live, r) and byte_is_locked(file_of(v), r):
         if now_ms() - since >= HELD_AFTER_MS:
             return blocked_by(ERR_HELD, r)
@@ -173,7 +177,8 @@ cdef inline int await_recoverer(View *v, uint64_t r, uint64_t since) noexcept no
 
 
 cdef inline int recover_dead(View *v, bint wait) noexcept nogil:
-    # Every dead row. 0, or an error if that could not be done for one; `wait`: for those that others recover, too.
+    # Every dead row. 0, or an error if that could not be done for one; `wait`: for those that
+    # others recover, too.
     cdef int got, failed = 0
     cdef uint64_t since = now_ms()
     cdef int64_t row = next_live_row(v, 0)
@@ -190,8 +195,8 @@ cdef inline int recover_dead(View *v, bint wait) noexcept nogil:
 
 
 cdef inline void recover_blocker_if_dead(View *v, int64_t reaped) noexcept nogil:
-    # After a reap that another row's pin may have stopped: worth a system call to see whether its process lives. If it
-    # is dead, all dead rows are recovered: several may pin the block.
+    # After a reap that another row's pin may have stopped: worth a system call to see whether its
+    # process lives. If it is dead, all dead rows are recovered: several may pin the block.
     if reaped > 0 and reaped - 1 != <int64_t>v.row and recover_row(v, <uint64_t>reaped - 1) == 1:
         recover_dead(v, False)
 
@@ -200,8 +205,8 @@ cdef inline void enter(View *v, uint64_t r) noexcept nogil:
     # Joins through a row whose kernel lock is ours, whoever had it before.
     use_row(v, r)
     if load_acquire(&row_at(v, r).state):                                # [row]
-        # What we reap now carries this row, and who finds us dead looks for live ones: its last owner may have died
-        # before it was one.
+        # What we reap now carries this row, and who finds us dead looks for live ones: its last
+        # owner may have died before it was one.
         mark_live(v, r)
         recover_locked(v, r)
     join_row(v, r)

@@ -9,7 +9,8 @@ from libc.string cimport memcpy
 @cython.final
 @cython.freelist(64)
 cdef class ObjectRef:
-    """The address of one object, in 16 bytes: slot 32, generation 48, store tag 48 bits. Immutable, picklable."""
+    """The address of one object, in 16 bytes: slot 32, generation 48, store tag 48 bits. Immutable,
+    picklable."""
 
     cdef uint64_t slot
     cdef uint64_t generation
@@ -47,7 +48,8 @@ cdef class ObjectRef:
     def __eq__(self, other):
         if type(other) is not ObjectRef:
             return NotImplemented
-        return (self.slot == (<ObjectRef>other).slot and self.generation == (<ObjectRef>other).generation
+        return (self.slot == (<ObjectRef>other).slot
+                and self.generation == (<ObjectRef>other).generation
                 and self.tag == (<ObjectRef>other).tag)
 
     def __hash__(self):

@@ -1,9 +1,10 @@
-# What allocation falls back on when slots or pages are short: bare slots, and empty runs whose pages and slots
-# serve others from now on.
+# What allocation falls back on when slots or pages are short: bare slots, and empty runs whose
+# pages and slots serve others from now on.
 #
-# A run is pages cut into up to 64 blocks of one class, each stocked in a FREE slot of its own, with one bit per
-# block that says "probably free". A class owns nothing for good: a run whose slots are all FREE is dissolved when
-# its pages or its slots are needed, and when slots are short a FREE slot leaves its block behind as an orphan.
+# A run is pages cut into up to 64 blocks of one class, each stocked in a FREE slot of its own, with
+# one bit per block that says "probably free". A class owns nothing for good: a run whose slots are
+# all FREE is dissolved when its pages or its slots are needed, and when slots are short a FREE slot
+# leaves its block behind as an orphan.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -29,13 +30,15 @@ cdef enum:
 
 # Bare slots
 
-cdef inline void hint_range(uint64_t *words, uint64_t n_words, uint64_t first, uint64_t end) noexcept nogil:
+cdef inline void hint_range(uint64_t *words, uint64_t n_words, uint64_t first,
+                            uint64_t end) noexcept nogil:
     # `first` is a multiple of 64; a word at a time
     cdef uint64_t i = first, bits
     while i < end:
         bits = ~<uint64_t>0 if end - i >= 64 else (<uint64_t>1 << (end - i)) - 1
         fetch_or_release(&words[i >> 6], bits)                                              # [hint]
-        fetch_or_release(&summary_of(words, n_words)[i >> 12], <uint64_t>1 << (i >> 6 & 63))  # [summary]
+        # [summary]
+        fetch_or_release(&summary_of(words, n_words)[i >> 12], <uint64_t>1 << (i >> 6 & 63))
         i += 64
 
 
@@ -49,7 +52,7 @@ cdef inline int grow_slots(View *v) noexcept nogil:
     got = commit(file_of(v), v.g.slots + used * sizeof(Slot), SLOTS_PER_STEP * sizeof(Slot))
     if got != 0:
         return got
-    if cas_acq_rel(&v.header.slots_used, &used, end):                    # [grow] the slots below are there
+    if cas_acq_rel(&v.header.slots_used, &used, end):  # [grow] the slots below are there
         ensure_pins_committed(v, used)     # if there is memory for it; else the first pin says so
         hint_range(bits_at(v, v.g.empty_bits), v.g.slot_words, used, end)
     return 0
@@ -86,8 +89,8 @@ cdef inline uint64_t held_elsewhere(View *v) noexcept nogil:
 # Under the pool lock: space changes hands
 
 cdef inline bint reclaim_free_extents(View *v) noexcept nogil:
-    # Extents of deleted objects go from their FREE slots back to the page map. True if there were any. Each turn takes
-    # a hint away, and gives none of its kind.
+    # Extents of deleted objects go from their FREE slots back to the page map. True if there were
+    # any. Each turn takes a hint away, and gives none of its kind.
     cdef:
         int64_t i
         uint64_t extent, state
@@ -108,7 +111,7 @@ cdef inline bint reclaim_free_extents(View *v) noexcept nogil:
             assign(v.slots[i].extent, 0)
             if v.slots[i].offset == v.g.data + extent_first(extent) * PAGE:
                 free_pages(v, extent_first(extent), extent_pages(extent))
-            else:               # never used, or the extent is damaged and those pages are somebody's
+            else:  # never used, or the extent is damaged and those pages are somebody's
                 rebuild(v)
         if state != RETIRED:
             unclaim(v, <uint64_t>i)
@@ -120,13 +123,13 @@ cdef inline bint slot_is_of(View *v, uint64_t i, uint64_t run, uint64_t block) n
 
 cdef inline uint64_t run_slot(View *v, uint64_t r, uint64_t block) noexcept nogil:
     # slot + 1 of a block, or 0
-    cdef uint64_t i = load_relaxed_u32(&v.runs[r].slots[block])  # relaxed: a hint, checked against the slot
+    cdef uint64_t i = load_relaxed_u32(&v.runs[r].slots[block])  # relaxed: the slot decides
     return i if i <= slots_used(v) else 0
 
 
 cdef inline uint64_t hold_run(View *v, uint64_t r, bint *whole, bint *agrees) noexcept nogil:
-    # Claims the slots of a run, as an allocator would, until one is not to be had; returns which blocks' it holds.
-    # `agrees`: the record with itself.
+    # Claims the slots of a run, as an allocator would, until one is not to be had; returns which
+    # blocks' it holds. `agrees`: the record with itself.
     cdef:
         Run *run = &v.runs[r]
         uint64_t j, i, held = 0
@@ -135,13 +138,15 @@ cdef inline uint64_t hold_run(View *v, uint64_t r, bint *whole, bint *agrees) no
         return 0
     for j in range(<uint64_t>run.blocks):
         i = run_slot(v, r, j)
-        if run.unowned >> j & 1 == (i != 0):       # one of the two is wrong: some slot may have the block
+        # one of the two is wrong: some slot may have the block
+        if run.unowned >> j & 1 == (i != 0):
             agrees[0] = whole[0] = False
             break
         if i == 0:
             continue
         i -= 1
-        if word_state(load_acquire(&v.slots[i].word)) == RETIRED and slot_is_of(v, i, r, j):  # [free]
+        # [free]
+        if word_state(load_acquire(&v.slots[i].word)) == RETIRED and slot_is_of(v, i, r, j):
             continue
         if claim(v, i, HELD):
             held |= <uint64_t>1 << j
@@ -186,7 +191,7 @@ cdef inline bint release_run_if_empty(View *v, uint64_t r) noexcept nogil:
     cdef uint64_t empty
     if v.runs[r].live == 0:
         return False
-    empty = load_relaxed(&v.runs[r].free) | v.runs[r].unowned     # relaxed: a guess; dissolve claims each
+    empty = load_relaxed(&v.runs[r].free) | v.runs[r].unowned     # relaxed: release_run() decides
     return <uint32_t>popcount64(empty) >= v.runs[r].blocks and release_run(v, r)
 
 
@@ -262,7 +267,8 @@ cdef inline int64_t take_or_make_room(View *v, uint64_t pages, bint for_run) noe
     cdef int64_t first
     reclaim_free_extents(v)
     if top_of(v) + pages > v.g.pages:
-        # From here on every piece counts: an empty run between large blocks costs more than it saves.
+        # From here on every piece counts: an empty run between large blocks costs more than it
+        # saves.
         release_some_runs(v)
     first = take_pages(v, pages, for_run)
     if first == ERR_FULL and release_empty_run(v):

@@ -1,10 +1,10 @@
-# The life of a slot: claim, pin, unpin, condemn, reap. The shared reference count of a slot is the sum of
-# pins[row][slot] over the live rows, plus one until it is deleted.
+# The life of a slot: claim, pin, unpin, condemn, reap. The shared reference count of a slot is the
+# sum of pins[row][slot] over the live rows, plus one until it is deleted.
 #
-# The two sides of the count meet as in Dekker's algorithm: a reader adds its pin and then loads the word; a
-# reaper condemns the word and then loads the pins. Every access named [pin] is seq_cst, so that in the one
-# order of all of them either the reader sees CONDEMNED or the reaper sees the pin. Nothing weaker is enough:
-# with an acquire load after the add, both may miss.
+# The two sides of the count meet as in Dekker's algorithm: a reader adds its pin and then loads the
+# word; a reaper condemns the word and then loads the pins. Every access named [pin] is seq_cst, so
+# that in the one order of all of them either the reader sees CONDEMNED or the reaper sees the pin.
+# Nothing weaker is enough: with an acquire load after the add, both may miss.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -26,11 +26,12 @@ from refstore.engines.native.bitmap cimport hint_set
 from refstore.engines.native.memory cimport ensure_pins_committed, is_ready, pins_are_committed
 
 cdef extern from *:
-    bint unlikely(bint condition) noexcept nogil    # Cython's own macro: keeps what is rare off the path of a get
+    # Cython's own macro: keeps what is rare off the path of a get
+    bint unlikely(bint condition) noexcept nogil
 
 
 cdef enum:
-    REAPED = -1                 # the result of a reap; 0: there was none; else row + 1 of who pins the block
+    REAPED = -1  # the result of a reap; 0: there was none; else row + 1 of who pins the block
     PIN_LIMIT = 0x40000000      # far from where a 32-bit cell would wrap to "no pins"
 
 
@@ -40,13 +41,13 @@ cdef inline bint claim(View *v, uint64_t i, uint64_t state) noexcept nogil:
     cdef uint64_t word = load_acquire(&slot.word)                        # [free]
     if word_state(word) != FREE:
         return False
-    return cas_acq_rel(&slot.word, &word, make_word(word_generation(word), state, v.row))    # [free]
+    return cas_acq_rel(&slot.word, &word, make_word(word_generation(word), state, v.row))  # [free]
 
 
 cdef inline void give_hint(View *v, uint64_t i, uint64_t extent, uint64_t run, uint64_t block,
                            int size_class) noexcept nogil:
-    # Tells allocators where slot `i`, just FREE, is to be found. The word is FREE before this is called: an
-    # allocator that takes the hint first and then sees the slot in use drops the hint.
+    # Tells allocators where slot `i`, just FREE, is to be found. The word is FREE before this is
+    # called: an allocator that takes the hint first and then sees the slot in use drops the hint.
     cdef uint64_t before
     if extent:
         hint_set(bits_at(v, v.g.spare_bits), v.g.slot_words, i)
@@ -65,16 +66,18 @@ cdef inline void unclaim(View *v, uint64_t i) noexcept nogil:
     # a slot of ours that nobody was told about: FREE again, in the same generation
     cdef:
         Slot *slot = &v.slots[i]
+        uint64_t generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours
         uint64_t extent = slot.extent
         uint64_t run = slot.run
         uint64_t block = slot.block
         int size_class = slot.size_class
-    store_release(&slot.word, make_word(word_generation(load_relaxed(&slot.word)), FREE, 0))  # [free] relaxed: ours
+    store_release(&slot.word, make_word(generation, FREE, 0))            # [free]
     give_hint(v, i, extent, run, block, size_class)
 
 
 cdef inline void free_slot(View *v, uint64_t i) noexcept nogil:
-    # Ends a generation. We own the word (WRITING or RECLAIMING with our row, or a dead row's that we recover).
+    # Ends a generation. We own the word (WRITING or RECLAIMING with our row, or a dead row's that
+    # we recover).
     cdef:
         Slot *slot = &v.slots[i]
         uint64_t generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours
@@ -94,9 +97,9 @@ cdef inline void free_slot(View *v, uint64_t i) noexcept nogil:
 
 
 cdef inline uint64_t pinned_by(View *v, uint64_t i) noexcept nogil:
-    # Row + 1 of a live row that pins slot `i`, another's before ours, or 0. Rows that never touched this
-    # generation are skipped: a row's bit is in the mask before a pin of its is valid, and stays there until the
-    # slot is reclaimed.
+    # Row + 1 of a live row that pins slot `i`, another's before ours, or 0. Rows that never touched
+    # this generation are skipped: a row's bit is in the mask before a pin of its is valid, and
+    # stays there until the slot is reclaimed.
     cdef:
         uint64_t mask = load_seq_cst(&v.slots[i].mask)                   # [pin]
         uint64_t n = load_seq_cst(&v.header.live_words)                  # [pin]
@@ -107,7 +110,8 @@ cdef inline uint64_t pinned_by(View *v, uint64_t i) noexcept nogil:
         while rows:
             row = w * 64 + <uint64_t>ctz64(rows)
             rows &= rows - 1
-            if is_ready(pins_ready_of(v, row), i // SLOTS_PER_STEP) and load_seq_cst_u32(&pins_of(v, row)[i]):  # [pin]
+            if is_ready(pins_ready_of(v, row), i // SLOTS_PER_STEP) \
+                    and load_seq_cst_u32(&pins_of(v, row)[i]):  # [pin]
                 if row != v.row:
                     return row + 1
                 ours = row + 1
@@ -116,12 +120,14 @@ cdef inline uint64_t pinned_by(View *v, uint64_t i) noexcept nogil:
 
 
 cdef inline int64_t try_reap(View *v, uint64_t i, uint64_t word) noexcept nogil:
-    # `word` was CONDEMNED when loaded. The CAS on the whole word fails for a reaper that slept through a reuse.
+    # `word` was CONDEMNED when loaded. The CAS on the whole word fails for a reaper that slept
+    # through a reuse.
     cdef uint64_t blocker, moves = load_seq_cst(&v.header.moves)         # [pin]
     cdef uint64_t before = moves + 1
     while moves != before:
-        # A fork moves pins to a row that we may have passed already, and its parent may then let go of its own; it
-        # counts itself in between. Each turn but the first means that somebody has forked.
+        # A fork moves pins to a row that we may have passed already, and its parent may then let go
+        # of its own; it counts itself in between. Each turn but the first means that somebody has
+        # forked.
         before = moves
         blocker = pinned_by(v, i)
         if blocker:
@@ -129,7 +135,8 @@ cdef inline int64_t try_reap(View *v, uint64_t i, uint64_t word) noexcept nogil:
         moves = load_seq_cst(&v.header.moves)                            # [pin]
     failpoint()
     # [pin] whoever had a pin has given it up, and reads no more
-    if not cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, v.row)):
+    if not cas_seq_cst(&v.slots[i].word, &word,
+                       make_word(word_generation(word), RECLAIMING, v.row)):
         return 0
     free_slot(v, i)
     return REAPED
@@ -184,8 +191,8 @@ cdef inline int pin(View *v, uint64_t i, uint64_t generation) noexcept nogil:
     word = load_seq_cst(&slot.word)                                      # [pin] [seal]
     failpoint()
     if is_readable(word, generation):
-        # The mask is emptied only between generations, so between two loads of a word of one generation the
-        # bit that we see or set belongs to that generation.
+        # The mask is emptied only between generations, so between two loads of a word of one
+        # generation the bit that we see or set belongs to that generation.
         if load_acquire(&slot.mask) & v.row_bit == 0:                    # [pin]
             fetch_or_seq_cst(&slot.mask, v.row_bit)                      # [pin]
         word = load_seq_cst(&slot.word)                                  # [pin]
@@ -202,8 +209,9 @@ cdef inline void pin_own(View *v, uint64_t i) noexcept nogil:
 
 
 cdef inline int condemn(View *v, uint64_t i, uint64_t generation, bint name_is_ours) noexcept nogil:
-    # SEALED -> CONDEMNED. From now on no get finds it; the caller unindexes and reaps. `name_is_ours`: we hold the lock
-    # of its name, so nobody publishes it, and a word that says so is wrong.
+    # SEALED -> CONDEMNED. From now on no get finds it; the caller unindexes and reaps.
+    # `name_is_ours`: we hold the lock of its name, so nobody publishes it, and a word that says so
+    # is wrong.
     cdef uint64_t word
     if i >= v.slot_limit or i >= slots_used(v):
         return ERR_NOT_FOUND
@@ -224,17 +232,18 @@ cdef inline int64_t reap_condemned(View *v, uint64_t i) noexcept nogil:
 
 
 cdef inline void abandon(View *v, uint64_t i) noexcept nogil:
-    # What was being written is not wanted, but views of it may live, and pins with them: it goes with the last.
-    store_seq_cst(&v.slots[i].word,
-                  make_word(word_generation(load_relaxed(&v.slots[i].word)), CONDEMNED, 0))  # [pin] relaxed: ours
+    # What was being written is not wanted, but views of it may live, and pins with them: it goes
+    # with the last.
+    cdef uint64_t generation = word_generation(load_relaxed(&v.slots[i].word))  # relaxed: ours
+    store_seq_cst(&v.slots[i].word, make_word(generation, CONDEMNED, 0))  # [pin]
 
 
 cdef inline void seal(View *v, uint64_t i) noexcept nogil:
     # the bytes are whole
-    store_release(&v.slots[i].word,
-                  make_word(word_generation(load_relaxed(&v.slots[i].word)), SEALED, 0))     # [seal] relaxed: ours
+    cdef uint64_t generation = word_generation(load_relaxed(&v.slots[i].word))  # relaxed: ours
+    store_release(&v.slots[i].word, make_word(generation, SEALED, 0))    # [seal]
 
 
 cdef inline void end_publishing(View *v, uint64_t i, uint64_t word, uint64_t state) noexcept nogil:
     # PUBLISHING ends, by its publisher or by who recovers it
-    cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), state, 0))         # [seal]
+    cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), state, 0))  # [seal]

@@ -1,4 +1,5 @@
-# What a store holds, counted from its slots: on a busy store, as true as any count of moving things.
+# What a store holds, counted from its slots: on a busy store, as true as any count of moving
+# things.
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
@@ -35,7 +36,8 @@ cdef inline bint holds_block(uint64_t word) noexcept nogil:
     return state != FREE and state != HELD and state != RETIRED
 
 
-cdef inline void mark_pages(unsigned char *used, uint64_t end, uint64_t first, uint64_t pages) noexcept nogil:
+cdef inline void mark_pages(unsigned char *used, uint64_t end, uint64_t first,
+                            uint64_t pages) noexcept nogil:
     cdef uint64_t page
     for page in range(first, min(first + pages, end)):
         used[page] = 1
@@ -50,9 +52,10 @@ cdef inline uint64_t longest_gap(unsigned char *used, uint64_t end, uint64_t pag
     return max(longest, run + pages - end)
 
 
-cdef inline void bound_free(View *v, Census *census, unsigned char *used, uint64_t end, uint64_t spare) noexcept nogil:
-    # What the file system cannot give any more is not free. Who puts takes the extent that fits best, whether that
-    # has memory or not.
+cdef inline void bound_free(View *v, Census *census, unsigned char *used, uint64_t end,
+                            uint64_t spare) noexcept nogil:
+    # What the file system cannot give any more is not free. Who puts takes the extent that fits
+    # best, whether that has memory or not.
     cdef uint64_t page, with_memory = 0, without = 0
     for page in range(end):
         if not used[page]:
@@ -68,8 +71,8 @@ cdef inline void bound_free(View *v, Census *census, unsigned char *used, uint64
 
 
 cdef inline int take_census(View *v, Census *census, uint64_t spare) noexcept nogil:
-    # 0, or -1 without memory for the page map. On a busy store, as true as any count of moving things. `spare`: bytes
-    # that the file system has for blocks without memory.
+    # 0, or -1 without memory for the page map. On a busy store, as true as any count of moving
+    # things. `spare`: bytes that the file system has for blocks without memory.
     cdef:
         uint64_t i, word
         uint64_t top = min(load_relaxed(&v.pool.top), v.g.pages)  # relaxed: bounds a scan
@@ -104,7 +107,8 @@ cdef inline int take_census(View *v, Census *census, uint64_t spare) noexcept no
     if spare < census.free:
         bound_free(v, census, used, top, spare)
     else:
-        census.largest_free = min(census.free, max(longest_gap(used, top, v.g.pages) * PAGE, census.free_block))
+        census.largest_free = min(census.free,
+                                  max(longest_gap(used, top, v.g.pages) * PAGE, census.free_block))
     free(used)
     return 0
 
@@ -113,7 +117,8 @@ cdef inline uint64_t count_processes(View *v) noexcept nogil:
     cdef uint64_t n = 0
     cdef int64_t row = next_live_row(v, 0)
     while row >= 0:
-        n += load_acquire(&row_at(v, <uint64_t>row).state) != ROW_LEFT and not row_is_dead(v, <uint64_t>row)  # [row]
+        n += load_acquire(&row_at(v, <uint64_t>row).state) != ROW_LEFT \
+            and not row_is_dead(v, <uint64_t>row)                        # [row]
         row = next_live_row(v, <uint64_t>row + 1)
     return n
 
@@ -133,7 +138,8 @@ cdef inline tuple take_recovery_report(View *v):
     cdef uint64_t k, first = back.known - min(back.known, <uint64_t>PIDS_KEPT)
     memset(&v.recovered, 0, sizeof(v.recovered))
     pids = [back.pids[k % PIDS_KEPT] for k in range(first, back.known)]
-    return back.processes, tuple(pids), back.pins, back.unfinished, back.published, back.locks, back.nbytes
+    return (back.processes, tuple(pids), back.pins, back.unfinished, back.published, back.locks,
+            back.nbytes)
 
 
 cdef inline uint64_t count_pins(View *v, uint64_t i) noexcept nogil:
@@ -169,7 +175,8 @@ cdef inline int64_t next_live(View *v, uint64_t i, uint64_t *generation) noexcep
 cdef inline object damaged_label(View *v, uint64_t i):
     import os
     from refstore import _messages
-    return _messages.damaged_file(os.fsdecode(<bytes>v.path), f"the label of slot {i} does not have the slot's name")
+    return _messages.damaged_file(os.fsdecode(<bytes>v.path),
+                                  f"the label of slot {i} does not have the slot's name")
 
 
 cdef inline str slot_name(View *v, uint64_t i, uint64_t generation):

@@ -1,8 +1,10 @@
-# What is asked of the kernel: byte locks, committed memory, mappings, time. Nothing here knows the store.
+# What is asked of the kernel: byte locks, committed memory, mappings, time. Nothing here knows the
+# store.
 #
-# A process is alive while the kernel holds its row's lock. The lock is an open-file-description (OFD)
-# lock, and the file is mapped through that same description: the mapping keeps the description, hence the
-# lock, until the address space is gone, whatever the program does to its descriptors.
+# A process is alive while the kernel holds its row's lock. The lock is an open-file-description
+# (OFD) lock, and the file is mapped through that same description: the mapping keeps the
+# description, hence the lock, until the address space is gone, whatever the program does to its
+# descriptors.
 
 from libc.errno cimport EACCES, EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint64_t
@@ -20,7 +22,8 @@ cdef extern from *:
     #include <unistd.h>
 
     static inline int refstore_byte_lock(int fd, int command, int type, off_t at) {
-        struct flock lock = {.l_type = (short)type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+        struct flock lock = {
+            .l_type = (short)type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
         int got = fcntl(fd, command, &lock);
         return got < 0 ? -errno : lock.l_type;
     }
@@ -32,8 +35,8 @@ cdef extern from *:
     static inline int refstore_open(const char *path, int flags) {
         return open(path, flags | O_CLOEXEC | O_NOFOLLOW);
     }
-    /* Out of the way of programs that expect, or close, the low numbers; and below 64, since the kernel takes
-       ten milliseconds to make the table of a process with threads larger. */
+    /* Out of the way of programs that expect, or close, the low numbers; and below 64, since the
+       kernel takes ten milliseconds to make the table of a process with threads larger. */
     static inline int refstore_high_descriptor(int fd) {
         int high = fcntl(fd, F_DUPFD_CLOEXEC, 40);
         if (high < 0)
@@ -108,14 +111,16 @@ cdef inline bint locks_bytes(int fd) noexcept nogil:
 
 
 cdef inline bint byte_is_locked(int fd, uint64_t at) noexcept nogil:
-    # by another description than that of `fd`; an error counts as locked: nothing may be taken over then
+    # by another description than that of `fd`; an error counts as locked: nothing may be taken over
+    # then
     return _byte_lock(fd, F_OFD_GETLK, F_WRLCK, <int64_t>at) != F_UNLCK
 
 
 cdef inline int allocate(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
-    # Memory for these bytes of the file, or the errno. The raw call: glibc's emulation writes to the file. A kernel
-    # that a signal interrupts here undoes what it has, so the pieces become smaller until one gets through; EINTR if
-    # none does. The size is kept: should the program have put another file at our number, that does not grow.
+    # Memory for these bytes of the file, or the errno. The raw call: glibc's emulation writes to
+    # the file. A kernel that a signal interrupts here undoes what it has, so the pieces become
+    # smaller until one gets through; EINTR if none does. The size is kept: should the program have
+    # put another file at our number, that does not grow.
     cdef uint64_t end = at + nbytes, piece = nbytes
     cdef int tries = 0
     while at < end:

@@ -25,22 +25,26 @@ def _failpoints():
 
 
 def _arm(long failpoint, int signo, long skip=0):
-    """Debug builds: raise `signo` at the failpoint with this number, after passing it `skip` times; -1: at none."""
+    """Debug builds: raise `signo` at the failpoint with this number, after passing it `skip` times;
+    -1: at none."""
     arm_failpoint(failpoint, signo, skip)
 
 
 def _count_passes(size_t address):
-    """Debug builds: add up how often each failpoint is passed, in uint32 cells from there on; 0: no longer."""
+    """Debug builds: add up how often each failpoint is passed, in uint32 cells from there on; 0: no
+    longer."""
     count_passes(<uint32_t*>address)
 
 
 def _visit_points(visitor):
-    """Debug builds: call `visitor(name)` at each point where Python may run amid an operation; None: at none."""
+    """Debug builds: call `visitor(name)` at each point where Python may run amid an operation;
+    None: at none."""
     set_visitor(NULL if visitor is None else <void*>visitor)
 
 
 def _set_busy_timeout(long ms):
-    """Debug builds: give up waiting for a stopped process after so many ms; -1: after the usual time."""
+    """Debug builds: give up waiting for a stopped process after so many ms; -1: after the usual
+    time."""
     set_busy_timeout(ms)
 
 

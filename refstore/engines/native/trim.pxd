@@ -1,5 +1,5 @@
-# Free memory back to the operating system. Each free run is taken like any extent before its pages go, so nobody
-# is given a page that is about to vanish; system calls happen outside the lock.
+# Free memory back to the operating system. Each free run is taken like any extent before its pages
+# go, so nobody is given a page that is about to vanish; system calls happen outside the lock.
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -26,7 +26,8 @@ cdef enum:
 
 
 cdef inline int64_t list_free(View *v, uint64_t *extents) noexcept nogil:
-    # Under the lock: all free runs, and what lies committed past the last used page; how many, or BROKEN.
+    # Under the lock: all free runs, and what lies committed past the last used page; how many, or
+    # BROKEN.
     cdef:
         int64_t n = 0
         uint64_t at, end
@@ -93,7 +94,8 @@ cdef inline int trim_piece(View *v, uint64_t slot, uint64_t extent, uint64_t fir
         return got
     taken = carve(v, extent, first, pages)
     if taken:
-        assign(v.slots[slot].offset, v.g.data + first * PAGE)   # what finds the slot later compares the two
+        # what finds the slot later compares the two
+        assign(v.slots[slot].offset, v.g.data + first * PAGE)
         assign(v.slots[slot].extent, make_extent(first, pages))
     unlock(&v.pool.lock)
     if not taken:
@@ -101,14 +103,15 @@ cdef inline int trim_piece(View *v, uint64_t slot, uint64_t extent, uint64_t fir
     given[0] += punch(v, first, pages)
     got = lock(v, &v.pool.lock)
     if got != 0:
-        return got              # the slot still owns the piece: giving the slot back gives it back too
+        return got  # the slot still owns the piece: giving the slot back gives it back too
     assign(v.slots[slot].extent, 0)
     free_pages(v, first, pages)
     unlock(&v.pool.lock)
     return 0
 
 
-cdef inline int trim_extent(View *v, uint64_t slot, uint64_t extent, uint64_t *given) noexcept nogil:
+cdef inline int trim_extent(View *v, uint64_t slot, uint64_t extent,
+                            uint64_t *given) noexcept nogil:
     # Piece by piece, so that others find nearly all that is free.
     cdef:
         uint64_t first = extent_first(extent)

@@ -1,4 +1,5 @@
-# One process's view of one store file: where its parts are mapped, which row it holds, what it remembers.
+# One process's view of one store file: where its parts are mapped, which row it holds, what it
+# remembers.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
@@ -12,10 +13,10 @@ cdef enum:
     RECENT = 8
     PIDS_KEPT = 256
 
-cdef struct Recovered:           # what this process took back from dead ones since it was last asked
+cdef struct Recovered:  # what this process took back from dead ones since it was last asked
     uint64_t processes
     uint64_t known              # of them, by pid
-    uint32_t pids[PIDS_KEPT]    # the last of them: a process that nobody asks may see any number die
+    uint32_t pids[PIDS_KEPT]  # the last of them: a process that nobody asks may see any number die
     uint64_t pins
     uint64_t unfinished         # objects
     uint64_t published          # objects
@@ -40,8 +41,8 @@ cdef struct View:
     uint64_t row_bit            # in a slot's mask
     uint64_t slot_limit
     uint64_t *alive             # 1; the kernel makes it 0 in a child that no hook has seen
-    uint64_t life               # forks between the first process that had this and us: rows are used again
-    int fd                      # of the description that holds the row's lock; maybe closed by the program
+    uint64_t life  # forks between the first process that had this and us: rows are used again
+    int fd  # of the description that holds the row's lock; maybe closed by the program
     const char *path            # to open the file again, if the program closed our descriptor
     uint64_t dev
     uint64_t ino
@@ -121,20 +122,25 @@ cdef inline uint64_t *used_bits(View *v) noexcept nogil:
 
 cdef inline bint run_is_sound(View *v, Run *run, uint64_t live) noexcept nogil:
     # whether it is a live run of this class + 1, and lies in the data
-    return (run.twin == run_twin(run, live) and live - 1 < CLASSES and <uint32_t>(run.blocks - 1) < RUN_BLOCKS
+    return (run.twin == run_twin(run, live) and live - 1 < CLASSES
+            and <uint32_t>(run.blocks - 1) < RUN_BLOCKS
             and run.first + <uint64_t>run.pages <= v.g.pages)
 
 cdef inline bint is_plausible(View *v, Slot *slot, uint64_t offset, uint64_t nbytes) noexcept nogil:
-    # Of what a get hands out, each number read once: within the data, and no more than its block holds. Where the block
-    # lies if it is in a run is check()'s to see: the run's record is a cache line more.
+    # Of what a get hands out, each number read once: within the data, and no more than its block
+    # holds. Where the block lies if it is in a run is check()'s to see: the run's record is a cache
+    # line more.
     cdef uint64_t at = offset - v.g.data
     if slot.extent:
-        return at == extent_first(slot.extent) * PAGE and nbytes <= extent_pages(slot.extent) * PAGE \
+        return at == extent_first(slot.extent) * PAGE \
+            and nbytes <= extent_pages(slot.extent) * PAGE \
             and nbytes <= v.data_nbytes and at <= v.data_nbytes - nbytes
     # no class is larger than the data
-    return nbytes <= v.class_sizes[slot.size_class if slot.run else 255] and at <= v.data_nbytes - nbytes
+    return nbytes <= v.class_sizes[slot.size_class if slot.run else 255] \
+        and at <= v.data_nbytes - nbytes
 
-cdef inline bint is_within_block(View *v, Slot *slot, uint64_t offset, uint64_t nbytes) noexcept nogil:
+cdef inline bint is_within_block(View *v, Slot *slot, uint64_t offset,
+                                 uint64_t nbytes) noexcept nogil:
     # whether the slot's offset and size, each read once, are those of the block that it owns
     cdef uint64_t at = 0, size = 0
     if slot.extent:
@@ -146,8 +152,8 @@ cdef inline bint is_within_block(View *v, Slot *slot, uint64_t offset, uint64_t 
     return offset == v.g.data + at and nbytes <= size and at + size <= v.g.file_size - v.g.data
 
 cdef inline int64_t next_live_row(View *v, uint64_t row) noexcept nogil:
-    # The first live row from `row` on, or -1; for reports and recovery, which need no one moment. A reaper's scan has
-    # stricter orders of its own.
+    # The first live row from `row` on, or -1; for reports and recovery, which need no one moment. A
+    # reaper's scan has stricter orders of its own.
     cdef uint64_t words = min(load_acquire(&v.header.live_words), <uint64_t>LIVE_WORDS)  # [row]
     cdef uint64_t w = row >> 6, rows
     while w < words:
@@ -167,4 +173,5 @@ cdef inline uint64_t *class_bits_at(View *v, int size_class) noexcept nogil:
 
 cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:
     # nobody else writes the cell
-    store_relaxed(&v.counters[counter], load_relaxed(&v.counters[counter]) + n)  # relaxed: statistics
+    store_relaxed(&v.counters[counter],
+                  load_relaxed(&v.counters[counter]) + n)  # relaxed: statistics

@@ -23,7 +23,8 @@ from refstore import _buffers
 @cython.final
 @cython.no_gc
 cdef class Writer(Block):
-    """Room in shared memory, to be written and then sealed: a context manager and a writable buffer."""
+    """Room in shared memory, to be written and then sealed: a context manager and a writable
+    buffer."""
 
     cdef bint is_sealed
     cdef bint replaces
@@ -57,7 +58,7 @@ cdef class Writer(Block):
                 free_slot(&self.att.view, self.slot)
             elif self.pin_views():          # nothing may be put where they point
                 abandon(&self.att.view, self.slot)
-            else:       # not even memory for a pin: the block stays ours until somebody recovers our row
+            else:  # not even memory for a pin: the block stays ours until somebody recovers our row
                 self.att.view.dirty = True
         self.close_views()
 
@@ -83,7 +84,8 @@ cdef class Writer(Block):
         self.release_unless_used()
 
     cdef bint pin_views(self) noexcept:
-        if not pins_are_committed(&self.att.view, self.slot) and ensure_pins_committed(&self.att.view, self.slot) != 0:
+        if not pins_are_committed(&self.att.view, self.slot) \
+                and ensure_pins_committed(&self.att.view, self.slot) != 0:
             return False
         pin_own(&self.att.view, self.slot)
         self.pinned = True
@@ -95,7 +97,8 @@ cdef class Writer(Block):
         if self.is_closed:
             raise self.refusal()
         if not self.is_ours():
-            raise ValueError("this Writer belongs to the parent process: only the process that made it can seal it")
+            raise ValueError("this Writer belongs to the parent process: only the process that "
+                             "made it can seal it")
         return 0
 
     def __enter__(self):
@@ -126,7 +129,8 @@ cdef class Writer(Block):
         memset(&name, 0, sizeof(name))
         if self.name is not None:
             read_name(&self.att.view, self.name, &name)
-        if (self.exports or self.is_kept or self.open.is_shared) and not self.pinned and not self.pin_views():
+        if (self.exports or self.is_kept or self.open.is_shared) and not self.pinned \
+                and not self.pin_views():
             raise full(&self.att.view, <uint64_t>self.nbytes, ERR_NO_MEMORY)
         ref = make_ref(self.tag, self.slot, self.generation)
         self.is_closed = True
@@ -144,7 +148,8 @@ cdef class Writer(Block):
         return ref
 
     def abort(self):
-        """Gives the space back; nobody ever sees it. Does nothing when it is sealed or aborted already."""
+        """Gives the space back; nobody ever sees it. Does nothing when it is sealed or aborted
+        already."""
         if not self.is_closed:
             self.abort_object()
             self.home = None

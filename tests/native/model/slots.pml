@@ -237,7 +237,7 @@ inline put() {
 	fi
 }
 
-/* recovery.pxd: restore_hint */
+/* rebuild.pxd: restore_hint */
 inline restore_hint() {
 	if :: !hint[s] -> hint[s] = 1 :: else fi
 }

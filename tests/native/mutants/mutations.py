@@ -63,7 +63,8 @@ MUTATIONS = [
         "reap_without_generation",
         "H4: a reaper that slept frees the object that lies there now",
         "slots.pxd",
-        "    if not cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, v.row)):\n"
+        "    if not cas_seq_cst(&v.slots[i].word, &word,\n"
+        "                       make_word(word_generation(word), RECLAIMING, v.row)):\n"
         "        return 0\n",
         "    word = load_seq_cst(&v.slots[i].word)\n"
         "    if word_state(word) != CONDEMNED or not cas_seq_cst(\n"
@@ -75,7 +76,8 @@ MUTATIONS = [
         "reap_without_claim",
         "H6: two reapers free one block",
         "slots.pxd",
-        "    if not cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, v.row)):\n"
+        "    if not cas_seq_cst(&v.slots[i].word, &word,\n"
+        "                       make_word(word_generation(word), RECLAIMING, v.row)):\n"
         "        return 0\n",
         "    store_seq_cst(&v.slots[i].word, make_word(word_generation(word), RECLAIMING, v.row))\n",
         ("tests.native.crash.interleave", "--only=populated delete_small sweep_and_reuse"),
@@ -239,7 +241,7 @@ MUTATIONS = [
         "sealed_before_indexed",
         "H26: a death in between leaves an object that nobody finds",
         "names.pxd",
-        "    store_release(&slot.word, publishing)                                # [seal] the bytes are whole\n",
+        "    store_release(&slot.word, publishing)  # [seal] the bytes are whole\n",
         "    seal(v, i)\n    publishing = make_word(generation, SEALED, 0)\n",
         ("tests.native.crash.matrix", "--only=populated put_named"),
     ),
@@ -247,7 +249,7 @@ MUTATIONS = [
         "indexed_while_writing",
         "H26: a name that is being replaced leads nowhere for a while, or for ever",
         "names.pxd",
-        "    store_release(&slot.word, publishing)                                # [seal] the bytes are whole\n",
+        "    store_release(&slot.word, publishing)  # [seal] the bytes are whole\n",
         "    publishing = make_word(generation, WRITING, v.row)\n",
         ("tests.native.crash.matrix", "--only=populated replace$"),
     ),
