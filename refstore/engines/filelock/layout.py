@@ -69,7 +69,7 @@ from refstore._errors import StoreVersionError
 CAPACITY_LIMIT: Final = 1 << 43
 OBJECTS_LIMIT: Final = 1 << 28
 MAGIC: Final = 0x65726F7473666572
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 ENGINE_NATIVE: Final = 1
 ENGINE_FILELOCK: Final = 2
 

@@ -99,7 +99,7 @@ cdef extern from *:
     const uint32_t KEPT "REFSTORE_KEPT"
 
 cdef enum:
-    FORMAT_VERSION = 1
+    FORMAT_VERSION = 2
     ENGINE_NATIVE = 1
     FLAG_TEMPORARY = 1
 

@@ -193,7 +193,7 @@ def play(store: refstore.Store, work: Work, act: str, number: int) -> None:
 def names_in_the_source() -> set[str]:
     return {
         name
-        for path in (ROOT / "refstore").glob("*.p[xy][dx]")
+        for path in (ROOT / "refstore" / "engines" / "native").glob("*.p?[di]")
         for name in SOURCE.findall(path.read_text())
     }
 
