@@ -14,8 +14,7 @@ from refstore.engines.native.layout cimport (
 from refstore.engines.native.system cimport (
     close, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, mmap, O_RDONLY, PROT_READ, PROT_WRITE, reopen,
 )
-from refstore.engines.native.view cimport label_at, View
-from refstore.engines.native.memory cimport file_of, labels_are_committed
+from refstore.engines.native.view cimport file_of, label_at, labels_are_committed, View
 from refstore.engines.native.errors cimport path_of
 
 cdef extern from "Python.h":

@@ -11,7 +11,7 @@ from refstore.engines.native.system cimport (
     getpid, MADV_DONTFORK, madvise, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
 )
 from refstore.engines.native.view cimport row_at, View
-from refstore.engines.native.process_table cimport leave
+from refstore.engines.native.recovery cimport leave
 from refstore.engines.native.mapping cimport unmap_view
 from refstore.engines.native.fork cimport keep_inherited, LOSS_GIL, OpenWriter
 from refstore.engines.native.opening cimport (

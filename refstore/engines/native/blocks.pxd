@@ -10,20 +10,20 @@ from refstore.engines.native.atomics cimport (
 )
 from refstore.engines.native.layout cimport (
     class_nbytes, class_of, CLASSES, ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY,
-    ERR_UNCOMMITTED, extent_first, extent_pages, HELD, make_extent, make_word, PAGE, Run,
-    RUN_BLOCKS, run_twin, Slot, SMALL_LIMIT, word_generation, WRITING,
+    ERR_UNCOMMITTED, extent_first, extent_pages, HELD, make_extent, PAGE, Run, RUN_BLOCKS, Slot,
+    SMALL_LIMIT, WRITING,
 )
 from refstore.engines.native.view cimport (
-    bits_at, class_bits_at, damage, RECENT, run_is_sound, runs_used, View,
+    bits_at, class_bits_at, damage, file_of, RECENT, run_is_sound, run_slot, run_twin, runs_used,
+    slot_is_of, View,
 )
 from refstore.engines.native.bitmap cimport hint_set, hint_take
-from refstore.engines.native.memory cimport commit, commit_data, file_of, is_committed
+from refstore.engines.native.memory cimport commit, commit_data, is_committed
 from refstore.engines.native.lock cimport lock, unlock
-from refstore.engines.native.slots cimport claim, unclaim
+from refstore.engines.native.slots cimport claim, make_word, unclaim, word_generation
 from refstore.engines.native.pages cimport ensure_map_committed, extent_is_sane, take_pages
 from refstore.engines.native.runs cimport (
-    hint_range, need_empty_slot, run_slot, RUNS_PER_STEP, slot_is_of, take_empty_slot,
-    take_or_make_room,
+    hint_range, need_empty_slot, RUNS_PER_STEP, take_empty_slot, take_or_make_room,
 )
 
 # Large blocks

@@ -322,7 +322,7 @@ cdef class DirectBuffer(PinnedBuffer):
 cdef inline Slot *adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i,
                             uint64_t generation) except NULL:
     # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of its
-    # block.
+    # block. Where the order is not C, as_direct() gives what is to stand in the place of `buf`.
     cdef Slot *slot = &att.view.slots[i]
     cdef uint64_t offset = slot.offset
     cdef uint64_t nbytes = slot.nbytes
@@ -339,15 +339,16 @@ cdef inline Slot *adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i,
     return slot
 
 
-cdef inline bint is_direct(Slot *slot) noexcept nogil:
-    return slot.order != c'C'
-
-
-cdef PinnedBuffer make_direct(PinnedBuffer buf):
-    # What has the pin in place of `buf`.
-    cdef PinnedBuffer other = DirectBuffer.__new__(DirectBuffer)
+cdef PinnedBuffer as_direct(PinnedBuffer buf):
+    cdef DirectBuffer other = DirectBuffer.__new__(DirectBuffer)
+    other.att = buf.att
+    other.tag = buf.tag
+    other.slot = buf.slot
+    other.generation = buf.generation
+    other.nbytes = buf.nbytes
+    other.data = buf.data
+    other.pinned = True
     buf.pinned = False
-    adopt_pin(other, buf.att, buf.slot, buf.generation)
     return other
 
 
@@ -356,7 +357,7 @@ cdef PinnedBuffer pinned(Attachment att, uint64_t i, uint64_t generation):
     cdef int got = pin(&att.view, i, generation)
     if got != 0:
         raise get_error(&att.view, got, make_ref(att.view.tag, i, generation), False)
-    return make_direct(buf) if is_direct(adopt_pin(buf, att, i, generation)) else buf
+    return buf if adopt_pin(buf, att, i, generation).order == c'C' else as_direct(buf)
 
 
 _buffers.PinnedBuffer.register(PinnedBuffer)

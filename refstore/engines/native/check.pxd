@@ -13,21 +13,20 @@ from refstore.engines.native.atomics cimport load_acquire, load_relaxed_u32, pop
 from refstore.engines.native.layout cimport (
     BINS, block_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT,
     Label, LIVE_WORDS, MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED,
-    ROW_FREE, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_row, word_state,
-    WRITING,
+    ROW_FREE, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.view cimport (
-    bits_at, is_within_block, label_at, name_lock_at, next_live_row, pins_of, pins_ready_of, row_at,
-    run_is_sound, run_is_there, runs_used, slots_used, tag_at, top_of, View,
+    bits_at, file_of, is_ready, is_within_block, label_at, labels_are_committed, name_lock_at,
+    next_live_row, pins_of, pins_ready_of, row_at, run_is_sound, run_is_there, runs_used,
+    slot_is_of, slots_used, tag_at, top_of, View,
 )
 from refstore.engines.native.bitmap cimport summary_of
-from refstore.engines.native.memory cimport file_of, is_committed, is_ready, labels_are_committed
-from refstore.engines.native.slots cimport pinned_by
+from refstore.engines.native.memory cimport is_committed
+from refstore.engines.native.slots cimport pinned_by, word_generation, word_row, word_state
 from refstore.engines.native.bins cimport are_used, bin_of, is_listed
 from refstore.engines.native.pages cimport extent_is_sane
-from refstore.engines.native.runs cimport slot_is_of
 from refstore.engines.native.names cimport find_cell, make_cell, name_hash
-from refstore.engines.native.process_table cimport row_is_dead
+from refstore.engines.native.recovery cimport row_is_dead
 
 cdef inline bint is_live_row(View *v, uint64_t row) noexcept nogil:
     return row < MAX_ROWS and is_ready(v.header.live, row)

@@ -1,25 +1,29 @@
 # The calls of a store on this engine: `engines/binding.py` makes them methods of Store.
 
-from libc.stdint cimport int64_t, uint64_t
+cimport numpy as cnp
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport int64_t, uint64_t, uint8_t
+from libc.string cimport memset
 
-from refstore.engines.native.atomics cimport load_acquire, load_relaxed
+from refstore.engines.native.atomics cimport load_acquire
 from refstore.engines.native.layout cimport (
-    COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_NOT_FOUND, word_generation,
+    COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_EXISTS, ERR_NOT_FOUND, NAME_LIMIT,
 )
-from refstore.engines.native.view cimport count, slots_used, View
+from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, slots_used, View
 from refstore.engines.native.slots cimport is_readable, pin
-from refstore.engines.native.names cimport find, Found, Name, remove, remove_named
+from refstore.engines.native.names cimport find, Found, Name, name_hash, remove, remove_named
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_dead
 from refstore.engines.native.trim cimport trim_free
 from refstore.engines.native.stats cimport (
-    Census, count_all, count_pins, count_processes, next_live, slot_name, take_recovery_report,
+    Census, count_all, count_pins, count_processes, next_live, slot_name,
 )
 from refstore.engines.native.check cimport find_problems
 from refstore.engines.native.holders cimport all_holders, as_holder, holders_of, process_info
-from refstore.engines.native.errors cimport blocked, census_of, get_error
+from refstore.engines.native.errors cimport blocked, census_of, get_error, put_error
 from refstore.engines.native.contention cimport may_retry
-from refstore.engines.native.keys cimport read_name, require_free_name
-from refstore.engines.native.put cimport begin_object, Draft, new_draft, publish_object
+from refstore.engines.native.put cimport (
+    begin_object, Draft, new_draft, publish_object, put_array, put_buffer, put_bytes,
+)
 
 import numpy as np
 from refstore import _messages
@@ -70,19 +74,20 @@ cdef class Engine:
         """
         cdef:
             Attachment att = self.use()
-            # first: nothing may fail between the seal and the return
-            ObjectRef ref = ObjectRef.__new__(ObjectRef)
-            Draft draft = new_draft(&att.view)
+            ObjectRef ref
+            Draft draft
             Name parsed
-        parsed.hashed = 0
         require_no_wait(timeout)
+        ref = ObjectRef.__new__(ObjectRef)      # nothing may fail between the seal and the return
+        draft = new_draft(&att.view)
+        parsed.hashed = 0
         if name is not None:
             read_name(&att.view, name, &parsed)
             if not replace:
                 require_free_name(&att.view, name, &parsed)
         put_any(att, &draft, obj)
         ref.slot = draft.slot
-        ref.generation = generation_of(&att.view, ref.slot)
+        ref.generation = draft.generation
         ref.tag = att.view.tag
         publish_object(&att.view, draft.life, ref.slot, name, &parsed, replace)
         return ref
@@ -94,14 +99,15 @@ cdef class Engine:
             Attachment att = self.use()
             Writer writer = Writer.__new__(Writer)
             Draft draft = new_draft(&att.view)
-            Name parsed
         require_no_wait(timeout)
         if (nbytes is None) == (shape is None) or (nbytes is not None and dtype is not None):
             raise TypeError("create() takes either nbytes, or shape and maybe dtype")
+        writer.parsed.hashed = 0
         if name is not None:
-            read_name(&att.view, name, &parsed)
+            writer.name = str.__str__(name) if isinstance(name, str) else name      # of a subclass
+            read_name(&att.view, writer.name, &writer.parsed)
             if not replace:
-                require_free_name(&att.view, name, &parsed)
+                require_free_name(&att.view, name, &writer.parsed)
         if nbytes is not None:
             begin_object(&att.view, &draft, checked_size(nbytes), 0)
         else:
@@ -109,13 +115,11 @@ cdef class Engine:
         writer.slot = draft.slot
         writer.att = writer.home = att
         writer.tag = att.view.tag
-        writer.generation = generation_of(&att.view, writer.slot)
+        writer.generation = draft.generation
         writer.data = att.view.base + att.view.slots[writer.slot].offset
         writer.nbytes = <Py_ssize_t>att.view.slots[writer.slot].nbytes
         writer.is_writable = True
         writer.enlist()
-        # also of a subclass, as put() takes it
-        writer.name = None if name is None else str.__str__(name)
         writer.replaces = replace
         return writer
 
@@ -136,8 +140,8 @@ cdef class Engine:
                 break
             if not may_retry(&att.view, &got, &since):
                 raise get_error(&att.view, got, key, is_foreign(&att.view, key))
-        if is_direct(adopt_pin(buf, att, found.slot, found.generation)):
-            buf = make_direct(buf)
+        if adopt_pin(buf, att, found.slot, found.generation).order != c'C':
+            buf = as_direct(buf)
         count(&att.view, COUNT_GETS, 1)
         if writable is not False and writable:
             buf.go_private()
@@ -303,10 +307,6 @@ cdef class Engine:
         return given
 
 
-cdef inline uint64_t generation_of(View *v, uint64_t i) noexcept nogil:
-    return word_generation(load_relaxed(&v.slots[i].word))  # relaxed: ours
-
-
 cdef inline bint is_live_object(View *v, uint64_t i, uint64_t generation) noexcept nogil:
     return i < slots_used(v) and is_readable(load_acquire(&v.slots[i].word), generation)  # [seal]
 
@@ -322,3 +322,48 @@ cdef inline int require_no_wait(object timeout) except -1:
 
 
 cdef object NO_WAIT = 0
+
+
+# Names as the keys of calls: a str is checked and hashed once, and looked up as often as needed
+
+cdef inline int read_name(View *v, object name, Name *parsed) except -1:
+    cdef Py_ssize_t nbytes = 0
+    if isinstance(name, str):
+        try:
+            parsed.utf8 = <const uint8_t*>PyUnicode_AsUTF8AndSize(name, &nbytes)
+        except UnicodeEncodeError:
+            nbytes = 0
+    if not 0 < nbytes <= NAME_LIMIT:
+        from refstore._names import encode_name
+        encode_name(name)       # raises
+    parsed.nbytes = <uint64_t>nbytes
+    parsed.hashed = name_hash(v, parsed.utf8, parsed.nbytes)
+    return 0
+
+
+cdef inline int require_free_name(View *v, object text, Name *name) except -1:
+    # Early, so that nothing is copied in vain; publish() looks again under the name's lock.
+    cdef Found found
+    if find(v, name, &found, False) == 0:
+        raise put_error(v, ERR_EXISTS, 0, text)
+    return 0
+
+
+cdef inline int put_any(Attachment att, Draft *draft, object obj) except -1:
+    if type(obj) is bytes:
+        return put_bytes(&att.view, draft, obj)
+    if type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:
+        return put_array(&att.view, draft, obj)
+    if isinstance(obj, (bytearray, memoryview)):
+        return put_buffer(&att.view, draft, obj)
+    return put_pickled(att, draft, obj)
+
+
+cdef inline tuple take_recovery_report(View *v):
+    # the fields of Recovery, in its order; counting begins anew
+    cdef Recovered back = v.recovered
+    cdef uint64_t k, first = back.known - min(back.known, <uint64_t>PIDS_KEPT)
+    memset(&v.recovered, 0, sizeof(v.recovered))
+    pids = [back.pids[k % PIDS_KEPT] for k in range(first, back.known)]
+    return (back.processes, tuple(pids), back.pins, back.unfinished, back.published, back.locks,
+            back.nbytes)

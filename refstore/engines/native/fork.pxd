@@ -31,10 +31,8 @@ from refstore.engines.native.system cimport (
     close, getpid, high_descriptor, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_SHARED, mmap, O_RDWR,
     PROT_READ, PROT_WRITE, reopen, same_file,
 )
-from refstore.engines.native.view cimport pins_of, row_at, View
-from refstore.engines.native.memory cimport (
-    commit_pins, ensure_pins_committed, file_of, pins_are_committed,
-)
+from refstore.engines.native.view cimport file_of, pins_are_committed, pins_of, row_at, View
+from refstore.engines.native.memory cimport commit_pins, ensure_pins_committed
 from refstore.engines.native.process_table cimport copy_pins, join_row, lock_row, use_row
 from refstore.engines.native.recovery cimport recover_locked
 from refstore.engines.native.mapping cimport close_own

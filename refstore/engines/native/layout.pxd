@@ -457,18 +457,6 @@ cdef inline void lay_out(uint64_t capacity, uint64_t max_objects, Geometry *g) n
     g.file_size = at
 
 
-cdef inline uint64_t make_word(uint64_t generation, uint64_t state, uint64_t row) noexcept nogil:
-    return generation << 16 | state << 12 | row
-
-cdef inline uint64_t word_state(uint64_t word) noexcept nogil:
-    return word >> 12 & 15
-
-cdef inline uint64_t word_row(uint64_t word) noexcept nogil:
-    return word & 4095
-
-cdef inline uint64_t word_generation(uint64_t word) noexcept nogil:
-    return word >> 16
-
 cdef inline uint64_t make_extent(uint64_t first, uint64_t pages) noexcept nogil:
     return first << 32 | pages
 
@@ -477,11 +465,6 @@ cdef inline uint64_t extent_first(uint64_t extent) noexcept nogil:
 
 cdef inline uint64_t extent_pages(uint64_t extent) noexcept nogil:
     return <uint32_t>extent
-
-
-cdef inline uint64_t run_twin(Run *run, uint64_t live) noexcept nogil:
-    # `live`: class + 1. Never 0, and no two runs that differ in one bit have the same.
-    return ~((<uint64_t>run.first << 32 | run.pages) ^ live << 56 ^ <uint64_t>run.blocks << 24)
 
 
 cdef inline int class_of(uint64_t nbytes) noexcept nogil:

@@ -7,8 +7,7 @@ from libc.stdint cimport uint64_t
 from refstore.engines.native.atomics cimport cas_acq_rel, cpu_relax, load_acquire, store_release
 from refstore.engines.native.layout cimport ERR_DEAD, ERR_HELD, MAX_ROWS
 from refstore.engines.native.system cimport byte_is_locked, now_ms, sched_yield, sleep_us
-from refstore.engines.native.view cimport damage, View
-from refstore.engines.native.memory cimport file_of
+from refstore.engines.native.view cimport damage, file_of, View
 
 cdef enum:
     HELD_AFTER_MS = 2       # holders are quicker, unless they are stopped or wait for a core

@@ -22,10 +22,10 @@ from refstore.engines.native.atomics cimport (
 from refstore.engines.native.layout cimport (
     CHUNK, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS, HUGE_PAGE, Label, PAGE, SLOTS_PER_STEP,
 )
-from refstore.engines.native.system cimport (
-    allocate, close, high_descriptor, MADV_COLLAPSE, madvise, O_RDWR, open_file, same_file,
+from refstore.engines.native.system cimport allocate, MADV_COLLAPSE, madvise
+from refstore.engines.native.view cimport (
+    bits_at, file_of, is_ready, pins_ready_of, slots_used, View,
 )
-from refstore.engines.native.view cimport bits_at, pins_ready_of, slots_used, View
 
 cdef enum:
     HUGE_CHUNKS = HUGE_PAGE // CHUNK
@@ -158,26 +158,6 @@ cdef inline void note_refusal(View *v, bint refused) noexcept:
                        <uint32_t>LONGEST_PAUSE)
 
 
-cdef inline int file_of(View *v) noexcept nogil:
-    # Our descriptor, or -1. The program may have closed it, and another file may sit at its number.
-    cdef int fd
-    if same_file(v.fd, v.dev, v.ino):
-        return v.fd
-    fd = open_file(v.path, O_RDWR)
-    if fd < 0 or not same_file(fd, v.dev, v.ino):
-        close(fd)
-        return -1
-    v.fd = high_descriptor(fd)
-    return v.fd
-
-
-# Tables
-
-cdef inline bint is_ready(uint64_t *bits, uint64_t i) noexcept nogil:
-    # seq_cst: a reaper that condemned after a pin must see the pin's memory
-    return load_seq_cst(&bits[i >> 6]) >> (i & 63) & 1 != 0              # [ready] [pin]
-
-
 cdef inline int commit(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
     cdef int failed = allocate(fd, at, nbytes)
     if failed == 0:
@@ -211,10 +191,6 @@ cdef inline int commit_labels(View *v, uint64_t slot) noexcept nogil:
                        SLOTS_PER_STEP * sizeof(Label))
 
 
-cdef inline bint labels_are_committed(View *v, uint64_t slot) noexcept nogil:
-    return is_ready(bits_at(v, v.g.labels_ready), slot // SLOTS_PER_STEP)
-
-
 cdef inline int ensure_pins_committed(View *v, uint64_t slot) noexcept nogil:
     # Our own cell of `slot` may be touched from now on. Called only when the private note says "not
     # yet".
@@ -227,7 +203,3 @@ cdef inline int ensure_pins_committed(View *v, uint64_t slot) noexcept nogil:
         return got
     v.pins_ready[step] = 1
     return 0
-
-
-cdef inline bint pins_are_committed(View *v, uint64_t slot) noexcept nogil:
-    return v.pins_ready[slot // SLOTS_PER_STEP] != 0

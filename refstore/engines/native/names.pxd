@@ -16,15 +16,16 @@ from refstore.engines.native.atomics cimport (
 )
 from refstore.engines.native.layout cimport (
     Bucket, BUCKET_CELLS, CONDEMNED, ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
-    ERR_SIGNALS, Label, make_word, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot, word_generation,
+    ERR_SIGNALS, Label, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot,
 )
 from refstore.engines.native.view cimport (
-    bits_at, bucket_at, damage, label_at, name_lock_at, slots_used, View,
+    bits_at, bucket_at, damage, is_ready, label_at, labels_are_committed, name_lock_at, slots_used,
+    View,
 )
-from refstore.engines.native.memory cimport commit_unit, is_ready, labels_are_committed
+from refstore.engines.native.memory cimport commit_unit
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport (
-    condemn, end_publishing, is_readable, pin, reap_condemned, unpin,
+    condemn, end_publishing, is_readable, make_word, pin, reap_condemned, unpin, word_generation,
 )
 
 cdef enum:

@@ -11,7 +11,7 @@ from refstore.engines.native.view cimport View
 from refstore.engines.native.points cimport look_for_signals, python_ran
 from refstore.engines.native.arrays cimport Shape
 from refstore.engines.native.put cimport (
-    begin_object, block_of, copy_in, discard, Draft, put_array, put_buffer, put_bytes, start_array,
+    begin_object, block_of, copy_in, discard, Draft, start_array,
 )
 
 import operator
@@ -88,16 +88,6 @@ cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
         raise
     assign(att.view.slots[draft.slot].kind, KIND_OBJECT)
     return 0
-
-
-cdef inline int put_any(Attachment att, Draft *draft, object obj) except -1:
-    if type(obj) is bytes:
-        return put_bytes(&att.view, draft, obj)
-    if type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:
-        return put_array(&att.view, draft, obj)
-    if isinstance(obj, (bytearray, memoryview)):
-        return put_buffer(&att.view, draft, obj)
-    return put_pickled(att, draft, obj)
 
 
 cdef uint64_t checked_size(object n) except? 0xFFFFFFFFFFFFFFFF:

@@ -15,25 +15,26 @@ from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
-from refstore.engines.native.atomics cimport assign
+from refstore.engines.native.atomics cimport assign, load_relaxed
 from refstore.engines.native.layout cimport (
     COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_INDEX,
     ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, extent_first, extent_pages, INLINE_DIMS, KIND_ARRAY,
-    KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot, word_row,
+    KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot,
 )
-from refstore.engines.native.view cimport count, label_at, View
+from refstore.engines.native.view cimport count, file_of, label_at, View
 from refstore.engines.native.memory cimport (
-    commit_data, commit_labels, file_of, note_refusal, step_end, wants_huge_pages,
+    commit_data, commit_labels, note_refusal, step_end, wants_huge_pages,
 )
 from refstore.engines.native.lock cimport blocked_by, kind_of_error
 from refstore.engines.native.slots cimport (
-    abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim,
+    abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim, word_generation, word_row,
 )
 from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.blocks cimport allocate_block
 from refstore.engines.native.names cimport Name, publish
-from refstore.engines.native.process_table cimport row_is_dead
-from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_dead, sweep
+from refstore.engines.native.recovery cimport (
+    recover_blocker_if_dead, recover_dead, row_is_dead, sweep,
+)
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error
 from refstore.engines.native.contention cimport may_retry
@@ -51,15 +52,17 @@ cdef struct Draft:
     # An object that this process is putting.
     uint64_t life  # ours when the call began: a child that was forked since has another
     uint64_t slot
+    uint64_t generation
     bint is_begun               # the slot is ours, and has room
 
 
 cdef inline Draft new_draft(View *v) noexcept nogil:
     cdef Draft draft
     draft.life = v.life
-    draft.slot = 0
+    draft.slot = draft.generation = 0
     draft.is_begun = False
     return draft
+
 
 cdef inline void discard(View *v, Draft *draft) noexcept:
     # What failed is given up by who began it, and by no child.
@@ -155,6 +158,7 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
         raise put_error(v, got, nbytes, None)
     draft.is_begun = True
     slot = &v.slots[draft.slot]
+    draft.generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours
     assign(slot.nbytes, nbytes)
     assign(slot.kind, KIND_BYTES)
     assign(slot.dtype, 0)

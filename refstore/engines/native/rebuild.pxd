@@ -11,12 +11,13 @@ from refstore.engines.native.atomics cimport (
 )
 from refstore.engines.native.layout cimport (
     block_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, PageTag,
-    PUBLISHING, RETIRED, Run, RUN_BLOCKS, SEALED, Slot, word_state,
+    PUBLISHING, RETIRED, Run, RUN_BLOCKS, SEALED, Slot,
 )
 from refstore.engines.native.view cimport (
     bits_at, class_bits_at, map_end, run_is_sound, run_is_there, runs_used, slots_used, View,
 )
 from refstore.engines.native.bitmap cimport hint_restore
+from refstore.engines.native.slots cimport word_state
 from refstore.engines.native.bins cimport insert_free, mark_unused, mark_used, next_page
 
 cdef inline bint has_bytes(uint64_t state) noexcept nogil:

@@ -10,17 +10,19 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel, ctz64, fetch_and_acquire, fetch_or_release, load_acquire, load_relaxed,
-    load_relaxed_u32, popcount64, store_relaxed_u32, store_release,
+    popcount64, store_relaxed_u32, store_release,
 )
 from refstore.engines.native.layout cimport (
     CLASSES, ERR_FULL, ERR_FULL_SLOTS, extent_first, extent_pages, HELD, PAGE, RETIRED, Run,
-    RUN_BLOCKS, Slot, SLOTS_PER_STEP, word_row, word_state,
+    RUN_BLOCKS, Slot, SLOTS_PER_STEP,
 )
-from refstore.engines.native.view cimport bits_at, run_is_sound, runs_used, slots_used, top_of, View
+from refstore.engines.native.view cimport (
+    bits_at, file_of, run_is_sound, run_slot, runs_used, slot_is_of, slots_used, top_of, View,
+)
 from refstore.engines.native.bitmap cimport hint_set, hint_take, summary_of
-from refstore.engines.native.memory cimport commit, ensure_pins_committed, file_of
+from refstore.engines.native.memory cimport commit, ensure_pins_committed
 from refstore.engines.native.lock cimport lock, unlock
-from refstore.engines.native.slots cimport claim, unclaim
+from refstore.engines.native.slots cimport claim, unclaim, word_row, word_state
 from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.pages cimport free_pages, take_pages
 
@@ -115,16 +117,6 @@ cdef inline bint reclaim_free_extents(View *v) noexcept nogil:
                 rebuild(v)
         if state != RETIRED:
             unclaim(v, <uint64_t>i)
-
-
-cdef inline bint slot_is_of(View *v, uint64_t i, uint64_t run, uint64_t block) noexcept nogil:
-    return v.slots[i].run == run + 1 and v.slots[i].block == block
-
-
-cdef inline uint64_t run_slot(View *v, uint64_t r, uint64_t block) noexcept nogil:
-    # slot + 1 of a block, or 0
-    cdef uint64_t i = load_relaxed_u32(&v.runs[r].slots[block])  # relaxed: the slot decides
-    return i if i <= slots_used(v) else 0
 
 
 cdef inline uint64_t hold_run(View *v, uint64_t r, bint *whole, bint *agrees) noexcept nogil:

@@ -16,14 +16,14 @@ from refstore.engines.native.atomics cimport (
 )
 from refstore.engines.native.layout cimport (
     CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, KEPT, LIVE_WORDS,
-    make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
-    word_generation, word_state,
+    PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
 )
 from refstore.engines.native.view cimport (
-    bits_at, class_bits_at, pins_of, pins_ready_of, RECENT, run_is_there, slots_used, View,
+    bits_at, class_bits_at, is_ready, pins_are_committed, pins_of, pins_ready_of, RECENT,
+    run_is_there, slots_used, View,
 )
 from refstore.engines.native.bitmap cimport hint_set
-from refstore.engines.native.memory cimport ensure_pins_committed, is_ready, pins_are_committed
+from refstore.engines.native.memory cimport ensure_pins_committed
 
 cdef extern from *:
     # Cython's own macro: keeps what is rare off the path of a get
@@ -34,6 +34,32 @@ cdef enum:
     REAPED = -1  # the result of a reap; 0: there was none; else row + 1 of who pins the block
     PIN_LIMIT = 0x40000000      # far from where a 32-bit cell would wrap to "no pins"
 
+
+# The word of a slot, as layout.pxd draws it
+
+cdef inline uint64_t make_word(uint64_t generation, uint64_t state, uint64_t row) noexcept nogil:
+    return generation << 16 | state << 12 | row
+
+
+cdef inline uint64_t word_state(uint64_t word) noexcept nogil:
+    return word >> 12 & 15
+
+
+cdef inline uint64_t word_row(uint64_t word) noexcept nogil:
+    return word & 4095
+
+
+cdef inline uint64_t word_generation(uint64_t word) noexcept nogil:
+    return word >> 16
+
+
+cdef inline bint is_readable(uint64_t word, uint64_t generation) noexcept nogil:
+    # PUBLISHING is whole, and only the index leads to it
+    return word_generation(word) == generation and (
+        word_state(word) == SEALED or word_state(word) == PUBLISHING)
+
+
+# What becomes of it
 
 cdef inline bint claim(View *v, uint64_t i, uint64_t state) noexcept nogil:
     # FREE -> WRITING or HELD, ours
@@ -163,12 +189,6 @@ cdef inline int64_t unpin(View *v, uint64_t i) noexcept nogil:
     elif before & ~KEPT == 0:
         fetch_add_seq_cst_u32(&v.pins[i], 1)        # [pin] the count was damaged: it must not wrap
     return 0
-
-
-cdef inline bint is_readable(uint64_t word, uint64_t generation) noexcept nogil:
-    # PUBLISHING is whole, and only the index leads to it
-    return word_generation(word) == generation and (
-        word_state(word) == SEALED or word_state(word) == PUBLISHING)
 
 
 cdef inline int pin(View *v, uint64_t i, uint64_t generation) noexcept nogil:

@@ -3,21 +3,19 @@
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed, load_relaxed_u32
 from refstore.engines.native.layout cimport (
     block_nbytes, CHUNK, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, pins_in,
-    PUBLISHING, RETIRED, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_state,
+    PUBLISHING, RETIRED, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP,
 )
 from refstore.engines.native.view cimport (
-    bits_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, Recovered, row_at, run_is_there,
-    slots_used, View,
+    bits_at, is_ready, next_live_row, pins_of, pins_ready_of, row_at, run_is_there, slots_used,
+    View,
 )
-from refstore.engines.native.memory cimport is_ready
-from refstore.engines.native.slots cimport is_readable, pinned_by
+from refstore.engines.native.slots cimport is_readable, pinned_by, word_generation, word_state
 from refstore.engines.native.names cimport find_cell, make_cell, name_hash, NAME_WORDS, read_label
-from refstore.engines.native.process_table cimport row_is_dead
+from refstore.engines.native.recovery cimport row_is_dead
 
 cdef struct Census:
     uint64_t used
@@ -130,16 +128,6 @@ cdef inline uint64_t count_all(View *v, int counter) noexcept nogil:
         n += load_relaxed(&row_at(v, <uint64_t>row).counters[counter])  # relaxed: as above
         row = next_live_row(v, <uint64_t>row + 1)
     return n
-
-
-cdef inline tuple take_recovery_report(View *v):
-    # the fields of Recovery, in its order; counting begins anew
-    cdef Recovered back = v.recovered
-    cdef uint64_t k, first = back.known - min(back.known, <uint64_t>PIDS_KEPT)
-    memset(&v.recovered, 0, sizeof(v.recovered))
-    pids = [back.pids[k % PIDS_KEPT] for k in range(first, back.known)]
-    return (back.processes, tuple(pids), back.pins, back.unfinished, back.published, back.locks,
-            back.nbytes)
 
 
 cdef inline uint64_t count_pins(View *v, uint64_t i) noexcept nogil:

@@ -5,10 +5,10 @@ from libc.stdint cimport uint32_t, uint64_t
 from refstore.engines.native.debug cimport (
     arm_failpoint, count_passes, IS_DEBUG, set_busy_timeout, site_at, site_count,
 )
-from refstore.engines.native.atomics cimport assign, store_relaxed_u32, store_release
-from refstore.engines.native.layout cimport ERR_FULL, FREE, make_word, word_state
+from refstore.engines.native.atomics cimport assign, load_relaxed, store_relaxed_u32, store_release
+from refstore.engines.native.layout cimport ERR_FULL, FREE
 from refstore.engines.native.view cimport View
-from refstore.engines.native.slots cimport pin, seal, unpin
+from refstore.engines.native.slots cimport make_word, pin, seal, unpin, word_generation, word_state
 from refstore.engines.native.names cimport remove
 from refstore.engines.native.points cimport set_visitor
 from refstore.engines.native.errors cimport full
@@ -84,7 +84,7 @@ def bench_put_delete(Engine engine not None, uint64_t nbytes, uint64_t n):
             raise full(v, nbytes, ERR_FULL)
         assign(v.slots[i].nbytes, nbytes)
         assign(v.slots[i].name_hash, 0)
-        generation = generation_of(v, i)
+        generation = word_generation(load_relaxed(&v.slots[i].word))  # relaxed: ours
         seal(v, i)
         remove(v, i, generation)
     return time.perf_counter() - began

@@ -9,8 +9,8 @@ from refstore.engines.native.layout cimport (
     BINS, CHUNK, extent_first, extent_pages, HELD, HUGE_PAGE, make_extent, PAGE,
 )
 from refstore.engines.native.system cimport punch_hole
-from refstore.engines.native.view cimport bits_at, map_end, top_of, View
-from refstore.engines.native.memory cimport clear_ready, file_of, next_ready, next_unready
+from refstore.engines.native.view cimport bits_at, file_of, map_end, top_of, View
+from refstore.engines.native.memory cimport clear_ready, next_ready, next_unready
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport unclaim
 from refstore.engines.native.bins cimport (

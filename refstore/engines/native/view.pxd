@@ -3,11 +3,14 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
-from refstore.engines.native.atomics cimport ctz64, load_acquire, load_relaxed, store_relaxed
+from refstore.engines.native.atomics cimport (
+    ctz64, load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed,
+)
 from refstore.engines.native.layout cimport (
     Bucket, CLASSES, ERR_DAMAGED, extent_first, extent_pages, Geometry, Header, Label, LIVE_WORDS,
-    NameLock, PAGE, PageTag, Pool, Row, Run, RUN_BLOCKS, run_twin, Slot,
+    NameLock, PAGE, PageTag, Pool, Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
 )
+from refstore.engines.native.system cimport close, high_descriptor, O_RDWR, open_file, same_file
 
 cdef enum:
     RECENT = 8
@@ -175,3 +178,47 @@ cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:
     # nobody else writes the cell
     store_relaxed(&v.counters[counter],
                   load_relaxed(&v.counters[counter]) + n)  # relaxed: statistics
+
+
+cdef inline int file_of(View *v) noexcept nogil:
+    # Our descriptor, or -1. The program may have closed it, and another file may sit at its number.
+    cdef int fd
+    if same_file(v.fd, v.dev, v.ino):
+        return v.fd
+    fd = open_file(v.path, O_RDWR)
+    if fd < 0 or not same_file(fd, v.dev, v.ino):
+        close(fd)
+        return -1
+    v.fd = high_descriptor(fd)
+    return v.fd
+
+
+# Tables
+
+
+cdef inline bint is_ready(uint64_t *bits, uint64_t i) noexcept nogil:
+    # seq_cst: a reaper that condemned after a pin must see the pin's memory
+    return load_seq_cst(&bits[i >> 6]) >> (i & 63) & 1 != 0              # [ready] [pin]
+
+
+cdef inline bint labels_are_committed(View *v, uint64_t slot) noexcept nogil:
+    return is_ready(bits_at(v, v.g.labels_ready), slot // SLOTS_PER_STEP)
+
+
+cdef inline bint pins_are_committed(View *v, uint64_t slot) noexcept nogil:
+    return v.pins_ready[slot // SLOTS_PER_STEP] != 0
+
+
+cdef inline bint slot_is_of(View *v, uint64_t i, uint64_t run, uint64_t block) noexcept nogil:
+    return v.slots[i].run == run + 1 and v.slots[i].block == block
+
+
+cdef inline uint64_t run_slot(View *v, uint64_t r, uint64_t block) noexcept nogil:
+    # slot + 1 of a block, or 0
+    cdef uint64_t i = load_relaxed_u32(&v.runs[r].slots[block])  # relaxed: the slot decides
+    return i if i <= slots_used(v) else 0
+
+
+cdef inline uint64_t run_twin(Run *run, uint64_t live) noexcept nogil:
+    # `live`: class + 1. Never 0, and no two runs that differ in one bit have the same.
+    return ~((<uint64_t>run.first << 32 | run.pages) ^ live << 56 ^ <uint64_t>run.blocks << 24)

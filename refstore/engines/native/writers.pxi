@@ -3,17 +3,16 @@
 cimport cython
 cimport numpy as cnp
 from libc.stdint cimport uint64_t
-from libc.string cimport memset
 
 from refstore.engines.native.layout cimport ERR_NO_MEMORY
-from refstore.engines.native.memory cimport ensure_pins_committed, pins_are_committed
+from refstore.engines.native.view cimport pins_are_committed
+from refstore.engines.native.memory cimport ensure_pins_committed
 from refstore.engines.native.slots cimport abandon, free_slot, pin_own
 from refstore.engines.native.names cimport Name
 from refstore.engines.native.fork cimport keep_pin, OpenWriter
 from refstore.engines.native.points cimport look_for_signals
 from refstore.engines.native.errors cimport full
 from refstore.engines.native.arrays cimport NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS
-from refstore.engines.native.keys cimport read_name
 from refstore.engines.native.put cimport publish_object
 
 import weakref
@@ -28,7 +27,8 @@ cdef class Writer(Block):
 
     cdef bint is_sealed
     cdef bint replaces
-    cdef str name
+    cdef object name
+    cdef Name parsed            # of `name`, which keeps its bytes
     cdef Attachment home        # stays when the block is given back
     cdef OpenWriter open        # for the fork hooks, while it is neither sealed nor aborted
     cdef object array_ref       # weak: the array holds us
@@ -119,16 +119,12 @@ cdef class Writer(Block):
 
     def seal(self):
         """Publishes what was written, for good; returns its ref."""
-        cdef Name name
         self.require_ours()
         cdef Attachment att = self.att
         cdef uint64_t life = att.view.life
         look_for_signals(&att.view, life, "before the seal")
         self.require_ours()          # still
         see_forks(att)
-        memset(&name, 0, sizeof(name))
-        if self.name is not None:
-            read_name(&self.att.view, self.name, &name)
         if (self.exports or self.is_kept or self.open.is_shared) and not self.pinned \
                 and not self.pin_views():
             raise full(&self.att.view, <uint64_t>self.nbytes, ERR_NO_MEMORY)
@@ -137,7 +133,8 @@ cdef class Writer(Block):
         self.is_writable = False        # nor may the flags of its arrays be set again
         self.exports += 1               # stays whole, whatever others let go of while this waits
         try:
-            publish_object(&self.att.view, life, self.slot, self.name, &name, self.replaces)
+            publish_object(&self.att.view, life, self.slot, self.name, &self.parsed,
+                           self.replaces)
             self.is_sealed = True
         finally:
             self.exports -= 1

@@ -74,7 +74,7 @@
 #define HELD 6
 #define RETIRED 7
 
-/* layout.pxd: make_word, word_state, word_row, word_generation */
+/* slots.pxd: make_word, word_state, word_row, word_generation */
 #define WORD(gen_, st_, row_) ((st_) | (row_) << 3 | (gen_) << 5)
 #define ST(w_)  ((w_) & 7)
 #define ROW(w_) ((w_) >> 3 & 3)
@@ -107,7 +107,7 @@ byte buffered[N];               /* a plain store to the own cell is still in the
 
 #include "slots.pml"
 
-/* process_table.pxd: leave */
+/* recovery.pxd: leave */
 inline leave() {
 	do
 	:: s < S ->

@@ -38,7 +38,7 @@
 #define SEALED 3
 #define CONDEMNED 4
 
-/* layout.pxd: make_word, word_state, word_row, word_generation */
+/* slots.pxd: make_word, word_state, word_row, word_generation */
 #define WORD(gen_, st_, row_) ((st_) | (row_) << 3 | (gen_) << 5)
 #define ST(w_)  ((w_) & 7)
 #define ROW(w_) ((w_) >> 3 & 3)
@@ -218,7 +218,7 @@ inline release_locks(r_) {
 	fi
 }
 
-/* recovery.pxd: recover_locked; process_table.pxd: free_row; the dead row's kernel lock is ours */
+/* recovery.pxd: recover_locked; recovery.pxd: free_row; the dead row's kernel lock is ours */
 inline recover_locked(r_) {
 #ifdef M_RELEASE_FIRST          /* the name is free to others before it is known what the dead one did to it */
 	release_locks(r_);

@@ -368,7 +368,7 @@ MUTATIONS = [
     Mutation(
         "kept_till_the_parent_leaves",
         "a child for which there was no row reads what its parent has let go of by leaving",
-        "process_table.pxd",
+        "recovery.pxd",
         "    zero_pins(v, v.row, KEPT)\n",
         "    zero_pins(v, v.row, 0)\n",
     ),
