@@ -36,7 +36,7 @@ cdef enum:
 
 
 cdef inline bint claim(View *v, uint64_t i, uint64_t state) noexcept nogil:
-    # FREE -> WRITING or HELD, ours
+    # Takes a FREE slot for this row; the new state is WRITING or HELD.
     cdef Slot *slot = &v.slots[i]
     cdef uint64_t word = load_acquire(&slot.word)                        # [free]
     if word_state(word) != FREE:
