@@ -122,7 +122,7 @@ cdef struct Geometry:
         ("", ["Thing.word does not say who writes it"]),
         ("  # what it is", ["Thing.word does not say who writes it"]),
         ("  # by: owner; what it is", ["Thing.word does not say who writes it"]),
-        ("  # what it is; by: onwer", ["Thing.word is written by onwer, whoever that is"]),
+        ("  # what it is; by: someone", ["Thing.word is written by someone, whoever that is"]),
         ("  # what it is; by: nobody", ["Thing.word is reserved, or it is not"]),
         ("  # reserved; by: owner", ["Thing.word is reserved, or it is not"]),
     ],

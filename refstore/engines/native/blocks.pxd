@@ -364,7 +364,7 @@ cdef inline int allocate_block(View *v, uint64_t nbytes, uint64_t *slot) noexcep
         return got
     got = place_block(v, slot[0])
     if got == 0 or got == ERR_UNCOMMITTED or got == ERR_DAMAGED:
-        return got              # a damaged slot stays ours: nobody is to use it again
+        return got              # ERR_DAMAGED: the slot is leaked on purpose, its record is wrong
     unclaim(v, slot[0])
     if got != ERR_NO_MEMORY or not take_anywhere(v, class_of(nbytes), True, slot):
         return got

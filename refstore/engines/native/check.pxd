@@ -12,8 +12,8 @@ from libc.string cimport memset
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed_u32, popcount64
 from refstore.engines.native.layout cimport (
     BINS, block_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT,
-    Label, LIVE_WORDS, MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED,
-    ROW_FREE, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    Label, LIVE_WORDS, MAX_ROWS, NAME_LOCKS, PAGE, PageTag, PUBLISHING, RECLAIMING, RETIRED,
+    ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.view cimport (
     bits_at, file_of, is_ready, is_within_block, label_at, labels_are_committed, name_lock_at,
@@ -23,10 +23,14 @@ from refstore.engines.native.view cimport (
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.memory cimport is_committed
 from refstore.engines.native.slots cimport pinned_by, word_generation, word_row, word_state
-from refstore.engines.native.bins cimport are_used, bin_of, is_listed
+from refstore.engines.native.bins cimport are_used, bin_of
 from refstore.engines.native.pages cimport extent_is_sane
 from refstore.engines.native.names cimport find_cell, make_cell, name_hash
 from refstore.engines.native.recovery cimport row_is_dead
+
+cdef enum:
+    NOT_LISTED = 0xFFFFFFFF     # no page has that number
+
 
 cdef inline bint is_live_row(View *v, uint64_t row) noexcept nogil:
     return row < MAX_ROWS and is_ready(v.header.live, row)
@@ -88,6 +92,20 @@ cdef inline void check_reaps(View *v, set problems):
             problems.add(f"lost reap: slot {i} is deleted and unpinned, yet not freed")
 
 
+cdef inline void check_block(View *v, uint64_t i, uint64_t run, uint64_t block,
+                             uint64_t size_class, set blocks, set problems):
+    # The block of a run that slot `i` has; `run`: + 1.
+    if run == 0 or not run_is_there(v, run) or block >= RUN_BLOCKS \
+            or block >= v.runs[run - 1].blocks or v.runs[run - 1].live != size_class + 1:
+        problems.add(f"run: slot {i} has block {block} of run {<int64_t>run - 1}, which has no "
+                     "such block")
+    elif (run, block) in blocks:
+        problems.add(f"overlap: block {block} of run {run - 1} belongs to slot {i} and another")
+    elif v.runs[run - 1].slots[block] != i + 1:
+        problems.add(f"block: slot {i} has block {block} of run {run - 1}, and the run denies it")
+    blocks.add((run, block))
+
+
 cdef inline void check_space(View *v, set problems):
     # No page belongs to two extents or runs; no block to two slots.
     cdef:
@@ -101,17 +119,7 @@ cdef inline void check_space(View *v, set problems):
         if slot.extent:
             extents.append((i, extent_first(slot.extent), extent_pages(slot.extent), "slot"))
         elif slot.run:
-            if not run_is_there(v, slot.run) or slot.block >= v.runs[slot.run - 1].blocks \
-                    or v.runs[slot.run - 1].live != <uint64_t>slot.size_class + 1:
-                problems.add(f"run: slot {i} has block {slot.block} of run {slot.run - 1}, which "
-                             "has no such block")
-            elif (slot.run, slot.block) in blocks:
-                problems.add(f"overlap: block {slot.block} of run {slot.run - 1} belongs to slot "
-                             f"{i} and another")
-            elif v.runs[slot.run - 1].slots[slot.block] != i + 1:
-                problems.add(f"block: slot {i} has block {slot.block} of run {slot.run - 1}, "
-                             "whose record denies it")
-            blocks.add((slot.run, slot.block))
+            check_block(v, i, slot.run, slot.block, slot.size_class, blocks, problems)
     extents.sort(key=lambda e: e[1])
     last = (0, 0, 0, "start")
     for extent in extents:
@@ -145,21 +153,39 @@ cdef inline void check_gaps(View *v, list extents, set problems):
     check_bins(v, free_runs, problems)
 
 
+cdef inline uint64_t next_listed(View *v, int b, uint64_t first, uint64_t before) noexcept nogil:
+    # The page + 1 that follows the free run at `first` in the list of bin b, or NOT_LISTED if none
+    # of that bin begins there. Each number is read once: the list may change meanwhile.
+    cdef:
+        uint64_t top = top_of(v)
+        PageTag *tag = tag_at(v, first)
+        uint64_t pages = load_relaxed_u32(&tag.head)  # relaxed: a report
+    if first >= top or pages == 0 or pages > top - first or bin_of(pages) != b:
+        return NOT_LISTED
+    if load_relaxed_u32(&tag_at(v, first + pages - 1).tail) != pages:  # relaxed: a report
+        return NOT_LISTED
+    if load_relaxed_u32(&tag.prev) != before:  # relaxed: a report
+        return NOT_LISTED
+    return load_relaxed_u32(&tag.next)  # relaxed: a report
+
+
 cdef inline void check_bins(View *v, uint64_t free_runs, set problems):
     cdef:
-        uint64_t at, listed = 0
+        uint64_t at, before, following, listed = 0
         int b
     for b in range(BINS):
         at = v.pool.bin_head[b]
+        before = 0
         if (at != 0) != (v.pool.bin_bits[b >> 6] >> (b & 63) & 1):
             problems.add(f"bins: whether bin {b} has a list is said in two ways")
         while at and listed <= free_runs:
-            if not is_listed(v, at - 1) or bin_of(v.tags[at - 1].head) != b:
-                problems.add(f"bins: the list of bin {b} leads to page {at - 1}, where no free "
-                             "run of it begins")
+            following = next_listed(v, b, at - 1, before)
+            if following == NOT_LISTED:
+                problems.add(f"bins: the list of bin {b} leads to page {at - 1}, where no free run "
+                             "of it begins")
                 break
             listed += 1
-            at = v.tags[at - 1].next
+            before, at = at, following
     if listed != free_runs:
         problems.add(f"bins: there are {free_runs} free runs of pages, and {listed} in lists")
 
@@ -169,12 +195,13 @@ cdef inline bint is_found(uint64_t *words, uint64_t n_words, uint64_t i) noexcep
 
 
 cdef inline bint is_hinted(View *v, uint64_t i, Slot *slot) noexcept nogil:
+    cdef uint64_t run = slot.run
     if slot.extent:
         return is_found(bits_at(v, v.g.spare_bits), v.g.slot_words, i)
-    if slot.run:
-        if not run_is_there(v, slot.run):
+    if run:
+        if not run_is_there(v, run):
             return False
-        return load_acquire(&v.runs[slot.run - 1].free) >> (slot.block & 63) & 1 != 0    # [hint]
+        return load_acquire(&v.runs[run - 1].free) >> (slot.block & 63) & 1 != 0     # [hint]
     return is_found(bits_at(v, v.g.empty_bits), v.g.slot_words, i)
 
 
@@ -267,29 +294,35 @@ cdef inline void check_rows(View *v, set problems):
                          "of rows count")
 
 
+cdef inline void check_run_block(View *v, uint64_t r, uint64_t j, uint64_t slot, bint unowned,
+                                 set problems):
+    # `slot`: + 1, or 0, as the run says
+    if unowned == (slot != 0):
+        problems.add(f"orphan: block {j} of run {r} has a slot and has none")
+    elif slot and (slot > slots_used(v) or not slot_is_of(v, slot - 1, r, j)):
+        problems.add(f"block: block {j} of run {r} is said to be of slot {slot - 1}, which denies "
+                     "it")
+
+
 cdef inline void check_runs(View *v, set problems):
     # what a run's record says twice, and the pool of all of them
     cdef:
-        uint64_t r, j, orphans = 0
+        uint64_t r, j, live, orphans = 0
         uint64_t[CLASSES] pages
         Run *run
     memset(pages, 0, sizeof(pages))
     for r in range(runs_used(v)):
         run = &v.runs[r]
-        if run.live == 0 and run.twin == 0:
+        live = load_acquire(&run.live)                                   # [run]
+        if live == 0 and run.twin == 0:
             continue
-        if not run_is_sound(v, run, run.live):
+        if not run_is_sound(v, run, live):
             problems.add(f"run: class, pages or blocks of run {r} are not what they were")
             continue
-        for j in range(<uint64_t>run.blocks):
-            if run.unowned >> j & 1 == (run.slots[j] != 0):
-                problems.add(f"orphan: block {j} of run {r} has a slot and has none")
-            elif run.slots[j] \
-                    and (run.slots[j] > slots_used(v) or not slot_is_of(v, run.slots[j] - 1, r, j)):
-                problems.add(f"block: block {j} of run {r} is said to be of slot "
-                             f"{run.slots[j] - 1}, which denies it")
+        for j in range(min(<uint64_t>run.blocks, <uint64_t>RUN_BLOCKS)):
+            check_run_block(v, r, j, run.slots[j], run.unowned >> j & 1, problems)
         orphans += <uint64_t>popcount64(run.unowned)
-        pages[run.live - 1] += run.pages
+        pages[live - 1] += run.pages
     if orphans != v.pool.orphans:
         problems.add(f"orphans: {orphans} blocks are without a slot, and {v.pool.orphans} are "
                      "said to be")

@@ -38,8 +38,8 @@ from refstore.engines.native.recovery cimport recover_locked
 from refstore.engines.native.mapping cimport close_own
 
 cdef struct OpenWriter:
-    # What the hooks know of a Writer: who inherits it can write into whatever comes to lie there
-    # next.
+    # What the hooks know of a Writer. A child inherits the writable view, so the block must not be
+    # reused.
     OpenWriter *next
     View *view
     uint64_t slot

@@ -1,8 +1,8 @@
 # Who holds what: a process holds what it pins, by the cells of its row, and what it is making, by
 # the slot's word.
 #
-# Nothing is pinned in order to look at it: a condemned object cannot be, and our pin would be a
-# holder too. So a slot is read between two looks at its word, and what was seen counts if both show
+# Reads without pinning: a condemned object cannot be pinned, and our pin would show up in the
+# result. So a slot is read between two looks at its word, and what was seen counts if both show
 # the same generation.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t

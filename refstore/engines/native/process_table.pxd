@@ -48,7 +48,7 @@ cdef inline void mark_live(View *v, uint64_t r) noexcept nogil:
 cdef inline void join_row(View *v, uint64_t r) noexcept nogil:
     # The row's kernel lock is ours and nothing of an earlier process is left in it.
     cdef Row *row = row_at(v, r)
-    assign(row.pid, 0)          # whoever had the row before is not to be blamed for what we do
+    assign(row.pid, 0)          # the last owner's, which messages would name
     assign(row.recoverer, 0)
     assign(row.has_children, 0)
     memset(row.command, 0, sizeof(row.command))

@@ -210,8 +210,7 @@ cdef inline void enter(View *v, uint64_t r) noexcept nogil:
     # Joins through a row whose kernel lock is ours, whoever had it before.
     use_row(v, r)
     if load_acquire(&row_at(v, r).state):                                # [row]
-        # What we reap now carries this row, and who finds us dead looks for live ones: its last
-        # owner may have died before it was one.
+        # First: slots that are reaped below carry this row, and recovery scans live rows only.
         mark_live(v, r)
         recover_locked(v, r)
     join_row(v, r)

@@ -62,7 +62,7 @@ cdef inline bint is_readable(uint64_t word, uint64_t generation) noexcept nogil:
 # What becomes of it
 
 cdef inline bint claim(View *v, uint64_t i, uint64_t state) noexcept nogil:
-    # FREE -> WRITING or HELD, ours
+    # Takes a FREE slot for this row; the new state is WRITING or HELD.
     cdef Slot *slot = &v.slots[i]
     cdef uint64_t word = load_acquire(&slot.word)                        # [free]
     if word_state(word) != FREE:

@@ -145,13 +145,13 @@ cdef inline bint is_plausible(View *v, Slot *slot, uint64_t offset, uint64_t nby
 cdef inline bint is_within_block(View *v, Slot *slot, uint64_t offset,
                                  uint64_t nbytes) noexcept nogil:
     # whether the slot's offset and size, each read once, are those of the block that it owns
-    cdef uint64_t at = 0, size = 0
+    cdef uint64_t at = 0, size = 0, run = slot.run
     if slot.extent:
         at = extent_first(slot.extent) * PAGE
         size = extent_pages(slot.extent) * PAGE
-    elif run_is_there(v, slot.run):
+    elif run_is_there(v, run):
         size = v.class_sizes[slot.size_class]
-        at = v.runs[slot.run - 1].first * <uint64_t>PAGE + slot.block * size
+        at = v.runs[run - 1].first * <uint64_t>PAGE + slot.block * size
     return offset == v.g.data + at and nbytes <= size and at + size <= v.g.file_size - v.g.data
 
 cdef inline int64_t next_live_row(View *v, uint64_t row) noexcept nogil:
