@@ -1,4 +1,4 @@
-"""What both engines hand out: `PinnedBuffer` and `Writer`, as users and type checkers know them.
+"""`PinnedBuffer` and `Writer`, as users and type checkers know them.
 
 Each engine has classes of its own, registered here, so that isinstance() holds for all of them.
 """

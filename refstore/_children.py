@@ -34,7 +34,10 @@ NO_GIL: Final = "a thread without a Python thread state forked: let a thread of 
 
 def no_row(rows: int) -> str:
     """Why there was no place: of so many."""
-    return f"all its {rows} rows are taken: let processes close it that need it no more"
+    return (
+        f"all {rows} places in its process table are taken: let processes close it that need it no "
+        "more"
+    )
 
 
 def warn(path: str, why: str) -> None:

@@ -1,4 +1,4 @@
-"""What the system has left for a store: address space, room on a file system, descriptors.
+"""Resources left for a store: address space, room on a file system, descriptors.
 
 The kernel says no with a number. Here it is found out which limit that was, and said.
 """

@@ -43,7 +43,7 @@ def command() -> str:
 
 
 class Room(NamedTuple):
-    """What a store holds, in bytes and in objects."""
+    """The room of a store, in bytes and in objects."""
 
     capacity: int
     free: int
@@ -141,7 +141,7 @@ def _who_holds(holders: Sequence[TopHolder]) -> str:
 
 
 def _what_comes_back(room: Room) -> str:
-    """What no delete gives back, and what does."""
+    """Advice about bytes that no delete gives back."""
     told = ""
     if room.writing_nbytes:
         told = (
@@ -185,9 +185,9 @@ def closed() -> ValueError:
 def forked(path: str) -> str:
     """Why a child cannot use the store that it inherited."""
     return (
-        f"this process was forked without a place in the store {path!r} (by a raw system call, or "
-        "when no row, descriptor or memory was left for it): views that it inherited stay true; "
-        "for all else, open the store anew"
+        f"this process was forked without a place in the process table of store {path!r} (by a raw "
+        "system call, or when no place, descriptor or memory was left for it): views that it "
+        "inherited stay valid; for all else, open the store anew"
     )
 
 
@@ -296,7 +296,10 @@ def other_user(path: str, uid: int) -> PermissionError:
 
 def no_rows(path: str, rows: int) -> str:
     """Why a process cannot attach."""
-    return f"all {rows} rows of store {path!r} are taken: no more processes can attach"
+    return (
+        f"all {rows} places in the process table of store {path!r} are taken: "
+        "no more processes can attach"
+    )
 
 
 # --- of paths, where the system has no more than two or three words

@@ -21,7 +21,7 @@ _SLOT_MASK, _GENERATION_MASK = 2**32 - 1, 2**48 - 1
 
 
 class Parts(NamedTuple):
-    """What the sixteen bytes of a ref say."""
+    """The parts of the sixteen bytes of a ref."""
 
     slot: int
     generation: int
@@ -92,7 +92,7 @@ def make_ref(slot: int, generation: int, tag: int) -> ObjectRef:
 
 
 def parts_of(ref: ObjectRef) -> Parts:
-    """What `ref` is made of."""
+    """The parts of `ref`."""
     number = int.from_bytes(bytes(ref), "little")
     return Parts(
         number & _SLOT_MASK, number >> _GENERATION_AT & _GENERATION_MASK, number >> _TAG_AT
@@ -101,7 +101,7 @@ def parts_of(ref: ObjectRef) -> Parts:
 
 @named_in_pickles
 def restore_ref(raw: bytes) -> ObjectRef:
-    """What pickles of refs call."""
+    """Rebuilds a ref; named in pickles."""
     return ObjectRef(raw)
 
 

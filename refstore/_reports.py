@@ -1,4 +1,4 @@
-"""What a store tells of itself: counts, who holds what, and what came back from the dead."""
+"""Reports of a store: counts, holders, and the result of a recovery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Store`: what users open. One of two engines does the work behind it; here is what they share."""
+"""The public Store class: opening, reports and closing. Engines handle the objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from refstore._names import require_text
 from refstore._pickled import named_in_pickles
 from refstore._refs import ObjectRef
 from refstore._reports import Holder, Recovery, StoreStats
-from refstore._temporary import claim, collect_temporary, give_up
+from refstore._temporary import collect_temporary, give_up, own
 from refstore.engines import choice, interface
 from refstore.engines.binding import bound
 
@@ -35,7 +35,7 @@ RETRY_DELAY = 0.02  # seconds
 
 
 class _InitSignature:
-    """What a class takes, which Python would say is what its `__new__` takes."""
+    """Makes inspect.signature(Store) show __init__."""
 
     def __get__(self, instance: object, owner: type) -> inspect.Signature:
         import inspect  # takes longer to import than the rest of this package
@@ -76,7 +76,7 @@ class Store:
     ) -> Self:
         if cls.__init__ is Store.__init__:
             return _blank(cls, choice.choose(backend, _paths.store_path(name)))
-        return _blank(cls, choice.usual())  # what its arguments mean is its own affair
+        return _blank(cls, choice.default())  # its __init__ may give the arguments another meaning
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class Store:
         module = choice.choose(backend, path)
         store = _blank(cls, module)
         mine = _make(module, path, wanted, max_objects, mode, temporary=True)
-        claim(store, path, mine, creator)
+        own(store, path, mine, creator)
         try:
             store._attach(path, False, None, None)
         except BaseException:
@@ -462,7 +462,7 @@ def _make(
     mode: int,
     *,
     temporary: bool,
-) -> interface.Claim | None:
+) -> interface.CreatorLock | None:
     if max_objects is not None and max_objects > module.OBJECTS_LIMIT:
         raise ValueError(
             f"max_objects is {max_objects}: it must be between 1 and {module.OBJECTS_LIMIT}"

@@ -1,4 +1,4 @@
-"""How an ndarray is described beside its bytes, when a plain number does not say it all.
+"""Descriptions of ndarrays beside their bytes, for when a plain number does not say it all.
 
     number of axes 8 bits | extents, 64 bits each | axes, 8 bits each | dtype
 
@@ -49,7 +49,7 @@ _TEXT_OF_DTYPE: Final = re.compile(rb"[<>|=][A-Za-z?][0-9]*(\[[0-9]*[A-Za-z]+\])
 
 
 class DescriptionError(Exception):
-    """What cannot be in a description, as in "the shape"."""
+    """A part of a description that cannot be so, as in "the shape"."""
 
 
 # --- layouts

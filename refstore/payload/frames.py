@@ -80,7 +80,7 @@ def _aligned(offset: int) -> int:
 
 
 def address_of(view: memoryview) -> int:
-    """Where the first byte of `view` lies in this process."""
+    """The address of the first byte of `view` in this process."""
     address: int = np.frombuffer(view, np.uint8).__array_interface__["data"][0]
     return address
 

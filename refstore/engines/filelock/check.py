@@ -1,4 +1,4 @@
-"""What a store holds, who holds it, and whether all of it adds up. Under the change lock, changing
+"""Contents and holders of a store, and a check of its invariants. Under the change lock, changing
 nothing."""
 
 from __future__ import annotations

@@ -72,12 +72,12 @@ is_creator_alive = files.is_creator_alive
 is_unused = files.is_unused
 
 
-class Claim:
-    """That the creator of a temporary store lives: the lock ends with this, or with its process."""
+class CreatorLock:
+    """The lock of a temporary store's creator; released with this object or its process."""
 
     __slots__ = ("_lock",)
 
-    def __init__(self, lock: liveness.Claim) -> None:
+    def __init__(self, lock: liveness.LivenessLock) -> None:
         self._lock = lock
 
     def give_back(self) -> None:
@@ -92,18 +92,18 @@ def file_nbytes(capacity: int, max_objects: int) -> int:
 
 def make_file(
     path: str, capacity: int, max_objects: int, mode: int, temporary: bool
-) -> Claim | None:
+) -> CreatorLock | None:
     """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
 
-    Returns the claim on a temporary store.
+    Returns the creator's lock of a temporary store.
     """
     remove_orphans(os.path.dirname(path))
     lock = files.make(path, capacity, max_objects, mode, temporary)
-    return None if lock is None else Claim(lock)
+    return None if lock is None else CreatorLock(lock)
 
 
 def unsupported_reason(folder: str) -> str | None:
-    """What keeps this engine's stores out of a folder: nothing that is known beforehand."""
+    """The reason why a folder cannot hold a store: None, nothing is known beforehand."""
     return None
 
 
@@ -194,7 +194,7 @@ def _holders(
 
 
 class Engine:
-    """What `refstore.Store` is over this engine."""
+    """The calls of a `Store` over this engine; `Store` has their docs."""
 
     __slots__ = ("_att",)
 
@@ -218,7 +218,7 @@ class Engine:
 
     @property
     def _call(self) -> Call:
-        """What a call begins with."""
+        """The state of a public call that begins here."""
         life = here()
         return Call(self._attachment, life)
 
@@ -234,7 +234,7 @@ class Engine:
     # --- keys
 
     def _parse(self, att: Attachment, key: Key) -> tuple[int, int] | bytes:
-        """What operations take for a key. Errors: ObjectNotFoundError, TypeError, ValueError."""
+        """A key as operations take it. Errors: ObjectNotFoundError, TypeError, ValueError."""
         if type(key) is not ObjectRef:
             return encode_name(key)
         slot, generation, tag = parts_of(key)

@@ -68,7 +68,7 @@ BOOT: Final = 14  # of the boot that last looked the file over; 0 where that is 
 
 COUNT: Final = 64  # pairs in the journal that are yet to be applied
 HOLDER: Final = 65  # pid of who has the lock
-TURNS: Final = 66  # how often the lock was taken
+LOCK_COUNT: Final = 66  # how often the lock was taken
 SLOTS_USED: Final = 67  # slots from here on were never used
 FREE_SLOT: Final = 68  # slot + 1 of the first free one
 TRIMS: Final = 69  # how often free memory was given back
@@ -147,7 +147,7 @@ class Header(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """Where everything lies: tables in words, what is not made of words in bytes."""
+    """The offsets of all regions: tables in words, what is not made of words in bytes."""
 
     max_objects: int
     units: int
@@ -265,7 +265,7 @@ def new_header(path: str, capacity: int, max_objects: int, temporary: bool) -> H
 
 
 def first_words(header: Header) -> dict[int, int]:
-    """What a new file holds besides zeros and the fixed header: all its units, free."""
+    """The contents of a new file besides zeros and the fixed header: all its units, free."""
     g = lay_out(header.capacity, header.max_objects)
     whole = bin_of(g.units)
     return {

@@ -205,7 +205,7 @@ class Mapping:
         scrap.close()
 
     def look_at_trims(self) -> None:
-        """At the beginning of each turn: what somebody gave back is no longer near."""
+        """Called with the lock just taken: memory that somebody trimmed is no longer committed."""
         trims = self.words[TRIMS]
         if trims != self._trims:
             self._near.clear()

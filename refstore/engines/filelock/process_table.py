@@ -39,7 +39,7 @@ def used_rows(c: Change) -> list[int]:
 
 
 def own_command() -> bytes:
-    """How this process was started, cut short."""
+    """The command line of this process, cut short."""
     with contextlib.suppress(OSError), open("/proc/self/cmdline", "rb") as file:
         return file.read(200).replace(b"\0", b" ")[: COMMAND_NBYTES - 1]
     return " ".join([sys.executable or "python", *sys.argv]).encode()[: COMMAND_NBYTES - 1]

@@ -1,4 +1,4 @@
-"""Recovery: what becomes of the things of dead processes."""
+"""Recovery of what dead processes held."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PIDS_KEPT = 256  # in a report of the dead
 
 
 class Report:
-    """What one process gave back of what dead processes held, since it last told."""
+    """Counts of what this process recovered from dead ones since its last report."""
 
     def __init__(self) -> None:
         self.processes = self.pins = self.unfinished = self.locks = self.nbytes = 0
@@ -92,7 +92,7 @@ def clear_row(c: Change, row: int, report: Report, *, keeps: bool = False) -> No
 
 
 def kept_slots(c: Change, row: int) -> list[int]:
-    """What a row keeps for children."""
+    """The slots that a row keeps for children."""
     return [slot for slot in pinned_slots(c, row) if slots.is_kept(c, row, slot)]
 
 

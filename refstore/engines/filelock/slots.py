@@ -246,7 +246,7 @@ def is_kept(c: Change, row: int, slot: int) -> bool:
 
 
 def keep(c: Change, slot: int, row: int) -> None:
-    """What a row pins, or its process is making, stays as long as the row."""
+    """Keeps what a row pins, or its process is writing, as long as the row."""
     at, shift = _cell(c, row, slot)
     mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
     if c[mask] & bit:

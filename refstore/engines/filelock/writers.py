@@ -49,7 +49,7 @@ def _open_of(home: Home) -> list[Writer]:
 
 
 def give_up_writers(home: Home) -> None:
-    """What is not sealed by the interpreter's exit never is."""
+    """Aborts all Writers that are open at the interpreter's exit."""
     for one in _open_of(home):
         one.abort()
 
@@ -116,18 +116,18 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
         try:
             self._end()
             home.seal(self._call, self._name, self._replaces, self._pin_of_views(home))
-            self._settle()
+            self._finish_seal()
             return self._ref
         except _ClosedError:
             raise
         except BaseException as error:
             if home.stays(self._call, error):
-                self._settle()
+                self._finish_seal()
                 return self._ref
             self._give_up()
             raise
 
-    def _settle(self) -> None:
+    def _finish_seal(self) -> None:
         """It is sealed: what is left of it is read."""
         self._is_sealed = True
         _open.pop(id(self), None)

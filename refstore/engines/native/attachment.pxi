@@ -89,8 +89,8 @@ cdef inline void see_forks(Attachment att) noexcept:
 
 
 @cython.final
-cdef class Claim:
-    """That the creator of a temporary store lives: the lock ends with this, or with its process."""
+cdef class CreatorLock:
+    """The lock of a temporary store's creator; released with this object or its process."""
 
     # The lock's description is kept by a mapping alone: descriptors are the program's to close. No child has it.
     cdef void *at
@@ -100,7 +100,7 @@ cdef class Claim:
         self.give_back()
 
     cpdef give_back(self):
-        """The creator is none any more."""
+        """Releases it: others may remove the store from now on."""
         if self.at != NULL and self.creator == getpid():
             munmap(self.at, PAGE)
         self.at = NULL
@@ -108,7 +108,7 @@ cdef class Claim:
     cdef int keep(self, int fd) except -1:
         cdef void *at = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0)
         if at == MAP_FAILED:
-            raise MemoryError("no memory to map the claim on a temporary store")
+            raise MemoryError("no memory to map the creator's lock of a temporary store")
         madvise(at, PAGE, MADV_DONTFORK)
         self.at = at
         self.creator = getpid()
@@ -125,16 +125,16 @@ def file_nbytes(uint64_t capacity, uint64_t max_objects):
 def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mode, bint temporary):
     """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
 
-    Returns the claim on a temporary store.
+    Returns the creator's lock of a temporary store.
     """
-    cdef Claim claim = Claim() if temporary else None
+    cdef CreatorLock lock = CreatorLock() if temporary else None
     cdef int fd = new_file(path, capacity, max_objects, mode, temporary)
     try:
-        if claim is not None:
-            claim.keep(fd)
+        if lock is not None:
+            lock.keep(fd)
     finally:
         os.close(fd)
-    return claim
+    return lock
 
 
 def is_creator_alive(int fd, str path not None):
@@ -148,7 +148,7 @@ def is_unused(int fd, str path not None):
 
 
 def unsupported_reason(str folder not None):
-    """What keeps stores of this engine out of a folder, for a sentence; None if nothing does."""
+    """The reason why a folder cannot hold a store of this engine, for a sentence; None if it can."""
     return missing_feature(folder)
 
 
