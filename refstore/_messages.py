@@ -60,6 +60,11 @@ class Room(NamedTuple):
 # --- of operations
 
 
+def a_put(nbytes: int) -> str:
+    """Of an operation that waits, or for which there is no room."""
+    return f"a put of {nbytes} bytes"
+
+
 def busy(path: str, pid: int, what: str) -> StoreBusyError:
     """`what` waits, as in "a put of 5 bytes"."""
     return StoreBusyError(
@@ -182,6 +187,27 @@ def closed() -> ValueError:
     return ValueError("this store is closed")
 
 
+def closed_buffer(noun: str) -> ValueError:
+    """`noun`: "PinnedBuffer" or "Writer"."""
+    return ValueError(f"this {noun} is closed")
+
+
+def no_constructor(noun: str) -> TypeError:
+    """Somebody called the class itself."""
+    maker = "create" if noun == "Writer" else "get"
+    return TypeError(f"Store.{maker}() makes {noun}s")
+
+
+def not_sealed() -> ValueError:
+    return ValueError("not sealed: there is no ref yet")
+
+
+def parents_writer() -> ValueError:
+    return ValueError(
+        "this Writer belongs to the parent process: only the process that made it can seal it"
+    )
+
+
 def forked(path: str) -> str:
     """Why a child cannot use the store that it inherited."""
     return (
@@ -236,7 +262,20 @@ def no_dlpack(why: BufferError) -> BufferError:
     )
 
 
+# --- of arguments
+
+
+def wrong_ref_size(nbytes: int) -> ValueError:
+    return ValueError(f"an ObjectRef has 16 bytes, not {nbytes}")
+
+
+def negative_size(size: int) -> ValueError:
+    return ValueError(f"a size cannot be negative, and {size} is")
+
+
 # --- of files
+
+KIND_OF_OBJECT = "the kind of the object"
 
 
 def damaged_file(
@@ -258,6 +297,7 @@ def damaged_object(path: str, what: str, slot: int) -> StoreCorruptedError:
 
 
 NOT_A_STORE = "is not a store"
+DAMAGED_HEADER = "has a damaged header"
 
 
 def no_store(path: str, why: str) -> StoreCorruptedError:
@@ -282,6 +322,13 @@ def other_version(path: str, has: int, writes: int) -> StoreVersionError:
     return StoreVersionError(
         f"store {path!r} has format {has}, this refstore writes {writes}: use one version in all "
         "processes, or remove the store"
+    )
+
+
+def other_build(path: str) -> StoreVersionError:
+    return StoreVersionError(
+        f"store {path!r} was made by a build of refstore with other constants: use one build in "
+        "all processes, or remove the store"
     )
 
 

@@ -44,7 +44,7 @@ FORWARDED = {
     "test_plain_bytes_are_in_storage_order": "bytes(buf) has them, other requests get none",
 }
 
-OF_BOTH = ("unit", "multiprocess")  # folders of tests that speak the public API
+OF_BOTH = ("api", "unit", "multiprocess")  # folders of tests that speak the public API
 OF_FILELOCK = ("locked",)
 
 HAS_CORE = importlib.util.find_spec("refstore._core") is not None

@@ -44,6 +44,7 @@ from refstore.engines.filelock.pins import Pin, postpone
 from refstore.engines.filelock.prepare import Prepared
 from refstore.engines.filelock.targets import Target
 from refstore.engines.filelock.transaction import Deferred, Operation, T
+from refstore.payload import arrays
 
 SMALL: Final = 1 << 15  # bytes that are copied under the lock, with the allocation
 COPIED: Final = 1 << 16  # bytes whose private view is a copy: it costs less than a mapping
@@ -103,11 +104,11 @@ class Attachment(Membership):
         offset, nbytes_of_text = self.file.block_at(unit), shape >> 32
         spill = nbytes_of_text if nbytes_of_text > TEXT_LIMIT else 0
         if shape & 0xFF >= len(KINDS):
-            raise _messages.damaged_object(self.path, "the kind of the object", slot)
+            raise _messages.damaged_object(self.path, _messages.KIND_OF_OBJECT, slot)
         if unit + units > self.file.g.units or nbytes > units * UNIT:
             raise _messages.damaged_object(self.path, "the place of the object", slot)
         if nbytes + spill > units * UNIT:
-            raise _messages.damaged_object(self.path, "the length of the description", slot)
+            raise _messages.damaged_object(self.path, arrays.LENGTH, slot)
         start = offset + nbytes if spill else self.file.label(slot) + TEXT_AT
         text = bytes(self.file.octets[start : start + nbytes_of_text])
         return Block(slot, offset, nbytes, KINDS[shape & 0xFF], text)
@@ -197,7 +198,7 @@ class Attachment(Membership):
         """A new object. If this or what follows raises, the call is to be undone."""
         nbytes = prepared.nbytes
         if nbytes <= SMALL:
-            what = f"a put of {nbytes} bytes"
+            what = _messages.a_put(nbytes)
             call.with_room(what, nbytes, self._put_small, call, prepared, utf8, replace)
             return
         self.begin(call, nbytes, prepared.kind, prepared.text, utf8, replace)
@@ -269,7 +270,7 @@ class Attachment(Membership):
         self, call: Call, nbytes: int, kind: int, text: bytes, utf8: bytes | None, replace: bool
     ) -> None:
         """A slot in WRITING, with room. The name is looked at so that nobody writes in vain."""
-        what, near, asked = f"a put of {nbytes} bytes", nbytes <= NEAR, (nbytes, kind, text)
+        what, near, asked = _messages.a_put(nbytes), nbytes <= NEAR, (nbytes, kind, text)
         call.with_room(what, nbytes, self._begin_writing, call, asked, near, utf8, replace)
         at = self.file.slot(call.slot)
         start, units = self.file.block_at(self.file.words[at + OFFSET]), self.file.words[at + UNITS]

@@ -193,7 +193,6 @@ def is_creator_alive(fd: int, path: str) -> bool | None:
 
 
 def is_unused(fd: int, path: str) -> bool:
-    """Whether nobody is attached to the store behind `fd`, and nothing was ever put there."""
     header = read_header(fd, path, os.fstat(fd))
     g = lay_out(header.capacity, header.max_objects)
     # read, not mapped: it may be for want of address space or descriptors that somebody asks

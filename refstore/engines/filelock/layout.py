@@ -46,7 +46,7 @@ import sys
 from typing import Final, NamedTuple
 
 from refstore import _messages
-from refstore._errors import StoreVersionError
+from refstore._arguments import require_capacity, require_max_objects
 
 CAPACITY_LIMIT: Final = 1 << 43
 OBJECTS_LIMIT: Final = 1 << 28
@@ -239,10 +239,8 @@ def locks_of(path: str, uuid: bytes) -> str:
 
 
 def new_header(path: str, capacity: int, max_objects: int, temporary: bool) -> Header:
-    if not 0 < capacity <= CAPACITY_LIMIT:
-        raise ValueError(f"capacity is {capacity} bytes: it must be between 1 and {CAPACITY_LIMIT}")
-    if not 0 < max_objects <= OBJECTS_LIMIT:
-        raise ValueError(f"max_objects is {max_objects}: it must be between 1 and {OBJECTS_LIMIT}")
+    require_capacity(capacity, CAPACITY_LIMIT)
+    require_max_objects(max_objects, OBJECTS_LIMIT)
     entropy = os.urandom(38)
     return Header(
         magic=MAGIC,
@@ -292,24 +290,21 @@ def read_header(fd: int, path: str, found: os.stat_result) -> Header:
         head = os.read(fd, HEADER.size)
     engine = engine_of(head)
     if engine is None:
-        raise _messages.no_store(path, "is not a store")
+        raise _messages.no_store(path, _messages.NOT_A_STORE)
     if engine == ENGINE_NATIVE:
         raise _messages.other_engine(path, "native", "filelock")
     if len(head) < HEADER.size or engine != ENGINE_FILELOCK:
-        raise _messages.no_store(path, "is not a store")
+        raise _messages.no_store(path, _messages.NOT_A_STORE)
     header = Header._make(HEADER.unpack(head))
     if header.version != FORMAT_VERSION:
         raise _messages.other_version(path, header.version, FORMAT_VERSION)
     if header.fingerprint != fingerprint():
-        raise StoreVersionError(
-            f"store {path!r} was made by a build of refstore with other constants: use one build "
-            "in all processes, or remove the store"
-        )
+        raise _messages.other_build(path)
     if not 0 < header.capacity <= CAPACITY_LIMIT or not 0 < header.max_objects <= OBJECTS_LIMIT:
-        raise _messages.no_store(path, "has a damaged header")
+        raise _messages.no_store(path, _messages.DAMAGED_HEADER)
     size = lay_out(header.capacity, header.max_objects).file_size
     if found.st_size != size:
         raise _messages.no_store(path, "is truncated")
     if header.file_size != size or not 0 < header.tag < 1 << 48:
-        raise _messages.no_store(path, "has a damaged header")
+        raise _messages.no_store(path, _messages.DAMAGED_HEADER)
     return header

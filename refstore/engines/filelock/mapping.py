@@ -153,12 +153,15 @@ class Mapping:
             try:
                 self._own = open_store(self.path, os.O_RDWR)
             except OSError:
-                raise _limits.no_descriptor(self.path, "what was asked for") from None
+                raise self._no_descriptor() from None
             if not self._has_descriptor():
                 self._own.close()
-                raise _limits.no_descriptor(self.path, "what was asked for")
+                raise self._no_descriptor()
         assert self._own is not None
         return self._own.fileno()
+
+    def _no_descriptor(self) -> OSError:
+        return _limits.no_descriptor(self.path, "what was asked for")
 
     def _leave_to_program(self) -> None:
         # a number that is the program's by now must not be closed when our object ends

@@ -75,7 +75,6 @@ class Membership(StoreLock):
             self.drop_deferred()
 
     def is_of(self, fd: int) -> bool:
-        """Whether `fd` is open on the very file that this is attached to."""
         found = os.fstat(fd)
         return (found.st_dev, found.st_ino) == self.file.found
 

@@ -77,7 +77,6 @@ cdef class Attachment:
         return self.view.header.max_objects
 
     def is_of(self, int fd):
-        """Whether `fd` is open on the very file that this is attached to."""
         found = os.fstat(fd)
         return found.st_dev == self.view.dev and found.st_ino == self.view.ino
 
@@ -90,7 +89,7 @@ cdef inline void see_forks(Attachment att) noexcept:
 
 @cython.final
 cdef class CreatorLock:
-    """The lock of a temporary store's creator; released with this object or its process."""
+    """A CreatorLock, by a mapping; released with this object or its process."""
 
     # The lock's description is kept by a mapping alone: descriptors are the program's to close. No child has it.
     cdef void *at
@@ -100,7 +99,6 @@ cdef class CreatorLock:
         self.give_back()
 
     cpdef give_back(self):
-        """Releases it: others may remove the store from now on."""
         if self.at != NULL and self.creator == getpid():
             munmap(self.at, PAGE)
         self.at = NULL
@@ -116,17 +114,12 @@ cdef class CreatorLock:
 
 
 def file_nbytes(uint64_t capacity, uint64_t max_objects):
-    """Apparent size of the file of such a store."""
     cdef Geometry g
     lay_out(capacity, max_objects, &g)
     return g.file_size
 
 
 def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mode, bint temporary):
-    """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
-
-    Returns the creator's lock of a temporary store.
-    """
     cdef CreatorLock lock = CreatorLock() if temporary else None
     cdef int fd = new_file(path, capacity, max_objects, mode, temporary)
     try:
@@ -138,22 +131,18 @@ def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mo
 
 
 def is_creator_alive(int fd, str path not None):
-    """Whether the creator of the temporary store behind `fd` lives; None if it is no temporary store of ours."""
     return is_creator_locked(fd)
 
 
 def is_unused(int fd, str path not None):
-    """Whether nobody is attached to the store behind `fd`, and nothing was ever put there."""
     return was_never_used(fd)
 
 
 def unsupported_reason(str folder not None):
-    """The reason why a folder cannot hold a store of this engine, for a sentence; None if it can."""
     return missing_feature(folder)
 
 
 def remove_orphans(str folder not None):
-    """Removes what is kept beside stores in a folder, of stores that are gone: this engine keeps nothing there."""
     return []
 
 

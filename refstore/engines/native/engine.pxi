@@ -23,6 +23,7 @@ from refstore.engines.native.put cimport begin_object, Draft, new_draft, publish
 
 import numpy as np
 from refstore import _messages
+from refstore._arguments import checked_size, require_bytes_or_shape
 from refstore._errors import RefstoreError
 
 cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
@@ -59,15 +60,9 @@ cdef class Engine:
         return self.att is None
 
     def close(self):
-        """Detaches. Live buffers stay valid and pinned; the last one unmaps. Twice is once."""
         self.att = None
 
     def put(self, obj, *, name=None, replace=False, timeout=0):
-        """Stores a copy of `obj`; returns its ObjectRef.
-
-        bytes, bytearray and memoryview are kept as bytes, exactly ndarray as an array, anything else is pickled with
-        its buffers out of band. Errors: StoreFullError, ObjectExistsError, TypeError and pickle.PicklingError.
-        """
         cdef:
             Attachment att = self.use()
             ObjectRef ref = ObjectRef.__new__(ObjectRef)    # first: nothing may fail between the seal and the return
@@ -87,15 +82,13 @@ cdef class Engine:
         return ref
 
     def create(self, nbytes=None, *, shape=None, dtype=None, name=None, replace=False, timeout=0):
-        """A Writer over `nbytes` bytes, or over an array of `shape` and `dtype` (float64 if not given)."""
         cdef:
             Attachment att = self.use()
             Writer writer = Writer.__new__(Writer)
             Draft draft = new_draft(&att.view)
             Name parsed
         require_no_wait(timeout)
-        if (nbytes is None) == (shape is None) or (nbytes is not None and dtype is not None):
-            raise TypeError("create() takes either nbytes, or shape and maybe dtype")
+        require_bytes_or_shape(nbytes, shape, dtype)
         if name is not None:
             read_name(&att.view, name, &parsed)
             if not replace:
@@ -117,7 +110,6 @@ cdef class Engine:
         return writer
 
     def get(self, key, *, timeout=0, writable=False):
-        """A PinnedBuffer over the object with this ref or name; `writable`: over a private copy-on-write view of it."""
         cdef:
             Attachment att = self.use()
             PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)   # first: nothing may fail once the pin is ours
@@ -168,7 +160,6 @@ cdef class Engine:
         return 0
 
     def delete(self, key):
-        """Ends the object's life: no get finds it from now on, and its block comes back with the last pin."""
         cdef:
             Attachment att = self.use()
             View *v = &att.view
@@ -186,14 +177,12 @@ cdef class Engine:
         count(v, COUNT_DELETES, 1)
 
     def refcount(self, key):
-        """1 for the store's own reference, plus all pins in all processes."""
         cdef Attachment att = self.use()        # stays, whatever another thread closes meanwhile
         cdef Found found
         self.demand(key, &found)
         return 1 + count_pins(&att.view, found.slot)
 
     def ref(self, name):
-        """The ObjectRef of the object published under `name`."""
         cdef Attachment att = self.use()        # as above
         cdef Found found
         self.demand(name, &found)
@@ -210,7 +199,6 @@ cdef class Engine:
         return iter(self._live(False))
 
     def names(self):
-        """The names of all objects that have one."""
         return self._live(True)
 
     cdef list _live(self, bint want_names):
@@ -278,7 +266,6 @@ cdef class Engine:
                 for held in seen]
 
     def trim(self):
-        """Returns free memory to the operating system; returns how many bytes."""
         cdef Attachment att = self.use()
         cdef uint64_t given = 0, before = 0, since = 0
         cdef int got = trim_free(&att.view, &given)

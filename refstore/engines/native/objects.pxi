@@ -14,9 +14,10 @@ from refstore.engines.native.put cimport (
     begin_object, block_of, copy_in, discard, Draft, put_array, put_buffer, put_bytes, start_array,
 )
 
-import operator
+from refstore._arguments import checked_size
 from refstore.payload import encode, fill
 from refstore.payload.arrays import measure
+
 
 @cython.final
 cdef class Room:
@@ -93,13 +94,6 @@ cdef inline int put_any(Attachment att, Draft *draft, object obj) except -1:
     if isinstance(obj, (bytearray, memoryview)):
         return put_buffer(&att.view, draft, obj)
     return put_pickled(att, draft, obj)
-
-
-cdef uint64_t checked_size(object n) except? 0xFFFFFFFFFFFFFFFF:
-    size = operator.index(n)
-    if size < 0:
-        raise ValueError(f"a size cannot be negative, and {n} is")
-    return min(size, 1 << 62)
 
 
 cdef int start_shaped(View *v, Draft *draft, object shape, cnp.dtype dtype) except -1:

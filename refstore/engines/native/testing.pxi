@@ -17,6 +17,7 @@ from refstore.engines.native.put cimport allocate_slot
 import os
 import time
 
+
 def _failpoints():
     """Debug builds: (file, line) of each failpoint; its number is its place in the list."""
     cdef long i
