@@ -198,7 +198,7 @@ MUTATIONS = [
         ("crash.matrix", "--depth=2", "--only=furnished put_large"),
     ),
     Mutation(
-        "no_patience",
+        "no_busy_timeout",
         "H18: who needs what a stopped process has locked waits for ever",
         "contention.pxd",
         "    elif now_ms() - since[0] >= <uint64_t>busy_timeout_ms(BUSY_TIMEOUT_MS):\n",

@@ -284,7 +284,7 @@ class Engine:
         try:
             call.att.begin(call, size, kind, text, utf8, replace)
             writer = writers.writer(call.att, call, name, replace)
-            call.life.demand(call.att.path)  # who is forked from here on inherits a Writer
+            call.life.require_ours(call.att.path)  # who is forked from here on inherits a Writer
             return writer
         except BaseException:
             call.att.give_up(call)

@@ -87,7 +87,7 @@ def _make_file(path: str, header: Header, mode: int, life: Life) -> None:
                 os.fchmod(fd, mode)  # whatever the umask is
             inode = os.fstat(fd).st_ino & (1 << 64) - 1
             _fill(fd, path, header._replace(inode=inode))
-            life.demand(path)
+            life.require_ours(path)
             if not is_named:
                 _give_name(f"/proc/self/fd/{fd}", path, fd)
         if is_named:
@@ -160,7 +160,7 @@ def creator_path(folder: str) -> str:
 def _lock_creation(folder: str, mode: int, life: Life) -> liveness.LivenessLock:
     """A new folder of locks with the creator's in it, so that nobody takes it for an orphan."""
     for _ in range(TRIES):
-        life.demand(folder)
+        life.require_ours(folder)
         liveness.make_folder(folder, mode)
         lock_mode = liveness.lock_mode(mode)
         lock = liveness.new_lock(os.path.join(folder, "change.lock"), lock_mode)

@@ -26,7 +26,7 @@ class Life:
         """Not in a child, not even in one that was forked behind Python's back."""
         return self is _here and self.pid == os.getpid()
 
-    def demand(self, path: str) -> None:
+    def require_ours(self, path: str) -> None:
         """RefstoreError in a child that was forked amid a call on the store at `path`."""
         if not self.is_ours():
             raise RefstoreError(_messages.forked_amid(path))

@@ -203,7 +203,7 @@ class Mapping:
         at, access = start, mmap.ACCESS_WRITE
         scrap = mmap.mmap(self.descriptor(), end - start, access=access, offset=at, **UNTRACKED)
         self._scrap = scrap
-        life.demand(self.path)
+        life.require_ours(self.path)
         scrap.madvise(mmap.MADV_REMOVE)
         scrap.close()
 
@@ -266,7 +266,7 @@ class Mapping:
         """The same for a large block that is ours, without the lock: nothing near it is looked at
         or remembered. In pieces, between which signal handlers run."""
         for start, end in pieces(nbytes):
-            life.demand(self.path)
+            life.require_ours(self.path)
             if not self._allocate(offset + start, offset + end):
                 return False
         return True

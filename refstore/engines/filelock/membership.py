@@ -90,7 +90,7 @@ class Membership(StoreLock):
 
     def run(self, life: Life, what: str, operation: Operation[T], *args: object) -> T:
         """Runs an operation under the lock, of a call that began in `life`."""
-        life.demand(self.path)
+        life.require_ours(self.path)
         if self.pid != os.getpid() or self.is_lost:
             self.require_alive()
         raise_interrupt()

@@ -130,7 +130,7 @@ class StoreLock:
             return self._run_locked(life, timeout, what, operation, *args)
         except Exception as error:
             if is_from_here(error):
-                life.demand(self.file.path)
+                life.require_ours(self.file.path)
                 if isinstance(error, IndexError | OverflowError):
                     raise self.file.damaged("a number in it leads out of it") from None
             raise
@@ -147,7 +147,7 @@ class StoreLock:
                 if is_outermost:
                     _busy[threading.get_ident()] = id(self._inside)
                 try:
-                    life.demand(self.file.path)
+                    life.require_ours(self.file.path)
                     self._acquire(what, timeout)
                     change = self._begin()
                     had_lock = True
@@ -170,7 +170,7 @@ class StoreLock:
     def _operate(self, life: Life, change: Change, operation: Operation[T], *args: Any) -> T:
         try:
             result = operation(change, *args)
-            life.demand(self.file.path)
+            life.require_ours(self.file.path)
             return result
         except BaseException:
             if life.is_ours():

@@ -153,7 +153,7 @@ cdef class Engine:
         read_name(&att.view, key, &name)
         return find_named(&att.view, &name, found, False) == 0
 
-    cdef int demand(self, object key, Found *found) except -1:
+    cdef int require_object(self, object key, Found *found) except -1:
         cdef Attachment att = self.use()        # as above
         if not self.locate(key, found):
             raise get_error(&att.view, ERR_NOT_FOUND, key, is_foreign(&att.view, key))
@@ -179,13 +179,13 @@ cdef class Engine:
     def refcount(self, key):
         cdef Attachment att = self.use()        # stays, whatever another thread closes meanwhile
         cdef Found found
-        self.demand(key, &found)
+        self.require_object(key, &found)
         return 1 + count_pins(&att.view, found.slot)
 
     def ref(self, name):
         cdef Attachment att = self.use()        # as above
         cdef Found found
-        self.demand(name, &found)
+        self.require_object(name, &found)
         return make_ref(att.view.tag, found.slot, found.generation)
 
     def __contains__(self, key):
@@ -254,7 +254,7 @@ cdef class Engine:
         if key is None:
             seen = all_holders(&att.view)
         elif type(key) is not ObjectRef:
-            self.demand(key, &found)
+            self.require_object(key, &found)
             seen = holders_of(&att.view, found.slot, found.generation)
         elif not is_foreign(&att.view, key):
             seen = holders_of(&att.view, (<ObjectRef>key).slot, (<ObjectRef>key).generation)
