@@ -21,4 +21,5 @@ def adopt_docs(cls: type, face: type) -> None:
         if isinstance(member, property):
             member.__doc__ = stub.__doc__
         elif callable(member):
-            functools.update_wrapper(getattr(cls, name), stub)
+            # not __dict__, which says of some that they are abstract
+            functools.update_wrapper(getattr(cls, name), stub, updated=())

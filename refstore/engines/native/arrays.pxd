@@ -115,11 +115,15 @@ cdef inline int set_layout(Shape *shape, cnp.ndarray array, tuple axes) except -
     return 0
 
 
+cdef inline object damaged_kind(View *v, uint64_t i):
+    from refstore import _messages
+    return damaged(v, i, _messages.KIND_OF_OBJECT)
+
+
 cdef inline int kind_of(View *v, uint64_t i) except -1:
     cdef int kind = v.slots[i].kind
     if kind > KIND_OBJECT:
-        from refstore import _messages
-        raise damaged(v, i, _messages.KIND_OF_OBJECT)
+        raise damaged_kind(v, i)
     return kind
 
 
