@@ -19,10 +19,16 @@ from command import Command
 
 import refstore
 
-# Last: the package under test comes first, wherever it is; stress/ is found beside these tests.
+# Last: the package under test comes first, wherever it is; tests/ and stress/ are found here.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 MakeStore = Callable[..., refstore.Store]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """From 3.12 on, Python warns of a fork while other threads run: pytest-xdist has one."""
+    if hasattr(config, "workerinput"):
+        config.addinivalue_line("filterwarnings", "ignore:.*use of fork.*:DeprecationWarning")
 
 
 def pytest_collection_finish() -> None:
@@ -31,15 +37,21 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    return engines.is_said_by_release(collection_path) or None
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Let each test run on the engines that it is for; see `engines`."""
     test = metafunc.definition
-    if test.get_closest_marker("storeless"):
+    if test.get_closest_marker("once"):
         return
     meant: Sequence[str] = [one for one in engines.ENGINES if test.get_closest_marker(one)]
     if not meant:
         alone = test.originalname in engines.NATIVE_ALONE
-        meant = ["native"] if alone else engines.of_folder(test.path.parent.name)
+        meant = ["native"] if alone else engines.of_folder(test.path.parent)
+    if not meant:
+        return
     metafunc.parametrize(
         "engine", [one for one in engines.available() if one in meant], indirect=True
     )

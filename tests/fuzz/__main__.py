@@ -1,8 +1,8 @@
 """A fuzzer over store files: sound ones are damaged, and every call and command is played on them.
 
-    python -m fuzz --engine native --seconds 600      as many images as there is time for
-    python -m fuzz --engine filelock --images 100000  so many
-    python -m fuzz --engine native --replay 123+456   one again, with all that is known of it
+    python -m tests.fuzz --engine native --seconds 600      as many images as there is time for
+    python -m tests.fuzz --engine filelock --images 100000  so many
+    python -m tests.fuzz --engine native --replay 123+456   one again, with all that is known of it
 
 An image is named by the seeds of its changes. Exit status 1 if anything was found.
 """
@@ -18,10 +18,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from fuzz import crew, stage
-from fuzz.crew import Options, Total, Watched, Worker
-from fuzz.notes import Finding
-from fuzz.stage import Image
+from tests.fuzz import crew, stage
+from tests.fuzz.crew import Options, Total, Watched, Worker
+from tests.fuzz.notes import Finding
+from tests.fuzz.stage import Image
 
 EXPLAINED = 12  # places of signals, at most
 LINES = 14  # of what is known of a finding
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="fuzz", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="tests.fuzz", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--engine", choices=("native", "filelock"), default="native")
     parser.add_argument("--seed", type=int, default=secrets.randbits(31))
     parser.add_argument("--seconds", type=float, default=600.0, help="at most")

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from fuzz.files import File, objects
-from fuzz.notes import Notes
 from refstore import ObjectRef, Store, cli
+from tests.fuzz.files import File, objects
+from tests.fuzz.notes import Notes
 
 COMMANDS = ("ls", "stat", "holders", "check", "recover", "gc", "rm")
 PUTS = (0, 1, 64, 100, 513, 4096, 40_000)

@@ -12,8 +12,8 @@ import random
 import socket
 from collections.abc import Callable
 
-from fuzz.files import File
-from fuzz.layout import Field, Table
+from tests.fuzz.files import File
+from tests.fuzz.layout import Field, Table
 
 PAGE = 4096
 WEIGHTS = {  # of tables; 1 for those that are not named

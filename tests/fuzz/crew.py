@@ -26,9 +26,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fuzz import calls, files, quick_lock, stage
-from fuzz.notes import Clock, Finding, Notes
-from fuzz.stage import Image
+from tests.fuzz import calls, files, quick_lock, stage
+from tests.fuzz.notes import Clock, Finding, Notes
+from tests.fuzz.stage import Image
 
 SHARE = 150  # images that a player plays, at most
 HANG = 10.0  # seconds of one call
@@ -160,7 +160,7 @@ def _passes() -> Any:
         from refstore import _core
 
         if _core.DEBUG:
-            from crash.failpoints import Passes
+            from tests.native.crash.failpoints import Passes
 
             passes = Passes()
             passes.count()

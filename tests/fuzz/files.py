@@ -1,4 +1,4 @@
-"""The sound files that are damaged: furnished stores of both engines, as images in memory.
+"""The sound files that are damaged: populated stores of both engines, as images in memory.
 
 They are the same in every run, but for pids and clocks: what is random in a store's header is not
 random here.
@@ -17,14 +17,14 @@ from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
-from crash import image
 
 import refstore
-from fuzz import layout
 from refstore._paths import TEMPORARY_PREFIX
 from refstore.engines import choice as engines
 from refstore.engines.filelock import layout as locked
 from refstore.payload import frames
+from tests.fuzz import layout
+from tests.native.crash import image
 
 CAPACITY = 256 << 10
 OBJECTS = 200
@@ -97,7 +97,7 @@ def objects() -> dict[str, object]:
     }
 
 
-def _furnish(shelf: Shelf, *, times: int = 1) -> None:
+def _populate(shelf: Shelf, *, times: int = 1) -> None:
     for k in range(times):
         for name, obj in objects().items():
             shelf.put(obj, f"{name} {k}" if k else name)
@@ -109,21 +109,21 @@ def _empty(shelf: Shelf) -> None:
     pass
 
 
-def _furnished(shelf: Shelf) -> None:
-    _furnish(shelf)
+def _populated(shelf: Shelf) -> None:
+    _populate(shelf)
     shelf.put(b"gone")
     shelf.delete(-1)
 
 
 def _full(shelf: Shelf) -> None:
-    _furnish(shelf)
+    _populate(shelf)
     for size in (30_000, 5000, 700, 64):
         for _ in range(40):
             shelf.put(bytes([size % 251]) * size)
 
 
 def _full_of_slots(shelf: Shelf) -> None:
-    _furnish(shelf)
+    _populate(shelf)
     for k in range(OBJECTS):
         shelf.put(b"", f"name {k}" if k % 3 else None)
     for number in range(-20, -1, 5):
@@ -131,7 +131,7 @@ def _full_of_slots(shelf: Shelf) -> None:
 
 
 def _fragmented(shelf: Shelf) -> None:
-    _furnish(shelf)
+    _populate(shelf)
     first = len(shelf.refs)
     for k in range(60):
         shelf.put(bytes([k]) * (64 << k % 8))
@@ -142,7 +142,7 @@ def _fragmented(shelf: Shelf) -> None:
 
 
 def _replaced(shelf: Shelf) -> None:
-    _furnish(shelf)
+    _populate(shelf)
     for k in range(12):
         for name in ("bytes", "C", "object", "é" * 100):
             shelf.put(bytes([k]) * (40 * k), name, replace=True)
@@ -151,7 +151,7 @@ def _replaced(shelf: Shelf) -> None:
 
 def _held(shelf: Shelf) -> None:
     """Held by somebody who is gone: pins, deleted objects, an open Writer."""
-    _furnish(shelf)
+    _populate(shelf)
     first = len(shelf.refs)
     for size in (20, 5000, 40_000):
         shelf.put(bytes([7]) * size)
@@ -168,7 +168,7 @@ def _hold(store: refstore.Store, deleted: list[Ref]) -> object:
 
 def _crowded(shelf: Shelf) -> None:
     """Many rows whose processes are gone, each with pins."""
-    _furnish(shelf)
+    _populate(shelf)
     for k in range(3):
         _another(shelf.store, functools.partial(_hold_some, k))
 
@@ -193,7 +193,7 @@ def _another(store: refstore.Store, work: Callable[[refstore.Store], object]) ->
 
 def _mid_change(shelf: Shelf, number: int) -> None:
     """Whoever was at it died at a failpoint; of a build without them, at the end."""
-    _furnish(shelf)
+    _populate(shelf)
     _another(shelf.store, functools.partial(_die, number))
 
 
@@ -216,7 +216,7 @@ def _die(number: int, store: refstore.Store) -> object:
 
 KINDS: dict[str, Callable[[Shelf], None]] = {
     "empty": _empty,
-    "furnished": _furnished,
+    "populated": _populated,
     "full": _full,
     "full of slots": _full_of_slots,
     "fragmented": _fragmented,
@@ -232,14 +232,14 @@ KINDS: dict[str, Callable[[Shelf], None]] = {
 def make_all(engine: str, folder: str) -> list[File]:
     """Every file of an engine. This process is attached to none of them afterwards."""
     made = [_make(engine, folder, name, fill) for name, fill in KINDS.items()]
-    made.append(_make(engine, folder, "temporary", _furnished, is_temporary=True))
-    made.append(_make(engine, folder, "larger", _furnished, capacity=1 << 20, objects=2000))
+    made.append(_make(engine, folder, "temporary", _populated, is_temporary=True))
+    made.append(_make(engine, folder, "larger", _populated, capacity=1 << 20, objects=2000))
     if engine == "native":
         for number in range(MID_CHANGE):
             fill = functools.partial(_mid_change, number=number)
             made.append(_make(engine, folder, f"mid change {number}", fill))
     else:
-        made.append(_with_journal(next(file for file in made if file.name == "furnished")))
+        made.append(_with_journal(next(file for file in made if file.name == "populated")))
     return made
 
 

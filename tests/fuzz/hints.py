@@ -1,8 +1,8 @@
 """Each bit of each hint of a store file is flipped, and no sealed object may change by it.
 
-    python -m fuzz.hints                  every bit: some minutes
-    python -m fuzz.hints --every=0.01     a sample by chance, seeded
-    python -m fuzz.hints --only=Pool      of what has that in its name
+    python -m tests.fuzz.hints                  every bit: some minutes
+    python -m tests.fuzz.hints --every=0.01     a sample by chance, seeded
+    python -m tests.fuzz.hints --only=Pool      of what has that in its name
 
 Some of the objects are pinned, some of these deleted. With the bit wrong, objects of all sizes are
 put until the store is full, deleted, put again; memory is trimmed, the dead are recovered. A wrong
@@ -25,11 +25,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
-from crash import image
-
 import refstore
-from fuzz import layout
-from fuzz.layout import Table
+from tests.fuzz import layout
+from tests.fuzz.layout import Table
+from tests.native.crash import image
 
 CAPACITY = 256 << 10
 OBJECTS = 100
@@ -58,7 +57,7 @@ class Bit(NamedTuple):
     bit: int
 
 
-class Furnished(NamedTuple):
+class Populated(NamedTuple):
     """A file with objects in it, nobody attached."""
 
     image: image.Image
@@ -93,7 +92,7 @@ def pattern(number: int, nbytes: int) -> bytes:
     return (number.to_bytes(4, "little") * (nbytes // 4 + 1))[:nbytes]
 
 
-def furnish(path: str) -> Furnished:
+def populate(path: str) -> Populated:
     """Runs with and without free blocks, with orphans; extents, and free pages between them."""
     store = refstore.Store(path, capacity=CAPACITY, max_objects=OBJECTS, create=True)
     small = [store.put(pattern(n, 60)) for n in range(70)]
@@ -115,7 +114,7 @@ def furnish(path: str) -> Furnished:
     fits = _fill(store, {})
     store.close()
     os.unlink(path)
-    return Furnished(taken, objects, fits)
+    return Populated(taken, objects, fits)
 
 
 def _fill(store: refstore.Store, new: dict[refstore.ObjectRef, bytes]) -> int:
@@ -139,16 +138,16 @@ def _demand(store: refstore.Store, objects: dict[bytes, bytes], what: str) -> No
             assert bytes(buf) == data, what
 
 
-def play(path: str, furnished: Furnished, flipped: Bit, attached: bool) -> None:
+def play(path: str, populated: Populated, flipped: Bit, attached: bool) -> None:
     """AssertionError or RefstoreError if the bit costs more than time.
 
     `attached`: the bit flips while we are.
     """
-    image.put_back(path, furnished.image)
+    image.put_back(path, populated.image)
     if not attached:
         _flip(path, flipped)
     store = refstore.Store(path, create=False)
-    live = dict(furnished.objects)
+    live = dict(populated.objects)
     pinned = {ref: store.get(refstore.ObjectRef(ref)) for ref in list(live)[::2]}
     if attached:
         _flip(path, flipped)
@@ -157,7 +156,7 @@ def play(path: str, furnished: Furnished, flipped: Bit, attached: bool) -> None:
         del live[ref]
     new: dict[refstore.ObjectRef, bytes] = {}
     fits = _fill(store, new)
-    assert fits >= FITS * furnished.fits, f"only {fits} bytes of {furnished.fits} fit"
+    assert fits >= FITS * populated.fits, f"only {fits} bytes of {populated.fits} fit"
     _demand(store, live, "a sealed object was overwritten")
     _demand(store, {bytes(ref): data for ref, data in new.items()}, "two objects share room")
     for own in list(new)[::2]:
@@ -169,7 +168,7 @@ def play(path: str, furnished: Furnished, flipped: Bit, attached: bool) -> None:
     _demand(store, live, "a sealed object was overwritten at last")
     _demand(store, {bytes(ref): data for ref, data in new.items()}, "two objects share room")
     for ref, buf in pinned.items():
-        assert bytes(buf) == furnished.objects[ref], "a pinned object was overwritten"
+        assert bytes(buf) == populated.objects[ref], "a pinned object was overwritten"
         buf.release()
     store.close()
 
@@ -188,15 +187,15 @@ def play_all(folder: str, chosen: Sequence[tuple[int, Bit]]) -> list[str]:
     gc.collect()
     gc.freeze()  # a full store looks for garbage first
     path = os.path.join(folder, f"store-{os.getpid()}")
-    furnished = furnish(path)
-    found = [_fault(path, furnished, flipped, number % 2 == 1) for number, flipped in chosen]
+    populated = populate(path)
+    found = [_fault(path, populated, flipped, number % 2 == 1) for number, flipped in chosen]
     os.unlink(path)
     return [fault for fault in found if fault]
 
 
-def _fault(path: str, furnished: Furnished, flipped: Bit, attached: bool) -> str:
+def _fault(path: str, populated: Populated, flipped: Bit, attached: bool) -> str:
     try:
-        play(path, furnished, flipped, attached)
+        play(path, populated, flipped, attached)
     except (AssertionError, refstore.RefstoreError) as error:
         return f"bit {flipped.bit} of byte {flipped.at}, {flipped.what}: {error}"
     return ""
@@ -204,7 +203,7 @@ def _fault(path: str, furnished: Furnished, flipped: Bit, attached: bool) -> str
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser(prog="fuzz.hints", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--every", type=float, default=1.0, help="share of the bits")
     parser.add_argument("--only", default="", help="a part of the names of those to flip")
     parser.add_argument("--seed", type=int, default=1)

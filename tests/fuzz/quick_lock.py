@@ -13,7 +13,7 @@ from unittest import mock
 
 from filelock import Timeout
 
-from refstore.engines.filelock import recovery, transaction
+from refstore.engines.filelock import liveness, transaction
 
 
 class QuickLock:
@@ -60,5 +60,5 @@ def new_lock(path: str, mode: int = 0o600) -> QuickLock:
 
 def use() -> None:
     """In this process, from here on."""
-    for module in (recovery, transaction):
+    for module in (liveness, transaction):
         mock.patch.object(module, "new_lock", new_lock).start()

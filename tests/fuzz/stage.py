@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import refstore
-from fuzz import changes
-from fuzz.calls import Player
-from fuzz.files import File
-from fuzz.layout import constants
-from fuzz.notes import Notes
 from refstore.engines.filelock import layout as locked
+from tests.fuzz import changes
+from tests.fuzz.calls import Player
+from tests.fuzz.files import File
+from tests.fuzz.layout import constants
+from tests.fuzz.notes import Notes
 
 AMID = 0.15  # of all images are changed while they are played, too
 SLACK = 64 << 20  # bytes of memory beside twice the file's size

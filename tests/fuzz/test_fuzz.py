@@ -1,6 +1,7 @@
 """A few seconds of `make fuzz`, and that it finds what is wrong.
 
-A run names its seed and each image by its own; `python -m fuzz --replay IMAGE` plays one again.
+A run names its seed and each image by its own; `python -m tests.fuzz --replay IMAGE` plays one
+again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 import engines
 import pytest
 
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 IMAGES = {"native": 400, "filelock": 100}
 
 both = (pytest.mark.native("either engine's"), pytest.mark.filelock("either engine's"))
@@ -22,8 +23,8 @@ pytestmark = [*both, pytest.mark.timeout(300)]
 
 def fuzz(engine: str, images: int, *options: str, planted: str = "") -> tuple[int, str]:
     """Exit status and output of a run, in which Python code may have planted a fault."""
-    program = f"import sys; sys.path.append({str(TESTS)!r})\n{textwrap.dedent(planted)}\n"
-    program += "from fuzz.__main__ import main\nsys.exit(main())"
+    program = f"import sys; sys.path.append({str(ROOT)!r})\n{textwrap.dedent(planted)}\n"
+    program += "from tests.fuzz.__main__ import main\nsys.exit(main())"
     arguments = [f"--engine={engine}", f"--images={images}", "--seed=1", "--jobs=1", *options]
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
@@ -69,7 +70,7 @@ def test_a_planted_signal_is_found_and_others_are_played_on(engine: str) -> None
         10,
         planted="""
             import os, signal
-            from fuzz.calls import Player
+            from tests.fuzz.calls import Player
             def planted(self, store): os.kill(os.getpid(), signal.SIGSEGV)
             Player.tend = planted
         """,
@@ -85,7 +86,7 @@ def test_a_planted_hang_is_found(engine: str) -> None:
         4,
         "--hang=0.5",
         planted="""
-            from fuzz.calls import Player
+            from tests.fuzz.calls import Player
             def planted(self, store):
                 while True: pass
             Player.tend = planted
@@ -101,7 +102,7 @@ def test_planted_gluttony_is_found(engine: str) -> None:
         engine,
         4,
         planted="""
-            from fuzz.calls import Player
+            from tests.fuzz.calls import Player
             def planted(self, store): b"x" * (200 << 20)
             Player.tend = planted
         """,
@@ -117,12 +118,12 @@ def test_an_image_is_played_again_by_its_name(engine: str) -> None:
     assert engine in first
 
 
-@pytest.mark.storeless
+@pytest.mark.once("opens no store")
 def test_the_layout_is_the_core_s() -> None:
     """Where the fuzzer has the native engine's fields from: its file as the core makes it."""
     if not engines.HAS_CORE:
         pytest.skip("there is no core")
-    from fuzz import layout
+    from tests.fuzz import layout
 
     g = layout.geometry(1 << 20, 3000)
     assert layout.constants()["SEALED"] == 3

@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from refstore.payload import arrays
 from refstore.payload.arrays import REPEATED, DescriptionError
 
-pytestmark = pytest.mark.storeless
-
 PLAIN = [*"?bBhHiIlLqQefdgFDG", ">i4", "<M8[25s]", ">M8[ns]", "m8", "S3", "S0", "U5", "V8", "V0"]
 OTHERS: list[Any] = [
     [("a", "i1"), ("b", ">f8", (2, 3))],

@@ -15,8 +15,6 @@ from refstore import payload
 from refstore._errors import RefstoreError, StoreCorruptedError
 from refstore.payload import frames
 
-pytestmark = pytest.mark.storeless
-
 
 def written(obj: object) -> bytearray:
     frame = payload.encode(obj)

@@ -13,8 +13,6 @@ import pytest
 
 from refstore import _paths
 
-pytestmark = pytest.mark.storeless
-
 
 @pytest.fixture
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -83,7 +81,7 @@ def test_the_default_capacity_is_half_of_the_smallest_limit(
     assert limits(1 << 60) == 1 << 43
 
 
-def test_the_default_capacity_of_a_folder_that_is_not_there_comes_from_memory() -> None:
+def test_the_default_capacity_without_a_folder_is_of_memory() -> None:
     assert _paths.default_capacity("/nowhere/at all") >= 64 << 20
 
 

@@ -17,8 +17,6 @@ from refstore import payload
 from refstore.payload import frames
 from refstore.payload.ndarrays import IN_STREAM
 
-pytestmark = pytest.mark.storeless
-
 
 class Written:
     """A frame in memory aligned as a block is, beside the copy that torch would write to."""

@@ -1,150 +1,46 @@
-"""Each sentence and each function of the package stands once; docstrings begin plainly."""
+"""The sentences of errors that need no store to be said."""
 
 from __future__ import annotations
 
-import ast
-import re
-from collections import defaultdict
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import pytest
 
-import refstore
+from refstore import _limits, _messages
 
-pytestmark = pytest.mark.storeless
-
-PACKAGE = Path(refstore.__file__).parent
-SENTENCE = 4  # words
-FUNCTION = 3  # lines of a body
-DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
-NOUN_CLAUSE = re.compile(r"(What|Who|Whose|That|Where|How|Which|When|Whoever|Whatever)\b")
-DOCSTRING = re.compile(r'"""(.*?)"""', re.DOTALL)
-STRING = r'f?"((?:[^"\\\n]|\\.)*)"'
-STRINGS = re.compile(rf"{STRING}(?:\s*{STRING})*")
+NOBODY_HOLDS = _messages.Room(100, 50, 40, 0, 0, 0)
 
 
-def files(*suffixes: str) -> list[Path]:
-    found = [path for path in sorted(PACKAGE.rglob("*")) if path.suffix in suffixes]
-    assert found
-    return found
+@pytest.mark.parametrize("number", sorted(_messages._OF_PATHS))
+def test_each_sentence_keeps_the_number_and_the_path(number: int) -> None:
+    told = _messages.of_path("/no/such", OSError(number, os.strerror(number), "/no"))
+    assert (told.errno, told.filename) == (number, "/no/such")
+    assert type(told) is type(OSError(number, ""))
+    assert len(str(told.strerror).split()) > 5
 
 
-def docstring_of(node: ast.AST) -> ast.Constant | None:
-    if not isinstance(node, DEFINITION) or not node.body:
-        return None
-    first = node.body[0]
-    if not isinstance(first, ast.Expr) or not isinstance(first.value, ast.Constant):
-        return None
-    return first.value if isinstance(first.value.value, str) else None
+def test_a_file_system_without_memory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk = _limits.FileSystem(8 << 20, 4096)
+    monkeypatch.setattr(_limits, "_file_system", lambda where: on_disk)
+    with open(tmp_path / "file", "wb") as file:
+        fd = file.fileno()
+        error = _messages.full("/tmp/a/store", 5, _messages.NO_MEMORY, NOBODY_HOLDS, (), fd)
+        assert "4096 of its 8388608 bytes are free" in str(error)
+        assert str(error).endswith("Free memory in '/tmp/a', or delete objects of this store")
+        monkeypatch.setattr(_limits, "_SHARED_MEMORY", str(tmp_path))
+        path = str(tmp_path / "store")
+        error = _messages.full(path, 5, _messages.NO_MEMORY, NOBODY_HOLDS, (), fd)
+        assert f"Free memory in '{tmp_path}'" in str(error)
+        assert "--shm-size" in str(error)
+        on_disk = _limits.FileSystem(8 << 30, 4 << 30)
+        error = _messages.full("/dev/shm/a/store", 5, _messages.NO_MEMORY, NOBODY_HOLDS, (), fd)
+        assert "though 4294967296 of its 8589934592 bytes are free" in str(error)
+        assert "memory limit of a control group" in str(error)
 
 
-def python_texts(source: str) -> Iterator[str]:
-    """Each string, f-strings with {} in place of what changes."""
-    tree = ast.parse(source)
-    inside = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
-            inside |= {id(part) for part in ast.walk(node)} - {id(node)}
-            yield "".join(
-                str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values
-            )
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and id(node) not in inside
-        ):
-            yield node.value
-
-
-def cython_texts(source: str) -> Iterator[str]:
-    """Likewise."""
-    yield from DOCSTRING.findall(source)
-    code = re.sub(r"#.*", "", DOCSTRING.sub("", source))
-    for match in STRINGS.finditer(code):
-        text = "".join(part[1] for part in re.finditer(STRING, match[0]))
-        yield re.sub(r"\{[^{}]*\}", "{}", text)
-
-
-def texts(path: Path) -> Iterator[str]:
-    source = path.read_text()
-    for text in python_texts(source) if path.suffix == ".py" else cython_texts(source):
-        yield " ".join(text.split())
-
-
-def is_sentence(text: str) -> bool:
-    return len(re.findall(r"(?<!\S)[A-Za-z']+(?=[\s,.:;]|$)", text)) >= SENTENCE
-
-
-def repeated(found: dict[str, list[str]]) -> dict[str, list[str]]:
-    return {what: where for what, where in found.items() if len(where) > 1}
-
-
-def test_no_sentence_is_typed_twice() -> None:
-    found: dict[str, list[str]] = defaultdict(list)
-    for path in files(".py", ".pyx", ".pxd", ".pxi"):
-        for text in texts(path):
-            if is_sentence(text):
-                found[text].append(str(path.relative_to(PACKAGE)))
-    assert len(found) > 100
-    assert repeated(found) == {}
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("x = f'the store {path!r} is not there'", "the store {} is not there"),
-        ("def f():\n    'Says what it is here.'", "Says what it is here."),
-        ("raise E('in two '\n  f'parts of {n}')", "in two parts of {}"),
-    ],
-)
-def test_sentences_are_found_in_python(source: str, expected: str) -> None:
-    assert expected in list(python_texts(source))
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ('raise E(f"slot {i} is in state {word_state(w)}")  # "or not"', "slot {} is in state {}"),
-        ('    """Says what it is here."""\n', "Says what it is here."),
-        ('x = ("in two "\n     f"parts of {n}")', "in two parts of {}"),
-    ],
-)
-def test_sentences_are_found_in_cython(source: str, expected: str) -> None:
-    assert list(cython_texts(source)) == [expected]
-
-
-def body_of(node: ast.FunctionDef) -> str:
-    statements = node.body[1:] if docstring_of(node) is not None else node.body
-    return "\n".join(map(ast.unparse, statements))
-
-
-def test_no_two_functions_have_the_same_body() -> None:
-    found: dict[str, list[str]] = defaultdict(list)
-    for path in files(".py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef):
-                body = body_of(node)
-                if body.count("\n") + 1 >= FUNCTION:
-                    found[body].append(f"{path.relative_to(PACKAGE)}:{node.name}")
-    assert len(found) > 100
-    assert repeated(found) == {}
-
-
-def docstrings(path: Path) -> list[str]:
-    source = path.read_text()
-    if path.suffix != ".py":
-        return [text.strip() for text in DOCSTRING.findall(source)]
-    nodes = map(docstring_of, ast.walk(ast.parse(source)))
-    return [str(node.value).strip() for node in nodes if node is not None]
-
-
-def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
-    wrong = [
-        f"{path.relative_to(PACKAGE)}: {text.splitlines()[0]}"
-        for path in files(".py", ".pyx", ".pxd", ".pxi")
-        for text in docstrings(path)
-        if NOUN_CLAUSE.match(text)
-    ]
-    assert wrong == []
+def test_a_reason_of_the_cores_own_gets_the_usual_advice() -> None:
+    error = _messages.full("/s", 5, "the name index is full", NOBODY_HOLDS, (), -1)
+    assert str(error).endswith("Delete or release objects, or make a larger store")

@@ -6,14 +6,11 @@ import math
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refstore.payload import spans
 from refstore.payload.spans import View
-
-pytestmark = pytest.mark.storeless
 
 SIZE = 1 << 15
 

@@ -6,15 +6,17 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
-from .debug cimport failpoint
-from .atomics cimport assign
-from .layout cimport block_nbytes, INLINE_DIMS, KIND_ARRAY, KIND_OBJECT, LABEL_TEXT, PAGE, Slot
-from .system cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport assign
+from refstore.engines.native.layout cimport (
+    block_nbytes, INLINE_DIMS, KIND_ARRAY, KIND_OBJECT, LABEL_TEXT, PAGE, Slot,
+)
+from refstore.engines.native.system cimport (
     close, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, mmap, O_RDONLY, PROT_READ, PROT_WRITE, reopen,
 )
-from .view cimport label_at, View
-from .memory cimport file_of, labels_are_committed
-from .errors cimport path_of
+from refstore.engines.native.view cimport label_at, View
+from refstore.engines.native.memory cimport file_of, labels_are_committed
+from refstore.engines.native.errors cimport path_of
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX

@@ -19,6 +19,7 @@ from refstore.engines.native.opening cimport (
 
 import os
 
+
 cdef class Attachment:
     """This process's membership in one store; it ends with the last store object, buffer and writer that uses it."""
 

@@ -5,10 +5,10 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from .atomics cimport assign, clz64, ctz64
-from .layout cimport BIN_WORDS, BINS, EXACT_BINS, PageTag
-from .view cimport tag_at, top_of, used_bits, View
-from .memory cimport bits_within
+from refstore.engines.native.atomics cimport assign, clz64, ctz64
+from refstore.engines.native.layout cimport BIN_WORDS, BINS, EXACT_BINS, PageTag
+from refstore.engines.native.view cimport tag_at, top_of, used_bits, View
+from refstore.engines.native.memory cimport bits_within
 
 cdef enum:
     NO_RUN = -100           # beside the errors

@@ -2,7 +2,9 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from .atomics cimport ctz64, fetch_and_acquire, fetch_or_release, load_acquire, load_relaxed
+from refstore.engines.native.atomics cimport (
+    ctz64, fetch_and_acquire, fetch_or_release, load_acquire, load_relaxed,
+)
 
 cdef inline uint64_t *summary_of(uint64_t *words, uint64_t n_words) noexcept nogil:
     return words + (n_words + 7) // 8 * 8

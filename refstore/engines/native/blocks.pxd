@@ -3,22 +3,24 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from .atomics cimport (
+from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel, ctz64, fetch_and_acquire, load_acquire, load_relaxed, store_relaxed,
     store_relaxed_u32, store_release, store_release_u32,
 )
-from .layout cimport (
+from refstore.engines.native.layout cimport (
     class_nbytes, class_of, CLASSES, ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY,
     ERR_UNCOMMITTED, extent_first, extent_pages, HELD, make_extent, make_word, PAGE, Run,
     RUN_BLOCKS, run_twin, Slot, SMALL_LIMIT, word_generation, WRITING,
 )
-from .view cimport bits_at, class_bits_at, damage, RECENT, run_is_sound, runs_used, View
-from .bitmap cimport hint_set, hint_take
-from .memory cimport commit, commit_data, file_of, is_committed
-from .lock cimport lock, unlock
-from .slots cimport claim, unclaim
-from .pages cimport ensure_map_committed, extent_is_sane, take_pages
-from .runs cimport (
+from refstore.engines.native.view cimport (
+    bits_at, class_bits_at, damage, RECENT, run_is_sound, runs_used, View,
+)
+from refstore.engines.native.bitmap cimport hint_set, hint_take
+from refstore.engines.native.memory cimport commit, commit_data, file_of, is_committed
+from refstore.engines.native.lock cimport lock, unlock
+from refstore.engines.native.slots cimport claim, unclaim
+from refstore.engines.native.pages cimport ensure_map_committed, extent_is_sane, take_pages
+from refstore.engines.native.runs cimport (
     hint_range, need_empty_slot, run_slot, RUNS_PER_STEP, slot_is_of, take_empty_slot,
     take_or_make_room,
 )

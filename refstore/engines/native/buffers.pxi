@@ -63,9 +63,7 @@ cdef class Block:
             self.pinned = False
             if self.att.view.alive[0]:
                 see_forks(self.att)
-                self.att.view.blocked_by = 0
-                unpin(&self.att.view, self.slot)
-                recover_blocker_if_dead(&self.att.view)
+                recover_blocker_if_dead(&self.att.view, unpin(&self.att.view, self.slot))
         if self.private_at != NULL:
             if self.private_nbytes:
                 munmap(self.private_at, self.private_nbytes)

@@ -6,22 +6,22 @@
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
 
-from .atomics cimport load_acquire, load_relaxed_u32
-from .layout cimport (
+from refstore.engines.native.atomics cimport load_acquire, load_relaxed_u32
+from refstore.engines.native.layout cimport (
     block_nbytes, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT, Label, LIVE_WORDS,
     MAX_ROWS, NAME_LOCKS, PAGE, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED, ROW_LEFT, Run,
     SEALED, Slot, SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
-from .view cimport (
+from refstore.engines.native.view cimport (
     bits_at, is_within_block, label_at, name_lock_at, next_live_row, pins_of, pins_ready_of, row_at,
     run_is_sound, run_is_there, runs_used, slots_used, tag_at, top_of, View,
 )
-from .memory cimport file_of, is_committed, is_ready, labels_are_committed
-from .slots cimport pinned_by
-from .bins cimport are_used
-from .pages cimport extent_is_sane
-from .names cimport find_cell, make_cell, name_hash
-from .process_table cimport row_is_dead
+from refstore.engines.native.memory cimport file_of, is_committed, is_ready, labels_are_committed
+from refstore.engines.native.slots cimport pinned_by
+from refstore.engines.native.bins cimport are_used
+from refstore.engines.native.pages cimport extent_is_sane
+from refstore.engines.native.names cimport find_cell, make_cell, name_hash
+from refstore.engines.native.process_table cimport row_is_dead
 
 cdef inline bint is_live_row(View *v, uint64_t row) noexcept nogil:
     return row < MAX_ROWS and is_ready(v.header.live, row)

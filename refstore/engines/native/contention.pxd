@@ -1,14 +1,15 @@
-# What becomes of an operation that somebody is in the way of: what the dead hold is recovered, and the living are
-# waited for without the GIL. So the operation has nothing in hand by then: it begins anew.
+# Retries an operation that another process blocks: recovers the blocker if it is dead, else waits for it without the
+# GIL. So the operation has nothing in hand by then: it begins anew.
 
 from libc.stdint cimport uint64_t
 
-from .debug cimport busy_timeout_ms
-from .layout cimport ERR_BUSY, ERR_DEAD, ERR_HELD, ERR_SIGNALS
-from .system cimport now_ms, sleep_us
-from .view cimport View
-from .recovery cimport retry_after_dead_blocker
-from .points cimport look_for_signals
+from refstore.engines.native.debug cimport busy_timeout_ms
+from refstore.engines.native.layout cimport ERR_BUSY, ERR_DEAD, ERR_HELD, ERR_SIGNALS
+from refstore.engines.native.system cimport now_ms, sleep_us
+from refstore.engines.native.view cimport View
+from refstore.engines.native.lock cimport blocked_by, blocker_of, kind_of_error
+from refstore.engines.native.recovery cimport retry_after_dead_blocker
+from refstore.engines.native.points cimport look_for_signals
 
 cdef enum:
     BUSY_TIMEOUT_MS = 5000
@@ -20,19 +21,20 @@ cdef inline bint may_retry(View *v, int *error, uint64_t *since) except -1:
     # `since`: 0 before the first wait. What a signal handler raises comes through; a child that it forks must not go
     # on with what its parent is at.
     cdef uint64_t life = v.life
-    if error[0] == ERR_DEAD:
-        error[0] = retry_after_dead_blocker(v)
+    cdef int kind = kind_of_error(error[0])
+    if kind == ERR_DEAD:
+        error[0] = retry_after_dead_blocker(v, blocker_of(error[0]))
         return error[0] == 0
-    if error[0] == ERR_SIGNALS:
+    if kind == ERR_SIGNALS:
         look_for_signals(v, life, "committing memory")
         error[0] = 0
         return True
-    if error[0] != ERR_HELD:
+    if kind != ERR_HELD:
         return False
     if since[0] == 0:
         since[0] = now_ms()
     elif now_ms() - since[0] >= <uint64_t>busy_timeout_ms(BUSY_TIMEOUT_MS):
-        error[0] = ERR_BUSY     # blocked_by is fresh: the GIL was ours since
+        error[0] = blocked_by(ERR_BUSY, blocker_of(error[0]))
         return False
     with nogil:
         sleep_us(RETRY_EVERY_US)

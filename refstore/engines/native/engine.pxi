@@ -1,6 +1,6 @@
 # The calls of a Store.
 
-from libc.stdint cimport int64_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint64_t
 
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed
 from refstore.engines.native.layout cimport (
@@ -8,7 +8,7 @@ from refstore.engines.native.layout cimport (
 )
 from refstore.engines.native.view cimport count, slots_used, View
 from refstore.engines.native.slots cimport is_readable, pin
-from refstore.engines.native.names cimport Found, remove, remove_named
+from refstore.engines.native.names cimport find, Found, Name, remove, remove_named
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_dead
 from refstore.engines.native.trim cimport trim_free
 from refstore.engines.native.stats cimport (
@@ -18,7 +18,7 @@ from refstore.engines.native.check cimport find_problems
 from refstore.engines.native.holders cimport all_holders, as_holder, holders_of, process_info
 from refstore.engines.native.errors cimport blocked, census_of, get_error
 from refstore.engines.native.contention cimport may_retry
-from refstore.engines.native.keys cimport find_named, Name, read_name, require_free_name
+from refstore.engines.native.keys cimport read_name, require_free_name
 from refstore.engines.native.put cimport begin_object, Draft, new_draft, publish_object
 
 import numpy as np
@@ -28,9 +28,8 @@ from refstore._errors import RefstoreError
 
 cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
     # `name`: what a key that is no ref says.
-    v.blocked_by = 0
     if type(key) is not ObjectRef:
-        return remove_named(v, name.hashed, <const uint8_t*>name.utf8, <uint64_t>name.nbytes)
+        return remove_named(v, name)
     if (<ObjectRef>key).tag == v.tag:
         return remove(v, (<ObjectRef>key).slot, (<ObjectRef>key).generation)
     return ERR_NOT_FOUND
@@ -140,7 +139,7 @@ cdef class Engine:
                 return ERR_NOT_FOUND
             return pin(&att.view, found.slot, found.generation)
         read_name(&att.view, key, &name)
-        return find_named(&att.view, &name, found, True)
+        return find(&att.view, &name, found, True)
 
     cdef bint locate(self, object key, Found *found) except -1:
         # Where a live object is, if it is there: a snapshot. It takes no pin, for which there may be no memory.
@@ -151,7 +150,7 @@ cdef class Engine:
             found.generation = (<ObjectRef>key).generation
             return (<ObjectRef>key).tag == att.view.tag and is_live_object(&att.view, found.slot, found.generation)
         read_name(&att.view, key, &name)
-        return find_named(&att.view, &name, found, False) == 0
+        return find(&att.view, &name, found, False) == 0
 
     cdef int require_object(self, object key, Found *found) except -1:
         cdef Attachment att = self.use()        # as above
@@ -169,11 +168,11 @@ cdef class Engine:
         if type(key) is not ObjectRef:
             read_name(v, key, &name)
         got = remove_key(v, key, &name)
-        while got != 0 and may_retry(v, &got, &since):
+        while got < 0 and may_retry(v, &got, &since):
             got = remove_key(v, key, &name)
-        if got != 0:
+        if got < 0:
             raise get_error(v, got, key, is_foreign(v, key))
-        recover_blocker_if_dead(v)
+        recover_blocker_if_dead(v, got)
         count(v, COUNT_DELETES, 1)
 
     def refcount(self, key):

@@ -3,24 +3,24 @@
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
-from .atomics cimport load_acquire
-from .layout cimport (
+from refstore.engines.native.atomics cimport load_acquire
+from refstore.engines.native.layout cimport (
     block_nbytes, ERR_BUSY, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY,
     ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, KEPT, MAX_ROWS, PAGE, Row,
 )
-from .view cimport next_live_row, row_at, slots_used, View
-from .memory cimport file_of
-from .stats cimport Census, take_census
-from .holders cimport has_ended, maker_of, may_be_held, pins_on, top_holders
+from refstore.engines.native.view cimport next_live_row, row_at, slots_used, View
+from refstore.engines.native.memory cimport file_of
+from refstore.engines.native.lock cimport blocker_of, kind_of_error
+from refstore.engines.native.stats cimport Census, take_census
+from refstore.engines.native.holders cimport has_ended, maker_of, may_be_held, pins_on, top_holders
 
 cdef inline str path_of(View *v):
     import os
     return os.fsdecode(<bytes>v.path)
 
 
-cdef inline object busy(View *v, str what):
+cdef inline object busy(View *v, uint64_t row, str what):
     from refstore import _messages
-    cdef uint64_t row = v.blocked_by - 1 if v.blocked_by else 0
     cdef Row *holder = row_at(v, row % MAX_ROWS)
     if not holder.recoverer and has_ended(holder):
         return _messages.busy_for_children(path_of(v), holder.pid, what)
@@ -44,8 +44,8 @@ cdef inline object blocked(View *v, int error, str what):
         return no_recovery(v)
     if error == ERR_DAMAGED:
         return _messages.damaged_file(path_of(v), damage_found(v))
-    if error == ERR_BUSY:
-        return busy(v, what)
+    if kind_of_error(error) == ERR_BUSY:
+        return busy(v, blocker_of(error), what)
     return None
 
 

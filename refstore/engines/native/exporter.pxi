@@ -4,6 +4,7 @@ from cpython.exc cimport PyErr_Fetch, PyErr_Restore
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 
+
 cdef class Exporter:
     """The base of a class in Python whose objects are buffers: `_buffer_for(flags)` says what exports in their place.
 

@@ -18,18 +18,22 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from .debug cimport failpoint
-from .atomics cimport assign, fetch_or_seq_cst, load_acquire, load_relaxed_u32, store_relaxed_u32
-from .layout cimport KEPT, Row, SLOTS_PER_STEP
-from .system cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport (
+    assign, fetch_or_seq_cst, load_acquire, load_relaxed_u32, store_relaxed_u32,
+)
+from refstore.engines.native.layout cimport KEPT, Row, SLOTS_PER_STEP
+from refstore.engines.native.system cimport (
     close, getpid, high_descriptor, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_SHARED, mmap, O_RDWR,
     PROT_READ, PROT_WRITE, reopen, same_file,
 )
-from .view cimport pins_of, row_at, View
-from .memory cimport commit_pins, ensure_pins_committed, file_of, pins_are_committed
-from .process_table cimport copy_pins, join_row, lock_row, use_row
-from .recovery cimport recover_locked
-from .mapping cimport close_own
+from refstore.engines.native.view cimport pins_of, row_at, View
+from refstore.engines.native.memory cimport (
+    commit_pins, ensure_pins_committed, file_of, pins_are_committed,
+)
+from refstore.engines.native.process_table cimport copy_pins, join_row, lock_row, use_row
+from refstore.engines.native.recovery cimport recover_locked
+from refstore.engines.native.mapping cimport close_own
 
 cdef struct OpenWriter:
     # What the hooks know of a Writer: who inherits it can write into whatever comes to lie there next.

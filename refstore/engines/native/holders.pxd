@@ -6,16 +6,18 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
-from .atomics cimport load_acquire, load_seq_cst, load_seq_cst_u32
-from .layout cimport (
+from refstore.engines.native.atomics cimport load_acquire, load_seq_cst, load_seq_cst_u32
+from refstore.engines.native.layout cimport (
     block_nbytes, CONDEMNED, KEPT, MAX_ROWS, pins_in, PUBLISHING, Row, ROW_LEFT, SEALED,
     SLOTS_PER_STEP, word_generation, word_row, word_state, WRITING,
 )
-from .view cimport next_live_row, pins_of, pins_ready_of, row_at, slots_used, View
-from .memory cimport is_ready
-from .names cimport NAME_WORDS, read_label
-from .process_table cimport row_is_dead
-from .stats cimport is_visible
+from refstore.engines.native.view cimport (
+    next_live_row, pins_of, pins_ready_of, row_at, slots_used, View,
+)
+from refstore.engines.native.memory cimport is_ready
+from refstore.engines.native.names cimport NAME_WORDS, read_label
+from refstore.engines.native.process_table cimport row_is_dead
+from refstore.engines.native.stats cimport is_visible
 
 cdef enum:
     RETRIES = 3                   # at a slot that changes hands each time

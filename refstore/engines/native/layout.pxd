@@ -76,8 +76,8 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 
-from .debug cimport IS_DEBUG, STATIC_ASSERT
-from .atomics cimport clz64
+from refstore.engines.native.debug cimport IS_DEBUG, STATIC_ASSERT
+from refstore.engines.native.atomics cimport clz64
 
 cdef extern from *:
     """

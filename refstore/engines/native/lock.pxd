@@ -2,16 +2,29 @@
 
 from libc.stdint cimport uint64_t
 
-from .atomics cimport cas_acq_rel, cpu_relax, load_acquire, store_release
-from .layout cimport ERR_DEAD, ERR_HELD, MAX_ROWS, PAGE
-from .system cimport byte_is_locked, now_ms, sched_yield, sleep_us
-from .view cimport damage, View
-from .memory cimport file_of
+from refstore.engines.native.atomics cimport cas_acq_rel, cpu_relax, load_acquire, store_release
+from refstore.engines.native.layout cimport ERR_DEAD, ERR_HELD, MAX_ROWS
+from refstore.engines.native.system cimport byte_is_locked, now_ms, sched_yield, sleep_us
+from refstore.engines.native.view cimport damage, View
+from refstore.engines.native.memory cimport file_of
 
 cdef enum:
     HELD_AFTER_MS = 2       # holders are quicker, unless they are stopped or wait for a core
-    MAP_STEP = 65536        # the page map is committed in steps of this many bytes
-    PAGE_BITS = PAGE * 8    # used bits in a page of them
+    BLOCKED_STEP = 64       # more than there are errors
+
+
+# ERR_DEAD, ERR_HELD and ERR_BUSY carry the row that is in the way, so that it goes where the error goes.
+
+cdef inline int blocked_by(int error, uint64_t row) noexcept nogil:
+    return error - BLOCKED_STEP * (<int>row + 1)
+
+
+cdef inline int kind_of_error(int error) noexcept nogil:
+    return -(-error & (BLOCKED_STEP - 1))
+
+
+cdef inline uint64_t blocker_of(int error) noexcept nogil:
+    return <uint64_t>(-error // BLOCKED_STEP) - 1
 
 
 cdef inline int lock(View *v, uint64_t *word) noexcept nogil:
@@ -36,11 +49,9 @@ cdef inline int lock(View *v, uint64_t *word) noexcept nogil:
                 return damage(v, b"the space lock names row %d, and there is none", expected - 1)
             return damage(v, b"a name's lock names row %d, and there is none", expected - 1)
         if expected and not byte_is_locked(file_of(v), expected - 1) and load_acquire(word) == expected:
-            v.blocked_by = expected
-            return ERR_DEAD
+            return blocked_by(ERR_DEAD, expected - 1)
         if expected and now_ms() - since >= HELD_AFTER_MS:
-            v.blocked_by = expected
-            return ERR_HELD
+            return blocked_by(ERR_HELD, expected - 1)
         sleep_us(50)
 
 

@@ -5,17 +5,19 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from .layout cimport (
+from refstore.engines.native.layout cimport (
     CAPACITY_LIMIT, CHUNK, class_nbytes, CLASSES, ENGINE_NATIVE, fingerprint, FORMAT_VERSION,
     Header, HUGE_PAGE, Label, lay_out, MAGIC, MAX_ROWS, OBJECTS_LIMIT, PAGE, PageTag, Pool,
     round_up, Run, Slot, SLOTS_PER_STEP,
 )
-from .system cimport (
+from refstore.engines.native.system cimport (
     allocate, close, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE,
     MAP_PRIVATE, MAP_SHARED, mmap, munmap, PROT_NONE, PROT_READ, PROT_WRITE, same_file,
 )
-from .view cimport bits_at, map_end, pins_ready_of, runs_used, slots_used, View
-from .memory cimport next_ready, next_unready
+from refstore.engines.native.view cimport (
+    bits_at, map_end, pins_ready_of, runs_used, slots_used, View,
+)
+from refstore.engines.native.memory cimport next_ready, next_unready
 
 cdef extern from *:
     """

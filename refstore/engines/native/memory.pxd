@@ -10,15 +10,17 @@
 from libc.errno cimport EINTR
 from libc.stdint cimport uint32_t, uint64_t
 
-from .debug cimport failpoint
-from .atomics cimport ctz64, fetch_and_acquire, fetch_or_seq_cst, load_seq_cst
-from .layout cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport (
+    ctz64, fetch_and_acquire, fetch_or_seq_cst, load_seq_cst,
+)
+from refstore.engines.native.layout cimport (
     CHUNK, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS, HUGE_PAGE, Label, PAGE, SLOTS_PER_STEP,
 )
-from .system cimport (
+from refstore.engines.native.system cimport (
     allocate, close, high_descriptor, MADV_COLLAPSE, madvise, O_RDWR, open_file, same_file,
 )
-from .view cimport bits_at, pins_ready_of, slots_used, View
+from refstore.engines.native.view cimport bits_at, pins_ready_of, slots_used, View
 
 cdef enum:
     HUGE_CHUNKS = HUGE_PAGE // CHUNK

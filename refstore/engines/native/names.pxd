@@ -5,25 +5,34 @@
 # Writers of a name take its lock; readers take none. A name goes over to a new object by one CAS of its cell,
 # before the old object is condemned, so a reader who meets the condemned one finds the cell changed and looks again.
 
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
-from .debug cimport failpoint
-from .atomics cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel, load_acquire, load_relaxed, store_release, store_release_u32,
 )
-from .layout cimport (
+from refstore.engines.native.layout cimport (
     Bucket, BUCKET_CELLS, CONDEMNED, ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
     ERR_SIGNALS, Label, make_word, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot, word_generation,
 )
-from .view cimport bits_at, bucket_at, damage, label_at, name_lock_at, slots_used, View
-from .memory cimport commit_unit, is_ready, labels_are_committed
-from .lock cimport lock, unlock
-from .slots cimport condemn, end_publishing, is_readable, pin, reap_condemned, unpin
+from refstore.engines.native.view cimport (
+    bits_at, bucket_at, damage, label_at, name_lock_at, slots_used, View,
+)
+from refstore.engines.native.memory cimport commit_unit, is_ready, labels_are_committed
+from refstore.engines.native.lock cimport lock, unlock
+from refstore.engines.native.slots cimport (
+    condemn, end_publishing, is_readable, pin, reap_condemned, unpin,
+)
 
 cdef enum:
     MAX_ROUNDS = 1000000       # of one lookup: a second or so
     NAME_WORDS = 32             # of a label: the name and its length
+
+cdef struct Name:
+    const uint8_t *utf8
+    uint64_t nbytes
+    uint64_t hashed             # 0: no name
 
 cdef struct Found:
     uint64_t slot
@@ -122,14 +131,13 @@ cdef inline bint cell_is_live(View *v, uint64_t cell) noexcept nogil:
     return is_readable(word, word_generation(word)) and word_generation(word) & 0xFFFFF == cell >> 16 & 0xFFFFF
 
 
-cdef inline bint has_name(View *v, uint64_t i, uint64_t hashed, const uint8_t *name,
-                          uint64_t nbytes) noexcept nogil:
+cdef inline bint has_name(View *v, uint64_t i, const Name *name) noexcept nogil:
     # the slot is pinned, or its name lock is ours
     cdef Label *label
-    if v.slots[i].name_hash != hashed or not labels_are_committed(v, i):
+    if v.slots[i].name_hash != name.hashed or not labels_are_committed(v, i):
         return False
     label = label_at(v, i)
-    return label.name_nbytes == nbytes and memcmp(label.name, name, nbytes) == 0
+    return label.name_nbytes == name.nbytes and memcmp(label.name, name.utf8, name.nbytes) == 0
 
 
 cdef inline bint read_label(View *v, uint64_t i, uint64_t *words, uint64_t n) noexcept nogil:
@@ -143,36 +151,36 @@ cdef inline bint read_label(View *v, uint64_t i, uint64_t *words, uint64_t n) no
     return True
 
 
-cdef inline bint was_called(View *v, Found *found, uint64_t hashed, const uint8_t *name,
-                            uint64_t nbytes) noexcept nogil:
+cdef inline bint had_name(View *v, Found *found, const Name *name) noexcept nogil:
     # As has_name(), without a pin, for which there may be no memory.
     cdef:
         uint64_t[NAME_WORDS] words
         const uint8_t *label = <const uint8_t*>words
-    if load_acquire(&v.slots[found.slot].name_hash) != hashed or not read_label(v, found.slot, words, nbytes // 8 + 1):
+    if load_acquire(&v.slots[found.slot].name_hash) != name.hashed:
         return False
-    if label[0] != nbytes or memcmp(label + 1, name, nbytes) != 0:
+    if not read_label(v, found.slot, words, name.nbytes // 8 + 1):
+        return False
+    if label[0] != name.nbytes or memcmp(label + 1, name.utf8, name.nbytes) != 0:
         return False
     return is_readable(load_acquire(&v.slots[found.slot].word), found.generation)    # [seal]
 
 
-cdef inline int pin_called(View *v, Found *found, uint64_t hashed, const uint8_t *name,
-                           uint64_t nbytes) noexcept nogil:
+cdef inline int pin_named(View *v, Found *found, const Name *name) noexcept nogil:
     cdef int got = pin(v, found.slot, found.generation)
-    if got == 0 and not has_name(v, found.slot, hashed, name, nbytes):
+    if got == 0 and not has_name(v, found.slot, name):
         unpin(v, found.slot)
         return ERR_NOT_FOUND
     return got
 
 
-cdef inline int find_in(View *v, Bucket *bucket, uint64_t hashed, const uint8_t *name, uint64_t nbytes, Found *found,
-                        bint pins, bint *moved) noexcept nogil:
+cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found, bint pins,
+                        bint *moved) noexcept nogil:
     cdef:
         int k, got
         uint64_t cell
     for k in range(BUCKET_CELLS):
         cell = load_acquire(&bucket.cells[k])                            # [index] the object is whole
-        if cell == 0 or (cell ^ make_cell(0, 0, hashed)) & 0xFFFF:
+        if cell == 0 or (cell ^ make_cell(0, 0, name.hashed)) & 0xFFFF:
             continue
         failpoint()
         found.slot = cell_slot(cell)
@@ -180,8 +188,8 @@ cdef inline int find_in(View *v, Bucket *bucket, uint64_t hashed, const uint8_t 
         if cell_is_live(v, cell):
             found.generation = word_generation(load_acquire(&v.slots[found.slot].word))
             if pins:
-                got = pin_called(v, found, hashed, name, nbytes)
-            elif was_called(v, found, hashed, name, nbytes):
+                got = pin_named(v, found, name)
+            elif had_name(v, found, name):
                 got = 0
         if got == 0:
             found.cell = &bucket.cells[k]
@@ -189,12 +197,11 @@ cdef inline int find_in(View *v, Bucket *bucket, uint64_t hashed, const uint8_t 
         if got != ERR_NOT_FOUND:
             return got
         if load_acquire(&bucket.cells[k]) != cell:                       # [index]
-            moved[0] = True     # replaced under our eyes
+            moved[0] = True     # replaced since we read the cell
     return ERR_NOT_FOUND
 
 
-cdef inline int find(View *v, uint64_t hashed, const uint8_t *name, uint64_t nbytes, Found *found,
-                     bint pins) noexcept nogil:
+cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcept nogil:
     # 0 and, if it is asked for, a pin; or ERR_NOT_FOUND; with `pins` another error, too. Each new round means that some
     # writer has got on: so many in our way are none of ours.
     cdef:
@@ -206,12 +213,12 @@ cdef inline int find(View *v, uint64_t hashed, const uint8_t *name, uint64_t nby
         moved = False
         rounds += 1
         if rounds > MAX_ROUNDS:
-            return damage(v, b"the name index changes all the time, about bucket %d", bucket_of(v, hashed, 0))
+            return damage(v, b"the name index changes all the time, about bucket %d", bucket_of(v, name.hashed, 0))
         for which in range(2):
-            bucket = bucket_of(v, hashed, which)
+            bucket = bucket_of(v, name.hashed, which)
             if not bucket_is_ready(v, bucket):
                 continue
-            got = find_in(v, bucket_at(v, bucket), hashed, name, nbytes, found, pins, &moved)
+            got = find_in(v, bucket_at(v, bucket), name, found, pins, &moved)
             if got != ERR_NOT_FOUND:
                 return got
     return ERR_NOT_FOUND
@@ -290,20 +297,25 @@ cdef inline int publish_locked(View *v, uint64_t i, uint64_t hashed, Found *old,
 
 
 cdef inline int publish(View *v, uint64_t i, bint replace) noexcept nogil:
-    # Seals slot `i`, which we are writing, under the name in its label. On ERR_INDEX the slot is gone; on any other
-    # error it is still ours.
+    # Seals slot `i`, which we are writing, under the name in its label. 0, or row + 1 of who pins
+    # what was replaced, or an error: on ERR_INDEX the slot is gone, on any other it is still ours.
     cdef:
         Slot *slot = &v.slots[i]
         Label *label = label_at(v, i)
         uint64_t hashed = slot.name_hash
+        Name name
         Found old
+        int64_t reaped
         int got = ensure_buckets_committed(v, hashed)
         int found
     if got == 0:
         got = lock(v, name_lock_of(v, hashed))
     if got != 0:
         return got
-    found = find(v, hashed, label.name, label.name_nbytes, &old, True)
+    name.utf8 = label.name
+    name.nbytes = label.name_nbytes
+    name.hashed = hashed
+    found = find(v, &name, &old, True)
     if found == 0 and not replace:
         got = ERR_EXISTS
     elif found != 0 and found != ERR_NOT_FOUND:
@@ -312,12 +324,15 @@ cdef inline int publish(View *v, uint64_t i, bint replace) noexcept nogil:
         got = publish_locked(v, i, hashed, &old, found == 0)
     unlock(name_lock_of(v, hashed))
     if found == 0:
-        unpin(v, old.slot)      # reaps it, if we condemned it and nobody else reads it
+        reaped = unpin(v, old.slot)     # if we condemned it and nobody else reads it
+        if got == 0:
+            got = <int>max(reaped, 0)
     return got
 
 
 cdef inline int remove(View *v, uint64_t i, uint64_t generation) noexcept nogil:
-    # Deletes by address. The hash is read first: it belongs to this generation if the CAS of condemn() succeeds.
+    # Deletes by address: 0, or row + 1 of who pins it, or an error. The hash is read first: it
+    # belongs to this generation if the CAS of condemn() succeeds.
     cdef uint64_t hashed
     cdef int got
     if i >= v.slot_limit or i >= slots_used(v):
@@ -335,29 +350,29 @@ cdef inline int remove(View *v, uint64_t i, uint64_t generation) noexcept nogil:
     if got == 0:
         if hashed:
             unindex(v, i, generation, hashed)
-        reap_condemned(v, i)
+        got = <int>max(reap_condemned(v, i), 0)
     return got
 
 
-cdef inline int remove_named(View *v, uint64_t hashed, const uint8_t *name, uint64_t nbytes) noexcept nogil:
-    # Pinned meanwhile, if there is memory for a pin: as long as the slot is not reused, the cell is its own. Each turn
-    # but the last means that somebody else deleted or replaced what we found.
+cdef inline int remove_named(View *v, const Name *name) noexcept nogil:
+    # As remove(). Pinned meanwhile, if there is memory for a pin: as long as the slot is not
+    # reused, the cell is its own. Each turn but the last means that somebody else deleted or
+    # replaced what we found.
     cdef Found found
-    cdef uint64_t blocked
+    cdef int64_t reaped
     cdef bint pins
     cdef int got
     while True:
-        got = find(v, hashed, name, nbytes, &found, True)
+        got = find(v, name, &found, True)
         pins = got == 0
         if got == ERR_NO_MEMORY or got == ERR_SIGNALS:
-            got = find(v, hashed, name, nbytes, &found, False)
+            got = find(v, name, &found, False)
         if got != 0:
             return got
         got = remove(v, found.slot, found.generation)
-        blocked = v.blocked_by
         if pins:
-            unpin(v, found.slot)
-        if got != 0:
-            v.blocked_by = blocked      # the error's, and not the unpin's
+            reaped = unpin(v, found.slot)
+            if got >= 0 and reaped:
+                got = <int>max(reaped, 0)       # the later look, without our own pin
         if got != ERR_NOT_FOUND:    # else it was replaced or deleted since: look again
             return got

@@ -5,25 +5,25 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
-from .debug cimport failpoint
-from .atomics cimport assign
-from .layout cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport assign
+from refstore.engines.native.layout cimport (
     CAPACITY_LIMIT, FLAG_TEMPORARY, FORMAT_VERSION, Geometry, Header, lay_out, LIVE_WORDS,
     LOCK_BOOT, LOCK_CREATOR, MAX_ROWS, OBJECTS_LIMIT, PAGE, Row,
 )
-from .system cimport (
+from refstore.engines.native.system cimport (
     allocate, byte_is_locked, close, getpid, high_descriptor, lock_byte, locks_bytes, MAP_FAILED,
     MAP_SHARED, mmap, munmap, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, reopen,
 )
-from .view cimport View
-from .process_table cimport lock_row
-from .recovery cimport enter
-from .mapping cimport (
+from refstore.engines.native.view cimport View
+from refstore.engines.native.process_table cimport lock_row
+from refstore.engines.native.recovery cimport enter
+from refstore.engines.native.mapping cimport (
     claim_without_memory, fill_header, HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE,
     HEADER_OTHER_VERSION, HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, map_store, validate_header,
 )
-from .check cimport find_problems
-from .points cimport not_the_same
+from refstore.engines.native.check cimport find_problems
+from refstore.engines.native.points cimport not_the_same
 
 cdef enum:
     ALL_BUT_FULL = 4 << 20      # bytes
@@ -178,8 +178,8 @@ cdef inline int require_memory(View *v, str path) except -1:
         field = claim_without_memory(v)
         if field != NULL:
             raise _messages.damaged_file(
-                path, f"its {(<bytes>field).decode()} says that there is memory, and there is none, nor any left on "
-                "its file system")
+                path, f"its {(<bytes>field).decode()} says that there is memory, and there is none, "
+                "nor any left on its file system")
     return 0
 
 

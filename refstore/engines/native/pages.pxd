@@ -7,16 +7,20 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from .atomics cimport assign, cas_acq_rel, load_acquire, load_relaxed
-from .layout cimport ERR_FULL, ERR_MORE, PAGE, PageTag, Pool, round_up
-from .view cimport damage, map_end, top_of, View
-from .memory cimport commit, file_of
-from .lock cimport MAP_STEP, PAGE_BITS
-from .bins cimport (
+from refstore.engines.native.atomics cimport assign, cas_acq_rel, load_acquire, load_relaxed
+from refstore.engines.native.layout cimport ERR_FULL, ERR_MORE, PAGE, PageTag, Pool, round_up
+from refstore.engines.native.view cimport damage, map_end, top_of, View
+from refstore.engines.native.memory cimport commit, file_of
+from refstore.engines.native.bins cimport (
     are_used, bin_of, BROKEN, find_free, find_high, heads_bin, insert_free, is_listed, mark_unused,
     mark_used, next_page, NO_RUN, remove_free,
 )
-from .rebuild cimport rebuild
+from refstore.engines.native.rebuild cimport rebuild
+
+cdef enum:
+    MAP_STEP = 65536        # the page map is committed in steps of this many bytes
+    PAGE_BITS = PAGE * 8    # used bits in a page of them
+
 
 cdef inline int commit_map(View *v, uint64_t has, uint64_t end) noexcept nogil:
     # Tags and used bits of the pages from `has` up to `end`. Idempotent.

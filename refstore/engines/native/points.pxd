@@ -7,8 +7,8 @@
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint64_t
 
-from .debug cimport IS_DEBUG
-from .view cimport View
+from refstore.engines.native.debug cimport IS_DEBUG
+from refstore.engines.native.view cimport View
 
 cdef extern from *:
     """

@@ -4,20 +4,22 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from .debug cimport failpoint
-from .atomics cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport (
     assign, cas_seq_cst, fetch_add_relaxed, fetch_add_seq_cst, fetch_and_seq_cst, fetch_or_seq_cst,
     load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed, store_release,
     store_seq_cst_u32,
 )
-from .layout cimport (
+from refstore.engines.native.layout cimport (
     CLASSES, COUNTERS, KEPT, MAX_ROWS, pins_in, Row, ROW_ATTACHED, ROW_FREE, ROW_LEFT,
     SLOTS_PER_STEP,
 )
-from .system cimport byte_is_locked, lock_byte
-from .view cimport class_bits_at, pins_of, pins_ready_of, row_at, slots_used, View
-from .bitmap cimport hint_restore
-from .memory cimport commit_pins, ensure_pins_committed, file_of, is_ready
+from refstore.engines.native.system cimport byte_is_locked, lock_byte
+from refstore.engines.native.view cimport (
+    class_bits_at, pins_of, pins_ready_of, row_at, slots_used, View,
+)
+from refstore.engines.native.bitmap cimport hint_restore
+from refstore.engines.native.memory cimport commit_pins, ensure_pins_committed, file_of, is_ready
 
 cdef enum:
     STEPS_AT_ATTACH = 16            # 64 KiB of pins

@@ -13,29 +13,33 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy
 
-from .debug cimport failpoint
-from .atomics cimport assign
-from .layout cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport assign
+from refstore.engines.native.layout cimport (
     COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_INDEX,
     ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, extent_first, extent_pages, INLINE_DIMS, KIND_ARRAY,
     KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot, word_row,
 )
-from .view cimport count, label_at, View
-from .memory cimport commit_data, commit_labels, file_of, note_refusal, step_end, wants_huge_pages
-from .slots cimport abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim
-from .runs cimport held_elsewhere
-from .blocks cimport allocate_block
-from .names cimport publish
-from .process_table cimport row_is_dead
-from .recovery cimport recover_blocker_if_dead, recover_dead, sweep
-from .points cimport is_same_process, look_for_signals, python_ran
-from .errors cimport put_error
-from .contention cimport may_retry
-from .arrays cimport (
+from refstore.engines.native.view cimport count, label_at, View
+from refstore.engines.native.memory cimport (
+    commit_data, commit_labels, file_of, note_refusal, step_end, wants_huge_pages,
+)
+from refstore.engines.native.lock cimport blocked_by, kind_of_error
+from refstore.engines.native.slots cimport (
+    abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim,
+)
+from refstore.engines.native.runs cimport held_elsewhere
+from refstore.engines.native.blocks cimport allocate_block
+from refstore.engines.native.names cimport Name, publish
+from refstore.engines.native.process_table cimport row_is_dead
+from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_dead, sweep
+from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
+from refstore.engines.native.errors cimport put_error
+from refstore.engines.native.contention cimport may_retry
+from refstore.engines.native.arrays cimport (
     dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_layout, set_text, Shape,
     view_of,
 )
-from .keys cimport Name
 
 cdef enum:
     RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
@@ -99,7 +103,7 @@ cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t *slot) except? 
     cdef uint64_t life = v.life
     cdef int got, recovery = 0
     cdef int attempt = 0
-    cdef uint64_t since = 0, stuck = 0, held = 0, before
+    cdef uint64_t since = 0, held = 0, before
     while True:
         got = allocate_block(v, nbytes, slot)
         if got == ERR_UNCOMMITTED:
@@ -108,29 +112,27 @@ cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t *slot) except? 
             return 0
         if may_retry(v, &got, &since):
             continue
-        if got == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
+        if kind_of_error(got) == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
             return got
         if attempt == 0:
             recovery = recover_dead(v, True)
             if may_retry(v, &recovery, &since):
                 continue
-            stuck = v.blocked_by
             sweep(v, MAX_ROWS)      # of no dead row: hints that went missing
         elif attempt == 1 and pins_condemned(v):
             import gc
             gc.collect()
             python_ran(v, life, "collecting garbage")
-        elif recovery == ERR_BUSY:
-            v.blocked_by = stuck
-            return ERR_BUSY         # room may come back from a recovery that stands still
+        elif kind_of_error(recovery) == ERR_BUSY:
+            return recovery         # room may come back from one that stands still
         elif got == ERR_FULL_SLOTS and attempt < ATTEMPTS:
-            # some may be in somebody's hand: for a moment, or as long as that process is stopped
+            # Another process may hold slots in HELD, briefly or while it is stopped.
             before = held
             held = held_elsewhere(v)
             if held == 0:
                 return got
             if held == before:
-                got = ERR_DEAD if row_is_dead(v, word_row(held)) else ERR_HELD
+                got = blocked_by(ERR_DEAD if row_is_dead(v, word_row(held)) else ERR_HELD, word_row(held))
                 if may_retry(v, &got, &since):
                     continue
                 return got
@@ -184,6 +186,7 @@ cdef inline int require_label(View *v, Draft *draft, uint64_t nbytes) except -1:
 
 
 cdef inline int publish_named(View *v, uint64_t i, Name *name, bint replace) except -128:
+    # As publish().
     cdef Label *label
     cdef uint64_t since = 0
     cdef int got = ensure_label_committed(v, i)
@@ -191,11 +194,11 @@ cdef inline int publish_named(View *v, uint64_t i, Name *name, bint replace) exc
         return got
     label = label_at(v, i)
     assign(label.name_nbytes, <uint8_t>name.nbytes)
-    memcpy(label.name, name.utf8, <size_t>name.nbytes)
+    memcpy(label.name, name.utf8, name.nbytes)
     failpoint()
     assign(v.slots[i].name_hash, name.hashed)
     got = publish(v, i, replace)
-    while got != 0 and may_retry(v, &got, &since):
+    while got < 0 and may_retry(v, &got, &since):
         got = publish(v, i, replace)
     return got
 
@@ -214,18 +217,17 @@ cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, 
     if name.hashed == 0:
         seal(v, i)
     else:
-        v.blocked_by = 0
         try:
             got = publish_named(v, i, name, replace)
         except BaseException:
             if is_same_process(v, life):
                 abort_object(v, i)
             raise
-        if got != 0:
+        if got < 0:
             if got != ERR_INDEX:        # then it is condemned already
                 abort_object(v, i)
             raise put_error(v, got, nbytes, text)
-        recover_blocker_if_dead(v)              # of what was replaced
+        recover_blocker_if_dead(v, got)         # of what was replaced
     count(v, COUNT_PUTS, 1)
     return 0
 

@@ -3,14 +3,16 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from .debug cimport failpoint
-from .atomics cimport assign, load_acquire, popcount64, store_relaxed_u32, store_release
-from .layout cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport (
+    assign, load_acquire, popcount64, store_relaxed_u32, store_release,
+)
+from refstore.engines.native.layout cimport (
     block_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, HELD, PAGE, PageTag, PUBLISHING,
     RETIRED, Run, RUN_BLOCKS, SEALED, Slot, word_state,
 )
-from .view cimport map_end, run_is_sound, runs_used, slots_used, View
-from .bins cimport insert_free, mark_unused, mark_used, next_page
+from refstore.engines.native.view cimport map_end, run_is_sound, runs_used, slots_used, View
+from refstore.engines.native.bins cimport insert_free, mark_unused, mark_used, next_page
 
 cdef inline bint has_bytes(uint64_t state) noexcept nogil:
     # whether the slot's offset and size are those of an object

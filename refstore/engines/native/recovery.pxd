@@ -5,25 +5,29 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from .debug cimport failpoint
-from .atomics cimport assign, fetch_or_seq_cst, load_acquire, load_seq_cst
-from .layout cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport assign, fetch_or_seq_cst, load_acquire, load_seq_cst
+from refstore.engines.native.layout cimport (
     block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, ERR_HELD, ERR_RECOVERY, FREE, HELD,
     MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, SEALED, Slot, word_generation,
     word_row, word_state, WRITING,
 )
-from .system cimport byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us
-from .view cimport (
+from refstore.engines.native.system cimport (
+    byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
+)
+from refstore.engines.native.view cimport (
     bits_at, class_bits_at, count, damage, name_lock_at, next_live_row, PIDS_KEPT, Recovered,
     row_at, run_is_there, runs_used, slots_used, View,
 )
-from .bitmap cimport hint_restore
-from .memory cimport file_of, is_ready
-from .lock cimport HELD_AFTER_MS, unlock
-from .slots cimport condemn, end_publishing, free_slot, reap_condemned, unclaim
-from .rebuild cimport rebuild
-from .names cimport find_cell, make_cell
-from .process_table cimport (
+from refstore.engines.native.bitmap cimport hint_restore
+from refstore.engines.native.memory cimport file_of, is_ready
+from refstore.engines.native.lock cimport blocked_by, HELD_AFTER_MS, unlock
+from refstore.engines.native.slots cimport (
+    condemn, end_publishing, free_slot, reap_condemned, REAPED, unclaim,
+)
+from refstore.engines.native.rebuild cimport rebuild
+from refstore.engines.native.names cimport find_cell, make_cell
+from refstore.engines.native.process_table cimport (
     ensure_first_pins_committed, free_row, join_row, mark_live, row_is_dead, use_row, zero_pins,
 )
 
@@ -45,7 +49,7 @@ cdef inline void restore_hint(View *v, uint64_t i, Slot *slot) noexcept nogil:
 cdef inline uint64_t reap_counted(View *v, uint64_t i) noexcept nogil:
     # the bytes of the block if it came free by this, else 0
     cdef uint64_t nbytes = block_nbytes(&v.slots[i])
-    return nbytes if reap_condemned(v, i) else 0
+    return nbytes if reap_condemned(v, i) == REAPED else 0
 
 
 cdef inline void condemn_replaced(View *v, Slot *slot) noexcept nogil:
@@ -171,20 +175,18 @@ cdef inline int recover_row(View *v, uint64_t r) noexcept nogil:
     return done
 
 
-cdef inline int retry_after_dead_blocker(View *v) noexcept nogil:
-    # After ERR_DEAD: 0 if the operation is worth another try.
-    cdef int got
-    if v.blocked_by - 1 == v.row:
-        return damage(v, b"a lock names row %d, whose process does not hold it", v.row)
-    got = recover_row(v, v.blocked_by - 1)
-    return got if got < 0 else 0
+cdef inline int retry_after_dead_blocker(View *v, uint64_t row) noexcept nogil:
+    # 0 if the operation is worth another try.
+    if row == v.row:
+        return damage(v, b"a lock names row %d, whose process does not hold it", row)
+    return min(recover_row(v, row), 0)
 
 
 cdef inline int await_recoverer(View *v, uint64_t r, uint64_t since) noexcept nogil:
     # If another process recovers row r: 0 when it is through or dead itself, ERR_HELD if that takes long.
     while row_at(v, r).recoverer and is_ready(v.header.live, r) and byte_is_locked(file_of(v), r):
         if now_ms() - since >= HELD_AFTER_MS:
-            return ERR_HELD
+            return blocked_by(ERR_HELD, r)
         sleep_us(100)
     return 0
 
@@ -192,7 +194,7 @@ cdef inline int await_recoverer(View *v, uint64_t r, uint64_t since) noexcept no
 cdef inline int recover_dead(View *v, bint wait) noexcept nogil:
     # Every dead row. 0, or an error if that could not be done for one; `wait`: for those that others recover, too.
     cdef int got, failed = 0
-    cdef uint64_t since = now_ms(), stuck = 0
+    cdef uint64_t since = now_ms()
     cdef int64_t row = next_live_row(v, 0)
     while row >= 0:
         got = recover_row(v, <uint64_t>row)
@@ -200,20 +202,16 @@ cdef inline int recover_dead(View *v, bint wait) noexcept nogil:
             got = await_recoverer(v, <uint64_t>row, since)
             if got == 0:
                 got = recover_row(v, <uint64_t>row)
-            else:
-                stuck = <uint64_t>row + 1
         if got < 0 and failed != ERR_RECOVERY:
             failed = got
         row = next_live_row(v, <uint64_t>row + 1)
-    if stuck:
-        v.blocked_by = stuck    # and not who kept us from some reap meanwhile
     return failed
 
 
-cdef inline void recover_blocker_if_dead(View *v) noexcept nogil:
-    # A reap of ours was stopped by another row's pin: worth a system call to see whether its process lives. If not,
-    # it is hardly the only one, and the block comes back with the last of them.
-    if v.blocked_by and v.blocked_by - 1 != v.row and recover_row(v, v.blocked_by - 1) == 1:
+cdef inline void recover_blocker_if_dead(View *v, int64_t reaped) noexcept nogil:
+    # After a reap that another row's pin may have stopped: worth a system call to see whether its process lives. If it
+    # is dead, all dead rows are recovered: several may pin the block.
+    if reaped > 0 and reaped - 1 != <int64_t>v.row and recover_row(v, <uint64_t>reaped - 1) == 1:
         recover_dead(v, False)
 
 

@@ -7,21 +7,21 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from .atomics cimport (
+from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel, ctz64, fetch_and_acquire, fetch_or_release, load_acquire, load_relaxed,
     load_relaxed_u32, popcount64, store_relaxed_u32, store_release,
 )
-from .layout cimport (
+from refstore.engines.native.layout cimport (
     CLASSES, ERR_FULL, ERR_FULL_SLOTS, extent_first, extent_pages, HELD, PAGE, RETIRED, Run,
     RUN_BLOCKS, Slot, SLOTS_PER_STEP, word_row, word_state,
 )
-from .view cimport bits_at, run_is_sound, runs_used, slots_used, top_of, View
-from .bitmap cimport hint_set, hint_take, summary_of
-from .memory cimport commit, ensure_pins_committed, file_of
-from .lock cimport lock, unlock
-from .slots cimport claim, unclaim
-from .rebuild cimport rebuild
-from .pages cimport free_pages, take_pages
+from refstore.engines.native.view cimport bits_at, run_is_sound, runs_used, slots_used, top_of, View
+from refstore.engines.native.bitmap cimport hint_set, hint_take, summary_of
+from refstore.engines.native.memory cimport commit, ensure_pins_committed, file_of
+from refstore.engines.native.lock cimport lock, unlock
+from refstore.engines.native.slots cimport claim, unclaim
+from refstore.engines.native.rebuild cimport rebuild
+from refstore.engines.native.pages cimport free_pages, take_pages
 
 cdef enum:
     RUNS_PER_STEP = 64
@@ -74,12 +74,11 @@ cdef inline int take_empty_slot(View *v, uint64_t state, uint64_t *slot) noexcep
 
 
 cdef inline uint64_t held_elsewhere(View *v) noexcept nogil:
-    # The word of a slot that another process has in hand, which `blocked_by` names; 0: there is none.
+    # The word of a slot that another process has in hand; 0: there is none.
     cdef uint64_t i, word
     for i in range(slots_used(v)):
         word = load_acquire(&v.slots[i].word)                            # [free]
         if word_state(word) == HELD and word_row(word) != v.row:
-            v.blocked_by = word_row(word) + 1
             return word
     return 0
 

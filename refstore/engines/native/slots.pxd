@@ -6,26 +6,31 @@
 # order of all of them either the reader sees CONDEMNED or the reaper sees the pin. Nothing weaker is enough:
 # with an acquire load after the add, both may miss.
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from .debug cimport failpoint
-from .atomics cimport (
+from refstore.engines.native.debug cimport failpoint
+from refstore.engines.native.atomics cimport (
     cas_acq_rel, cas_seq_cst, ctz64, fetch_add_seq_cst_u32, fetch_or_release, fetch_or_seq_cst,
     fetch_sub_seq_cst_u32, load_acquire, load_relaxed, load_seq_cst, load_seq_cst_u32,
     store_relaxed, store_release, store_seq_cst,
 )
-from .layout cimport (
+from refstore.engines.native.layout cimport (
     CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, KEPT, LIVE_WORDS,
     make_word, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
     word_generation, word_state,
 )
-from .view cimport (
+from refstore.engines.native.view cimport (
     bits_at, class_bits_at, pins_of, pins_ready_of, RECENT, run_is_there, slots_used, View,
 )
-from .bitmap cimport hint_set
-from .memory cimport ensure_pins_committed, is_ready, pins_are_committed
+from refstore.engines.native.bitmap cimport hint_set
+from refstore.engines.native.memory cimport ensure_pins_committed, is_ready, pins_are_committed
+
+cdef extern from *:
+    bint unlikely(bint condition) noexcept nogil    # Cython's own macro: keeps what is rare off the path of a get
+
 
 cdef enum:
+    REAPED = -1                 # the result of a reap; 0: there was none; else row + 1 of who pins the block
     PIN_LIMIT = 0x40000000      # far from where a 32-bit cell would wrap to "no pins"
 
 
@@ -110,7 +115,7 @@ cdef inline uint64_t pinned_by(View *v, uint64_t i) noexcept nogil:
     return ours
 
 
-cdef inline bint try_reap(View *v, uint64_t i, uint64_t word) noexcept nogil:
+cdef inline int64_t try_reap(View *v, uint64_t i, uint64_t word) noexcept nogil:
     # `word` was CONDEMNED when loaded. The CAS on the whole word fails for a reaper that slept through a reuse.
     cdef uint64_t blocker, moves = load_seq_cst(&v.header.moves)         # [pin]
     cdef uint64_t before = moves + 1
@@ -120,14 +125,13 @@ cdef inline bint try_reap(View *v, uint64_t i, uint64_t word) noexcept nogil:
         before = moves
         blocker = pinned_by(v, i)
         if blocker:
-            v.blocked_by = blocker
-            return False
+            return <int64_t>blocker
         moves = load_seq_cst(&v.header.moves)                            # [pin]
     failpoint()
     if not cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, v.row)):
-        return False
+        return 0
     free_slot(v, i)
-    return True
+    return REAPED
 
 
 cdef inline bint pins_condemned(View *v) noexcept nogil:
@@ -140,15 +144,17 @@ cdef inline bint pins_condemned(View *v) noexcept nogil:
     return False
 
 
-cdef inline void unpin(View *v, uint64_t i) noexcept nogil:
+cdef inline int64_t unpin(View *v, uint64_t i) noexcept nogil:
+    # As a reap's result.
     cdef uint64_t word
     cdef uint32_t before = fetch_sub_seq_cst_u32(&v.pins[i], 1)          # [pin]
     if before == 1:             # and not kept
         word = load_seq_cst(&v.slots[i].word)                            # [pin]
-        if word_state(word) == CONDEMNED:
-            try_reap(v, i, word)
+        if unlikely(word_state(word) == CONDEMNED):
+            return reap_condemned(v, i)
     elif before & ~KEPT == 0:
         fetch_add_seq_cst_u32(&v.pins[i], 1)        # [pin] the count was damaged: it must not wrap
+    return 0
 
 
 cdef inline bint is_readable(uint64_t word, uint64_t generation) noexcept nogil:
@@ -184,7 +190,7 @@ cdef inline int pin(View *v, uint64_t i, uint64_t generation) noexcept nogil:
         word = load_seq_cst(&slot.word)                                  # [pin]
         if is_readable(word, generation):
             return 0
-    unpin(v, i)         # undoing is unpinning: a reaper may have given up because of us
+    unpin(v, i)         # not just undone: a reaper may have seen this pin and left the block to us
     return ERR_NOT_FOUND
 
 
@@ -211,9 +217,9 @@ cdef inline int condemn(View *v, uint64_t i, uint64_t generation, bint name_is_o
     return ERR_NOT_FOUND
 
 
-cdef inline bint reap_condemned(View *v, uint64_t i) noexcept nogil:
+cdef inline int64_t reap_condemned(View *v, uint64_t i) noexcept nogil:
     cdef uint64_t word = load_seq_cst(&v.slots[i].word)                  # [pin]
-    return word_state(word) == CONDEMNED and try_reap(v, i, word)
+    return try_reap(v, i, word) if word_state(word) == CONDEMNED else 0
 
 
 cdef inline void abandon(View *v, uint64_t i) noexcept nogil:

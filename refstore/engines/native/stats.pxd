@@ -4,19 +4,19 @@ from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from .atomics cimport load_acquire, load_relaxed, load_relaxed_u32
-from .layout cimport (
+from refstore.engines.native.atomics cimport load_acquire, load_relaxed, load_relaxed_u32
+from refstore.engines.native.layout cimport (
     block_nbytes, CHUNK, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, pins_in,
     PUBLISHING, RETIRED, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP, word_generation, word_state,
 )
-from .view cimport (
+from refstore.engines.native.view cimport (
     bits_at, next_live_row, PIDS_KEPT, pins_of, pins_ready_of, Recovered, row_at, run_is_there,
     slots_used, View,
 )
-from .memory cimport is_ready
-from .slots cimport is_readable, pinned_by
-from .names cimport find_cell, make_cell, name_hash, NAME_WORDS, read_label
-from .process_table cimport row_is_dead
+from refstore.engines.native.memory cimport is_ready
+from refstore.engines.native.slots cimport is_readable, pinned_by
+from refstore.engines.native.names cimport find_cell, make_cell, name_hash, NAME_WORDS, read_label
+from refstore.engines.native.process_table cimport row_is_dead
 
 cdef struct Census:
     uint64_t used

@@ -4,17 +4,21 @@
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-from .atomics cimport assign
-from .layout cimport BINS, CHUNK, extent_first, extent_pages, HELD, HUGE_PAGE, make_extent, PAGE
-from .system cimport punch_hole
-from .view cimport bits_at, map_end, top_of, View
-from .memory cimport clear_ready, file_of, next_ready, next_unready
-from .lock cimport lock, unlock
-from .slots cimport unclaim
-from .bins cimport are_used, BROKEN, heads_bin, insert_free, is_listed, mark_used
-from .rebuild cimport rebuild
-from .pages cimport free_pages, take_piece
-from .runs cimport need_empty_slot, reclaim_free_extents, release_empty_run
+from refstore.engines.native.atomics cimport assign
+from refstore.engines.native.layout cimport (
+    BINS, CHUNK, extent_first, extent_pages, HELD, HUGE_PAGE, make_extent, PAGE,
+)
+from refstore.engines.native.system cimport punch_hole
+from refstore.engines.native.view cimport bits_at, map_end, top_of, View
+from refstore.engines.native.memory cimport clear_ready, file_of, next_ready, next_unready
+from refstore.engines.native.lock cimport lock, unlock
+from refstore.engines.native.slots cimport unclaim
+from refstore.engines.native.bins cimport (
+    are_used, BROKEN, heads_bin, insert_free, is_listed, mark_used,
+)
+from refstore.engines.native.rebuild cimport rebuild
+from refstore.engines.native.pages cimport free_pages, take_piece
+from refstore.engines.native.runs cimport need_empty_slot, reclaim_free_extents, release_empty_run
 
 cdef enum:
     MAX_RUNS = 65536           # free runs looked at in one call

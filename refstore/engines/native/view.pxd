@@ -3,8 +3,8 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
-from .atomics cimport ctz64, load_acquire, load_relaxed, store_relaxed
-from .layout cimport (
+from refstore.engines.native.atomics cimport ctz64, load_acquire, load_relaxed, store_relaxed
+from refstore.engines.native.layout cimport (
     Bucket, CLASSES, ERR_DAMAGED, extent_first, extent_pages, Geometry, Header, Label, LIVE_WORDS,
     NameLock, PAGE, PageTag, Pool, Row, Run, RUN_BLOCKS, run_twin, Slot,
 )
@@ -61,7 +61,6 @@ cdef struct View:
     uint64_t kept               # blocks that are KEPT in our row
     uint64_t forks_seen         # of those that took nothing for their children
     bint dirty                  # something of ours can only come back as a dead process's does
-    uint64_t blocked_by         # row + 1 that stopped the last reap, or 0: worth a look whether it lives
     const char *damaged         # what the last ERR_DAMAGED found, with a place for a number
     uint64_t damaged_number
     uint32_t huge_refusals      # by the kernel, one after the other

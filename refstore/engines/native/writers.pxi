@@ -8,11 +8,12 @@ from libc.string cimport memset
 from refstore.engines.native.layout cimport ERR_NO_MEMORY
 from refstore.engines.native.memory cimport ensure_pins_committed, pins_are_committed
 from refstore.engines.native.slots cimport abandon, free_slot, pin_own
+from refstore.engines.native.names cimport Name
 from refstore.engines.native.fork cimport keep_pin, OpenWriter
 from refstore.engines.native.points cimport look_for_signals
 from refstore.engines.native.errors cimport full
 from refstore.engines.native.arrays cimport NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS
-from refstore.engines.native.keys cimport Name, read_name
+from refstore.engines.native.keys cimport read_name
 from refstore.engines.native.put cimport publish_object
 
 import weakref

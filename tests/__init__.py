@@ -1,0 +1,6 @@
+"""The tests. What they share, tests/support, is imported by plain names."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "support"))

@@ -1,0 +1,58 @@
+"""The exceptions: their words, their keys, and that they travel."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+import refstore
+
+
+def test_a_missing_name_is_said_in_plain_words(store: refstore.Store) -> None:
+    with pytest.raises(refstore.ObjectNotFoundError) as caught:
+        store.get("some name")
+    text = str(caught.value)
+    assert "some name" in text
+    assert not text.startswith(("'", '"')), "a KeyError shows the repr of its message"
+
+
+def test_a_missing_ref_is_said_in_hex(store: refstore.Store) -> None:
+    ref = store.put(b"x")
+    store.delete(ref)
+    with pytest.raises(refstore.ObjectNotFoundError) as caught:
+        store.get(ref)
+    assert ref.hex() in str(caught.value)
+
+
+def test_errors_travel_between_processes(store: refstore.Store) -> None:
+    store["n"] = b"x"
+    caught: list[BaseException] = []
+    for call in (lambda: store.get("m"), lambda: store.put(b"y", name="n")):
+        with pytest.raises(refstore.RefstoreError) as info:
+            call()
+        caught.append(info.value)
+    for error in caught:
+        back = pickle.loads(pickle.dumps(error))
+        assert type(back) is type(error)
+        assert str(back) == str(error)
+        assert vars(back) == vars(error)
+
+
+def test_an_error_about_an_object_has_its_key(store: refstore.Store) -> None:
+    ref = store.put(b"x", name="n")
+    with pytest.raises(refstore.ObjectExistsError) as taken:
+        store.put(b"y", name="n")
+    assert taken.value.key == "n"
+    store.delete(ref)
+    for key in ("n", ref):
+        for use in (store.get, store.delete, store.refcount, store.holders):
+            with pytest.raises(refstore.ObjectNotFoundError) as missing:
+                use(key)
+            assert missing.value.key == key
+    with refstore.Store.temporary("1MiB") as other:
+        with pytest.raises(refstore.ObjectNotFoundError, match="another store") as foreign:
+            other.get(ref)
+        assert foreign.value.key == ref
+    back = pickle.loads(pickle.dumps(foreign.value))
+    assert (back.key, str(back)) == (ref, str(foreign.value))

@@ -1,0 +1,292 @@
+"""Kill a process at a bytecode of each operation of the filelock engine, and see what is left.
+
+    python -m tests.filelock.kills --trials 2000    --depth 2 kills the one who clears up
+
+A trial is a small store, a child that is killed at a random bytecode of one operation, and a look
+at what a survivor finds: every object whole, a replaced name old or new, all room back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import engines
+import helpers
+import numpy as np
+
+import refstore
+from tests.filelock import opcodes
+
+CAPACITY = 300_000
+SMALL, LARGE, OLD, NEW, KEPT = (
+    helpers.pattern(seed, size) for seed, size in enumerate((100, 40_000, 5000, 6000, 700))
+)
+KNOWN = (SMALL, LARGE, OLD, NEW, KEPT)
+PR_SET_CHILD_SUBREAPER = 36
+
+Work = Callable[[refstore.Store], object]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What is done until the kill comes."""
+
+    work: Work
+    deletes: bool = False  # the object "n"; else it is there, old or new, whenever the kill comes
+    after_a_death: bool = False
+
+
+def write(store: refstore.Store, end: str) -> None:
+    writer = store.create(len(NEW), name="n", replace=True)
+    memoryview(writer)[:] = NEW
+    if end == "seal":
+        writer.seal()
+    elif end == "abort":
+        writer.abort()
+    else:
+        view = memoryview(writer)
+        writer.abort()
+        view.release()
+
+
+def delete_pinned(store: refstore.Store) -> None:
+    with store.get("n") as buf:
+        view = memoryview(buf)
+        store.delete("n")
+        view.release()
+
+
+def fork(store: refstore.Store) -> None:
+    with store.get("n") as buf, helpers.forking_on_purpose():
+        pid = os.fork()
+        if pid == 0:
+            opcodes.stop()
+            os._exit(bytes(buf) not in KNOWN)
+        assert os.waitpid(pid, 0)[1] == 0
+
+
+def come_and_go(store: refstore.Store) -> None:
+    path = store.path
+    store.close()
+    refstore.Store(path, create=False).close()
+
+
+OPERATIONS = {
+    "put": Operation(lambda store: store.put(SMALL)),
+    "put large": Operation(lambda store: store.put(LARGE)),
+    "put named": Operation(lambda store: store.put(SMALL, name="new")),
+    "put an object": Operation(lambda store: store.put({"a": np.zeros(1000)})),
+    "replace": Operation(lambda store: store.put(NEW, name="n", replace=True)),
+    "create and seal": Operation(lambda store: write(store, "seal")),
+    "create and abort": Operation(lambda store: write(store, "abort")),
+    "abort with a view": Operation(lambda store: write(store, "view")),
+    "get": Operation(lambda store: store.get("n").release()),
+    "get writable": Operation(lambda store: store.get("n", writable=True).release()),
+    "delete": Operation(lambda store: store.delete("n"), deletes=True),
+    "delete what is pinned": Operation(delete_pinned, deletes=True),
+    "trim": Operation(lambda store: store.trim()),
+    "fork": Operation(fork),
+    "come and go": Operation(come_and_go),
+    "recover": Operation(lambda store: store.recover(), after_a_death=True),
+    "come after a death": Operation(come_and_go, after_a_death=True),
+    "delete what the dead pin": Operation(
+        lambda store: store.delete("n"), deletes=True, after_a_death=True
+    ),
+    "put into the room of the dead": Operation(
+        lambda store: store.put(bytes(250_000)), after_a_death=True
+    ),
+}
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run it in a forked child, whose own forked ones end first; its exit status."""
+    before = helpers.children()
+    with helpers.forking_on_purpose():
+        pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    for orphan in helpers.children() - before:
+        os.waitpid(orphan.pid, 0)
+    return status
+
+
+def killed_at(number: int | None, work: Callable[[], object]) -> int:
+    """Run it in a child that is killed at that bytecode; how many there were if it ended."""
+    ours, theirs = os.pipe()
+    reached = 0
+
+    def step(now: int) -> None:
+        nonlocal reached
+        reached = now
+        if now == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def live() -> None:
+        with opcodes.each(step):
+            work()
+        os.write(theirs, reached.to_bytes(8, "little"))
+
+    try:
+        status = in_child(live)
+        if status == -signal.SIGKILL and number is not None:
+            return number
+        assert status == 0, f"it ended with {status} by itself"
+        return int.from_bytes(os.read(ours, 8), "little")
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@contextlib.contextmanager
+def scenario(operation: Operation) -> Iterator[str]:
+    """The path of a store with a few objects; afterwards nothing may be left of it."""
+    where = helpers.SHARED_MEMORY if helpers.SHARED_MEMORY.is_dir() else None
+    folder = Path(tempfile.mkdtemp(prefix="refstore-test-", dir=where))
+    path = str(folder / "store")
+    try:
+        with refstore.Store(path, capacity=CAPACITY, max_objects=16, create=True) as store:
+            store.put(KEPT, name="kept")
+            store.put(OLD, name="n")
+            store.delete(store.put(LARGE))
+        if operation.after_a_death:
+            status = in_child(lambda: die_with_much_in_hand(path))
+            assert status == -signal.SIGKILL
+        yield path
+        assert list(folder.iterdir()) == []
+    finally:
+        shutil.rmtree(folder)
+
+
+def die_with_much_in_hand(path: str) -> None:
+    store = refstore.Store(path, create=False)
+    held = [store.get("n"), store.get("kept"), store.get(store.put(LARGE))]
+    store.delete(held[2].ref)
+    writer = store.create(200_000)
+    memoryview(writer)[:100] = bytes(100)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(operation: Operation, path: str, number: int | None, is_attached: bool) -> int:
+    """The operation in a child, on a store that it inherits or opens, killed at that bytecode."""
+    if is_attached:
+        with refstore.Store(path, create=False) as store:
+            return killed_at(number, lambda: operation.work(store))
+
+    def alone() -> None:
+        operation.work(refstore.Store(path, create=False))
+
+    return killed_at(number, alone)
+
+
+def require_sound(path: str, operation: Operation) -> None:
+    """What a survivor must find; leaves no store."""
+    with refstore.Store(path, create=False) as store:
+        require_nothing_wrong(store)
+        store.recover()
+        require_nothing_wrong(store)
+        with store["kept"] as buf:
+            assert bytes(buf) == KEPT
+        if not operation.deletes:
+            assert "n" in store, "the object is lost"
+        for name in store.names():
+            with store[name] as buf:
+                assert bytes(buf) in KNOWN, f"{name} is not whole"
+        for ref in list(store):
+            with store.get(ref) as buf:
+                assert buf.kind == "object" or bytes(buf) in (*KNOWN, bytes(250_000))
+            store.delete(ref)
+        stats = store.stats()
+        assert (stats.used, stats.pinned, stats.condemned, stats.processes) == (0, 0, 0, 1), stats
+        helpers.assert_full_capacity_fits(store)
+        require_nothing_wrong(store)
+        store.unlink()
+
+
+def require_nothing_wrong(store: refstore.Store) -> None:
+    problems = store.check()
+    assert problems == [], problems
+
+
+def length_of(operation: Operation, is_attached: bool) -> int:
+    """How many bytecodes it has."""
+    with scenario(operation) as path:
+        length = run(operation, path, None, is_attached)
+        require_sound(path, operation)
+    return length
+
+
+def trial(operation: Operation, number: int, is_attached: bool, second: int | None = None) -> None:
+    """One kill, and a second one of whoever comes to clear up after the first."""
+    with scenario(operation) as path:
+        run(operation, path, number, is_attached)
+        if second is not None:
+            killed_at(second, lambda: refstore.Store(path, create=False))
+        require_sound(path, operation)
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[None]:
+    """Children of a killed child become ours, so that their end can be waited for."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--depth", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--only", default="", help="operations whose names have that in them")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    options = parser.parse_args()
+    os.environ[engines.VARIABLE] = "filelock"
+    dice = random.Random(options.seed)
+    chosen = [name for name in OPERATIONS if options.only in name]
+    print(f"seed {options.seed}, {options.trials} trials", flush=True)
+    lengths: dict[tuple[str, bool], int] = {}
+    with adopting():
+        for number in range(options.trials):
+            name, is_attached = dice.choice(chosen), dice.random() < 0.5
+            operation = OPERATIONS[name]
+            if (name, is_attached) not in lengths:
+                lengths[name, is_attached] = length_of(operation, is_attached)
+            first = dice.randint(1, lengths[name, is_attached])
+            second = dice.randint(1, 25_000) if options.depth == 2 else None
+            try:
+                trial(operation, first, is_attached, second)
+            except BaseException:
+                print(
+                    f"FAULT in trial {number}: {name!r}, attached {is_attached}, killed at "
+                    f"bytecode {first}, then {second}",
+                    file=sys.stderr,
+                )
+                raise
+    print(f"{options.trials} trials, no fault; bytecodes: {lengths}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

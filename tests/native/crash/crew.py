@@ -1,0 +1,123 @@
+"""The work of a crash program, shared out to processes; what they found, put together."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from tests.native.crash.failpoints import failpoints
+
+MOST_FAULTS = 20
+
+
+class Report(NamedTuple):
+    """What one process, or all of them, tried and found."""
+
+    counts: dict[str, int]
+    faults: list[str]
+
+
+class TooManyFaultsError(Exception):
+    """There is enough to look at."""
+
+
+def require_few(faults: list[str]) -> None:
+    """Called with every new fault."""
+    if len(faults) >= MOST_FAULTS:
+        raise TooManyFaultsError
+
+
+@contextlib.contextmanager
+def too_many_faults_end_it(faults: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except TooManyFaultsError:
+        faults.append("and so on: not all was tried")
+
+
+def crew_parser(description: str) -> argparse.ArgumentParser:
+    """Options that these programs share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=secrets.randbits(31))
+    parser.add_argument("--only", default="", help="pattern for a scenario and what is done in it")
+    parser.add_argument("--replay", metavar="TRIAL", help="as a fault names it")
+    return parser
+
+
+@contextlib.contextmanager
+def stage_folder() -> Iterator[str]:
+    """Where the files of the trials are: in shared memory, if there is any."""
+    shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix="refstore-crash-", dir=shared) as folder:
+        yield folder
+
+
+def tell(number: int, scenario: str, tried: int, faults: list[str]) -> None:
+    """How far one of the processes has come; the first speaks for all."""
+    if number == 0:
+        print(f"  {scenario}: about {tried:,} tried by now, {len(faults)} faults", flush=True)
+
+
+Play = Callable[[argparse.Namespace, str, int], Report]
+
+
+def share_out(options: argparse.Namespace, play: Play) -> Report:
+    """`play(options, folder, number)` in each of `options.jobs` processes; all their reports."""
+    counts: collections.Counter[str] = collections.Counter()
+    faults: list[str] = []
+    with stage_folder() as folder:
+        paths = [os.path.join(folder, f"report-{number}") for number in range(options.jobs)]
+        sys.stdout.flush()
+        children = [_start(options, play, folder, *each) for each in enumerate(paths)]
+        statuses = [os.waitpid(child, 0)[1] for child in children]
+        if any(statuses):
+            raise RuntimeError(f"processes of the test itself failed: {statuses}")
+        for path in paths:
+            with open(path) as file:
+                report = Report(*json.load(file))
+            counts.update(report.counts)
+            faults += report.faults
+    return Report(dict(counts), faults)
+
+
+def _start(options: argparse.Namespace, play: Play, folder: str, number: int, path: str) -> int:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            report = play(options, folder, number)
+            with open(path, "w") as file:
+                json.dump(report, file)
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+def run(options: argparse.Namespace, play: Play, replay: Callable[[str, str], None]) -> int:
+    """All of it, or one trial again, from a command line; the exit status."""
+    if options.replay:
+        with stage_folder() as folder:
+            replay(options.replay, folder)
+        print("sound")
+        return 0
+    print(
+        f"seed {options.seed}, {len(failpoints())} failpoints, {options.jobs} processes", flush=True
+    )
+    began = time.monotonic()
+    counts, faults = share_out(options, play)
+    for fault in faults:
+        print(f"FAULT {fault}")
+    tried = ", ".join(f"{n:,} {what}" for what, n in counts.items())
+    print(f"{tried}: {len(faults)} faults, {time.monotonic() - began:.0f} s")
+    return 1 if faults else 0

@@ -1,0 +1,282 @@
+"""What a process does when it is killed, and what may have become of the objects then."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+import refstore
+
+CAPACITY = 1 << 20
+SMALL, LARGE = bytes(range(100)), bytes(range(256)) * 400
+OLD, NEW = b"old" * 50, b"new" * 50
+NAMED = {"small": SMALL, "large": LARGE, "old": OLD}  # in every scenario but the empty one
+
+SCENARIO: dict[bytes, bytes] = {}  # some objects of the scenario that is played, by ref
+
+Outcomes = dict[str, set[bytes | None]]  # by name; None: no such object
+
+
+class Operation(NamedTuple):
+    """`run` gets a path if it attaches by itself, else a store that is attached already."""
+
+    name: str
+    run: Callable[[refstore.Store], None] | Callable[[str], refstore.Store]
+    outcomes: Outcomes
+    attaches: bool = False
+
+
+def attach(path: str) -> refstore.Store:
+    """Recovers what dead processes held, too."""
+    store = refstore.Store(path, create=False)
+    recover(store)
+    return store
+
+
+def close(store: refstore.Store) -> None:
+    store.put(SMALL)
+    with contextlib.suppress(refstore.ObjectNotFoundError):
+        store.get("large").release()
+    store.close()
+
+
+def put_small(store: refstore.Store) -> None:
+    store.put(SMALL)
+    store.put(bytes(700))
+
+
+def put_large(store: refstore.Store) -> None:
+    store.put(LARGE)
+
+
+def put_nothing(store: refstore.Store) -> None:
+    store.put(b"")
+
+
+def put_many_sizes(store: refstore.Store) -> None:
+    for size in (1, 700, 5000, 20000, 40000):
+        store.put(bytes(size))
+
+
+def put_named(store: refstore.Store) -> None:
+    store.put(NEW, name="fresh")
+
+
+def replace(store: refstore.Store) -> None:
+    store.put(NEW, name="old", replace=True)
+
+
+def replace_by_large(store: refstore.Store) -> None:
+    store.put(LARGE, name="old", replace=True)
+
+
+def put_arrays(store: refstore.Store) -> None:
+    store.put(np.zeros((2, 3, 4)))
+    store.put(np.zeros((2, 3, 4), "M8[s]").transpose(1, 2, 0))
+    store.put(np.zeros(3, [(f"field {i}", "f4") for i in range(40)]))
+
+
+def put_object(store: refstore.Store) -> None:
+    store.put({"w": np.ones(100), "step": 1})
+
+
+def delete_small(store: refstore.Store) -> None:
+    store.delete("small")
+
+
+def delete_and_reuse(store: refstore.Store) -> None:
+    """What lay there is overwritten, if anybody lets it."""
+    for name in ("small", "large"):
+        store.delete(name)
+    for data in (SMALL, LARGE):
+        with store.get(store.put(data[::-1])) as buf:
+            assert bytes(buf) == data[::-1]
+            store.put(data[::-1])
+
+
+def sweep_and_reuse(store: refstore.Store) -> None:
+    """What others are about to free is freed and used again, and deleted again under a pin."""
+    with contextlib.suppress(refstore.StoreFullError):
+        store.put(bytes(CAPACITY))
+    held = [(store.get(store.put(data)), data) for data in (SMALL[::-1], LARGE[::-1])]
+    for buf, _ in held:
+        store.delete(buf.ref)
+    refs = [store.put(data) for data in (SMALL, LARGE)]
+    for buf, data in held:
+        assert bytes(buf) == data
+        buf.release()
+    for ref in refs:
+        store.delete(ref)
+
+
+def delete_large(store: refstore.Store) -> None:
+    store.delete("large")
+
+
+def delete_by_ref(store: refstore.Store) -> None:
+    store.delete(store.ref("old"))
+
+
+def delete_pinned(store: refstore.Store) -> None:
+    with store.get("large"):
+        store.delete("large")
+
+
+def get(store: refstore.Store) -> None:
+    with store.get("small") as by_name, store.get(by_name.ref) as by_ref:
+        view = by_ref.private_view()
+        assert bytes(by_name) == bytes(by_ref) == bytes(view) == SMALL
+
+
+def get_by_ref(store: refstore.Store) -> None:
+    """By refs that were there from the start; each object is what it was then, to the end."""
+    held = []
+    for raw, data in SCENARIO.items():
+        with contextlib.suppress(refstore.ObjectNotFoundError):
+            held.append((store.get(refstore.ObjectRef(raw)), data))
+    for buf, data in held:
+        assert bytes(buf) == data
+        buf.release()
+
+
+def write_and_seal(store: refstore.Store) -> None:
+    with store.create(50000, name="fresh") as writer:
+        memoryview(writer)[:] = bytes(50000)
+
+
+def write_and_abort(store: refstore.Store) -> None:
+    writer = store.create(50000)
+    view = memoryview(writer)
+    writer.abort()
+    view.release()
+    store.create(100).abort()
+
+
+def write_and_keep_a_view(store: refstore.Store) -> None:
+    with store.create(shape=100) as writer:
+        array = writer.array
+    store.delete(writer.ref)
+    del array
+
+
+def fill_up(store: refstore.Store) -> None:
+    """Takes runs apart, since every byte is wanted."""
+    refs = []
+    with contextlib.suppress(refstore.StoreFullError):
+        refs += [store.put(bytes(size)) for size in (100, 1000, 10000, 100000)]
+    for ref in refs:
+        store.delete(ref)
+    for name in store.names():
+        store.delete(name)
+    store.delete(store.put(bytes(CAPACITY)))
+
+
+def grow(store: refstore.Store) -> None:
+    """More objects than the first step of the slot table has."""
+    for _ in range(1100):
+        store.put(b"")
+
+
+def reuse_runs(store: refstore.Store) -> None:
+    """Blocks that came free in runs that are no longer cut from."""
+    refs = [store.put(bytes(300)) for _ in range(60)]
+    for ref in refs[:50]:
+        store.delete(ref)
+    for _ in range(60):
+        store.put(bytes(300))
+
+
+def run_out_of_slots(store: refstore.Store) -> None:
+    """Slots leave their blocks behind where they are needed, and the blocks find other slots."""
+    refs: list[refstore.ObjectRef] = []
+    empty = []
+    with contextlib.suppress(refstore.StoreFullError):
+        while len(refs) < 400:
+            refs.append(store.put(bytes(64)))
+    for ref in refs[::2]:
+        store.delete(ref)
+    with contextlib.suppress(refstore.StoreFullError):
+        while True:
+            empty.append(store.put(b""))
+    for ref in empty[:300]:
+        store.delete(ref)
+    for _ in range(100):
+        store.put(bytes(64))
+
+
+def last_generation(store: refstore.Store) -> None:
+    """Slots that come to the end of their generations are never used again; their space is."""
+    from refstore import _core
+
+    for size in (100, 100_000):
+        ref = store.put(bytes(size))
+        slot = int.from_bytes(bytes(ref)[:4], "little")
+        store.delete(ref)
+        _core._set_generation(store, slot, (1 << 48) - 1)
+        store.delete(store.put(bytes(size)))
+    store.trim()
+
+
+def trim(store: refstore.Store) -> None:
+    store.delete(store.put(bytes(CAPACITY // 2)))
+    store.trim()
+
+
+def fork(store: refstore.Store) -> None:
+    with store.get("large"), store.create(100) as writer:
+        view = memoryview(writer)
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        if os.WIFSIGNALED(os.waitpid(child, 0)[1]):  # it was the one to die: this one goes with it
+            os.kill(os.getpid(), signal.SIGKILL)
+        view.release()
+
+
+def recover(store: refstore.Store) -> None:
+    while store.recover():
+        pass
+
+
+def _gone(*names: str) -> Outcomes:
+    return {name: {NAMED[name], None} for name in names}
+
+
+OPERATIONS = [
+    Operation("attach", attach, {}, attaches=True),
+    Operation("recover", recover, {}),
+    Operation("close", close, {}),
+    Operation("put_small", put_small, {}),
+    Operation("put_large", put_large, {}),
+    Operation("put_nothing", put_nothing, {}),
+    Operation("put_many_sizes", put_many_sizes, {}),
+    Operation("put_named", put_named, {"fresh": {None, NEW}}),
+    Operation("replace", replace, {"old": {OLD, NEW}}),
+    Operation("replace_by_large", replace_by_large, {"old": {OLD, LARGE}}),
+    Operation("put_arrays", put_arrays, {}),
+    Operation("put_object", put_object, {}),
+    Operation("delete_small", delete_small, _gone("small")),
+    Operation("delete_and_reuse", delete_and_reuse, _gone("small", "large")),
+    Operation("sweep_and_reuse", sweep_and_reuse, {}),
+    Operation("delete_large", delete_large, _gone("large")),
+    Operation("delete_by_ref", delete_by_ref, _gone("old")),
+    Operation("delete_pinned", delete_pinned, _gone("large")),
+    Operation("get", get, {}),
+    Operation("get_by_ref", get_by_ref, {}),
+    Operation("write_and_seal", write_and_seal, {"fresh": {None, bytes(50000)}}),
+    Operation("write_and_abort", write_and_abort, {}),
+    Operation("write_and_keep_a_view", write_and_keep_a_view, {}),
+    Operation("fill_up", fill_up, _gone(*NAMED)),
+    Operation("grow", grow, {}),
+    Operation("reuse_runs", reuse_runs, {}),
+    Operation("run_out_of_slots", run_out_of_slots, {}),
+    Operation("last_generation", last_generation, {}),
+    Operation("trim", trim, {}),
+    Operation("fork", fork, {}),
+]
+BY_NAME = {operation.name: operation for operation in OPERATIONS}

@@ -1,0 +1,57 @@
+"""SIGSTOP in the middle of a change: who needs what is locked gives up, nobody else notices."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import helpers
+import pytest
+
+import refstore
+from refstore import _core
+from tests.native.crash.stopping import LOCKED, MAP_REBUILT, NAME_LOCKED, killed_at, stopped_at
+
+pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
+
+LARGE = bytes(100_000)
+
+
+def assert_gives_up(work: Callable[[], object], pid: int) -> None:
+    began = time.monotonic()
+    with pytest.raises(refstore.StoreBusyError, match=f"process {pid}") as caught:
+        work()
+    assert 4.5 < time.monotonic() - began < helpers.BUSY_TIMEOUT
+    assert caught.value.pid == pid
+
+
+def test_a_put_gives_up_on_a_process_stopped_with_the_space_lock(store: refstore.Store) -> None:
+    kept = store.put(b"kept", name="kept")
+    with stopped_at(LOCKED, lambda: store.put(LARGE)) as pid:
+        assert_gives_up(lambda: store.put(LARGE), pid)
+        assert bytes(store["kept"]) == b"kept"
+        store.delete(store.put(b"small"))
+        store.delete(kept)
+    store.put(LARGE)
+    assert store.check() == []
+
+
+def test_a_replacement_gives_up_on_a_stopped_name_lock(
+    store: refstore.Store,
+) -> None:
+    store["n"] = b"old"
+    with stopped_at(NAME_LOCKED, lambda: store.put(b"new", name="n", replace=True)) as pid:
+        assert_gives_up(lambda: store.put(b"mine", name="n", replace=True), pid)
+        assert bytes(store["n"]) == b"old"
+        store["another"] = b"name"
+    assert bytes(store["n"]) == b"new"
+    assert store.check() == []
+
+
+def test_a_process_stopped_in_a_recovery_is_the_one_that_is_named(store: refstore.Store) -> None:
+    killed_at(LOCKED, lambda: store.put(LARGE))
+    with stopped_at(MAP_REBUILT, store.recover) as pid:
+        assert_gives_up(lambda: store.put(LARGE), pid)
+        assert_gives_up(store.recover, pid)
+    store.put(LARGE)
+    assert store.check() == []

@@ -1,0 +1,187 @@
+"""Runs the models: every right one must hold, every wrong one (a mutation) must be caught.
+
+    run.py              all, four minutes on two idle cores
+    run.py --quick      the small right ones and a few mutations
+    run.py -k publish   those whose name has this in it
+
+Needs SPIN (Debian: apt install spin) and gcc. Exit status: 0 all as expected, 1 not so, 2 without
+those tools.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+MEGABYTES = 2800  # a job; with two of them, less than 6 GB
+SECONDS = 400  # a job
+GCC = ["-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={MEGABYTES}"]
+
+
+class Job(NamedTuple):
+    model: str
+    defines: str
+    mutation: str = ""  # what is broken; "" in a right model, which must hold
+    quick: bool = False
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, [self.model, self.defines, self.mutation]))
+
+
+class Result(NamedTuple):
+    job: Job
+    states: float
+    seconds: float
+    outcome: str
+
+    @property
+    def as_expected(self) -> bool:
+        return self.outcome == ("caught" if self.job.mutation else "holds")
+
+
+def right(model: str, defines: str, quick: bool = False) -> Job:
+    return Job(model, defines, quick=quick)
+
+
+def wrong(model: str, defines: str, mutations: str) -> Iterator[Job]:
+    """One job for each; a `*` marks those that are quick."""
+    for name in mutations.split():
+        yield Job(model, defines, "M_" + name.rstrip("*"), name.endswith("*"))
+
+
+FORK = "N=3 FORK"
+JOBS = [
+    right("pin_reap", "N=2 K=1 CR=1", quick=True),
+    right("pin_reap", "N=2 K=2 CR=1", quick=True),
+    right("pin_reap", "N=2 K=2 CR=2"),
+    right("pin_reap", "N=2 K=3 CR=1"),
+    right("pin_reap", "N=2 K=2 CR=1 ONE_BIT"),
+    right("pin_reap", "N=2 K=2 CR=1 HOLD"),
+    right("pin_reap", f"{FORK} K=1 CR=0"),
+    right("pin_reap", f"{FORK} K=2 CR=0"),
+    right("pin_reap", f"{FORK} WRITER K=1 CR=0"),
+    right("pin_reap", f"{FORK} K=0 CR=1"),
+    right("pin_reap", f"{FORK} WRITER K=0 CR=1"),
+    right("publish", "K=2 CR=1", quick=True),
+    right("publish", "K=2 CR=1 NO_REMOVE", quick=True),
+    right("publish", "K=2 CR=2"),
+    right("publish", "K=2 CR=2 NO_REMOVE"),
+    right("lock", "N=2 K=2 CR=2", quick=True),
+    right("lock", "N=3 K=1 CR=1"),
+    *wrong(
+        "pin_reap",
+        "N=2 K=3 CR=1",
+        "CHECK_FIRST* TSO UNDO_NO_REAP UNPIN_NO_REAP UNPIN_LOADS_FIRST SCAN_FIRST NO_CLAIM"
+        " STATE_CAS NO_RECLAIMING NO_RESTORE* HINT_FIRST SWEEP_PINNED SWEEP_BEFORE_PINS"
+        " RECOVER_UNLOCKED ENTER_NO_RECOVERY LIVE_LATE NO_SECOND_LOAD*"
+        " MASK_EMPTIED_LATE",
+    ),
+    *wrong("pin_reap", "N=2 K=2 CR=2", "FREE_ROW_EARLY ENTER_UNMARKED"),
+    *wrong(
+        "pin_reap",
+        f"{FORK} K=2 CR=0",
+        "IGNORE_MOVES MOVES_FIRST FORK_NO_MARK FORK_NOT_LIVE NO_COPY*",
+    ),
+    *wrong("pin_reap", f"{FORK} WRITER K=0 CR=1", "FREE_WRITING"),
+    *wrong(
+        "publish",
+        "K=2 CR=1",
+        "NO_RECORD* RECORD_LATE INDEX_LAST SEAL_FIRST NO_LOCK* SEAL_DEAD KEEP_REPLACED"
+        " RELEASE_FIRST UNINDEX_FIRST CONDEMN_PUBLISHING",
+    ),
+    *wrong("publish", "K=2 CR=1 NO_REMOVE", "SEAL_GAP* CONDEMN_FIRST CONDEMN_DEAD"),
+    *wrong(
+        "lock",
+        "N=3 K=1 CR=2",
+        "STEAL* FORGET_LOCK NO_REPAIR* UNLOCK_FIRST FREE_ROW_FIRST RECOVER_UNLOCKED"
+        " ENTER_NO_RECOVERY",
+    ),
+]
+
+
+def outcome_of(output: str) -> str:
+    """What pan says: `holds` only if it has seen every state."""
+    errors = re.search(r"errors: (\d+)", output)
+    if errors and int(errors[1]):
+        return "caught"
+    if not errors or "not completed" in output or "max search depth too small" in output:
+        return "did not complete"
+    return "holds"
+
+
+def run(job: Job) -> Result:
+    defines = [f"-D{define}" for define in f"{job.defines} {job.mutation}".split()]
+    level = "-O0" if job.quick else "-O1" if job.mutation else "-O2"  # as long as the run is worth
+    began = time.monotonic()
+    output = ""
+    with tempfile.TemporaryDirectory(prefix="model-") as folder:
+        for command in (
+            ["spin", "-a", *defines, str(HERE / f"{job.model}.pml")],
+            ["gcc", level, *GCC, "-o", "pan", "pan.c"],
+            ["./pan", "-m200000"],
+        ):
+            try:
+                done = subprocess.run(
+                    command,
+                    cwd=folder,
+                    timeout=SECONDS,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                return Result(job, 0, time.monotonic() - began, "did not complete")
+            output = done.stdout
+            if done.returncode and command[0] != "./pan":
+                return Result(job, 0, time.monotonic() - began, f"{command[0]}: {output.strip()}")
+    states = re.search(r"([0-9.e+]+) states, stored", output)
+    seconds = time.monotonic() - began
+    return Result(job, float(states[1]) if states else 0, seconds, outcome_of(output))
+
+
+def chosen(quick: bool, part: str) -> list[Job]:
+    return [job for job in JOBS if part in job.name and (job.quick or not quick)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Model checking: see the models in this folder.")
+    parser.add_argument("--quick", action="store_true", help="the small ones, half a minute")
+    parser.add_argument("--jobs", type=int, default=2, help="at a time (2), of up to 2.8 GB each")
+    parser.add_argument("-k", dest="part", default="", help="only those with this in their name")
+    options = parser.parse_args()
+    for tool, package in (("spin", "spin"), ("gcc", "gcc")):
+        if shutil.which(tool) is None:
+            print(f"run.py: {tool} is missing (Debian: apt install {package})", file=sys.stderr)
+            return 2
+    jobs = chosen(options.quick, options.part)
+    bad = 0
+    print(f"{'model':9} {'configuration':24} {'broken':20} {'states':>11} {'seconds':>8}  result")
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for result in pool.map(run, jobs):
+            job = result.job
+            bad += not result.as_expected
+            print(
+                f"{job.model:9} {job.defines:24} {job.mutation:20} {result.states:11,.0f}"
+                f" {result.seconds:8.1f}  {result.outcome}"
+                + ("" if result.as_expected else "  <-- NOT AS EXPECTED"),
+                flush=True,
+            )
+    wrong_ones = sum(bool(job.mutation) for job in jobs)
+    print(f"{len(jobs) - wrong_ones} right, {wrong_ones} wrong; {bad} not as expected")
+    return 1 if bad or not jobs else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

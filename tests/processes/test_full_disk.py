@@ -1,0 +1,127 @@
+"""On a file system without a free page, whoever comes sees all that is there and can delete it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_disk import needs_mount, run_on_small_disk
+
+COMING = """
+import subprocess
+
+def comes(source, *arguments):
+    prelude = "import os, sys; sys.path.append(sys.argv[2]); import tests, refstore\\n"
+    prelude += "store = refstore.Store(sys.argv[1], create=False)\\n"
+    program = [sys.executable, "-c", prelude + source, path, sys.argv[2], *map(str, arguments)]
+    result = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    return result.stdout.split()
+
+path = disk + "/s"
+"""
+
+POPULATED = """
+store = refstore.Store(path, capacity="4MiB", max_objects={objects})
+names = ["a", "b", "\\u00fc" * 100, "large"]
+for name in names[:3]:
+    store[name] = helpers.pattern(1, 500)
+store["large"] = helpers.pattern(2, 300_000)
+unnamed = store.put(b"unnamed")
+for i in range({objects} - 5):
+    store.put(b"", name=f"n{{i}}")
+pinned = store.get("b")
+fill_up()
+"""
+
+RETRIES = """
+names = set(sys.argv[3:7])
+assert {name for name in store.names() if not name.startswith("n")} == names
+assert len(store.names()) == len(store) - 1
+refs = {name: store.ref(name) for name in names}
+assert set(refs.values()) < set(store)
+unnamed = refstore.ObjectRef.from_hex(sys.argv[7])
+assert unnamed in store and "a" in store and refs["a"] in store and "c" not in store
+assert store.refcount("b") == 2 and store.refcount(refs["a"]) == 1
+assert store.stats().objects == len(store)
+assert {holder.name for holder in store.holders() if holder.ref is not None} == {"b"}
+assert store.check() == []
+"""
+
+DELETES = """
+count = len(store)
+for key in ("a", "large", refs["b"], unnamed):
+    store.delete(key)
+    assert key not in store
+assert len(store) == count - 4
+try:
+    store.delete("a")
+except refstore.ObjectNotFoundError:
+    pass
+else:
+    raise AssertionError("it was deleted already")
+assert store.stats().condemned == 1, "what another process pins"
+assert store.check() == []
+"""
+
+
+@needs_mount
+@pytest.mark.parametrize("objects", [64, 3000])
+def test_who_comes_to_a_full_disk_sees_all_and_deletes(folder: Path, objects: int) -> None:
+    run_on_small_disk(
+        COMING
+        + POPULATED.format(objects=objects)
+        + f"comes({RETRIES + DELETES!r}, *names, unnamed.hex())\n"
+        + """
+assert bytes(pinned) == helpers.pattern(1, 500)
+pinned.release()
+assert store.stats().condemned == 0
+assert store.check() == []
+""",
+        "16m",
+        folder,
+    )
+
+
+GETS = """
+try:
+    assert bytes(store["large"])[:3] == helpers.pattern(2, 300_000)[:3]
+except refstore.StoreFullError as error:
+    assert error.needed == 4096
+    print(error)
+"""
+
+
+@needs_mount
+def test_a_get_on_a_full_disk_works_or_says_what_is_missing(folder: Path) -> None:
+    run_on_small_disk(
+        COMING
+        + POPULATED.format(objects=64)
+        + f"said = comes('import helpers\\n' + {GETS!r})\n"
+        + """
+assert not said or "memory" in said, said
+pinned.release()
+os.unlink(disk + "/filler")
+"""
+        + f"assert comes('import helpers\\n' + {GETS!r}) == []\n",
+        "16m",
+        folder,
+    )
+
+
+@needs_mount
+def test_room_that_was_used_before_is_put_to_use_on_a_full_disk(folder: Path) -> None:
+    run_on_small_disk(
+        COMING
+        + POPULATED.format(objects=64)
+        + """
+count = len(store)
+comes("for name in ('a', 'large'): store.delete(name); store.put(bytes(400), name=name)")
+assert len(store) == count
+assert bytes(store["a"]) == bytes(store["large"]) == bytes(400)
+assert store.check() == []
+pinned.release()
+""",
+        "16m",
+        folder,
+    )

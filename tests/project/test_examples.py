@@ -1,0 +1,46 @@
+"""The short examples do what they say, end well, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(not (SOURCES / "examples").is_dir(), reason="needs the sources")
+
+SAYS = {
+    "loader": r"40 batches, mean [+-]0\.00\d\d, 0 left in the store\n",
+    "parameters": r"after 60 steps off by \d\.\de-(0[3-9]|1\d) at most\n",
+    "service": (
+        r"killed in answer 3: 8\d{6} bytes came back, 3 answers stay\n"
+        r"killed in answer 6: 8\d{6} bytes came back, 6 answers stay\n"
+        r"8 answers are whole; problems: 0\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_does_what_it_says(folder: Path, name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", f"examples.{name}"],
+        cwd=SOURCES,
+        env=os.environ | {"REFSTORE_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(SAYS[name], done.stdout), done.stdout
+
+
+@pytest.mark.once("opens no store")
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_is_short(name: str) -> None:
+    assert len((SOURCES / "examples" / f"{name}.py").read_text().splitlines()) <= 66  # a page

@@ -1,0 +1,120 @@
+"""What is installed where there is no C compiler, and in the wheel in Python alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import helpers
+import pytest
+
+SOURCES = Path(__file__).parents[2]
+
+pytestmark = [
+    pytest.mark.once("the package's own choice of an engine is what is looked at"),
+    pytest.mark.skipif(not (SOURCES / "setup.py").exists(), reason="needs the sources"),
+]
+
+FIRST_STORE = """
+    import sys, warnings
+    sys.path[0] = sys.argv[2]
+    # an editable installation would find its own core for a package that has none
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+    import refstore
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            with refstore.Store(sys.argv[1], capacity="1MiB") as store:
+                ref = store.put(b"payload")
+                with store.get(ref) as buf:
+                    print(store.backend, bytes(buf).decode(), bytes(memoryview(buf)).decode())
+                store.unlink()
+    for warning in caught:
+        print(warning.category.__name__, "compiled core" in str(warning.message))
+"""
+
+
+def build(folder: Path, **environment: str) -> tuple[str, list[str]]:
+    """What the build printed, and the compiled files that it left, in `folder`/lib."""
+    for name in ("refstore", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        source = SOURCES / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.so", "*.c"))
+        else:
+            shutil.copy(source, folder / name)
+    given = {k: v for k, v in os.environ.items() if not k.startswith("REFSTORE")}
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build", "--build-lib", "lib"],
+        cwd=folder,
+        env=given | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stderr, [path.name for path in (folder / "lib").rglob("*.so")]
+
+
+@pytest.mark.parametrize("how", [{"CC": "/no/such/compiler"}, {"REFSTORE_BUILD": "none"}])
+def test_without_a_compiled_core_the_first_store_says_so_and_works(
+    tmp_path: Path, how: dict[str, str]
+) -> None:
+    said, compiled = build(tmp_path, **how)
+    assert compiled == []
+    assert said.count("no compiled core") == ("CC" in how)
+    result = helpers.run_script(
+        FIRST_STORE, tmp_path / "s", tmp_path / "lib", env={"REFSTORE_BACKEND": "auto"}
+    )
+    assert result.stderr == ""
+    worked = "filelock payload payload"
+    assert result.stdout.splitlines() == [worked, worked, "RefstoreWarning True"]
+
+
+def test_a_variant_that_is_asked_for_must_build(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        build(tmp_path, CC="/no/such/compiler", REFSTORE_BUILD="release")
+
+
+def test_a_source_tree_that_is_not_built_says_so(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("*.so", "*.c", "__pycache__")
+    shutil.copytree(SOURCES / "refstore", tmp_path / "refstore", ignore=ignored)
+    script = """
+        import sys, warnings
+        sys.path[0] = sys.argv[1]
+        sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+        import refstore
+        warnings.simplefilter("ignore")
+        with refstore.Store(sys.argv[1] + "/s", capacity="1MiB") as store:
+            assert store.backend == "filelock"
+            store.unlink()
+        warnings.simplefilter("error")
+        refstore.engines.choice._warn.cache_clear()
+        for backend in ("auto", "native"):
+            try:
+                refstore.Store(sys.argv[1] + "/s", capacity="1MiB", backend=backend)
+            except (refstore.RefstoreError, refstore.RefstoreWarning) as error:
+                assert "this is refstore's source tree" in str(error), error
+                assert f"`pip install .` in {sys.argv[1]}, or start Python in another" in str(error)
+                assert "compiler" not in str(error)
+            else:
+                raise AssertionError(backend)
+    """
+    done = helpers.run_script(script, tmp_path, env={"REFSTORE_BACKEND": "auto"})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_release_core_is_left_beside_its_sources(tmp_path: Path) -> None:
+    """Else Python in a clone would take the package from there, and do without its core."""
+    _, compiled = build(tmp_path)
+    (core,) = compiled
+    assert (tmp_path / "refstore" / core).exists()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "refstore", "--version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"native engine, Python {sys.version.split()[0]}, {tmp_path}/refstore" in done.stdout

@@ -1,0 +1,465 @@
+"""What the tests share: patterns, addresses, child processes that are told what to do.
+
+A child is a real process. Nothing here sleeps: a test waits on a pipe or on a process's end, and
+every child is reaped before its context is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import traceback
+import warnings
+from collections.abc import Callable, Container, Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import engines
+import numpy as np
+import numpy.typing as npt
+
+import refstore
+
+START_METHODS = ("fork", "spawn", "forkserver")
+BUSY_TIMEOUT = 60.0  # seconds that a child may take for one command, on a busy machine
+SHARED_MEMORY = Path("/dev/shm")
+
+Array = npt.NDArray[Any]
+
+
+# -- patterns ---------------------------------------------------------------------------------
+
+
+def pattern(seed: int, size: int) -> bytes:
+    """`size` bytes that only `seed` gives."""
+    return np.random.default_rng(seed).bytes(size)
+
+
+def fill_with_junk(store: refstore.Store, byte: int = 0xEE) -> int:
+    """Overwrite all the room there is, and give it back; the number of objects it took."""
+    refs = []
+    with contextlib.suppress(refstore.StoreFullError):  # if slots run out before the room does
+        while size := store.stats().largest_free:
+            refs.append(store.put(bytes([byte]) * size))
+    for ref in refs:
+        store.delete(ref)
+    return len(refs)
+
+
+def assert_full_capacity_fits(store: refstore.Store) -> None:
+    """An empty store takes one object of its whole capacity, and gives it back."""
+    data = pattern(store.capacity, store.capacity)
+    ref = store.put(data)
+    with store.get(ref) as buf:
+        assert bytes(buf) == data
+    store.delete(ref)
+
+
+def usage(store: refstore.Store) -> tuple[int, int, int, int]:
+    """What a call that fails must leave as it was; what is free depends on the file system, too."""
+    stats = store.stats()
+    return stats.used, stats.objects, stats.pinned, stats.condemned
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+def stores(folder: Path) -> list[str]:
+    """What lies in a folder, without the locks of the filelock engine's stores."""
+    return sorted(entry.name for entry in folder.iterdir() if not is_lock_folder(entry))
+
+
+def is_lock_folder(path: Path) -> bool:
+    return path.suffix == ".locks" and path.is_dir()
+
+
+def remove(path: str | Path) -> None:
+    """Remove a file behind the engine's back, and the locks that it would have cleared away."""
+    file = Path(path)
+    file.unlink()
+    for entry in file.parent.glob(f"{file.name}.*.locks"):
+        shutil.rmtree(entry)
+
+
+# -- addresses --------------------------------------------------------------------------------
+
+
+class Mapping(NamedTuple):
+    """One line of /proc/self/maps that names a file."""
+
+    start: int
+    end: int
+    permissions: str
+    path: str
+
+
+def mappings(under: str | Path) -> list[Mapping]:
+    """This process's mappings of `under`, or of the files in that folder."""
+    found = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) < 6:
+            continue
+        path = fields[5].removesuffix(" (deleted)")
+        if path == str(under) or path.startswith(f"{under}/"):
+            start, end = (int(part, 16) for part in fields[0].split("-"))
+            found.append(Mapping(start, end, fields[1], path))
+    return found
+
+
+def open_files(under: str | Path) -> list[str]:
+    """What this process's descriptors name in that folder."""
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            if path.startswith(f"{under}/"):
+                found.append(path)
+    return found
+
+
+def address(array: Array) -> int:
+    """Where an array's first byte lies."""
+    return int(array.__array_interface__["data"][0])
+
+
+def lies_in(path: str | Path, where: int) -> bool:
+    """Whether an address lies in a mapping of that file: the bytes there were not copied."""
+    return any(m.start <= where < m.end for m in mappings(path))
+
+
+def flat(buffer: Any, dtype: str = "u1") -> Array:
+    """`np.frombuffer`, whose stub knows no buffers but numpy's before Python 3.12."""
+    return np.frombuffer(buffer, dtype)
+
+
+def memory(array: Any) -> memoryview:
+    """`memoryview`, whose stub knows no ndarrays before Python 3.12."""
+    return memoryview(array)
+
+
+def address_of(buffer: Any) -> int:
+    """Where a buffer's first byte lies."""
+    return address(flat(buffer))
+
+
+# -- processes --------------------------------------------------------------------------------
+
+
+class Process(NamedTuple):
+    """A child of this process that has not been reaped."""
+
+    pid: int
+    command: str
+
+
+def children() -> set[Process]:
+    """This process's children, without the two that multiprocessing keeps for itself."""
+    servers = {
+        getattr(resource_tracker._resource_tracker, "_pid", None),
+        getattr(_forkserver(), "_forkserver_pid", None),
+    }
+    pids: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            pids.update(map(int, (task / "children").read_text().split()))
+    found = set()
+    for pid in pids - servers:
+        with contextlib.suppress(OSError):
+            found.add(Process(pid, Path(f"/proc/{pid}/comm").read_text().strip()))
+    return found
+
+
+def _forkserver() -> object:
+    from multiprocessing import forkserver
+
+    return forkserver._forkserver
+
+
+@contextlib.contextmanager
+def forking_on_purpose() -> Iterator[None]:
+    """From 3.12 on, Python warns of a fork while other threads run."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*use of fork.*", category=DeprecationWarning)
+        yield
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Run `work` in a forked child and return its exit status; 0 unless it raised."""
+    with forking_on_purpose():
+        pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@contextlib.contextmanager
+def stopped(work: Callable[[], object], ends: Container[int] = (0,)) -> Iterator[int]:
+    """The pid of a forked child that stops itself amid `work`, and goes on with it afterwards.
+
+    `ends`: what may be its exit status, or minus the signal that it gets meanwhile.
+    """
+    with forking_on_purpose():
+        pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            work()
+            os._exit(0)
+        os._exit(1)
+    try:
+        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in ends
+
+
+class RemoteError(Exception):
+    """A command raised in the child: the exception's type name and its text."""
+
+
+class Session:
+    """What a child process's commands work on: its store, and what it holds by key."""
+
+    def __init__(self, store: refstore.Store | None, pipe: Connection | None = None) -> None:
+        self._store = store
+        self._pipe = pipe
+        self.held: dict[str, Any] = {}
+
+    @property
+    def store(self) -> refstore.Store:
+        assert self._store is not None
+        return self._store
+
+    def say(self, value: object) -> None:
+        """Tell the parent something while a command runs."""
+        assert self._pipe is not None
+        self._pipe.send(("said", value))
+
+    def adopt(self, store: refstore.Store) -> None:
+        """Make a store the one that commands work on."""
+        self._store = store
+
+
+Command = Callable[..., Any]
+
+
+class ChildProcess:
+    """A child process that runs functions of `workers`, one at a time, and answers."""
+
+    def __init__(
+        self, store: refstore.Store | str | Path | None, method: str = "forkserver"
+    ) -> None:
+        context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(["refstore"])
+        self._pipe, theirs = context.Pipe()
+        target = str(store) if isinstance(store, Path) else store
+        self.process = context.Process(  # type: ignore[attr-defined]
+            target=_serve, args=(theirs, target, engines.current()), daemon=True
+        )
+        with forking_on_purpose():
+            self.process.start()
+        theirs.close()
+        self.killed = False
+
+    @property
+    def pid(self) -> int:
+        return int(self.process.pid)
+
+    def tell(self, command: Command, *args: object) -> None:
+        """Start a command; `answer` waits for its end."""
+        self._pipe.send((command, args))
+
+    def answer(self) -> Any:
+        """The result of the command that was told, or what the command itself has sent."""
+        kind, value = self.receive()
+        if kind == "error":
+            raise RemoteError(value)
+        return value
+
+    def receive(self) -> tuple[str, Any]:
+        """The next message: ("said", ...) while a command runs, then its result or error."""
+        ready = wait([self._pipe, self.process.sentinel], timeout=BUSY_TIMEOUT)
+        if self._pipe in ready:
+            with contextlib.suppress(EOFError, ConnectionResetError):
+                message: tuple[str, Any] = self._pipe.recv()
+                return message
+            self.process.join(BUSY_TIMEOUT)
+        if not ready:
+            raise TimeoutError(f"no answer from {self.process} in {BUSY_TIMEOUT} s")
+        raise ChildProcessError(f"{self.process} ended in the middle of a command")
+
+    def do(self, command: Command, *args: object) -> Any:
+        """Run a command in the child and return its result."""
+        self.tell(command, *args)
+        return self.answer()
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until the process is gone."""
+        self.killed = True
+        os.kill(self.pid, signal.SIGKILL)
+        self.process.join(BUSY_TIMEOUT)
+        assert self.process.exitcode == -signal.SIGKILL
+
+    def stop(self) -> None:
+        """Let it end by itself; its exit code must be 0."""
+        if not self.killed:
+            self._pipe.send(None)
+            self.process.join(BUSY_TIMEOUT)
+            assert self.process.exitcode == 0, f"{self.process}"
+
+    def reap(self) -> None:
+        """Whatever happened, leave no process and no pipe."""
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join(BUSY_TIMEOUT)
+        self.process.close()
+        self._pipe.close()
+
+
+@contextlib.contextmanager
+def child_process(
+    store: refstore.Store | str | Path | None, method: str = "forkserver"
+) -> Iterator[ChildProcess]:
+    """A child with `store` (or attached to the path given), ended and reaped on the way out."""
+    with child_processes(1, store, method) as (child,):
+        yield child
+
+
+@contextlib.contextmanager
+def child_processes(
+    count: int, store: refstore.Store | str | Path | None, method: str = "forkserver"
+) -> Iterator[list[ChildProcess]]:
+    """Several children at once, all attached before the test goes on."""
+    started: list[ChildProcess] = []
+    try:
+        started.extend(ChildProcess(store, method) for _ in range(count))
+        for child in started:
+            assert child.receive() == ("ready", None)
+        yield started
+        for child in started:
+            child.stop()
+    finally:
+        for child in started:
+            child.reap()
+
+
+def clear_up_after_the_dead(path: str | Path) -> None:
+    """Let a process attach, which gives back what dead ones held."""
+    with child_process(path):
+        pass
+
+
+def _serve(pipe: Connection, store: refstore.Store | str | None, engine: str) -> None:
+    """The child: run what comes through the pipe until `None` comes."""
+    os.environ[engines.VARIABLE] = engine  # what a fork server knows is older than the test
+    attached = refstore.Store(store, create=False) if isinstance(store, str) else store
+    session = Session(attached, pipe)
+    pipe.send(("ready", None))
+    while (message := pipe.recv()) is not None:
+        command, args = message
+        try:
+            reply = ("result", command(session, *args))
+        except Exception as error:
+            detail = "".join(traceback.format_exception(error))
+            reply = ("error", f"{type(error).__name__}: {error}\n{detail}")
+            del error
+        pipe.send(reply)
+        del reply, command, args
+        gc.collect()
+
+
+# -- scripts ----------------------------------------------------------------------------------
+
+# The beginning of a script that takes every row of a store that nobody has, and gives them back.
+ROWS = """
+import fcntl, glob, os, struct
+
+class Rows:
+    def __init__(self, path, engine):
+        self._is_native = engine == "native"
+        if self._is_native:
+            self._files = [open(path, "r+b")] * 1024
+        else:
+            (folder,) = glob.glob(path + ".*.locks")
+            self._files = [open(f"{folder}/{row}.lock", "a+b") for row in range(256)]
+
+    def lock(self, wanted):
+        for row, file in enumerate(self._files):
+            try:
+                if self._is_native:
+                    kind = fcntl.F_WRLCK if wanted else fcntl.F_UNLCK
+                    asked = struct.pack("hhqqi4x", kind, os.SEEK_SET, row, 1, 0)
+                    fcntl.fcntl(file, 37, asked)  # F_OFD_SETLK
+                else:
+                    kind = fcntl.LOCK_EX | fcntl.LOCK_NB if wanted else fcntl.LOCK_UN
+                    fcntl.flock(file, kind)
+            except BlockingIOError:
+                pass  # somebody's own
+"""
+
+
+def run_script(
+    source: str, *args: object, env: dict[str, str] | None = None, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own to its end, and return what it wrote."""
+    return subprocess.run(
+        [sys.executable, *options, "-c", textwrap.dedent(source), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=BUSY_TIMEOUT,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+
+
+def run_clean(source: str, *args: object, options: tuple[str, ...] = ()) -> str:
+    """Run a program that must end with 0 and write nothing to stderr; what it printed."""
+    result = run_script(source, *args, options=options)
+    assert result.stderr == "", result.stderr
+    assert result.returncode == 0
+    return result.stdout.strip()
+
+
+@contextlib.contextmanager
+def script(source: str, *args: object) -> Iterator[subprocess.Popen[str]]:
+    """A program that runs beside the test, spoken to by lines; killed if it is still there."""
+    with tempfile.TemporaryFile("w+") as errors:
+        program = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(source), *map(str, args)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        try:
+            yield program
+        finally:
+            program.kill()
+            program.communicate()
+
+
+def line(program: subprocess.Popen[str]) -> str:
+    """The next line that a script says."""
+    assert program.stdout is not None
+    ready = wait([program.stdout.fileno()], timeout=BUSY_TIMEOUT)
+    assert ready, "the script says nothing"
+    return program.stdout.readline().strip()
