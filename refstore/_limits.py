@@ -107,7 +107,8 @@ class FileSystem(NamedTuple):
 
 
 def _file_system(where: int | str) -> FileSystem | None:
-    """Of a descriptor or path; None if it is not known, or has no limit of its own."""
+    """Reads the figures of a file system, by descriptor or path; None if they are not known, or
+    have no limit."""
     try:
         found = os.statvfs(where)
     except (OSError, AttributeError):

@@ -61,7 +61,7 @@ class Room(NamedTuple):
 
 
 def a_put(nbytes: int) -> str:
-    """Of an operation that waits, or for which there is no room."""
+    """Names an operation that waits, or for which there is no room."""
     return f"a put of {nbytes} bytes"
 
 
@@ -254,7 +254,7 @@ def no_such_view(why: ValueError) -> BufferError:
 
 
 def no_dlpack(why: BufferError) -> BufferError:
-    """Of an array that is read-only; `why`: what numpy says."""
+    """Refuses DLPack of a read-only array; `why`: what numpy says."""
     return BufferError(
         f"{why}. What get() returns is read-only, which DLPack says from version 1.0 on, and who "
         "asked is older, or takes no read-only arrays (jax.dlpack): convert buf.array, as by "

@@ -139,7 +139,7 @@ def _place(
 
 
 def _overlapping(buffers: Sequence[memoryview | Run]) -> dict[int, list[tuple[int, int]]]:
-    """For each buffer that shares memory with others, the group: (address, index), rising."""
+    """Groups buffers that share memory: for each of them, the group as (address, index), rising."""
     plain = [(i, b) for i, b in enumerate(buffers) if isinstance(b, memoryview) and b.nbytes]
     if len(plain) < 2:
         return {}

@@ -42,7 +42,7 @@ class View(NamedTuple):
 
     @property
     def most(self) -> int:
-        """No less than the bytes that it shows; axes of stride 0 show nothing more."""
+        """Upper bound of the bytes that it shows; axes of stride 0 show nothing more."""
         return math.prod(n for n, step in zip(self.shape, self.strides, strict=True) if step) * (
             self.itemsize
         )

@@ -97,7 +97,8 @@ class Attachment(Membership):
     that uses it."""
 
     def block(self, slot: int) -> Block:
-        """Of a slot that we pin or write. StoreCorruptedError if it leads out of the file."""
+        """Reads the place of a slot that we pin or write. StoreCorruptedError if it leads out of
+        the file."""
         words, at = self.file.words, self.file.slot(slot)
         unit, units = words[at + OFFSET], words[at + UNITS]
         nbytes, shape = words[at + NBYTES], words[at + SHAPE]

@@ -49,7 +49,7 @@ class Held(NamedTuple):
 
 
 def block(c: Change, slot: int) -> Held | None:
-    """Of one slot; None if it has no block."""
+    """Reads the block of one slot; None if it has none."""
     at = c.file.slot(slot)
     if slot >= slots.used(c):
         return None
@@ -155,13 +155,13 @@ class Holding(NamedTuple):
 
 
 def name_of(c: Change, slot: int) -> str | None:
-    """For people, whatever the label holds."""
+    """Decodes a name for display, whatever the label holds."""
     utf8 = slots.name(c, slot)
     return utf8.decode("utf-8", "replace") if utf8 else None
 
 
 def holdings(c: Change, only: int | None = None) -> list[Holding]:
-    """Of all slots or one."""
+    """Lists the holdings of all slots, or of one."""
     found = []
     one = None if only is None else block(c, only)
     for held in blocks(c) if only is None else [one] if one is not None else []:
@@ -179,7 +179,7 @@ def holdings(c: Change, only: int | None = None) -> list[Holding]:
 
 
 def kept(c: Change, held: Iterable[Holding]) -> list[tuple[int, int]]:
-    """Of each process that keeps anything for children: its pid, and how many bytes."""
+    """Lists the processes that keep anything for children: pid and bytes."""
     nbytes: dict[int, int] = {}
     for one in held:
         if one.kept:

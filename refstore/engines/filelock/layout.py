@@ -215,7 +215,7 @@ def fingerprint() -> int:
 
 
 def boot_id() -> int:
-    """Of this boot of the machine; 0 where it has none."""
+    """A number for this boot of the machine; 0 where it has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             return int.from_bytes(hashlib.blake2b(file.read(), digest_size=8).digest(), "little")

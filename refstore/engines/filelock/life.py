@@ -14,7 +14,7 @@ from refstore._errors import RefstoreError
 
 
 class Life:
-    """From the fork that began it to the process's end."""
+    """One process, from the fork that began it to its end."""
 
     __slots__ = ("forks", "pid")
 
@@ -23,7 +23,7 @@ class Life:
         self.pid = os.getpid()
 
     def is_ours(self) -> bool:
-        """Not in a child, not even in one that was forked behind Python's back."""
+        """Whether this is that process: not a child, not even one forked behind Python's back."""
         return self is _here and self.pid == os.getpid()
 
     def require_ours(self, path: str) -> None:

@@ -50,7 +50,7 @@ def make_folder(folder: str, mode: int) -> bool:
 
 
 def require_kernel_lock(lock: FileLock) -> None:
-    """After the first acquisition: filelock falls back to a mere file where there are no locks."""
+    """Checks a lock just acquired: filelock falls back to a mere file where there are no locks."""
     if isinstance(lock, SoftFileLock):
         lock.release(force=True)
         raise OSError(
@@ -108,7 +108,7 @@ class LivenessLock:
                 next(map(os.close, map(self._fds.pop, (0,))))  # once, whoever interrupts
 
     def leave_to_parent(self) -> None:
-        """In a forked child: the lock is its parent's."""
+        """Closes, in a forked child, what it inherited: the lock is its parent's."""
         self.let_go()
         if self._memory is not None:
             self._memory.close()
@@ -136,8 +136,8 @@ def take(path: str, mode: int = 0o600) -> LivenessLock | None:
 
 
 def leave_all_to_parent(own: list[LivenessLock]) -> None:
-    """In a forked child: the locks that it inherited, but for those that were taken for it, or
-    have to last as long as it does."""
+    """Closes, in a forked child, all inherited locks but `own` and those that last as long as the
+    child."""
     for held in list(_locks):
         if held not in own and not held.is_inherited:
             held.leave_to_parent()

@@ -181,7 +181,7 @@ class Mapping:
         return _messages.damaged_file(self.path, what)
 
     def stop_writing(self, *, is_lost: bool) -> None:
-        """In a forked child: whatever frames of its parent's calls it is in, none writes any more.
+        """Stops all writes of a forked child, whatever frames of its parent's calls it is in.
 
         `is_lost`: it has no row, and uses the file no more.
         """
@@ -216,7 +216,8 @@ class Mapping:
             self._trims = trims
 
     def commit(self, start: int, end: int) -> bool:
-        """Before the bytes from `start` to `end` are touched: whether there is memory for them.
+        """Commits memory for the bytes from `start` to `end`, before they are touched; whether
+        there is any.
 
         Under the change lock, hence whatever else lies in their chunks belongs to nobody who
         works without it, or is in use, and keeps its contents.

@@ -79,7 +79,7 @@ class Membership(StoreLock):
         return (found.st_dev, found.st_ino) == self.file.found
 
     def is_alive(self) -> bool:
-        """Not in a child that has no row of its own."""
+        """Whether this process has a row: not a child without one."""
         return self.pid == os.getpid() and not self.is_lost
 
     def require_alive(self) -> None:
@@ -339,7 +339,7 @@ class Membership(StoreLock):
             _children.warn(self.path, self._loss)
 
     def inherit(self) -> None:
-        """In a forked child, before any other lock is released."""
+        """Marks, in a forked child, the parent's lock that has to stay; before any is released."""
         if self._is_kept_for_child and self._liveness is not None:
             self._liveness.is_inherited = True
 

@@ -59,7 +59,7 @@ class Block(Protocol):
 
     @property
     def description(self) -> bytes:
-        """Of an array, as `arrays.describe` has it."""
+        """Description of an array, as `arrays.describe` has it."""
 
 
 class Home(Protocol):
@@ -87,7 +87,7 @@ class Home(Protocol):
         raises only what a signal handler does."""
 
     def block(self, slot: int) -> Block:
-        """Of a slot that we hold; StoreCorruptedError if it leads out of the file."""
+        """Reads the place of a slot of ours; StoreCorruptedError if it leads out of the file."""
 
     def private_copy(self, block: Block) -> tuple[mmap.mmap | bytearray, int]:
         """Memory of our own that shows the block, and where the block begins in it."""
@@ -101,7 +101,8 @@ class Home(Protocol):
         comes out of the next call."""
 
     def give_up(self, call: Any, pin: Pin | None) -> None:
-        """Of what the call took: free it, or, if views of it live on, condemn it with that pin.
+        """Gives up what the call took: frees it, or, if views of it live on, condemns it with that
+        pin.
 
         Now or soon; twice is once. Waits for nobody, and raises only what a signal handler does.
         """
@@ -151,7 +152,7 @@ class Pin:
         self.unpin = None if slot is None else home.unpinning(slot)
 
     def take(self, slot: int, moment: Any) -> None:
-        """It is on that slot once that moment has come."""
+        """Binds the pin to a slot, valid once that moment has come."""
         unpin = self.home.unpinning(slot)
         unpin.since = moment
         self.unpin = unpin
@@ -200,8 +201,8 @@ def writers_root(home: Home, block: Block) -> Root:
 
 
 def end_writing(root: Root) -> None:
-    """Nor may the flag `writeable` of its views be set again: numpy looks for that at what is
-    behind the last array. The root's pin keeps the memory."""
+    """Makes all views of a root read-only for good: numpy looks at what is behind the last array
+    when somebody sets the flag `writeable`. The root's pin keeps the memory."""
     root.flags.writeable = False
     gate: Any = root.base
     gate.release()

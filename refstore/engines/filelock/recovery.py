@@ -102,7 +102,7 @@ def has_left(c: Change, row: int) -> bool:
 
 
 def has_ended(c: Change, row: int) -> bool:
-    """Of a row whose lock somebody has: whether that is children, and its process is gone."""
+    """Whether a row whose lock is held belongs to children only, its process being gone."""
     state = c[row_at(c.file, row) + ROW_STATE]
     return state & LEFT != 0 or (state & HAS_CHILDREN != 0 and _children.has_ended(pid_of(c, row)))
 

@@ -81,8 +81,8 @@ class Deferred:
         self.tries = 0
 
     def is_done(self) -> bool:
-        """True also after an interrupt past the point of no return: a second unpin would drop
-        somebody else's pin. True, too, if it cannot be done."""
+        """Whether it is over: done, or impossible. An interrupt past the point of no return counts
+        as done: a second unpin would drop somebody else's pin."""
         if self.tries >= TRIES or (self.change is not None and self.change.commits):
             return True
         return self.since is not None and not self.since.has_come()
@@ -103,7 +103,7 @@ class StoreLock:
         self.new_locks()
 
     def new_locks(self) -> None:
-        """At first, and in a forked child."""
+        """Makes the locks: at first, and again in a forked child."""
         self.mutex = threading.RLock()
         self.lock = new_lock(os.path.join(self.folder, "change.lock"), self.mode)
         self._inside: FrameType | None = None  # the `_run_locked` that has the lock
@@ -268,7 +268,7 @@ class StoreLock:
     # --- deferred work
 
     def is_alive(self) -> bool:
-        """Not in a child that may not take the lock."""
+        """Whether this process may take the lock: a child that inherited this may not."""
         return self.pid == os.getpid()
 
     def defer(self, operation: Operation[Any], *args: Any) -> None:
@@ -277,7 +277,7 @@ class StoreLock:
         self.defer_once(Deferred(operation, args))
 
     def defer_once(self, deferred: Deferred) -> None:
-        """Likewise, but not again if it was done or asked for before."""
+        """Defers like `defer`, but not again if it was done or requested before."""
         self._deferred.append(deferred)
         if _is_busy():
             _pending.append(self)

@@ -130,7 +130,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
             raise
 
     def _finish_seal(self) -> None:
-        """It is sealed: what is left of it is read."""
+        """Ends the writing after the seal: what is left of it is read."""
         self._is_sealed = True
         _open.pop(id(self), None)
         self._is_over = True
@@ -187,7 +187,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
         return home
 
     def _end(self) -> None:
-        """No new views from here on."""
+        """Refuses new views from here on."""
         self._is_closed = True
         try:
             self._end_once.pop()
