@@ -72,7 +72,7 @@ def parameters(name: str, call: Any) -> list[str]:
     return [one for one in plain if one not in ("self", "message")]
 
 
-@pytest.mark.once
+@pytest.mark.once("opens no store")
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_call_is_documented(name: str) -> None:
     call = PUBLIC[name]
