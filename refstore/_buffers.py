@@ -1,4 +1,4 @@
-"""What both engines hand out: `PinnedBuffer` and `Writer`, as users and type checkers know them.
+"""`PinnedBuffer` and `Writer`, as users and type checkers know them.
 
 Each engine has classes of its own, registered here, so that isinstance() holds for all of them.
 """
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["PinnedBuffer", "Writer"]
 
 
-class _Block(abc.ABC):
-    """Some bytes in shared memory, and a buffer for whoever asks for one."""
+class Block(abc.ABC):
+    """Bytes in shared memory that export the buffer protocol."""
 
     __slots__ = ()
 
@@ -33,50 +33,137 @@ class _Block(abc.ABC):
     @property
     @abc.abstractmethod
     def nbytes(self) -> int:
-        """Bytes of payload."""
+        """Bytes of payload; `len()` is the same.
+
+        Example:
+            >>> with store.get(store.put(b"abc")) as buf:
+            ...     buf.nbytes
+            3
+        """
 
     @property
     @abc.abstractmethod
     def closed(self) -> bool:
-        """Whether it takes no further use; views taken from it may live on."""
+        """Whether it takes no further use; views taken from it may live on.
 
-    @property
-    @abc.abstractmethod
-    def ref(self) -> ObjectRef:
-        """The object's ref; of a Writer, ValueError before the seal."""
-
-    @property
-    @abc.abstractmethod
-    def array(self) -> npt.NDArray[Any]:
-        """A view without a copy: the array, or the bytes of anything else as uint8."""
+        Example:
+            >>> with store.get(store.put(b"abc")) as buf:
+            ...     pass
+            >>> buf.closed
+            True
+        """
 
 
-class PinnedBuffer(_Block):
+class PinnedBuffer(Block):
     """An object that is pinned where it lies: a context manager and a read-only buffer.
 
     The pin goes when it is closed (`with` ends, `release()`, collection) and the last view taken
-    from it is gone. `Store.get()` makes them.
+    from it is gone; until then the object's memory is not reused, even if it is deleted. An object
+    of kind "array" exports its format, shape and strides to whoever asks for them, and plain bytes
+    in storage order else. `Store.get()` makes them, read-only unless `writable=True` was given.
+
+    Errors:
+        ValueError: it is used after it is closed.
+        RefstoreError: it is used in a forked child that has no place in the store.
+
+    Example:
+        >>> with store.get(store.put(np.arange(3, dtype="u1"))) as buf:
+        ...     bytes(buf), np.asarray(buf)
+        (b'\\x00\\x01\\x02', array([0, 1, 2], dtype=uint8))
     """
 
     __slots__ = ()
 
     @abc.abstractmethod
     def release(self) -> None:
-        """Closes the buffer. Views taken from it stay valid, and keep the pin."""
+        """Closes the buffer. Views taken from it stay valid, and keep the pin.
+
+        Example:
+            >>> buf = store.get(store.put(b"abc"))
+            >>> buf.release()
+            >>> buf.closed
+            True
+        """
+
+    @property
+    @abc.abstractmethod
+    def ref(self) -> ObjectRef:
+        """The object's ref.
+
+        Example:
+            >>> ref = store.put(b"abc")
+            >>> with store.get(ref) as buf:
+            ...     buf.ref == ref
+            True
+        """
 
     @property
     @abc.abstractmethod
     def kind(self) -> Literal["bytes", "array", "object"]:
-        """How the object was put."""
+        """Kind of the object, as it was put: "bytes", "array" or "object".
+
+        Errors:
+            ValueError: the buffer is closed.
+
+        Example:
+            >>> with store.get(store.put({"any": "object"})) as buf:
+            ...     buf.kind
+            'object'
+        """
+
+    @property
+    @abc.abstractmethod
+    def array(self) -> npt.NDArray[Any]:
+        """The object as an ndarray over the pinned memory, without a copy.
+
+        Of its own shape, dtype and order; of kind "bytes", one axis of uint8. Read-only, unless
+        the buffer is a private view. It keeps the pin as long as it, or a view of it, lives.
+
+        Errors:
+            TypeError: the object is of kind "object"; `value` has its arrays.
+            ValueError: the buffer is closed.
+
+        Example:
+            >>> with store.get(store.put(np.ones((2, 3)))) as buf:
+            ...     buf.array.shape
+            (2, 3)
+        """
 
     @property
     @abc.abstractmethod
     def value(self) -> Any:
-        """The object that was put; its buffers lie where they are, bytes are a memoryview."""
+        """The object that was put; its buffers stay where they are, without a copy.
+
+        An array, a memoryview if bytes were put, or the object, which each use unpickles anew.
+
+        Errors:
+            ValueError: the buffer is closed.
+            Exception: whatever unpickling the object raises.
+
+        Example:
+            >>> with store.get(store.put({"weights": [1, 2]})) as buf:
+            ...     buf.value
+            {'weights': [1, 2]}
+        """
 
     @abc.abstractmethod
     def private_view(self) -> memoryview:
-        """A writable copy-on-write view of the payload, with a pin of its own."""
+        """Makes a writable copy-on-write view of the payload, with a pin of its own.
+
+        Returns:
+            A memoryview; what is written to it stays in this process.
+
+        Errors:
+            ValueError: the buffer is closed.
+            MemoryError: no address space is left for the view.
+
+        Example:
+            >>> with store.get(store.put(b"abc")) as buf:
+            ...     view = buf.private_view()
+            ...     view[0] = ord("x")
+            ...     bytes(view), bytes(buf)
+            (b'xbc', b'abc')
+        """
 
     if TYPE_CHECKING:
 
@@ -87,19 +174,83 @@ class PinnedBuffer(_Block):
         def __dlpack_device__(self) -> tuple[int, int]: ...
 
 
-class Writer(_Block):
-    """Room in shared memory, to be written and then sealed: a context manager and a buffer.
+class Writer(Block):
+    """Memory of an object that is being written: a context manager and a writable buffer.
 
-    Leaving `with` seals it; leaving by an exception, `abort()` or the writer's death gives the
-    room back. `Store.create()` makes them.
+    Leaving `with` seals it, which publishes the object; an exception there, `abort()` or the
+    death of its process gives the space back, and nobody ever sees it. Writing through a view kept
+    past the seal is undefined. `Store.create()` makes them.
+
+    Errors:
+        ValueError: it is used after it is sealed or aborted, or in a forked child.
+
+    Example:
+        >>> with store.create(3) as writer:
+        ...     memoryview(writer)[:] = b"abc"
+        >>> with store.get(writer.ref) as buf:
+        ...     bytes(buf)
+        b'abc'
     """
 
     __slots__ = ()
 
     @abc.abstractmethod
     def seal(self) -> ObjectRef:
-        """Publishes what was written, for good; returns its ref."""
+        """Publishes what was written, for good; from here on it is read-only.
+
+        Returns:
+            The object's ref.
+
+        Errors:
+            ObjectExistsError: the name is taken by now, and `replace` was not given. The Writer
+                is closed, and nothing is published.
+            StoreFullError: the file system has no memory left for the table of pins.
+            ValueError: it is sealed or aborted already, or this is a forked child.
+
+        Example:
+            >>> writer = store.create(3)
+            >>> memoryview(writer)[:] = b"abc"
+            >>> writer.seal() in store
+            True
+        """
 
     @abc.abstractmethod
     def abort(self) -> None:
-        """Gives the room back; nobody ever sees it. Does nothing once it is sealed or aborted."""
+        """Gives the space back; nobody ever sees it. Does nothing once it is sealed or aborted.
+
+        Example:
+            >>> writer = store.create(1000)
+            >>> writer.abort()
+            >>> len(store)
+            0
+        """
+
+    @property
+    @abc.abstractmethod
+    def ref(self) -> ObjectRef:
+        """The sealed object's ref.
+
+        Errors:
+            ValueError: it is not sealed.
+
+        Example:
+            >>> with store.create(3) as writer:
+            ...     writer.array[:] = 0
+            >>> writer.ref in store
+            True
+        """
+
+    @property
+    @abc.abstractmethod
+    def array(self) -> npt.NDArray[Any]:
+        """The memory as an ndarray of the shape and dtype asked for; uint8 if bytes were.
+
+        Writable until the seal.
+
+        Errors:
+            ValueError: it is aborted.
+
+        Example:
+            >>> with store.create(shape=3, dtype="i8") as writer:
+            ...     writer.array[:] = [1, 2, 3]
+        """

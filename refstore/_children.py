@@ -34,7 +34,10 @@ NO_GIL: Final = "a thread without a Python thread state forked: let a thread of 
 
 def no_row(rows: int) -> str:
     """Why there was no place: of so many."""
-    return f"all its {rows} rows are taken: let processes close it that need it no more"
+    return (
+        f"all {rows} places in its process table are taken: let processes close it that need it no "
+        "more"
+    )
 
 
 def warn(path: str, why: str) -> None:
@@ -52,7 +55,7 @@ def _is_between(module: str) -> bool:
 
 
 def warning(path: str, why: str) -> str:
-    """To the parent. `why`: one of the above, with what to do."""
+    """Builds the warning to the parent. `why`: one of the above, with what to do."""
     return (
         f"a child was forked that has no place in store {path!r} ({why}). It can read the views "
         "that it inherited, and use the store only by opening it anew; what this process held at "
@@ -74,7 +77,7 @@ def has_ended(pid: int) -> bool:
 
 
 def holder(command: str, kept: bool, ended: bool) -> str:
-    """Of a process that holds an object: its command, and what it holds that for."""
+    """Describes a process that holds an object: its command, and for whom it holds it."""
     if ended:
         return f"{command} (has ended; kept for children)"
     return f"{command} (kept for children)" if kept else command

@@ -28,11 +28,30 @@ __all__ = [
 
 
 class RefstoreWarning(UserWarning):
-    """Something works, though not as well as it could on this machine."""
+    """Something works, though not as well as it could on this machine.
+
+    Warned of are a store that works through file locks since the compiled core is not there, and a
+    forked child that has no place in the store.
+
+    Example:
+        >>> issubclass(refstore.RefstoreWarning, UserWarning)
+        True
+    """
 
 
 class RefstoreError(Exception):
-    """The base of all errors of this package."""
+    """The base of all errors of this package.
+
+    Raised itself in a forked child that has no place in the store, and when all places in the
+    process table are taken.
+
+    Example:
+        >>> try:
+        ...     store.get("no such name")
+        ... except refstore.RefstoreError as error:
+        ...     print(type(error).__name__)
+        ObjectNotFoundError
+    """
 
     _keywords: ClassVar[tuple[str, ...]] = ()  # attributes that the constructor asks for by name
 
@@ -43,7 +62,18 @@ class RefstoreError(Exception):
 
 
 class ObjectNotFoundError(RefstoreError, KeyError):
-    """No live object has this ref or name, `key`."""
+    """No live object has this ref or name. A KeyError, too.
+
+    Parameters:
+        key: the ref or name that was asked for.
+
+    Example:
+        >>> try:
+        ...     store.get("no such name")
+        ... except KeyError as error:
+        ...     print(error.key)
+        no such name
+    """
 
     _keywords = ("key",)
 
@@ -57,7 +87,19 @@ class ObjectNotFoundError(RefstoreError, KeyError):
 
 
 class ObjectExistsError(RefstoreError, FileExistsError):
-    """The name, `key`, is taken, and `replace=True` was not given."""
+    """The name is taken, and `replace=True` was not given. A FileExistsError, too.
+
+    Parameters:
+        key: the name.
+
+    Example:
+        >>> _ = store.put(b"x", name="weights")
+        >>> try:
+        ...     store.put(b"y", name="weights")
+        ... except refstore.ObjectExistsError as error:
+        ...     print(error.key)
+        weights
+    """
 
     _keywords = ("key",)
 
@@ -67,20 +109,39 @@ class ObjectExistsError(RefstoreError, FileExistsError):
 
 
 class TopHolder(NamedTuple):
-    """A process, and how much of a store's room it keeps from being used again."""
+    """A process, and how much of a store's space it keeps from being used again.
 
-    pid: int  # 0 while it is not known
-    command: str  # how it was started, cut short
-    bytes: int  # of the blocks that it pins or is writing, as allocated
+    Parameters:
+        pid: of the process; 0 while it is not known.
+        command: how it was started, cut short.
+        bytes: of the blocks that it pins or is writing, as allocated.
+
+    Example:
+        >>> refstore.TopHolder(pid=4711, command="train.py", bytes=4096).bytes
+        4096
+    """
+
+    pid: int
+    command: str
+    bytes: int
 
 
 class StoreFullError(RefstoreError, MemoryError):
-    """There is no room for an object.
+    """There is no space for an object. A MemoryError, too.
 
-    needed          bytes asked for
-    free            bytes free in the whole store
-    largest_free    bytes of the largest object that would fit
-    holders         the processes that pin objects or are writing some, largest first
+    Parameters:
+        needed: bytes asked for.
+        free: bytes free in the whole store.
+        largest_free: bytes of the largest object that would fit.
+        holders: the processes that pin objects or are writing some, a TopHolder each, largest
+            first.
+
+    Example:
+        >>> try:
+        ...     store.put(bytes(store.capacity + 1))
+        ... except refstore.StoreFullError as error:
+        ...     print(error.needed - store.capacity, error.holders)
+        1 ()
     """
 
     _keywords = ("needed", "free", "largest_free", "holders")
@@ -102,11 +163,28 @@ class StoreFullError(RefstoreError, MemoryError):
 
 
 class GetTimeoutError(RefstoreError, TimeoutError):
-    """Nothing was published under the name in the time given."""
+    """Nothing was published under the name in the time given. A TimeoutError, too.
+
+    This version does not wait, and raises it nowhere.
+
+    Example:
+        >>> issubclass(refstore.GetTimeoutError, TimeoutError)
+        True
+    """
 
 
 class StoreBusyError(RefstoreError, TimeoutError):
-    """Another process, `pid`, is stopped in the middle of a change that must end first."""
+    """A process is stopped in the middle of a change that must end first. A TimeoutError, too.
+
+    Raised after five seconds in which the process did not go on.
+
+    Parameters:
+        pid: of that process: resume it (kill -CONT) or kill it.
+
+    Example:
+        >>> issubclass(refstore.StoreBusyError, TimeoutError)
+        True
+    """
 
     _keywords = ("pid",)
 
@@ -116,8 +194,26 @@ class StoreBusyError(RefstoreError, TimeoutError):
 
 
 class StoreCorruptedError(RefstoreError):
-    """The file is no store, or what it says contradicts itself."""
+    """The file is no store, or its contents contradict each other.
+
+    Example:
+        >>> with open(store.path + ".other", "wb") as file:
+        ...     _ = file.write(b"no store" * 1000)
+        >>> try:
+        ...     refstore.Store(file.name)
+        ... except refstore.StoreCorruptedError:
+        ...     os.unlink(file.name)
+    """
 
 
 class StoreVersionError(RefstoreError):
-    """The file is a store, but of another format, build or engine, or not the one expected."""
+    """The file is a store, but of another format, build or engine, or not the one expected.
+
+    Example:
+        >>> other = "filelock" if store.backend == "native" else "native"
+        >>> try:
+        ...     refstore.Store(store.path, backend=other)
+        ... except refstore.StoreVersionError:
+        ...     print("it belongs to the other engine")
+        it belongs to the other engine
+    """

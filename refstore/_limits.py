@@ -1,4 +1,4 @@
-"""What the system has left for a store: address space, room on a file system, descriptors.
+"""Resources left for a store: address space, room on a file system, descriptors.
 
 The kernel says no with a number. Here it is found out which limit that was, and said.
 """
@@ -107,7 +107,8 @@ class FileSystem(NamedTuple):
 
 
 def _file_system(where: int | str) -> FileSystem | None:
-    """Of a descriptor or path; None if it is not known, or has no limit of its own."""
+    """Reads the figures of a file system, by descriptor or path; None if they are not known, or
+    have no limit."""
     try:
         found = os.statvfs(where)
     except (OSError, AttributeError):

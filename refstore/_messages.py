@@ -43,7 +43,7 @@ def command() -> str:
 
 
 class Room(NamedTuple):
-    """What a store holds, in bytes and in objects."""
+    """The room of a store, in bytes and in objects."""
 
     capacity: int
     free: int
@@ -58,6 +58,11 @@ class Room(NamedTuple):
 
 
 # --- of operations
+
+
+def a_put(nbytes: int) -> str:
+    """Names an operation that waits, or for which there is no room."""
+    return f"a put of {nbytes} bytes"
 
 
 def busy(path: str, pid: int, what: str) -> StoreBusyError:
@@ -141,7 +146,7 @@ def _who_holds(holders: Sequence[TopHolder]) -> str:
 
 
 def _what_comes_back(room: Room) -> str:
-    """What no delete gives back, and what does."""
+    """Advice about bytes that no delete gives back."""
     told = ""
     if room.writing_nbytes:
         told = (
@@ -182,12 +187,33 @@ def closed() -> ValueError:
     return ValueError("this store is closed")
 
 
+def closed_buffer(noun: str) -> ValueError:
+    """`noun`: "PinnedBuffer" or "Writer"."""
+    return ValueError(f"this {noun} is closed")
+
+
+def no_constructor(noun: str) -> TypeError:
+    """Somebody called the class itself."""
+    maker = "create" if noun == "Writer" else "get"
+    return TypeError(f"Store.{maker}() makes {noun}s")
+
+
+def not_sealed() -> ValueError:
+    return ValueError("not sealed: there is no ref yet")
+
+
+def parents_writer() -> ValueError:
+    return ValueError(
+        "this Writer belongs to the parent process: only the process that made it can seal it"
+    )
+
+
 def forked(path: str) -> str:
     """Why a child cannot use the store that it inherited."""
     return (
-        f"this process was forked without a place in the store {path!r} (by a raw system call, or "
-        "when no row, descriptor or memory was left for it): views that it inherited stay true; "
-        "for all else, open the store anew"
+        f"this process was forked without a place in the process table of store {path!r} (by a raw "
+        "system call, or when no place, descriptor or memory was left for it): views that it "
+        "inherited stay valid; for all else, open the store anew"
     )
 
 
@@ -228,7 +254,7 @@ def no_such_view(why: ValueError) -> BufferError:
 
 
 def no_dlpack(why: BufferError) -> BufferError:
-    """Of an array that is read-only; `why`: what numpy says."""
+    """Refuses DLPack of a read-only array; `why`: what numpy says."""
     return BufferError(
         f"{why}. What get() returns is read-only, which DLPack says from version 1.0 on, and who "
         "asked is older, or takes no read-only arrays (jax.dlpack): convert buf.array, as by "
@@ -236,7 +262,20 @@ def no_dlpack(why: BufferError) -> BufferError:
     )
 
 
+# --- of arguments
+
+
+def wrong_ref_size(nbytes: int) -> ValueError:
+    return ValueError(f"an ObjectRef has 16 bytes, not {nbytes}")
+
+
+def negative_size(size: int) -> ValueError:
+    return ValueError(f"a size cannot be negative, and {size} is")
+
+
 # --- of files
+
+KIND_OF_OBJECT = "the kind of the object"
 
 
 def damaged_file(
@@ -258,6 +297,7 @@ def damaged_object(path: str, what: str, slot: int) -> StoreCorruptedError:
 
 
 NOT_A_STORE = "is not a store"
+DAMAGED_HEADER = "has a damaged header"
 
 
 def no_store(path: str, why: str) -> StoreCorruptedError:
@@ -285,6 +325,13 @@ def other_version(path: str, has: int, writes: int) -> StoreVersionError:
     )
 
 
+def other_build(path: str) -> StoreVersionError:
+    return StoreVersionError(
+        f"store {path!r} was made by a build of refstore with other constants: use one build in "
+        "all processes, or remove the store"
+    )
+
+
 def other_user(path: str, uid: int) -> PermissionError:
     return PermissionError(
         errno.EACCES,
@@ -296,7 +343,10 @@ def other_user(path: str, uid: int) -> PermissionError:
 
 def no_rows(path: str, rows: int) -> str:
     """Why a process cannot attach."""
-    return f"all {rows} rows of store {path!r} are taken: no more processes can attach"
+    return (
+        f"all {rows} places in the process table of store {path!r} are taken: "
+        "no more processes can attach"
+    )
 
 
 # --- of paths, where the system has no more than two or three words

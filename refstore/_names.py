@@ -1,4 +1,4 @@
-"""What may name an object: the rules of both engines."""
+"""Rules for names of objects, for both engines."""
 
 from __future__ import annotations
 

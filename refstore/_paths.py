@@ -1,4 +1,4 @@
-"""Where stores lie and how big they are: names to paths, text to capacities, and the defaults."""
+"""Places and sizes of stores: names to paths, text to capacities, and the defaults."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def open_store(path: str, access: int) -> io.FileIO:
 
 
 def open_file(path: str, access: int, mode: int = 0o600) -> io.FileIO:
-    """What os.open() opens, as an object that closes it at the latest when nobody has it.
+    """Opens like os.open(); returns an object that closes it at the latest when collected.
 
     A signal handler may raise between any two steps of Python code, so a plain number would be
     lost on its way to whoever closes it: this is one step.

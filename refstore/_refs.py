@@ -12,6 +12,7 @@ from __future__ import annotations
 import copyreg
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, final
 
+from refstore import _messages
 from refstore._pickled import named_in_pickles
 
 __all__ = ["ObjectRef", "Parts", "make_ref", "parts_of"]
@@ -21,68 +22,116 @@ _SLOT_MASK, _GENERATION_MASK = 2**32 - 1, 2**48 - 1
 
 
 class Parts(NamedTuple):
-    """What the sixteen bytes of a ref say."""
+    """The parts of the sixteen bytes of a ref."""
 
     slot: int
     generation: int
     tag: int
 
 
+@final
+class _PythonRef:
+    """The address of one object, in 16 bytes: immutable, hashable, picklable.
+
+    A ref of a deleted object, or of another store's, never leads to a live one.
+
+    Parameters:
+        raw: the 16 bytes of a ref, as bytes(ref) has them.
+
+    Errors:
+        TypeError: `raw` is not bytes.
+        ValueError: it does not have 16 of them.
+
+    Example:
+        >>> ref = store.put(b"x")
+        >>> refstore.ObjectRef(bytes(ref)) == ref
+        True
+    """
+
+    __slots__ = ("__weakref__", "_raw")
+
+    def __new__(cls, raw: bytes) -> _PythonRef:
+        if not isinstance(raw, bytes):
+            raise TypeError(f"an ObjectRef is made of bytes, not {type(raw).__name__}")
+        if len(raw) != 16:
+            raise _messages.wrong_ref_size(len(raw))
+        self = super().__new__(cls)
+        object.__setattr__(self, "_raw", bytes(raw))
+        return self
+
+    def __init_subclass__(cls, **options: object) -> NoReturn:
+        raise TypeError("ObjectRef has no subclasses")
+
+    @staticmethod
+    def from_hex(text: str) -> _PythonRef:
+        """Makes the ref whose hex() this is.
+
+        Parameters:
+            text: 32 hexadecimal digits.
+
+        Returns:
+            The ref.
+
+        Errors:
+            TypeError: `text` is not a str.
+            ValueError: it does not have 32 such digits.
+
+        Example:
+            >>> ref = store.put(b"x")
+            >>> refstore.ObjectRef.from_hex(ref.hex()) == ref
+            True
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"hex digits are a str, not {type(text).__name__}")
+        return _PythonRef(bytes.fromhex(text))
+
+    def hex(self) -> str:
+        """Writes the 16 bytes as hexadecimal digits.
+
+        Returns:
+            32 digits, of which from_hex() makes the ref again.
+
+        Example:
+            >>> len(store.put(b"x").hex())
+            32
+        """
+        raw: bytes = self._raw
+        return raw.hex()
+
+    def __bytes__(self) -> bytes:
+        raw: bytes = self._raw
+        return raw
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not _PythonRef:
+            return NotImplemented
+        return bytes(self) == bytes(other)
+
+    def __hash__(self) -> int:
+        return hash(bytes(self))
+
+    def __setattr__(self, name: str, value: object = None) -> NoReturn:
+        raise AttributeError("an ObjectRef cannot be changed")
+
+    __delattr__ = __setattr__
+
+    def __repr__(self) -> str:
+        return f"ObjectRef.from_hex('{self.hex()}')"
+
+    if TYPE_CHECKING:
+        _raw: bytes
+
+
 if TYPE_CHECKING:
     from refstore._core import ObjectRef
 else:
     try:
-        from refstore._core import ObjectRef
+        from refstore._core import ObjectRef, adopt_docs
     except ImportError:
-
-        @final
-        class ObjectRef:
-            """The address of one object, in 16 bytes. Immutable, hashable, picklable."""
-
-            __slots__ = ("__weakref__", "_raw")
-
-            def __new__(cls, raw: bytes) -> ObjectRef:
-                if not isinstance(raw, bytes):
-                    raise TypeError(f"an ObjectRef is made of bytes, not {type(raw).__name__}")
-                if len(raw) != 16:
-                    raise ValueError(f"an ObjectRef has 16 bytes, not {len(raw)}")
-                self = super().__new__(cls)
-                object.__setattr__(self, "_raw", bytes(raw))
-                return self
-
-            def __init_subclass__(cls, **options: object) -> NoReturn:
-                raise TypeError("ObjectRef has no subclasses")
-
-            @staticmethod
-            def from_hex(text: str) -> ObjectRef:
-                """The ref whose `hex()` this is."""
-                if not isinstance(text, str):
-                    raise TypeError(f"hex digits are a str, not {type(text).__name__}")
-                return ObjectRef(bytes.fromhex(text))
-
-            def hex(self) -> str:
-                """The bytes as 32 digits."""
-                return self._raw.hex()
-
-            def __bytes__(self) -> bytes:
-                return self._raw
-
-            def __eq__(self, other: object) -> bool:
-                if type(other) is not ObjectRef:
-                    return NotImplemented
-                return self._raw == other._raw
-
-            def __hash__(self) -> int:
-                return hash(self._raw)
-
-            def __setattr__(self, name: str, value: object) -> NoReturn:
-                raise AttributeError("an ObjectRef cannot be changed")
-
-            def __delattr__(self, name: str) -> NoReturn:
-                raise AttributeError("an ObjectRef cannot be changed")
-
-            def __repr__(self) -> str:
-                return f"ObjectRef.from_hex('{self.hex()}')"
+        ObjectRef = _PythonRef
+        ObjectRef.__name__ = ObjectRef.__qualname__ = "ObjectRef"
+    else:
+        adopt_docs(ObjectRef, _PythonRef)
 
 
 def make_ref(slot: int, generation: int, tag: int) -> ObjectRef:
@@ -92,7 +141,7 @@ def make_ref(slot: int, generation: int, tag: int) -> ObjectRef:
 
 
 def parts_of(ref: ObjectRef) -> Parts:
-    """What `ref` is made of."""
+    """The parts of `ref`."""
     number = int.from_bytes(bytes(ref), "little")
     return Parts(
         number & _SLOT_MASK, number >> _GENERATION_AT & _GENERATION_MASK, number >> _TAG_AT
@@ -101,7 +150,7 @@ def parts_of(ref: ObjectRef) -> Parts:
 
 @named_in_pickles
 def restore_ref(raw: bytes) -> ObjectRef:
-    """What pickles of refs call."""
+    """Rebuilds a ref; named in pickles."""
     return ObjectRef(raw)
 
 

@@ -1,4 +1,4 @@
-"""What a store tells of itself: counts, who holds what, and what came back from the dead."""
+"""Reports of a store: counts, holders, and the result of a recovery."""
 
 from __future__ import annotations
 
@@ -13,51 +13,101 @@ __all__ = ["Holder", "Recovery", "StoreStats"]
 
 @dataclass(frozen=True)
 class StoreStats:
-    """What a store holds. Sizes in bytes; exact when nobody is at work on the store.
+    """Counts of a store. Sizes are in bytes; exact when nobody is at work on the store.
 
-    The first seven are counted from the slots; the counters are kept per process and added up.
+    The first seven are counted from the slots; the others are kept per process and added up.
+
+    Parameters:
+        capacity: bytes of payload that fit.
+        used: bytes of blocks being written, live, or deleted and still pinned, as allocated.
+        free: bytes that are not used.
+        largest_free: bytes of the largest object that fits now.
+        objects: live objects.
+        pinned: objects that are pinned, live or deleted.
+        condemned: objects that are deleted, and kept by pins.
+        puts: objects published so far.
+        gets: calls of get() so far.
+        deletes: objects deleted so far, by delete() or replaced.
+        evictions: objects evicted so far; this version evicts none.
+        recoveries: processes that died attached, and were cleaned up after.
+        processes: attached and alive.
+
+    Example:
+        >>> ref = store.put(bytes(100))
+        >>> with store.get(ref):
+        ...     store.stats().pinned
+        1
     """
 
     capacity: int
-    used: int  # blocks being written, live or deleted and still pinned, as allocated
+    used: int
     free: int
-    largest_free: int  # the largest object that fits now
-    objects: int  # live
-    pinned: int  # live or deleted
-    condemned: int  # deleted, and kept by pins
+    largest_free: int
+    objects: int
+    pinned: int
+    condemned: int
     puts: int
     gets: int
     deletes: int
     evictions: int
-    recoveries: int  # processes that died attached, and were cleaned up after
-    processes: int  # attached and alive
+    recoveries: int
+    processes: int
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What one process gave back of what dead processes held. True if any had died."""
+    """Counts of what one process freed of what dead processes held. True if any had died.
 
-    processes: int  # dead ones that were cleaned up after
-    pids: tuple[int, ...]  # theirs, as far as known; of very many, the last
+    Parameters:
+        processes: dead ones that were cleaned up after.
+        pids: theirs, as far as known; of very many, the last.
+        pins: pins that were dropped.
+        unfinished: objects that were never sealed, and are gone.
+        published: named puts that were past the point of no return and have been completed.
+        locks: locks that were released.
+        nbytes: bytes of blocks that came free, as allocated.
+
+    Example:
+        >>> bool(store.recover())
+        False
+    """
+
+    processes: int
+    pids: tuple[int, ...]
     pins: int
-    unfinished: int  # objects that were never sealed, and are gone
-    published: int  # objects that lacked the last steps of their publication, and are whole
+    unfinished: int
+    published: int
     locks: int
-    nbytes: int  # of blocks that came free, as allocated
+    nbytes: int
 
     def __bool__(self) -> bool:
         return self.processes > 0
 
 
 class Holder(NamedTuple):
-    """One process and one object that it keeps in memory, by pins or because it is writing it."""
+    """One process and one object that it keeps in memory, by pins or because it is writing it.
 
-    pid: int  # 0 while it is not known
-    command: (
-        str  # how the process was started, cut short; and whether this is kept for its children
-    )
-    ref: ObjectRef | None  # None: it is being written
+    Parameters:
+        pid: of the process; 0 while it is not known.
+        command: how it was started, cut short; and whether this is kept for its children.
+        ref: of the object; None while it is being written.
+        name: that it is published under, or None.
+        pins: of this process on it.
+        bytes: of the object's block, as allocated.
+        alive: whether the process, or a child that it keeps this for, is alive; what a dead one
+            holds is freed when it is needed.
+
+    Example:
+        >>> ref = store.put(b"x")
+        >>> with store.get(ref):
+        ...     store.holders(ref)[0].pid == os.getpid()
+        True
+    """
+
+    pid: int
+    command: str
+    ref: ObjectRef | None
     name: str | None
     pins: int
-    bytes: int  # of the object's block, as allocated
-    alive: bool  # the process, or a child it keeps this for; what a dead one holds comes back
+    bytes: int
+    alive: bool

@@ -1,41 +1,37 @@
-"""`Store`: what users open. One of two engines does the work behind it; here is what they share."""
+"""The public Store class: opening, reports and closing. Engines handle the objects."""
 
 from __future__ import annotations
 
 import contextlib
-import operator
 import os
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast
 
 from refstore import _header, _messages, _paths
+from refstore._arguments import checked_options, require_max_objects
+from refstore._calls import ObjectCalls
 from refstore._errors import RefstoreError, StoreVersionError
-from refstore._names import require_text
 from refstore._pickled import named_in_pickles
 from refstore._refs import ObjectRef
 from refstore._reports import Holder, Recovery, StoreStats
-from refstore._temporary import claim, collect_temporary, give_up
+from refstore._temporary import collect_temporary, give_up, own
 from refstore.engines import choice, interface
 from refstore.engines.binding import bound
 
 if TYPE_CHECKING:
     import inspect
 
-    import numpy.typing as npt
     from typing_extensions import Self
 
-    from refstore._buffers import PinnedBuffer, Writer
 
 __all__ = ["Store"]
 
-OWNERS = 0o600  # permissions that a store's owner must have
 RETRIES = 5  # more that check() takes before it reports
 RETRY_DELAY = 0.02  # seconds
 
 
 class _InitSignature:
-    """What a class takes, which Python would say is what its `__new__` takes."""
+    """Makes inspect.signature(Store) show __init__."""
 
     def __get__(self, instance: object, owner: type) -> inspect.Signature:
         import inspect  # takes longer to import than the rest of this package
@@ -45,18 +41,46 @@ class _InitSignature:
         return of_init.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
 
 
-class Store:
+class Store(ObjectCalls):
     """A store on this machine, shared by every process that opens the same name.
 
-    `name` is a plain name, for a file in this user's folder in shared memory, or a path if it
-    holds a separator. `create`: None attaches, or creates if it is not there; True must create;
-    False must attach. `capacity` is bytes of payload, as a number or "64MiB"; `max_objects` how
-    many objects fit. `backend`: "native", "filelock", or "auto" for the better one that can be
-    there, which REFSTORE_BACKEND overrides. An attached store takes all of these from its file,
-    and a different value given is an error.
+    A store is a file; it lasts until unlink(), whoever is attached. `key in store`, `len(store)`
+    and iteration (over refs) see live objects; `store[name]`, `store[name] = obj` and
+    `del store[name]` are get(name), put(obj, name=name, replace=True) and delete(name). A Store is
+    a context manager that closes it, and pickles as "attach to the same file".
 
-    Errors: FileExistsError, FileNotFoundError, ValueError, StoreCorruptedError, StoreVersionError,
-    PermissionError (another user's file, without `foreign=True`), OSError.
+    Parameters:
+        name: a plain name, for a file in this user's folder in shared memory, or a path if it
+            holds a separator.
+        capacity: bytes of payload, as an int or a text such as "64MiB" or "1GB"; a part of the
+            machine's memory by default, which costs nothing until it is used.
+        max_objects: how many objects fit; follows from the capacity by default.
+        create: None attaches, or creates the store if it is not there; True must create it; False
+            must attach.
+        backend: "native", "filelock", or "auto" for the better one that can be there, which the
+            variable REFSTORE_BACKEND overrides.
+        evict: the eviction policy; this version has none, so it is None.
+        mode: permissions of a new store's file.
+        foreign: whether to attach to another user's store. Its objects are unpickled, which can
+            run that user's code.
+
+    An attached store takes capacity, max_objects and evict from its file.
+
+    Errors:
+        FileExistsError: create=True, and the store is there.
+        FileNotFoundError: create=False, and it is not, or the path has no folder.
+        ValueError: a bad argument, or one that differs from the attached file's.
+        StoreCorruptedError: the file is no store, or is damaged.
+        StoreVersionError: the file is of another version, build or engine.
+        PermissionError: the file is another user's, and foreign is False.
+        OSError: there is no space for the store's tables, or the file system cannot hold it.
+
+    Example:
+        >>> with refstore.Store.temporary("1MiB") as store:
+        ...     ref = store.put(np.arange(4), name="numbers")
+        ...     with store.get("numbers") as buf:
+        ...         print(buf.array)
+        [0 1 2 3]
     """
 
     __slots__ = ()
@@ -76,7 +100,7 @@ class Store:
     ) -> Self:
         if cls.__init__ is Store.__init__:
             return _blank(cls, choice.choose(backend, _paths.store_path(name)))
-        return _blank(cls, choice.usual())  # what its arguments mean is its own affair
+        return _blank(cls, choice.default())  # its __init__ may give the arguments another meaning
 
     def __init__(
         self,
@@ -90,7 +114,7 @@ class Store:
         mode: SupportsIndex = 0o600,
         foreign: bool = False,
     ) -> None:
-        wanted, max_objects, mode = _checked(capacity, max_objects, evict, mode)
+        wanted, max_objects, mode = checked_options(capacity, max_objects, evict, mode)
         path = _paths.store_path(name)
         self._require_engine(backend, path)
         collect_temporary(os.path.dirname(path))
@@ -126,15 +150,36 @@ class Store:
         evict: str | None = None,
         mode: SupportsIndex = 0o600,
     ) -> Self:
-        """A store with a fresh name, removed when this process closes it, exits or dies."""
-        wanted, max_objects, mode = _checked(capacity, max_objects, evict, mode)
+        """Creates a store with a fresh name, removed when this process closes it, exits or dies.
+
+        Parameters:
+            capacity: bytes of payload, as an int or a text such as "64MiB".
+            max_objects: how many objects fit; follows from the capacity by default.
+            backend: "native", "filelock" or "auto", as of Store().
+            evict: the eviction policy; this version has none, so it is None.
+            mode: permissions of the file.
+
+        Returns:
+            The store. After a crash of this process, the next one that opens a store in that
+            folder removes the file.
+
+        Errors:
+            ValueError, TypeError: a bad argument.
+            OSError: there is no space for the store's tables.
+
+        Example:
+            >>> with refstore.Store.temporary("1MiB") as scratch:
+            ...     scratch.capacity
+            1048576
+        """
+        wanted, max_objects, mode = checked_options(capacity, max_objects, evict, mode)
         creator = os.getpid()  # a signal handler may fork on the way
         path = _paths.store_path(_paths.temporary_name())
         collect_temporary(os.path.dirname(path))
         module = choice.choose(backend, path)
         store = _blank(cls, module)
         mine = _make(module, path, wanted, max_objects, mode, temporary=True)
-        claim(store, path, mine, creator)
+        own(store, path, mine, creator)
         try:
             store._attach(path, False, None, None)
         except BaseException:
@@ -170,148 +215,147 @@ class Store:
                 )
         self._base()._open(attachment)
 
-    def _base(self) -> interface.Engine:
-        return cast(interface.Engine, super())
-
-    # --- objects: the engine's own methods stand in their place, see `binding`
-
-    def put(
-        self,
-        obj: object,
-        *,
-        name: str | None = None,
-        replace: bool = False,
-        timeout: float | None = 0,
-    ) -> ObjectRef:
-        """Stores a copy of `obj`; returns its ref.
-
-        bytes, bytearray and memoryview are kept as bytes, exactly ndarray as an array, anything
-        else is pickled with its buffers out of band. `name` publishes it; `replace` swaps the name
-        over from an earlier object, which is deleted. Errors: StoreFullError, ObjectExistsError,
-        TypeError and pickle.PicklingError; nothing is left behind then.
-        """
-        return self._base().put(obj, name=name, replace=replace, timeout=timeout)
-
-    def create(
-        self,
-        nbytes: SupportsIndex | None = None,
-        *,
-        shape: SupportsIndex | tuple[SupportsIndex, ...] | None = None,
-        dtype: npt.DTypeLike | None = None,
-        name: str | None = None,
-        replace: bool = False,
-        timeout: float | None = 0,
-    ) -> Writer:
-        """Room to write straight into: `nbytes` bytes, or an array (float64 without `dtype`)."""
-        return self._base().create(
-            nbytes, shape=shape, dtype=dtype, name=name, replace=replace, timeout=timeout
-        )
-
-    def get(
-        self, key: ObjectRef | str, *, timeout: float | None = 0, writable: bool = False
-    ) -> PinnedBuffer:
-        """The object with this ref or name, pinned where it lies; nothing is copied.
-
-        `writable`: a copy-on-write view of this process's own. Errors: ObjectNotFoundError.
-        """
-        return self._base().get(key, timeout=timeout, writable=writable)
-
-    def delete(self, key: ObjectRef | str) -> None:
-        """No get finds the object from now on; its room comes back with the last pin.
-
-        Errors: ObjectNotFoundError.
-        """
-        self._base().delete(key)
-
-    def refcount(self, key: ObjectRef | str) -> int:
-        """1 for the store's own reference, plus all pins in all processes."""
-        return self._base().refcount(key)
-
-    def ref(self, name: str) -> ObjectRef:
-        """The ref of the object published under `name`. Errors: ObjectNotFoundError."""
-        return self._base().ref(name)
-
-    def __contains__(self, key: ObjectRef | str, /) -> bool:
-        return self._base().__contains__(key)
-
-    def __len__(self) -> int:
-        return self._base().__len__()
-
-    def __bool__(self) -> bool:
-        """True, however empty it is: `store or Store(...)` makes no other."""
-        return True
-
-    def __iter__(self) -> Iterator[ObjectRef]:
-        return self._base().__iter__()
-
-    def names(self) -> list[str]:
-        """The names of all objects that have one."""
-        return self._base().names()
-
-    def trim(self) -> int:
-        """Returns free memory to the operating system; returns how many bytes."""
-        return self._base().trim()
-
-    @property
-    def closed(self) -> bool:
-        """Whether close() was called."""
-        return self._base().closed
-
     # --- the store as a whole
 
     @property
     def path(self) -> str:
-        """The store's file, an absolute path."""
+        """The store's file, an absolute path.
+
+        Errors:
+            ValueError: the store is closed.
+
+        Example:
+            >>> os.path.isfile(store.path)
+            True
+        """
         return self._attachment.path
 
     @property
     def capacity(self) -> int:
-        """Bytes of payload that fit."""
+        """Bytes of payload that fit. Tables and names lie outside of it.
+
+        Errors:
+            ValueError: the store is closed.
+
+        Example:
+            >>> store.capacity
+            16777216
+        """
         return self._attachment.capacity
 
     @property
     def max_objects(self) -> int:
-        """Objects that fit."""
+        """Number of objects that fit.
+
+        Errors:
+            ValueError: the store is closed.
+
+        Example:
+            >>> store.max_objects > 0
+            True
+        """
         return self._attachment.max_objects
 
     @property
     def backend(self) -> Literal["native", "filelock"]:
-        """The engine that the store belongs to: "native" or "filelock"."""
+        """The engine that the store belongs to: "native" or "filelock".
+
+        Example:
+            >>> store.backend in ("native", "filelock")
+            True
+        """
         return self._module.BACKEND
 
     @property
     def evict(self) -> None:
-        """The eviction policy: None, objects live until they are deleted."""
+        """The eviction policy: None, objects live until they are deleted.
+
+        Errors:
+            ValueError: the store is closed.
+
+        Example:
+            >>> store.evict is None
+            True
+        """
         self._attachment  # noqa: B018  a closed store raises
         return None
 
     def stats(self) -> StoreStats:
-        """Counts of what the store holds and has done."""
+        """Counts what the store holds and has done.
+
+        Returns:
+            A StoreStats; sizes are in bytes.
+
+        Errors:
+            ValueError: the store is closed.
+
+        Example:
+            >>> _ = store.put(b"x")
+            >>> store.stats().objects
+            1
+        """
         return StoreStats(*self._base()._census())
 
     def holders(self, ref_or_name: ObjectRef | str | None = None) -> list[Holder]:
-        """Who keeps what in memory, largest first: of the whole store, or of one object.
+        """Lists the processes that keep objects in memory, and which, largest first.
 
-        A ref finds its object even when that is deleted, as long as it is pinned; a live object
-        that nobody pins has no holders. Errors: ObjectNotFoundError.
+        Each entry is consistent; the list is not an atomic snapshot.
+
+        Parameters:
+            ref_or_name: lists the holders of this object alone. A ref finds its object even when
+                it is deleted, as long as it is pinned.
+
+        Returns:
+            A Holder for each process and object that it pins or is writing. A live object that
+            nobody pins has none.
+
+        Errors:
+            ObjectNotFoundError: there is no such object, or its last pin is gone.
+            TypeError, ValueError: the key can be none, or the store is closed.
+
+        Example:
+            >>> ref = store.put(b"x", name="weights")
+            >>> with store.get(ref):
+            ...     [(holder.name, holder.pins) for holder in store.holders()]
+            [('weights', 1)]
         """
         found = [Holder(*row) for row in self._base()._holders(ref_or_name)]
         return sorted(found, key=lambda holder: (-holder.bytes, holder.pid))
 
     def recover(self) -> Recovery:
-        """Gives back what dead processes held; it also happens by itself, when it is needed.
+        """Frees what dead processes held. It also happens by itself, when it is needed.
 
-        The result is what this process gave back since its last recover(), by this call or by
-        itself. Errors: OSError if there is no file descriptor left to do it with; what was given
-        back till then is in the next result.
+        Returns:
+            A Recovery: what this process recovered since its last recover(), by this call or by
+            itself.
+
+        Errors:
+            OSError: recovery needs a file descriptor and none is left (ulimit -n); what was
+                recovered till then is in the next result.
+            StoreBusyError: a process that is stopped has locked what this needs.
+            ValueError: the store is closed.
+
+        Example:
+            >>> store.recover().processes
+            0
         """
         return Recovery(*self._base()._recover_all())
 
     def check(self) -> list[str]:
-        """Every invariant of the store, looked at and not touched: a sentence for each that fails.
+        """Checks every invariant of the store, read-only.
 
-        What a dead process still holds is no problem. What changes while it looks may seem one, so
-        it looks again, and reports only what stays.
+        What a dead process still holds is no problem. What changes meanwhile may seem one, so it
+        looks again, and reports only what stays.
+
+        Returns:
+            A sentence for each invariant that fails; an empty list if the store is sound.
+
+        Errors:
+            ValueError: the store is closed.
+
+        Example:
+            >>> store.check()
+            []
         """
         look = self._base()._problems
         problems = look()
@@ -323,9 +367,18 @@ class Store:
         return sorted(problems)
 
     def unlink(self) -> None:
-        """Removes the store's file, if it is still this store's. Who is attached goes on.
+        """Removes the store's file, if it is still this store's. Attached processes go on.
 
-        Errors: FileNotFoundError if it is gone, StoreVersionError if another store is there now.
+        Errors:
+            FileNotFoundError: the file is gone already.
+            StoreVersionError: another store has its path by now, and is left alone.
+            ValueError: the store is closed.
+
+        Example:
+            >>> path = store.path
+            >>> store.unlink()
+            >>> os.path.exists(path)
+            False
         """
         attachment = self._attachment
         path = attachment.path
@@ -340,7 +393,19 @@ class Store:
             raise _messages.of_path(path, error) from None
 
     def close(self) -> None:
-        """Detaches. Live buffers stay valid and pinned; the last one unmaps. Twice is once."""
+        """Detaches this Store from its file; a second call does nothing.
+
+        Live buffers stay valid and pinned; the last one unmaps the file. All other calls raise
+        ValueError from here on. Removes the file of a temporary store that this process created.
+
+        Errors:
+            OSError: the file of a temporary store cannot be removed.
+
+        Example:
+            >>> store.close()
+            >>> store.closed
+            True
+        """
         try:
             give_up(self)
         finally:
@@ -352,15 +417,6 @@ class Store:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def __getitem__(self, name: str) -> PinnedBuffer:
-        return self.get(_require_item_name(name))
-
-    def __setitem__(self, name: str, obj: object) -> None:
-        self.put(obj, name=_require_item_name(name), replace=True)
-
-    def __delitem__(self, name: str) -> None:
-        self.delete(_require_item_name(name))
 
     def __reduce__(self) -> tuple[object, ...]:
         attachment = self._attachment
@@ -381,7 +437,7 @@ S = TypeVar("S", bound=Store)
 
 
 def _blank(face: type[S], module: interface.Module) -> S:
-    made = bound(getattr(face, "_face", face), Store, module)
+    made = bound(getattr(face, "_face", face), module)
     return cast(S, cast(Any, module.Engine).__new__(made))
 
 
@@ -405,53 +461,11 @@ def reattach(face: type[Store] | None, path: str, uuid: bytes) -> Store:
     return store
 
 
-def _require_item_name(name: object) -> str:
-    """`name`, if it can stand in `store[name]`; TypeError otherwise."""
-    if isinstance(name, ObjectRef):
-        raise TypeError("store[...] takes a name: for a ref, use get(ref) and delete(ref)")
-    return require_text(name)
-
-
 def _remove_unused(module: interface.Module, path: str) -> None:
     # Of a store that we made and could not use. Others may have put something into it by now.
     with contextlib.suppress(OSError, RefstoreError), _paths.open_store(path, os.O_RDWR) as file:
         if module.is_unused(file.fileno(), path):
             os.unlink(path)
-
-
-def _checked(
-    capacity: SupportsIndex | str | None,
-    max_objects: SupportsIndex | None,
-    evict: str | None,
-    mode: SupportsIndex,
-) -> tuple[int | None, int | None, int]:
-    """Capacity, max_objects and mode as plain numbers; TypeError or ValueError."""
-    if evict not in (None, "lru"):
-        raise ValueError(f"evict is {evict!r}: it is None or 'lru'")
-    if evict is not None:
-        raise ValueError(f"evict is {evict!r}: this version does not evict yet, leave it out")
-    nbytes = None if capacity is None else _paths.parse_capacity(capacity)
-    objects = None if max_objects is None else _number("max_objects", max_objects, "such as 5000")
-    if objects is not None and objects <= 0:
-        raise ValueError(f"max_objects is {objects}: a store needs at least one")
-    bits = _number("mode", mode, "such as 0o600")
-    if bits & ~0o777 or bits & OWNERS != OWNERS:
-        raise ValueError(
-            f"mode is {_octal(bits)}: it is 0o777 at most, and the owner must be able to read and "
-            "write, as with 0o600 or 0o660"
-        )
-    return nbytes, objects, bits
-
-
-def _number(what: str, value: object, example: str) -> int:
-    if not isinstance(value, bool):
-        with contextlib.suppress(TypeError):
-            return operator.index(cast(SupportsIndex, value))
-    raise TypeError(f"{what} is {value!r}: give an int {example}, not {type(value).__name__}")
-
-
-def _octal(bits: int) -> str:
-    return f"{bits}" if bits < 0 else f"0o{bits:o}"
 
 
 def _make(
@@ -462,11 +476,9 @@ def _make(
     mode: int,
     *,
     temporary: bool,
-) -> interface.Claim | None:
-    if max_objects is not None and max_objects > module.OBJECTS_LIMIT:
-        raise ValueError(
-            f"max_objects is {max_objects}: it must be between 1 and {module.OBJECTS_LIMIT}"
-        )
+) -> interface.CreatorLock | None:
+    if max_objects is not None:
+        require_max_objects(max_objects, module.OBJECTS_LIMIT)
     capacity, max_objects = _paths.default_size(
         os.path.dirname(path), capacity, max_objects, module.file_nbytes
     )

@@ -1,6 +1,6 @@
 """Temporary stores: gone when their creator closes them, exits, or is found dead.
 
-The creator keeps a claim, by which others see that it lives: what that is, is the engine's affair.
+The creator holds a lock that shows that it is alive; each engine has its own.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from refstore import _header, _paths
 from refstore._errors import RefstoreError
 from refstore.engines import choice, interface
 
-__all__ = ["claim", "collect_temporary", "give_up", "is_abandoned"]
+__all__ = ["collect_temporary", "give_up", "is_abandoned", "own"]
 
 _removals: weakref.WeakKeyDictionary[object, weakref.finalize[..., object]] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def claim(store: object, path: str, mine: interface.Claim | None, creator: int) -> None:
+def own(store: object, path: str, mine: interface.CreatorLock | None, creator: int) -> None:
     """The file goes with `store`, or with `give_up(store)`, in the process with the pid `creator`.
 
     `mine`: what make_file() returned.
@@ -30,13 +30,13 @@ def claim(store: object, path: str, mine: interface.Claim | None, creator: int) 
 
 
 def give_up(store: object) -> None:
-    """Removes the file of a store that this process has claimed; of any other, nothing happens."""
+    """Removes the file of a temporary store that this process created; does nothing for others."""
     removal = _removals.pop(store, None)
     if removal is not None:
         removal()
 
 
-def _remove(path: str, inode: int, mine: interface.Claim | None, creator: int) -> None:
+def _remove(path: str, inode: int, mine: interface.CreatorLock | None, creator: int) -> None:
     if os.getpid() != creator:
         return  # a forked child is no creator
     with contextlib.suppress(FileNotFoundError):

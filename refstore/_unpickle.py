@@ -1,4 +1,4 @@
-"""What stored pickles name: objects in stores, refs and stores that are sent to other processes.
+"""Functions named in pickles: of objects in stores, and of refs and stores sent to processes.
 
 Another version of refstore may read them, so no name goes from here, and none changes its meaning.
 Where a function is defined may change. Nobody imports this but pickle.

@@ -1,4 +1,4 @@
-"""What the commands print: lines, tables, JSON, notes and complaints."""
+"""Output of the commands: lines, tables, JSON, notes and complaints."""
 
 from __future__ import annotations
 

@@ -1,41 +1,44 @@
-"""How a `Store` gets its engine's methods: by a class that derives from both.
+"""Binding of an engine's methods to `Store`, by a class that derives from both.
 
     class Store(refstore.Store, engine.Engine):     # made by `bound`, once for each face and engine
         put, get, delete, ... = engine.Engine.put, engine.Engine.get, ...
 
-The methods stand in the class itself, so that a call takes no step in between. Where a subclass of
-Store has its own, those stay, and reach the engine by super(). For `store.py` alone.
+The methods stand in the class itself, so that a call takes no step in between. Each of them wraps
+the method of `ObjectCalls` in the sense of functools.update_wrapper(): so help() shows the
+documentation and inspect the signature and the source that stand there, once for both engines.
+Where a subclass of Store has a method of its own, that stays, and reaches the engine by super().
+For `_store.py` alone.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from refstore.engines.interface import Module
+from refstore._calls import ObjectCalls
+from refstore._docs import adopt_docs
+from refstore.engines.interface import Engine, Module
 
 __all__ = ["bound"]
 
-_OF_THE_ENGINE = (
-    *("put", "create", "get", "delete", "refcount", "ref", "names", "trim", "closed"),
-    *("__contains__", "__len__", "__iter__"),
-)
+_BOUND = ("put", "create", "get", "delete", "refcount", "ref", "names", "trim", "__contains__")
 
 _made: dict[tuple[type, str], type] = {}
+_engines: dict[str, type[Engine]] = {}
 
 
-def bound(face: type, base: type, module: Module) -> type:
-    """`face`, which is `base` or a subclass of it, with the methods of an engine."""
+def bound(face: type, module: Module) -> type:
+    """`face`, which is `Store` or a subclass of it, with the methods of an engine."""
     key = face, module.BACKEND
     if key not in _made:
-        _made[key] = _bind(face, base, module)
+        _made[key] = _bind(face, module)
     return _made[key]
 
 
-def _bind(face: type, base: type, module: Module) -> type:
+def _bind(face: type, module: Module) -> type:
     members: dict[str, Any] = {
-        name: getattr(module.Engine, name)
-        for name in _OF_THE_ENGINE
-        if getattr(face, name) is getattr(base, name)
+        name: getattr(_documented(module), name)
+        for name in _BOUND
+        if getattr(face, name) is getattr(ObjectCalls, name)
     }
     members |= {
         # not in Store itself: before 3.11 a subclass with a __dict__ would then fit no engine
@@ -47,3 +50,12 @@ def _bind(face: type, base: type, module: Module) -> type:
         "_face": face,
     }
     return type(face.__name__, (face, module.Engine), members)
+
+
+def _documented(module: Module) -> type[Engine]:
+    """The class of an engine, whose methods wrap those of `ObjectCalls` from here on."""
+    engine = module.Engine
+    if module.BACKEND not in _engines:
+        adopt_docs(engine, ObjectCalls)
+        _engines[module.BACKEND] = engine
+    return engine

@@ -1,4 +1,4 @@
-"""Which engine a store gets: the one asked for, the one its file belongs to, or the best there is.
+"""Choosing the engine of a store: the one asked for, the one its file belongs to, or the best.
 
 An engine is a module: `refstore._core`, compiled, or `refstore.engines.filelock.engine`, in Python
 over file locks.
@@ -42,8 +42,8 @@ def choose(backend: str, path: str) -> Module:
     return load(backend)
 
 
-def usual() -> Module:
-    """The engine of stores of which nothing is known yet."""
+def default() -> Module:
+    """The default engine, for subclasses whose path is not known yet."""
     backend = check_backend("auto")
     return load(_best() if backend == "auto" else backend)
 
@@ -68,7 +68,7 @@ def why_no_core() -> str | None:
 
 
 def _how_to_get(error: ImportError) -> str:
-    """What to do about a module of an engine that could not be imported."""
+    """Advice about a module of an engine that could not be imported."""
     if error.name not in (None, _MODULES["native"]):
         return "install what it names"
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -114,7 +114,7 @@ def _warn(why: str) -> None:
 
 
 def _caller() -> int:
-    """How far up the first frame is that is not of this package."""
+    """The distance to the first frame that is not of this package."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and _is_ours(frame):
         level, frame = level + 1, frame.f_back

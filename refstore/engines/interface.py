@@ -1,4 +1,4 @@
-"""What an engine is: the module, its `Engine`, an attachment, and the lock of a creator."""
+"""The interface of an engine: the module, its `Engine`, an attachment and a creator's lock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from refstore._buffers import PinnedBuffer, Writer
     from refstore._refs import ObjectRef
 
-__all__ = ["Attachment", "Claim", "Engine", "Module"]
+__all__ = ["Attachment", "CreatorLock", "Engine", "Module"]
 
 
 class Attachment(Protocol):
@@ -31,7 +31,7 @@ class Attachment(Protocol):
 
 
 class Engine(Protocol):
-    """What a `Store` is made of: it has the signatures and the errors of the methods there."""
+    """The calls of a `Store` that an engine implements; `Store` has their docs."""
 
     @property
     def _attachment(self) -> Attachment: ...
@@ -78,15 +78,15 @@ class Engine(Protocol):
         """The fields of Holder, for each holder of one object or of any."""
 
 
-class Claim(Protocol):
-    """That the creator of a temporary store lives, for others to see: as long as this does."""
+class CreatorLock(Protocol):
+    """The lock that shows others that the creator of a temporary store is alive."""
 
     def give_back(self) -> None:
-        """The creator is none any more."""
+        """Releases it: others may remove the store from now on."""
 
 
 class Module(Protocol):
-    """What a module that is an engine has."""
+    """The module of an engine."""
 
     BACKEND: Backend  # its name
     Engine: type[Engine]
@@ -97,23 +97,25 @@ class Module(Protocol):
 
     def make_file(
         self, path: str, capacity: int, max_objects: int, mode: int, temporary: bool
-    ) -> Claim | None:
+    ) -> CreatorLock | None:
         """Makes a whole store file; FileExistsError if the path is taken.
 
-        Returns the creator's claim on a temporary store.
+        Returns the creator's lock of a temporary store.
         """
 
     def is_creator_alive(self, fd: int, path: str) -> bool | None:
-        """Of the temporary store behind `fd`; None if it is none of this engine's."""
+        """Whether the creator of the temporary store behind `fd` is alive; None if the file is
+        no temporary store of this engine."""
 
     def is_unused(self, fd: int, path: str) -> bool:
         """Whether nobody is attached to the store behind `fd`, and nothing was ever put there."""
 
     def attach(self, path: str, foreign: bool) -> Attachment:
-        """Joins the store; FileNotFoundError and all that a bad file can be."""
+        """Attaches. Errors: FileNotFoundError, StoreCorruptedError, StoreVersionError,
+        PermissionError."""
 
     def unsupported_reason(self, folder: str) -> str | None:
-        """What keeps this engine's stores out of a folder; None if nothing does."""
+        """The reason why a folder cannot hold a store of this engine; None if it can."""
 
     def remove_orphans(self, folder: str) -> list[str]:
         """Removes what this engine keeps beside its stores, of stores in `folder` that are gone;

@@ -71,7 +71,7 @@ def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:
         raise
     finally:
         if writable is not None:
-            torch.settle_sparse()
+            torch.validate_sparse()
 
 
 def _explain(error: AttributeError | ModuleNotFoundError) -> None:

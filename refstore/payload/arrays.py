@@ -1,4 +1,4 @@
-"""How an ndarray is described beside its bytes, when a plain number does not say it all.
+"""Descriptions of ndarrays beside their bytes, for when a plain number does not say it all.
 
     number of axes 8 bits | extents, 64 bits each | axes, 8 bits each | dtype
 
@@ -26,6 +26,8 @@ from typing import Any, Final, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from refstore import _messages
+
 __all__ = [
     "DescriptionError",
     "axes_in_memory",
@@ -49,7 +51,11 @@ _TEXT_OF_DTYPE: Final = re.compile(rb"[<>|=][A-Za-z?][0-9]*(\[[0-9]*[A-Za-z]+\])
 
 
 class DescriptionError(Exception):
-    """What cannot be in a description, as in "the shape"."""
+    """A part of a description that cannot be so, as in "the shape"."""
+
+
+LENGTH: Final = "the length of the description"
+ORDER: Final = "the order of the axes"
 
 
 # --- layouts
@@ -107,7 +113,7 @@ def measure(
     if len(extents) > MAX_AXES:
         raise ValueError(f"an array has at most {MAX_AXES} dimensions, not {len(extents)}")
     if min(extents, default=0) < 0:
-        raise ValueError(f"a size cannot be negative, and {min(extents)} is")
+        raise _messages.negative_size(min(extents))
     nbytes = dtype.itemsize * math.prod(extents)
     if nbytes == 0 and not _is_countable(extents, dtype.itemsize):
         raise ValueError(f"an array of shape {extents} has too large extents, though it is empty")
@@ -165,11 +171,11 @@ def read(text: bytes, nbytes: int) -> tuple[np.dtype[Any], tuple[int, ...], tupl
     if n > MAX_AXES:
         raise DescriptionError("the number of axes")
     if len(text) < 2 + 9 * n:
-        raise DescriptionError("the length of the description")
+        raise DescriptionError(LENGTH)
     numbers = struct.unpack_from(f"<{n}Q{n}B", text, 1)
     shape, axes = numbers[:n], numbers[n:]
     if sorted(plain_axes(axes)) != list(range(n)):
-        raise DescriptionError("the order of the axes")
+        raise DescriptionError(ORDER)
     dtype = dtype_from(text[1 + 9 * n :])
     _require_fit(shape, axes, dtype.itemsize, nbytes)
     return dtype, shape, strides_of(shape, axes, dtype.itemsize)
@@ -180,7 +186,7 @@ def _require_fit(shape: tuple[int, ...], axes: tuple[int, ...], itemsize: int, n
     if stored != nbytes or not _is_countable(shape, itemsize):
         raise DescriptionError("the shape")
     if any(axis & REPEATED and shape[axis & ~REPEATED] < 2 for axis in axes):
-        raise DescriptionError("the order of the axes")
+        raise DescriptionError(ORDER)
 
 
 # --- dtypes

@@ -64,7 +64,7 @@ class Tables:
         self._made: dict[tuple[Any, ...], tuple[Any, Any]] = {}
 
     def reducer(self, cls: type) -> Callable[[Any], Any] | None:
-        """What pickles the instances of a class of pyarrow or polars; None for other classes."""
+        """The reducer for a class of pyarrow or polars; None for other classes."""
         arrow: Any = sys.modules.get("pyarrow")
         if hasattr(arrow, "Array") and issubclass(cls, arrow.Array):
             return self._reduce_array
@@ -229,7 +229,7 @@ def _elements(buffer: Any, width: int, first: int, length: int) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _cuts() -> dict[int, Callable[..., Any]]:
-    """How an array is cut, by the number of its type."""
+    """Functions that cut an array, by the number of its type."""
     numbers = vars(importlib.import_module("pyarrow.lib"))
     cuts: dict[str, Callable[..., Any]] = {
         "NA": Tables._cut_null,

@@ -80,7 +80,7 @@ def _aligned(offset: int) -> int:
 
 
 def address_of(view: memoryview) -> int:
-    """Where the first byte of `view` lies in this process."""
+    """The address of the first byte of `view` in this process."""
     address: int = np.frombuffer(view, np.uint8).__array_interface__["data"][0]
     return address
 
@@ -139,7 +139,7 @@ def _place(
 
 
 def _overlapping(buffers: Sequence[memoryview | Run]) -> dict[int, list[tuple[int, int]]]:
-    """For each buffer that shares memory with others, the group: (address, index), rising."""
+    """Groups buffers that share memory: for each of them, the group as (address, index), rising."""
     plain = [(i, b) for i, b in enumerate(buffers) if isinstance(b, memoryview) and b.nbytes]
     if len(plain) < 2:
         return {}

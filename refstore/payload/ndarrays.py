@@ -1,4 +1,4 @@
-"""How ndarrays and their subclasses are pickled inside objects: their elements out of band.
+"""Pickling of ndarrays and their subclasses inside objects: their elements out of band.
 
 An array of at most IN_STREAM bytes goes the way of numpy's own `__reduce__`: nobody gains from so
 few bytes not being copied, and its elements in the stream are read faster than by any call that
@@ -38,7 +38,7 @@ _numpys_own: Any = np.empty(0).__reduce__()[0]
 
 
 def reducer(cls: type) -> Reducer | None:
-    """What pickles the instances of a class of arrays; None where they do it themselves."""
+    """The reducer for a class of arrays; None where they do it themselves."""
     if not issubclass(cls, np.ndarray) or cls.__reduce_ex__ is not np.ndarray.__reduce_ex__:
         return None
     if cls is np.ndarray:
@@ -135,7 +135,7 @@ ELEMENTS = _Elements()
 
 
 class _Between(np.ndarray[Any, Any]):
-    """What `super()` finds in place of ndarray."""
+    """The base that `super()` finds in place of ndarray."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""What several views of one piece of memory show of it, packed so that they still share it.
+"""Views of one piece of memory, packed so that they still share it.
 
 Views that overlap or touch are stored as one stretch, as it lies there. If more than half of that
 stretch is shown by none of them, its gaps are left out: the shown units of memory are moved
@@ -42,7 +42,7 @@ class View(NamedTuple):
 
     @property
     def most(self) -> int:
-        """No less than the bytes that it shows; axes of stride 0 show nothing more."""
+        """Upper bound of the bytes that it shows; axes of stride 0 show nothing more."""
         return math.prod(n for n, step in zip(self.shape, self.strides, strict=True) if step) * (
             self.itemsize
         )
@@ -69,7 +69,10 @@ class _Stretch(NamedTuple):
 def pack(
     octets: Octets, views: Sequence[View]
 ) -> tuple[list[tuple[int, memoryview]], int, list[Place]]:
-    """What `views` show of `octets`: pieces with their offsets, all their bytes, and each place."""
+    """Packs the parts of `octets` that `views` show.
+
+    Returns pieces with their offsets, the number of their bytes, and the place of each view.
+    """
     places: dict[View, Place] = {}
     pieces = []
     end = 0
@@ -158,7 +161,7 @@ def _by_units(octets: Octets, views: list[View]) -> Iterator[_Stretch]:
 
 
 def _units(view: View, low: int, unit: int) -> Numbers:
-    """Which units from `low` on each element is made of, the last axis counting those of one."""
+    """The units from `low` on that each element is made of, the last axis counting those of one."""
     units = np.array((view.start - low) // unit, np.int64)
     for n, step in zip(view.shape, view.strides, strict=True):
         units = np.add.outer(units, np.arange(n if step else 1) * (step // unit))

@@ -25,7 +25,7 @@ from refstore._pickled import named_in_pickles
 from refstore.payload import spans
 from refstore.payload.frames import WORD, Entry, Run
 
-__all__ = ["Storage", "Storages", "rebuilt", "require_torch", "settle_sparse"]
+__all__ = ["Storage", "Storages", "rebuilt", "require_torch", "validate_sparse"]
 
 
 def _torch() -> Any:
@@ -157,7 +157,7 @@ def _has_memory(untyped: Any) -> bool:
 
 
 class Rebuilt(NamedTuple):
-    """What a `Storage` comes back as."""
+    """A `Storage` as it comes back."""
 
     untyped: Any
     words: np.ndarray[Any, np.dtype[np.int64]]
@@ -176,12 +176,14 @@ def rebuilt(writable: memoryview, entry: Entry) -> Rebuilt:
     return Rebuilt(untyped, np.frombuffer(bytes(words), np.int64))
 
 
-def settle_sparse() -> None:
-    """What torch.load does in the end, too: torch keeps each sparse tensor that it rebuilt till
-    then, and the block would be pinned for ever."""
-    settle = getattr(_torch()._utils, "_validate_loaded_sparse_tensors", None)
-    if settle is not None:
-        settle()
+def validate_sparse() -> None:
+    """Validates rebuilt sparse tensors, as torch.load does in the end.
+
+    torch keeps each of them till then, and the block would be pinned for ever.
+    """
+    validate = getattr(_torch()._utils, "_validate_loaded_sparse_tensors", None)
+    if validate is not None:
+        validate()
 
 
 # The functions below are named in pickle streams, so a store may outlive a change of their names.

@@ -212,7 +212,10 @@ def _locked_header() -> tuple[Field, ...]:
     for name, width in zip(locked.Header._fields, widths, strict=False):
         fields.append(Field(name, at, 1 if width == 16 else width, 16 if width == 16 else 1))
         at += width
-    moving = ("COUNT", "HOLDER", "TURNS", "SLOTS_USED", "FREE_SLOT", "TRIMS", "TOTALS", "BITMAP")
+    moving = (
+        *("COUNT", "HOLDER", "LOCK_COUNT", "SLOTS_USED"),
+        *("FREE_SLOT", "TRIMS", "TOTALS", "BITMAP"),
+    )
     many = {"TOTALS": locked.COUNTERS, "BITMAP": locked.BITMAP_WORDS}
     return (*fields, *_words(*moving, widths=many))
 

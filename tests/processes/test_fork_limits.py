@@ -96,7 +96,7 @@ LOST_CHILD = helpers.ROWS + textwrap.dedent("""
             try:
                 refstore.Store(path, create=False)
             except refstore.RefstoreError as error:
-                assert "rows" in str(error), error
+                assert "process table" in str(error), error
             rows.lock(False)
         if os.path.exists(path):
             with refstore.Store(path, create=False) as again:

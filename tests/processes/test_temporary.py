@@ -272,7 +272,7 @@ def test_what_an_interrupted_creator_left_goes_at_the_next(folder: Path, how: st
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(refstore._store, "claim", interrupted)
+        patch.setattr(refstore._store, "own", interrupted)
         refstore.Store.temporary(capacity="1MiB")
         raise AssertionError("it was not interrupted")
     (left,) = helpers.stores(folder)

@@ -1,4 +1,4 @@
-"""What a process has of a store: objects are put, pinned and given up through it."""
+"""An attachment to a store: objects are put, pinned and given up through it."""
 
 from __future__ import annotations
 
@@ -39,19 +39,20 @@ from refstore.engines.filelock.layout import (
 )
 from refstore.engines.filelock.life import Life, here
 from refstore.engines.filelock.mapping import copy_on_write
-from refstore.engines.filelock.membership import Member
+from refstore.engines.filelock.membership import Membership
 from refstore.engines.filelock.pins import Pin, postpone
 from refstore.engines.filelock.prepare import Prepared
 from refstore.engines.filelock.targets import Target
-from refstore.engines.filelock.transaction import Chore, Operation, T
+from refstore.engines.filelock.transaction import Deferred, Operation, T
+from refstore.payload import arrays
 
-SMALL: Final = 1 << 15  # bytes that are copied in the turn that claims their room
+SMALL: Final = 1 << 15  # bytes that are copied under the lock, with the allocation
 COPIED: Final = 1 << 16  # bytes whose private view is a copy: it costs less than a mapping
-NEAR: Final = 1 << 20  # bytes whose memory is committed in a turn
+NEAR: Final = 1 << 20  # bytes whose memory is committed under the lock
 
 
 class Block(NamedTuple):
-    """Where an object lies in the file."""
+    """The place of an object in the file."""
 
     slot: int
     offset: int
@@ -74,11 +75,11 @@ class Call:
         self.replaced = False  # an object that had the name is gone with that
 
     def run(self, what: str, operation: Operation[T], *args: object) -> T:
-        """A turn of the call."""
+        """Runs an operation of the call under the lock."""
         return self.att.run(self.life, what, operation, *args)
 
     def with_room(self, what: str, nbytes: int, operation: Operation[T], *args: object) -> T:
-        """A turn of the call that needs room; see `Attachment.with_room`."""
+        """Runs an operation that allocates; see `Attachment.with_room`."""
         return self.att.with_room(self.life, what, nbytes, operation, *args)
 
     def take(self, slot: int, generation: int, moment: Moment) -> None:
@@ -91,23 +92,24 @@ class Call:
         return self.published is not None and self.published.has_come()
 
 
-class Attachment(Member):
+class Attachment(Membership):
     """This process's membership in one store. It ends with the last store object, buffer and writer
     that uses it."""
 
     def block(self, slot: int) -> Block:
-        """Of a slot that we pin or write. StoreCorruptedError if it leads out of the file."""
+        """Reads the place of a slot that we pin or write. StoreCorruptedError if it leads out of
+        the file."""
         words, at = self.file.words, self.file.slot(slot)
         unit, units = words[at + OFFSET], words[at + UNITS]
         nbytes, shape = words[at + NBYTES], words[at + SHAPE]
         offset, nbytes_of_text = self.file.block_at(unit), shape >> 32
         spill = nbytes_of_text if nbytes_of_text > TEXT_LIMIT else 0
         if shape & 0xFF >= len(KINDS):
-            raise _messages.damaged_object(self.path, "the kind of the object", slot)
+            raise _messages.damaged_object(self.path, _messages.KIND_OF_OBJECT, slot)
         if unit + units > self.file.g.units or nbytes > units * UNIT:
             raise _messages.damaged_object(self.path, "the place of the object", slot)
         if nbytes + spill > units * UNIT:
-            raise _messages.damaged_object(self.path, "the length of the description", slot)
+            raise _messages.damaged_object(self.path, arrays.LENGTH, slot)
         start = offset + nbytes if spill else self.file.label(slot) + TEXT_AT
         text = bytes(self.file.octets[start : start + nbytes_of_text])
         return Block(slot, offset, nbytes, KINDS[shape & 0xFF], text)
@@ -124,9 +126,9 @@ class Attachment(Member):
         memory[:nbytes] = self.readable[start : start + nbytes]
         return memory, 0
 
-    def unpinning(self, slot: int) -> Chore:
-        """What gives a pin back, once, however often it is asked for."""
-        return Chore(self._unpin, (slot,))
+    def unpinning(self, slot: int) -> Deferred:
+        """Work that drops a pin, once, however often it is requested."""
+        return Deferred(self._unpin, (slot,))
 
     def pin(self, slot: int, generation: int, pin: Pin) -> None:
         """One more pin on a live object. Errors: ObjectNotFoundError."""
@@ -147,7 +149,7 @@ class Attachment(Member):
         self.recover_condemned(c, slot)
 
     def recover_condemned(self, c: Change, slot: int | None) -> None:
-        """What is deleted and still there may be pinned by the dead."""
+        """Recovers the dead processes that pin a deleted object."""
         if slot is not None and slots.is_condemned(c, slot):
             rows = slots.pinning_rows(c, slot)
             with contextlib.suppress(OSError):  # no descriptor left: what was asked for is done
@@ -158,8 +160,8 @@ class Attachment(Member):
     def with_room(
         self, life: Life, what: str, nbytes: int, operation: Operation[T], *args: object
     ) -> T:
-        """A turn that needs room. When there is none: what dead processes held, then what garbage
-        of this one still pins."""
+        """Runs an operation that allocates. When the store is full it retries after recovering
+        dead processes, then after collecting garbage of this one that still pins."""
         remedies = iter((self._recover, self._collect_garbage))
         while True:
             try:
@@ -197,7 +199,7 @@ class Attachment(Member):
         """A new object. If this or what follows raises, the call is to be undone."""
         nbytes = prepared.nbytes
         if nbytes <= SMALL:
-            what = f"a put of {nbytes} bytes"
+            what = _messages.a_put(nbytes)
             call.with_room(what, nbytes, self._put_small, call, prepared, utf8, replace)
             return
         self.begin(call, nbytes, prepared.kind, prepared.text, utf8, replace)
@@ -211,12 +213,12 @@ class Attachment(Member):
         return call.replaced and call.is_published() and call.life.is_ours() and postpone(error)
 
     def give_up(self, call: Call, pin: Pin | None = None) -> None:
-        """What a call took goes back, now or soon: nobody has its ref. See `do_later`.
+        """Gives back what a call took, now or soon: nobody has its ref. See `defer`.
 
         `pin`: of views of it that live on. Twice is once.
         """
         if call.is_taken():
-            self.do_later(self._undo, call, pin)
+            self.defer(self._undo, call, pin)
 
     def _undo(self, c: Change, call: Call, pin: Pin | None) -> None:
         slot = call.slot
@@ -269,7 +271,7 @@ class Attachment(Member):
         self, call: Call, nbytes: int, kind: int, text: bytes, utf8: bytes | None, replace: bool
     ) -> None:
         """A slot in WRITING, with room. The name is looked at so that nobody writes in vain."""
-        what, near, asked = f"a put of {nbytes} bytes", nbytes <= NEAR, (nbytes, kind, text)
+        what, near, asked = _messages.a_put(nbytes), nbytes <= NEAR, (nbytes, kind, text)
         call.with_room(what, nbytes, self._begin_writing, call, asked, near, utf8, replace)
         at = self.file.slot(call.slot)
         start, units = self.file.block_at(self.file.words[at + OFFSET]), self.file.words[at + UNITS]
@@ -375,7 +377,7 @@ def _after_fork_in_child() -> None:
     _forking.clear()
     for attachment in forking:
         attachment.inherit()
-    liveness.leave_all_to_parent([one.heir[1] for one in forking if one.heir is not None])
+    liveness.leave_all_to_parent([one.child_row[1] for one in forking if one.child_row is not None])
     for attachment in forking:
         attachment.after_fork_in_child()
 
@@ -387,8 +389,7 @@ def leave_if_exiting() -> None:
 
 
 def _at_exit() -> None:
-    # Who pins nothing leaves in good order. Others may read to the very end: their rows die with
-    # them.
+    # Processes without pins detach. Others may read to the very end: their rows die with them.
     global _exiting
     _exiting = True
     for attachment in list(_attachments.values()):

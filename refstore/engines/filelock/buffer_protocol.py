@@ -90,7 +90,7 @@ def export(cls: type[T], octets: npt.NDArray[Any], array: Callable[[], npt.NDArr
 
 
 def stop(exporter: Exporter) -> None:
-    """No new views: a fixed target is let go of. Else it is for `_buffer_for` to raise."""
+    """Refuses new views: releases a fixed target. Else `_buffer_for` raises."""
     if WAY == "FORWARD":
         pickle.PickleBuffer.release(exporter)  # type: ignore[arg-type]
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refstore import _buffers, _messages
+from refstore._docs import adopt_docs
 from refstore._errors import RefstoreError
 from refstore._refs import ObjectRef, make_ref
 from refstore.engines.filelock import buffer_protocol
@@ -78,7 +79,7 @@ class Exported(buffer_protocol.Exporter):
     def _require_unclosed(self) -> tuple[Root, Home]:
         root, home = self._root, self._home
         if self._is_closed or root is None or home is None:
-            raise ValueError(f"this {self._noun} is closed")
+            raise _messages.closed_buffer(self._noun)
         return root, home
 
     @property
@@ -115,12 +116,10 @@ class Exported(buffer_protocol.Exporter):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of payload."""
         return self._block.nbytes
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no further use; views taken from it may live on."""
         return self._is_closed
 
     def __reduce__(self) -> NoReturn:
@@ -137,7 +136,7 @@ class _Pinned(Exported):
     _asked: int  # the flags of the last request
 
     def __init__(self) -> None:
-        raise TypeError("Store.get() makes PinnedBuffers")
+        raise _messages.no_constructor("PinnedBuffer")
 
     def __enter__(self) -> Self:
         self._require_open()
@@ -163,7 +162,6 @@ class _Pinned(Exported):
         self._home = None
 
     def release(self) -> None:
-        """Closes the buffer. Views taken from it stay valid, and keep the pin."""
         self.__exit__(None, None, None)
 
     def _buffer_for(self, flags: int) -> Any:
@@ -187,19 +185,15 @@ class _Pinned(Exported):
 
     @property
     def kind(self) -> Literal["bytes", "array", "object"]:
-        """How the object was put: "bytes", "array" or "object"."""
         self._require_open()
         return cast("Literal['bytes', 'array', 'object']", self._block.kind)
 
     @property
     def ref(self) -> ObjectRef:
-        """The object's ObjectRef."""
         return self._ref
 
     @property
     def array(self) -> npt.NDArray[Any]:
-        """The array that was put, as a view without a copy; bytes as uint8. TypeError for any
-        other object."""
         return self._require_array()
 
     def _require_array(self) -> npt.NDArray[Any]:
@@ -210,7 +204,6 @@ class _Pinned(Exported):
 
     @property
     def value(self) -> Any:
-        """The object that was put; its buffers lie where they are, bytes are a memoryview."""
         root, _ = self._require_open()
         if self._block.kind == "array":
             return self._as_array()
@@ -218,7 +211,6 @@ class _Pinned(Exported):
         return view if self._block.kind == "bytes" else decode(view, self.private_view)
 
     def private_view(self) -> memoryview:
-        """A writable copy-on-write memoryview of the payload, which keeps the pin."""
         root, home = self._require_open()
         if not root.flags.writeable:
             root = private_root(home, self._block, root)
@@ -252,24 +244,21 @@ class _Pinned(Exported):
 
 @final
 class PinnedBuffer(_Pinned, buffer_protocol.ReleasingExporter, _buffers.PinnedBuffer):
-    """An object that is pinned where it lies: a context manager and a read-only buffer.
-
-    The pin goes when it is closed (`with` ends, `release()`, collection) and the last view taken
-    from it is gone.
-    """
-
     __slots__ = ()
+    __doc__ = _buffers.PinnedBuffer.__doc__
 
 
 @final
 class DirectBuffer(_Pinned, _buffers.PinnedBuffer):
-    """A PinnedBuffer of an array that is not in C order, or whose dtype has no format.
-
-    numpy.frombuffer() finds no plain bytes in a view of it. So it is to ask the buffer for them,
-    and to keep that.
-    """
+    # Of an array that is not in C order, or whose dtype has no format: numpy.frombuffer() finds no
+    # plain bytes in a view of it. So it is to ask the buffer for them, and to keep that.
 
     __slots__ = ()
+    __doc__ = _buffers.PinnedBuffer.__doc__
+
+
+adopt_docs(Exported, _buffers.Block)
+adopt_docs(_Pinned, _buffers.PinnedBuffer)
 
 
 def pinned(home: Home, pin: Pin, generation: int, writable: bool = False) -> PinnedBuffer:

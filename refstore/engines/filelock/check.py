@@ -1,4 +1,4 @@
-"""What a store holds, who holds it, and whether all of it adds up.
+"""Contents and holders of a store, and a check of its invariants.
 
 Called under the change lock; changes nothing.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from refstore import _children, _limits, _messages
+from refstore import _children, _limits, _messages, _problems
 from refstore._errors import StoreCorruptedError, TopHolder
 from refstore.engines.filelock import extents, names, process_table, recovery, slots
 from refstore.engines.filelock.journal import Change
@@ -51,7 +51,7 @@ class Held(NamedTuple):
 
 
 def block(c: Change, slot: int) -> Held | None:
-    """Of one slot; None if it has no block."""
+    """Reads the block of one slot; None if it has none."""
     at = c.file.slot(slot)
     if slot >= slots.used(c):
         return None
@@ -157,13 +157,13 @@ class Holding(NamedTuple):
 
 
 def name_of(c: Change, slot: int) -> str | None:
-    """For people, whatever the label holds."""
+    """Decodes a name for display, whatever the label holds."""
     utf8 = slots.name(c, slot)
     return utf8.decode("utf-8", "replace") if utf8 else None
 
 
 def holdings(c: Change, only: int | None = None) -> list[Holding]:
-    """Of all slots or one."""
+    """Lists the holdings of all slots, or of one."""
     found = []
     one = None if only is None else block(c, only)
     for held in blocks(c) if only is None else [one] if one is not None else []:
@@ -181,7 +181,7 @@ def holdings(c: Change, only: int | None = None) -> list[Holding]:
 
 
 def kept(c: Change, held: Iterable[Holding]) -> list[tuple[int, int]]:
-    """Of each process that keeps anything for children: its pid, and how many bytes."""
+    """Lists the processes that keep anything for children: pid and bytes."""
     nbytes: dict[int, int] = {}
     for one in held:
         if one.kept:
@@ -229,7 +229,7 @@ def _check_slots(c: Change) -> Iterator[str]:
     for slot, word in enumerate(recovery.used_slots(c, WORD)):
         at, state = file.slot(slot), word & 0xFF
         if state > RETIRED or word >> 56:
-            yield f"state: slot {slot} has the unknown state {word & 0xFF | word >> 56 << 8}"
+            yield _problems.unknown_state(slot, word & 0xFF | word >> 56 << 8)
             continue
         if state not in (WRITING, SEALED, CONDEMNED):
             continue
@@ -242,7 +242,7 @@ def _check_slots(c: Change) -> Iterator[str]:
         if c[at + OFFSET] + c[at + UNITS] > file.g.units:
             yield f"offset: the block of slot {slot} ends after the last unit"
         if c[at + SHAPE] & 0xFF >= len(KINDS):
-            yield f"kind: slot {slot} has the unknown kind {c[at + SHAPE] & 0xFF}"
+            yield _problems.unknown_kind(slot, c[at + SHAPE] & 0xFF)
 
 
 def _check_space(c: Change) -> Iterator[str]:
@@ -296,7 +296,7 @@ def _check_names(c: Change) -> Iterator[str]:
             at = file.slot(slot)
             utf8 = file.name(slot, c[at + SHAPE] >> 8 & 0xFFFF)
             if names.hash_of(file, utf8) != c[at + HASH]:
-                yield f"label: the name of slot {slot} does not have the slot's hash"
+                yield _problems.wrong_hash(slot)
             elif names.find(c, utf8) != slot:
                 yield f"index: {utf8!r} leads to another slot than {slot}"
 
@@ -309,10 +309,10 @@ def _check_pins(c: Change) -> Iterator[str]:
         rows = slots.pinning_rows(c, slot)
         for row in rows:
             if row not in in_use:
-                yield f"pins: row {row} is free and pins slot {slot}"
+                yield _problems.pins_of_free_row(row, slot)
             elif not slots.pins_of(c, row, slot):
                 yield f"pins: row {row} has a bit and no pins on slot {slot}"
         if rows and state not in (WRITING, SEALED, CONDEMNED):
             yield f"pins: slot {slot} is pinned, and in state {state}"
         if state == CONDEMNED and not rows:
-            yield f"lost reap: slot {slot} is deleted and unpinned, yet not freed"
+            yield _problems.lost_reap(slot)

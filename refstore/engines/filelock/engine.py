@@ -6,7 +6,6 @@ Linux, on file systems that lack what the native engine needs.
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Iterator
 from typing import SupportsIndex
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refstore import _children, _messages
+from refstore._arguments import checked_size, require_bytes_or_shape
 from refstore._errors import RefstoreError
 from refstore._names import encode_name
 from refstore._refs import ObjectRef, make_ref, parts_of
@@ -64,7 +64,6 @@ __all__ = [
 BACKEND = "filelock"
 
 Key = ObjectRef | str
-_MAX_SIZE = 1 << 62
 
 # --- files
 
@@ -72,12 +71,12 @@ is_creator_alive = files.is_creator_alive
 is_unused = files.is_unused
 
 
-class Claim:
-    """That the creator of a temporary store lives: the lock ends with this, or with its process."""
+class CreatorLock:
+    """A CreatorLock, by a lock file; released with this object or its process."""
 
     __slots__ = ("_lock",)
 
-    def __init__(self, lock: liveness.Claim) -> None:
+    def __init__(self, lock: liveness.LivenessLock) -> None:
         self._lock = lock
 
     def give_back(self) -> None:
@@ -86,24 +85,18 @@ class Claim:
 
 
 def file_nbytes(capacity: int, max_objects: int) -> int:
-    """Apparent size of the file of such a store."""
     return lay_out(capacity, max_objects).file_size
 
 
 def make_file(
     path: str, capacity: int, max_objects: int, mode: int, temporary: bool
-) -> Claim | None:
-    """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
-
-    Returns the claim on a temporary store.
-    """
+) -> CreatorLock | None:
     remove_orphans(os.path.dirname(path))
     lock = files.make(path, capacity, max_objects, mode, temporary)
-    return None if lock is None else Claim(lock)
+    return None if lock is None else CreatorLock(lock)
 
 
 def unsupported_reason(folder: str) -> str | None:
-    """What keeps this engine's stores out of a folder: nothing that is known beforehand."""
     return None
 
 
@@ -194,7 +187,7 @@ def _holders(
 
 
 class Engine:
-    """What `refstore.Store` is over this engine."""
+    """The calls of a `Store` over this engine; `Store` has their docs."""
 
     __slots__ = ("_att",)
 
@@ -218,23 +211,21 @@ class Engine:
 
     @property
     def _call(self) -> Call:
-        """What a call begins with."""
+        """The state of a public call that begins here."""
         life = here()
         return Call(self._attachment, life)
 
     @property
     def closed(self) -> bool:
-        """Whether close() was called."""
         return self._att is None
 
     def close(self) -> None:
-        """Detaches. Live buffers stay valid and pinned; the last one unmaps. Twice is once."""
         self._att = None
 
     # --- keys
 
     def _parse(self, att: Attachment, key: Key) -> tuple[int, int] | bytes:
-        """What operations take for a key. Errors: ObjectNotFoundError, TypeError, ValueError."""
+        """A key as operations take it. Errors: ObjectNotFoundError, TypeError, ValueError."""
         if type(key) is not ObjectRef:
             return encode_name(key)
         slot, generation, tag = parts_of(key)
@@ -252,12 +243,6 @@ class Engine:
         replace: bool = False,
         timeout: float | None = 0,
     ) -> ObjectRef:
-        """Stores a copy of `obj`; returns its ObjectRef.
-
-        bytes, bytearray and memoryview are kept as bytes, exactly ndarray as an array, anything
-        else is pickled with its buffers out of band. Errors: StoreFullError, ObjectExistsError,
-        TypeError and pickle.PicklingError.
-        """
         life = here()
         self._attachment  # noqa: B018  a closed store raises
         if timeout != 0:
@@ -285,16 +270,13 @@ class Engine:
         replace: bool = False,
         timeout: float | None = 0,
     ) -> writers.Writer:
-        """A Writer over `nbytes` bytes, or over an array of `shape` and `dtype` (float64 if not
-        given)."""
         call = self._call
         if timeout != 0:
             raise _messages.no_waiting()
-        if (nbytes is None) == (shape is None) or (nbytes is not None and dtype is not None):
-            raise TypeError("create() takes either nbytes, or shape and maybe dtype")
+        require_bytes_or_shape(nbytes, shape, dtype)
         utf8 = None if name is None else encode_name(name)
         if nbytes is not None:
-            size, kind, text = _checked_size(nbytes), BYTES, b""
+            size, kind, text = checked_size(nbytes), BYTES, b""
         else:
             assert shape is not None
             size, text = _describe(shape, np.dtype(dtype))
@@ -302,7 +284,7 @@ class Engine:
         try:
             call.att.begin(call, size, kind, text, utf8, replace)
             writer = writers.writer(call.att, call, name, replace)
-            call.life.demand(call.att.path)  # who is forked from here on inherits a Writer
+            call.life.require_ours(call.att.path)  # who is forked from here on inherits a Writer
             return writer
         except BaseException:
             call.att.give_up(call)
@@ -311,8 +293,6 @@ class Engine:
     def get(
         self, key: Key, *, timeout: float | None = 0, writable: bool = False
     ) -> buffers.PinnedBuffer:
-        """A PinnedBuffer over the object with this ref or name; `writable`: over a private
-        copy-on-write view of it."""
         call = self._call
         att = call.att
         if timeout != 0:
@@ -332,15 +312,12 @@ class Engine:
             raise
 
     def delete(self, key: Key) -> None:
-        """Ends the object's life: no get finds it from now on, and its block comes back with the
-        last pin."""
         call = self._call
         att = call.att
         if not call.run(f"the deletion of {key!r}", _delete, att, self._parse(att, key)):
             raise _messages.not_found(att.path, key, of_other_store=False)
 
     def refcount(self, key: Key) -> int:
-        """1 for the store's own reference, plus all pins in all processes."""
         call = self._call
         att = call.att
         count = call.run("a count", _refcount, self._parse(att, key))
@@ -349,7 +326,6 @@ class Engine:
         return count
 
     def ref(self, name: str) -> ObjectRef:
-        """The ObjectRef of the object published under `name`."""
         call = self._call
         att = call.att
         found = call.run("a look", _locate, self._parse(att, name))
@@ -373,13 +349,11 @@ class Engine:
         return iter([make_ref(*found, att.tag) for found in call.run("a list", _live)])
 
     def names(self) -> list[str]:
-        """The names of all objects that have one."""
         return self._call.run("a list", _names)
 
     # --- the store as a whole
 
     def trim(self) -> int:
-        """Returns free memory to the operating system; returns how many bytes."""
         return self._call.run("trim", extents.trim)
 
     def _census(self) -> tuple[int, ...]:
@@ -415,17 +389,10 @@ class Engine:
         return rows
 
 
-def _checked_size(n: SupportsIndex) -> int:
-    size = operator.index(n)
-    if size < 0:
-        raise ValueError(f"a size cannot be negative, and {n} is")
-    return min(size, _MAX_SIZE)
-
-
 def _describe(
     shape: SupportsIndex | tuple[SupportsIndex, ...], dtype: np.dtype[np.generic]
 ) -> tuple[int, bytes]:
     """Bytes of an array in C order, and its description."""
     extents, nbytes = arrays.measure(shape, dtype)
-    clipped = tuple(_checked_size(n) for n in extents)
-    return _checked_size(nbytes), arrays.describe(dtype, clipped, tuple(range(len(extents))))
+    clipped = tuple(checked_size(n) for n in extents)
+    return checked_size(nbytes), arrays.describe(dtype, clipped, tuple(range(len(extents))))

@@ -23,7 +23,7 @@ from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import BITMAP, BITMAP_WORDS, TRIMS, UNIT, bin_of
 from refstore.engines.filelock.life import here
 
-RETRIES = 32  # extents of a bin that are compared before a larger bin is tried
+SCAN_LIMIT = 32  # extents of a bin that are compared before a larger bin is tried
 
 _LOW_40 = (1 << 40) - 1
 _LOW_24 = (1 << 24) - 1
@@ -114,10 +114,10 @@ def _listed(c: Change, b: int) -> Iterator[tuple[int, int]]:
         before, link = link, after
 
 
-def _best_of(c: Change, b: int, units: int, looks: int | None) -> int | None:
+def _best_of(c: Change, b: int, units: int, limit: int | None) -> int | None:
     """The smallest of a bin's first extents that is large enough."""
     best, best_size = None, 0
-    for unit, size in itertools.islice(_listed(c, b), looks):
+    for unit, size in itertools.islice(_listed(c, b), limit):
         if size >= units and (best is None or size < best_size):
             best, best_size = unit, size
             if size == units:
@@ -127,12 +127,12 @@ def _best_of(c: Change, b: int, units: int, looks: int | None) -> int | None:
 
 def _find(c: Change, units: int) -> int | None:
     own = bin_of(units)
-    found = _best_of(c, own, units, RETRIES)
+    found = _best_of(c, own, units, SCAN_LIMIT)
     if found is not None:
         return found
     larger = _next_bin(c, own + 1)
     if larger is not None:
-        found = _best_of(c, larger, units, RETRIES)
+        found = _best_of(c, larger, units, SCAN_LIMIT)
         if found is None:
             raise c.file.damaged(f"the bitmap says that bin {larger} has an extent")
         return found

@@ -48,7 +48,7 @@ _ANEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC | getattr(os, "O_BI
 
 def make(
     path: str, capacity: int, max_objects: int, mode: int, temporary: bool
-) -> liveness.Claim | None:
+) -> liveness.LivenessLock | None:
     """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
 
     The file has no name, or another one, until it is whole. A temporary store's creator holds the
@@ -57,18 +57,18 @@ def make(
     life = here()
     header = new_header(path, capacity, max_objects, temporary)
     folder = locks_of(path, header.uuid)
-    claim = None
+    held = None
     try:
         if temporary:
-            claim = _claim_creation(folder, mode, life)
+            held = _lock_creation(folder, mode, life)
         _make_file(path, header, mode, life)
-        if claim is not None:
-            claim.settle()
-        return claim
+        if held is not None:
+            held.keep_by_mapping()
+        return held
     except BaseException:
         if life.is_ours():
-            if claim is not None:
-                claim.give_back()
+            if held is not None:
+                held.give_back()
             if is_store(path, header.uuid):  # it has its name, and nobody can have put anything
                 os.unlink(path)
             remove_folder(folder)
@@ -86,7 +86,7 @@ def _make_file(path: str, header: Header, mode: int, life: Life) -> None:
                 os.fchmod(fd, mode)  # whatever the umask is
             inode = os.fstat(fd).st_ino & (1 << 64) - 1
             _fill(fd, path, header._replace(inode=inode))
-            life.demand(path)
+            life.require_ours(path)
             if not is_named:
                 _give_name(f"/proc/self/fd/{fd}", path, fd)
         if is_named:
@@ -156,10 +156,10 @@ def creator_path(folder: str) -> str:
     return os.path.join(folder, "creator.lock")
 
 
-def _claim_creation(folder: str, mode: int, life: Life) -> liveness.Claim:
+def _lock_creation(folder: str, mode: int, life: Life) -> liveness.LivenessLock:
     """A new folder of locks with the creator's in it, so that nobody takes it for an orphan."""
     for _ in range(TRIES):
-        life.demand(folder)
+        life.require_ours(folder)
         liveness.make_folder(folder, mode)
         lock_mode = liveness.lock_mode(mode)
         lock = liveness.new_lock(os.path.join(folder, "change.lock"), lock_mode)
@@ -169,13 +169,13 @@ def _claim_creation(folder: str, mode: int, life: Life) -> liveness.Claim:
             continue  # one who cleans up was faster; filelock saw the folder, and then it was gone
         try:
             liveness.require_kernel_lock(lock)
-            claim = liveness.take(creator_path(folder), lock_mode)
+            held = liveness.take(creator_path(folder), lock_mode)
         except FileNotFoundError:
             continue
         finally:
             lock.release(force=True)
-        if claim is not None:
-            return claim
+        if held is not None:
+            return held
     raise OSError(errno.EBUSY, "the store's folder of locks cannot be made", folder)
 
 
@@ -192,7 +192,6 @@ def is_creator_alive(fd: int, path: str) -> bool | None:
 
 
 def is_unused(fd: int, path: str) -> bool:
-    """Whether nobody is attached to the store behind `fd`, and nothing was ever put there."""
     header = read_header(fd, path, os.fstat(fd))
     g = lay_out(header.capacity, header.max_objects)
     # read, not mapped: it may be for want of address space or descriptors that somebody asks
@@ -215,10 +214,10 @@ def is_store(path: str, uuid: bytes) -> bool:
     return len(head) == HEADER.size and HEADER.unpack(head)[9].startswith(uuid[:4])
 
 
-def remove_folder(folder: str, *, has_store: bool = False, patience: float = 0.0) -> bool:
+def remove_folder(folder: str, *, has_store: bool = False, timeout: float = 0.0) -> bool:
     """Removes a folder of locks of which nobody has any, if its store is gone.
 
-    `has_store`: even if it is there; whoever comes next makes the folder anew. `patience`: seconds
+    `has_store`: even if it is there; whoever comes next makes the folder anew. `timeout`: seconds
     to wait for the change lock; of two that leave at once, each may meet the other with it.
     """
     match = _LOCKS.fullmatch(folder)
@@ -228,7 +227,7 @@ def remove_folder(folder: str, *, has_store: bool = False, patience: float = 0.0
         return False
     lock = liveness.new_lock(os.path.join(folder, "change.lock"))
     with contextlib.suppress(Timeout, OSError):
-        lock.acquire(timeout=patience, poll_interval=0.0005)
+        lock.acquire(timeout=timeout, poll_interval=0.0005)
     if not lock.is_locked:
         return False
     try:

@@ -20,7 +20,7 @@ import errno
 from array import array
 from itertools import chain
 
-from refstore.engines.filelock.layout import COUNT, JOURNAL, PAIRS, TURNS
+from refstore.engines.filelock.layout import COUNT, JOURNAL, LOCK_COUNT, PAIRS
 from refstore.engines.filelock.mapping import Mapping
 
 
@@ -33,7 +33,7 @@ class Change:
         self.file = file
         self.words = file.words
         self.new: dict[int, int] = {}
-        self.commits = 0  # that have passed their point of no return; see `settle`
+        self.commits = 0  # that have passed their point of no return; see `finish`
         self._due = 0  # what that is once the one that is begun has
 
     def __getitem__(self, i: int) -> int:
@@ -60,15 +60,15 @@ class Change:
         words[COUNT] = 0
         new.clear()
 
-    def settle(self) -> None:
-        """After an exception, still under the lock: ends a commit that was interrupted on its way.
-        From here on `commits` is the truth."""
+    def finish(self) -> None:
+        """Finishes an interrupted commit, after an exception and still under the lock. From here
+        on `commits` is exact."""
         if self._due > self.commits and self.words[COUNT]:
             self.commits = self._due
         replay(self.file)
 
     def next(self) -> Moment:
-        """When the commit that is being prepared is through."""
+        """The moment at which the commit in preparation takes effect."""
         return Moment(self, self.commits + 1)
 
 
@@ -96,7 +96,7 @@ def replay(file: Mapping) -> None:
     end = file.g.data // 8
     for at in range(JOURNAL, JOURNAL + 2 * n, 2):
         i = words[at]
-        if not TURNS < i < end or JOURNAL <= i < file.g.bins:
+        if not LOCK_COUNT < i < end or JOURNAL <= i < file.g.bins:
             raise file.damaged(f"a pair of the journal leads to word {i}")
         if i * 8 >= file.g.committed and not file.commit_word(i):
             raise OSError(errno.ENOSPC, "no memory for a change that was begun", file.path)

@@ -64,7 +64,7 @@ import sys
 from typing import Final, NamedTuple
 
 from refstore import _messages
-from refstore._errors import StoreVersionError
+from refstore._arguments import require_capacity, require_max_objects
 
 CAPACITY_LIMIT: Final = 1 << 43
 OBJECTS_LIMIT: Final = 1 << 28
@@ -86,7 +86,7 @@ BOOT: Final = 14  # of the boot that last looked the file over, 0 if not known; 
 
 COUNT: Final = 64  # pairs in the journal that are yet to be applied; by: taker
 HOLDER: Final = 65  # pid of who has the lock; by: taker
-TURNS: Final = 66  # how often the lock was taken; by: taker
+LOCK_COUNT: Final = 66  # how often the lock was taken; by: taker
 SLOTS_USED: Final = 67  # slots from here on were never used; by: lock
 FREE_SLOT: Final = 68  # slot + 1 of the first free one; by: lock
 TRIMS: Final = 69  # how often free memory was given back; by: taker
@@ -165,7 +165,7 @@ class Header(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """Where everything lies: tables in words, what is not made of words in bytes."""
+    """The offsets of all regions: tables in words, what is not made of words in bytes."""
 
     max_objects: int
     units: int
@@ -233,7 +233,7 @@ def fingerprint() -> int:
 
 
 def boot_id() -> int:
-    """Of this boot of the machine; 0 where it has none."""
+    """A number for this boot of the machine; 0 where it has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             return int.from_bytes(hashlib.blake2b(file.read(), digest_size=8).digest(), "little")
@@ -257,10 +257,8 @@ def locks_of(path: str, uuid: bytes) -> str:
 
 
 def new_header(path: str, capacity: int, max_objects: int, temporary: bool) -> Header:
-    if not 0 < capacity <= CAPACITY_LIMIT:
-        raise ValueError(f"capacity is {capacity} bytes: it must be between 1 and {CAPACITY_LIMIT}")
-    if not 0 < max_objects <= OBJECTS_LIMIT:
-        raise ValueError(f"max_objects is {max_objects}: it must be between 1 and {OBJECTS_LIMIT}")
+    require_capacity(capacity, CAPACITY_LIMIT)
+    require_max_objects(max_objects, OBJECTS_LIMIT)
     entropy = os.urandom(38)
     return Header(
         magic=MAGIC,
@@ -283,7 +281,7 @@ def new_header(path: str, capacity: int, max_objects: int, temporary: bool) -> H
 
 
 def first_words(header: Header) -> dict[int, int]:
-    """What a new file holds besides zeros and the fixed header: all its units, free."""
+    """The contents of a new file besides zeros and the fixed header: all its units, free."""
     g = lay_out(header.capacity, header.max_objects)
     whole = bin_of(g.units)
     return {
@@ -310,24 +308,21 @@ def read_header(fd: int, path: str, found: os.stat_result) -> Header:
         head = os.read(fd, HEADER.size)
     engine = engine_of(head)
     if engine is None:
-        raise _messages.no_store(path, "is not a store")
+        raise _messages.no_store(path, _messages.NOT_A_STORE)
     if engine == ENGINE_NATIVE:
         raise _messages.other_engine(path, "native", "filelock")
     if len(head) < HEADER.size or engine != ENGINE_FILELOCK:
-        raise _messages.no_store(path, "is not a store")
+        raise _messages.no_store(path, _messages.NOT_A_STORE)
     header = Header._make(HEADER.unpack(head))
     if header.version != FORMAT_VERSION:
         raise _messages.other_version(path, header.version, FORMAT_VERSION)
     if header.fingerprint != fingerprint():
-        raise StoreVersionError(
-            f"store {path!r} was made by a build of refstore with other constants: use one build "
-            "in all processes, or remove the store"
-        )
+        raise _messages.other_build(path)
     if not 0 < header.capacity <= CAPACITY_LIMIT or not 0 < header.max_objects <= OBJECTS_LIMIT:
-        raise _messages.no_store(path, "has a damaged header")
+        raise _messages.no_store(path, _messages.DAMAGED_HEADER)
     size = lay_out(header.capacity, header.max_objects).file_size
     if found.st_size != size:
         raise _messages.no_store(path, "is truncated")
     if header.file_size != size or not 0 < header.tag < 1 << 48:
-        raise _messages.no_store(path, "has a damaged header")
+        raise _messages.no_store(path, _messages.DAMAGED_HEADER)
     return header

@@ -14,7 +14,7 @@ from refstore._errors import RefstoreError
 
 
 class Life:
-    """From the fork that began it to the process's end."""
+    """One process, from the fork that began it to its end."""
 
     __slots__ = ("forks", "pid")
 
@@ -23,10 +23,10 @@ class Life:
         self.pid = os.getpid()
 
     def is_ours(self) -> bool:
-        """Not in a child, not even in one that was forked behind Python's back."""
+        """Whether this is that process: not a child, not even one forked behind Python's back."""
         return self is _here and self.pid == os.getpid()
 
-    def demand(self, path: str) -> None:
+    def require_ours(self, path: str) -> None:
         """RefstoreError in a child that was forked amid a call on the store at `path`."""
         if not self.is_ours():
             raise RefstoreError(_messages.forked_amid(path))

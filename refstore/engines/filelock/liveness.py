@@ -50,7 +50,7 @@ def make_folder(folder: str, mode: int) -> bool:
 
 
 def require_kernel_lock(lock: FileLock) -> None:
-    """After the first acquisition: filelock falls back to a mere file where there are no locks."""
+    """Checks a lock just acquired: filelock falls back to a mere file where there are no locks."""
     if isinstance(lock, SoftFileLock):
         lock.release(force=True)
         raise OSError(
@@ -61,11 +61,11 @@ def require_kernel_lock(lock: FileLock) -> None:
         )
 
 
-_claims: weakref.WeakSet[Claim] = weakref.WeakSet()  # of this process
+_locks: weakref.WeakSet[LivenessLock] = weakref.WeakSet()  # of this process
 
 
-class Claim:
-    """A lock file, held from when this is made until it is given back or the process is gone."""
+class LivenessLock:
+    """A lock file that is held until it is given back or its process is gone."""
 
     __slots__ = ("__weakref__", "_fds", "_lock", "_memory", "is_inherited")
 
@@ -74,7 +74,7 @@ class Claim:
         self._lock = lock
         self._memory: mmap.mmap | None = None
         self.is_inherited = False  # its process is gone or our parent's, and keeps things for us
-        _claims.add(self)
+        _locks.add(self)
 
     def __del__(self) -> None:
         self.let_go()
@@ -94,8 +94,8 @@ class Claim:
                 os.fchmod(fd, mode)  # whatever the umask is
         return True
 
-    def settle(self) -> None:
-        """From here on the lock is held by the process's memory."""
+    def keep_by_mapping(self) -> None:
+        """Lets a mapping of the file hold the lock, and closes the descriptor."""
         if self._fds:
             (fd,) = self._fds
             self._memory = mmap.mmap(fd, 1, access=mmap.ACCESS_READ, **UNTRACKED)
@@ -108,7 +108,7 @@ class Claim:
                 next(map(os.close, map(self._fds.pop, (0,))))  # once, whoever interrupts
 
     def leave_to_parent(self) -> None:
-        """In a forked child: the lock is its parent's."""
+        """Closes, in a forked child, what it inherited: the lock is its parent's."""
         self.let_go()
         if self._memory is not None:
             self._memory.close()
@@ -121,7 +121,7 @@ class Claim:
             self._lock = None
 
 
-def take(path: str, mode: int = 0o600) -> Claim | None:
+def take(path: str, mode: int = 0o600) -> LivenessLock | None:
     """The lock on a file, which is made if need be; None if somebody has it."""
     if _fcntl is None:
         lock = new_lock(path, mode)
@@ -130,17 +130,17 @@ def take(path: str, mode: int = 0o600) -> Claim | None:
         except Timeout:
             return None
         require_kernel_lock(lock)
-        return Claim(lock)
-    claim = Claim()
-    return claim if claim.take(path, mode) else None
+        return LivenessLock(lock)
+    held = LivenessLock()
+    return held if held.take(path, mode) else None
 
 
-def leave_all_to_parent(own: list[Claim]) -> None:
-    """In a forked child: the locks that it inherited, but for those that were taken for it, or
-    have to last as long as it does."""
-    for claim in list(_claims):
-        if claim not in own and not claim.is_inherited:
-            claim.leave_to_parent()
+def leave_all_to_parent(own: list[LivenessLock]) -> None:
+    """Closes, in a forked child, all inherited locks but `own` and those that last as long as the
+    child."""
+    for held in list(_locks):
+        if held not in own and not held.is_inherited:
+            held.leave_to_parent()
 
 
 def _flock(fd: int) -> bool:
@@ -157,10 +157,10 @@ def is_held(path: str) -> bool:
     """Whether somebody has the lock on a file; one that is not there is nobody's."""
     if not os.path.exists(path):
         return False
-    claim = take(path)
-    if claim is None:
+    held = take(path)
+    if held is None:
         return True
-    claim.give_back()
+    held.give_back()
     return False
 
 

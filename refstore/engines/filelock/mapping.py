@@ -153,12 +153,15 @@ class Mapping:
             try:
                 self._own = open_store(self.path, os.O_RDWR)
             except OSError:
-                raise _limits.no_descriptor(self.path, "what was asked for") from None
+                raise self._no_descriptor() from None
             if not self._has_descriptor():
                 self._own.close()
-                raise _limits.no_descriptor(self.path, "what was asked for")
+                raise self._no_descriptor()
         assert self._own is not None
         return self._own.fileno()
+
+    def _no_descriptor(self) -> OSError:
+        return _limits.no_descriptor(self.path, "what was asked for")
 
     def _leave_to_program(self) -> None:
         # a number that is the program's by now must not be closed when our object ends
@@ -178,7 +181,7 @@ class Mapping:
         return _messages.damaged_file(self.path, what)
 
     def stop_writing(self, *, is_lost: bool) -> None:
-        """In a forked child: whatever frames of its parent's calls it is in, none writes any more.
+        """Stops all writes of a forked child, whatever frames of its parent's calls it is in.
 
         `is_lost`: it has no row, and uses the file no more.
         """
@@ -200,12 +203,12 @@ class Mapping:
         at, access = start, mmap.ACCESS_WRITE
         scrap = mmap.mmap(self.descriptor(), end - start, access=access, offset=at, **UNTRACKED)
         self._scrap = scrap
-        life.demand(self.path)
+        life.require_ours(self.path)
         scrap.madvise(mmap.MADV_REMOVE)
         scrap.close()
 
     def look_at_trims(self) -> None:
-        """At the beginning of each turn: what somebody gave back is no longer near."""
+        """Called with the lock just taken: memory that somebody trimmed is no longer committed."""
         trims = self.words[TRIMS]
         if trims != self._trims:
             self._near.clear()
@@ -213,7 +216,8 @@ class Mapping:
             self._trims = trims
 
     def commit(self, start: int, end: int) -> bool:
-        """Before the bytes from `start` to `end` are touched: whether there is memory for them.
+        """Commits memory for the bytes from `start` to `end`, before they are touched; whether
+        there is any.
 
         Under the change lock, hence whatever else lies in their chunks belongs to nobody who
         works without it, or is in use, and keeps its contents.
@@ -263,7 +267,7 @@ class Mapping:
         """The same for a large block that is ours, without the lock: nothing near it is looked at
         or remembered. In pieces, between which signal handlers run."""
         for start, end in pieces(nbytes):
-            life.demand(self.path)
+            life.require_ours(self.path)
             if not self._allocate(offset + start, offset + end):
                 return False
         return True

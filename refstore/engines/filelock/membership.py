@@ -41,18 +41,19 @@ from refstore.engines.filelock.layout import (
 from refstore.engines.filelock.life import Life, here
 from refstore.engines.filelock.mapping import Mapping
 from refstore.engines.filelock.pins import raise_interrupt
-from refstore.engines.filelock.transaction import BUSY_TIMEOUT, Chore, Operation, T, Turns
+from refstore.engines.filelock.transaction import BUSY_TIMEOUT, Deferred, Operation, StoreLock, T
 
 _BATCH: Final = 200  # words of a large change that are committed together
 
 
-class Member(Turns):
+class Membership(StoreLock):
     """This process's row, and the lock by which it lives."""
 
     def __init__(self, path: str, fd: int, header: Header, found: os.stat_result) -> None:
         self.row: int | None = None
-        self._claim: liveness.Claim | None = None
-        self.heir: tuple[int, liveness.Claim] | None = None  # a child's, around a fork
+        self._liveness: liveness.LivenessLock | None = None
+        # reserved for a child, around a fork
+        self.child_row: tuple[int, liveness.LivenessLock] | None = None
         self.is_lost = False  # a child without a row
         self._is_kept_for_child = False  # what one inherits that is forked now
         self._loss: str | None = None  # why a child had to go without one
@@ -71,32 +72,31 @@ class Member(Turns):
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
             self.leave()
-            self.give_up_chores()
+            self.drop_deferred()
 
     def is_of(self, fd: int) -> bool:
-        """Whether `fd` is open on the very file that this is attached to."""
         found = os.fstat(fd)
         return (found.st_dev, found.st_ino) == self.file.found
 
     def is_alive(self) -> bool:
-        """Not in a child that has no row of its own."""
+        """Whether this process has a row: not a child without one."""
         return self.pid == os.getpid() and not self.is_lost
 
     def require_alive(self) -> None:
         if not self.is_alive():
             raise RefstoreError(_messages.forked(self.path))
 
-    # --- turns
+    # --- operations
 
     def run(self, life: Life, what: str, operation: Operation[T], *args: object) -> T:
-        """A turn of a process that has a row, in a call that began in that life."""
-        life.demand(self.path)
+        """Runs an operation under the lock, of a call that began in `life`."""
+        life.require_ours(self.path)
         if self.pid != os.getpid() or self.is_lost:
             self.require_alive()
         raise_interrupt()
         if self.row is None:  # left at the interpreter's exit, and is used once more
             self.join()
-        return self.take_turn(what, operation, *args, life=life)
+        return self.run_locked(what, operation, *args, life=life)
 
     @property
     def own(self) -> int:
@@ -123,7 +123,7 @@ class Member(Turns):
         for _ in range(files.TRIES):
             is_new = liveness.make_folder(self.folder, self.mode)
             try:
-                self.take_turn("attaching", self._enter, life=life)
+                self.run_locked("attaching", self._enter, life=life)
                 return
             except FileNotFoundError:  # of the store, or of a lock that was removed just now
                 if not os.path.exists(self.path):
@@ -143,41 +143,41 @@ class Member(Turns):
 
     def _leave_no_folder(self, *, has_store: bool = False) -> None:
         with contextlib.suppress(OSError):
-            files.remove_folder(self.folder, has_store=has_store, patience=1.0)
+            files.remove_folder(self.folder, has_store=has_store, timeout=1.0)
 
     def _enter(self, c: Change) -> None:
         liveness.require_kernel_lock(self.lock)
         found = os.stat(self.path)
         if (found.st_dev, found.st_ino) != self.file.found:
             raise FileNotFoundError(errno.ENOENT, "the store was removed just now", self.path)
-        self._settle_home(c)
+        self._check_home(c)
         recovery.recover(c, self.folder, process_table.used_rows(c), None, self.report)
         self._look_after_reboot(c)
-        row, claim = self._free_row(c)
-        claim.settle()
+        row, lock = self._free_row(c)
+        lock.keep_by_mapping()
         if not liveness.shows(process_table.lock_path(self.folder, row), self.mode):
-            claim.give_back()
+            lock.give_back()
             raise OSError(
                 errno.EOPNOTSUPP, "the file system's locks do not hold between processes", self.path
             )
-        self.pid, self.row, self._claim = os.getpid(), row, claim
+        self.pid, self.row, self._liveness = os.getpid(), row, lock
         process_table.enter(c, row, self.pid, process_table.own_command())
         c.commit()
         slots.prepare_pins(c, row)
 
-    def _free_row(self, c: Change) -> tuple[int, liveness.Claim]:
+    def _free_row(self, c: Change) -> tuple[int, liveness.LivenessLock]:
         for attempt in range(2):
             used = set(process_table.used_rows(c))
             for row in range(ROWS):
                 if row not in used:
-                    claim = liveness.take(process_table.lock_path(self.folder, row), self.mode)
-                    if claim is not None:
-                        return row, claim
+                    lock = liveness.take(process_table.lock_path(self.folder, row), self.mode)
+                    if lock is not None:
+                        return row, lock
             if attempt or not recovery.recover(c, self.folder, sorted(used), self.row, self.report):
                 break
         raise RefstoreError(_messages.no_rows(self.path, ROWS))
 
-    def _settle_home(self, c: Change) -> None:
+    def _check_home(self, c: Change) -> None:
         # A copy of a store is another one, with locks of its own. But the same file under another
         # name would be used under two locks, which is none.
         home, inode = home_of(self.path), self.file.found[1] & (1 << 64) - 1
@@ -208,7 +208,7 @@ class Member(Turns):
         the locks along."""
         if self.row is None or not self.is_alive() or sys.is_finalizing():
             return
-        self.do_later(self._leave)
+        self.defer(self._leave)
         if self.row is None:
             self._leave_no_folder()
 
@@ -222,21 +222,21 @@ class Member(Turns):
         else:
             recovery.fold(c, self.row, died=False)
         self.row = None
-        if self._claim is not None:
-            self._claim.give_back()
-            self._claim = None
+        if self._liveness is not None:
+            self._liveness.give_back()
+            self._liveness = None
 
     def leave_at_exit(self) -> None:
-        """Who pins something may read it to the very end, and leaves by its death."""
+        """Detaches at exit, unless this process holds pins: then it is recovered after it ends."""
         if self.row is None:
             return
         if self._loss is not None:  # children would keep what is half made, too
             home: Any = self  # an Attachment
             writers.give_up_writers(home)
-        if self.take_turn("exit", self._is_idle):
+        if self.run_locked("exit", self._is_idle):
             self.leave()
         elif not os.path.exists(self.path):
-            self.take_turn("exit", self._remove_locks)
+            self.run_locked("exit", self._remove_locks)
 
     def _is_idle(self, c: Change) -> bool:
         pinned = recovery.pinned_slots(c, self.own)
@@ -260,20 +260,20 @@ class Member(Turns):
 
         The mutex stays taken till after the fork, so that no other thread pins or unpins.
         """
-        self.heir, self.is_forking = None, True  # before: a signal handler may raise after it
+        self.child_row, self.is_forking = None, True  # before: a signal handler may raise after it
         self._is_kept_for_child, loss = False, _children.BUSY
         try:
             if not self.mutex.acquire(timeout=2 * BUSY_TIMEOUT):
                 self.is_forking = False
-            elif self._may_bequeath() and not self._inside:
-                self.heir = self.take_turn("a fork", self._reserve_for_child)
+            elif self._can_reserve_for_child() and not self._inside:
+                self.child_row = self.run_locked("a fork", self._reserve_for_child)
         except Exception as error:
             loss = self._why_lost(error)
         finally:
-            if self.heir is None and self._may_bequeath():
+            if self.child_row is None and self._can_reserve_for_child():
                 self._keep_inherited(loss)
 
-    def _may_bequeath(self) -> bool:
+    def _can_reserve_for_child(self) -> bool:
         return self.is_alive() and self.row is not None
 
     def _why_lost(self, error: Exception) -> str:
@@ -285,8 +285,8 @@ class Member(Turns):
 
     def _keep_inherited(self, loss: str) -> None:
         # For a child without a row, which gets the parent's lock if it inherits anything. Whatever
-        # this process gives back from here on is a chore, or in a turn that does all chores first.
-        c = Change(self.file)  # only to read: our own pins change in our own turns
+        # this process gives back from here on is deferred, or comes after what was deferred.
+        c = Change(self.file)  # only to read: our own pins change under our own lock
         try:
             pinned = recovery.pinned_slots(c, self.own)
         except StoreCorruptedError:  # then it is kept as long as our row is there
@@ -297,7 +297,9 @@ class Member(Turns):
             self._loss = loss
         self._is_kept_for_child = bool(held)
         batches = range(0, len(held), _BATCH // 2)
-        self._chores.extend(Chore(self._keep, (held[at : at + _BATCH // 2],)) for at in batches)
+        self._deferred.extend(
+            Deferred(self._keep, (held[at : at + _BATCH // 2],)) for at in batches
+        )
 
     def _keep(self, c: Change, held: list[int]) -> None:
         c[process_table.row_at(c.file, self.own) + ROW_STATE] |= HAS_CHILDREN
@@ -305,8 +307,8 @@ class Member(Turns):
             slots.keep(c, slot, self.own)
         c.commit()
 
-    def _reserve_for_child(self, c: Change) -> tuple[int, liveness.Claim]:
-        row, claim = self._free_row(c)
+    def _reserve_for_child(self, c: Change) -> tuple[int, liveness.LivenessLock]:
+        row, lock = self._free_row(c)
         try:
             process_table.enter(c, row, 0, process_table.own_command())
             pins = {i: slots.views_of(c, self.own, i) for i in recovery.pinned_slots(c, self.own)}
@@ -319,39 +321,39 @@ class Member(Turns):
                     c.commit()
             c.commit()
         except BaseException:
-            claim.let_go()  # what was committed belongs to a dead row
+            lock.let_go()  # what was committed belongs to a dead row
             raise
-        return row, claim
+        return row, lock
 
     def after_fork_in_parent(self) -> None:
-        if self.heir is not None:
-            self.heir[1].let_go()
-            self.heir = None
+        if self.child_row is not None:
+            self.child_row[1].let_go()
+            self.child_row = None
         if self.is_forking:
             self.is_forking = False
             with contextlib.suppress(RuntimeError):  # interrupted before it had the mutex
                 self.mutex.release()
-        self._look_at_chores()
+        self._flush_deferred()
         if self._loss is not None and not self._has_warned:
             self._has_warned = True
             _children.warn(self.path, self._loss)
 
     def inherit(self) -> None:
-        """In a forked child, before any other claim is looked at."""
-        if self._is_kept_for_child and self._claim is not None:
-            self._claim.is_inherited = True
+        """Marks, in a forked child, the parent's lock that has to stay; before any is released."""
+        if self._is_kept_for_child and self._liveness is not None:
+            self._liveness.is_inherited = True
 
     def after_fork_in_child(self) -> None:
         self.is_lost = True
         self.report = recovery.Report()
         self.new_locks()
-        self.file.stop_writing(is_lost=self.heir is None)
-        if self.heir is None:
-            return  # maybe with its parent's claim, by which what it inherited is kept
+        self.file.stop_writing(is_lost=self.child_row is None)
+        if self.child_row is None:
+            return  # maybe with its parent's lock, by which what it inherited is kept
         self._loss, self._has_warned = None, False
-        self._chores = deque(one for one in self._chores if one.operation != self._keep)
-        (self.row, self._claim), self.heir = self.heir, None
-        self._claim.settle()
+        self._deferred = deque(one for one in self._deferred if one.operation != self._keep)
+        (self.row, self._liveness), self.child_row = self.child_row, None
+        self._liveness.keep_by_mapping()
         self.pid = os.getpid()
         self.file.words[process_table.row_at(self.file, self.row) + ROW_PID] = self.pid
         self.is_lost = False

@@ -1,7 +1,7 @@
-"""What shows a block in memory, and the pins that go with the last view of it.
+"""Views of blocks in memory, and the pins that go with the last view.
 
 A block is shown by an array of its bytes, its root. A pin is an object that gives the pin back when
-it is collected. All hangs on these by references alone:
+it is collected. Ownership is by reference counting only:
 
     buffer, memoryview, ndarray, tensor, ...  ->  Root  ->  Pin  ->  attachment
                                                    |
@@ -45,7 +45,7 @@ OCTET: Final = np.dtype(np.uint8)
 
 
 class Block(Protocol):
-    """Where an object lies, and what it is."""
+    """The place of an object, and its kind."""
 
     @property
     def slot(self) -> int: ...
@@ -59,11 +59,11 @@ class Block(Protocol):
 
     @property
     def description(self) -> bytes:
-        """Of an array, as `arrays.describe` has it."""
+        """Description of an array, as `arrays.describe` has it."""
 
 
 class Home(Protocol):
-    """What buffers and writers ask of their attachment."""
+    """The attachment, as buffers and writers use it."""
 
     @property
     def path(self) -> str: ...
@@ -80,14 +80,14 @@ class Home(Protocol):
         """One more pin of ours on a live object; ObjectNotFoundError if it is none."""
 
     def unpinning(self, slot: int) -> Any:
-        """What is to be done to give a pin of ours back."""
+        """Deferred work that drops a pin of this process."""
 
-    def do_once(self, chore: Any) -> None:
-        """Does that now or soon, and not again if it was asked for before. Waits for nobody, and
+    def defer_once(self, deferred: Any) -> None:
+        """Does it now or soon, and not again if it was requested before. Waits for nobody, and
         raises only what a signal handler does."""
 
     def block(self, slot: int) -> Block:
-        """Of a slot that we hold; StoreCorruptedError if it leads out of the file."""
+        """Reads the place of a slot of ours; StoreCorruptedError if it leads out of the file."""
 
     def private_copy(self, block: Block) -> tuple[mmap.mmap | bytearray, int]:
         """Memory of our own that shows the block, and where the block begins in it."""
@@ -101,7 +101,8 @@ class Home(Protocol):
         comes out of the next call."""
 
     def give_up(self, call: Any, pin: Pin | None) -> None:
-        """Of what the call took: free it, or, if views of it live on, condemn it with that pin.
+        """Gives up what the call took: frees it, or, if views of it live on, condemns it with that
+        pin.
 
         Now or soon; twice is once. Waits for nobody, and raises only what a signal handler does.
         """
@@ -129,7 +130,7 @@ def postpone(error: BaseException) -> bool:
 
 
 def finalize(work: Callable[[], None], is_finalizing: Callable[[], bool]) -> None:
-    """What a finalizer does. Python would print what is raised there and go on."""
+    """Runs a finalizer's work. Python would print what is raised there and go on."""
     try:
         work()
     except BaseException as error:
@@ -144,38 +145,38 @@ class Pin:
     between the two need not know how far it came.
     """
 
-    __slots__ = ("chore", "home")
+    __slots__ = ("home", "unpin")
 
     def __init__(self, home: Home, slot: int | None = None) -> None:
         self.home = home
-        self.chore = None if slot is None else home.unpinning(slot)
+        self.unpin = None if slot is None else home.unpinning(slot)
 
     def take(self, slot: int, moment: Any) -> None:
-        """It is on that slot once that moment has come."""
-        chore = self.home.unpinning(slot)
-        chore.since = moment
-        self.chore = chore
+        """Binds the pin to a slot, valid once that moment has come."""
+        unpin = self.home.unpinning(slot)
+        unpin.since = moment
+        self.unpin = unpin
 
     def inherit(self, slot: int) -> None:
         """The fork took it for us."""
-        self.chore = self.home.unpinning(slot)
+        self.unpin = self.home.unpinning(slot)
 
     @property
     def slot(self) -> int:
-        chore: Any = self.chore
-        slot: int = chore.args[0]
+        unpin: Any = self.unpin
+        slot: int = unpin.args[0]
         return slot
 
     def give_back(self) -> None:
-        if self.chore is not None and not self.chore.is_done():
-            self.home.do_once(self.chore)
+        if self.unpin is not None and not self.unpin.is_done():
+            self.home.defer_once(self.unpin)
 
     def __del__(
         self,
         finalize: Callable[..., None] = finalize,
         is_finalizing: Callable[[], bool] = sys.is_finalizing,
     ) -> None:
-        if self.chore is not None:
+        if self.unpin is not None:
             finalize(self.give_back, is_finalizing)
 
 
@@ -200,8 +201,8 @@ def writers_root(home: Home, block: Block) -> Root:
 
 
 def end_writing(root: Root) -> None:
-    """Nor may the flag `writeable` of its views be set again: numpy looks for that at what is
-    behind the last array. The root's pin keeps the memory."""
+    """Makes all views of a root read-only for good: numpy looks at what is behind the last array
+    when somebody sets the flag `writeable`. The root's pin keeps the memory."""
     root.flags.writeable = False
     gate: Any = root.base
     gate.release()

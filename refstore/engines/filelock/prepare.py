@@ -1,4 +1,4 @@
-"""From a Python object to the bytes of a block: what is needed first, then the one copy."""
+"""Preparation of a put: from a Python object to what its block needs, then the one copy."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _prepare_array(array: npt.NDArray[Any]) -> Prepared:
 
 
 def _copy_strided(target: Target, offset: int, source: npt.NDArray[Any]) -> None:
-    """In pieces: some of what the first axis counts, or a part of one of them."""
+    """Copies in pieces: some of what the first axis counts, or a part of one of them."""
     if source.nbytes <= PIECE or not source.ndim:
         piece = target.array(offset, source.shape, source.dtype)
         np.copyto(piece, source)

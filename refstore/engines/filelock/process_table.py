@@ -42,7 +42,7 @@ def used_rows(c: Change) -> list[int]:
 
 
 def own_command() -> bytes:
-    """How this process was started, cut short."""
+    """The command line of this process, cut short."""
     with contextlib.suppress(OSError), open("/proc/self/cmdline", "rb") as file:
         return file.read(200).replace(b"\0", b" ")[: COMMAND_NBYTES - 1]
     return " ".join([sys.executable or "python", *sys.argv]).encode()[: COMMAND_NBYTES - 1]
@@ -61,7 +61,7 @@ def enter(c: Change, row: int, pid: int, command: bytes) -> None:
 
 
 def command_of(c: Change, row: int) -> str:
-    """On one line, whatever it holds: it is for people."""
+    """Reads how a process was started, on one line and printable."""
     at = row_at(c.file, row) + ROW_COMMAND
     raw = b"".join(c[at + k].to_bytes(8, sys.byteorder) for k in range(COMMAND_NBYTES // 8))
     words = " ".join(raw.partition(b"\0")[0].decode("utf-8", "replace").split())

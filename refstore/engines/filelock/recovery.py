@@ -1,4 +1,4 @@
-"""How what a dead process held comes back: its pins, its half-made objects, and its row.
+"""Recovery of what a dead process held: its pins, its half-made objects, and its row.
 
 Called under the change lock, by `attachment` and `membership`.
 """
@@ -31,7 +31,7 @@ PIDS_KEPT = 256  # in a report of the dead
 
 
 class Report:
-    """What one process gave back of what dead processes held, since it last told."""
+    """Counts of what this process recovered from dead ones since its last report."""
 
     def __init__(self) -> None:
         self.processes = self.pins = self.unfinished = self.locks = self.nbytes = 0
@@ -95,7 +95,7 @@ def clear_row(c: Change, row: int, report: Report, *, keeps: bool = False) -> No
 
 
 def kept_slots(c: Change, row: int) -> list[int]:
-    """What a row keeps for children."""
+    """The slots that a row keeps for children."""
     return [slot for slot in pinned_slots(c, row) if slots.is_kept(c, row, slot)]
 
 
@@ -105,7 +105,7 @@ def has_left(c: Change, row: int) -> bool:
 
 
 def has_ended(c: Change, row: int) -> bool:
-    """Of a row whose lock somebody has: whether that is children, and its process is gone."""
+    """Whether a row whose lock is held belongs to children only, its process being gone."""
     state = c[row_at(c.file, row) + ROW_STATE]
     return state & LEFT != 0 or (state & HAS_CHILDREN != 0 and _children.has_ended(pid_of(c, row)))
 

@@ -176,7 +176,7 @@ def condemn(c: Change, slot: int) -> None:
 
 
 def write_name(c: Change, slot: int, utf8: bytes) -> None:
-    """Into the label of a slot that nobody reads yet; the name counts from `publish` on."""
+    """Writes a name into the label of a slot that nobody reads yet; it counts from `publish` on."""
     at = c.file.label(slot) + NAME_AT
     c.file.octets[at : at + len(utf8)] = utf8
 
@@ -224,8 +224,8 @@ def _cell(c: Change, row: int, slot: int) -> tuple[int, int]:
 
 
 def pins_of(c: Change, row: int, slot: int) -> int:
-    """Of a row whose bit is set, else its cell may not be there. What is kept for children has a
-    pin, though nobody else holds one."""
+    """Counts the pins of a row whose bit is set; else its cell may not be there. What is kept for
+    children has a pin, though nobody else holds one."""
     cell = _count(c, row, slot)
     return max(cell & ~KEPT, cell // KEPT)
 
@@ -236,17 +236,17 @@ def _count(c: Change, row: int, slot: int) -> int:
 
 
 def views_of(c: Change, row: int, slot: int) -> int:
-    """Likewise: the pins that something in the row's process will give back."""
+    """Counts the pins that something in the row's process will give back. The row's bit is set."""
     return _count(c, row, slot) & ~KEPT
 
 
 def is_kept(c: Change, row: int, slot: int) -> bool:
-    """Likewise of a row whose bit is set: whether a block is kept for its process's children."""
+    """Whether a block is kept for children of a row's process. The row's bit is set."""
     return _count(c, row, slot) & KEPT != 0
 
 
 def keep(c: Change, slot: int, row: int) -> None:
-    """What a row pins, or its process is making, stays as long as the row."""
+    """Keeps what a row pins, or its process is writing, as long as the row."""
     at, shift = _cell(c, row, slot)
     mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
     if c[mask] & bit:

@@ -53,7 +53,7 @@ class Target:
         """The same as an array in C order."""
         made: npt.NDArray[Any] = np.ndarray(shape, dtype, self._file.writable, self._at + offset)
         self._piece = made
-        self._life.demand(self._file.path)
+        self._life.require_ours(self._file.path)
         return made
 
     def copy(self, offset: int, source: Any) -> None:

@@ -1,15 +1,15 @@
-"""One change at a time: the lock of the store, around everything that is read or written under it.
+"""The store's lock, taken around everything that is read or written in the file.
 
-A turn is: the mutex of this process's attachment, then the file lock that all processes share, then
-what the last holder left in the journal is ended, then the operation. The lock is filelock's and
-goes with its holder, however that dies. A holder that is only stopped keeps it: whoever waits for
-it in vain for as long as `BUSY_TIMEOUT` says so, with its pid. While others take turns, it waits
-on.
+An operation runs under the mutex of this process's attachment, then the file lock that all
+processes share; what the last holder left in the journal is finished first. The file lock is
+filelock's and goes with its holder, however that dies. A holder that is only stopped keeps it:
+after `BUSY_TIMEOUT` a waiter gives up with a StoreBusyError that names its pid. While other
+processes take and release the lock, it waits on.
 
-Things that finalizers want done, such as giving back a pin, are chores. A finalizer can run between
-any two bytecodes, in the midst of a turn of its own thread too, so it may not take one then: chores
-wait in a queue. Whoever ends a turn looks at the queue after it let go of the mutex, and whoever
-queues one looks for a free mutex after it queued it; so one of the two does it.
+Work requested by finalizers, such as giving back a pin, is deferred. A finalizer can run between
+any two bytecodes, also while its own thread holds the lock, and must not take it then: the work
+waits in a queue. Whoever releases the lock looks at the queue after it released the mutex, and
+whoever queues something looks for a free mutex afterwards; so one of the two does it.
 """
 
 from __future__ import annotations
@@ -29,47 +29,47 @@ from filelock import Timeout
 from refstore import _limits, _messages
 from refstore._errors import RefstoreError, StoreBusyError
 from refstore.engines.filelock.journal import Change, Moment, replay
-from refstore.engines.filelock.layout import COUNT, HOLDER, TURNS
+from refstore.engines.filelock.layout import COUNT, HOLDER, LOCK_COUNT
 from refstore.engines.filelock.life import Life, here, is_from_here
 from refstore.engines.filelock.liveness import make_folder, new_lock
 from refstore.engines.filelock.mapping import Mapping
 from refstore.engines.filelock.recovery import Report
 
-BUSY_TIMEOUT: Final = 5.0  # seconds without any turn of anybody
-CHORE_PATIENCE: Final = 0.2  # for what a finalizer wants done; after that it waits for a turn
-TRIES: Final = 3  # of a chore in which something raises
-ROUNDS: Final = 12  # times BUSY_TIMEOUT, while others take turns
+BUSY_TIMEOUT: Final = 5.0  # seconds in which nobody takes or releases the lock
+DEFERRED_TIMEOUT: Final = 0.2  # seconds; then the work waits for the next operation
+TRIES: Final = 3  # of deferred work that raises
+MAX_TIMEOUTS: Final = 12  # that a waiter waits, while others take the lock
 POLL: Final = 0.0005
-MEETINGS: Final = 100  # with who removes a folder of locks, one after another
+FOLDER_RETRIES: Final = 100  # when others remove the folder of locks, one after another
 
 T = TypeVar("T")
 Operation = Callable[..., T]  # of a Change and more
 
-# By thread: its outermost turn on any store. The frame itself, left by an interrupt, would keep the
-# store open.
+# By thread: the id of the frame of its outermost operation on any store. The frame itself, left by
+# an interrupt, would keep the store open.
 _busy: dict[int, int] = {}
-_pending: deque[Turns] = deque()  # with chores that came up in such a thread
+_pending: deque[StoreLock] = deque()  # with work deferred in such a thread
 
 
-def _is_running_here(turn: FrameType | None) -> bool:
+def _is_running_here(running: FrameType | None) -> bool:
     """Whether this thread is in that call. One that was interrupted as it ended is over."""
     frame: FrameType | None = sys._getframe()
-    while frame is not None and frame is not turn:
+    while frame is not None and frame is not running:
         frame = frame.f_back
     return frame is not None
 
 
 def _is_busy() -> bool:
-    """Whether this thread is in a turn on any store."""
-    turn = _busy.get(threading.get_ident())
-    frame: FrameType | None = sys._getframe() if turn is not None else None
-    while frame is not None and (id(frame) != turn or frame.f_code is not _TURN):
+    """Whether this thread is in an operation on any store."""
+    running = _busy.get(threading.get_ident())
+    frame: FrameType | None = sys._getframe() if running is not None else None
+    while frame is not None and (id(frame) != running or frame.f_code is not _RUN_LOCKED):
         frame = frame.f_back
     return frame is not None
 
 
-class Chore:
-    """Something to do exactly once, though signal handlers may raise anywhere amid it."""
+class Deferred:
+    """Work to do exactly once, though signal handlers may raise anywhere in it."""
 
     __slots__ = ("args", "change", "operation", "since", "tries")
 
@@ -81,15 +81,15 @@ class Chore:
         self.tries = 0
 
     def is_done(self) -> bool:
-        """Also if it was interrupted after its point of no return: a pin that is given back twice
-        is somebody else's. And if it cannot be done."""
+        """Whether it is over: done, or impossible. An interrupt past the point of no return counts
+        as done: a second unpin would drop somebody else's pin."""
         if self.tries >= TRIES or (self.change is not None and self.change.commits):
             return True
         return self.since is not None and not self.since.has_come()
 
 
-class Turns:
-    """This process's way to one store's change lock."""
+class StoreLock:
+    """The lock of one store, as this process takes it."""
 
     def __init__(self, file: Mapping, folder: str, mode: int) -> None:
         self.file = file
@@ -97,26 +97,26 @@ class Turns:
         self.mode = mode  # of lock files
         self.pid = os.getpid()
         self.report = Report()
-        self.has_gone = False  # at exit, with the locks: a chore would make them anew
-        self._chores: deque[Chore] = deque()
-        self._vain: int | None = None  # TURNS when a chore last waited in vain
+        self.has_gone = False  # at exit, with the locks: deferred work would make them anew
+        self._deferred: deque[Deferred] = deque()
+        self._blocked_at: int | None = None  # LOCK_COUNT when the lock was last found taken
         self.new_locks()
 
     def new_locks(self) -> None:
-        """At first, and in a forked child."""
+        """Makes the locks: at first, and again in a forked child."""
         self.mutex = threading.RLock()
         self.lock = new_lock(os.path.join(self.folder, "change.lock"), self.mode)
-        self._inside: FrameType | None = None  # the `take_turn` that has the lock
+        self._inside: FrameType | None = None  # the `_run_locked` that has the lock
         self.is_forking = False  # a thread has the mutex till after it forked
 
-    # --- turns
+    # --- operations
 
-    def take_turn(
+    def run_locked(
         self,
         what: str,
         operation: Operation[T],
         *args: Any,
-        patience: float = BUSY_TIMEOUT,
+        timeout: float = BUSY_TIMEOUT,
         life: Life | None = None,
     ) -> T:
         """`operation(change, *args)` while nobody else changes the store.
@@ -127,32 +127,32 @@ class Turns:
         """
         life = life or here()
         try:
-            return self._take_turn(life, patience, what, operation, *args)
+            return self._run_locked(life, timeout, what, operation, *args)
         except Exception as error:
             if is_from_here(error):
-                life.demand(self.file.path)
+                life.require_ours(self.file.path)
                 if isinstance(error, IndexError | OverflowError):
                     raise self.file.damaged("a number in it leads out of it") from None
             raise
 
-    def _take_turn(
-        self, life: Life, patience: float, what: str, operation: Operation[T], *args: Any
+    def _run_locked(
+        self, life: Life, timeout: float, what: str, operation: Operation[T], *args: Any
     ) -> T:
-        outermost, had_turn = not _is_busy(), False
+        is_outermost, had_lock = not _is_busy(), False
         try:
             with self.mutex:
                 if self._inside is not None:
                     self._look_inside()
                 self._inside = sys._getframe()
-                if outermost:
+                if is_outermost:
                     _busy[threading.get_ident()] = id(self._inside)
                 try:
-                    life.demand(self.file.path)
-                    self._acquire(what, patience)
+                    life.require_ours(self.file.path)
+                    self._acquire(what, timeout)
                     change = self._begin()
-                    had_turn = True
-                    if self._chores:  # what was released before this counts as released
-                        self._all_chores(change)
+                    had_lock = True
+                    if self._deferred:  # what was released before this counts as released
+                        self._run_deferred(change)
                     return self._operate(life, change, operation, *args)
                 finally:
                     try:
@@ -162,48 +162,48 @@ class Turns:
                         self._renew_lock()
                         raise
         finally:
-            if outermost:
+            if is_outermost:
                 _busy.pop(threading.get_ident(), None)
-                if self._chores or _pending:
-                    self._look_at_chores(has_hope=had_turn)
+                if self._deferred or _pending:
+                    self._flush_deferred(with_own=had_lock)
 
     def _operate(self, life: Life, change: Change, operation: Operation[T], *args: Any) -> T:
         try:
             result = operation(change, *args)
-            life.demand(self.file.path)
+            life.require_ours(self.file.path)
             return result
         except BaseException:
             if life.is_ours():
-                change.settle()
+                change.finish()
             raise
 
     def _begin(self) -> Change:
         words = self.file.words
         if words[HOLDER] not in (0, self.pid):
-            self.report.locks += 1  # left by one that died in its turn
+            self.report.locks += 1  # left by one that died with the lock
         words[HOLDER] = self.pid
-        words[TURNS] = words[TURNS] + 1 & 0xFFFFFFFF
+        words[LOCK_COUNT] = words[LOCK_COUNT] + 1 & 0xFFFFFFFF
         self.file.look_at_trims()
         if words[COUNT]:
             replay(self.file)
         return Change(self.file)
 
-    def _acquire(self, what: str, patience: float) -> None:
+    def _acquire(self, what: str, timeout: float) -> None:
         words = self.file.words
-        for _ in range(ROUNDS):
-            turns = words[TURNS]
-            if self._acquire_within(patience):
+        for _ in range(MAX_TIMEOUTS):
+            count = words[LOCK_COUNT]
+            if self._acquire_within(timeout):
                 return
-            if words[TURNS] == turns:
+            if words[LOCK_COUNT] == count:
                 break
         raise _messages.busy(self.file.path, self._holder(), what)
 
-    def _acquire_within(self, patience: float) -> bool:
+    def _acquire_within(self, timeout: float) -> bool:
         try:
             # filelock would make it, and all that leads to it, with any mode
             if not os.path.isdir(self.folder):
                 make_folder(self.folder, self.mode)
-            self._acquire_lock(patience)
+            self._acquire_lock(timeout)
         except Timeout:
             return False
         except FileNotFoundError:
@@ -221,13 +221,13 @@ class Turns:
             ) from None
         return True
 
-    def _acquire_lock(self, patience: float) -> None:
-        for _ in range(MEETINGS):
+    def _acquire_lock(self, timeout: float) -> None:
+        for _ in range(FOLDER_RETRIES):
             with contextlib.suppress(FileExistsError):
-                self.lock.acquire(timeout=patience, poll_interval=POLL)
+                self.lock.acquire(timeout=timeout, poll_interval=POLL)
                 return
             make_folder(self.folder, self.mode)  # filelock saw it, and then somebody removed it
-        self.lock.acquire(timeout=patience, poll_interval=POLL)
+        self.lock.acquire(timeout=timeout, poll_interval=POLL)
 
     def _renew_lock(self) -> None:
         # A signal handler that raises amid filelock can leave a lock of this thread's within the
@@ -254,8 +254,9 @@ class Turns:
         self._inside = None
 
     def _look_inside(self) -> None:
-        # The mutex is ours, and yet there is a turn. Either it is this thread's, further up, and a
-        # signal handler or a finalizer came amid it; or it was interrupted as it ended.
+        # The mutex is ours, and yet an operation is marked as running. Either it is this thread's,
+        # further up, and a signal handler or a finalizer runs in it; or it was interrupted as it
+        # ended.
         if _is_running_here(self._inside):
             raise StoreBusyError(
                 f"this thread is in the middle of a change to store {self.file.path!r}: "
@@ -264,88 +265,88 @@ class Turns:
             )
         self._release()
 
-    # --- chores
+    # --- deferred work
 
     def is_alive(self) -> bool:
-        """Not in a child that may not take turns."""
+        """Whether this process may take the lock: a child that inherited this may not."""
         return self.pid == os.getpid()
 
-    def do_later(self, operation: Operation[Any], *args: Any) -> None:
-        """At once if that can be, else after a turn that goes on, or with the next one. Raises
-        only what a signal handler does."""
-        self.do_once(Chore(operation, args))
+    def defer(self, operation: Operation[Any], *args: Any) -> None:
+        """Runs it at once if possible, else after the operation in progress or with the next
+        one. Raises only what a signal handler does."""
+        self.defer_once(Deferred(operation, args))
 
-    def do_once(self, chore: Chore) -> None:
-        """Likewise, and not again if it was done or asked for before."""
-        self._chores.append(chore)
+    def defer_once(self, deferred: Deferred) -> None:
+        """Defers like `defer`, but not again if it was done or requested before."""
+        self._deferred.append(deferred)
         if _is_busy():
             _pending.append(self)
             return
-        self._do_chores()
+        self._try_deferred()
 
-    def _look_at_chores(self, *, has_hope: bool = True) -> None:
-        """Ours and those that came up meanwhile. `has_hope`: ours would not wait in vain, too."""
-        if has_hope:
-            self._do_chores()
+    def _flush_deferred(self, *, with_own: bool = True) -> None:
+        """Runs what was deferred meanwhile on other stores, and on this one if `with_own`."""
+        if with_own:
+            self._try_deferred()
         while _pending:
             with contextlib.suppress(IndexError):
                 other = _pending.popleft()
-                if other is not self or has_hope:
-                    other._do_chores()
+                if other is not self or with_own:
+                    other._try_deferred()
 
-    def give_up_chores(self) -> None:
-        """At our end: what could not be done waits for nobody, and would keep us."""
+    def drop_deferred(self) -> None:
+        """Drops what could not be done: the queue would keep this object alive."""
         if self not in _pending:
-            self._chores.clear()
+            self._deferred.clear()
 
-    def _may_do_chores(self) -> bool:
-        if not self._chores or self.has_gone or not self.is_alive():
+    def _may_run_deferred(self) -> bool:
+        if not self._deferred or self.has_gone or not self.is_alive():
             return False
         return self._inside is None and not self.is_forking
 
-    def _do_chores(self) -> None:
-        # Who is inside, or forks, looks at the queue after it. The mutex is taken by `with` alone:
-        # a signal handler that raises between acquire() and its `try` would leave it taken.
-        while self._may_do_chores():
-            is_stuck = self._vain == self.file.words[TURNS]  # as it was the last time
+    def _try_deferred(self) -> None:
+        # Whoever holds the lock or forks looks at the queue afterwards. Take the mutex by `with`
+        # only: a signal handler that raises between acquire() and its `try` would leave it taken.
+        while self._may_run_deferred():
+            is_stuck = self._blocked_at == self.file.words[LOCK_COUNT]  # as it was the last time
             try:
-                patience = 0.0 if is_stuck else CHORE_PATIENCE
-                self.take_turn("", self._all_chores, patience=patience)
+                timeout = 0.0 if is_stuck else DEFERRED_TIMEOUT
+                self.run_locked("", self._run_deferred, timeout=timeout)
             except StoreBusyError:
-                self._vain = self.file.words[TURNS]
+                self._blocked_at = self.file.words[LOCK_COUNT]
                 return
             except Exception as error:
                 if not is_from_here(error) or not isinstance(error, RefstoreError | OSError):
                     raise  # a signal handler's
                 if not os.path.exists(os.path.dirname(self.folder)):
-                    self._chores.clear()  # nobody can use the store any more
-                return  # with the next turn, if there is one
+                    self._deferred.clear()  # nobody can use the store any more
+                return  # with the next operation, if there is one
 
-    def _all_chores(self, _: Change) -> None:
-        while self._chores:
-            chore = self._chores[0]
-            if not chore.is_done():
-                self._do(chore)
+    def _run_deferred(self, _: Change) -> None:
+        while self._deferred:
+            deferred = self._deferred[0]
+            if not deferred.is_done():
+                self._do(deferred)
             with contextlib.suppress(IndexError):
-                self._chores.popleft()
+                self._deferred.popleft()
 
-    def _do(self, chore: Chore) -> None:
-        chore.change = Change(self.file)
+    def _do(self, deferred: Deferred) -> None:
+        deferred.change = Change(self.file)
         life = here()
         try:
-            chore.operation(chore.change, *chore.args)
+            deferred.operation(deferred.change, *deferred.args)
         except BaseException as error:
             if not life.is_ours():
                 raise
             if isinstance(error, RefstoreError):
-                chore.tries = TRIES
-            chore.change.settle()  # it may have been raised by a signal handler amid the commit
+                deferred.tries = TRIES
+            deferred.change.finish()  # it may have been raised by a signal handler amid the commit
             if isinstance(error, Exception):
-                if not chore.change.commits:
-                    chore.tries += 1
-                if chore.tries >= TRIES:  # a damaged store: there is nobody to tell
+                if not deferred.change.commits:
+                    deferred.tries += 1
+                if deferred.tries >= TRIES:  # a damaged store: there is nobody to tell
                     return
             raise
 
 
-_TURN: Final = Turns._take_turn.__code__
+_RUN_LOCKED: Final = StoreLock._run_locked.__code__

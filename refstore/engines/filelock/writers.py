@@ -13,7 +13,8 @@ from typing import Any, final
 
 import numpy.typing as npt
 
-from refstore import _buffers
+from refstore import _buffers, _messages
+from refstore._docs import adopt_docs
 from refstore._refs import ObjectRef
 from refstore.engines.filelock import buffer_protocol
 from refstore.engines.filelock.buffers import Exported, pinned
@@ -49,7 +50,7 @@ def _open_of(home: Home) -> list[Writer]:
 
 
 def give_up_writers(home: Home) -> None:
-    """What is not sealed by the interpreter's exit never is."""
+    """Aborts all Writers that are open at the interpreter's exit."""
     for one in _open_of(home):
         one.abort()
 
@@ -57,11 +58,13 @@ def give_up_writers(home: Home) -> None:
 class _ClosedError(ValueError):
     """Another thread ends it, or has."""
 
+    def __init__(self) -> None:
+        super().__init__(*_messages.closed_buffer("Writer").args)
+
 
 @final
 class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
-    """Room in shared memory, to be written and then sealed: a context manager and a buffer."""
-
+    __doc__ = _buffers.Writer.__doc__
     __slots__ = (
         "_array",
         "_call",
@@ -86,7 +89,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
     _seen: weakref.ref[Root] | None  # the root that we let go of
 
     def __init__(self) -> None:
-        raise TypeError("Store.create() makes Writers")
+        raise _messages.no_constructor("Writer")
 
     def __del__(
         self,
@@ -111,24 +114,23 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
             self.abort()
 
     def seal(self) -> ObjectRef:
-        """Publishes what was written, for good; returns its ref."""
         home = self._require_ours()
         try:
             self._end()
             home.seal(self._call, self._name, self._replaces, self._pin_of_views(home))
-            self._settle()
+            self._finish_seal()
             return self._ref
         except _ClosedError:
             raise
         except BaseException as error:
             if home.stays(self._call, error):
-                self._settle()
+                self._finish_seal()
                 return self._ref
             self._give_up()
             raise
 
-    def _settle(self) -> None:
-        """It is sealed: what is left of it is read."""
+    def _finish_seal(self) -> None:
+        """Ends the writing after the seal: what is left of it is read."""
         self._is_sealed = True
         _open.pop(id(self), None)
         self._is_over = True
@@ -142,7 +144,6 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
             self._root = None
 
     def abort(self) -> None:
-        """Gives the room back; nobody ever sees it. Does nothing once it is sealed or aborted."""
         if self._is_closed:
             return
         try:
@@ -156,7 +157,6 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
 
     @property
     def array(self) -> npt.NDArray[Any]:
-        """What is written, as an array of the shape and dtype asked for (uint8 if bytes were)."""
         array = self._array() if self._array is not None else None
         if array is None:
             array = self._sealed_array() if self._is_sealed else self._as_array()
@@ -165,9 +165,8 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
 
     @property
     def ref(self) -> ObjectRef:
-        """The sealed object's ref; ValueError before the seal."""
         if not self._is_sealed:
-            raise ValueError("not sealed: there is no ref yet")
+            raise _messages.not_sealed()
         return self._ref
 
     def __repr__(self) -> str:
@@ -184,19 +183,16 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
     def _require_ours(self) -> Home:
         _, home = self._require_unclosed()
         if not self._is_ours(home):
-            raise ValueError(
-                "this Writer belongs to the parent process: only the process that made it can "
-                "seal it"
-            )
+            raise _messages.parents_writer()
         return home
 
     def _end(self) -> None:
-        """No new views from here on."""
+        """Refuses new views from here on."""
         self._is_closed = True
         try:
             self._end_once.pop()
         except IndexError:
-            raise _ClosedError("this Writer is closed") from None
+            raise _ClosedError from None
         buffer_protocol.stop(self)
 
     def _pin_of_views(self, home: Home) -> Pin | None:
@@ -235,7 +231,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
     def _sealed_array(self) -> npt.NDArray[Any]:
         home = self._home
         if home is None:
-            raise ValueError("this Writer is closed")
+            raise _messages.closed_buffer("Writer")
         pin = Pin(home)
         try:
             home.pin(self._slot, self._generation, pin)
@@ -243,6 +239,9 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
         except BaseException:
             pin.give_back()
             raise
+
+
+adopt_docs(Writer, _buffers.Writer)
 
 
 def writer(home: Home, call: Any, name: str | None, replace: bool) -> Writer:

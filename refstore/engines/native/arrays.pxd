@@ -120,10 +120,15 @@ cdef inline int set_layout(Shape *shape, cnp.ndarray array, tuple axes) except -
     return 0
 
 
+cdef inline object damaged_kind(View *v, uint64_t i):
+    from refstore import _messages
+    return damaged(v, i, _messages.KIND_OF_OBJECT)
+
+
 cdef inline int kind_of(View *v, uint64_t i) except -1:
     cdef int kind = v.slots[i].kind
     if kind > KIND_OBJECT:
-        raise damaged(v, i, "the kind of the object")
+        raise damaged_kind(v, i)
     return kind
 
 
@@ -189,6 +194,10 @@ cdef inline void set_text(View *v, Slot *slot, uint64_t i, const char *text, Py_
         failpoint()
 
 
+cdef inline object damaged_text(View *v, uint64_t i):
+    return damaged(v, i, "the length of the description of the array")
+
+
 cdef inline bytes get_text(View *v, uint64_t i, uint64_t nbytes):
     # `nbytes`: of the payload, which lies in the file
     cdef:
@@ -200,10 +209,10 @@ cdef inline bytes get_text(View *v, uint64_t i, uint64_t nbytes):
     if spill:
         if (nbytes > size or spill > size - nbytes or offset < v.g.data or offset > v.g.file_size
                 or size > v.g.file_size - offset):
-            raise damaged(v, i, "the length of the description of the array")
+            raise damaged_text(v, i)
         return PyBytes_FromStringAndSize(v.ro_base + offset + nbytes, <Py_ssize_t>spill)
     if length > LABEL_TEXT or not labels_are_committed(v, i):
-        raise damaged(v, i, "the length of the description of the array")
+        raise damaged_text(v, i)
     return PyBytes_FromStringAndSize(<char*>label_at(v, i).text, <Py_ssize_t>length)
 
 
@@ -231,6 +240,6 @@ cdef inline char *private_copy(View *v, uint64_t i, char *data, Py_ssize_t n, vo
     close(fd)
     if at[0] == MAP_FAILED:
         at[0] = NULL
-        raise MemoryError(f"cannot map {nbytes} bytes copy-on-write: {_limits.of_address_space()}")
+        raise _limits.no_private_view(nbytes)
     mapped[0] = nbytes
     return <char*>at[0]

@@ -96,7 +96,6 @@ cdef class Attachment:
         return self.view.header.max_objects
 
     def is_of(self, int fd):
-        """Whether `fd` is open on the very file that this is attached to."""
         found = os.fstat(fd)
         return found.st_dev == self.view.dev and found.st_ino == self.view.ino
 
@@ -108,8 +107,8 @@ cdef inline void see_forks(Attachment att) noexcept:
 
 
 @cython.final
-cdef class Claim:
-    """That the creator of a temporary store lives: the lock ends with this, or with its process."""
+cdef class CreatorLock:
+    """A CreatorLock, by a mapping; released with this object or its process."""
 
     # The lock's description is kept by a mapping alone: descriptors are the program's to close. No
     # child has it.
@@ -120,7 +119,6 @@ cdef class Claim:
         self.give_back()
 
     cpdef give_back(self):
-        """The creator is none any more."""
         if self.at != NULL and self.creator == getpid():
             munmap(self.at, PAGE)
         self.at = NULL
@@ -128,7 +126,7 @@ cdef class Claim:
     cdef int keep(self, int fd) except -1:
         cdef void *at = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0)
         if at == MAP_FAILED:
-            raise MemoryError("no memory to map the claim on a temporary store")
+            raise MemoryError("no memory to map the creator's lock of a temporary store")
         madvise(at, PAGE, MADV_DONTFORK)
         self.at = at
         self.creator = getpid()
@@ -136,46 +134,35 @@ cdef class Claim:
 
 
 def file_nbytes(uint64_t capacity, uint64_t max_objects):
-    """Apparent size of the file of such a store."""
     cdef Geometry g
     lay_out(capacity, max_objects, &g)
     return g.file_size
 
 
 def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mode, bint temporary):
-    """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
-
-    Returns the claim on a temporary store.
-    """
-    cdef Claim claim = Claim() if temporary else None
+    cdef CreatorLock lock = CreatorLock() if temporary else None
     cdef int fd = new_file(path, capacity, max_objects, mode, temporary)
     try:
-        if claim is not None:
-            claim.keep(fd)
+        if lock is not None:
+            lock.keep(fd)
     finally:
         os.close(fd)
-    return claim
+    return lock
 
 
 def is_creator_alive(int fd, str path not None):
-    """Whether the creator of the temporary store behind `fd` lives; None if it is no temporary
-    store of ours."""
     return is_creator_locked(fd)
 
 
 def is_unused(int fd, str path not None):
-    """Whether nobody is attached to the store behind `fd`, and nothing was ever put there."""
     return was_never_used(fd)
 
 
 def unsupported_reason(str folder not None):
-    """What keeps stores of this engine out of a folder, for a sentence; None if nothing does."""
     return missing_feature(folder)
 
 
 def remove_orphans(str folder not None):
-    """Removes what is kept beside stores in a folder, of stores that are gone: this engine keeps
-    nothing there."""
     return []
 
 

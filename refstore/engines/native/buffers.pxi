@@ -87,7 +87,7 @@ cdef class Block:
 
     cdef object refusal(self):
         if self.is_closed:
-            return ValueError(f"this {self.noun()} is closed")
+            return _messages.closed_buffer(self.noun())
         return RefstoreError(_messages.forked(self.att.path))
 
     cdef cnp.ndarray as_array(self):
@@ -190,14 +190,8 @@ cdef class Export:
 
 @cython.no_gc
 cdef class PinnedBuffer(Block):
-    """An object that is pinned where it lies: a context manager and a read-only buffer.
-
-    The pin goes when it is closed (`with` ends, `release()`, collection) and the last view taken
-    from it is gone.
-    """
-
     def __init__(self):
-        raise TypeError("Store.get() makes PinnedBuffers")
+        raise _messages.no_constructor("PinnedBuffer")
 
     def __releasebuffer__(self, Py_buffer *buffer):
         # never called, since views belong to Exports; numpy.frombuffer() keeps a view only of types
@@ -217,12 +211,10 @@ cdef class PinnedBuffer(Block):
             self.release_unless_used()
 
     def release(self):
-        """Closes the buffer. Views taken from it stay valid, and keep the pin."""
         self.__exit__(None, None, None)
 
     @property
     def kind(self):
-        """How the object was put: "bytes", "array" or "object"."""
         self.require_open()
         return self.kind_seen()
 
@@ -231,13 +223,10 @@ cdef class PinnedBuffer(Block):
 
     @property
     def ref(self):
-        """The object's ObjectRef."""
         return make_ref(self.tag, self.slot, self.generation)
 
     @property
     def array(self):
-        """The array that was put, as a view without a copy; bytes as uint8. TypeError for any other
-        object."""
         return self.require_array()
 
     cdef cnp.ndarray require_array(self):
@@ -248,8 +237,6 @@ cdef class PinnedBuffer(Block):
 
     @property
     def value(self):
-        """The object that was put; its buffers lie where they are, bytes come back as a
-        memoryview."""
         self.require_open()
         cdef int kind = kind_of(&self.att.view, self.slot)
         if kind == KIND_ARRAY:
@@ -259,7 +246,6 @@ cdef class PinnedBuffer(Block):
         return decode(PyMemoryView_FromObject(self), self.private_view)
 
     def private_view(self):
-        """A writable copy-on-write memoryview of the payload, with a pin of its own."""
         self.require_open()
         if self.is_writable:
             return PyMemoryView_FromObject(self)
@@ -303,11 +289,9 @@ cdef class PinnedBuffer(Block):
 @cython.final
 @cython.no_gc
 cdef class DirectBuffer(PinnedBuffer):
-    """A PinnedBuffer of an array that is not in C order, or whose dtype has no format.
-
-    numpy.frombuffer() finds no plain bytes in a view of it. So it is to ask the buffer for them,
-    and to keep that: this type has nothing to release.
-    """
+    # Of an array that is not in C order, or whose dtype has no format: numpy.frombuffer() finds no
+    # plain bytes in a view of it. So it is to ask the buffer for them, and to keep that: this type
+    # has nothing to release.
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         self.export(buffer, flags)      # for a table of buffer functions of its own

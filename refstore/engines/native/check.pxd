@@ -63,7 +63,8 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
         uint64_t first = (slot.offset - v.g.data) // PAGE
         uint64_t pages = (slot.offset % PAGE + slot.nbytes + PAGE - 1) // PAGE
     if state > RETIRED:
-        problems.add(f"state: slot {i} has the unknown state {state}")
+        from refstore import _problems
+        problems.add(_problems.unknown_state(i, state))
     elif state in (WRITING, PUBLISHING, RECLAIMING, HELD) and not is_live_row(v, word_row(word)):
         problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, which "
                      "nobody holds")
@@ -82,14 +83,16 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
         elif not is_committed(v, first, pages):
             problems.add(f"data_ready: the bytes of slot {i} lie where no memory is said to be")
         if slot.kind > KIND_OBJECT:
-            problems.add(f"kind: slot {i} has the unknown kind {slot.kind}")
+            from refstore import _problems
+            problems.add(_problems.unknown_kind(i, slot.kind))
 
 
 cdef inline void check_reaps(View *v, set problems):
+    from refstore import _problems
     cdef uint64_t i
     for i in range(slots_used(v)):
         if word_state(load_acquire(&v.slots[i].word)) == CONDEMNED and not pinned_by(v, i):  # [pin]
-            problems.add(f"lost reap: slot {i} is deleted and unpinned, yet not freed")
+            problems.add(_problems.lost_reap(i))
 
 
 cdef inline void check_block(View *v, uint64_t i, uint64_t run, uint64_t block,
@@ -217,6 +220,7 @@ cdef inline void check_hints(View *v, set problems):
 
 
 cdef inline void check_names(View *v, set problems):
+    from refstore import _problems
     cdef:
         uint64_t i, word
         Slot *slot
@@ -231,7 +235,7 @@ cdef inline void check_names(View *v, set problems):
             continue
         name = label_at(v, i).name[:label_at(v, i).name_nbytes]
         if name_hash(v, label_at(v, i).name, label_at(v, i).name_nbytes) != slot.name_hash:
-            problems.add(f"label: the name of slot {i} does not have the slot's hash")
+            problems.add(_problems.wrong_hash(i))
         if find_cell(v, make_cell(i, word_generation(word), slot.name_hash),
                      slot.name_hash) == NULL:
             problems.add(f"index: slot {i} is live as {name!r}, and the index does not lead to it")
@@ -241,6 +245,7 @@ cdef inline void check_names(View *v, set problems):
 
 
 cdef inline void check_pins(View *v, set problems):
+    from refstore import _problems
     cdef uint64_t row, step, i, state
     for row in range(<uint64_t>LIVE_WORDS * 64):
         for step in range(v.g.steps):
@@ -251,7 +256,7 @@ cdef inline void check_pins(View *v, set problems):
                     continue
                 state = word_state(load_acquire(&v.slots[i].word))       # [pin]
                 if not is_live_row(v, row):
-                    problems.add(f"pins: row {row} is free and pins slot {i}")
+                    problems.add(_problems.pins_of_free_row(row, i))
                 elif state == FREE or state == RECLAIMING or state == HELD or state == RETIRED:
                     problems.add(f"pins: row {row} pins slot {i}, which is in state {state}")
                 elif v.slots[i].mask >> (row & 63) & 1 == 0:

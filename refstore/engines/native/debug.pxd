@@ -33,7 +33,7 @@ cdef extern from *:
     static long refstore_armed = -1, refstore_skip = 0;
     static int refstore_signal = 0;
     static uint32_t *refstore_passes = NULL;        /* of each site; the test gives the memory */
-    static long refstore_patience = -1;
+    static long refstore_busy_timeout = -1;
 
     static inline long refstore_site_count(void) {
         return __stop_refstore_sites - __start_refstore_sites;
@@ -45,7 +45,7 @@ cdef extern from *:
         refstore_armed = site; refstore_signal = signo; refstore_skip = skip;
     }
     static inline void refstore_count_passes(uint32_t *passes) { refstore_passes = passes; }
-    static inline void refstore_set_patience(long ms) { refstore_patience = ms; }
+    static inline void refstore_set_busy_timeout(long ms) { refstore_busy_timeout = ms; }
     static void __attribute__((noinline)) refstore_passed(const struct refstore_site *site) {
         long i = site - __start_refstore_sites;
         if (refstore_passes)
@@ -60,7 +60,7 @@ cdef extern from *:
         static struct refstore_site refstore_here                       \
             __attribute__((section("refstore_sites"), used)) = {__FILE__, __LINE__}; \
         refstore_passed(&refstore_here); } while (0)
-    #define refstore_patience_ms(ms) (refstore_patience < 0 ? (ms) : refstore_patience)
+    #define refstore_busy_timeout_ms(ms) (refstore_busy_timeout < 0 ? (ms) : refstore_busy_timeout)
     #else
     #define REFSTORE_IS_DEBUG 0
     #define REFSTORE_SITE() ((void)0)
@@ -68,15 +68,15 @@ cdef extern from *:
     #define refstore_site_at(i) ((void)(i), (const struct refstore_site *)NULL)
     #define refstore_arm(site, signo, skip) ((void)(site), (void)(signo), (void)(skip))
     #define refstore_count_passes(passes) ((void)(passes))
-    #define refstore_set_patience(ms) ((void)(ms))
-    #define refstore_patience_ms(ms) (ms)
+    #define refstore_set_busy_timeout(ms) ((void)(ms))
+    #define refstore_busy_timeout_ms(ms) (ms)
     #endif
     """
     const bint IS_DEBUG "REFSTORE_IS_DEBUG"
     void STATIC_ASSERT "REFSTORE_STATIC_ASSERT"(bint cond) noexcept nogil
     void failpoint "REFSTORE_SITE"() noexcept nogil
     # how long to wait for a stopped process; a test may have less time
-    long busy_timeout_ms "refstore_patience_ms"(long ms) noexcept nogil
+    long busy_timeout_ms "refstore_busy_timeout_ms"(long ms) noexcept nogil
     # what tests reach through _core.pyx
     cdef struct Site "refstore_site":
         const char *file
@@ -85,4 +85,4 @@ cdef extern from *:
     const Site *site_at "refstore_site_at"(long i) noexcept nogil
     void arm_failpoint "refstore_arm"(long site, int signo, long skip) noexcept nogil
     void count_passes "refstore_count_passes"(uint32_t *passes) noexcept nogil
-    void set_busy_timeout "refstore_set_patience"(long ms) noexcept nogil
+    void set_busy_timeout "refstore_set_busy_timeout"(long ms) noexcept nogil

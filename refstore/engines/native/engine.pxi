@@ -27,6 +27,7 @@ from refstore.engines.native.put cimport (
 
 import numpy as np
 from refstore import _messages
+from refstore._arguments import checked_size, require_bytes_or_shape
 from refstore._errors import RefstoreError
 
 cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
@@ -62,16 +63,9 @@ cdef class Engine:
         return self.att is None
 
     def close(self):
-        """Detaches. Live buffers stay valid and pinned; the last one unmaps. Twice is once."""
         self.att = None
 
     def put(self, obj, *, name=None, replace=False, timeout=0):
-        """Stores a copy of `obj`; returns its ObjectRef.
-
-        bytes, bytearray and memoryview are kept as bytes, exactly ndarray as an array, anything
-        else is pickled with its buffers out of band. Errors: StoreFullError, ObjectExistsError,
-        TypeError and pickle.PicklingError.
-        """
         cdef:
             Attachment att = self.use()
             ObjectRef ref
@@ -93,15 +87,12 @@ cdef class Engine:
         return ref
 
     def create(self, nbytes=None, *, shape=None, dtype=None, name=None, replace=False, timeout=0):
-        """A Writer over `nbytes` bytes, or over an array of `shape` and `dtype` (float64 if not
-        given)."""
         cdef:
             Attachment att = self.use()
             Writer writer = Writer.__new__(Writer)
             Draft draft = new_draft(&att.view)
         require_no_wait(timeout)
-        if (nbytes is None) == (shape is None) or (nbytes is not None and dtype is not None):
-            raise TypeError("create() takes either nbytes, or shape and maybe dtype")
+        require_bytes_or_shape(nbytes, shape, dtype)
         writer.parsed.hashed = 0
         if name is not None:
             writer.name = str.__str__(name) if isinstance(name, str) else name      # of a subclass
@@ -124,8 +115,6 @@ cdef class Engine:
         return writer
 
     def get(self, key, *, timeout=0, writable=False):
-        """A PinnedBuffer over the object with this ref or name; `writable`: over a private
-        copy-on-write view of it."""
         cdef:
             Attachment att = self.use()
             # first: nothing may fail once the pin is ours
@@ -172,15 +161,13 @@ cdef class Engine:
         read_name(&att.view, key, &name)
         return find(&att.view, &name, found, False) == 0
 
-    cdef int demand(self, object key, Found *found) except -1:
+    cdef int require_object(self, object key, Found *found) except -1:
         cdef Attachment att = self.use()        # as above
         if not self.locate(key, found):
             raise get_error(&att.view, ERR_NOT_FOUND, key, is_foreign(&att.view, key))
         return 0
 
     def delete(self, key):
-        """Ends the object's life: no get finds it from now on, and its block comes back with the
-        last pin."""
         cdef:
             Attachment att = self.use()
             View *v = &att.view
@@ -198,17 +185,15 @@ cdef class Engine:
         count(v, COUNT_DELETES, 1)
 
     def refcount(self, key):
-        """1 for the store's own reference, plus all pins in all processes."""
         cdef Attachment att = self.use()        # stays, whatever another thread closes meanwhile
         cdef Found found
-        self.demand(key, &found)
+        self.require_object(key, &found)
         return 1 + count_pins(&att.view, found.slot)
 
     def ref(self, name):
-        """The ObjectRef of the object published under `name`."""
         cdef Attachment att = self.use()        # as above
         cdef Found found
-        self.demand(name, &found)
+        self.require_object(name, &found)
         return make_ref(att.view.tag, found.slot, found.generation)
 
     def __contains__(self, key):
@@ -222,7 +207,6 @@ cdef class Engine:
         return iter(self._live(False))
 
     def names(self):
-        """The names of all objects that have one."""
         return self._live(True)
 
     cdef list _live(self, bint want_names):
@@ -279,7 +263,7 @@ cdef class Engine:
         if key is None:
             seen = all_holders(&att.view)
         elif type(key) is not ObjectRef:
-            self.demand(key, &found)
+            self.require_object(key, &found)
             seen = holders_of(&att.view, found.slot, found.generation)
         elif not is_foreign(&att.view, key):
             seen = holders_of(&att.view, (<ObjectRef>key).slot, (<ObjectRef>key).generation)
@@ -292,7 +276,6 @@ cdef class Engine:
                 for held in seen]
 
     def trim(self):
-        """Returns free memory to the operating system; returns how many bytes."""
         cdef Attachment att = self.use()
         cdef uint64_t given = 0, before = 0, since = 0
         cdef int got = trim_free(&att.view, &given)

@@ -109,7 +109,7 @@ cdef inline object put_error(View *v, int error, uint64_t nbytes, object name):
     from refstore import _messages
     if error == ERR_EXISTS:
         return _messages.exists(path_of(v), name)
-    what = f"a put of {nbytes} bytes" if name is None else f"publishing {name!r}"
+    what = _messages.a_put(nbytes) if name is None else f"publishing {name!r}"
     return blocked(v, error, what) or full(v, nbytes, error)
 
 

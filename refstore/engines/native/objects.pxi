@@ -14,7 +14,7 @@ from refstore.engines.native.put cimport (
     begin_object, block_of, copy_in, discard, Draft, start_array,
 )
 
-import operator
+from refstore._arguments import checked_size
 from refstore.payload import encode, fill
 from refstore.payload.arrays import measure
 
@@ -88,13 +88,6 @@ cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
         raise
     assign(att.view.slots[draft.slot].kind, KIND_OBJECT)
     return 0
-
-
-cdef uint64_t checked_size(object n) except? 0xFFFFFFFFFFFFFFFF:
-    size = operator.index(n)
-    if size < 0:
-        raise ValueError(f"a size cannot be negative, and {n} is")
-    return min(size, 1 << 62)
 
 
 cdef int start_shaped(View *v, Draft *draft, object shape, cnp.dtype dtype) except -1:

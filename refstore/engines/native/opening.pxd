@@ -100,11 +100,10 @@ cdef inline int new_file(str path, uint64_t capacity, uint64_t max_objects, int 
     # The file has no name until it is whole, so nobody ever sees half a store and a creator that
     # dies leaves nothing.
     import os
+    from refstore._arguments import require_capacity, require_max_objects
     cdef int fd, failed, creator = getpid()
-    if not 0 < capacity <= CAPACITY_LIMIT:
-        raise ValueError(f"capacity is {capacity} bytes: it must be between 1 and {CAPACITY_LIMIT}")
-    if not 0 < max_objects <= OBJECTS_LIMIT:
-        raise ValueError(f"max_objects is {max_objects}: it must be between 1 and {OBJECTS_LIMIT}")
+    require_capacity(capacity, CAPACITY_LIMIT)
+    require_max_objects(max_objects, OBJECTS_LIMIT)
     fd = os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
     try:
         os.fchmod(fd, mode)
@@ -122,18 +121,15 @@ cdef inline int new_file(str path, uint64_t capacity, uint64_t max_objects, int 
 
 cdef inline object header_error(int fault, str path, const Header *h):
     from refstore import _messages
-    from refstore._errors import StoreVersionError
     if fault == HEADER_NOT_A_STORE:
-        return _messages.no_store(path, "is not a store")
+        return _messages.no_store(path, _messages.NOT_A_STORE)
     if fault == HEADER_OTHER_ENGINE:
         return _messages.other_engine(path, "filelock", "native")
     if fault == HEADER_OTHER_VERSION:
         return _messages.other_version(path, h.version, FORMAT_VERSION)
     if fault == HEADER_OTHER_BUILD:
-        return StoreVersionError(f"store {path!r} was made by a build of refstore with other "
-                                 "constants: "
-                                 "use one build in all processes, or remove the store")
-    what = "is truncated" if fault == HEADER_TRUNCATED else "has a damaged header"
+        return _messages.other_build(path)
+    what = "is truncated" if fault == HEADER_TRUNCATED else _messages.DAMAGED_HEADER
     return _messages.no_store(path, what)
 
 
@@ -145,7 +141,7 @@ cdef inline bytes read_header(int fd, str path, object found, bint foreign):
     cdef bytes head = os.pread(fd, sizeof(Header), 0) if stat.S_ISREG(found.st_mode) else b""
     cdef int fault
     if len(head) < <Py_ssize_t>sizeof(Header):
-        raise _messages.no_store(path, "is not a store")
+        raise _messages.no_store(path, _messages.NOT_A_STORE)
     if found.st_uid != os.geteuid() and not foreign:
         raise _messages.other_user(path, found.st_uid)
     fault = validate_header(<Header*>PyBytes_AS_STRING(head), found.st_size)

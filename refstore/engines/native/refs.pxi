@@ -5,13 +5,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy
 
+from refstore import _messages
+
 
 @cython.final
 @cython.freelist(64)
 cdef class ObjectRef:
-    """The address of one object, in 16 bytes: slot 32, generation 48, store tag 48 bits. Immutable,
-    picklable."""
-
     cdef uint64_t slot
     cdef uint64_t generation
     cdef uint64_t tag
@@ -22,7 +21,7 @@ cdef class ObjectRef:
         if raw is None:         # by make_ref; everybody else comes through __init__
             return
         if PyBytes_GET_SIZE(raw) != 16:
-            raise ValueError(f"an ObjectRef has 16 bytes, not {len(raw)}")
+            raise _messages.wrong_ref_size(len(raw))
         b = <const uint8_t*>PyBytes_AS_STRING(raw)
         memcpy(&self.slot, b, 4)
         memcpy(&self.generation, b + 4, 6)

@@ -16,15 +16,12 @@ from refstore.engines.native.arrays cimport NPY_ARRAY_WRITEABLE, PyArray_CLEARFL
 from refstore.engines.native.put cimport publish_object
 
 import weakref
-from refstore import _buffers
+from refstore import _buffers, _messages
 
 
 @cython.final
 @cython.no_gc
 cdef class Writer(Block):
-    """Room in shared memory, to be written and then sealed: a context manager and a writable
-    buffer."""
-
     cdef bint is_sealed
     cdef bint replaces
     cdef object name
@@ -34,7 +31,7 @@ cdef class Writer(Block):
     cdef object array_ref       # weak: the array holds us
 
     def __init__(self):
-        raise TypeError("Store.create() makes Writers")
+        raise _messages.no_constructor("Writer")
 
     def __releasebuffer__(self, Py_buffer *buffer):
         # never called, as above
@@ -97,8 +94,7 @@ cdef class Writer(Block):
         if self.is_closed:
             raise self.refusal()
         if not self.is_ours():
-            raise ValueError("this Writer belongs to the parent process: only the process that "
-                             "made it can seal it")
+            raise _messages.parents_writer()
         return 0
 
     def __enter__(self):
@@ -118,7 +114,6 @@ cdef class Writer(Block):
             raise
 
     def seal(self):
-        """Publishes what was written, for good; returns its ref."""
         self.require_ours()
         cdef Attachment att = self.att
         cdef uint64_t life = att.view.life
@@ -145,15 +140,12 @@ cdef class Writer(Block):
         return ref
 
     def abort(self):
-        """Gives the space back; nobody ever sees it. Does nothing when it is sealed or aborted
-        already."""
         if not self.is_closed:
             self.abort_object()
             self.home = None
 
     @property
     def array(self):
-        """What is written, as an array of the shape and dtype asked for (uint8 if bytes were)."""
         cdef Block block = self
         array = self.array_ref() if self.array_ref is not None else None
         if array is None:
@@ -168,9 +160,8 @@ cdef class Writer(Block):
 
     @property
     def ref(self):
-        """The sealed object's ref; ValueError before the seal."""
         if not self.is_sealed:
-            raise ValueError("not sealed: there is no ref yet")
+            raise _messages.not_sealed()
         return make_ref(self.tag, self.slot, self.generation)
 
     def __repr__(self):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug
 
 
 @pytest.fixture
-def patience() -> Iterator[None]:
+def short_busy_timeout() -> Iterator[None]:
     """Short, where somebody waits for nothing."""
     _core._set_busy_timeout(50)
     yield
@@ -43,7 +43,7 @@ def fork_without_a_place(end: int) -> int:
 
 @pytest.mark.parametrize("site", [LOCKED, NAME_LOCKED], ids=["space", "name"])
 def test_what_it_had_locked_waits_for_the_child_and_errors_say_so(
-    store: refstore.Store, site: Site, patience: None
+    store: refstore.Store, site: Site, short_busy_timeout: None
 ) -> None:
     store["n"] = b"old"
     (end, other_end), (told, tell) = os.pipe(), os.pipe()

@@ -25,7 +25,7 @@ SLOT_CLAIMED = ("claim", "cas_acq_rel")
 
 
 @pytest.fixture
-def patience() -> Iterator[None]:
+def short_busy_timeout() -> Iterator[None]:
     """Short, where somebody waits for nothing."""
     _core._set_busy_timeout(50)
     yield
@@ -121,7 +121,7 @@ def fill(store: refstore.Store, error: type[refstore.RefstoreError]) -> refstore
 
 
 def test_a_put_says_who_is_stopped_with_the_last_slots(
-    make_store: MakeStore, patience: None
+    make_store: MakeStore, short_busy_timeout: None
 ) -> None:
     store = make_store("1MiB", max_objects=64)
     store.put(b"")
@@ -140,7 +140,7 @@ def test_a_put_says_who_is_stopped_with_the_last_slots(
 
 
 def test_a_put_with_all_slots_taken_says_so_beside_a_stopped_one(
-    make_store: MakeStore, patience: None
+    make_store: MakeStore, short_busy_timeout: None
 ) -> None:
     """Somebody who has none of them in hand."""
     store = make_store("1MiB", max_objects=64)

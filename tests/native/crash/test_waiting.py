@@ -28,7 +28,7 @@ from tests.native.crash.stopping import (
 pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
 
 LARGE = bytes(100_000)
-PATIENCE_MS = 20_000
+BUSY_TIMEOUT_MS = 20_000
 
 
 class Wait(NamedTuple):
@@ -67,7 +67,7 @@ each_wait = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS.keys())
 
 @pytest.fixture(autouse=True)
 def patient() -> Iterator[None]:
-    _core._set_busy_timeout(PATIENCE_MS)
+    _core._set_busy_timeout(BUSY_TIMEOUT_MS)
     with signals.only_who_waits_lets_others_run():
         yield
     _core._set_busy_timeout(-1)

@@ -216,7 +216,7 @@ MUTATIONS = [
         ("tests.native.crash.matrix", "--depth=2", "--only=populated put_large"),
     ),
     Mutation(
-        "no_patience",
+        "no_busy_timeout",
         "H18: who needs what a stopped process has locked waits for ever",
         "contention.pxd",
         "    elif now_ms() - since[0] >= <uint64_t>busy_timeout_ms(BUSY_TIMEOUT_MS):\n",

@@ -1,0 +1,266 @@
+"""The calls of a `Store` whose work is the engine's: their signatures and their documentation.
+
+An engine's own methods stand in the place of most of these, see `engines.binding`; the bodies here
+are for those that are not bound, and for subclasses that reach the engine by super().
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, SupportsIndex, cast
+
+from refstore._names import require_text
+from refstore._refs import ObjectRef
+from refstore.engines import interface
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from refstore._buffers import PinnedBuffer, Writer
+
+__all__ = ["ObjectCalls"]
+
+
+class ObjectCalls:
+    """The calls on objects, for `Store`."""
+
+    __slots__ = ()
+
+    def _base(self) -> interface.Engine:
+        return cast(interface.Engine, super())
+
+    def put(
+        self,
+        obj: object,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        timeout: float | None = 0,
+    ) -> ObjectRef:
+        """Stores a copy of an object in shared memory.
+
+        A put that fails leaves nothing behind.
+
+        Parameters:
+            obj: bytes, bytearray and memoryview are stored as bytes; exactly numpy.ndarray, of any
+                shape and dtype without Python objects, as an array; anything else is pickled, with
+                its buffers out of band.
+            name: publishes the object under this name, 1 to 255 bytes of UTF-8; any process can
+                get it by that.
+            replace: an object that has the name is deleted, in one step with the publication.
+            timeout: seconds to wait for space. This version does not wait: give 0.
+
+        Returns:
+            The object's ref, 16 bytes that any process can get it by.
+
+        Errors:
+            StoreFullError: no free extent is large enough, or max_objects are stored.
+            ObjectExistsError: the name is taken, and `replace` is False.
+            StoreBusyError: a process that is stopped has locked what this needs.
+            TypeError, pickle.PicklingError: the object cannot be pickled.
+            TypeError, ValueError: the name cannot be one, or the store is closed.
+
+        Example:
+            >>> ref = store.put(np.arange(4), name="numbers")
+            >>> store.put(b"raw bytes", name="numbers", replace=True) == ref
+            False
+        """
+        return self._base().put(obj, name=name, replace=replace, timeout=timeout)
+
+    def create(
+        self,
+        nbytes: SupportsIndex | None = None,
+        *,
+        shape: SupportsIndex | tuple[SupportsIndex, ...] | None = None,
+        dtype: npt.DTypeLike | None = None,
+        name: str | None = None,
+        replace: bool = False,
+        timeout: float | None = 0,
+    ) -> Writer:
+        """Allocates an object to be written in place; other processes see it once it is sealed.
+
+        Parameters:
+            nbytes: size in bytes of an object of kind "bytes". Give this or `shape`.
+            shape: length, or lengths of the axes, of an object of kind "array", in C order.
+            dtype: of the array's elements; float64 if it is not given.
+            name: the name under which the seal publishes it; checked here and at the seal.
+            replace: the seal deletes an object that has the name.
+            timeout: seconds to wait for space. This version does not wait: give 0.
+
+        Returns:
+            A Writer over uninitialized memory. Leaving its `with` seals it.
+
+        Errors:
+            StoreFullError: no free extent is large enough, or max_objects are stored.
+            ObjectExistsError: the name is taken, and `replace` is False.
+            StoreBusyError: a process that is stopped has locked what this needs.
+            TypeError: both or none of nbytes and shape are given, or the dtype holds objects.
+            ValueError: a negative size, a bad name, or the store is closed.
+
+        Example:
+            >>> with store.create(shape=(2, 3), dtype="f4") as writer:
+            ...     writer.array[:] = 1
+            >>> writer.ref in store
+            True
+        """
+        return self._base().create(
+            nbytes, shape=shape, dtype=dtype, name=name, replace=replace, timeout=timeout
+        )
+
+    def get(
+        self, key: ObjectRef | str, *, timeout: float | None = 0, writable: bool = False
+    ) -> PinnedBuffer:
+        """Pins an object where it lies and returns a buffer over it; nothing is copied.
+
+        Parameters:
+            key: a ref, or the name of a published object.
+            timeout: seconds to wait for the name. This version does not wait: give 0.
+            writable: makes a private copy-on-write view: what is written there stays in this
+                process.
+
+        Returns:
+            A PinnedBuffer. The object's memory is not reused while it, or a view of it, lives.
+
+        Errors:
+            ObjectNotFoundError: it was deleted or never put, or the ref is of another store.
+            StoreFullError: the file system has no memory left for the table of pins.
+            MemoryError: no address space is left for a private view.
+            TypeError, ValueError: the key can be none, or the store is closed.
+
+        Example:
+            >>> ref = store.put(np.arange(4))
+            >>> with store.get(ref) as buf:
+            ...     int(buf.array.sum())
+            6
+        """
+        return self._base().get(key, timeout=timeout, writable=writable)
+
+    def delete(self, key: ObjectRef | str) -> None:
+        """Deletes an object: no get finds it any more. Its space is free when the last pin goes.
+
+        Parameters:
+            key: a ref, or the name of a published object.
+
+        Errors:
+            ObjectNotFoundError: it was deleted or never put, or the ref is of another store.
+            StoreBusyError: a process that is stopped has locked what this needs.
+            TypeError, ValueError: the key can be none, or the store is closed.
+
+        Example:
+            >>> ref = store.put(b"x")
+            >>> store.delete(ref)
+            >>> ref in store
+            False
+        """
+        self._base().delete(key)
+
+    def refcount(self, key: ObjectRef | str) -> int:
+        """Counts the references to a live object.
+
+        Parameters:
+            key: a ref, or the name of a published object.
+
+        Returns:
+            1 for the store's own reference, plus all pins in all processes.
+
+        Errors:
+            ObjectNotFoundError: it was deleted, even if it is still pinned, or never put.
+            TypeError, ValueError: the key can be none, or the store is closed.
+
+        Example:
+            >>> ref = store.put(b"x")
+            >>> with store.get(ref):
+            ...     store.refcount(ref)
+            2
+        """
+        return self._base().refcount(key)
+
+    def ref(self, name: str) -> ObjectRef:
+        """Looks up the ref of a published object, without pinning it.
+
+        Parameters:
+            name: the name that it was published under.
+
+        Returns:
+            The ref of the object that has the name at this moment.
+
+        Errors:
+            ObjectNotFoundError: nothing is published under the name.
+            TypeError, ValueError: the name cannot be one, or the store is closed.
+
+        Example:
+            >>> store.put(b"x", name="weights") == store.ref("weights")
+            True
+        """
+        return self._base().ref(name)
+
+    def names(self) -> list[str]:
+        """Lists the names of all live objects that have one, in no order.
+
+        Returns:
+            The names. Each was there while it was looked at.
+
+        Errors:
+            ValueError: the store is closed.
+
+        Example:
+            >>> _ = store.put(b"x", name="weights")
+            >>> store.names()
+            ['weights']
+        """
+        return self._base().names()
+
+    def trim(self) -> int:
+        """Returns the memory of free space to the operating system.
+
+        Returns:
+            How many bytes it was; 0 where the file system cannot do that.
+
+        Errors:
+            StoreBusyError: a process that is stopped has locked what this needs.
+            ValueError: the store is closed.
+
+        Example:
+            >>> store.trim() >= 0
+            True
+        """
+        return self._base().trim()
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called.
+
+        Example:
+            >>> store.closed
+            False
+        """
+        return self._base().closed
+
+    def __contains__(self, key: ObjectRef | str, /) -> bool:
+        return self._base().__contains__(key)
+
+    def __len__(self) -> int:
+        return self._base().__len__()
+
+    def __bool__(self) -> bool:
+        """True, however empty it is: `store or Store(...)` makes no other."""
+        return True
+
+    def __iter__(self) -> Iterator[ObjectRef]:
+        return self._base().__iter__()
+
+    def __getitem__(self, name: str) -> PinnedBuffer:
+        return self.get(_require_item_name(name))
+
+    def __setitem__(self, name: str, obj: object) -> None:
+        self.put(obj, name=_require_item_name(name), replace=True)
+
+    def __delitem__(self, name: str) -> None:
+        self.delete(_require_item_name(name))
+
+
+def _require_item_name(name: object) -> str:
+    """`name`, if it can stand in `store[name]`; TypeError otherwise."""
+    if isinstance(name, ObjectRef):
+        raise TypeError("store[...] takes a name: for a ref, use get(ref) and delete(ref)")
+    return require_text(name)

@@ -1,0 +1,145 @@
+"""Documentation of the public calls: complete, the same on both engines, with examples that run."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import os
+import pydoc
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import refstore
+
+CLASSES = [getattr(refstore, name) for name in refstore.__all__]
+PARAMETERS, RETURNS, ERRORS, EXAMPLE = "Parameters:", "Returns:", "Errors:", "Example:"
+BOUND = ("put", "create", "get", "delete", "refcount", "ref", "names", "trim")
+BY_PYTHON = (
+    *("with_traceback", "add_note", "count", "index"),  # of exceptions and tuples
+)
+
+
+def members() -> Iterator[tuple[str, Any]]:
+    """Every public class, and every public method and property of each."""
+    for cls in CLASSES:
+        yield cls.__name__, cls
+        for name in dir(cls):
+            member = inspect.getattr_static(cls, name)
+            is_call = isinstance(member, property | staticmethod | classmethod) or callable(member)
+            is_call |= inspect.isgetsetdescriptor(member)
+            if not name.startswith("_") and is_call and is_ours(cls, name):
+                yield f"{cls.__name__}.{name}", getattr(cls, name)
+
+
+def is_ours(cls: type, name: str) -> bool:
+    owner = next(base for base in cls.__mro__ if name in vars(base))
+    return owner.__module__.startswith("refstore") and name not in BY_PYTHON
+
+
+PUBLIC = dict(members())
+
+
+def sections(doc: str) -> dict[str, str]:
+    """The parts of a docstring by their headings; "" is what comes first."""
+    found, heading = {"": ""}, ""
+    for line in doc.splitlines():
+        if line in (PARAMETERS, RETURNS, ERRORS, EXAMPLE):
+            heading = line
+            assert heading not in found, f"{heading} stands twice"
+            found[heading] = ""
+        elif line and not line.startswith(" "):
+            heading = "" if heading == EXAMPLE or heading == "" else f"{heading} ended"
+            found[heading] = found.get(heading, "") + line + "\n"
+        else:
+            found[heading] += line + "\n"
+    return found
+
+
+def parameters(name: str, call: Any) -> list[str]:
+    """Those that its documentation has to tell of."""
+    if inspect.isclass(call) and call.__init__ is object.__init__:
+        return []
+    if issubclass(call if inspect.isclass(call) else object, refstore.PinnedBuffer):
+        return []
+    try:
+        names = list(inspect.signature(call).parameters.values())
+    except (TypeError, ValueError):  # a property
+        return []
+    plain = [one.name for one in names if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    return [one for one in plain if one not in ("self", "message")]
+
+
+@pytest.mark.once("opens no store")
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_call_is_documented(name: str) -> None:
+    call = PUBLIC[name]
+    doc = inspect.getdoc(call)
+    assert doc is not None
+    told = sections(doc)
+    assert doc.partition("\n\n")[0].endswith(".")
+    assert ">>> " in told[EXAMPLE]
+    for parameter in parameters(name, call):
+        assert f"    {parameter}: " in told[PARAMETERS]
+    is_call = inspect.isfunction(call) or inspect.ismethod(call)
+    if is_call and inspect.signature(call).return_annotation not in ("None", None):
+        assert told[RETURNS]
+    if name.startswith("Store.") and name not in ("Store.closed", "Store.backend"):
+        assert told[ERRORS]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_examples_run(name: str, store: refstore.Store) -> None:
+    doc = inspect.getdoc(PUBLIC[name]) or ""
+    globs = {"refstore": refstore, "np": np, "os": os, "store": store}
+    test = doctest.DocTestParser().get_doctest(doc, globs, name, None, None)
+    assert test.examples
+    told: list[str] = []
+    result = doctest.DocTestRunner().run(test, out=told.append)
+    assert result.failed == 0, "".join(told)
+
+
+def help_of(call: Any) -> str:
+    """Without the first line, which says whose it is, and of the function the line of `self`."""
+    text = pydoc.plain(pydoc.render_doc(call))
+    return text[text.index("    ") :]
+
+
+@pytest.mark.parametrize("name", BOUND)
+def test_a_bound_method_is_documented_like_the_class(name: str, store: refstore.Store) -> None:
+    bound, plain = getattr(store, name), getattr(refstore.Store, name)
+    assert inspect.getdoc(bound) == inspect.getdoc(plain)
+    assert help_of(bound) == help_of(plain)
+    assert bound.__name__ == plain.__name__ == name
+    of_plain = inspect.signature(plain)
+    _, *rest = of_plain.parameters.values()
+    assert inspect.signature(bound) == of_plain.replace(parameters=rest)
+    assert inspect.getsource(bound) == inspect.getsource(plain)
+    assert inspect.getsourcefile(inspect.unwrap(bound)) == inspect.getsourcefile(plain)
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name.startswith("Store.")])
+def test_the_class_of_a_store_has_the_same_documentation(name: str, store: refstore.Store) -> None:
+    of_instance = getattr(type(store), name.partition(".")[2])
+    assert inspect.getdoc(of_instance) == inspect.getdoc(PUBLIC[name])
+
+
+@pytest.mark.parametrize("made", ["PinnedBuffer", "Writer", "ObjectRef"])
+def test_what_an_engine_hands_out_is_documented_like_its_public_class(
+    made: str, store: refstore.Store
+) -> None:
+    things: dict[str, Any] = {
+        "ObjectRef": store.put(b"x"),
+        "PinnedBuffer": store.get(store.put(b"x")),
+        "Writer": store.create(1),
+    }
+    cls, public = type(things[made]), getattr(refstore, made)
+    assert inspect.getdoc(cls) == inspect.getdoc(public)
+    for name in dir(public):
+        if f"{made}.{name}" in PUBLIC:
+            member = getattr(cls, name)
+            assert inspect.getdoc(member) == inspect.getdoc(PUBLIC[f"{made}.{name}"]), name
+    things["PinnedBuffer"].release()
+    things["Writer"].abort()
