@@ -17,7 +17,7 @@ cdef list adopted = []          # texts that the types point to
 
 
 def adopt_docs(type cls not None, face):
-    """_docs.adopt_docs() for a compiled class: also its own docstring and those of its properties."""
+    """_docs.adopt_docs() of a compiled class: its own docstring, and those of its properties."""
     _docs.adopt_docs(cls, face)
     (<DocumentedType*>cls).tp_doc = as_c_text(face.__doc__)
     for name, member in vars(cls).items():

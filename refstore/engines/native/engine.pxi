@@ -73,7 +73,6 @@ cdef class Engine:
             Name parsed
         require_no_wait(timeout)
         ref = ObjectRef.__new__(ObjectRef)      # nothing may fail between the seal and the return
-        draft = new_draft(&att.view)
         parsed.hashed = 0
         if name is not None:
             read_name(&att.view, name, &parsed)
@@ -247,7 +246,7 @@ cdef class Engine:
         cdef Attachment att = self.use()
         cdef uint64_t since = 0
         cdef int got = recover_dead(&att.view, True)
-        while may_retry(&att.view, &got, &since):
+        while got < 0 and may_retry(&att.view, &got, &since):
             got = recover_dead(&att.view, True)
         if got != 0:
             raise blocked(&att.view, got, "recover()")
@@ -333,6 +332,7 @@ cdef inline int require_free_name(View *v, object text, Name *name) except -1:
 
 
 cdef inline int put_any(Attachment att, Draft *draft, object obj) except -1:
+    draft[0] = new_draft(&att.view)
     if type(obj) is bytes:
         return put_bytes(&att.view, draft, obj)
     if type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:

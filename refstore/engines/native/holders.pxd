@@ -10,11 +10,11 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire, load_seq_cst, load_seq_cst_u32
 from refstore.engines.native.layout cimport (
-    block_nbytes, CONDEMNED, KEPT, MAX_ROWS, pins_in, PUBLISHING, Row, ROW_LEFT, SEALED,
-    SLOTS_PER_STEP, WRITING,
+    block_nbytes, CONDEMNED, KEPT, MAX_ROWS, PUBLISHING, Row, ROW_LEFT, SEALED, SLOTS_PER_STEP,
+    WRITING,
 )
 from refstore.engines.native.view cimport (
-    is_ready, next_live_row, pins_of, pins_ready_of, row_at, slots_used, View,
+    is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, slots_used, View,
 )
 from refstore.engines.native.slots cimport word_generation, word_row, word_state
 from refstore.engines.native.names cimport NAME_WORDS, read_label

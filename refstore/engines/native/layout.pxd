@@ -487,11 +487,6 @@ cdef inline uint64_t class_nbytes(int size_class) noexcept nogil:
     return (<uint64_t>1 << floor) + (step << (floor - 3))
 
 
-cdef inline uint32_t pins_in(uint32_t cell) noexcept nogil:
-    # what is kept for children has a pin, though nobody else holds one
-    return max(cell & ~KEPT, cell >> 31)
-
-
 cdef inline uint64_t block_nbytes(Slot *slot) noexcept nogil:
     if slot.extent:
         return extent_pages(slot.extent) * PAGE

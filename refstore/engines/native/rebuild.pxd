@@ -6,18 +6,14 @@ from libc.string cimport memset
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    assign, fetch_or_seq_cst, load_acquire, load_acquire_u32, popcount64, store_relaxed_u32,
-    store_release,
+    assign, load_acquire, load_acquire_u32, popcount64, store_relaxed_u32, store_release,
 )
 from refstore.engines.native.layout cimport (
     block_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, PageTag,
     PUBLISHING, RETIRED, Run, RUN_BLOCKS, SEALED, Slot,
 )
-from refstore.engines.native.view cimport (
-    bits_at, class_bits_at, map_end, run_is_sound, run_is_there, runs_used, slots_used, View,
-)
-from refstore.engines.native.bitmap cimport hint_restore
-from refstore.engines.native.slots cimport word_state
+from refstore.engines.native.view cimport map_end, run_is_sound, runs_used, slots_used, View
+from refstore.engines.native.slots cimport restore_hint, restore_run_hints, word_state
 from refstore.engines.native.bins cimport insert_free, mark_unused, mark_used, next_page
 
 cdef inline bint has_bytes(uint64_t state) noexcept nogil:
@@ -136,28 +132,6 @@ cdef inline uint64_t use_all(View *v) noexcept nogil:
     for i in range(runs_used(v)):
         end = max(end, use_run(v, &v.runs[i]))
     return end
-
-
-cdef inline void restore_hint(View *v, uint64_t i, Slot *slot) noexcept nogil:
-    cdef uint64_t run = slot.run
-    cdef uint64_t bit = <uint64_t>1 << (slot.block & 63)
-    if slot.extent:
-        hint_restore(bits_at(v, v.g.spare_bits), v.g.slot_words, i)
-    elif run:
-        if not run_is_there(v, run) or slot.size_class >= CLASSES:
-            return
-        if load_acquire(&v.runs[run - 1].free) & bit == 0:               # [hint]
-            fetch_or_seq_cst(&v.runs[run - 1].free, bit)                 # [hint]
-        hint_restore(class_bits_at(v, slot.size_class), v.g.run_words, run - 1)
-    elif word_state(load_acquire(&slot.word)) == FREE:                   # [free]
-        hint_restore(bits_at(v, v.g.empty_bits), v.g.slot_words, i)
-
-
-cdef inline void restore_run_hints(View *v) noexcept nogil:
-    cdef uint64_t i
-    for i in range(runs_used(v)):
-        if load_acquire(&v.runs[i].live) == 0:                           # [run]
-            hint_restore(bits_at(v, v.g.run_bits), v.g.run_words, i)
 
 
 cdef inline void restore_hints(View *v) noexcept nogil:

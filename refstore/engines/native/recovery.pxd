@@ -13,23 +13,23 @@ from refstore.engines.native.atomics cimport (
 )
 from refstore.engines.native.layout cimport (
     block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_HELD, ERR_RECOVERY, FREE,
-    HELD, KEPT, MAX_ROWS, NAME_LOCKS, pins_in, PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE,
-    ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    HELD, KEPT, MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE, ROW_LEFT,
+    SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.system cimport (
     byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
 )
 from refstore.engines.native.view cimport (
     class_bits_at, count, damage, file_of, is_ready, name_lock_at, next_live_row, PIDS_KEPT,
-    pins_of, pins_ready_of, Recovered, row_at, slots_used, View,
+    pins_in, pins_of, pins_ready_of, Recovered, row_at, slots_used, View,
 )
 from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.lock cimport blocked_by, HELD_AFTER_MS, unlock
 from refstore.engines.native.slots cimport (
-    condemn, end_publishing, free_slot, reap_condemned, REAPED, unclaim, word_generation, word_row,
-    word_state,
+    condemn, end_publishing, free_slot, reap_condemned, REAPED, restore_hint, restore_run_hints,
+    unclaim, word_generation, word_row, word_state,
 )
-from refstore.engines.native.rebuild cimport rebuild, restore_hint, restore_run_hints
+from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.names cimport find_cell, make_cell
 from refstore.engines.native.process_table cimport (
     ensure_first_pins_committed, join_row, mark_live, use_row,
@@ -171,11 +171,13 @@ cdef inline int retry_after_dead_blocker(View *v, uint64_t row) noexcept nogil:
     return min(recover_row(v, row), 0)
 
 
-cdef inline int await_recoverer(View *v, uint64_t r, uint64_t since) noexcept nogil:
+cdef inline int await_recoverer(View *v, uint64_t r, uint64_t *since) noexcept nogil:
     # If another process recovers row r: 0 when it is through or dead itself, ERR_HELD if that takes
-    # long.
+    # long. `since`: 0 before the first wait.
     while row_at(v, r).recoverer and is_ready(v.header.live, r) and byte_is_locked(file_of(v), r):
-        if now_ms() - since >= HELD_AFTER_MS:
+        if since[0] == 0:
+            since[0] = now_ms()
+        elif now_ms() - since[0] >= HELD_AFTER_MS:
             return blocked_by(ERR_HELD, r)
         sleep_us(100)
     return 0
@@ -185,12 +187,12 @@ cdef inline int recover_dead(View *v, bint wait) noexcept nogil:
     # Every dead row. 0, or an error if that could not be done for one; `wait`: for those that
     # others recover, too.
     cdef int got, failed = 0
-    cdef uint64_t since = now_ms()
+    cdef uint64_t since = 0
     cdef int64_t row = next_live_row(v, 0)
     while row >= 0:
         got = recover_row(v, <uint64_t>row)
         if got == 0 and wait:
-            got = await_recoverer(v, <uint64_t>row, since)
+            got = await_recoverer(v, <uint64_t>row, &since)
             if got == 0:
                 got = recover_row(v, <uint64_t>row)
         if got < 0 and failed != ERR_RECOVERY:

@@ -20,9 +20,9 @@ from refstore.engines.native.layout cimport (
 )
 from refstore.engines.native.view cimport (
     bits_at, class_bits_at, is_ready, pins_are_committed, pins_of, pins_ready_of, RECENT,
-    run_is_there, slots_used, View,
+    run_is_there, runs_used, slots_used, View,
 )
-from refstore.engines.native.bitmap cimport hint_set
+from refstore.engines.native.bitmap cimport hint_restore, hint_set
 from refstore.engines.native.memory cimport ensure_pins_committed
 
 cdef extern from *:
@@ -267,3 +267,25 @@ cdef inline void seal(View *v, uint64_t i) noexcept nogil:
 cdef inline void end_publishing(View *v, uint64_t i, uint64_t word, uint64_t state) noexcept nogil:
     # PUBLISHING ends, by its publisher or by who recovers it
     cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), state, 0))  # [seal]
+
+
+cdef inline void restore_hint(View *v, uint64_t i, Slot *slot) noexcept nogil:
+    cdef uint64_t run = slot.run
+    cdef uint64_t bit = <uint64_t>1 << (slot.block & 63)
+    if slot.extent:
+        hint_restore(bits_at(v, v.g.spare_bits), v.g.slot_words, i)
+    elif run:
+        if not run_is_there(v, run) or slot.size_class >= CLASSES:
+            return
+        if load_acquire(&v.runs[run - 1].free) & bit == 0:               # [hint]
+            fetch_or_seq_cst(&v.runs[run - 1].free, bit)                 # [hint]
+        hint_restore(class_bits_at(v, slot.size_class), v.g.run_words, run - 1)
+    elif word_state(load_acquire(&slot.word)) == FREE:                   # [free]
+        hint_restore(bits_at(v, v.g.empty_bits), v.g.slot_words, i)
+
+
+cdef inline void restore_run_hints(View *v) noexcept nogil:
+    cdef uint64_t i
+    for i in range(runs_used(v)):
+        if load_acquire(&v.runs[i].live) == 0:                           # [run]
+            hint_restore(bits_at(v, v.g.run_bits), v.g.run_words, i)

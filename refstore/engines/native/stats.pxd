@@ -6,12 +6,12 @@ from libc.stdlib cimport calloc, free
 
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed, load_relaxed_u32
 from refstore.engines.native.layout cimport (
-    block_nbytes, CHUNK, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, pins_in,
-    PUBLISHING, RETIRED, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP,
+    block_nbytes, CHUNK, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, PUBLISHING,
+    RETIRED, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP,
 )
 from refstore.engines.native.view cimport (
-    bits_at, is_ready, next_live_row, pins_of, pins_ready_of, row_at, run_is_there, slots_used,
-    View,
+    bits_at, is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, run_is_there,
+    slots_used, View,
 )
 from refstore.engines.native.slots cimport is_readable, pinned_by, word_generation, word_state
 from refstore.engines.native.names cimport find_cell, make_cell, name_hash, NAME_WORDS, read_label

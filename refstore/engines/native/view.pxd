@@ -7,8 +7,8 @@ from refstore.engines.native.atomics cimport (
     ctz64, load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed,
 )
 from refstore.engines.native.layout cimport (
-    Bucket, CLASSES, ERR_DAMAGED, extent_first, extent_pages, Geometry, Header, Label, LIVE_WORDS,
-    NameLock, PAGE, PageTag, Pool, Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
+    Bucket, CLASSES, ERR_DAMAGED, extent_first, extent_pages, Geometry, Header, KEPT, Label,
+    LIVE_WORDS, NameLock, PAGE, PageTag, Pool, Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
 )
 from refstore.engines.native.system cimport close, high_descriptor, O_RDWR, open_file, same_file
 
@@ -222,3 +222,8 @@ cdef inline uint64_t run_slot(View *v, uint64_t r, uint64_t block) noexcept nogi
 cdef inline uint64_t run_twin(Run *run, uint64_t live) noexcept nogil:
     # `live`: class + 1. Never 0, and no two runs that differ in one bit have the same.
     return ~((<uint64_t>run.first << 32 | run.pages) ^ live << 56 ^ <uint64_t>run.blocks << 24)
+
+
+cdef inline uint32_t pins_in(uint32_t cell) noexcept nogil:
+    # what is kept for children has a pin, though nobody else holds one
+    return max(cell & ~KEPT, cell >> 31)

@@ -237,7 +237,7 @@ inline put() {
 	fi
 }
 
-/* rebuild.pxd: restore_hint */
+/* slots.pxd: restore_hint */
 inline restore_hint() {
 	if :: !hint[s] -> hint[s] = 1 :: else fi
 }

@@ -15,6 +15,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,13 @@ SOURCES = ("refstore", "tests", "stress", "setup.py", "pyproject.toml", "README.
 LEAST_CAUGHT = 0.95
 TIME_LIMIT = 400.0  # seconds for one test; what takes longer hangs
 CORE = "refstore/engines/native"
+NAMES = {  # what mistakes may use, by where it is
+    "atomics": "cas_acq_rel fetch_sub_seq_cst_u32 load_acquire store_release store_seq_cst",
+    "debug": "failpoint",
+    "layout": "FREE HELD RETIRED SEALED WRITING",
+    "slots": "make_word word_generation",
+    "system": "close O_RDWR reopen",
+}
 PASSED, FAILED, HUNG = "passed", "failed", "hung"
 PYTEST = ("-m", "pytest", "-q", "-x", "-c", "pyproject.toml", "-p", "no:cacheprovider")
 PROCESSES = "tests/processes/test_"
@@ -80,7 +88,7 @@ def make(mutation: Mutation, folder: Path) -> None:
         raise LookupError(
             f"{mutation.name}: its text is {text.count(mutation.old)} times in {mutation.file}"
         )
-    file.write_text(_with_names(text.replace(mutation.old, mutation.new)))
+    file.write_text(_with_names(text, mutation))
     built = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
         cwd=folder,
@@ -95,19 +103,17 @@ def make(mutation: Mutation, folder: Path) -> None:
         )
 
 
-def _with_names(text: str) -> str:
-    """With what mutations use and the file does not import."""
-    return text.replace(
-        "\ncdef ",
-        "\nfrom refstore.engines.native.atomics cimport cas_acq_rel, load_acquire\n"
-        "from refstore.engines.native.atomics cimport fetch_sub_seq_cst_u32\n"
-        "from refstore.engines.native.atomics cimport store_release, store_seq_cst\n"
-        "from refstore.engines.native.debug cimport failpoint\n"
-        "from refstore.engines.native.layout cimport FREE, HELD, make_word, RETIRED, SEALED\n"
-        "from refstore.engines.native.layout cimport word_generation, WRITING\n"
-        "from refstore.engines.native.system cimport close, O_RDWR, reopen\n\ncdef ",
-        1,
-    )
+def _with_names(text: str, mutation: Mutation) -> str:
+    """With what the mistake uses and the file does not import."""
+    named = {
+        name: module
+        for module, names in NAMES.items()
+        for name in names.split()
+        if re.search(rf"\b{name}\b", mutation.new) and not re.search(rf"\b{name}\b", text)
+    }
+    imports = [f"from refstore.engines.native.{named[name]} cimport {name}\n" for name in named]
+    text = text.replace(mutation.old, mutation.new)
+    return text.replace("\ncdef ", f"\n{''.join(imports)}\ncdef ", 1)
 
 
 def try_out(mutation: Mutation, folder: Path, seed: int) -> Verdict:
