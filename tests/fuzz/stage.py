@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import fcntl
 import os
 import random
@@ -194,6 +195,10 @@ class Stage:
         if more > SLACK // 4:
             self.memory = _forget_peak()
         there = _descriptors()
+        if there > self.descriptors:
+            # what could not be done on a damaged file waits in a circle with its attachment
+            gc.collect()
+            there = _descriptors()
         if there > self.descriptors:
             self.notes.find("descriptors", f"{file.engine}: left open", _open_files())
             self.descriptors = there
