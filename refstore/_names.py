@@ -21,7 +21,7 @@ def encode_name(name: object) -> bytes:
     """The UTF-8 of an object's name. TypeError or ValueError if it can be none."""
     text = require_text(name)
     try:
-        utf8 = text.encode()
+        utf8 = str.encode(text)  # as it is, whatever a subclass says
     except UnicodeEncodeError:
         raise ValueError(
             f"a name must have an encoding in UTF-8, and {text!r} has a lone surrogate"

@@ -9,7 +9,6 @@ each with its lowest byte first. One installation has one class, whichever engin
 
 from __future__ import annotations
 
-import copyreg
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, final
 
 from refstore import _messages
@@ -115,6 +114,9 @@ class _PythonRef:
 
     __delattr__ = __setattr__
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return restore_ref, (bytes(self),)
+
     def __repr__(self) -> str:
         return f"ObjectRef.from_hex('{self.hex()}')"
 
@@ -126,12 +128,13 @@ if TYPE_CHECKING:
     from refstore._core import ObjectRef
 else:
     try:
-        from refstore._core import ObjectRef, adopt_docs
+        from refstore import _core
     except ImportError:
         ObjectRef = _PythonRef
         ObjectRef.__name__ = ObjectRef.__qualname__ = "ObjectRef"
     else:
-        adopt_docs(ObjectRef, _PythonRef)
+        ObjectRef = _core.ObjectRef
+        _core.adopt_docs(ObjectRef, _PythonRef)
 
 
 def make_ref(slot: int, generation: int, tag: int) -> ObjectRef:
@@ -154,10 +157,7 @@ def restore_ref(raw: bytes) -> ObjectRef:
     return ObjectRef(raw)
 
 
-def _reduce(ref: ObjectRef) -> tuple[object, ...]:
-    return restore_ref, (bytes(ref),)
-
-
-# By a function of this module, and not by the class: the process that unpickles a ref may have no
-# compiled core, or have one where this one has none.
-copyreg.pickle(ObjectRef, _reduce)  # type: ignore[arg-type, unused-ignore]
+# Pickles name a function of this package, and not the class: the process that unpickles a ref may
+# have no compiled core, or have one where this one has none.
+if not TYPE_CHECKING and ObjectRef is not _PythonRef:
+    _core.reduce_refs_by(restore_ref)

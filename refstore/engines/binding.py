@@ -29,9 +29,9 @@ _engines: dict[str, type[Engine]] = {}
 def bound(face: type, module: Module) -> type:
     """`face`, which is `Store` or a subclass of it, with the methods of an engine."""
     key = face, module.BACKEND
-    if key not in _made:
-        _made[key] = _bind(face, module)
-    return _made[key]
+    made = _made.get(key)
+    # one class, whichever thread is first
+    return made if made is not None else _made.setdefault(key, _bind(face, module))
 
 
 def _bind(face: type, module: Module) -> type:

@@ -15,7 +15,7 @@ from refstore.engines.native.layout cimport KIND_ARRAY, KIND_BYTES, KIND_OBJECT,
 from refstore.engines.native.system cimport munmap
 from refstore.engines.native.view cimport is_plausible
 from refstore.engines.native.slots cimport pin, unpin
-from refstore.engines.native.recovery cimport recover_blocker_if_dead
+from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.errors cimport get_error
 from refstore.engines.native.arrays cimport (
     kind_of, NPY_ARRAY_WRITEABLE, private_copy, read_shape, Shape, view_of,
@@ -340,6 +340,7 @@ cdef PinnedBuffer pinned(Attachment att, uint64_t i, uint64_t generation):
     cdef PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)
     cdef int got = pin(&att.view, i, generation)
     if got != 0:
+        recover_blocker_of(&att.view, got)
         raise get_error(&att.view, got, make_ref(att.view.tag, i, generation), False)
     return buf if adopt_pin(buf, att, i, generation).order == c'C' else as_direct(buf)
 

@@ -19,6 +19,8 @@ cdef list adopted = []          # texts that the types point to
 def adopt_docs(type cls not None, face):
     """_docs.adopt_docs() of a compiled class: its own docstring, and those of its properties."""
     _docs.adopt_docs(cls, face)
+    if face.__doc__ is None:        # python -OO
+        return
     (<DocumentedType*>cls).tp_doc = as_c_text(face.__doc__)
     for name, member in vars(cls).items():
         if isinstance(member, types.GetSetDescriptorType) and hasattr(face, name):

@@ -12,7 +12,9 @@ from refstore.engines.native.layout cimport (
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, slots_used, View
 from refstore.engines.native.slots cimport is_readable, pin
 from refstore.engines.native.names cimport find, Found, Name, name_hash, remove, remove_named
-from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_dead
+from refstore.engines.native.recovery cimport (
+    recover_blocker_if_dead, recover_blocker_of, recover_dead,
+)
 from refstore.engines.native.trim cimport trim_free
 from refstore.engines.native.stats cimport (
     Census, count_all, count_pins, count_processes, next_live, slot_name,
@@ -127,6 +129,7 @@ cdef class Engine:
             if got == 0:
                 break
             if not may_retry(&att.view, &got, &since):
+                recover_blocker_of(&att.view, got)
                 raise get_error(&att.view, got, key, is_foreign(&att.view, key))
         if adopt_pin(buf, att, found.slot, found.generation).order != c'C':
             buf = as_direct(buf)
@@ -179,6 +182,7 @@ cdef class Engine:
         while got < 0 and may_retry(v, &got, &since):
             got = remove_key(v, key, &name)
         if got < 0:
+            recover_blocker_of(v, got)
             raise get_error(v, got, key, is_foreign(v, key))
         recover_blocker_if_dead(v, got)
         count(v, COUNT_DELETES, 1)

@@ -107,18 +107,18 @@ cdef inline object full(View *v, uint64_t needed, int error):
 
 cdef inline object put_error(View *v, int error, uint64_t nbytes, object name):
     from refstore import _messages
-    if error == ERR_EXISTS:
+    if kind_of_error(error) == ERR_EXISTS:
         return _messages.exists(path_of(v), name)
     what = _messages.a_put(nbytes) if name is None else f"publishing {name!r}"
-    return blocked(v, error, what) or full(v, nbytes, error)
+    return blocked(v, error, what) or full(v, nbytes, kind_of_error(error))
 
 
 cdef inline object get_error(View *v, int error, object key, bint of_other_store):
     from refstore import _messages
     from refstore._errors import RefstoreError
-    if error == ERR_PINS:
+    if kind_of_error(error) == ERR_PINS:
         return RefstoreError(f"this process holds 2**30 pins on {key!r}: release some")
-    if error == ERR_NOT_FOUND:
+    if kind_of_error(error) == ERR_NOT_FOUND:
         return _messages.not_found(path_of(v), key, of_other_store=of_other_store)
     # a page, to count this process's pins in
     return blocked(v, error, f"the deletion of {key!r}") \

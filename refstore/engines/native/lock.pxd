@@ -2,7 +2,7 @@
 # dead. The space lock is for who moves pages, a name's lock for who publishes or removes under the
 # name; whoever recovers a dead row gives back its locks.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from refstore.engines.native.atomics cimport cas_acq_rel, cpu_relax, load_acquire, store_release
 from refstore.engines.native.layout cimport ERR_DEAD, ERR_HELD, MAX_ROWS
@@ -15,10 +15,15 @@ cdef enum:
 
 
 # ERR_DEAD, ERR_HELD and ERR_BUSY carry the row that is in the way, so that it goes where the error
-# goes.
+# goes. So do others whose pin was undone, and then ended a reap: the row that pins the block.
 
 cdef inline int blocked_by(int error, uint64_t row) noexcept nogil:
     return error - BLOCKED_STEP * (<int>row + 1)
+
+
+cdef inline int with_blocker(int error, int64_t reaped) noexcept nogil:
+    # `error`, and who pins the block that a reap was to free, if anybody does.
+    return blocked_by(error, <uint64_t>reaped - 1) if reaped > 0 else error
 
 
 cdef inline int kind_of_error(int error) noexcept nogil:

@@ -23,7 +23,7 @@ from refstore.engines.native.view cimport (
     View,
 )
 from refstore.engines.native.memory cimport commit_unit
-from refstore.engines.native.lock cimport lock, unlock
+from refstore.engines.native.lock cimport blocker_of, kind_of_error, lock, unlock, with_blocker
 from refstore.engines.native.slots cimport (
     condemn, end_publishing, is_readable, make_word, pin, reap_condemned, unpin, word_generation,
 )
@@ -173,8 +173,7 @@ cdef inline bint had_name(View *v, Found *found, const Name *name) noexcept nogi
 cdef inline int pin_named(View *v, Found *found, const Name *name) noexcept nogil:
     cdef int got = pin(v, found.slot, found.generation)
     if got == 0 and not has_name(v, found.slot, name):
-        unpin(v, found.slot)
-        return ERR_NOT_FOUND
+        return with_blocker(ERR_NOT_FOUND, unpin(v, found.slot))
     return got
 
 
@@ -182,6 +181,7 @@ cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found,
                         bint *moved) noexcept nogil:
     cdef:
         int k, got
+        int missed = ERR_NOT_FOUND
         uint64_t cell
     for k in range(BUCKET_CELLS):
         cell = load_acquire(&bucket.cells[k])  # [index] the object is whole
@@ -199,11 +199,13 @@ cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found,
         if got == 0:
             found.cell = &bucket.cells[k]
             found.cell_value = cell
-        if got != ERR_NOT_FOUND:
+            return 0
+        if kind_of_error(got) != ERR_NOT_FOUND:
             return got
+        missed = min(missed, got)       # the one with a blocker
         if load_acquire(&bucket.cells[k]) != cell:                       # [index]
             moved[0] = True     # replaced since we read the cell
-    return ERR_NOT_FOUND
+    return missed
 
 
 cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcept nogil:
@@ -211,6 +213,7 @@ cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcep
     # round means that some writer has got on: so many in our way are none of ours.
     cdef:
         int which, got
+        int missed = ERR_NOT_FOUND
         int rounds = 0
         bint moved = True
         uint64_t bucket
@@ -225,9 +228,10 @@ cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcep
             if not bucket_is_ready(v, bucket):
                 continue
             got = find_in(v, bucket_at(v, bucket), name, found, pins, &moved)
-            if got != ERR_NOT_FOUND:
+            if got == 0 or kind_of_error(got) != ERR_NOT_FOUND:
                 return got
-    return ERR_NOT_FOUND
+            missed = min(missed, got)
+    return missed
 
 
 cdef inline uint64_t *find_cell(View *v, uint64_t cell, uint64_t hashed) noexcept nogil:
@@ -326,16 +330,16 @@ cdef inline int publish(View *v, uint64_t i, bint replace) noexcept nogil:
     found = find(v, &name, &old, True)
     if found == 0 and not replace:
         got = ERR_EXISTS
-    elif found != 0 and found != ERR_NOT_FOUND:
+    elif found != 0 and kind_of_error(found) != ERR_NOT_FOUND:
         got = found
     else:
         got = publish_locked(v, i, hashed, &old, found == 0)
     unlock(name_lock_of(v, hashed))
-    if found == 0:
-        reaped = unpin(v, old.slot)     # if we condemned it and nobody else reads it
-        if got == 0:
-            got = <int>max(reaped, 0)
-    return got
+    # what was replaced is freed, if nobody else reads it
+    reaped = unpin(v, old.slot) if found == 0 else <int64_t>blocker_of(found) + 1
+    if got == 0:
+        return <int>max(reaped, 0)
+    return with_blocker(got, reaped) if found == 0 else got
 
 
 cdef inline int remove(View *v, uint64_t i, uint64_t generation) noexcept nogil:
@@ -370,18 +374,23 @@ cdef inline int remove_named(View *v, const Name *name) noexcept nogil:
     cdef Found found
     cdef int64_t reaped
     cdef bint pins
-    cdef int got
+    cdef int got, missed = ERR_NOT_FOUND
     while True:
         got = find(v, name, &found, True)
         pins = got == 0
         if got == ERR_NO_MEMORY or got == ERR_SIGNALS:
             got = find(v, name, &found, False)
         if got != 0:
-            return got
+            return min(missed, got) if kind_of_error(got) == ERR_NOT_FOUND else got
         got = remove(v, found.slot, found.generation)
         if pins:
             reaped = unpin(v, found.slot)
             if got >= 0 and reaped:
                 got = <int>max(reaped, 0)       # the later look, without our own pin
-        if got != ERR_NOT_FOUND:    # else it was replaced or deleted since: look again
+            elif got == ERR_NOT_FOUND:
+                got = with_blocker(got, reaped)
+        if got == 0:
+            return <int>(blocker_of(missed) + 1)
+        if kind_of_error(got) != ERR_NOT_FOUND:     # else it was replaced or deleted since
             return got
+        missed = min(missed, got)

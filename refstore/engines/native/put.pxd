@@ -33,7 +33,7 @@ from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.blocks cimport allocate_block
 from refstore.engines.native.names cimport Name, publish
 from refstore.engines.native.recovery cimport (
-    recover_blocker_if_dead, recover_dead, row_is_dead, sweep,
+    recover_blocker_if_dead, recover_blocker_of, recover_dead, row_is_dead, sweep,
 )
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error
@@ -233,8 +233,9 @@ cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, 
                 abort_object(v, i)
             raise
         if got < 0:
-            if got != ERR_INDEX:        # then it is condemned already
+            if kind_of_error(got) != ERR_INDEX:     # then it is condemned already
                 abort_object(v, i)
+            recover_blocker_of(v, got)
             raise put_error(v, got, nbytes, text)
         recover_blocker_if_dead(v, got)         # of what was replaced
     count(v, COUNT_PUTS, 1)

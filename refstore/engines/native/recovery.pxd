@@ -12,9 +12,9 @@ from refstore.engines.native.atomics cimport (
     load_seq_cst, store_relaxed, store_release, store_seq_cst_u32,
 )
 from refstore.engines.native.layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_HELD, ERR_RECOVERY, FREE,
-    HELD, KEPT, MAX_ROWS, NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE, ROW_LEFT,
-    SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_EXISTS, ERR_HELD,
+    ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, FREE, HELD, KEPT, MAX_ROWS, NAME_LOCKS, PUBLISHING,
+    RECLAIMING, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.system cimport (
     byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
@@ -24,7 +24,9 @@ from refstore.engines.native.view cimport (
     pins_in, pins_of, pins_ready_of, Recovered, row_at, slots_used, View,
 )
 from refstore.engines.native.bitmap cimport hint_restore
-from refstore.engines.native.lock cimport blocked_by, HELD_AFTER_MS, unlock
+from refstore.engines.native.lock cimport (
+    blocked_by, blocker_of, HELD_AFTER_MS, kind_of_error, unlock,
+)
 from refstore.engines.native.slots cimport (
     condemn, end_publishing, free_slot, reap_condemned, REAPED, restore_hint, restore_run_hints,
     unclaim, word_generation, word_row, word_state,
@@ -165,10 +167,14 @@ cdef inline int recover_row(View *v, uint64_t r) noexcept nogil:
 
 
 cdef inline int retry_after_dead_blocker(View *v, uint64_t row) noexcept nogil:
-    # 0 if the operation is worth another try.
+    # 0 if the operation is worth another try. What it has left may be pinned by other dead ones.
+    cdef int got
     if row == v.row:
         return damage(v, b"a lock names row %d, whose process does not hold it", row)
-    return min(recover_row(v, row), 0)
+    got = recover_row(v, row)
+    if got == 1:
+        recover_dead(v, False)
+    return min(got, 0)
 
 
 cdef inline int await_recoverer(View *v, uint64_t r, uint64_t *since) noexcept nogil:
@@ -206,6 +212,13 @@ cdef inline void recover_blocker_if_dead(View *v, int64_t reaped) noexcept nogil
     # process lives. If it is dead, all dead rows are recovered: several may pin the block.
     if reaped > 0 and reaped - 1 != <int64_t>v.row and recover_row(v, <uint64_t>reaped - 1) == 1:
         recover_dead(v, False)
+
+
+cdef inline void recover_blocker_of(View *v, int error) noexcept nogil:
+    # After an error, for which a pin was undone: that may have ended a reap.
+    cdef int kind = kind_of_error(error)
+    if kind == ERR_NOT_FOUND or kind == ERR_EXISTS or kind == ERR_PINS:
+        recover_blocker_if_dead(v, <int64_t>blocker_of(error) + 1)
 
 
 cdef inline void enter(View *v, uint64_t r) noexcept nogil:

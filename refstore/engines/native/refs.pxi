@@ -7,6 +7,14 @@ from libc.string cimport memcpy
 
 from refstore import _messages
 
+cdef object restore_ref = None      # what pickles name; it is not of this module, see _unpickle.py
+
+
+def reduce_refs_by(function):
+    """Makes pickles of refs call `function`."""
+    global restore_ref
+    restore_ref = function
+
 
 @cython.final
 @cython.freelist(64)
@@ -58,7 +66,7 @@ cdef class ObjectRef:
         return f"ObjectRef.from_hex('{self.hex()}')"
 
     def __reduce__(self):
-        return ObjectRef, (self.__bytes__(),)
+        return restore_ref, (self.__bytes__(),)
 
 
 cdef inline ObjectRef make_ref(uint64_t tag, uint64_t slot, uint64_t generation):

@@ -24,6 +24,7 @@ from refstore.engines.native.view cimport (
 )
 from refstore.engines.native.bitmap cimport hint_restore, hint_set
 from refstore.engines.native.memory cimport ensure_pins_committed
+from refstore.engines.native.lock cimport with_blocker
 
 cdef extern from *:
     # Cython's own macro: keeps what is rare off the path of a get
@@ -206,8 +207,7 @@ cdef inline int pin(View *v, uint64_t i, uint64_t generation) noexcept nogil:
     slot = &v.slots[i]
     before = fetch_add_seq_cst_u32(&v.pins[i], 1)                        # [pin]
     if before >= PIN_LIMIT and before & ~KEPT >= PIN_LIMIT:
-        unpin(v, i)
-        return ERR_PINS
+        return with_blocker(ERR_PINS, unpin(v, i))
     word = load_seq_cst(&slot.word)                                      # [pin] [seal]
     failpoint()
     if is_readable(word, generation):
@@ -218,8 +218,8 @@ cdef inline int pin(View *v, uint64_t i, uint64_t generation) noexcept nogil:
         word = load_seq_cst(&slot.word)                                  # [pin]
         if is_readable(word, generation):
             return 0
-    unpin(v, i)         # not just undone: a reaper may have seen this pin and left the block to us
-    return ERR_NOT_FOUND
+    # not just undone: a reaper may have seen this pin and left the block to us
+    return with_blocker(ERR_NOT_FOUND, unpin(v, i))
 
 
 cdef inline void pin_own(View *v, uint64_t i) noexcept nogil:

@@ -26,8 +26,8 @@ MUTATIONS = [
         "undo_without_reap",
         "H1: a pin that comes too late keeps a reaper off, and nobody looks again",
         "slots.pxd",
-        "    unpin(v, i)         # not just undone: a reaper may have seen this pin and left the block to us\n",
-        "    fetch_sub_seq_cst_u32(&v.pins[i], 1)\n",
+        "    return with_blocker(ERR_NOT_FOUND, unpin(v, i))\n",
+        "    fetch_sub_seq_cst_u32(&v.pins[i], 1)\n    return ERR_NOT_FOUND\n",
         (
             "tests.native.crash.interleave",
             "--to-the-end",
