@@ -134,7 +134,7 @@ class PinnedBuffer(Block):
     def value(self) -> Any:
         """The object that was put; its buffers stay where they are, without a copy.
 
-        An array, a memoryview if bytes were put, or the object, which each use unpickles anew.
+        An array, a memoryview if bytes were put, or the object, which each use unpickles again.
 
         Errors:
             ValueError: the buffer is closed.

@@ -70,7 +70,7 @@ class Store(ObjectCalls):
         FileExistsError: create=True, and the store is there.
         FileNotFoundError: create=False, and it is not, or the path has no folder.
         ValueError: a bad argument, or one that differs from the attached file's.
-        StoreCorruptedError: the file is no store, or is damaged.
+        StoreCorruptedError: the file is not a store, or is damaged.
         StoreVersionError: the file is of another version, build or engine.
         PermissionError: the file is another user's, and foreign is False.
         OSError: there is no space for the store's tables, or the file system cannot hold it.
@@ -344,7 +344,7 @@ class Store(ObjectCalls):
     def check(self) -> list[str]:
         """Checks every invariant of the store, read-only.
 
-        What a dead process still holds is no problem. What changes meanwhile may seem one, so it
+        What a dead process still holds is not a problem. What changes meanwhile may seem one, so it
         looks again, and reports only what stays.
 
         Returns:

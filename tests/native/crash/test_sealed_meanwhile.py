@@ -1,4 +1,4 @@
-"""What is sealed while the map of pages is made anew keeps its block; a row is no name.
+"""What is sealed while the map of pages is rebuilt keeps its block; a row is not a name.
 
 A process that gets a dead one's row must not be taken for it.
 """
