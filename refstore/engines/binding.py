@@ -1,6 +1,6 @@
 """Binding of an engine's methods to `Store`, by a class that derives from both.
 
-    class Store(refstore.Store, engine.Engine):     # made by `bound`, once for each class and engine
+    class Store(refstore.Store, engine.Engine):     # made by `bound`, once for each pair
         put, get, delete, ... = engine.Engine.put, engine.Engine.get, ...
 
 The methods stand in the class itself, so that a call takes no step in between. Each of them wraps

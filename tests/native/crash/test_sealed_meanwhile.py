@@ -89,7 +89,7 @@ def test_a_grandchild_with_a_dead_ones_row_ends_its_call(path: str) -> None:
 
 
 def wait_for(path: str) -> None:
-    """The end of a process that is no child of ours any more, by the file that it leaves."""
+    """The end of a process that is not our child any more, by the file that it leaves."""
     for _ in range(int(helpers.BUSY_TIMEOUT * 1000)):
         if os.path.exists(path) and os.path.getsize(path):
             return
