@@ -44,7 +44,7 @@ class Block(abc.ABC):
     @property
     @abc.abstractmethod
     def closed(self) -> bool:
-        """Whether it takes no further use; views taken from it may live on.
+        """Whether it is closed: then it cannot be used. Views taken from it may live on.
 
         Example:
             >>> with store.get(store.put(b"abc")) as buf:
@@ -59,8 +59,9 @@ class PinnedBuffer(Block):
 
     The pin goes when it is closed (`with` ends, `release()`, collection) and the last view taken
     from it is gone; until then the object's memory is not reused, even if it is deleted. An object
-    of kind "array" exports its format, shape and strides to whoever asks for them, and plain bytes
-    in storage order else. `Store.get()` makes them, read-only unless `writable=True` was given.
+    of kind "array" exports its format, shape and strides to those who ask for them, and plain
+    bytes in storage order to others. `Store.get()` makes them, read-only unless `writable=True` was
+    given.
 
     Errors:
         ValueError: it is used after it is closed.
@@ -116,8 +117,9 @@ class PinnedBuffer(Block):
     def array(self) -> npt.NDArray[Any]:
         """The object as an ndarray over the pinned memory, without a copy.
 
-        Of its own shape, dtype and order; of kind "bytes", one axis of uint8. Read-only, unless
-        the buffer is a private view. It keeps the pin as long as it, or a view of it, lives.
+        It has the shape, dtype and order that were put; of kind "bytes" it has one axis of uint8.
+        It is read-only, unless the buffer is a private view. It keeps the pin as long as it, or a
+        view of it, lives.
 
         Errors:
             TypeError: the object is of kind "object"; `value` has its arrays.
@@ -134,7 +136,7 @@ class PinnedBuffer(Block):
     def value(self) -> Any:
         """The object that was put; its buffers stay where they are, without a copy.
 
-        An array, a memoryview if bytes were put, or the object, which each use unpickles anew.
+        An array, a memoryview if bytes were put, or the object, which each use unpickles again.
 
         Errors:
             ValueError: the buffer is closed.
@@ -178,8 +180,8 @@ class Writer(Block):
     """Memory of an object that is being written: a context manager and a writable buffer.
 
     Leaving `with` seals it, which publishes the object; an exception there, `abort()` or the
-    death of its process gives the space back, and nobody ever sees it. Writing through a view kept
-    past the seal is undefined. `Store.create()` makes them.
+    death of its process frees the space, and no process ever sees the object. Writing through a
+    view kept past the seal is undefined. `Store.create()` makes them.
 
     Errors:
         ValueError: it is used after it is sealed or aborted, or in a forked child.
@@ -216,7 +218,7 @@ class Writer(Block):
 
     @abc.abstractmethod
     def abort(self) -> None:
-        """Gives the space back; nobody ever sees it. Does nothing once it is sealed or aborted.
+        """Frees the space. Does nothing if the Writer is already sealed or aborted.
 
         Example:
             >>> writer = store.create(1000)
@@ -243,7 +245,7 @@ class Writer(Block):
     @property
     @abc.abstractmethod
     def array(self) -> npt.NDArray[Any]:
-        """The memory as an ndarray of the shape and dtype asked for; uint8 if bytes were.
+        """The memory as an ndarray of the shape and dtype asked for, or of uint8.
 
         Writable until the seal.
 

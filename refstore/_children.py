@@ -49,7 +49,7 @@ def warn(path: str, why: str) -> None:
 
 
 def _is_between(module: str) -> bool:
-    """Whether a frame of that module is no program's: a hook of the fork, or multiprocessing."""
+    """Whether a frame of that module is not a program's: a hook of the fork, or multiprocessing."""
     package = module.partition(".")[0]
     return package == __package__ or package in sys.stdlib_module_names
 

@@ -9,7 +9,7 @@ __all__ = ["adopt_docs"]
 
 
 def adopt_docs(cls: type, face: type) -> None:
-    """Gives the public methods and properties of `cls` the documentation of those of `face`.
+    """Gives the methods and properties of `cls` the documentation of `face`, the public class.
 
     Methods wrap those of `face` in the sense of functools.update_wrapper(), so inspect shows the
     signature and the source that stand there. Properties of compiled classes are left alone.

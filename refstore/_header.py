@@ -18,7 +18,7 @@ _MAGIC = 0x65726F7473666572  # "refstore"
 
 
 def owner_of(path: str) -> Backend | None:
-    """The engine that the store file at `path` belongs to; None if it is no store's, or absent."""
+    """The engine that the store file at `path` belongs to; None if it is absent or not a store."""
     number = _engine_number(path)
     return None if number is None else _NUMBERS.get(number)
 

@@ -18,7 +18,7 @@ def require_text(name: object) -> str:
 
 
 def encode_name(name: object) -> bytes:
-    """The UTF-8 of an object's name. TypeError or ValueError if it can be none."""
+    """The UTF-8 of an object's name. TypeError or ValueError if it cannot be one."""
     text = require_text(name)
     try:
         utf8 = str.encode(text)  # as it is, whatever a subclass says

@@ -70,7 +70,7 @@ class Store(ObjectCalls):
         FileExistsError: create=True, and the store is there.
         FileNotFoundError: create=False, and it is not, or the path has no folder.
         ValueError: a bad argument, or one that differs from the attached file's.
-        StoreCorruptedError: the file is no store, or is damaged.
+        StoreCorruptedError: the file is not a store, or is damaged.
         StoreVersionError: the file is of another version, build or engine.
         PermissionError: the file is another user's, and foreign is False.
         OSError: there is no space for the store's tables, or the file system cannot hold it.
@@ -311,7 +311,7 @@ class Store(ObjectCalls):
 
         Errors:
             ObjectNotFoundError: there is no such object, or its last pin is gone.
-            TypeError, ValueError: the key can be none, or the store is closed.
+            TypeError, ValueError: `ref_or_name` cannot be a key, or the store is closed.
 
         Example:
             >>> ref = store.put(b"x", name="weights")
@@ -326,12 +326,12 @@ class Store(ObjectCalls):
         """Frees what dead processes held. It also happens by itself, when it is needed.
 
         Returns:
-            A Recovery: what this process recovered since its last recover(), by this call or by
-            itself.
+            A Recovery: what this process recovered since its last recover(), by this call or on
+            its own.
 
         Errors:
             OSError: recovery needs a file descriptor and none is left (ulimit -n); what was
-                recovered till then is in the next result.
+                recovered until then is in the next result.
             StoreBusyError: a process that is stopped has locked what this needs.
             ValueError: the store is closed.
 
@@ -344,8 +344,8 @@ class Store(ObjectCalls):
     def check(self) -> list[str]:
         """Checks every invariant of the store, read-only.
 
-        What a dead process still holds is no problem. What changes meanwhile may seem one, so it
-        looks again, and reports only what stays.
+        What a dead process still holds is not a problem. A change that is under way may look
+        like one, so it checks again, and reports only what stays.
 
         Returns:
             A sentence for each invariant that fails; an empty list if the store is sound.
@@ -395,8 +395,9 @@ class Store(ObjectCalls):
     def close(self) -> None:
         """Detaches this Store from its file; a second call does nothing.
 
-        Live buffers stay valid and pinned; the last one unmaps the file. All other calls raise
-        ValueError from here on. Removes the file of a temporary store that this process created.
+        Live buffers stay valid and pinned; the last one unmaps the file. From here on
+        `closed`, `backend`, bool(), repr() and close() work, and all else raises ValueError.
+        Removes the file of a temporary store that this process created.
 
         Errors:
             OSError: the file of a temporary store cannot be removed.

@@ -38,7 +38,7 @@ def give_up(store: object) -> None:
 
 def _remove(path: str, inode: int, mine: interface.CreatorLock | None, creator: int) -> None:
     if os.getpid() != creator:
-        return  # a forked child is no creator
+        return  # a forked child is not the creator
     with contextlib.suppress(FileNotFoundError):
         if os.stat(path).st_ino == inode:
             os.unlink(path)

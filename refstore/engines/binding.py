@@ -1,6 +1,6 @@
 """Binding of an engine's methods to `Store`, by a class that derives from both.
 
-    class Store(refstore.Store, engine.Engine):     # made by `bound`, once for each face and engine
+    class Store(refstore.Store, engine.Engine):     # made by `bound`, once for each pair
         put, get, delete, ... = engine.Engine.put, engine.Engine.get, ...
 
 The methods stand in the class itself, so that a call takes no step in between. Each of them wraps
@@ -27,7 +27,7 @@ _engines: dict[str, type[Engine]] = {}
 
 
 def bound(face: type, module: Module) -> type:
-    """`face`, which is `Store` or a subclass of it, with the methods of an engine."""
+    """`face`, a public class (`Store` or a subclass of it), with the methods of an engine."""
     key = face, module.BACKEND
     made = _made.get(key)
     # one class, whichever thread is first

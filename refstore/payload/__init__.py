@@ -5,9 +5,9 @@ protocol 5, and its buffers (arrays, Arrow buffers, torch storages) are kept out
 stream, so that they can be used where they lie; `frames` says how a frame is laid out. What is
 stored of a buffer is what the object shows of it:
 
-    ndarrays        pickled_arrays   and their subclasses, masked arrays among them
-    torch tensors   tensors          whose views share their storage again
-    Arrow, polars   tables           slices without the rest of what they were cut from
+    ndarrays        `ndarrays`   and their subclasses, masked arrays among them
+    torch tensors   `torch`      whose views share their storage again
+    Arrow, polars   `arrow`      slices without the rest of what they were cut from
 
 None of those libraries but numpy is imported here when an object is put: an object can hold what is
 theirs only if somebody else has imported them.
@@ -49,7 +49,7 @@ def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:
     """The object whose frame is `view`; its buffers are slices of `view`, as writable as that is.
 
     `private()` returns a writable copy-on-write view of the same frame. It is called once, and
-    only if the frame holds torch storages. Raises StoreCorruptedError for what is no frame,
+    only if the frame holds torch storages. Raises StoreCorruptedError for what is not a frame,
     RefstoreError where torch is needed and missing, and what unpickling raises.
     """
     stream, entries = frames.take_apart(view)

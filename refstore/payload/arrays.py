@@ -264,5 +264,5 @@ def _dtype_from_pickle(pickled: bytes) -> Any:
             f"the dtype of this array belongs to a package that cannot be imported here: {error}; "
             "install it, or read bytes(buf)"
         ) from error
-    except Exception as error:  # whatever a class does that is no dtype's
+    except Exception as error:  # whatever a class does that is not a dtype's
         raise DescriptionError("the dtype") from error

@@ -2,7 +2,7 @@
 
 pyarrow pickles a slice as all the buffers of what it was cut from, and two numbers. Here each array
 is cut down to what it shows first, in every buffer and every child. That copies next to nothing:
-buffers are cut where they lie. Made anew are bitmaps that do not begin with a byte, and offsets
+buffers are cut where they lie. Rebuilt are bitmaps that do not begin with a byte, and offsets
 that do not begin with 0. A buffer that several arrays of one object share is cut once.
 
     fixed width     the elements

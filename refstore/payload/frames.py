@@ -13,7 +13,7 @@ Offsets are counted from the frame's start:
 
     kind     PLAIN: the stream gets a memoryview of these bytes
              STORAGE: the stream gets a torch storage over them, and `words` signed 64-bit numbers
-             that lie right in front of them and say how its tensors lie; see `tensors`
+             that lie right in front of them and say how its tensors lie; see `torch`
 
 Numbers are in the machine's own byte order, as everywhere in a store. The block that holds a frame
 is 64-byte aligned. What lies between two parts means nothing. PLAIN buffers may overlap, and

@@ -7,7 +7,7 @@ makes an array over a buffer. So do arrays of Python objects.
 Of a larger one its memory is stored as it lies if it has no gaps; so axes of stride 0, and axes
 swapped or reversed, come back as they were. An array with gaps is stored without them, in C order.
 
-A subclass that leaves pickling to numpy is made anew over the memory. One that adds state of its
+A subclass that leaves pickling to numpy is rebuilt over the memory. One that adds state of its
 own, by methods that call those of ndarray, is asked for it through a class in between, so that its
 elements are never turned into bytes on the way; see `_between`. What does something else when it is
 pickled is pickled as it likes.

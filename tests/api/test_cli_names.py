@@ -1,4 +1,4 @@
-"""What the command says of names that are no store's, and how it names itself."""
+"""What the command says of names that are not a store's, and how it names itself."""
 
 from __future__ import annotations
 

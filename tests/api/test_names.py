@@ -1,4 +1,4 @@
-"""Names: what may be one, publishing, replacing, deleting; and no rot however often it is done."""
+"""Names: what may be one, publishing, replacing, deleting; and no tombstones, however often."""
 
 from __future__ import annotations
 

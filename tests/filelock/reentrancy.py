@@ -1,4 +1,4 @@
-"""Python runs amid a call of the filelock engine: at any line, the worst that it can do there.
+"""Python runs during a call of the filelock engine: at any line, the worst that it can do there.
 
     python -m tests.filelock.reentrancy    every act at every line of every operation
     python -m tests.filelock.reentrancy --only put --act "fork and go on" --line 12

@@ -1,4 +1,4 @@
-"""A signal handler that raises amid a release, as Ctrl-C and timeouts by SIGALRM do."""
+"""A signal handler that raises during a release, as Ctrl-C and timeouts by SIGALRM do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python runs amid a call: it raises, forks, uses or closes the store; all or nothing, and once."""
+"""Python runs in a call: it raises, forks, uses or closes the store; all or nothing, and once."""
 
 from __future__ import annotations
 

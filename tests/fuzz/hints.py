@@ -33,7 +33,7 @@ from tests.native.crash import image
 CAPACITY = 256 << 10
 OBJECTS = 100
 SIZES = (40_000, 20_000, 9000, 3000, 700, 110, 64, 1)
-FIRST = 20  # small ones, while there are slots: they take what orphans there are
+FIRST = 20  # small ones, while there are slots: they take what unowned blocks there are
 FITS = 0.8  # of the bytes that a sound file takes: runs of another length waste more or less
 BATCH = 200  # bits that one process flips before it tells
 
@@ -93,7 +93,7 @@ def pattern(number: int, nbytes: int) -> bytes:
 
 
 def populate(path: str) -> Populated:
-    """Runs with and without free blocks, with orphans; extents, and free pages between them."""
+    """Runs with and without free blocks, with unowned ones; extents, free pages between them."""
     store = refstore.Store(path, capacity=CAPACITY, max_objects=OBJECTS, create=True)
     small = [store.put(pattern(n, 60)) for n in range(70)]
     large = [store.put(pattern(100 + n, 8 * 4096)) for n in range(4)]
@@ -106,7 +106,7 @@ def populate(path: str) -> Populated:
     for n in range(4):
         store.put(pattern(400 + n, 3000), name=f"name {n}")
     for n in range(3):
-        store.put(pattern(500 + n, 1500))  # slots are short: small blocks become orphans
+        store.put(pattern(500 + n, 1500))  # slots are short: small blocks become unowned
     objects = {bytes(ref): bytes(store.get(ref)) for ref in store}
     store.close()
     taken = image.take(path)

@@ -1,4 +1,4 @@
-"""One image: a sound file is laid out, changed, and played, alone or amid others."""
+"""One image: a sound file is laid out, changed, and played, alone or beside others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that come while a thread lets others run: amid a wait, or a copy.
+"""Signals that come while a thread lets others run: in a wait, or a copy.
 
 A thread that is about to wait cannot say so when it does, since it has the interpreter until then.
 So others are kept from running until it lets go of that: by a switch interval beyond the test.

@@ -1,4 +1,4 @@
-"""The layout of frames: what they hold once, and what becomes of damaged ones."""
+"""The layout of frames: what they hold once, and how damaged ones are refused."""
 
 from __future__ import annotations
 

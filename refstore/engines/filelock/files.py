@@ -142,7 +142,7 @@ def _is_little() -> bool:
 
 
 def _write(fd: int, at: int, data: bytes) -> None:
-    if hasattr(os, "pwrite"):  # a child that is forked amid this shares the position
+    if hasattr(os, "pwrite"):  # a child that is forked meanwhile shares the position
         os.pwrite(fd, data, at)
         return
     os.lseek(fd, at, os.SEEK_SET)
@@ -180,7 +180,7 @@ def _lock_creation(folder: str, mode: int, life: Life) -> liveness.LivenessLock:
 
 
 def is_creator_alive(fd: int, path: str) -> bool | None:
-    """Whether the creator of a temporary store lives; None if the file is no temporary store of
+    """Whether the creator of a temporary store lives; None if the file is not a temporary store of
     this engine."""
     try:
         header = read_header(fd, path, os.fstat(fd))
@@ -217,7 +217,7 @@ def is_store(path: str, uuid: bytes) -> bool:
 def remove_folder(folder: str, *, has_store: bool = False, timeout: float = 0.0) -> bool:
     """Removes a folder of locks of which nobody has any, if its store is gone.
 
-    `has_store`: even if it is there; whoever comes next makes the folder anew. `timeout`: seconds
+    `has_store`: even if it is there; whoever comes next makes the folder again. `timeout`: seconds
     to wait for the change lock; of two that leave at once, each may meet the other with it.
     """
     match = _LOCKS.fullmatch(folder)

@@ -8,8 +8,8 @@ before. So a death anywhere is before the change or after it; so is a KeyboardIn
 
     died while the pairs are written        the count is 0: as if it had never begun
     after the count                         the next one applies all pairs
-    amid the values                         the same; pairs hold values and no differences
-    in the midst of that again              the same, once more
+    between two of the values               the same; pairs hold values and no differences
+    during that again                       the same, once more
     after the last value                    the same, to no effect
     after the count is 0                    it is done
 """

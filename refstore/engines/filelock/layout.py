@@ -1,4 +1,4 @@
-"""The file of the filelock engine: every byte of it, and how it is made and looked over.
+"""The file of the filelock engine: every byte of it, and how it is made and checked.
 
 All numbers are 64-bit words in the machine's order. Offsets in words, sizes by geometry:
 
@@ -11,13 +11,13 @@ All numbers are 64-bit words in the machine's order. Offsets in words, sizes by 
     ---      committed when the file is made; from here on as it is reached, by whole pages
     ...      slots                max_objects times SLOT_WORDS
     ...      labels               max_objects times LABEL_NBYTES: name, then the array's description
-    ...      pins                 ROWS times max_objects cells of 32 bits; written by their row only
+    ...      pins                 ROWS times max_objects cells of 32 bits: pins[row][slot]
     ...      tags                 2 words for each unit: boundary tags and links of free extents
     ...      data                 units of 64 bytes; the payload
 
-Nouns. *Unit*: 64 bytes of data. *Extent*: neighbouring units, free or one object's block. *Slot*:
-an object's entry, which says where its block lies. *Row*: a process's entry. *Cell*: how many pins
-one row has on one slot. *Label*: what a slot has to say in bytes.
+Words. *Unit*: 64 bytes of data. *Extent*: neighbouring units, free or one object's block. *Slot*:
+an object's entry, which says where its block lies. *Row*: a process's place in the process table.
+*Cell*: how many pins one row has on one slot. *Label*: what a slot has to say in bytes.
 
 All that moves is read and written under the change lock of the store only, but for the payload and
 the label of a slot that is being written, which belong to its writer, and the block and the label
@@ -30,7 +30,7 @@ of a slot that is pinned, which nobody changes. Each field says by whom it is wr
     row      the row's process, at once
     nobody   reserved: 0
 
-Labels are written by the slot's maker, cells of pins and all other words by `lock`.
+Labels are written by the slot's maker, at once; cells of pins and all other words by `lock`.
 
 Equations over these fields. Each holds whenever nobody has the lock and the journal is empty;
 check() looks at each, and begins what it says of it with its name:
@@ -82,7 +82,7 @@ CHUNK: Final = 1 << 16  # bytes that are committed together; the data begin at a
 FIXED_WORDS: Final = 16
 HOME: Final = 12  # where the file was when its locks were first used; by: first
 INODE: Final = 13  # its own, to tell a copy from the same file elsewhere; by: first
-BOOT: Final = 14  # of the boot that last looked the file over, 0 if not known; by: first
+BOOT: Final = 14  # of the boot after which it was last checked, 0 if not known; by: first
 
 COUNT: Final = 64  # pairs in the journal that are yet to be applied; by: taker
 HOLDER: Final = 65  # pid of who has the lock; by: taker
@@ -253,7 +253,7 @@ def locks_of(path: str, uuid: bytes) -> str:
     return f"{path}.{uuid.hex()[:8]}.locks"
 
 
-# --- a file that is made, and one that is looked over
+# --- a file that is made, and one that is checked
 
 
 def new_header(path: str, capacity: int, max_objects: int, temporary: bool) -> Header:
@@ -293,7 +293,7 @@ def first_words(header: Header) -> dict[int, int]:
 
 
 def engine_of(head: bytes) -> int | None:
-    """The engine that a file belongs to, from its first bytes; None if it is no store."""
+    """The engine that a file belongs to, from its first bytes; None if it is not a store."""
     if len(head) < 16:
         return None
     magic, _, engine = struct.unpack_from("=QII", head)

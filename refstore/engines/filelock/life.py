@@ -1,6 +1,6 @@
-"""One process's life. Python may run amid any call: handlers of signals, finalizers, `__reduce__`.
+"""One process's life. Python may run in any call: handlers of signals, finalizers, `__reduce__`.
 
-What runs there may fork, and then two processes go on in the midst of one call. It is the parent's
+What runs there may fork, and then two processes go on in the middle of one call. It is the parent's
 to end. The child finds that its life is another one, and may not write, publish, give back or free
 anything for that call: it gets a `RefstoreError`.
 """
@@ -27,7 +27,7 @@ class Life:
         return self is _here and self.pid == os.getpid()
 
     def require_ours(self, path: str) -> None:
-        """RefstoreError in a child that was forked amid a call on the store at `path`."""
+        """RefstoreError in a child that was forked during a call on the store at `path`."""
         if not self.is_ours():
             raise RefstoreError(_messages.forked_amid(path))
 
@@ -43,7 +43,7 @@ def here() -> Life:
 
 
 def is_from_here(error: BaseException) -> bool:
-    """Whether this package or filelock raised it, and not a signal handler that came amid them."""
+    """Whether this package or filelock raised it, and not a signal handler that came meanwhile."""
     trace = error.__traceback__
     if trace is None:
         return True

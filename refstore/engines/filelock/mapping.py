@@ -80,7 +80,7 @@ _others: list[io.FileIO] = []
 
 
 def _again(fd: int) -> io.FileIO:
-    """Another descriptor of the same file, in one step that no signal handler comes amid."""
+    """Another descriptor of the same file, in one step that no signal handler interrupts."""
     return next(map(io.FileIO, map(os.dup, (fd,)), ("rb+",)))
 
 
@@ -126,7 +126,7 @@ class Mapping:
         self._near: set[int] = set()  # chunks that are committed, for as long as nobody trims
         self._near_pages: set[int] = set()  # the same, of what is reached page by page
         self._trims = -1
-        # By id: what is being filled. No collection of weak references: a signal that comes amid a
+        # By id: what is being filled. No collection of weak references: a signal that comes in a
         # copy would be lost in its callback.
         self.targets: dict[int, weakref.ref[Target]] = {}
         self._scrap: mmap.mmap | None = None  # see `remove`
@@ -199,7 +199,7 @@ class Mapping:
 
     def remove(self, start: int, end: int, life: Life) -> None:
         """Gives whole pages back to the system. OSError where that cannot be."""
-        # by a mapping of its own, which a child that is forked amid this finds closed
+        # by a mapping of its own, which a child that is forked meanwhile finds closed
         at, access = start, mmap.ACCESS_WRITE
         scrap = mmap.mmap(self.descriptor(), end - start, access=access, offset=at, **UNTRACKED)
         self._scrap = scrap

@@ -35,7 +35,7 @@ def find(c: Change, utf8: bytes) -> int | None:
 
 
 def chain(c: Change, bucket: int) -> Iterator[int]:
-    """The slots of a chain. One that leads to what is no object, or back, is damaged."""
+    """The slots of a chain. One that leads to what is not an object, or back, is damaged."""
     file, used = c.file, c[SLOTS_USED]
     link, steps, seen = c[bucket], 0, 0
     while link:

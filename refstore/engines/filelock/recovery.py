@@ -38,7 +38,7 @@ class Report:
         self.pids: list[int] = []
 
     def take(self) -> tuple[int, tuple[int, ...], int, int, int, int, int]:
-        """The fields of Recovery, in its order; counting begins anew."""
+        """The fields of Recovery, in its order; counting begins again."""
         told = (
             self.processes,
             tuple(self.pids),
@@ -75,7 +75,7 @@ def clear_row(c: Change, row: int, report: Report, *, keeps: bool = False) -> No
     """Drops the pins of a process that is gone, and what it was writing. `keeps`: but not what it
     keeps for children.
 
-    Many small changes, each of which leaves a sound store: whoever dies amid them is followed by
+    Many small changes, each of which leaves a sound store: whoever dies between them is followed by
     another one who goes on. Pins first, so that none of its own keeps what it was writing.
     """
     for slot in pinned_slots(c, row):

@@ -97,7 +97,7 @@ class StoreLock:
         self.mode = mode  # of lock files
         self.pid = os.getpid()
         self.report = Report()
-        self.has_gone = False  # at exit, with the locks: deferred work would make them anew
+        self.has_gone = False  # at exit, with the locks: deferred work would make them again
         self._deferred: deque[Deferred] = deque()
         self._blocked_at: int | None = None  # LOCK_COUNT when the lock was last found taken
         self.new_locks()
@@ -122,7 +122,7 @@ class StoreLock:
         """`operation(change, *args)` while nobody else changes the store.
 
         `what` waits, as in "a put of 5 bytes", in a call that began in `life`. Errors:
-        StoreBusyError, OSError, RefstoreError in a child that is forked amid the call, and what the
+        StoreBusyError, OSError, RefstoreError in a child that is forked in the call, and what the
         operation raises.
         """
         life = life or here()
@@ -230,7 +230,7 @@ class StoreLock:
         self.lock.acquire(timeout=timeout, poll_interval=POLL)
 
     def _renew_lock(self) -> None:
-        # A signal handler that raises amid filelock can leave a lock of this thread's within the
+        # A signal handler that raises inside filelock can leave a lock of this thread's within the
         # FileLock, at which other threads would wait in vain.
         with contextlib.suppress(Exception):
             self.lock.release(force=True)
@@ -340,7 +340,7 @@ class StoreLock:
                 raise
             if isinstance(error, RefstoreError):
                 deferred.tries = TRIES
-            deferred.change.finish()  # it may have been raised by a signal handler amid the commit
+            deferred.change.finish()  # it may have been raised by a signal handler in the commit
             if isinstance(error, Exception):
                 if not deferred.change.commits:
                     deferred.tries += 1

@@ -1,7 +1,7 @@
 # Free runs of pages, in bins by length: each has tags at both ends, by which a freed extent finds
 # its neighbours, and stands in the list of its bin. Beside them one bit a page says whether the
 # page is used. Nothing is given away unless all of these agree, so that no wrong bit in one of them
-# is enough: what disagrees is BROKEN, and made anew from the slots by who finds it so. All of it is
+# is enough: what disagrees is BROKEN, and rebuilt from the slots by who finds it so. All of it is
 # read and written under the space lock.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

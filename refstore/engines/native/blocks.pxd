@@ -1,6 +1,7 @@
-# Room for one object: a slot with a block. Small blocks come from runs, lock-free; large ones are
-# whole pages. A process keeps cutting from the run it last found, so two processes share neither
-# slots nor words.
+# Room for one object: a slot with a block. Small blocks come from runs, without a lock unless a new
+# run must be cut. Large ones are whole pages, under the space lock, unless an extent that this
+# process freed lately has the right size. A process keeps taking blocks of the run it last found,
+# so that two processes share neither slots nor words.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -259,7 +260,7 @@ cdef inline int64_t stock(View *v, int size_class, uint64_t r, uint32_t *held,
 
 
 cdef inline int make_blocks(View *v, int size_class, uint64_t *slot) noexcept nogil:
-    # Stocks FREE slots with blocks of the class; the first one is claimed for the caller.
+    # Gives blocks of the class to FREE slots; the first one is claimed for the caller.
     cdef:
         uint32_t[RUN_BLOCKS] held
         uint64_t n = 0, want = run_blocks(v, size_class)

@@ -1,5 +1,5 @@
 # Retries an operation that another process blocks: recovers the blocker if it is dead, else waits
-# for it without the GIL. So the operation has nothing in hand by then: it begins anew.
+# for it without the GIL. So the operation has nothing in hand by then: it begins again.
 
 from libc.stdint cimport uint64_t
 

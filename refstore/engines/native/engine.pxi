@@ -33,7 +33,7 @@ from refstore._arguments import checked_size, require_bytes_or_shape
 from refstore._errors import RefstoreError
 
 cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
-    # `name`: what a key that is no ref says.
+    # `name`: what a key that is not a ref says.
     if type(key) is not ObjectRef:
         return remove_named(v, name)
     if (<ObjectRef>key).tag == v.tag:
@@ -347,7 +347,7 @@ cdef inline int put_any(Attachment att, Draft *draft, object obj) except -1:
 
 
 cdef inline tuple take_recovery_report(View *v):
-    # the fields of Recovery, in its order; counting begins anew
+    # the fields of Recovery, in its order; counting begins again
     cdef Recovered back = v.recovered
     cdef uint64_t k, first = back.known - min(back.known, <uint64_t>PIDS_KEPT)
     memset(&v.recovered, 0, sizeof(v.recovered))

@@ -9,15 +9,19 @@
 # whether the fork came to be.
 #
 # The hooks take the GIL, so that no other thread pins or unpins until the fork is done. A thread of
-# C code that has no Python thread state does not: whoever keeps the GIL may be waiting for its end.
-# It counts itself in `unseen_forks`, and no more; whoever next lets go of a view or a Writer, with
-# the GIL, sees the count first, and marks all that is pinned by then. That is enough. What the
-# child may use is what its thread had before it called fork; of that nothing was let go before the
-# call; and who lets go after the call has learnt that it is through, hence sees the count. Who does
-# so amid the call, in no order with it, takes a view from the thread in the parent as well. And it
-# is no less than can be: a thread that has a thread state has to take the GIL anyway before it can
-# end or return to Python, so whoever keeps the GIL and waits for that waits for ever, with a fork
-# or without.
+# C code that has no Python thread state does not take it: whoever keeps the GIL may be waiting for
+# the end of that thread. It only counts itself in `unseen_forks`. Whoever next releases a view or a
+# Writer, with the GIL, sees the count first and marks all that is pinned by then. This is enough:
+#
+#   1. The child may use only what its thread could use before it called fork.
+#   2. None of that was released before the call.
+#   3. Who releases it after the call knows that the call has returned, hence sees the count.
+#   4. Who releases it during the call, in no order with it, takes the view away from the thread in
+#      the parent as well, which is that program's fault, fork or not.
+#
+# A thread that has a thread state must take the GIL anyway before it can end or return to Python:
+# whoever keeps the GIL and waits for that waits for ever, with a fork or without. So for such a
+# thread the hooks may take it.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy

@@ -80,7 +80,7 @@ cdef void after_fork_in_parent() noexcept nogil:
             v = v.next
         end_fork_of_writers(first_writer, False)
     if is_to_warn and Py_IsInitialized():
-        # amid a fork no Python can run; the main thread says it when it gets to it
+        # during a fork no Python can run; the main thread says it when it gets to it
         Py_AddPendingCall(warn_of_children, NULL)
     if is_stranger():
         return

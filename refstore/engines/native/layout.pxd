@@ -17,18 +17,16 @@
 #   used bits   1 bit a page   which pages belong to a run or a slot
 #   data        4 KiB pages    the payloads; `capacity` counts these and nothing else
 #
-# File: one inode, mapped whole by each process. Slot: an object's address; its number and
-# generation are the object's ref. Block: the bytes of one object. Run: pages cut into up to 64
-# blocks of one class. Extent: whole pages that belong to one slot. Stocked slot: a FREE slot that
-# still owns a block or an extent, ready for the next object. Bare slot: a FREE slot that owns
-# nothing. Row: a process's place in the table. Pin: one process's claim that a block stays.
+# docs/glossary.md defines the words. In short: a slot is the record of an object, and its number
+# and generation are the object's ref; a block is the bytes of an object, in a run or an extent of
+# its own; a row is a process's place in the process table.
 #
 # Numbers are in the machine's byte order, since a file never leaves the machine that made it.
 # Everything is an offset or an index, never a pointer. Tables are committed (fallocate) before
 # they are touched: the fixed ones when the file is made, the others as they grow.
 #
 # Truths and hints. A wrong hint costs time: it is never enough for giving anything away, since
-# another field has to agree, and what disagrees is made anew from the slots. A wrong truth is
+# another field has to agree, and what disagrees is rebuilt from the slots. A wrong truth is
 # damage: each number is bounded where it is read, what contradicts itself is a
 # StoreCorruptedError, and check() reports what can be seen. A truth has one writer at a time, and
 # nothing that it could be rebuilt from.
@@ -37,15 +35,15 @@
 #           count) and `slots_used` (how far the table goes)
 #           pool: `lock`, `map_committed`, `runs_used`
 #           rows: `state`; name locks: `lock`
-#           slots: every field but `last_use`. The word says what becomes of the object, `extent`,
+#           slots: every field but `last_use`. The word says whether the object lives, `extent`,
 #           or `run` and `block`, which pages are its own; `mask` says which rows may pin it
 #           runs: `live`, `committed`, `first`, `pages`, `blocks`, of which `twin` is a second copy
 #           pins, labels, and the bits of memory that is there: pins_ready (also whose pins count),
 #           labels_ready, index_ready, data_ready
-#   hints   bits of bare and stocked slots, of runs by class and of dead runs, their summaries, and
-#           a run's `free`: the slot's word decides, and the slot's own `run` and `block`
-#           a run's `slots` and `unowned`: a block that no slot owns is one in both; else the slot
-#           decides
+#   hints   bits of empty slots and of spare extents, of runs by class and of dead runs, their
+#           summaries, and a run's `free`: the slot's word decides, and the slot's own `run` and
+#           `block`
+#           a run's `slots` and `unowned`: an unowned block is one in both; else the slot decides
 #           pool: `top`, `bin_bits`, `bin_head`; page map; used bits: pages are free if their tags
 #           and links say so and no used bit denies it
 #           pool: `orphans`, `class_pages`, `release_next`: how large, where to begin
@@ -57,20 +55,31 @@
 #   63                                16 15   12 11         0
 #   | generation 48                     | state 4 | row 12  |
 #
-#   from        to           operation   primitive             if the process dies here
-#   FREE        WRITING      claim       CAS acq_rel           recovery: -> CONDEMNED, and reaped
-#   FREE        HELD         take space  CAS acq_rel           recovery: -> FREE, same gen
-#   HELD        FREE         give back   store release (own)   -
-#   HELD        WRITING      take space  store release (own)   recovery: -> CONDEMNED, and reaped
-#   WRITING     SEALED       seal        store release (own)   it is whole and lives on
-#   WRITING     PUBLISHING   publish     store release (own)   recovery: the index decides
-#   PUBLISHING  SEALED       publish     CAS acq_rel           it is whole and lives on
-#   PUBLISHING  CONDEMNED    give up     CAS seq_cst           as the next
-#   WRITING     CONDEMNED    abort, with views alive: store seq_cst (own)
-#   SEALED      CONDEMNED    delete      CAS seq_cst           the next unpin or sweep reaps it
-#   CONDEMNED   RECLAIMING   reap        CAS seq_cst           recovery: -> FREE(gen+1)
-#   RECLAIMING  FREE(gen+1)  reap        store release (own)   the hint bit is set by a sweep
-#   RECLAIMING  RETIRED      reap at the last generation       for ever; its pages come back
+# All changes of it, and the effect if the process dies right after:
+#
+#   from        to           operation   primitive       if the process dies here
+#   FREE        WRITING      claim       CAS acq_rel     recovery: -> CONDEMNED, and reaped
+#   FREE        HELD         take space  CAS acq_rel     recovery: -> FREE
+#   HELD        WRITING      take space  store release   recovery: -> CONDEMNED, and reaped
+#   HELD        FREE         unclaim     store release   a sweep sets the hint bit
+#   WRITING     FREE         unclaim     store release   a sweep sets the hint bit
+#   WRITING     FREE(gen+1)  give up     store release   a sweep sets the hint bit
+#   WRITING     RETIRED      give up     store release   a sweep sets the hint bit of its space
+#   WRITING     SEALED       seal        store release   it is whole and lives on
+#   WRITING     PUBLISHING   publish     store release   recovery: the index decides
+#   WRITING     CONDEMNED    abort       store seq_cst   the last unpin or a sweep reaps it
+#   WRITING     CONDEMNED    recovery    CAS seq_cst     the last unpin or a sweep reaps it
+#   PUBLISHING  SEALED       publish     CAS seq_cst     it is whole and lives on
+#   PUBLISHING  CONDEMNED    give up     CAS seq_cst     the last unpin or a sweep reaps it
+#   SEALED      CONDEMNED    delete      CAS seq_cst     the last unpin or a sweep reaps it
+#   CONDEMNED   RECLAIMING   reap        CAS seq_cst     recovery: -> FREE(gen+1)
+#   RECLAIMING  FREE(gen+1)  reap        store release   a sweep sets the hint bit
+#   RECLAIMING  RETIRED      reap        store release   a sweep sets the hint bit of its space
+#
+# The generation stays but where (gen+1) says so. RETIRED, for ever, follows the last generation.
+# Plain stores are by the owner, or by who recovers it: nobody else changes the word meanwhile.
+# Recovery makes the changes of unclaim, publish, give up and reap for a dead owner as well. Delete
+# takes a PUBLISHING slot too if it holds the lock of its name, so that the word must be wrong.
 #
 # The row is the owner in WRITING, PUBLISHING, RECLAIMING and HELD, and 0 otherwise.
 
@@ -109,7 +118,7 @@ cdef enum:
     MAX_ROWS = 1024
     LIVE_WORDS = 16             # MAX_ROWS bits
     LOCK_CREATOR = MAX_ROWS     # byte locked for as long as a temporary store's creator lives
-    LOCK_BOOT = MAX_ROWS + 1    # byte locked while a file from before a reboot is looked over
+    LOCK_BOOT = MAX_ROWS + 1    # byte locked while a file from before a reboot is checked
     COUNTERS = 5
 
     CLASSES = 56                # 64 B steps up to 512 B, then 8 classes per doubling
@@ -175,7 +184,7 @@ cdef enum Error:
 # Each field says by whom it is written; `+`: by who is both at once, `,`: by either.
 #
 #   maker    who makes the file, before others see it
-#   boot     who looks the file over after a boot, holding LOCK_BOOT
+#   boot     who checks the file after a boot, holding LOCK_BOOT
 #   grower   anyone who has committed what it covers, by a CAS that raises it
 #   anyone   anyone, by one atomic operation
 #   row      who holds the kernel lock of the row: its process, or who recovers a dead one's
@@ -185,7 +194,7 @@ cdef enum Error:
 #   owner    whose row the slot's word names; for RETIRED slots nobody, so that `space` alone does
 #   nobody   reserved: 0
 #
-# What is no struct: `pins[row][slot]` is written by `row`, all bitmaps by `anyone`, used bits by
+# What is not a struct: `pins[row][slot]` is written by `row`, all bitmaps by `anyone`, used bits by
 # `space`.
 
 cdef struct Header:
@@ -198,7 +207,7 @@ cdef struct Header:
     uint64_t tag                # 48 bits, in every ref of this store; by: maker
     uint64_t seed[2]            # keys the name hash; by: maker
     uint8_t uuid[16]            # tells a store from a later one of its name; by: maker
-    char boot_id[40]            # of the boot that last looked the file over; by: maker, boot
+    char boot_id[40]            # of the boot after which it was last checked; by: maker, boot
     uint32_t flags              # FLAG_TEMPORARY or 0; by: maker
     uint32_t evict              # reserved: which objects make room for others; by: nobody
     uint64_t _pad0[16]
@@ -216,7 +225,7 @@ cdef struct Pool:
     uint64_t _pad0[7]
     uint64_t top                # pages from here on were never used and are in no bin; by: space
     uint64_t map_committed      # page map entries below this are committed; by: grower
-    uint64_t orphans            # blocks of live runs that no slot owns; by: space
+    uint64_t orphans            # unowned blocks of live runs; by: space
     uint64_t runs_used          # run records below this are committed; by: grower
     uint64_t bin_bits[BIN_WORDS]  # bit = bin with a list; by: space
     uint64_t class_pages[CLASSES]  # pages in runs of the class: how large the next is; by: space
@@ -290,7 +299,7 @@ cdef struct PageTag:
     uint32_t next               # in the bin: first page + 1, or 0; by: space
     uint32_t prev               # the same, the other way; by: space
 
-# Equations over these fields. Each holds as long as nobody is amid a change and no dead process
+# Equations over these fields. Each holds as long as no change is under way and no dead process
 # waits to be recovered; check() looks at each, and begins what it says of it with its name.
 #
 #   header        capacity, max_objects and tag are what they were when this process attached
@@ -305,7 +314,7 @@ cdef struct PageTag:
 #   data_ready    the bit of a chunk is set if bytes of an object lie in it
 #   state         each slot's state is one of SlotState
 #   owner         the word of a slot in WRITING, PUBLISHING, RECLAIMING or HELD names a live row,
-#                 and that of any other none; who is amid no call has none in RECLAIMING or HELD
+#                 and that of any other none; outside of a call it has none in RECLAIMING or HELD
 #   kind          is one of Kind
 #   size          nbytes + spill_nbytes <= the bytes of the slot's block
 #   offset        is where the block lies: at its extent, or in its run

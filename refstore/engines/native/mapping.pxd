@@ -1,4 +1,4 @@
-# The file itself: made complete or not at all, looked over before a number in it is believed,
+# The file itself: made complete or not at all, checked before a number in it is believed,
 # mapped twice.
 
 from libc.errno cimport ENOMEM, ENOSPC, errno

@@ -248,7 +248,7 @@ cdef inline int look_after_reboot(View *v, str path) except -1:
 
 
 cdef inline object is_creator_locked(int fd):
-    # None if the file is no temporary store of ours
+    # None if the file is not a temporary store of ours
     import os
     cdef bytes head = os.pread(fd, sizeof(Header), 0)
     cdef Header *h = <Header*>PyBytes_AS_STRING(head)

@@ -1,9 +1,10 @@
-# Whole pages: who has them, and the one lock under which they change hands. What bins.pxd keeps of
-# them is a hint: when the lock's holder has died, the next one makes it anew from the slots, and so
-# does a holder who finds that it contradicts itself.
+# Allocation of whole pages, under the space lock. The map of free pages in bins.pxd is a hint: who
+# takes the lock over from a dead process rebuilds it from the slots, and so does a holder who finds
+# that it contradicts itself.
 #
-# Under the lock: no system call, no fault (the tags are committed first), no copy. It is never
-# taken by get, release, or the small path.
+# Under the lock: no system call, no fault (the tags are committed first), no copy. A get, a release
+# and a delete never take it. The put of a small object takes it only if its class has no free
+# block, so that a run must be cut, or if there is no empty slot.
 
 from libc.stdint cimport int64_t, uint64_t
 

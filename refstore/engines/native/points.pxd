@@ -1,4 +1,4 @@
-# Where Python may run in the midst of an operation: a signal handler, a finalizer, a method of what
+# Where Python may run during an operation: a signal handler, a finalizer, a method of what
 # is stored, another thread while the GIL is given up. It may raise, end the process, use this very
 # store or close it, and it may fork: a child that comes back from there would go on with what its
 # parent is at, in a slot that is the parent's.
@@ -63,7 +63,7 @@ cdef inline int python_ran(View *v, uint64_t life, const char *where) except -1:
 
 
 cdef inline int look_for_signals(View *v, uint64_t life, const char *where) except -1:
-    # Before a point of no return, and amid what takes long: what a handler raises comes through
+    # Before a point of no return, and during what takes long: what a handler raises comes through
     # here.
     PyErr_CheckSignals()
     return python_ran(v, life, where)

@@ -1,4 +1,4 @@
-# The map of pages made anew, from the slots: by who holds the space lock and finds that the map
+# The map of pages rebuilt from the slots: by who holds the space lock and finds that the map
 # contradicts itself, and by who recovers a holder that died.
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -135,7 +135,7 @@ cdef inline uint64_t use_all(View *v) noexcept nogil:
 
 
 cdef inline void restore_hints(View *v) noexcept nogil:
-    # Who takes a hint while its run's record is made anew does not find the slot, and drops it.
+    # Who takes a hint while its run's record is rebuilt does not find the slot, and drops it.
     cdef uint64_t i, state
     for i in range(slots_used(v)):
         state = word_state(load_acquire(&v.slots[i].word))               # [free]

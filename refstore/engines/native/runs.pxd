@@ -1,10 +1,10 @@
-# What allocation falls back on when slots or pages are short: bare slots, and empty runs whose
+# What allocation falls back on when slots or pages are short: empty slots, and empty runs whose
 # pages and slots serve others from now on.
 #
-# A run is pages cut into up to 64 blocks of one class, each stocked in a FREE slot of its own, with
-# one bit per block that says "probably free". A class owns nothing for good: a run whose slots are
-# all FREE is dissolved when its pages or its slots are needed, and when slots are short a FREE slot
-# leaves its block behind as an orphan.
+# A run is pages cut into up to 64 blocks of one class, each owned by a slot of its own, with one
+# bit per block that says "probably free". A class owns nothing for good: a run whose slots are all
+# FREE is dissolved when its pages or its slots are needed, and when slots are short a FREE slot
+# leaves its spare block behind, unowned.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -30,7 +30,7 @@ cdef enum:
     RUNS_PER_STEP = 64
 
 
-# Bare slots
+# Empty slots
 
 cdef inline void hint_range(uint64_t *words, uint64_t n_words, uint64_t first,
                             uint64_t end) noexcept nogil:
@@ -88,7 +88,7 @@ cdef inline uint64_t held_elsewhere(View *v) noexcept nogil:
     return 0
 
 
-# Under the pool lock: space changes hands
+# Under the space lock: space changes hands
 
 cdef inline bint reclaim_free_extents(View *v) noexcept nogil:
     # Extents of deleted objects go from their FREE slots back to the page map. True if there were
@@ -205,7 +205,7 @@ cdef inline void release_some_runs(View *v) noexcept nogil:
 
 
 cdef inline bint detach_blocks(View *v) noexcept nogil:
-    # Slots are short: FREE ones leave their blocks, which stay with their runs as orphans.
+    # Slots are short: FREE ones leave their blocks, which stay with their runs, unowned.
     cdef:
         uint64_t r, j, i, bits
         uint64_t stolen = 0

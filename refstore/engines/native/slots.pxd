@@ -36,7 +36,7 @@ cdef enum:
     PIN_LIMIT = 0x40000000      # far from where a 32-bit cell would wrap to "no pins"
 
 
-# The word of a slot, as layout.pxd draws it
+# The slot word, as layout.pxd draws it
 
 cdef inline uint64_t make_word(uint64_t generation, uint64_t state, uint64_t row) noexcept nogil:
     return generation << 16 | state << 12 | row
@@ -60,7 +60,7 @@ cdef inline bint is_readable(uint64_t word, uint64_t generation) noexcept nogil:
         word_state(word) == SEALED or word_state(word) == PUBLISHING)
 
 
-# What becomes of it
+# State transitions
 
 cdef inline bint claim(View *v, uint64_t i, uint64_t state) noexcept nogil:
     # Takes a FREE slot for this row; the new state is WRITING or HELD.

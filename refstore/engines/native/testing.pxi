@@ -37,7 +37,7 @@ def _count_passes(size_t address):
 
 
 def _visit_points(visitor):
-    """Debug builds: call `visitor(name)` at each point where Python may run amid an operation;
+    """Debug builds: call `visitor(name)` at each point where Python may run during an operation;
     None: at none."""
     set_visitor(NULL if visitor is None else <void*>visitor)
 

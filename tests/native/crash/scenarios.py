@@ -2,7 +2,7 @@
 
 A scenario is made once, by real processes, and kept as an image. Others who are attached in it are
 rows whose kernel locks the test holds: they are alive as long as it does. In some scenarios they
-die when the process under test has attached, so that it meets what they left amid its work.
+die when the process under test has attached, so that it meets what they left during its work.
 """
 
 from __future__ import annotations

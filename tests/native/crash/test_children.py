@@ -1,4 +1,4 @@
-"""A process is killed amid a change, and a child of it that has no place in the store lives on."""
+"""A process is killed in a change, and a child of it that has no place in the store lives on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""At each point where Python may run amid an operation, it does the worst that it may do."""
+"""At each point where Python may run in an operation, it does the worst that it may do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is sealed while the map of pages is made anew keeps its block; a row is no name.
+"""What is sealed while the map of pages is rebuilt keeps its block; a row is not a name.
 
 A process that gets a dead one's row must not be taken for it.
 """
@@ -89,7 +89,7 @@ def test_a_grandchild_with_a_dead_ones_row_ends_its_call(path: str) -> None:
 
 
 def wait_for(path: str) -> None:
-    """The end of a process that is no child of ours any more, by the file that it leaves."""
+    """The end of a process that is not our child any more, by the file that it leaves."""
     for _ in range(int(helpers.BUSY_TIMEOUT * 1000)):
         if os.path.exists(path) and os.path.getsize(path):
             return

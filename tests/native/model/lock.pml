@@ -1,6 +1,6 @@
 /*
  * The stealable lock: a word in shared memory, 0 or row + 1 of its holder, whose life the kernel's lock
- * on that row's byte tells. It is the pool lock; names' locks differ only in what is repaired.
+ * on that row's byte tells. It is the space lock; names' locks differ only in what is repaired.
  *
  * Modelled. N processes that take the lock, change what it guards in two steps, and let it go, up to K
  * times each over all their lives; R rows, which newcomers use again; CR kills between any two steps,

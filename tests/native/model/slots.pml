@@ -3,7 +3,8 @@
  * others they stand on. In each, `me` is the row that the process acts as, `c` the process, `s` the
  * slot, `g` the generation in the ref, `w` a word that was loaded. A guard with what follows it in one
  * d_step is one access; where the code loads and then compares and swaps, both are here, unless the
- * load decides nothing.
+ * load decides nothing. H1 and so on, here and in the other models: see "The hazards" in
+ * docs/reliability.md.
  */
 
 /* slots.pxd: give_hint */

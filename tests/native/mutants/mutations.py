@@ -1,8 +1,8 @@
 """Known ways to get the core wrong, each one a change of its source that the tests must catch.
 
 A mutation is text that stands once in a file of the core, and what stands there instead. The holes
-are those that were thought of, or fallen into, while the protocol was designed; the numbers are
-those under which they were written down then.
+are those that were thought of, or fallen into, while the protocol was designed; docs/reliability.md
+lists them by their numbers.
 """
 
 from __future__ import annotations
