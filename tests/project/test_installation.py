@@ -105,6 +105,7 @@ def test_a_source_tree_that_is_not_built_says_so(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.timeout(400)  # it builds the core
 def test_a_release_core_is_left_beside_its_sources(tmp_path: Path) -> None:
     """Else Python in a clone would take the package from there, and do without its core."""
     _, compiled = build(tmp_path)

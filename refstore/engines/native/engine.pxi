@@ -126,20 +126,22 @@ cdef class Engine:
         require_no_wait(timeout)
         while True:
             got = self.pin_key(att, key, &found)
-            if got == 0:
+            if got >= 0:
                 break
             if not may_retry(&att.view, &got, &since):
                 recover_blocker_of(&att.view, got)
                 raise get_error(&att.view, got, key, is_foreign(&att.view, key))
         if adopt_pin(buf, att, found.slot, found.generation).order != c'C':
             buf = as_direct(buf)
+        if got > 0:
+            recover_blocker_if_dead(&att.view, got)
         count(&att.view, COUNT_GETS, 1)
         if writable is not False and writable:
             buf.go_private()
         return buf
 
     cdef inline int pin_key(self, Attachment att, object key, Found *found) except? -128:
-        # 0 and a pin, or an error code
+        # 0, or row + 1 as find() says, and a pin; or an error
         cdef Name name
         if type(key) is ObjectRef:
             found.slot = (<ObjectRef>key).slot

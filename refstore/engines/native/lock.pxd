@@ -26,6 +26,11 @@ cdef inline int with_blocker(int error, int64_t reaped) noexcept nogil:
     return blocked_by(error, <uint64_t>reaped - 1) if reaped > 0 else error
 
 
+cdef inline int left_behind(int missed) noexcept nogil:
+    # 0, or the row + 1 that such an error carries: of a call that went on and succeeded.
+    return -missed // BLOCKED_STEP
+
+
 cdef inline int kind_of_error(int error) noexcept nogil:
     return -(-error & (BLOCKED_STEP - 1))
 

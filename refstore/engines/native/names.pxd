@@ -23,7 +23,7 @@ from refstore.engines.native.view cimport (
     View,
 )
 from refstore.engines.native.memory cimport commit_unit
-from refstore.engines.native.lock cimport blocker_of, kind_of_error, lock, unlock, with_blocker
+from refstore.engines.native.lock cimport kind_of_error, left_behind, lock, unlock, with_blocker
 from refstore.engines.native.slots cimport (
     condemn, end_publishing, is_readable, make_word, pin, reap_condemned, unpin, word_generation,
 )
@@ -199,7 +199,7 @@ cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found,
         if got == 0:
             found.cell = &bucket.cells[k]
             found.cell_value = cell
-            return 0
+            return left_behind(missed)
         if kind_of_error(got) != ERR_NOT_FOUND:
             return got
         missed = min(missed, got)       # the one with a blocker
@@ -209,8 +209,9 @@ cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found,
 
 
 cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcept nogil:
-    # 0 and, if it is asked for, a pin; or ERR_NOT_FOUND; with `pins` another error, too. Each new
-    # round means that some writer has got on: so many in our way are none of ours.
+    # 0 and, if it is asked for, a pin; or ERR_NOT_FOUND; with `pins` another error, too. Instead of
+    # 0, row + 1 of who pins a block that a pin undone on the way left behind; an error carries it.
+    # Each new round means that some writer has got on: so many in our way are none of ours.
     cdef:
         int which, got
         int missed = ERR_NOT_FOUND
@@ -228,7 +229,9 @@ cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcep
             if not bucket_is_ready(v, bucket):
                 continue
             got = find_in(v, bucket_at(v, bucket), name, found, pins, &moved)
-            if got == 0 or kind_of_error(got) != ERR_NOT_FOUND:
+            if got >= 0:
+                return max(got, left_behind(missed))
+            if kind_of_error(got) != ERR_NOT_FOUND:
                 return got
             missed = min(missed, got)
     return missed
@@ -328,18 +331,18 @@ cdef inline int publish(View *v, uint64_t i, bint replace) noexcept nogil:
     name.nbytes = label.name_nbytes
     name.hashed = hashed
     found = find(v, &name, &old, True)
-    if found == 0 and not replace:
+    if found >= 0 and not replace:
         got = ERR_EXISTS
-    elif found != 0 and kind_of_error(found) != ERR_NOT_FOUND:
+    elif found < 0 and kind_of_error(found) != ERR_NOT_FOUND:
         got = found
     else:
-        got = publish_locked(v, i, hashed, &old, found == 0)
+        got = publish_locked(v, i, hashed, &old, found >= 0)
     unlock(name_lock_of(v, hashed))
     # what was replaced is freed, if nobody else reads it
-    reaped = unpin(v, old.slot) if found == 0 else <int64_t>blocker_of(found) + 1
+    reaped = max(unpin(v, old.slot), found) if found >= 0 else left_behind(found)
     if got == 0:
         return <int>max(reaped, 0)
-    return with_blocker(got, reaped) if found == 0 else got
+    return with_blocker(got, reaped) if got == ERR_EXISTS else got
 
 
 cdef inline int remove(View *v, uint64_t i, uint64_t generation) noexcept nogil:
@@ -377,11 +380,12 @@ cdef inline int remove_named(View *v, const Name *name) noexcept nogil:
     cdef int got, missed = ERR_NOT_FOUND
     while True:
         got = find(v, name, &found, True)
-        pins = got == 0
+        pins = got >= 0
         if got == ERR_NO_MEMORY or got == ERR_SIGNALS:
             got = find(v, name, &found, False)
-        if got != 0:
+        if got < 0:
             return min(missed, got) if kind_of_error(got) == ERR_NOT_FOUND else got
+        missed = min(missed, with_blocker(ERR_NOT_FOUND, got))
         got = remove(v, found.slot, found.generation)
         if pins:
             reaped = unpin(v, found.slot)
@@ -390,7 +394,7 @@ cdef inline int remove_named(View *v, const Name *name) noexcept nogil:
             elif got == ERR_NOT_FOUND:
                 got = with_blocker(got, reaped)
         if got == 0:
-            return <int>(blocker_of(missed) + 1)
+            return left_behind(missed)
         if kind_of_error(got) != ERR_NOT_FOUND:     # else it was replaced or deleted since
             return got
         missed = min(missed, got)
