@@ -194,7 +194,7 @@ class StoreBusyError(RefstoreError, TimeoutError):
 
 
 class StoreCorruptedError(RefstoreError):
-    """The file is no store, or its contents contradict each other.
+    """The file is not a store, or its contents contradict each other.
 
     Example:
         >>> with open(store.path + ".other", "wb") as file:
