@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from typing import SupportsIndex, cast
+from typing import SupportsFloat, SupportsIndex, cast
 
 from refstore import _messages, _paths
 
@@ -13,11 +13,23 @@ __all__ = [
     "checked_size",
     "require_bytes_or_shape",
     "require_capacity",
+    "require_create",
     "require_max_objects",
+    "require_no_wait",
 ]
 
 MAX_SIZE = 1 << 62  # bytes: larger than any store, and small enough to add to
-OWNERS = 0o600  # permissions that a store's owner must have
+NO_WAIT = 0  # the default of timeouts
+
+
+class _Permissions(int):
+    """Permissions of a file, which signatures show as they are usually written."""
+
+    def __repr__(self) -> str:
+        return f"0o{self:o}"
+
+
+OWNERS = _Permissions(0o600)  # which a store's owner must have
 
 
 def checked_options(
@@ -53,6 +65,29 @@ def _number(what: str, value: object, example: str) -> int:
 
 def _octal(bits: int) -> str:
     return f"{bits}" if bits < 0 else f"0o{bits:o}"
+
+
+def require_create(create: object) -> None:
+    """TypeError unless `create` is one of the three that it can be."""
+    if create is not None and not isinstance(create, bool):
+        raise TypeError(f"create is {create!r}: it is True, False or None")
+
+
+def require_no_wait(timeout: object) -> None:
+    """TypeError or ValueError if `timeout` is not valid; NotImplementedError if it is not 0."""
+    if timeout is NO_WAIT:
+        return
+    if timeout is None:
+        raise _messages.no_waiting()
+    if not hasattr(timeout, "__float__") and not hasattr(timeout, "__index__"):
+        raise TypeError(
+            f"timeout is {timeout!r}: give seconds, or None, not {type(timeout).__name__}"
+        )
+    seconds = float(cast(SupportsFloat, timeout))
+    if not seconds >= 0:
+        raise ValueError(f"timeout is {timeout!r}: it cannot be negative, nor NaN")
+    if seconds:
+        raise _messages.no_waiting()
 
 
 def require_capacity(nbytes: int, limit: int) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Any, Literal
 
+from refstore import _messages
+
 if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Self
@@ -21,6 +23,11 @@ class Block(abc.ABC):
     """Bytes in shared memory that export the buffer protocol."""
 
     __slots__ = ()
+
+    def __new__(cls, *arguments: object, **options: object) -> Self:
+        if cls.__abstractmethods__:
+            raise _messages.no_constructor(cls.__name__)
+        return super().__new__(cls)
 
     if TYPE_CHECKING:
 
@@ -148,27 +155,9 @@ class PinnedBuffer(Block):
             {'weights': [1, 2]}
         """
 
-    @abc.abstractmethod
-    def private_view(self) -> memoryview:
-        """Makes a writable copy-on-write view of the payload, with a pin of its own.
-
-        Returns:
-            A memoryview; what is written to it stays in this process.
-
-        Errors:
-            ValueError: the buffer is closed.
-            MemoryError: no address space is left for the view.
-
-        Example:
-            >>> with store.get(store.put(b"abc")) as buf:
-            ...     view = buf.private_view()
-            ...     view[0] = ord("x")
-            ...     bytes(view), bytes(buf)
-            (b'xbc', b'abc')
-        """
-
     if TYPE_CHECKING:
 
+        def _private_view(self) -> memoryview: ...
         def __array__(
             self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
         ) -> npt.NDArray[Any]: ...
@@ -204,8 +193,8 @@ class Writer(Block):
             The object's ref.
 
         Errors:
-            ObjectExistsError: the name is taken by now, and `replace` was not given. The Writer
-                is closed, and nothing is published.
+            ObjectExistsError: the name was taken meanwhile, and `replace` was not given. The
+                object is discarded, and the Writer is closed.
             StoreFullError: the file system has no memory left for the table of pins.
             ValueError: it is sealed or aborted already, or this is a forked child.
 

@@ -58,7 +58,8 @@ class ObjectCalls:
             ObjectExistsError: the name is taken, and `replace` is False.
             StoreBusyError: a process that is stopped has locked what this needs.
             TypeError, pickle.PicklingError: the object cannot be pickled.
-            TypeError, ValueError: the name cannot be one, or the store is closed.
+            TypeError, ValueError: the name is invalid, or the store is closed.
+            NotImplementedError: a valid timeout that is not 0.
 
         Example:
             >>> ref = store.put(np.arange(4), name="numbers")
@@ -96,6 +97,7 @@ class ObjectCalls:
             StoreBusyError: a process that is stopped has locked what this needs.
             TypeError: both or none of nbytes and shape are given, or the dtype holds objects.
             ValueError: a negative size, a bad name, or the store is closed.
+            NotImplementedError: a valid timeout that is not 0.
 
         Example:
             >>> with store.create(shape=(2, 3), dtype="f4") as writer:
@@ -125,7 +127,9 @@ class ObjectCalls:
             ObjectNotFoundError: it was deleted or never put, or the ref is of another store.
             StoreFullError: the file system has no memory left for the table of pins.
             MemoryError: no address space is left for a private view.
-            TypeError, ValueError: the key can be none, or the store is closed.
+            TypeError, ValueError: the key is neither a ref nor a valid name, or the store is
+                closed.
+            NotImplementedError: a valid timeout that is not 0.
 
         Example:
             >>> ref = store.put(np.arange(4))
@@ -144,7 +148,8 @@ class ObjectCalls:
         Errors:
             ObjectNotFoundError: it was deleted or never put, or the ref is of another store.
             StoreBusyError: a process that is stopped has locked what this needs.
-            TypeError, ValueError: the key can be none, or the store is closed.
+            TypeError, ValueError: the key is neither a ref nor a valid name, or the store is
+                closed.
 
         Example:
             >>> ref = store.put(b"x")
@@ -165,7 +170,8 @@ class ObjectCalls:
 
         Errors:
             ObjectNotFoundError: it was deleted, even if it is still pinned, or never put.
-            TypeError, ValueError: the key can be none, or the store is closed.
+            TypeError, ValueError: the key is neither a ref nor a valid name, or the store is
+                closed.
 
         Example:
             >>> ref = store.put(b"x")
@@ -186,7 +192,7 @@ class ObjectCalls:
 
         Errors:
             ObjectNotFoundError: nothing is published under the name.
-            TypeError, ValueError: the name cannot be one, or the store is closed.
+            TypeError, ValueError: the name is invalid, or the store is closed.
 
         Example:
             >>> store.put(b"x", name="weights") == store.ref("weights")
@@ -250,17 +256,17 @@ class ObjectCalls:
         return self._base().__iter__()
 
     def __getitem__(self, name: str) -> PinnedBuffer:
-        return self.get(_require_item_name(name))
+        return self.get(_require_no_ref(name))
 
     def __setitem__(self, name: str, obj: object) -> None:
-        self.put(obj, name=_require_item_name(name), replace=True)
+        self.put(obj, name=require_text(_require_no_ref(name)), replace=True)
 
     def __delitem__(self, name: str) -> None:
-        self.delete(_require_item_name(name))
+        self.delete(_require_no_ref(name))
 
 
-def _require_item_name(name: object) -> str:
-    """`name`, if it can stand in `store[name]`; TypeError otherwise."""
+def _require_no_ref(name: str) -> str:
+    """`name`, unless it is a ref, which `store[...]` does not take: TypeError."""
     if isinstance(name, ObjectRef):
         raise TypeError("store[...] takes a name: for a ref, use get(ref) and delete(ref)")
-    return require_text(name)
+    return name

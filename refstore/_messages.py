@@ -26,7 +26,7 @@ from refstore._errors import (
     TopHolder,
 )
 from refstore._header import is_store
-from refstore._paths import of_chosen
+from refstore._paths import of_chosen, store_folder
 
 if TYPE_CHECKING:
     from refstore._refs import ObjectRef
@@ -36,10 +36,12 @@ NAMED = 4  # holders that a message names
 
 def command() -> str:
     """The command-line program, as it can be typed here."""
-    is_module = os.path.abspath(sys.argv[0]) == os.path.join(
-        os.path.dirname(__file__), "__main__.py"
-    )
-    return "python -m refstore" if is_module or shutil.which("refstore") is None else "refstore"
+    script, found = sys.argv[0], shutil.which("refstore")
+    if os.path.basename(script) == "refstore" and os.path.isfile(script):
+        is_found = found is not None and os.path.samefile(found, script)
+        return "refstore" if is_found else shlex.quote(script)
+    is_module = os.path.abspath(script) == os.path.join(os.path.dirname(__file__), "__main__.py")
+    return "python -m refstore" if is_module or found is None else "refstore"
 
 
 class Room(NamedTuple):
@@ -80,7 +82,7 @@ def busy_for_children(path: str, pid: int, what: str) -> StoreBusyError:
     return StoreBusyError(
         f"{what} waits for process {pid}: it has ended in the middle of a change to store "
         f"{path!r}, and a child of it that has no place in the store keeps what it had locked: let "
-        f"that child end (`fuser {shlex.quote(path)}` names who has the file open)",
+        f"that child end (`fuser {shlex.quote(path)}` lists the processes that have the file open)",
         pid=pid,
     )
 
@@ -111,7 +113,7 @@ def no_slot(max_objects: int) -> str:
     return f"all {max_objects} {_OF_MAX_OBJECTS}"
 
 
-_OF_MAX_OBJECTS = "objects of max_objects are there"
+_OF_MAX_OBJECTS = "object slots (max_objects) are in use"
 NO_MEMORY = "the system gave no memory"
 NO_EXTENT = "no free extent is large enough"
 OVER_CAPACITY = "it is more than the capacity"
@@ -163,7 +165,17 @@ def _what_comes_back(room: Room) -> str:
 
 def exists(path: str, name: str) -> ObjectExistsError:
     return ObjectExistsError(
-        f"store {path!r} has an object named {name!r}: delete it, or put with replace=True",
+        f"store {path!r} has an object named {name!r}: delete it, or give replace=True or another "
+        "name",
+        key=name,
+    )
+
+
+def taken_meanwhile(path: str, name: str) -> ObjectExistsError:
+    """The same at the seal of a Writer."""
+    return ObjectExistsError(
+        f"store {path!r} has an object named {name!r} by now, so what the Writer held is discarded:"
+        " write it again with create(replace=True), or under another name",
         key=name,
     )
 
@@ -241,7 +253,7 @@ def no_pickle(noun: str) -> TypeError:
 
 
 def no_array() -> TypeError:
-    return TypeError("this is a pickled object and no array: take its `value`")
+    return TypeError("this is a pickled object, not an array: take its `value`")
 
 
 def no_format(dtype: object) -> BufferError:
@@ -263,6 +275,14 @@ def no_dlpack(why: BufferError) -> BufferError:
 
 
 # --- of arguments
+
+
+def wrong_ref_type(raw: object) -> TypeError:
+    return TypeError(f"an ObjectRef is made of bytes, not {type(raw).__name__}")
+
+
+def wrong_hex_type(text: object) -> TypeError:
+    return TypeError(f"hex digits are a str, not {type(text).__name__}")
 
 
 def wrong_ref_size(nbytes: int) -> ValueError:
@@ -361,7 +381,7 @@ def of_path(path: str, error: OSError) -> OSError:
 
 
 def of_making(path: str, error: OSError) -> OSError:
-    """The same where a store was to be made, of which the folder is what matters."""
+    """The same where a store was to be made, of which the directory is what matters."""
     folder = os.path.dirname(path)
     if isinstance(error, RefstoreError) or error.errno not in _OF_FOLDERS:
         return of_path(path, error)
@@ -380,11 +400,27 @@ _OF_FOLDERS = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNO
 def _missing(path: str) -> str:
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
-        return f"there is no folder {folder!r} to hold a store: make it, or give another path"
-    return (
-        f"there is no store of this name: `{command()} ls` lists those there are, and Store() "
-        "without create=False makes it"
-    )
+        return f"there is no directory {folder!r} to hold a store: make it, or give another path"
+    return f"{missing(path)}; Store() without create=False makes it"
+
+
+def missing(path: str) -> str:
+    """Says that there is no store, to those who have no use for a new one."""
+    folder, name = os.path.split(path)
+    try:
+        is_listed = folder == store_folder(create=False)
+    except OSError:
+        is_listed = False
+    if not is_listed:
+        return "there is no store at this path"
+    return f"no store named {name!r}; `{command()} ls` lists the existing ones"
+
+
+def gone(path: str, error: FileNotFoundError) -> FileNotFoundError:
+    """The same as `error` about a store that nobody means to make."""
+    if os.path.lexists(path):  # what is missing is something else
+        return error
+    return FileNotFoundError(errno.ENOENT, missing(path), path)
 
 
 def _taken(path: str) -> str:
@@ -393,7 +429,7 @@ def _taken(path: str) -> str:
             "there is a store of this name already: leave create=True out to attach to it, or "
             "give another name"
         )
-    return "something that is no store has this name: give another name"
+    return "something that is not a store has this name: give another name"
 
 
 def _link(path: str) -> str:
@@ -404,7 +440,7 @@ def _link(path: str) -> str:
 
 
 def _forbidden(path: str) -> str:
-    for what, where in (("it", path), ("its folder", os.path.dirname(path))):
+    for what, where in (("it", path), ("its directory", os.path.dirname(path))):
         try:
             found = os.lstat(where)
         except OSError:
@@ -414,7 +450,7 @@ def _forbidden(path: str) -> str:
             f"this process has no permission: {what} belongs to user {found.st_uid} and has mode "
             f"{mode:o}; give another name, or ask that user for access"
         )
-    return "this process has no permission to look into its folder: give another name"
+    return "this process has no permission to look into its directory: give another name"
 
 
 _OF_PATHS: dict[int, Callable[[str], str]] = {
@@ -424,10 +460,10 @@ _OF_PATHS: dict[int, Callable[[str], str]] = {
     errno.EACCES: _forbidden,
     errno.EPERM: _forbidden,
     errno.EISDIR: lambda path: (
-        "a folder has this name: give another name, or the path of a store in that folder"
+        "a directory has this name: give another name, or the path of a store in that directory"
     ),
     errno.ENXIO: lambda path: "a device or a socket has this name: give another name",
-    errno.ENOTDIR: lambda path: "a part of this path is no folder: give another path",
+    errno.ENOTDIR: lambda path: "a part of this path is not a directory: give another path",
     errno.EOPNOTSUPP: lambda path: (
         "its file system lacks what the native engine needs: give a path on tmpfs, ext4 or xfs, or "
         "use backend='filelock'"

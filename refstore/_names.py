@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NAME_LIMIT", "encode_name", "require_text"]
+__all__ = ["NAME_LIMIT", "encode_key", "encode_name", "require_text"]
 
 NAME_LIMIT = 255  # bytes of UTF-8
 
@@ -11,14 +11,11 @@ def require_text(name: object) -> str:
     """`name`, if it is a str; TypeError otherwise."""
     if isinstance(name, str):
         return name
-    what = f"a name is a str, not {type(name).__name__}"
-    if isinstance(name, bytes) and len(name) == 16:
-        raise TypeError(f"{what}: give an ObjectRef or a name; of a ref's bytes, ObjectRef(raw)")
-    raise TypeError(f"{what}: to find an object, give an ObjectRef or a name")
+    raise TypeError(f"a name is a str, not {type(name).__name__}")
 
 
 def encode_name(name: object) -> bytes:
-    """The UTF-8 of an object's name. TypeError or ValueError if it cannot be one."""
+    """The UTF-8 of an object's name. TypeError or ValueError if it is not valid."""
     text = require_text(name)
     try:
         utf8 = str.encode(text)  # as it is, whatever a subclass says
@@ -29,3 +26,14 @@ def encode_name(name: object) -> bytes:
     if not 0 < len(utf8) <= NAME_LIMIT:
         raise ValueError(f"a name has 1 to {NAME_LIMIT} bytes of UTF-8, this one has {len(utf8)}")
     return utf8
+
+
+def encode_key(key: object) -> bytes:
+    """The same of a key that is not a ref; its TypeError says what finds an object."""
+    try:
+        return encode_name(key)
+    except TypeError as error:
+        advice = "to find an object, give an ObjectRef or a name"
+        if isinstance(key, bytes) and len(key) == 16:
+            advice = "give an ObjectRef or a name; of a ref's bytes, ObjectRef(raw)"
+        raise TypeError(f"{error}: {advice}") from None

@@ -79,7 +79,7 @@ def parse_capacity(value: object) -> int:
 
 def _no_size(value: object) -> ValueError:
     return ValueError(
-        f'capacity {value!r} is no size: give bytes as an int, or text like "64MiB" or "1.5 GB"'
+        f'capacity {value!r} is not a size: give bytes as an int, or text like "64MiB" or "1.5 GB"'
     )
 
 
@@ -171,16 +171,16 @@ def _group_limits(root: str, group: str, file: str) -> Iterator[int]:
 
 def check_name(name: str | os.PathLike[str]) -> str:
     """`name` as text, if it can name a store: a plain name, or a path if it has a separator."""
-    text = os.fspath(name)
+    text = os.fspath(name) if isinstance(name, os.PathLike) else name
     if not isinstance(text, str):
-        raise TypeError(f"a store's name is a str, not {type(name).__name__}")
+        raise TypeError(f"a store's name is a str or a path, not {type(name).__name__}")
     if not text:
         raise ValueError("a store's name must not be empty")
     if "\0" in text:
         raise ValueError(f"a store's name must not hold a NUL: {text!r}")
     last = re.split(_SEPARATORS, text)[-1]
     if last in ("", ".", ".."):
-        raise ValueError(f"{text!r} names a folder, not a store")
+        raise ValueError(f"{text!r} names a directory, not a store")
     if _CONTROL.search(last):
         raise ValueError(
             f"a store's name must not hold control characters, nor other ends of lines: {text!r}"
@@ -243,7 +243,7 @@ def of_chosen(folder: str, error: OSError) -> OSError:
         why = "its file system lacks what the native engine needs"
     return OSError(
         error.errno,
-        f"REFSTORE_DIR is {chosen!r}, where no store can be made ({why}): set it to a folder on "
+        f"REFSTORE_DIR is {chosen!r}, where no store can be made ({why}): set it to a directory on "
         "tmpfs or a disk in which you may make files, or leave it unset",
         folder,
     )
@@ -294,8 +294,8 @@ def _check_folder(folder: str, found: os.stat_result, *, chosen: bool) -> None:
     where = f"REFSTORE_DIR is {os.environ['REFSTORE_DIR']!r}, which" if chosen else folder
     if not stat.S_ISDIR(found.st_mode):
         raise PermissionError(
-            f"{where} is not a folder, so stores cannot be kept there;"
-            " set REFSTORE_DIR to another folder, or remove what is there"
+            f"{where} is not a directory, so stores cannot be kept there;"
+            " set REFSTORE_DIR to another directory, or remove what is there"
         )
     uid = _uid()
     if uid is None:  # Windows: the temporary folder is the user's own
@@ -311,7 +311,7 @@ def _check_folder(folder: str, found: os.stat_result, *, chosen: bool) -> None:
     if not owned:
         raise PermissionError(
             f"{where} belongs to user {found.st_uid}, not to you ({uid}), who could replace the"
-            " stores in it; set REFSTORE_DIR to a folder of your own"
+            " stores in it; set REFSTORE_DIR to a directory of your own"
         )
     if not closed:
         raise PermissionError(

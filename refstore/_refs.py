@@ -51,7 +51,7 @@ class _PythonRef:
 
     def __new__(cls, raw: bytes) -> _PythonRef:
         if not isinstance(raw, bytes):
-            raise TypeError(f"an ObjectRef is made of bytes, not {type(raw).__name__}")
+            raise _messages.wrong_ref_type(raw)
         if len(raw) != 16:
             raise _messages.wrong_ref_size(len(raw))
         self = super().__new__(cls)
@@ -81,7 +81,7 @@ class _PythonRef:
             True
         """
         if not isinstance(text, str):
-            raise TypeError(f"hex digits are a str, not {type(text).__name__}")
+            raise _messages.wrong_hex_type(text)
         return _PythonRef(bytes.fromhex(text))
 
     def hex(self) -> str:
@@ -134,7 +134,7 @@ else:
         ObjectRef.__name__ = ObjectRef.__qualname__ = "ObjectRef"
     else:
         ObjectRef = _core.ObjectRef
-        _core.adopt_docs(ObjectRef, _PythonRef)
+        _core.adopt_docs(ObjectRef, _PythonRef, "(raw)")
 
 
 def make_ref(slot: int, generation: int, tag: int) -> ObjectRef:

@@ -8,7 +8,12 @@ import time
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast
 
 from refstore import _header, _messages, _paths
-from refstore._arguments import checked_options, require_max_objects
+from refstore._arguments import (
+    OWNERS,
+    checked_options,
+    require_create,
+    require_max_objects,
+)
 from refstore._calls import ObjectCalls
 from refstore._errors import RefstoreError, StoreVersionError
 from refstore._pickled import named_in_pickles
@@ -50,7 +55,7 @@ class Store(ObjectCalls):
     a context manager that closes it, and pickles as "attach to the same file".
 
     Parameters:
-        name: a plain name, for a file in this user's folder in shared memory, or a path if it
+        name: a plain name, for a file in this user's directory in shared memory, or a path if it
             holds a separator.
         capacity: bytes of payload, as an int or a text such as "64MiB" or "1GB"; a part of the
             machine's memory by default, which costs nothing until it is used.
@@ -68,7 +73,8 @@ class Store(ObjectCalls):
 
     Errors:
         FileExistsError: create=True, and the store is there.
-        FileNotFoundError: create=False, and it is not, or the path has no folder.
+        FileNotFoundError: create=False, and it is not, or the path has no directory.
+        TypeError: an argument is of another type.
         ValueError: a bad argument, or one that differs from the attached file's.
         StoreCorruptedError: the file is not a store, or is damaged.
         StoreVersionError: the file is of another version, build or engine.
@@ -111,9 +117,10 @@ class Store(ObjectCalls):
         create: bool | None = None,
         backend: Literal["auto", "native", "filelock"] = "auto",
         evict: str | None = None,
-        mode: SupportsIndex = 0o600,
+        mode: SupportsIndex = OWNERS,
         foreign: bool = False,
     ) -> None:
+        require_create(create)
         wanted, max_objects, mode = checked_options(capacity, max_objects, evict, mode)
         path = _paths.store_path(name)
         self._require_engine(backend, path)
@@ -148,7 +155,7 @@ class Store(ObjectCalls):
         max_objects: SupportsIndex | None = None,
         backend: Literal["auto", "native", "filelock"] = "auto",
         evict: str | None = None,
-        mode: SupportsIndex = 0o600,
+        mode: SupportsIndex = OWNERS,
     ) -> Self:
         """Creates a store with a fresh name, removed when this process closes it, exits or dies.
 
@@ -161,7 +168,7 @@ class Store(ObjectCalls):
 
         Returns:
             The store. After a crash of this process, the next one that opens a store in that
-            folder removes the file.
+            directory removes the file.
 
         Errors:
             ValueError, TypeError: a bad argument.
@@ -311,7 +318,8 @@ class Store(ObjectCalls):
 
         Errors:
             ObjectNotFoundError: there is no such object, or its last pin is gone.
-            TypeError, ValueError: `ref_or_name` cannot be a key, or the store is closed.
+            TypeError, ValueError: the key is neither a ref nor a valid name, or the store is
+                closed.
 
         Example:
             >>> ref = store.put(b"x", name="weights")
@@ -445,10 +453,13 @@ def _blank(face: type[S], module: interface.Module) -> S:
 def attached(face: type[S], path: str, *, foreign: bool) -> S:
     """The store that is at `path`, whichever engine the environment prefers for new ones.
 
-    Nothing else in its folder is looked at or removed.
+    Nothing else in its directory is looked at or removed.
     """
     store = _blank(face, choice.choose(_header.owner_of(path) or "auto", path))
-    store._attach(path, foreign, None, None)
+    try:
+        store._attach(path, foreign, None, None)
+    except FileNotFoundError as error:
+        raise _messages.gone(path, error) from None
     return store
 
 

@@ -164,6 +164,8 @@ def _remove(path: str) -> None:
     try:
         _require_store(path)
         os.unlink(path)
+    except FileNotFoundError as error:
+        raise _messages.gone(path, error) from None
     except OSError as error:
         raise _messages.of_path(path, error) from None
     collect_temporary(os.path.dirname(path))  # what the filelock engine keeps beside its stores

@@ -76,13 +76,13 @@ def _how_to_get(error: ImportError) -> str:
         python = ".".join(map(str, sys.version_info[:2]))
         return (
             f"this is refstore's source tree, where the core is not built for Python {python}: run "
-            f"`pip install .` in {os.path.dirname(package)}, or start Python in another folder"
+            f"`pip install .` in {os.path.dirname(package)}, or start Python in another directory"
         )
     if not sys.platform.startswith("linux"):
         return "it is for Linux"
     if not isinstance(error, ModuleNotFoundError):  # it is there, and does not load
         return "install refstore again with this Python and this numpy"
-    return "install a wheel of refstore, or a C compiler and refstore again"
+    return "install the wheel for this platform, or a C compiler and refstore again"
 
 
 def _best() -> str:
@@ -107,7 +107,7 @@ def _best_for(path: str) -> str:
 def _warn(why: str) -> None:
     warnings.warn(
         f"{why}; refstore works through file locks there, which is slower "
-        "(backend='filelock' says that this is wanted)",
+        "(pass backend='filelock' to silence this)",
         RefstoreWarning,
         stacklevel=_caller(),
     )

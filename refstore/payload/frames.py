@@ -205,5 +205,5 @@ def _check(i: int, entry: Entry, end: int, total: int) -> None:
 
 def _corrupted(field: str, value: object, why: str) -> StoreCorruptedError:
     return StoreCorruptedError(
-        f"this object is no frame that refstore wrote: its {field} is {value!r}, {why}"
+        f"this object is not a frame that refstore wrote: its {field} is {value!r}, {why}"
     )

@@ -15,6 +15,8 @@ from command import Command
 import refstore
 from refstore import _messages
 
+SOURCES = Path(refstore.__file__).parents[1]
+
 
 @pytest.mark.parametrize("command", ["stat", "holders", "check", "recover", "rm"])
 @pytest.mark.parametrize(
@@ -22,8 +24,8 @@ from refstore import _messages
     [
         ("/etc/passwd", "is not a store"),
         ("/dev/null", "is not a store"),
-        ("/etc", "a folder has this name"),
-        ("/etc/passwd/x", "no folder"),
+        ("/etc", "a directory has this name"),
+        ("/etc/passwd/x", "not a directory"),
         ("/absent/x", "there is no"),
     ],
 )
@@ -87,7 +89,49 @@ def test_commands_are_named_as_they_can_be_typed(
     said = subprocess.run(
         [*as_module, "stat", "absent"], capture_output=True, text=True, check=False
     )
-    assert "`python -m refstore ls` lists" in said.stderr
+    assert "`python -m refstore ls` lists the existing ones" in said.stderr
+    assert "create=" not in said.stderr
     said = subprocess.run([*as_module, "stat"], capture_output=True, text=True, check=False)
     assert "usage: python -m refstore stat" in said.stderr
     (folder / "refstore").unlink()
+
+
+@pytest.mark.parametrize("arguments", [["rm", "nope"], ["stat", "nope"], ["check", "nope"]])
+def test_a_store_that_is_not_there_is_not_to_be_made(
+    run: Command, folder: Path, arguments: list[str]
+) -> None:
+    advice = f"`{_messages.command()} ls` lists the existing ones"
+    said = f"refstore: {folder}/nope: no store named 'nope'; {advice}\n"
+    assert run(*arguments) == (2, "", said)
+    outside = run(arguments[0], "/nope")
+    assert outside == (2, "", "refstore: /nope: there is no store at this path\n")
+
+
+def test_a_command_that_is_not_on_the_path_is_named_as_it_was_typed(
+    run: Command, folder: Path
+) -> None:
+    """As of a virtual environment that is not activated."""
+    for name in ("a venv", "bin"):
+        (folder / name).mkdir()
+        script = folder / name / "refstore"
+        script.write_text(
+            f"#!{sys.executable}\nimport sys\nfrom refstore.cli import main\nsys.exit(main())\n"
+        )
+        script.chmod(0o700)
+    typed = folder / "a venv" / "refstore"
+    named = shlex.quote(str(typed))
+
+    def on(path: str, *arguments: str) -> str:
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(SOURCES)}
+        done = subprocess.run(
+            [typed, *arguments], env=environment, capture_output=True, text=True, check=False
+        )
+        return " ".join(done.stderr.split())
+
+    for path in ("", str(folder / "bin")):
+        assert on(path, "stat").startswith(f"usage: {named} stat ")
+        assert f"`{named} ls` lists" in on(path, "stat", "absent")
+    assert on(str(folder / "a venv"), "stat").startswith("usage: refstore stat ")
+    for name in ("a venv", "bin"):
+        (folder / name / "refstore").unlink()
+        (folder / name).rmdir()

@@ -73,6 +73,25 @@ def parameters(name: str, call: Any) -> list[str]:
 
 
 @pytest.mark.once("opens no store")
+def test_signatures_are_shown() -> None:
+    assert "mode: 'SupportsIndex' = 0o600" in str(inspect.signature(refstore.Store))
+    assert "= 0o600" in str(inspect.signature(refstore.Store.temporary))
+    assert list(inspect.signature(refstore.ObjectRef).parameters) == ["raw"]
+
+
+@pytest.mark.parametrize("cls", [refstore.PinnedBuffer, refstore.Writer])
+def test_who_makes_a_buffer_is_told(cls: Any, store: refstore.Store) -> None:
+    call = {"PinnedBuffer": "get", "Writer": "create"}[cls.__name__]
+    with store.create(1, name="n") as writer:
+        pass
+    with store.get("n") as buf:
+        for made in (cls, type(buf) if cls is refstore.PinnedBuffer else type(writer)):
+            for arguments in ((), (b"x",)) if made is cls else ((),):
+                with pytest.raises(TypeError, match=rf"^Store\.{call}\(\) makes {cls.__name__}s$"):
+                    made(*arguments)
+
+
+@pytest.mark.once("opens no store")
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_call_is_documented(name: str) -> None:
     call = PUBLIC[name]

@@ -85,7 +85,7 @@ USES: dict[str, Callable[[Any], Any]] = {
     "flags of a view": lambda it: _off_and_on(it.array[...]),
     "write": lambda it: operator.setitem(it.array, ..., 0),
     "base": lambda it: memoryview(it.array.base).readonly,
-    "private": lambda it: it.private_view().tobytes(),
+    "private": lambda it: it._private_view().tobytes(),
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
+import pickle
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -31,20 +33,47 @@ def refusal(path: object, **options: Any) -> OSError:
 # --- opening
 
 
-def test_a_store_that_is_not_there(folder: Path) -> None:
+def test_a_store_that_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = refusal(folder / "absent", create=False)
     assert type(error) is FileNotFoundError
     assert error.errno == errno.ENOENT
-    assert "no store of this name" in str(error)
-    assert "refstore ls" in str(error)
-    assert "create=False" in str(error)
+    assert "there is no store at this path" in str(error)
+    assert "refstore ls" not in str(error), "it lists no stores of other directories"
+    assert "without create=False" in str(error)
+    monkeypatch.setenv("REFSTORE_DIR", str(folder))
+    error = refusal(folder / "absent", create=False)
+    assert "no store named 'absent'; `" in str(error)
+    assert "refstore ls` lists the existing ones; Store() without create=False" in str(error)
+
+
+def test_an_unpickled_store_that_is_gone(store: refstore.Store, path: str) -> None:
+    pickled = pickle.dumps(store)
+    store.unlink()
+    with pytest.raises(FileNotFoundError, match="there is no store at this path") as caught:
+        pickle.loads(pickled)
+    assert caught.value.filename == path
+    assert "create=" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [5, b"name", None], ids=repr)
+def test_what_is_no_name_of_a_store(name: Any) -> None:
+    said = f"a store's name is a str or a path, not {type(name).__name__}$"
+    with pytest.raises(TypeError, match=said):
+        refstore.Store(name)
+
+
+@pytest.mark.parametrize("create", [3, 1, "yes", np.True_], ids=repr)
+def test_create_is_one_of_three(folder: Path, path: str, create: Any) -> None:
+    with pytest.raises(TypeError, match=r"create is .*: it is True, False or None"):
+        refstore.Store(path, create=create)
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("create", [None, True, False])
 def test_a_folder_that_is_not_there(folder: Path, create: bool | None) -> None:
     error = refusal(folder / "no" / "store", create=create)
     assert type(error) is FileNotFoundError
-    assert f"no folder '{folder}/no'" in str(error)
+    assert f"no directory '{folder}/no'" in str(error)
 
 
 def test_a_store_that_is_there(store: refstore.Store, path: str) -> None:
@@ -60,7 +89,7 @@ def test_a_file_in_the_place_of_a_new_store(folder: Path) -> None:
     (folder / "text").write_text("no store")
     error = refusal(folder / "text", create=True)
     assert type(error) is FileExistsError
-    assert "no store has this name" in str(error)
+    assert "not a store has this name" in str(error)
     assert "remove" not in str(error)
     (folder / "text").unlink()
 
@@ -82,7 +111,7 @@ def test_a_folder_in_the_place_of_a_store(folder: Path, create: bool | None) -> 
     (folder / "inner").mkdir()
     error = refusal(folder / "inner", create=create)
     assert type(error) is IsADirectoryError
-    assert "a folder has this name" in str(error)
+    assert "a directory has this name" in str(error)
     (folder / "inner").rmdir()
 
 
@@ -91,7 +120,7 @@ def test_a_file_on_the_way_to_a_store(folder: Path, create: bool | None) -> None
     (folder / "text").touch()
     error = refusal(folder / "text" / "store", create=create)
     assert type(error) is NotADirectoryError
-    assert "no folder" in str(error)
+    assert "not a directory" in str(error)
     (folder / "text").unlink()
 
 
@@ -127,7 +156,7 @@ def test_a_folder_in_which_no_store_may_be_made(
         patch.setattr(os, "open", lambda *a, **k: absent(path) if a[0] == path else real(*a, **k))
         error = refusal(path, create=create, capacity="1MiB")
     assert type(error) is PermissionError
-    assert f"its folder belongs to user {os.geteuid()} and has mode 700" in str(error)
+    assert f"its directory belongs to user {os.geteuid()} and has mode 700" in str(error)
 
 
 def absent(path: str) -> int:
@@ -208,7 +237,7 @@ def test_a_chosen_folder_that_is_not_there(folder: Path, monkeypatch: pytest.Mon
 
 def test_a_file_in_place_of_a_chosen_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "text").touch()
-    assert "which is not a folder" in refusal_of(folder / "text", monkeypatch)
+    assert "which is not a directory" in refusal_of(folder / "text", monkeypatch)
     assert "Not a directory" in refusal_of(folder / "text" / "x", monkeypatch)
     (folder / "text").unlink()
 
@@ -240,7 +269,7 @@ def test_another_folder_is_not_put_down_to_refstore_dir(folder: Path) -> None:
     with pytest.raises(OSError, match=r"/proc.* file system|file system .*/proc") as caught:
         refstore.Store("/proc/store", capacity="1MiB")
     assert "REFSTORE_DIR" not in str(caught.value)
-    assert "no store of this name" not in str(caught.value)
+    assert "no store named" not in str(caught.value)
 
 
 # --- a full store
@@ -257,7 +286,9 @@ def test_too_many_objects_need_a_larger_max_objects(make_store: MakeStore) -> No
     store = make_store(max_objects=2)
     for number in range(2):
         store.put(number)
-    with pytest.raises(refstore.StoreFullError, match="all 2 objects of max_objects") as caught:
+    with pytest.raises(
+        refstore.StoreFullError, match=r"all 2 object slots \(max_objects\) are in use"
+    ) as caught:
         store.put(3)
     assert "Delete objects, or make a store with a larger max_objects" in str(caught.value)
     assert "larger store" not in str(caught.value)
@@ -322,6 +353,75 @@ def test_a_writer_says_how_what_it_holds_is_put(store: refstore.Store) -> None:
         assert bytes(store.get(store.put(writer.array))) == b"abc"
 
 
+# --- timeouts
+
+
+WAITS: dict[str, Callable[[refstore.Store, Any], object]] = {
+    "put": lambda store, timeout: store.put(b"x", timeout=timeout),
+    "create": lambda store, timeout: store.create(1, timeout=timeout),
+    "get": lambda store, timeout: store.get("there", timeout=timeout),
+}
+
+
+@pytest.mark.parametrize("use", WAITS.values(), ids=WAITS.keys())
+@pytest.mark.parametrize(
+    ("timeout", "error", "said"),
+    [
+        ("a", TypeError, "timeout is 'a': give seconds, or None, not str"),
+        ([], TypeError, "not list"),
+        (1j, TypeError, "not complex"),
+        (-1, ValueError, "timeout is -1: it cannot be negative"),
+        (-0.5, ValueError, "timeout is -0.5"),
+        (math.nan, ValueError, "nor NaN"),
+        (0.5, NotImplementedError, "timeout must be 0"),
+        (math.inf, NotImplementedError, "timeout must be 0"),
+        (None, NotImplementedError, "timeout must be 0"),
+    ],
+    ids=repr,
+)
+def test_a_timeout_is_seconds(
+    store: refstore.Store, use: Any, timeout: Any, error: type[Exception], said: str
+) -> None:
+    store.put(b"y", name="there")
+    with pytest.raises(error, match=said):
+        use(store, timeout)
+    assert len(store) == 1
+
+
+@pytest.mark.parametrize("use", WAITS.values(), ids=WAITS.keys())
+@pytest.mark.parametrize("timeout", [0, 0.0, False, np.float32(0)], ids=repr)
+def test_every_zero_is_no_wait(store: refstore.Store, use: Any, timeout: Any) -> None:
+    store.put(b"y", name="there")
+    use(store, timeout)
+
+
+# --- names that are taken
+
+
+def test_a_name_that_is_taken_says_what_helps(store: refstore.Store) -> None:
+    store.put(b"x", name="n")
+    for use in (lambda: store.put(b"y", name="n"), lambda: store.create(1, name="n")):
+        with pytest.raises(refstore.ObjectExistsError, match="give replace=True or another name"):
+            use()
+
+
+def test_a_name_that_is_taken_before_the_seal_says_that_the_object_is_gone(
+    store: refstore.Store,
+) -> None:
+    used = store.stats().used
+    writer = store.create(1000, name="n")
+    ref = store.put(b"x", name="n")
+    with pytest.raises(refstore.ObjectExistsError, match="is discarded: write it again") as caught:
+        writer.seal()
+    assert "create(replace=True), or under another name" in str(caught.value)
+    assert caught.value.key == "n"
+    assert caught.value.__suppress_context__
+    assert writer.closed
+    store.delete(ref)
+    del writer, caught
+    assert store.stats().used == used
+
+
 # --- keys
 
 
@@ -340,6 +440,27 @@ def test_what_is_no_key(store: refstore.Store, use: Any, key: object) -> None:
     with pytest.raises(TypeError, match="give an ObjectRef or a name") as caught:
         use(store, key)
     assert type(key).__name__ in str(caught.value)
+
+
+NAMINGS: dict[str, Callable[[refstore.Store, Any], object]] = {
+    "put": lambda store, name: store.put(b"", name=name),
+    "create": lambda store, name: store.create(1, name=name),
+    "[]=": lambda store, name: store.__setitem__(name, b""),
+}
+
+
+@pytest.mark.parametrize("use", NAMINGS.values(), ids=NAMINGS.keys())
+@pytest.mark.parametrize("name", [3, b"name", b"0123456789abcdef"], ids=repr)
+def test_what_is_no_name(store: refstore.Store, use: Any, name: object) -> None:
+    with pytest.raises(TypeError, match=f"^a name is a str, not {type(name).__name__}$"):
+        use(store, name)
+    assert len(store) == 0
+
+
+def test_none_in_brackets_is_no_name(store: refstore.Store) -> None:
+    with pytest.raises(TypeError, match="a name is a str, not NoneType"):
+        store[None] = b"x"  # type: ignore[index]
+    assert len(store) == 0
 
 
 @pytest.mark.parametrize("use", KEYS.values(), ids=KEYS.keys())

@@ -7,6 +7,7 @@ import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import helpers
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refstore
+from refstore._refs import _PythonRef
 
 MakeStore = Callable[..., refstore.Store]
 
@@ -67,10 +69,15 @@ def test_any_other_length_is_a_value_error(raw: bytes) -> None:
         refstore.ObjectRef(raw)
 
 
+CLASSES = pytest.mark.parametrize("cls", [refstore.ObjectRef, _PythonRef])
+
+
+@CLASSES
 @pytest.mark.parametrize("raw", ["0" * 16, 5, None, [0] * 16])
-def test_any_other_type_is_a_type_error(raw: object) -> None:
-    with pytest.raises(TypeError):
-        refstore.ObjectRef(raw)  # type: ignore[arg-type]
+def test_any_other_type_is_a_type_error(cls: Any, raw: object) -> None:
+    said = f"^an ObjectRef is made of bytes, not {type(raw).__name__}$"
+    with pytest.raises(TypeError, match=said):
+        cls(raw)
 
 
 @pytest.mark.parametrize("text", ["", "00" * 15, "00" * 17, "zz" * 16, "0" * 31, "0x" + "00" * 16])
@@ -79,9 +86,10 @@ def test_bad_hex_is_a_value_error(text: str) -> None:
         refstore.ObjectRef.from_hex(text)
 
 
-def test_hex_of_another_type_is_a_type_error() -> None:
-    with pytest.raises(TypeError):
-        refstore.ObjectRef.from_hex(b"00" * 16)  # type: ignore[arg-type]
+@CLASSES
+def test_hex_of_another_type_is_a_type_error(cls: Any) -> None:
+    with pytest.raises(TypeError, match=r"^hex digits are a str, not bytes$"):
+        cls.from_hex(b"00" * 16)
 
 
 def test_refs_are_keys(store: refstore.Store) -> None:

@@ -171,7 +171,7 @@ def test_a_private_view_keeps_the_block_when_its_buffer_is_released(store: refst
     data = helpers.pattern(1, 800_000)
     ref = store.put(data)
     with store.get(ref) as buf:
-        view = buf.private_view()
+        view = buf._private_view()
     assert store.refcount(ref) == 2
     store.delete(ref)
     helpers.fill_with_junk(store)

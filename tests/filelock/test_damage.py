@@ -65,7 +65,7 @@ DAMAGES: dict[str, tuple[int, int, Work, str]] = {
         "the kind of the object in slot 0",
     ),
     "length of a name": (slot(layout.SHAPE), 300 << 8, names, "name of slot 0 has 300 bytes"),
-    "name": (G.labels // 8, HUGE, names, "no UTF-8"),
+    "name": (G.labels // 8, HUGE, names, "not UTF-8"),
     "a chain's loop": (slot(layout.NEXT), 1, look_for_many, "a chain of the index leads to slot 0"),
 }
 

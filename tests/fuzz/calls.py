@@ -60,7 +60,7 @@ WAYS: tuple[tuple[str, Callable[[Player, Any], object]], ...] = (  # to look at 
     ("asarray", lambda player, buf: player.touch(np.asarray(buf))),
     ("frombuffer", lambda player, buf: player.touch(np.frombuffer(buf, "u1"))),
     ("dlpack", lambda player, buf: player.touch(np.from_dlpack(buf))),
-    ("private view", lambda player, buf: player.scribble(buf.private_view())),
+    ("private view", lambda player, buf: player.scribble(buf._private_view())),
     ("repr", lambda player, buf: repr(buf)),
 )
 

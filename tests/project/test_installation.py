@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import helpers
@@ -33,6 +34,7 @@ FIRST_STORE = """
                     print(store.backend, bytes(buf).decode(), bytes(memoryview(buf)).decode())
                 store.unlink()
     for warning in caught:
+        assert str(warning.message).endswith("(pass backend='filelock' to silence this)")
         print(warning.category.__name__, "compiled core" in str(warning.message))
 """
 
@@ -119,3 +121,21 @@ def test_a_release_core_is_left_beside_its_sources(tmp_path: Path) -> None:
         check=True,
     )
     assert f"native engine, Python {sys.version.split()[0]}, {tmp_path}/refstore" in done.stdout
+
+
+@pytest.mark.skipif(not (SOURCES / ".git").exists(), reason="needs a clone")
+def test_the_source_archive_holds_what_the_repository_does(tmp_path: Path) -> None:
+    command = ["setup.py", "-q", "egg_info", "--egg-base", tmp_path, "sdist", "--dist-dir"]
+    options = {"cwd": SOURCES, "check": True, "capture_output": True, "text": True}
+    environment = os.environ | {"REFSTORE_BUILD": "none"}
+    subprocess.run([sys.executable, *command, tmp_path], env=environment, **options)  # type: ignore[call-overload]
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        held = {name.partition("/")[2] for name in opened.getnames()}
+    listed = subprocess.run(["git", "ls-files", "-z"], **options).stdout.split("\0")  # type: ignore[call-overload]
+    expected = {name for name in listed if name and name[0] != "." and (SOURCES / name).exists()}
+    assert expected <= held
+    assert {"Makefile", "noxfile.py", "CHANGELOG.md", "tests/conftest.py"} <= held
+    built = ("__pycache__", "examples/gan/out", "build/", "dist/", ".venv")
+    assert not [name for name in held if name.endswith((".so", ".c", ".pyc"))]
+    assert not [name for name in held if any(part in name for part in built)]

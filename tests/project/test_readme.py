@@ -21,7 +21,6 @@ TRIES_ONLY = {  # what takes long, or downloads much, is only looked at
     "pip install '.[demo]'": "pip --version",
     "pip install -e .": "pip --version",
 }
-IMPORTS = "import numpy as np, refstore\n"  # which its first program has
 
 pytestmark = [
     pytest.mark.once("the engine is the README's affair"),
@@ -92,7 +91,7 @@ class FirstUser:
     def does(self, one: Shown) -> subprocess.CompletedProcess[str]:
         if one.language == "sh":
             return self.run("sh", "-c", TRIES_ONLY.get(one.text, one.text))
-        return self.run("python", "-", program=IMPORTS + one.text)
+        return self.run("python", "-", program=one.text)
 
     def changes(self) -> str:
         return self.run("git", "status", "--porcelain").stdout

@@ -232,13 +232,13 @@ def test_a_folder_open_to_others_is_refused(shared: Path) -> None:
 def test_a_link_in_place_of_the_folder_is_refused(shared: Path) -> None:
     (shared / "elsewhere").mkdir(mode=0o700)
     own(shared).symlink_to(shared / "elsewhere")
-    with pytest.raises(PermissionError, match="not a folder"):
+    with pytest.raises(PermissionError, match="not a directory"):
         _paths.store_path("a")
 
 
 def test_a_file_in_place_of_the_folder_is_refused(shared: Path) -> None:
     own(shared).touch()
-    with pytest.raises(PermissionError, match="not a folder"):
+    with pytest.raises(PermissionError, match="not a directory"):
         _paths.store_path("a")
 
 

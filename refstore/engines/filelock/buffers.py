@@ -208,9 +208,9 @@ class _Pinned(Exported):
         if self._block.kind == "array":
             return self._as_array()
         view = memoryview(root)  # type: ignore[arg-type, unused-ignore]  # 3.12: ndarray
-        return view if self._block.kind == "bytes" else decode(view, self.private_view)
+        return view if self._block.kind == "bytes" else decode(view, self._private_view)
 
-    def private_view(self) -> memoryview:
+    def _private_view(self) -> memoryview:
         root, home = self._require_open()
         if not root.flags.writeable:
             root = private_root(home, self._block, root)

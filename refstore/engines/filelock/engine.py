@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from refstore import _children, _messages
-from refstore._arguments import checked_size, require_bytes_or_shape
+from refstore._arguments import checked_size, require_bytes_or_shape, require_no_wait
 from refstore._errors import RefstoreError
-from refstore._names import encode_name
+from refstore._names import encode_key, encode_name
 from refstore._refs import ObjectRef, make_ref, parts_of
 from refstore.engines.filelock import (
     buffers,
@@ -157,7 +157,7 @@ def _name(c: Change, slot: int) -> str | None:
     try:
         return utf8.decode() if utf8 else None
     except UnicodeDecodeError:
-        raise c.file.damaged(f"the label of slot {slot} has a name that is no UTF-8") from None
+        raise c.file.damaged(f"the label of slot {slot} has a name that is not UTF-8") from None
 
 
 Person = tuple[int, str, bool, bool]  # pid, command, whether it lives, and only by children
@@ -227,7 +227,7 @@ class Engine:
     def _parse(self, att: Attachment, key: Key) -> tuple[int, int] | bytes:
         """A key as operations take it. Errors: ObjectNotFoundError, TypeError, ValueError."""
         if type(key) is not ObjectRef:
-            return encode_name(key)
+            return encode_key(key)
         slot, generation, tag = parts_of(key)
         if tag != att.tag:
             raise _messages.not_found(att.path, key, of_other_store=True)
@@ -245,8 +245,7 @@ class Engine:
     ) -> ObjectRef:
         life = here()
         self._attachment  # noqa: B018  a closed store raises
-        if timeout != 0:
-            raise _messages.no_waiting()
+        require_no_wait(timeout)
         utf8 = None if name is None else encode_name(name)
         prepared = prepare(obj)  # an error from there, which somebody may keep, keeps no store
         call = Call(self._attachment, life)
@@ -271,8 +270,7 @@ class Engine:
         timeout: float | None = 0,
     ) -> writers.Writer:
         call = self._call
-        if timeout != 0:
-            raise _messages.no_waiting()
+        require_no_wait(timeout)
         require_bytes_or_shape(nbytes, shape, dtype)
         utf8 = None if name is None else encode_name(name)
         if nbytes is not None:
@@ -295,8 +293,7 @@ class Engine:
     ) -> buffers.PinnedBuffer:
         call = self._call
         att = call.att
-        if timeout != 0:
-            raise _messages.no_waiting()
+        require_no_wait(timeout)
         parsed, pin = self._parse(att, key), Pin(att)
         try:
             generation = call.with_room("a get", 0, _get, att, parsed, pin)

@@ -176,7 +176,7 @@ def _lock_creation(folder: str, mode: int, life: Life) -> liveness.LivenessLock:
             lock.release(force=True)
         if held is not None:
             return held
-    raise OSError(errno.EBUSY, "the store's folder of locks cannot be made", folder)
+    raise OSError(errno.EBUSY, "the store's directory of locks cannot be made", folder)
 
 
 def is_creator_alive(fd: int, path: str) -> bool | None:

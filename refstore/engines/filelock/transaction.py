@@ -208,7 +208,9 @@ class StoreLock:
             return False
         except FileNotFoundError:
             raise FileNotFoundError(
-                errno.ENOENT, "the store's folder was removed while it was in use", self.file.path
+                errno.ENOENT,
+                "the store's directory of locks was removed while it was in use",
+                self.file.path,
             ) from None
         except BaseException as error:
             self._renew_lock()

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from refstore import _buffers, _messages
 from refstore._docs import adopt_docs
+from refstore._errors import ObjectExistsError
 from refstore._refs import ObjectRef
 from refstore.engines.filelock import buffer_protocol
 from refstore.engines.filelock.buffers import Exported, pinned
@@ -127,6 +128,8 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
                 self._finish_seal()
                 return self._ref
             self._give_up()
+            if isinstance(error, ObjectExistsError):
+                raise _messages.taken_meanwhile(home.path, error.key) from None
             raise
 
     def _finish_seal(self) -> None:

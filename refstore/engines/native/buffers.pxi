@@ -243,9 +243,9 @@ cdef class PinnedBuffer(Block):
             return self.as_array()
         if kind == KIND_BYTES:
             return PyMemoryView_FromObject(self)
-        return decode(PyMemoryView_FromObject(self), self.private_view)
+        return decode(PyMemoryView_FromObject(self), self._private_view)
 
-    def private_view(self):
+    def _private_view(self):
         self.require_open()
         if self.is_writable:
             return PyMemoryView_FromObject(self)

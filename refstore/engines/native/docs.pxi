@@ -16,12 +16,17 @@ cdef extern from "Python.h":
 cdef list adopted = []          # texts that the types point to
 
 
-def adopt_docs(type cls not None, face):
-    """_docs.adopt_docs() of a compiled class: its own docstring, and those of its properties."""
+def adopt_docs(type cls not None, face, str signature=""):
+    """_docs.adopt_docs() of a compiled class: its own docstring, and those of its properties.
+
+    `signature`: what inspect shows of the class, as in "(raw)".
+    """
     _docs.adopt_docs(cls, face)
     if face.__doc__ is None:        # python -OO
         return
-    (<DocumentedType*>cls).tp_doc = as_c_text(face.__doc__)
+    # CPython's own convention for classes in C
+    head = f"{cls.__name__}{signature}\n--\n\n" if signature else ""
+    (<DocumentedType*>cls).tp_doc = as_c_text(head + face.__doc__)
     for name, member in vars(cls).items():
         if isinstance(member, types.GetSetDescriptorType) and hasattr(face, name):
             (<PyGetSetDescrObject*>member).d_getset.doc = as_c_text(getattr(face, name).__doc__)

@@ -28,7 +28,7 @@ from refstore.engines.native.put cimport (
 )
 
 import numpy as np
-from refstore import _messages
+from refstore import _arguments, _messages
 from refstore._arguments import checked_size, require_bytes_or_shape
 from refstore._errors import RefstoreError
 
@@ -77,7 +77,7 @@ cdef class Engine:
         ref = ObjectRef.__new__(ObjectRef)      # nothing may fail between the seal and the return
         parsed.hashed = 0
         if name is not None:
-            read_name(&att.view, name, &parsed)
+            read_name(&att.view, name, &parsed, False)
             if not replace:
                 require_free_name(&att.view, name, &parsed)
         put_any(att, &draft, obj)
@@ -97,7 +97,7 @@ cdef class Engine:
         writer.parsed.hashed = 0
         if name is not None:
             writer.name = str.__str__(name) if isinstance(name, str) else name      # of a subclass
-            read_name(&att.view, writer.name, &writer.parsed)
+            read_name(&att.view, writer.name, &writer.parsed, False)
             if not replace:
                 require_free_name(&att.view, name, &writer.parsed)
         if nbytes is not None:
@@ -149,7 +149,7 @@ cdef class Engine:
             if (<ObjectRef>key).tag != att.view.tag:
                 return ERR_NOT_FOUND
             return pin(&att.view, found.slot, found.generation)
-        read_name(&att.view, key, &name)
+        read_name(&att.view, key, &name, True)
         return find(&att.view, &name, found, True)
 
     cdef bint locate(self, object key, Found *found) except -1:
@@ -162,7 +162,7 @@ cdef class Engine:
             found.generation = (<ObjectRef>key).generation
             return (<ObjectRef>key).tag == att.view.tag \
                 and is_live_object(&att.view, found.slot, found.generation)
-        read_name(&att.view, key, &name)
+        read_name(&att.view, key, &name, True)
         return find(&att.view, &name, found, False) == 0
 
     cdef int require_object(self, object key, Found *found) except -1:
@@ -179,7 +179,7 @@ cdef class Engine:
             uint64_t since = 0
             int got
         if type(key) is not ObjectRef:
-            read_name(v, key, &name)
+            read_name(v, key, &name, True)
         got = remove_key(v, key, &name)
         while got < 0 and may_retry(v, &got, &since):
             got = remove_key(v, key, &name)
@@ -304,17 +304,18 @@ cdef inline bint is_foreign(View *v, object key):
 
 
 cdef inline int require_no_wait(object timeout) except -1:
-    if timeout is not NO_WAIT and timeout != 0:
-        raise _messages.no_waiting()
+    if timeout is not NO_WAIT:
+        _arguments.require_no_wait(timeout)
     return 0
 
 
-cdef object NO_WAIT = 0
+cdef object NO_WAIT = _arguments.NO_WAIT
 
 
 # Names as the keys of calls: a str is checked and hashed once, and looked up as often as needed
 
-cdef inline int read_name(View *v, object name, Name *parsed) except -1:
+cdef inline int read_name(View *v, object name, Name *parsed, bint is_key) except -1:
+    # `is_key`: a ref would have done, too
     cdef Py_ssize_t nbytes = 0
     if isinstance(name, str):
         try:
@@ -322,8 +323,8 @@ cdef inline int read_name(View *v, object name, Name *parsed) except -1:
         except UnicodeEncodeError:
             nbytes = 0
     if not 0 < nbytes <= NAME_LIMIT:
-        from refstore._names import encode_name
-        encode_name(name)       # raises
+        from refstore._names import encode_key, encode_name
+        (encode_key if is_key else encode_name)(name)       # raises
     parsed.nbytes = <uint64_t>nbytes
     parsed.hashed = name_hash(v, parsed.utf8, parsed.nbytes)
     return 0

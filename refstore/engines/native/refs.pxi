@@ -24,10 +24,12 @@ cdef class ObjectRef:
     cdef uint64_t tag
     cdef object __weakref__
 
-    def __cinit__(self, bytes raw=None):
+    def __cinit__(self, raw=None):
         cdef const uint8_t *b
         if raw is None:         # by make_ref; everybody else comes through __init__
             return
+        if not isinstance(raw, bytes):
+            raise _messages.wrong_ref_type(raw)
         if PyBytes_GET_SIZE(raw) != 16:
             raise _messages.wrong_ref_size(len(raw))
         b = <const uint8_t*>PyBytes_AS_STRING(raw)
@@ -35,11 +37,14 @@ cdef class ObjectRef:
         memcpy(&self.generation, b + 4, 6)
         memcpy(&self.tag, b + 10, 6)
 
-    def __init__(self, bytes raw not None):
-        pass
+    def __init__(self, raw):
+        if raw is None:
+            raise _messages.wrong_ref_type(raw)
 
     @staticmethod
-    def from_hex(str text not None):
+    def from_hex(text):
+        if not isinstance(text, str):
+            raise _messages.wrong_hex_type(text)
         return ObjectRef(bytes.fromhex(text))
 
     def __bytes__(self):

@@ -17,6 +17,7 @@ from refstore.engines.native.put cimport publish_object
 
 import weakref
 from refstore import _buffers, _messages
+from refstore._errors import ObjectExistsError
 
 
 @cython.final
@@ -131,6 +132,8 @@ cdef class Writer(Block):
             publish_object(&self.att.view, life, self.slot, self.name, &self.parsed,
                            self.replaces)
             self.is_sealed = True
+        except ObjectExistsError:
+            raise _messages.taken_meanwhile(att.path, self.name) from None
         finally:
             self.exports -= 1
             self.close_views()

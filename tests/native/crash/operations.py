@@ -129,7 +129,7 @@ def delete_pinned(store: refstore.Store) -> None:
 
 def get(store: refstore.Store) -> None:
     with store.get("small") as by_name, store.get(by_name.ref) as by_ref:
-        view = by_ref.private_view()
+        view = by_ref._private_view()
         assert bytes(by_name) == bytes(by_ref) == bytes(view) == SMALL
 
 
