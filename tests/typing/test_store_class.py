@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import pydoc
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -90,3 +92,13 @@ def test_temporary_makes_one_of_the_same_class(folder: Any, monkeypatch: Any) ->
     monkeypatch.setenv("REFSTORE_DIR", str(folder))
     with Plain.temporary("1MiB") as store:
         assert isinstance(store, Plain)
+
+
+@pytest.mark.once("a program of its own")
+def test_python_without_docstrings_has_a_store() -> None:
+    script = "import refstore; refstore.Store.temporary(capacity='1MiB').close()"
+    for options in ("-O", "-OO"):
+        done = subprocess.run(
+            [sys.executable, options, "-W", "error", "-c", script], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")

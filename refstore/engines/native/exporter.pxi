@@ -36,5 +36,5 @@ cdef class ReleasingExporter(Exporter):
     """One of which numpy.frombuffer() keeps a view, and not the object itself."""
 
     def __releasebuffer__(self, Py_buffer *buffer):
-        # never called, as above; numpy looks whether a type has this
+        # never called, see PinnedBuffer; numpy looks whether a type has this
         pass

@@ -169,6 +169,7 @@ cdef enum Error:
     ERR_FULL = -2           # no room for the bytes
     ERR_FULL_SLOTS = -3     # max_objects live
     ERR_EXISTS = -4
+    # ERR_BUSY, ERR_DEAD and ERR_HELD come with a row, see lock.pxd
     ERR_BUSY = -5           # a stopped process is in the middle of a change
     ERR_NO_MEMORY = -6      # the file system has no page left
     ERR_PINS = -8           # one process holds 2**30 pins on one object

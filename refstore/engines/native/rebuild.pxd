@@ -1,5 +1,6 @@
 # The map of pages rebuilt from the slots: by who holds the space lock and finds that the map
-# contradicts itself, and by who recovers a holder that died.
+# contradicts itself, and by who recovers a holder that died. Then the hints of free slots are
+# restored, since some may have been dropped meanwhile.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset

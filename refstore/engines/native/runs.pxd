@@ -92,7 +92,8 @@ cdef inline uint64_t held_elsewhere(View *v) noexcept nogil:
 
 cdef inline bint reclaim_free_extents(View *v) noexcept nogil:
     # Extents of deleted objects go from their FREE slots back to the page map. True if there were
-    # any. Each turn takes a hint away, and gives none of its kind.
+    # any. It ends: each turn takes a hint away, and what a rebuild gives back of them leads to
+    # slots that have their extents still.
     cdef:
         int64_t i
         uint64_t extent, state

@@ -35,7 +35,7 @@ cdef class Writer(Block):
         raise _messages.no_constructor("Writer")
 
     def __releasebuffer__(self, Py_buffer *buffer):
-        # never called, as above
+        # never called, see PinnedBuffer
         pass
 
     def __dealloc__(self):
