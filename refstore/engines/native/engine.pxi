@@ -24,7 +24,7 @@ from refstore.engines.native.holders cimport all_holders, as_holder, holders_of,
 from refstore.engines.native.errors cimport blocked, census_of, get_error, put_error
 from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.put cimport (
-    begin_object, Draft, new_draft, publish_object, put_array, put_buffer, put_bytes,
+    begin_object, Draft, prepare, publish_object, put_array, put_buffer, put_bytes,
 )
 
 import numpy as np
@@ -91,7 +91,8 @@ cdef class Engine:
         cdef:
             Attachment att = self.use()
             Writer writer = Writer.__new__(Writer)
-            Draft draft = new_draft(&att.view)
+            Draft draft
+        prepare(&att.view, &draft)
         require_no_wait(timeout)
         require_bytes_or_shape(nbytes, shape, dtype)
         writer.parsed.hashed = 0
@@ -339,7 +340,7 @@ cdef inline int require_free_name(View *v, object text, Name *name) except -1:
 
 
 cdef inline int put_any(Attachment att, Draft *draft, object obj) except -1:
-    draft[0] = new_draft(&att.view)
+    prepare(&att.view, draft)
     if type(obj) is bytes:
         return put_bytes(&att.view, draft, obj)
     if type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:

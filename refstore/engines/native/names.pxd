@@ -25,7 +25,8 @@ from refstore.engines.native.view cimport (
 from refstore.engines.native.memory cimport commit_unit
 from refstore.engines.native.lock cimport kind_of_error, left_behind, lock, unlock, with_blocker
 from refstore.engines.native.slots cimport (
-    condemn, end_publishing, is_readable, make_word, pin, reap_condemned, unpin, word_generation,
+    condemn, end_publishing, is_readable, make_word, pin, reap_condemned, unlikely, unpin,
+    word_generation,
 )
 
 cdef enum:
@@ -355,7 +356,7 @@ cdef inline int remove(View *v, uint64_t i, uint64_t generation) noexcept nogil:
     hashed = load_acquire(&v.slots[i].name_hash)                         # [seal]
     failpoint()
     got = condemn(v, i, generation, False)
-    if got == ERR_BUSY:
+    if unlikely(got == ERR_BUSY):
         hashed = load_acquire(&v.slots[i].name_hash)  # [seal] as published
         # until its publisher is through, or known to be dead
         got = lock(v, name_lock_of(v, hashed))

@@ -56,12 +56,9 @@ cdef struct Draft:
     bint is_begun               # the slot is ours, and has room
 
 
-cdef inline Draft new_draft(View *v) noexcept nogil:
-    cdef Draft draft
+cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.life = v.life
-    draft.slot = draft.generation = 0
     draft.is_begun = False
-    return draft
 
 
 cdef inline void discard(View *v, Draft *draft) noexcept:
