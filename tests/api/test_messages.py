@@ -405,7 +405,7 @@ def test_a_name_that_is_taken_says_what_helps(store: refstore.Store) -> None:
             use()
 
 
-def test_a_name_that_is_taken_before_the_seal_says_that_the_object_is_gone(
+def test_a_seal_under_a_name_taken_meanwhile_says_what_is_lost(
     store: refstore.Store,
 ) -> None:
     used = store.stats().used
