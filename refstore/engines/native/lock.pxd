@@ -32,7 +32,7 @@ cdef inline int left_behind(int missed) noexcept nogil:
 
 
 cdef inline int kind_of_error(int error) noexcept nogil:
-    return -(-error & (BLOCKED_STEP - 1))
+    return -(-error & (BLOCKED_STEP - 1)) if error < 0 else 0       # else a row, or nothing
 
 
 cdef inline uint64_t blocker_of(int error) noexcept nogil:

@@ -394,8 +394,8 @@ cdef inline int remove_named(View *v, const Name *name) noexcept nogil:
                 got = <int>max(reaped, 0)       # the later look, without our own pin
             elif got == ERR_NOT_FOUND:
                 got = with_blocker(got, reaped)
-        if got == 0:
-            return left_behind(missed)
+        if got >= 0:
+            return max(got, left_behind(missed))
         if kind_of_error(got) != ERR_NOT_FOUND:     # else it was replaced or deleted since
             return got
         missed = min(missed, got)
