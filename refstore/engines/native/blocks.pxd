@@ -9,10 +9,12 @@ from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel, ctz64, fetch_and_acquire, load_acquire, load_relaxed, store_relaxed,
     store_relaxed_u32, store_release, store_release_u32,
 )
+from refstore.engines.native.error_codes cimport (
+    ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY, ERR_UNCOMMITTED,
+)
 from refstore.engines.native.layout cimport (
-    class_nbytes, class_of, CLASSES, ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY,
-    ERR_UNCOMMITTED, extent_first, extent_pages, HELD, make_extent, PAGE, Run, RUN_BLOCKS, Slot,
-    SMALL_LIMIT, WRITING,
+    class_nbytes, class_of, CLASSES, extent_first, extent_pages, HELD, make_extent, PAGE, Run,
+    RUN_BLOCKS, Slot, SMALL_LIMIT, WRITING,
 )
 from refstore.engines.native.view cimport (
     bits_at, class_bits_at, damage, file_of, RECENT, run_is_sound, run_slot, run_twin, runs_used,

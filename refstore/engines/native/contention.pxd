@@ -4,10 +4,11 @@
 from libc.stdint cimport uint64_t
 
 from refstore.engines.native.debug cimport busy_timeout_ms
-from refstore.engines.native.layout cimport ERR_BUSY, ERR_DEAD, ERR_HELD, ERR_SIGNALS
+from refstore.engines.native.error_codes cimport (
+    blocked_by, blocker_of, ERR_BUSY, ERR_DEAD, ERR_HELD, ERR_SIGNALS, kind_of_error,
+)
 from refstore.engines.native.system cimport now_ms, sleep_us
 from refstore.engines.native.view cimport View
-from refstore.engines.native.lock cimport blocked_by, blocker_of, kind_of_error
 from refstore.engines.native.recovery cimport retry_after_dead_blocker
 from refstore.engines.native.points cimport look_for_signals
 

@@ -6,9 +6,8 @@ from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire
-from refstore.engines.native.layout cimport (
-    COUNT_DELETES, COUNT_GETS, COUNTERS, ERR_EXISTS, ERR_NOT_FOUND, NAME_LIMIT,
-)
+from refstore.engines.native.error_codes cimport ERR_EXISTS, ERR_NOT_FOUND
+from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_GETS, COUNTERS, NAME_LIMIT
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, slots_used, View
 from refstore.engines.native.slots cimport is_readable, pin
 from refstore.engines.native.names cimport find, Found, Name, name_hash, remove, remove_named

@@ -164,24 +164,6 @@ cdef enum Counter:
     COUNT_EVICTIONS         # reserved
     COUNT_RECOVERIES
 
-cdef enum Error:
-    ERR_NOT_FOUND = -1
-    ERR_FULL = -2           # no room for the bytes
-    ERR_FULL_SLOTS = -3     # max_objects live
-    ERR_EXISTS = -4
-    # ERR_BUSY, ERR_DEAD and ERR_HELD come with a row, see lock.pxd
-    ERR_BUSY = -5           # a stopped process is in the middle of a change
-    ERR_NO_MEMORY = -6      # the file system has no page left
-    ERR_PINS = -8           # one process holds 2**30 pins on one object
-    ERR_INDEX = -9          # both buckets of a name are full
-    ERR_MORE = -10          # the page map must grow first
-    ERR_DEAD = -11          # a dead process holds a lock: recover, then try again
-    ERR_RECOVERY = -12      # it is dead, and cannot be recovered from here: no descriptor left
-    ERR_DAMAGED = -13       # a number in the file that cannot be
-    ERR_HELD = -14          # a process that lives holds a lock for long: wait, then try again
-    ERR_UNCOMMITTED = -15          # no error: the block has yet to get its memory, which takes long
-    ERR_SIGNALS = -16       # too fast for the kernel to make a page: look at them, then try again
-
 # Each field says by whom it is written; `+`: by who is both at once, `,`: by either.
 #
 #   maker    who makes the file, before others see it

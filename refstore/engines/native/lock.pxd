@@ -2,41 +2,16 @@
 # dead. The space lock is for who moves pages, a name's lock for who publishes or removes under the
 # name; whoever recovers a dead row gives back its locks.
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from refstore.engines.native.atomics cimport cas_acq_rel, cpu_relax, load_acquire, store_release
-from refstore.engines.native.layout cimport ERR_DEAD, ERR_HELD, MAX_ROWS
+from refstore.engines.native.error_codes cimport blocked_by, ERR_DEAD, ERR_HELD
+from refstore.engines.native.layout cimport MAX_ROWS
 from refstore.engines.native.system cimport byte_is_locked, now_ms, sched_yield, sleep_us
 from refstore.engines.native.view cimport damage, file_of, View
 
 cdef enum:
     HELD_AFTER_MS = 2       # holders are quicker, unless they are stopped or wait for a core
-    BLOCKED_STEP = 64       # more than there are errors
-
-
-# ERR_DEAD, ERR_HELD and ERR_BUSY carry the row that is in the way, so that it goes where the error
-# goes. So do others whose pin was undone, and then ended a reap: the row that pins the block.
-
-cdef inline int blocked_by(int error, uint64_t row) noexcept nogil:
-    return error - BLOCKED_STEP * (<int>row + 1)
-
-
-cdef inline int with_blocker(int error, int64_t reaped) noexcept nogil:
-    # `error`, and who pins the block that a reap was to free, if anybody does.
-    return blocked_by(error, <uint64_t>reaped - 1) if reaped > 0 else error
-
-
-cdef inline int left_behind(int missed) noexcept nogil:
-    # 0, or the row + 1 that such an error carries: of a call that went on and succeeded.
-    return -missed // BLOCKED_STEP
-
-
-cdef inline int kind_of_error(int error) noexcept nogil:
-    return -(-error & (BLOCKED_STEP - 1)) if error < 0 else 0       # else a row, or nothing
-
-
-cdef inline uint64_t blocker_of(int error) noexcept nogil:
-    return <uint64_t>(-error // BLOCKED_STEP) - 1
 
 
 cdef inline int lock(View *v, uint64_t *word) noexcept nogil:

@@ -19,9 +19,8 @@ from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
     ctz64, fetch_and_acquire, fetch_or_seq_cst, load_seq_cst,
 )
-from refstore.engines.native.layout cimport (
-    CHUNK, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS, HUGE_PAGE, Label, PAGE, SLOTS_PER_STEP,
-)
+from refstore.engines.native.error_codes cimport ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS
+from refstore.engines.native.layout cimport CHUNK, HUGE_PAGE, Label, PAGE, SLOTS_PER_STEP
 from refstore.engines.native.system cimport allocate, MADV_COLLAPSE, madvise
 from refstore.engines.native.view cimport (
     bits_at, file_of, is_ready, pins_ready_of, slots_used, View,

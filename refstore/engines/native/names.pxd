@@ -14,16 +14,19 @@ from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel, load_acquire, load_relaxed, store_release, store_release_u32,
 )
+from refstore.engines.native.error_codes cimport (
+    ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS, kind_of_error,
+    left_behind, with_blocker,
+)
 from refstore.engines.native.layout cimport (
-    Bucket, BUCKET_CELLS, CONDEMNED, ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
-    ERR_SIGNALS, Label, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot,
+    Bucket, BUCKET_CELLS, CONDEMNED, Label, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot,
 )
 from refstore.engines.native.view cimport (
     bits_at, bucket_at, damage, is_ready, label_at, labels_are_committed, name_lock_at, slots_used,
     View,
 )
 from refstore.engines.native.memory cimport commit_unit
-from refstore.engines.native.lock cimport kind_of_error, left_behind, lock, unlock, with_blocker
+from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport (
     condemn, end_publishing, is_readable, make_word, pin, reap_condemned, unlikely, unpin,
     word_generation,

@@ -16,16 +16,18 @@ from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign, load_relaxed
+from refstore.engines.native.error_codes cimport (
+    blocked_by, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_INDEX,
+    ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, kind_of_error,
+)
 from refstore.engines.native.layout cimport (
-    COUNT_PUTS, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_INDEX,
-    ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, extent_first, extent_pages, INLINE_DIMS, KIND_ARRAY,
-    KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot,
+    COUNT_PUTS, extent_first, extent_pages, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT,
+    MAX_ROWS, Slot,
 )
 from refstore.engines.native.view cimport count, file_of, label_at, View
 from refstore.engines.native.memory cimport (
     commit_data, commit_labels, note_refusal, step_end, wants_huge_pages,
 )
-from refstore.engines.native.lock cimport blocked_by, kind_of_error
 from refstore.engines.native.slots cimport (
     abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim, word_generation, word_row,
 )

@@ -11,10 +11,14 @@ from refstore.engines.native.atomics cimport (
     assign, fetch_add_relaxed, fetch_and_seq_cst, load_acquire, load_relaxed, load_relaxed_u32,
     load_seq_cst, store_relaxed, store_release, store_seq_cst_u32,
 )
+from refstore.engines.native.error_codes cimport (
+    blocked_by, ERR_EXISTS, ERR_HELD, ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, kind_of_error,
+    left_behind,
+)
 from refstore.engines.native.layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, ERR_EXISTS, ERR_HELD,
-    ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, FREE, HELD, KEPT, MAX_ROWS, NAME_LOCKS, PUBLISHING,
-    RECLAIMING, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FREE, HELD, KEPT, MAX_ROWS,
+    NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot,
+    SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.system cimport (
     byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
@@ -24,9 +28,7 @@ from refstore.engines.native.view cimport (
     pins_in, pins_of, pins_ready_of, Recovered, row_at, slots_used, View,
 )
 from refstore.engines.native.bitmap cimport hint_restore
-from refstore.engines.native.lock cimport (
-    blocked_by, blocker_of, HELD_AFTER_MS, kind_of_error, unlock,
-)
+from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
 from refstore.engines.native.slots cimport (
     condemn, end_publishing, free_slot, reap_condemned, REAPED, restore_hint, restore_run_hints,
     unclaim, word_generation, word_row, word_state,
@@ -218,7 +220,7 @@ cdef inline void recover_blocker_of(View *v, int error) noexcept nogil:
     # After an error, for which a pin was undone: that may have ended a reap.
     cdef int kind = kind_of_error(error)
     if kind == ERR_NOT_FOUND or kind == ERR_EXISTS or kind == ERR_PINS:
-        recover_blocker_if_dead(v, <int64_t>blocker_of(error) + 1)
+        recover_blocker_if_dead(v, left_behind(error))
 
 
 cdef inline void enter(View *v, uint64_t r) noexcept nogil:

@@ -12,9 +12,9 @@ from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel, ctz64, fetch_and_acquire, fetch_or_release, load_acquire, load_relaxed,
     popcount64, store_relaxed_u32, store_release,
 )
+from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS
 from refstore.engines.native.layout cimport (
-    CLASSES, ERR_FULL, ERR_FULL_SLOTS, extent_first, extent_pages, HELD, PAGE, RETIRED, Run,
-    RUN_BLOCKS, Slot, SLOTS_PER_STEP,
+    CLASSES, extent_first, extent_pages, HELD, PAGE, RETIRED, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
 )
 from refstore.engines.native.view cimport (
     bits_at, file_of, run_is_sound, run_slot, runs_used, slot_is_of, slots_used, top_of, View,

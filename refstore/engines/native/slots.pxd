@@ -14,9 +14,10 @@ from refstore.engines.native.atomics cimport (
     fetch_sub_seq_cst_u32, load_acquire, load_relaxed, load_seq_cst, load_seq_cst_u32,
     store_relaxed, store_release, store_seq_cst,
 )
+from refstore.engines.native.error_codes cimport ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, with_blocker
 from refstore.engines.native.layout cimport (
-    CLASSES, CONDEMNED, ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, FREE, GENERATION_LAST, KEPT, LIVE_WORDS,
-    PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
+    CLASSES, CONDEMNED, FREE, GENERATION_LAST, KEPT, LIVE_WORDS, PUBLISHING, RECLAIMING, RETIRED,
+    RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
 )
 from refstore.engines.native.view cimport (
     bits_at, class_bits_at, is_ready, pins_are_committed, pins_of, pins_ready_of, RECENT,
@@ -24,7 +25,6 @@ from refstore.engines.native.view cimport (
 )
 from refstore.engines.native.bitmap cimport hint_restore, hint_set
 from refstore.engines.native.memory cimport ensure_pins_committed
-from refstore.engines.native.lock cimport with_blocker
 
 cdef extern from *:
     # Cython's own macro: keeps what is rare off the path of a get

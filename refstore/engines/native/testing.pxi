@@ -6,7 +6,8 @@ from refstore.engines.native.debug cimport (
     arm_failpoint, count_passes, IS_DEBUG, set_busy_timeout, site_at, site_count,
 )
 from refstore.engines.native.atomics cimport assign, load_relaxed, store_relaxed_u32, store_release
-from refstore.engines.native.layout cimport ERR_FULL, FREE
+from refstore.engines.native.error_codes cimport ERR_FULL
+from refstore.engines.native.layout cimport FREE
 from refstore.engines.native.view cimport View
 from refstore.engines.native.slots cimport make_word, pin, seal, unpin, word_generation, word_state
 from refstore.engines.native.names cimport remove

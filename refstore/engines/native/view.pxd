@@ -6,9 +6,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from refstore.engines.native.atomics cimport (
     ctz64, load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed,
 )
+from refstore.engines.native.error_codes cimport ERR_DAMAGED
 from refstore.engines.native.layout cimport (
-    Bucket, CLASSES, ERR_DAMAGED, extent_first, extent_pages, Geometry, Header, KEPT, Label,
-    LIVE_WORDS, NameLock, PAGE, PageTag, Pool, Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
+    Bucket, CLASSES, extent_first, extent_pages, Geometry, Header, KEPT, Label, LIVE_WORDS,
+    NameLock, PAGE, PageTag, Pool, Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
 )
 from refstore.engines.native.system cimport close, high_descriptor, O_RDWR, open_file, same_file
 

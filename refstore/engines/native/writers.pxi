@@ -4,7 +4,7 @@ cimport cython
 cimport numpy as cnp
 from libc.stdint cimport uint64_t
 
-from refstore.engines.native.layout cimport ERR_NO_MEMORY
+from refstore.engines.native.error_codes cimport ERR_NO_MEMORY
 from refstore.engines.native.view cimport pins_are_committed
 from refstore.engines.native.memory cimport ensure_pins_committed
 from refstore.engines.native.slots cimport abandon, free_slot, pin_own
