@@ -17,7 +17,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,18 +112,7 @@ OPERATIONS = {
 def in_child(work: Callable[[], object]) -> int:
     """Run it in a forked child, whose own forked ones end first; its exit status."""
     before = helpers.children()
-    with helpers.forking_on_purpose():
-        pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = helpers.forked(work)
     for orphan in helpers.children() - before:
         os.waitpid(orphan.pid, 0)
     return status

@@ -11,27 +11,17 @@ import pytest
 
 import refstore
 from refstore import _core
-from tests.native.crash.stopping import INDEXED, arm, stopped_at
+from tests.native.crash.stopping import INDEXED, killed_at, stopped_at
 
 pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
 
 PINNED = ("pin", "failpoint()")  # the pin counts, and the word is not looked at yet
+MARKED = ("pin", "fetch_or_seq_cst(&slot.mask")  # it counts, and the slot says so
 
 
 def killed_with_a_pin(store: refstore.Store, ref: refstore.ObjectRef) -> None:
     """A process that pinned the object is dead, and nobody knows it yet."""
-    read, write = os.pipe()
-    with helpers.forking_on_purpose():
-        pid = os.fork()
-    if pid == 0:
-        _buffer = store.get(ref)
-        os.write(write, b"1")
-        signal.pause()
-    os.read(read, 1)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    os.close(read)
-    os.close(write)
+    killed_at(MARKED, lambda: store.get(ref))
 
 
 def get_nothing(store: refstore.Store, key: refstore.ObjectRef | str) -> None:
@@ -76,11 +66,7 @@ def test_what_a_dead_one_replaced_is_not_kept_by_another_dead_one(store: refstor
     old = store.put(bytes(2000), name="n")
     killed_with_a_pin(store, old)
 
-    def replace() -> None:
-        arm(INDEXED, signal.SIGKILL)
-        store.put(bytes(3000), name="n", replace=True)
-
-    assert helpers.forked(replace) == -signal.SIGKILL
+    killed_at(INDEXED, lambda: store.put(bytes(3000), name="n", replace=True))
     store.put(bytes(1000), name="n", replace=True)  # meets the dead one's lock
     assert store.stats().condemned == 0
     assert store.check() == []
