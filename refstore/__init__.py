@@ -22,7 +22,7 @@ from refstore._errors import (
     TopHolder,
 )
 from refstore._refs import ObjectRef
-from refstore._reports import Holder, Recovery, StoreStats
+from refstore._reports import Holder, ObjectInfo, Recovery, StoreStats
 from refstore._store import Store
 
 __version__ = "0.1.0"  # of which pyproject.toml makes that of the package
@@ -31,6 +31,7 @@ __all__ = [
     "GetTimeoutError",
     "Holder",
     "ObjectExistsError",
+    "ObjectInfo",
     "ObjectNotFoundError",
     "ObjectRef",
     "PinnedBuffer",

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import time
+from collections.abc import Iterable, Sequence
 from typing import SupportsFloat, SupportsIndex, cast
 
 from refstore import _messages, _paths
+from refstore._names import encode_name
 
 __all__ = [
+    "LONGEST_WAIT",
+    "META_LIMIT",
+    "checked_count",
+    "checked_meta",
+    "checked_names",
     "checked_options",
     "checked_size",
+    "deadline_of",
     "require_bytes_or_shape",
     "require_capacity",
     "require_create",
     "require_max_objects",
-    "require_no_wait",
 ]
 
 MAX_SIZE = 1 << 62  # bytes: larger than any store, and small enough to add to
-NO_WAIT = 0  # the default of timeouts
+LONGEST_WAIT = 1e9  # seconds; more is for ever
+META_LIMIT = 1 << 16  # bytes
 
 
 class _Permissions(int):
@@ -29,6 +38,7 @@ class _Permissions(int):
         return f"0o{self:o}"
 
 
+POLICIES = (None, "lru", "s3fifo")  # of eviction
 OWNERS = _Permissions(0o600)  # which a store's owner must have
 
 
@@ -39,10 +49,8 @@ def checked_options(
     mode: SupportsIndex,
 ) -> tuple[int | None, int | None, int]:
     """Capacity, max_objects and mode as plain numbers; TypeError or ValueError."""
-    if evict not in (None, "lru"):
-        raise ValueError(f"evict is {evict!r}: it is None or 'lru'")
-    if evict is not None:
-        raise ValueError(f"evict is {evict!r}: this version does not evict yet, leave it out")
+    if evict not in POLICIES:
+        raise ValueError(f"evict is {evict!r}: it is None, 'lru' or 's3fifo'")
     nbytes = None if capacity is None else _paths.parse_capacity(capacity)
     objects = None if max_objects is None else _number("max_objects", max_objects, "such as 5000")
     if objects is not None and objects <= 0:
@@ -73,12 +81,13 @@ def require_create(create: object) -> None:
         raise TypeError(f"create is {create!r}: it is True, False or None")
 
 
-def require_no_wait(timeout: object) -> None:
-    """TypeError or ValueError if `timeout` is not valid; NotImplementedError if it is not 0."""
-    if timeout is NO_WAIT:
-        return
+def deadline_of(timeout: object) -> float | None:
+    """When a call that begins now has waited for `timeout` seconds, by time.monotonic(); None: never.
+
+    Errors: TypeError or ValueError if the timeout is invalid.
+    """
     if timeout is None:
-        raise _messages.no_waiting()
+        return None
     if not hasattr(timeout, "__float__") and not hasattr(timeout, "__index__"):
         raise TypeError(
             f"timeout is {timeout!r}: give seconds, or None, not {type(timeout).__name__}"
@@ -86,8 +95,41 @@ def require_no_wait(timeout: object) -> None:
     seconds = float(cast(SupportsFloat, timeout))
     if not seconds >= 0:
         raise ValueError(f"timeout is {timeout!r}: it cannot be negative, nor NaN")
-    if seconds:
-        raise _messages.no_waiting()
+    return None if seconds > LONGEST_WAIT else time.monotonic() + seconds
+
+
+def checked_meta(meta: object) -> bytes:
+    """What put() was given as `meta`; TypeError or ValueError."""
+    if not isinstance(meta, bytes):
+        raise TypeError(f"meta is {meta!r}: give bytes, not {type(meta).__name__}")
+    if len(meta) > META_LIMIT:
+        raise ValueError(f"meta has {len(meta)} bytes: it can have {META_LIMIT}")
+    return meta
+
+
+def checked_count(count: SupportsIndex, names: Sequence[str]) -> int:
+    """How many of the names a wait_any() waits for; TypeError or ValueError."""
+    n = _number("count", count, "such as 1")
+    if not 1 <= n <= len(names):
+        raise ValueError(f"count is {n}, of {len(names)} names: it is 1 to their number")
+    return n
+
+
+def checked_names(names: Iterable[str] | None, n: int) -> list[str] | None:
+    """The names of `n` objects of one put_many(); TypeError or ValueError."""
+    if names is None:
+        return None
+    if isinstance(names, str):
+        raise TypeError("names is a str: give a list of names, one for each object")
+    told = list(names)
+    if len(told) != n:
+        raise ValueError(f"{len(told)} names for {n} objects: give one for each")
+    for name in told:
+        encode_name(name)
+    if len(set(told)) != n:
+        twice = next(name for name in told if told.count(name) > 1)
+        raise ValueError(f"the name {twice!r} is there twice: give each object its own")
+    return told
 
 
 def require_capacity(nbytes: int, limit: int) -> None:

@@ -6,7 +6,7 @@ Each engine has classes of its own, registered here, so that isinstance() holds 
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from refstore import _messages
 
@@ -155,6 +155,39 @@ class PinnedBuffer(Block):
             {'weights': [1, 2]}
         """
 
+    @property
+    @abc.abstractmethod
+    def header(self) -> bytes:
+        """Small bytes that say what the payload is, for `create(header=)` of any store.
+
+        They name no store, offset or process.
+
+        Errors:
+            ValueError: the buffer is closed.
+
+        Example:
+            >>> with store.get(store.put(np.arange(3))) as buf:
+            ...     with store.create(buf.nbytes, header=buf.header) as writer:
+            ...         memoryview(writer)[:] = bytes(buf)
+            >>> with store.get(writer.ref) as copy:
+            ...     copy.array
+            array([0, 1, 2])
+        """
+
+    @property
+    @abc.abstractmethod
+    def meta(self) -> bytes:
+        """The bytes that were given as `meta=` when the object was put.
+
+        Errors:
+            ValueError: the buffer is closed.
+
+        Example:
+            >>> with store.get(store.put(b"abc", meta=b"step 7")) as buf:
+            ...     buf.meta
+            b'step 7'
+        """
+
     if TYPE_CHECKING:
 
         def _private_view(self) -> memoryview: ...
@@ -244,4 +277,46 @@ class Writer(Block):
         Example:
             >>> with store.create(shape=3, dtype="i8") as writer:
             ...     writer.array[:] = [1, 2, 3]
+        """
+
+    @abc.abstractmethod
+    def write_at(self, offset: SupportsIndex, data: object) -> None:
+        """Copies bytes into the memory, without leaving a view of it behind.
+
+        Parameters:
+            offset: where they begin, in bytes from the start.
+            data: anything that has a contiguous buffer.
+
+        Errors:
+            ValueError: they do not fit, or the Writer is sealed or aborted.
+            TypeError: `data` has no buffer.
+            BufferError: its buffer is not contiguous.
+
+        Example:
+            >>> with store.create(4) as writer:
+            ...     writer.write_at(0, b"ab")
+            ...     writer.write_at(2, b"cd")
+            >>> bytes(store.get(writer.ref))
+            b'abcd'
+        """
+
+    @abc.abstractmethod
+    def truncate(self, nbytes: SupportsIndex) -> None:
+        """Makes an object of kind "bytes" shorter; the space behind it is free again.
+
+        Views that are longer stay valid until the seal.
+
+        Parameters:
+            nbytes: the new size.
+
+        Errors:
+            ValueError: it is negative or larger than the size, or the Writer is sealed or aborted.
+            TypeError: the object is an array, or made from a header.
+
+        Example:
+            >>> with store.create(1000) as writer:
+            ...     writer.write_at(0, b"abc")
+            ...     writer.truncate(3)
+            >>> bytes(store.get(writer.ref))
+            b'abc'
         """

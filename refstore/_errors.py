@@ -87,10 +87,12 @@ class ObjectNotFoundError(RefstoreError, KeyError):
 
 
 class ObjectExistsError(RefstoreError, FileExistsError):
-    """The name is taken, and `replace=True` was not given. A FileExistsError, too.
+    """The name is taken or claimed. A FileExistsError, too.
 
     Parameters:
         key: the name.
+        pid: of the process that claims the name, by `create(claim=True)`; None: an object has it.
+        refs: of put_many(): the objects that were published before.
 
     Example:
         >>> _ = store.put(b"x", name="weights")
@@ -101,11 +103,20 @@ class ObjectExistsError(RefstoreError, FileExistsError):
         weights
     """
 
-    _keywords = ("key",)
+    _keywords = ("key", "pid", "refs")
 
-    def __init__(self, message: str, *, key: str) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        key: str,
+        pid: int | None = None,
+        refs: Sequence[ObjectRef] = (),
+    ) -> None:
         super().__init__(message)
         self.key = key
+        self.pid = pid
+        self.refs = list(refs)
 
 
 class TopHolder(NamedTuple):
@@ -163,14 +174,28 @@ class StoreFullError(RefstoreError, MemoryError):
 
 
 class GetTimeoutError(RefstoreError, TimeoutError):
-    """Nothing was published under the name in the time given. A TimeoutError, too.
+    """What was waited for did not come in the time given. A TimeoutError, too.
 
-    This version does not wait, and raises it nowhere.
+    Parameters:
+        pid: of get_or_put(): the process that is making the object; else None.
+        ready: of wait_any(): the names that have objects.
 
     Example:
-        >>> issubclass(refstore.GetTimeoutError, TimeoutError)
-        True
+        >>> try:
+        ...     store.get("no such name", timeout=0.01)
+        ... except TimeoutError as error:
+        ...     print(error.ready)
+        []
     """
+
+    _keywords = ("pid", "ready")
+
+    def __init__(
+        self, message: str, *, pid: int | None = None, ready: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.ready = list(ready)
 
 
 class StoreBusyError(RefstoreError, TimeoutError):

@@ -191,10 +191,6 @@ def not_found(path: str, key: ObjectRef | str, *, of_other_store: bool) -> Objec
     )
 
 
-def no_waiting() -> NotImplementedError:
-    return NotImplementedError("this version of refstore does not wait yet: timeout must be 0")
-
-
 def closed() -> ValueError:
     return ValueError("this store is closed")
 

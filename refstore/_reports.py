@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from refstore._refs import ObjectRef
 
-__all__ = ["Holder", "Recovery", "StoreStats"]
+__all__ = ["Holder", "ObjectInfo", "Recovery", "StoreStats"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class StoreStats:
         puts: objects published so far.
         gets: calls of get() so far.
         deletes: objects deleted so far, by delete() or replaced.
-        evictions: objects evicted so far; this version evicts none.
+        evictions: objects deleted so far to make room for others.
         recoveries: processes that died attached, and were cleaned up after.
         processes: attached and alive.
 
@@ -111,3 +111,41 @@ class Holder(NamedTuple):
     pins: int
     bytes: int
     alive: bool
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What is known of one object. Sizes are in bytes.
+
+    Parameters:
+        ref: of the object; None while it is being written, and of a claim.
+        name: that it is published under, or claimed; None if it has none.
+        kind: "bytes", "array" or "object"; None while it is being written, and of a claim.
+        nbytes: of the payload.
+        block_nbytes: of its block, as allocated.
+        pins: in all processes.
+        pid: of the process that put it; 0 if that is not known any more.
+        command: how that process was started, cut short.
+        created: when it was put, in seconds since the epoch, to a sixteenth of a second.
+        owned: whether it goes with its owner.
+        evictable: whether it may go when other objects need its space.
+        state: "live", "pending delete" (deleted, and kept by pins), "writing" or "claimed".
+
+    Example:
+        >>> info = store.info(store.put(b"abc"))
+        >>> info.kind, info.nbytes, info.pid == os.getpid(), info.state
+        ('bytes', 3, True, 'live')
+    """
+
+    ref: ObjectRef | None
+    name: str | None
+    kind: Literal["bytes", "array", "object"] | None
+    nbytes: int
+    block_nbytes: int
+    pins: int
+    pid: int
+    command: str
+    created: float
+    owned: bool
+    evictable: bool
+    state: Literal["live", "pending delete", "writing", "claimed"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast
 
 from refstore import _header, _messages, _paths
@@ -14,11 +13,9 @@ from refstore._arguments import (
     require_create,
     require_max_objects,
 )
-from refstore._calls import ObjectCalls
+from refstore._calls import Calls
 from refstore._errors import RefstoreError, StoreVersionError
 from refstore._pickled import named_in_pickles
-from refstore._refs import ObjectRef
-from refstore._reports import Holder, Recovery, StoreStats
 from refstore._temporary import collect_temporary, give_up, own
 from refstore.engines import choice, interface
 from refstore.engines.binding import bound
@@ -30,9 +27,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Store"]
-
-RETRIES = 5  # more that check() takes before it reports
-RETRY_DELAY = 0.02  # seconds
 
 
 class _InitSignature:
@@ -46,7 +40,7 @@ class _InitSignature:
         return of_init.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
 
 
-class Store(ObjectCalls):
+class Store(Calls):
     """A store on this machine, shared by every process that opens the same name.
 
     A store is a file; it lasts until unlink(), whoever is attached. `key in store`, `len(store)`
@@ -64,7 +58,9 @@ class Store(ObjectCalls):
             must attach.
         backend: "native", "filelock", or "auto" for the better one that can be there, which the
             variable REFSTORE_BACKEND overrides.
-        evict: the eviction policy; this version has none, so it is None.
+        evict: which objects may be deleted when others need their space: None, those that were put
+            with `evictable=True`; "lru" and "s3fifo", all that were not put with `evictable=False`,
+            those first that were not used for long ("lru"), or not often ("s3fifo").
         mode: permissions of a new store's file.
         foreign: whether to attach to another user's store. Its objects are unpickled, which can
             run that user's code.
@@ -116,7 +112,7 @@ class Store(ObjectCalls):
         max_objects: SupportsIndex | None = None,
         create: bool | None = None,
         backend: Literal["auto", "native", "filelock"] = "auto",
-        evict: str | None = None,
+        evict: Literal["lru", "s3fifo"] | None = None,
         mode: SupportsIndex = OWNERS,
         foreign: bool = False,
     ) -> None:
@@ -128,20 +124,20 @@ class Store(ObjectCalls):
         while True:
             if create is not True:
                 try:
-                    self._attach(path, foreign, wanted, max_objects)
+                    self._attach(path, foreign, wanted, max_objects, evict)
                 except FileNotFoundError:
                     if create is False:
                         raise
                 else:
                     return
             try:
-                _make(self._module, path, wanted, max_objects, mode, temporary=False)
+                _make(self._module, path, wanted, max_objects, mode, evict, temporary=False)
             except FileExistsError:
                 if create:
                     raise
                 continue  # another process was first: attach to its store
             try:
-                self._attach(path, foreign, None, None)
+                self._attach(path, foreign)
             except BaseException:
                 _remove_unused(self._module, path)
                 raise
@@ -154,7 +150,7 @@ class Store(ObjectCalls):
         *,
         max_objects: SupportsIndex | None = None,
         backend: Literal["auto", "native", "filelock"] = "auto",
-        evict: str | None = None,
+        evict: Literal["lru", "s3fifo"] | None = None,
         mode: SupportsIndex = OWNERS,
     ) -> Self:
         """Creates a store with a fresh name, removed when this process closes it, exits or dies.
@@ -163,7 +159,7 @@ class Store(ObjectCalls):
             capacity: bytes of payload, as an int or a text such as "64MiB".
             max_objects: how many objects fit; follows from the capacity by default.
             backend: "native", "filelock" or "auto", as of Store().
-            evict: the eviction policy; this version has none, so it is None.
+            evict: which objects may be deleted when others need their space, as of Store().
             mode: permissions of the file.
 
         Returns:
@@ -185,10 +181,10 @@ class Store(ObjectCalls):
         collect_temporary(os.path.dirname(path))
         module = choice.choose(backend, path)
         store = _blank(cls, module)
-        mine = _make(module, path, wanted, max_objects, mode, temporary=True)
+        mine = _make(module, path, wanted, max_objects, mode, evict, temporary=True)
         own(store, path, mine, creator)
         try:
-            store._attach(path, False, None, None)
+            store._attach(path, False)
         except BaseException:
             give_up(store)
             raise
@@ -205,7 +201,12 @@ class Store(ObjectCalls):
                 )
 
     def _attach(
-        self, path: str, foreign: bool, capacity: int | None, max_objects: int | None
+        self,
+        path: str,
+        foreign: bool,
+        capacity: int | None = None,
+        max_objects: int | None = None,
+        evict: str | None = None,
     ) -> None:
         try:
             attachment = self._module.attach(path, foreign)
@@ -214,10 +215,11 @@ class Store(ObjectCalls):
         for what, asked, has in (
             ("capacity", capacity, attachment.capacity),
             ("max_objects", max_objects, attachment.max_objects),
+            ("evict", evict, attachment.evict),
         ):
             if asked is not None and asked != has:
                 raise ValueError(
-                    f"store {path!r} has {what} {has}, and {asked} was asked for: "
+                    f"store {path!r} has {what} {has!r}, and {asked!r} was asked for: "
                     "leave it out to attach, or remove the store to make it anew"
                 )
         self._base()._open(attachment)
@@ -274,8 +276,8 @@ class Store(ObjectCalls):
         return self._module.BACKEND
 
     @property
-    def evict(self) -> None:
-        """The eviction policy: None, objects live until they are deleted.
+    def evict(self) -> Literal["lru", "s3fifo"] | None:
+        """The eviction policy that the store was made with.
 
         Errors:
             ValueError: the store is closed.
@@ -284,95 +286,7 @@ class Store(ObjectCalls):
             >>> store.evict is None
             True
         """
-        self._attachment  # noqa: B018  a closed store raises
-        return None
-
-    def stats(self) -> StoreStats:
-        """Counts what the store holds and has done.
-
-        Returns:
-            A StoreStats; sizes are in bytes.
-
-        Errors:
-            ValueError: the store is closed.
-
-        Example:
-            >>> _ = store.put(b"x")
-            >>> store.stats().objects
-            1
-        """
-        return StoreStats(*self._base()._census())
-
-    def holders(self, ref_or_name: ObjectRef | str | None = None) -> list[Holder]:
-        """Lists the processes that keep objects in memory, and which, largest first.
-
-        Each entry is consistent; the list is not an atomic snapshot.
-
-        Parameters:
-            ref_or_name: lists the holders of this object alone. A ref finds its object even when
-                it is deleted, as long as it is pinned.
-
-        Returns:
-            A Holder for each process and object that it pins or is writing. A live object that
-            nobody pins has none.
-
-        Errors:
-            ObjectNotFoundError: there is no such object, or its last pin is gone.
-            TypeError, ValueError: the key is neither a ref nor a valid name, or the store is
-                closed.
-
-        Example:
-            >>> ref = store.put(b"x", name="weights")
-            >>> with store.get(ref):
-            ...     [(holder.name, holder.pins) for holder in store.holders()]
-            [('weights', 1)]
-        """
-        found = [Holder(*row) for row in self._base()._holders(ref_or_name)]
-        return sorted(found, key=lambda holder: (-holder.bytes, holder.pid))
-
-    def recover(self) -> Recovery:
-        """Frees what dead processes held. It also happens by itself, when it is needed.
-
-        Returns:
-            A Recovery: what this process recovered since its last recover(), by this call or on
-            its own.
-
-        Errors:
-            OSError: recovery needs a file descriptor and none is left (ulimit -n); what was
-                recovered until then is in the next result.
-            StoreBusyError: a process that is stopped has locked what this needs.
-            ValueError: the store is closed.
-
-        Example:
-            >>> store.recover().processes
-            0
-        """
-        return Recovery(*self._base()._recover_all())
-
-    def check(self) -> list[str]:
-        """Checks every invariant of the store, read-only.
-
-        What a dead process still holds is not a problem. A change that is under way may look
-        like one, so it checks again, and reports only what stays.
-
-        Returns:
-            A sentence for each invariant that fails; an empty list if the store is sound.
-
-        Errors:
-            ValueError: the store is closed.
-
-        Example:
-            >>> store.check()
-            []
-        """
-        look = self._base()._problems
-        problems = look()
-        for _ in range(RETRIES):
-            if not problems:
-                break
-            time.sleep(RETRY_DELAY)
-            problems &= look()
-        return sorted(problems)
+        return self._attachment.evict
 
     def unlink(self) -> None:
         """Removes the store's file, if it is still this store's. Attached processes go on.
@@ -457,7 +371,7 @@ def attached(face: type[S], path: str, *, foreign: bool) -> S:
     """
     store = _blank(face, choice.choose(_header.owner_of(path) or "auto", path))
     try:
-        store._attach(path, foreign, None, None)
+        store._attach(path, foreign)
     except FileNotFoundError as error:
         raise _messages.gone(path, error) from None
     return store
@@ -486,6 +400,7 @@ def _make(
     capacity: int | None,
     max_objects: int | None,
     mode: int,
+    evict: Literal["lru", "s3fifo"] | None,
     *,
     temporary: bool,
 ) -> interface.CreatorLock | None:
@@ -495,6 +410,6 @@ def _make(
         os.path.dirname(path), capacity, max_objects, module.file_nbytes
     )
     try:
-        return module.make_file(path, capacity, max_objects, mode, temporary)
+        return module.make_file(path, capacity, max_objects, mode, temporary, evict)
     except OSError as error:
         raise _messages.of_making(path, error) from None

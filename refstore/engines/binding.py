@@ -4,7 +4,7 @@
         put, get, delete, ... = engine.Engine.put, engine.Engine.get, ...
 
 The methods stand in the class itself, so that a call takes no step in between. Each of them wraps
-the method of `ObjectCalls` in the sense of functools.update_wrapper(): so help() shows the
+the method of `Calls` in the sense of functools.update_wrapper(): so help() shows the
 documentation and inspect the signature and the source that stand there, once for both engines.
 Where a subclass of Store has a method of its own, that stays, and reaches the engine by super().
 For `_store.py` alone.
@@ -14,13 +14,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from refstore._calls import ObjectCalls
+from refstore._calls import Calls
 from refstore._docs import adopt_docs
 from refstore.engines.interface import Engine, Module
 
 __all__ = ["bound"]
 
-_BOUND = ("put", "create", "get", "delete", "refcount", "ref", "names", "trim", "__contains__")
+_BOUND = (
+    *("put", "create", "get", "delete", "refcount", "ref", "names", "trim", "__contains__"),
+    *("put_many", "get_many", "delete_many", "get_or_put", "wait", "wait_any", "adopt", "disown"),
+)
 
 _made: dict[tuple[type, str], type] = {}
 _engines: dict[str, type[Engine]] = {}
@@ -38,7 +41,7 @@ def _bind(face: type, module: Module) -> type:
     members: dict[str, Any] = {
         name: getattr(_documented(module), name)
         for name in _BOUND
-        if getattr(face, name) is getattr(ObjectCalls, name)
+        if getattr(face, name) is getattr(Calls, name)
     }
     members |= {
         # not in Store itself: before 3.11 a subclass with a __dict__ would then fit no engine
@@ -53,9 +56,9 @@ def _bind(face: type, module: Module) -> type:
 
 
 def _documented(module: Module) -> type[Engine]:
-    """The class of an engine, whose methods wrap those of `ObjectCalls` from here on."""
+    """The class of an engine, whose methods wrap those of `Calls` from here on."""
     engine = module.Engine
     if module.BACKEND not in _engines:
-        adopt_docs(engine, ObjectCalls)
+        adopt_docs(engine, Calls)
         _engines[module.BACKEND] = engine
     return engine

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol, SupportsIndex
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex
 
 from refstore._header import Backend
 
@@ -27,6 +27,8 @@ class Attachment(Protocol):
     def capacity(self) -> int: ...
     @property
     def max_objects(self) -> int: ...
+    @property
+    def evict(self) -> Literal["lru", "s3fifo"] | None: ...
     def is_of(self, fd: int) -> bool: ...
 
 
@@ -40,7 +42,15 @@ class Engine(Protocol):
     def _open(self, att: Attachment) -> None: ...
     def close(self) -> None: ...
     def put(
-        self, obj: object, *, name: str | None, replace: bool, timeout: float | None
+        self,
+        obj: object,
+        *,
+        name: str | None,
+        replace: bool,
+        timeout: float | None,
+        owned: bool,
+        evictable: bool | None,
+        meta: bytes,
     ) -> ObjectRef: ...
     def create(
         self,
@@ -48,23 +58,69 @@ class Engine(Protocol):
         *,
         shape: SupportsIndex | tuple[SupportsIndex, ...] | None,
         dtype: npt.DTypeLike | None,
+        order: Literal["C", "F"],
+        header: bytes | None,
         name: str | None,
         replace: bool,
+        claim: bool,
         timeout: float | None,
+        owned: bool,
+        evictable: bool | None,
+        meta: bytes,
     ) -> Writer: ...
     def get(
         self, key: ObjectRef | str, *, timeout: float | None, writable: bool
     ) -> PinnedBuffer: ...
+    def put_many(
+        self,
+        objs: Iterable[object],
+        *,
+        names: Iterable[str] | None,
+        replace: bool,
+        timeout: float | None,
+        owned: bool,
+        evictable: bool | None,
+    ) -> list[ObjectRef]: ...
+    def get_many(
+        self, keys: Iterable[ObjectRef | str], *, timeout: float | None, writable: bool
+    ) -> list[PinnedBuffer]: ...
+    def delete_many(self, keys: Iterable[ObjectRef | str]) -> int: ...
+    def get_or_put(
+        self,
+        name: str,
+        factory: Callable[[], object],
+        *,
+        timeout: float | None,
+        owned: bool,
+        evictable: bool | None,
+    ) -> PinnedBuffer: ...
+    def wait(
+        self, name: str, *, newer_than: ObjectRef | None, timeout: float | None
+    ) -> PinnedBuffer: ...
+    def wait_any(
+        self, names: Iterable[str], *, count: SupportsIndex, timeout: float | None
+    ) -> list[str]: ...
+    def adopt(self, key: ObjectRef | str) -> None: ...
+    def disown(self, key: ObjectRef | str) -> None: ...
     def delete(self, key: ObjectRef | str) -> None: ...
     def refcount(self, key: ObjectRef | str) -> int: ...
     def ref(self, name: str) -> ObjectRef: ...
     def __contains__(self, key: ObjectRef | str, /) -> bool: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[ObjectRef]: ...
-    def names(self) -> list[str]: ...
+    def names(self, prefix: str) -> list[str]: ...
     def trim(self) -> int: ...
     def _census(self) -> tuple[int, ...]:
         """The fields of StoreStats, in its order."""
+
+    def _info(self, key: ObjectRef | str) -> tuple[Any, ...]:
+        """The fields of ObjectInfo, in its order, of a live object; ObjectNotFoundError."""
+
+    def _objects(self, prefix: str | None) -> Iterable[tuple[Any, ...]]:
+        """The fields of ObjectInfo, of every object whose name begins so, or of all."""
+
+    def _ref_at(self, address: int, nbytes: int) -> ObjectRef | None:
+        """The object that this process pins in whose block these bytes of its memory lie."""
 
     def _problems(self) -> set[str]:
         """A sentence for each invariant that does not hold at this moment."""
@@ -96,7 +152,13 @@ class Module(Protocol):
         """Apparent size of the file of such a store."""
 
     def make_file(
-        self, path: str, capacity: int, max_objects: int, mode: int, temporary: bool
+        self,
+        path: str,
+        capacity: int,
+        max_objects: int,
+        mode: int,
+        temporary: bool,
+        evict: Literal["lru", "s3fifo"] | None,
     ) -> CreatorLock | None:
         """Makes a whole store file; FileExistsError if the path is taken.
 

@@ -1,0 +1,71 @@
+"""The errors of calls that wait for other processes, as sentences, for both engines.
+
+Each function makes an exception and leaves it to its caller to raise it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from refstore._errors import GetTimeoutError, ObjectExistsError, RefstoreError
+
+
+def claimed(path: str, name: str, pid: int) -> ObjectExistsError:
+    return ObjectExistsError(
+        f"the name {name!r} in store {path!r} is claimed by process {pid}, which is writing an "
+        "object for it: wait for that with get(timeout=) or wait(), or give another name",
+        key=name,
+        pid=pid,
+    )
+
+
+def not_published(path: str, name: str, seconds: float) -> GetTimeoutError:
+    """Nothing has the name after a wait."""
+    return GetTimeoutError(
+        f"nothing was published as {name!r} in store {path!r} within {seconds:g} seconds: see "
+        "whether its publisher runs, or give a longer timeout"
+    )
+
+
+def not_replaced(path: str, name: str, seconds: float) -> GetTimeoutError:
+    """The name still has the object that the caller knows."""
+    return GetTimeoutError(
+        f"{name!r} in store {path!r} has still the object of `newer_than` after {seconds:g} "
+        "seconds: see whether its publisher runs, or give a longer timeout"
+    )
+
+
+def not_enough(
+    path: str, ready: Sequence[str], count: int, asked: int, seconds: float
+) -> GetTimeoutError:
+    """Too few of many names have objects."""
+    return GetTimeoutError(
+        f"{len(ready)} of {asked} names have objects in store {path!r} after {seconds:g} seconds, "
+        f"and {count} were waited for: `ready` lists those that do",
+        ready=ready,
+    )
+
+
+def not_made(path: str, name: str, pid: int, seconds: float) -> GetTimeoutError:
+    """Another caller's factory is not through."""
+    return GetTimeoutError(
+        f"process {pid} is making {name!r} of store {path!r}, and was not through after "
+        f"{seconds:g} seconds: give a longer timeout, or see what it does",
+        pid=pid,
+    )
+
+
+def own_factory(path: str, name: str) -> RefstoreError:
+    """A factory asked for what it makes itself, or for what waits for it."""
+    return RefstoreError(
+        f"get_or_put({name!r}) in store {path!r} would wait for ever: that object is being made by "
+        "this very thread, or by a factory that waits for an object that this thread makes"
+    )
+
+
+def abandoned(path: str, what: str) -> RefstoreError:
+    """A wait that nobody can end. `what` waits, as in "wait('weights')"."""
+    return RefstoreError(
+        f"{what} would wait for ever: the file of store {path!r} was removed, and no other process "
+        "is attached"
+    )
