@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex
 
 from refstore._header import Backend
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from refstore._buffers import PinnedBuffer, Writer
     from refstore._refs import ObjectRef
 
-__all__ = ["Attachment", "CreatorLock", "Engine", "Module"]
+__all__ = ["Attachment", "CreatorLock", "Engine", "Module", "Watch"]
 
 
 class Attachment(Protocol):
@@ -122,6 +122,9 @@ class Engine(Protocol):
     def _ref_at(self, address: int, nbytes: int) -> ObjectRef | None:
         """The object that this process pins in whose block these bytes of its memory lie."""
 
+    def _watch(self) -> Watch:
+        """For one thread that waits on behalf of others."""
+
     def _problems(self) -> set[str]:
         """A sentence for each invariant that does not hold at this moment."""
 
@@ -132,6 +135,20 @@ class Engine(Protocol):
         self, key: ObjectRef | str | None
     ) -> list[tuple[int, str, ObjectRef | None, str | None, int, int, bool]]:
         """The fields of Holder, for each holder of one object or of any."""
+
+
+class Watch(Protocol):
+    """How one thread sleeps until any of many names changes. It keeps no store open."""
+
+    def seen(self, names: Sequence[str]) -> list[int]:
+        """Takes part as a sleeper from here on; what to hand to sleep(), read before a look."""
+
+    def sleep(self, names: Sequence[str], seen: Sequence[int], seconds: float) -> None:
+        """Returns when one of the names was published, replaced or deleted since seen(), after
+        poke(), after that many seconds, or sooner. The GIL is released."""
+
+    def poke(self) -> None:
+        """Ends the sleep of another thread, or the next one if there is none."""
 
 
 class CreatorLock(Protocol):
