@@ -42,6 +42,7 @@ def _bind(face: type, module: Module) -> type:
         name: getattr(_documented(module), name)
         for name in _BOUND
         if getattr(face, name) is getattr(Calls, name)
+        and hasattr(module.Engine, name)  # TODO: all, once both engines have all
     }
     members |= {
         # not in Store itself: before 3.11 a subclass with a __dict__ would then fit no engine

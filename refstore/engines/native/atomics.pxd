@@ -30,6 +30,8 @@
 #   [index]      the object that a cell names is whole, before who follows the cell
 #   [lock]       all that was done under a lock of the file, before its next holder
 #   [row]        what is left in a row, before its next owner; its state, before who scans live rows
+#   [wait]       what a name leads to, or what is free, before who sleeps until that changes: both
+#                sides in the one order of all seq_cst accesses, see waiting.pxd
 #   [fork]       within one process: that a thread forked which no hook held off, before who lets go
 #                of a view
 
@@ -112,6 +114,8 @@ cdef extern from *:
     void store_seq_cst_u32 "refstore_store_seq_cst"(uint32_t *p, uint32_t value) noexcept nogil
     uint32_t fetch_add_seq_cst_u32 "refstore_fetch_add_seq_cst"(uint32_t *p,
                                                                 uint32_t value) noexcept nogil
+    bint cas_seq_cst_u32 "refstore_cas_seq_cst"(uint32_t *p, uint32_t *expected,
+                                                uint32_t desired) noexcept nogil
     uint32_t fetch_sub_seq_cst_u32 "refstore_fetch_sub_seq_cst"(uint32_t *p,
                                                                 uint32_t value) noexcept nogil
 

@@ -3,10 +3,11 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from refstore.engines.native.atomics cimport load_acquire
-from refstore.engines.native.layout cimport Geometry, Header, lay_out, PAGE
+from refstore.engines.native.layout cimport EVICT_S3FIFO, Header, PAGE
+from refstore.engines.native.geometry cimport Geometry, lay_out
 from refstore.engines.native.system cimport (
     getpid, MADV_DONTFORK, madvise, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
 )
@@ -21,6 +22,7 @@ from refstore.engines.native.opening cimport (
 
 import os
 import weakref
+from refstore._arguments import POLICIES       # by the numbers of Evict
 
 cdef object attachments = weakref.WeakValueDictionary()     # (device, inode) -> Attachment
 cdef View *first_view = NULL                                # the same, for the fork hooks
@@ -95,6 +97,10 @@ cdef class Attachment:
     def max_objects(self):
         return self.view.header.max_objects
 
+    @property
+    def evict(self):
+        return POLICIES[min(self.view.header.evict, <uint32_t>EVICT_S3FIFO)]
+
     def is_of(self, int fd):
         found = os.fstat(fd)
         return found.st_dev == self.view.dev and found.st_ino == self.view.ino
@@ -139,9 +145,10 @@ def file_nbytes(uint64_t capacity, uint64_t max_objects):
     return g.file_size
 
 
-def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mode, bint temporary):
+def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mode, bint temporary,
+              evict):
     cdef CreatorLock lock = CreatorLock() if temporary else None
-    cdef int fd = new_file(path, capacity, max_objects, mode, temporary)
+    cdef int fd = new_file(path, capacity, max_objects, mode, temporary, POLICIES.index(evict))
     try:
         if lock is not None:
             lock.keep(fd)

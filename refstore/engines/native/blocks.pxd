@@ -13,8 +13,10 @@ from refstore.engines.native.error_codes cimport (
     ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY, ERR_UNCOMMITTED,
 )
 from refstore.engines.native.layout cimport (
-    class_nbytes, class_of, CLASSES, extent_first, extent_pages, HELD, make_extent, PAGE, Run,
-    RUN_BLOCKS, Slot, SMALL_LIMIT, WRITING,
+    CLASSES, HELD, PAGE, Run, RUN_BLOCKS, Slot, SMALL_LIMIT, WRITING,
+)
+from refstore.engines.native.geometry cimport (
+    class_nbytes, class_of, extent_first, extent_pages, make_extent,
 )
 from refstore.engines.native.view cimport (
     bits_at, class_bits_at, damage, file_of, RECENT, run_is_sound, run_slot, run_twin, runs_used,

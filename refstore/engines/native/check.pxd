@@ -11,10 +11,11 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed_u32, popcount64
 from refstore.engines.native.layout cimport (
-    BINS, block_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT,
-    Label, LIVE_WORDS, MAX_ROWS, NAME_LOCKS, PAGE, PageTag, PUBLISHING, RECLAIMING, RETIRED,
-    ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    BINS, CLASSES, CONDEMNED, FREE, HELD, KIND_OBJECT, Label, LIVE_WORDS, MAX_ROWS, NAME_LOCKS,
+    PAGE, PageTag, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run,
+    RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
+from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
     bits_at, file_of, is_ready, is_within_block, label_at, labels_are_committed, name_lock_at,
     next_live_row, pins_of, pins_ready_of, row_at, run_is_sound, run_is_there, runs_used,

@@ -10,9 +10,9 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire, load_seq_cst, load_seq_cst_u32
 from refstore.engines.native.layout cimport (
-    block_nbytes, CONDEMNED, KEPT, MAX_ROWS, PUBLISHING, Row, ROW_LEFT, SEALED, SLOTS_PER_STEP,
-    WRITING,
+    CONDEMNED, KEPT, MAX_ROWS, PUBLISHING, Row, ROW_LEFT, SEALED, SLOTS_PER_STEP, WRITING,
 )
+from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.view cimport (
     is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, slots_used, View,
 )

@@ -21,9 +21,9 @@ from refstore.engines.native.error_codes cimport (
     ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, kind_of_error,
 )
 from refstore.engines.native.layout cimport (
-    COUNT_PUTS, extent_first, extent_pages, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT,
-    MAX_ROWS, Slot,
+    COUNT_PUTS, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot,
 )
+from refstore.engines.native.geometry cimport extent_first, extent_pages
 from refstore.engines.native.view cimport count, file_of, label_at, View
 from refstore.engines.native.memory cimport (
     commit_data, commit_labels, note_refusal, step_end, wants_huge_pages,
@@ -56,11 +56,39 @@ cdef struct Draft:
     uint64_t slot
     uint64_t generation
     bint is_begun               # the slot is ours, and has room
+    # what the caller asked for
+    bint waits                  # for room, until `deadline`
+    uint64_t deadline           # ns of CLOCK_MONOTONIC, or 0: for ever
+    bint owned                  # by this process
+    bint evictable
+    const char *meta            # bytes of the user's own
+    uint64_t meta_nbytes
 
 
 cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.life = v.life
     draft.is_begun = False
+    draft.waits = False
+    draft.owned = False
+    draft.evictable = v.evicts
+    draft.meta_nbytes = 0
+
+
+cdef inline int set_deadline(Draft *draft, object timeout) except -1:
+    from refstore._arguments import deadline_of
+    at = deadline_of(timeout)
+    draft.waits = timeout is None or timeout > 0
+    draft.deadline = 0 if at is None else <uint64_t>(<double>at * 1e9)
+    return 0
+
+
+cdef inline int set_meta(Draft *draft, object meta) except -1:
+    # `meta` is the caller's, and lives as long as the call
+    from refstore._arguments import checked_meta
+    cdef bytes octets = checked_meta(meta)
+    draft.meta = PyBytes_AS_STRING(octets)
+    draft.meta_nbytes = <uint64_t>len(octets)
+    return 0
 
 
 cdef inline void discard(View *v, Draft *draft) noexcept:
@@ -164,6 +192,7 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     assign(slot.ndim, 0)
     assign(slot.order, c'C')
     assign(slot.text_nbytes, 0)
+    assign(slot.flags, 0)
     assign(slot.spill_nbytes, 0)
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)

@@ -10,9 +10,10 @@ from refstore.engines.native.atomics cimport (
     assign, load_acquire, load_acquire_u32, popcount64, store_relaxed_u32, store_release,
 )
 from refstore.engines.native.layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, PageTag,
-    PUBLISHING, RETIRED, Run, RUN_BLOCKS, SEALED, Slot,
+    CLASSES, CONDEMNED, FREE, HELD, PAGE, PageTag, PUBLISHING, RETIRED, Run, RUN_BLOCKS, SEALED,
+    Slot,
 )
+from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport map_end, run_is_sound, runs_used, slots_used, View
 from refstore.engines.native.slots cimport restore_hint, restore_run_hints, word_state
 from refstore.engines.native.bins cimport insert_free, mark_unused, mark_used, next_page

@@ -16,10 +16,10 @@ from refstore.engines.native.error_codes cimport (
     left_behind,
 )
 from refstore.engines.native.layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FREE, HELD, KEPT, MAX_ROWS,
-    NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot,
-    SLOTS_PER_STEP, WRITING,
+    CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FREE, HELD, KEPT, MAX_ROWS, NAME_LOCKS,
+    PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
+from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.system cimport (
     byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
 )

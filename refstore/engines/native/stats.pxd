@@ -6,9 +6,10 @@ from libc.stdlib cimport calloc, free
 
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed, load_relaxed_u32
 from refstore.engines.native.layout cimport (
-    block_nbytes, CHUNK, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, PUBLISHING,
-    RETIRED, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP,
+    CHUNK, CONDEMNED, FREE, HELD, PAGE, PUBLISHING, RETIRED, ROW_LEFT, Run, SEALED, Slot,
+    SLOTS_PER_STEP,
 )
+from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
     bits_at, is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, run_is_there,
     slots_used, View,

@@ -5,9 +5,8 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from refstore.engines.native.atomics cimport assign
-from refstore.engines.native.layout cimport (
-    BINS, CHUNK, extent_first, extent_pages, HELD, HUGE_PAGE, make_extent, PAGE,
-)
+from refstore.engines.native.layout cimport BINS, CHUNK, HELD, HUGE_PAGE, PAGE
+from refstore.engines.native.geometry cimport extent_first, extent_pages, make_extent
 from refstore.engines.native.system cimport punch_hole
 from refstore.engines.native.view cimport bits_at, file_of, map_end, top_of, View
 from refstore.engines.native.memory cimport clear_ready, next_ready, next_unready

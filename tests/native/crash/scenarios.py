@@ -240,7 +240,7 @@ def mid_free(path: str) -> Scenario:
 
 def made(path: str) -> Scenario:
     """Nobody has ever attached."""
-    _core.make_file(path, CAPACITY, 2000, 0o600, False)
+    _core.make_file(path, CAPACITY, 2000, 0o600, False, None)
     taken = image.take(path)
     os.unlink(path)
     return Scenario("made", taken, Others.IDLE, {}, {}, {}, [])
