@@ -60,6 +60,7 @@ def _documented(module: Module) -> type[Engine]:
     """The class of an engine, whose methods wrap those of `Calls` from here on."""
     engine = module.Engine
     if module.BACKEND not in _engines:
-        adopt_docs(engine, Calls)
+        for part in engine.__mro__[:-1]:  # an engine may be put together of several
+            adopt_docs(part, Calls)
         _engines[module.BACKEND] = engine
     return engine

@@ -9,11 +9,13 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from refstore.engines.native.atomics cimport load_acquire, load_relaxed_u32, popcount64
+from refstore.engines.native.atomics cimport (
+    load_acquire, load_acquire_u16, load_relaxed_u32, popcount64,
+)
 from refstore.engines.native.layout cimport (
-    BINS, CLASSES, CONDEMNED, FREE, HELD, KIND_OBJECT, Label, LIVE_WORDS, MAX_ROWS, NAME_LOCKS,
-    PAGE, PageTag, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run,
-    RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    BINS, CLASSES, CONDEMNED, FREE, GOING, HELD, KIND_OBJECT, Label, LIVE_WORDS, MAX_ROWS,
+    NAME_LOCKS, PAGE, PageTag, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED, ROW_FREE, ROW_LEFT,
+    Run, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
@@ -27,6 +29,7 @@ from refstore.engines.native.slots cimport pinned_by, word_generation, word_row,
 from refstore.engines.native.bins cimport are_used, bin_of
 from refstore.engines.native.pages cimport extent_is_sane
 from refstore.engines.native.names cimport find_cell, make_cell, name_hash
+from refstore.engines.native.owners cimport is_sealed
 from refstore.engines.native.recovery cimport row_is_dead
 
 cdef enum:
@@ -86,6 +89,19 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
         if slot.kind > KIND_OBJECT:
             from refstore import _problems
             problems.add(_problems.unknown_kind(i, slot.kind))
+
+
+cdef inline void check_owners(View *v, set problems):
+    cdef uint64_t i, owner
+    for i in range(slots_used(v)):
+        owner = load_acquire_u16(&v.slots[i].owned_by)                   # [owner]
+        if owner == 0 or not is_sealed(load_acquire(&v.slots[i].word)):  # [seal]
+            continue
+        if owner & GOING:
+            problems.add(f"owned_by: slot {i} goes with row {(owner & ~GOING) - 1}, whose process "
+                         "has left, and is still there")
+        elif not is_live_row(v, owner - 1) or row_at(v, owner - 1).owns_any == 0:
+            problems.add(f"owned_by: slot {i} goes with row {owner - 1}, which owns nothing")
 
 
 cdef inline void check_reaps(View *v, set problems):
@@ -405,6 +421,7 @@ cdef inline set find_problems(View *v):
         check_names(v, problems)
         check_pins(v, problems)
         check_reaps(v, problems)
+        check_owners(v, problems)
         check_hints(v, problems)
         check_locks(v, problems)
     return problems

@@ -1,5 +1,6 @@
 # The calls of a store on this engine: `engines/binding.py` makes them methods of Store.
 
+cimport cython
 cimport numpy as cnp
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint64_t, uint8_t
@@ -41,10 +42,19 @@ cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
     return ERR_NOT_FOUND
 
 
-cdef class Engine:
-    """The native engine: what `refstore.Store` is, less what needs no speed."""
-
+@cython.no_gc_clear     # what it owns goes when it is collected, in whatever order
+cdef class ObjectCalls:
+    # The calls on single objects, and those that report.
     cdef Attachment att
+
+    def __dealloc__(self):
+        self.close_store()
+
+    cdef inline void close_store(self) noexcept:
+        cdef Attachment att = self.att
+        if att is not None:
+            self.att = None
+            att.close_store()
 
     cdef inline Attachment use(self):
         if self.att is None:
@@ -54,7 +64,9 @@ cdef class Engine:
         return self.att
 
     def _open(self, Attachment att not None):
+        self.close_store()
         self.att = att
+        att.stores += 1
 
     @property
     def _attachment(self):
@@ -65,7 +77,7 @@ cdef class Engine:
         return self.att is None
 
     def close(self):
-        self.att = None
+        self.close_store()
 
     def put(self, obj, *, name=None, replace=False, timeout=0, owned=False, evictable=None,
             meta=b""):
@@ -89,6 +101,8 @@ cdef class Engine:
         ref.generation = draft.generation
         ref.tag = att.view.tag
         publish_object(&att.view, draft.life, ref.slot, name, &parsed, replace)
+        if draft.owned:
+            att.delete_unless_open()
         return ref
 
     def create(self, nbytes=None, *, shape=None, dtype=None, order="C", header=None, name=None,

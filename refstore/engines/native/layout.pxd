@@ -172,6 +172,8 @@ cdef enum SlotFlag:
 cdef enum:
     # in `last_use`: the object may be evicted
     EVICTABLE = 0x80000000
+    # in `owned_by`: the row's process has left or is dead, and the object is as good as deleted
+    GOING = 0x8000
 
 cdef enum Evict:
     EVICT_NONE
@@ -341,7 +343,7 @@ cdef struct Slot:
     uint64_t shape[INLINE_DIMS]  # of at most INLINE_DIMS axes; else see the label; by: owner
     uint32_t created            # 1/16 s after Header.made_at; by: owner
     uint16_t put_by             # maker + 1, or 0: not known; by: owner
-    uint16_t owned_by           # row + 1: goes with that row, or 0: nobody owns it; by: owner, anyone
+    uint16_t owned_by           # GOING, row + 1 of whom it goes with, or 0; by: owner, anyone
 
 cdef struct Label:
     uint8_t name_nbytes         # 0 to NAME_LIMIT; by: owner
@@ -379,6 +381,7 @@ cdef struct PageTag:
 #   owner         the word of a slot in WRITING, PUBLISHING, RECLAIMING or HELD names a live row,
 #                 and that of any other none; outside of a call it has none in RECLAIMING or HELD
 #   kind          is one of Kind
+#   owned_by      of an object is 0, or row + 1 of a live row with owns_any, and not GOING
 #   size          nbytes + spill_nbytes <= the bytes of the slot's block
 #   offset        is where the block lies: at its extent, or in its run
 #   run           twin is run_twin() of a live run, and 0 of others; a slot's run is live and of its

@@ -11,7 +11,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
@@ -21,7 +21,7 @@ from refstore.engines.native.error_codes cimport (
     ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, kind_of_error,
 )
 from refstore.engines.native.layout cimport (
-    COUNT_PUTS, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot,
+    COUNT_PUTS, EVICTABLE, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot,
 )
 from refstore.engines.native.geometry cimport extent_first, extent_pages
 from refstore.engines.native.view cimport count, file_of, label_at, View
@@ -34,6 +34,7 @@ from refstore.engines.native.slots cimport (
 from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.blocks cimport allocate_block
 from refstore.engines.native.names cimport Name, publish
+from refstore.engines.native.owners cimport note_owner
 from refstore.engines.native.recovery cimport (
     recover_blocker_if_dead, recover_blocker_of, recover_dead, row_is_dead, sweep,
 )
@@ -196,6 +197,11 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     assign(slot.spill_nbytes, 0)
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
+    assign(slot.last_use, <uint32_t>EVICTABLE if draft.evictable else 0)
+    assign(slot.owned_by, 0)
+    if draft.owned:
+        note_owner(v)
+        assign(slot.owned_by, <uint16_t>(v.row + 1))
     return slot
 
 
