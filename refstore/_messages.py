@@ -289,6 +289,13 @@ def negative_size(size: int) -> ValueError:
     return ValueError(f"a size cannot be negative, and {size} is")
 
 
+def no_header(why: str) -> ValueError:
+    """`why`: a sentence about the header."""
+    return ValueError(
+        f"this is no header of an object: {why}; give the `buf.header` of one, and its nbytes"
+    )
+
+
 # --- of files
 
 KIND_OF_OBJECT = "the kind of the object"

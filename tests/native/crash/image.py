@@ -8,7 +8,7 @@ from typing import NamedTuple
 PAGE = 4096
 LIVE_WORDS_AT = 320  # Header.live_words
 LIVE_AT, LIVE_NBYTES = 384, 128  # Header.live: a bit for each row in use
-ROWS_AT, ROW_NBYTES, MAX_ROWS = 8192, 128, 1024  # Row.state comes first
+ROWS_AT, ROW_NBYTES, MAX_ROWS = 8192, 320, 1024  # Row.state comes first
 PID = slice(8, 16)  # of a row: its process's, and that of who recovers it
 _ZEROS = bytes(PAGE)
 
