@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from refstore import _messages
 from refstore._errors import TopHolder
+from refstore._names import encode_name
 from refstore._paths import open_store
 from refstore._refs import make_ref
 from refstore.engines.filelock import (
@@ -61,14 +62,53 @@ class Block(NamedTuple):
     description: bytes  # of an array, as `arrays.describe` makes it
 
 
+class Asked:
+    """Wishes of a call for the object that it makes, besides its payload."""
+
+    __slots__ = ("claim", "evictable", "meta", "owned", "replace", "utf8")
+
+    def __init__(
+        self,
+        name: str | None = None,
+        replace: bool = False,
+        claim: bool = False,
+        owned: bool = False,
+        evictable: bool | None = None,
+        meta: bytes = b"",
+    ) -> None:
+        self.utf8 = None if name is None else encode_name(name)
+        self.replace = replace
+        self.claim = claim
+        self.owned = owned
+        self.evictable = evictable
+        self.meta = meta
+
+
+_NOTHING: Final = Asked()
+
+
 class Call:
     """One public call, and what it took for whoever is interrupted before it can hand it out."""
 
-    __slots__ = ("att", "generation", "life", "published", "replaced", "slot", "taken")
+    __slots__ = (
+        "asked",
+        "att",
+        "generation",
+        "life",
+        "published",
+        "replaced",
+        "slot",
+        "taken",
+        "until",
+    )
 
-    def __init__(self, att: Attachment, life: Life) -> None:
+    def __init__(
+        self, att: Attachment, life: Life, asked: Asked = _NOTHING, until: float | None = 0.0
+    ) -> None:
         self.att = att
         self.life = life  # in which it began
+        self.asked = asked
+        self.until = until  # by time.monotonic(): it may wait as long as that; None: for ever
         self.slot = self.generation = 0
         self.taken: Moment | None = None  # when the slot became ours
         self.published: Moment | None = None
@@ -76,11 +116,11 @@ class Call:
 
     def run(self, what: str, operation: Operation[T], *args: object) -> T:
         """Runs an operation of the call under the lock."""
-        return self.att.run(self.life, what, operation, *args)
+        return self.att.run(self.life, what, operation, *args, until=self.until)
 
     def with_room(self, what: str, nbytes: int, operation: Operation[T], *args: object) -> T:
         """Runs an operation that allocates; see `Attachment.with_room`."""
-        return self.att.with_room(self.life, what, nbytes, operation, *args)
+        return self.att.with_room(self, what, nbytes, operation, *args)
 
     def take(self, slot: int, generation: int, moment: Moment) -> None:
         self.slot, self.generation, self.taken = slot, generation, moment
@@ -132,7 +172,7 @@ class Attachment(Membership):
 
     def pin(self, slot: int, generation: int, pin: Pin) -> None:
         """One more pin on a live object. Errors: ObjectNotFoundError."""
-        self.with_room(here(), "a pin", 0, self._pin, slot, generation, pin)
+        self.with_room(Call(self, here()), "a pin", 0, self._pin, slot, generation, pin)
 
     def _pin(self, c: Change, slot: int, generation: int, pin: Pin) -> None:
         if not slots.is_live(c, slot, generation):
@@ -158,26 +198,26 @@ class Attachment(Membership):
     # --- room
 
     def with_room(
-        self, life: Life, what: str, nbytes: int, operation: Operation[T], *args: object
+        self, call: Call, what: str, nbytes: int, operation: Operation[T], *args: object
     ) -> T:
         """Runs an operation that allocates. When the store is full it retries after recovering
         dead processes, then after collecting garbage of this one that still pins."""
         remedies = iter((self._recover, self._collect_garbage))
         while True:
             try:
-                return self.run(life, what, operation, *args)
+                return call.run(what, operation, *args)
             except slots.NoRoomError as error:
                 why = str(error)
-            if why == _messages.OVER_CAPACITY or not any(remedy(life) for remedy in remedies):
+            if why == _messages.OVER_CAPACITY or not any(remedy(call) for remedy in remedies):
                 break
-        room, holders = self.run(life, "counting", self._room)
+        room, holders = call.run("counting", self._room)
         raise _messages.full(self.path, nbytes, why, room, holders, self.file.descriptor_or_none())
 
-    def _recover(self, life: Life) -> bool:
-        return self.run(life, "recovery", self.recover_dead)
+    def _recover(self, call: Call) -> bool:
+        return call.run("recovery", self.recover_dead)
 
-    def _collect_garbage(self, life: Life) -> bool:
-        if not self.run(life, "recovery", self._holds_condemned):
+    def _collect_garbage(self, call: Call) -> bool:
+        if not call.run("recovery", self._holds_condemned):
             return False
         gc.collect()
         return True
@@ -195,17 +235,17 @@ class Attachment(Membership):
 
     # --- putting
 
-    def put(self, call: Call, prepared: Prepared, utf8: bytes | None, replace: bool) -> None:
+    def put(self, call: Call, prepared: Prepared) -> None:
         """A new object. If this or what follows raises, the call is to be undone."""
         nbytes = prepared.nbytes
         if nbytes <= SMALL:
             what = _messages.a_put(nbytes)
-            call.with_room(what, nbytes, self._put_small, call, prepared, utf8, replace)
+            call.with_room(what, nbytes, self._put_small, call, prepared)
             return
-        self.begin(call, nbytes, prepared.kind, prepared.text, utf8, replace)
+        self.begin(call, nbytes, prepared.kind, prepared.text)
         at = self.block(call.slot).offset
         prepared.fill(Target(self.file, at, nbytes, call.life))
-        self.seal(call, utf8, replace, None)
+        self.seal(call, None)
 
     def stays(self, call: Call, error: BaseException) -> bool:
         """Whether what was published before `error` came up cannot be taken back: what it replaced
@@ -234,11 +274,9 @@ class Attachment(Membership):
         c.commit()
         self.recover_condemned(c, slot)
 
-    def _put_small(
-        self, c: Change, call: Call, prepared: Prepared, utf8: bytes | None, replace: bool
-    ) -> None:
+    def _put_small(self, c: Change, call: Call, prepared: Prepared) -> None:
         nbytes, kind, text, fill = prepared
-        replaced = None if utf8 is None else self._find_replaced(c, utf8, replace)
+        replaced = self._find_replaced(c, call.asked)
         slot, generation = slots.claim(c, nbytes, kind, text, self.own, True)
         # What follows lies where nobody looks until the change is there.
         at = c.file.block_at(c[c.file.slot(slot) + OFFSET])
@@ -246,9 +284,10 @@ class Attachment(Membership):
             fill(Target(c.file, at, nbytes, call.life))
         self._write_spill(at + nbytes, text, call.life)
         call.take(slot, generation, c.next())
-        self._publish(c, call, utf8, replaced)
+        self._publish(c, call, replaced)
 
-    def _publish(self, c: Change, call: Call, utf8: bytes | None, replaced: int | None) -> None:
+    def _publish(self, c: Change, call: Call, replaced: int | None) -> None:
+        utf8 = call.asked.utf8
         if utf8 is not None:
             slots.write_name(c, call.slot, utf8)
         slots.publish(c, call.slot, utf8, replaced)
@@ -257,22 +296,22 @@ class Attachment(Membership):
         self.count(PUTS)
         self.recover_condemned(c, replaced)
 
-    def _find_replaced(self, c: Change, utf8: bytes, replace: bool) -> int | None:
-        replaced = names.find(c, utf8)
-        if replaced is not None and not replace:
-            raise _messages.exists(self.path, utf8.decode())
+    def _find_replaced(self, c: Change, asked: Asked) -> int | None:
+        if asked.utf8 is None:
+            return None
+        replaced = names.find(c, asked.utf8)
+        if replaced is not None and not asked.replace:
+            raise _messages.exists(self.path, asked.utf8.decode())
         return replaced
 
     def _write_spill(self, at: int, text: bytes, life: Life) -> None:
         if len(text) > TEXT_LIMIT:
             Target(self.file, at, len(text), life).copy(0, text)
 
-    def begin(
-        self, call: Call, nbytes: int, kind: int, text: bytes, utf8: bytes | None, replace: bool
-    ) -> None:
+    def begin(self, call: Call, nbytes: int, kind: int, text: bytes) -> None:
         """A slot in WRITING, with room. The name is looked at so that nobody writes in vain."""
-        what, near, asked = _messages.a_put(nbytes), nbytes <= NEAR, (nbytes, kind, text)
-        call.with_room(what, nbytes, self._begin_writing, call, asked, near, utf8, replace)
+        what, near = _messages.a_put(nbytes), nbytes <= NEAR
+        call.with_room(what, nbytes, self._begin_writing, call, nbytes, kind, text, near)
         at = self.file.slot(call.slot)
         start, units = self.file.block_at(self.file.words[at + OFFSET]), self.file.words[at + UNITS]
         if not near and not self.file.commit_block(start, units * UNIT, call.life):
@@ -283,40 +322,30 @@ class Attachment(Membership):
         self._write_spill(start + nbytes, text, call.life)
 
     def _begin_writing(
-        self,
-        c: Change,
-        call: Call,
-        asked: tuple[int, int, bytes],
-        near: bool,
-        utf8: bytes | None,
-        replace: bool,
+        self, c: Change, call: Call, nbytes: int, kind: int, text: bytes, near: bool
     ) -> None:
-        if utf8 is not None:
-            self._find_replaced(c, utf8, replace)
-        nbytes, kind, text = asked
+        self._find_replaced(c, call.asked)
         slot, generation = slots.claim(c, nbytes, kind, text, self.own, near)
         call.take(slot, generation, c.next())
         c.commit()
 
-    def seal(self, call: Call, name: bytes | str | None, replace: bool, pin: Pin | None) -> None:
+    def seal(self, call: Call, pin: Pin | None) -> None:
         """Publishes what was written. `pin`: of views of it that live on.
 
         If this or what follows raises, the call is to be undone.
         """
-        utf8 = name.encode() if isinstance(name, str) else name
+        utf8 = call.asked.utf8
         what = f"publishing {utf8.decode()!r}" if utf8 else "a seal"
-        call.with_room(what, 0, self._seal, call, utf8, replace, pin)
+        call.with_room(what, 0, self._seal, call, pin)
 
-    def _seal(
-        self, c: Change, call: Call, utf8: bytes | None, replace: bool, pin: Pin | None
-    ) -> None:
+    def _seal(self, c: Change, call: Call, pin: Pin | None) -> None:
         if not slots.is_written_by(c, call.slot, call.generation, self.own):
             raise self.file.damaged(f"slot {call.slot} was being written, and no longer is")
-        replaced = None if utf8 is None else self._find_replaced(c, utf8, replace)
+        replaced = self._find_replaced(c, call.asked)
         if pin is not None:
             slots.pin(c, call.slot, self.own)
             pin.take(call.slot, c.next())
-        self._publish(c, call, utf8, replaced)
+        self._publish(c, call, replaced)
 
 
 # --- attachments: one for each file and process

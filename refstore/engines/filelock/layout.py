@@ -28,7 +28,6 @@ of a slot that is pinned, which nobody changes. Each field says by whom it is wr
     first    who holds the change lock and attaches at another place or after a boot, at once
     taker    who holds the change lock, at once
     row      the row's process, at once
-    nobody   reserved: 0
 
 Labels are written by the slot's maker, at once; cells of pins and all other words by `lock`.
 
@@ -61,15 +60,15 @@ import os
 import stat
 import struct
 import sys
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, cast
 
 from refstore import _messages
-from refstore._arguments import require_capacity, require_max_objects
+from refstore._arguments import POLICIES, require_capacity, require_max_objects
 
 CAPACITY_LIMIT: Final = 1 << 43
 OBJECTS_LIMIT: Final = 1 << 28
 MAGIC: Final = 0x65726F7473666572
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 ENGINE_NATIVE: Final = 1
 ENGINE_FILELOCK: Final = 2
 
@@ -90,6 +89,7 @@ LOCK_COUNT: Final = 66  # how often the lock was taken; by: taker
 SLOTS_USED: Final = 67  # slots from here on were never used; by: lock
 FREE_SLOT: Final = 68  # slot + 1 of the first free one; by: lock
 TRIMS: Final = 69  # how often free memory was given back; by: taker
+CHANGES: Final = 70  # how often a name got an object, lost it or lost a claim; by: lock
 TOTALS: Final = 72  # COUNTERS words, folded in from rows that are gone; by: lock
 BITMAP: Final = 80  # BITMAP_WORDS words: a bit for each bin that has extents; by: lock
 JOURNAL: Final = 128
@@ -157,7 +157,7 @@ class Header(NamedTuple):
     seed_more: int  # the same; by: maker
     uuid: bytes  # tells a store from a later one of its name; by: maker
     flags: int  # FLAG_TEMPORARY or 0; by: maker
-    evict: int  # reserved: which objects make room for others; by: nobody
+    evict: int  # index into POLICIES: which objects make room for others; by: maker
     file_size: int  # bytes; by: maker
     home: int  # HOME; by: first
     inode: int  # INODE, 0 until the file is made; by: first
@@ -256,7 +256,9 @@ def locks_of(path: str, uuid: bytes) -> str:
 # --- a file that is made, and one that is checked
 
 
-def new_header(path: str, capacity: int, max_objects: int, temporary: bool) -> Header:
+def new_header(
+    path: str, capacity: int, max_objects: int, temporary: bool, evict: str | None
+) -> Header:
     require_capacity(capacity, CAPACITY_LIMIT)
     require_max_objects(max_objects, OBJECTS_LIMIT)
     entropy = os.urandom(38)
@@ -272,12 +274,16 @@ def new_header(path: str, capacity: int, max_objects: int, temporary: bool) -> H
         seed_more=int.from_bytes(entropy[14:22], "little"),
         uuid=entropy[22:],
         flags=FLAG_TEMPORARY if temporary else 0,
-        evict=0,
+        evict=POLICIES.index(evict),
         file_size=lay_out(capacity, max_objects).file_size,
         home=home_of(path),
         inode=0,
         boot=boot_id(),
     )
+
+
+def policy_of(header: Header) -> Literal["lru", "s3fifo"] | None:
+    return cast('Literal["lru", "s3fifo"] | None', POLICIES[header.evict])
 
 
 def first_words(header: Header) -> dict[int, int]:
@@ -323,6 +329,7 @@ def read_header(fd: int, path: str, found: os.stat_result) -> Header:
     size = lay_out(header.capacity, header.max_objects).file_size
     if found.st_size != size:
         raise _messages.no_store(path, "is truncated")
-    if header.file_size != size or not 0 < header.tag < 1 << 48:
+    is_known = 0 < header.tag < 1 << 48 and header.evict < len(POLICIES)
+    if header.file_size != size or not is_known:
         raise _messages.no_store(path, _messages.DAMAGED_HEADER)
     return header

@@ -92,7 +92,7 @@ class Home(Protocol):
     def private_copy(self, block: Block) -> tuple[mmap.mmap | bytearray, int]:
         """Memory of our own that shows the block, and where the block begins in it."""
 
-    def seal(self, call: Any, name: str | None, replace: bool, pin: Pin | None) -> None:
+    def seal(self, call: Any, pin: Pin | None) -> None:
         """Publishes the block that the call took, and that is written; `pin`: of views that live
         on. If it raises, the block is to be given up."""
 

@@ -21,6 +21,7 @@ from refstore import _messages
 from refstore.engines.filelock import extents, names
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
+    CHANGES,
     CONDEMNED,
     FREE,
     FREE_SLOT,
@@ -51,6 +52,7 @@ from refstore.engines.filelock.layout import (
 )
 
 _LOW_32 = (1 << 32) - 1
+_LOW_64 = (1 << 64) - 1
 
 
 class NoRoomError(Exception):
@@ -175,6 +177,11 @@ def condemn(c: Change, slot: int) -> None:
 # --- publishing and deleting
 
 
+def _announce(c: Change) -> None:
+    """Lets those who wait for names look again."""
+    c[CHANGES] = c[CHANGES] + 1 & _LOW_64
+
+
 def write_name(c: Change, slot: int, utf8: bytes) -> None:
     """Writes a name into the label of a slot that nobody reads yet; it counts from `publish` on."""
     at = c.file.label(slot) + NAME_AT
@@ -195,12 +202,14 @@ def publish(c: Change, slot: int, utf8: bytes | None, replaced: int | None) -> N
     c[at + HASH] = names.hash_of(c.file, utf8)
     c[at + SHAPE] = c[at + SHAPE] & ~0xFFFF00 | len(utf8) << 8
     names.insert(c, slot)
+    _announce(c)
 
 
 def remove(c: Change, slot: int) -> None:
     """The end of a live object."""
     if has_name(c, slot):
         names.remove(c, slot)
+        _announce(c)
     condemn(c, slot)
 
 

@@ -73,8 +73,6 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
         "_forks",
         "_is_over",
         "_is_sealed",
-        "_name",
-        "_replaces",
         "_seen",
     )
     _noun = "Writer"
@@ -85,8 +83,6 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
     _forks: int  # that there were when it was made
     _is_over: bool  # the room is an object's, or is on its way back
     _is_sealed: bool
-    _name: str | None
-    _replaces: bool
     _seen: weakref.ref[Root] | None  # the root that we let go of
 
     def __init__(self) -> None:
@@ -118,7 +114,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
         home = self._require_ours()
         try:
             self._end()
-            home.seal(self._call, self._name, self._replaces, self._pin_of_views(home))
+            home.seal(self._call, self._pin_of_views(home))
             self._finish_seal()
             return self._ref
         except _ClosedError:
@@ -247,7 +243,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
 adopt_docs(Writer, _buffers.Writer)
 
 
-def writer(home: Home, call: Any, name: str | None, replace: bool) -> Writer:
+def writer(home: Home, call: Any) -> Writer:
     """A Writer over the block that the call took for it; from here on it is the Writer's to end."""
     slot, generation = call.slot, call.generation
     block = home.block(slot)
@@ -256,8 +252,6 @@ def writer(home: Home, call: Any, name: str | None, replace: bool) -> Writer:
     made._array = made._seen = None
     made._end_once = [None]
     made._is_sealed = False
-    made._name = name
-    made._replaces = replace
     made._call = call
     made._forks = here().forks
     made._take(home, slot, generation, block, root)
