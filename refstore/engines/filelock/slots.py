@@ -6,6 +6,11 @@
     WRITING -> SEALED       seal                                its name; what it replaces goes
     WRITING -> FREE         abort, recovery                     its block is free again
     WRITING -> CONDEMNED    abort or recovery, while pinned
+    WRITING -> CLAIMED      a name to be made, or create(claim) its name comes into its chain
+    CLAIMED -> SEALED       seal                                what it replaces goes
+    CLAIMED -> WRITING      others publish under the name       its name leaves the chain
+    CLAIMED -> FREE         its maker fails or dies             its name goes, and its block
+    CLAIMED -> CONDEMNED    the same, while pinned              its name goes
     SEALED -> FREE          delete, replace                     its name goes, its block is free
     SEALED -> CONDEMNED     delete, replace, while pinned       its name goes
     CONDEMNED -> FREE       the last pin goes                   that pin; its block is free again
@@ -22,9 +27,11 @@ from refstore.engines.filelock import extents, names
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     CHANGES,
+    CLAIMED,
     CONDEMNED,
     FREE,
     FREE_SLOT,
+    HARD,
     HASH,
     KEPT,
     LABEL_NBYTES,
@@ -36,6 +43,7 @@ from refstore.engines.filelock.layout import (
     NBYTES,
     NEXT,
     OFFSET,
+    OWNED_BY,
     PAGE,
     RETIRED,
     ROWS,
@@ -47,6 +55,7 @@ from refstore.engines.filelock.layout import (
     TEXT_LIMIT,
     UNIT,
     UNITS,
+    WAITS_FOR,
     WORD,
     WRITING,
 )
@@ -79,6 +88,11 @@ def generation_of(c: Change, slot: int) -> int:
     if generation > LAST_GENERATION:
         raise c.file.damaged(f"the word of slot {slot} has the generation {generation}")
     return generation
+
+
+def is_half_made(word: int) -> bool:
+    """Whether a slot with this word is its maker's."""
+    return word & 0xFF in (WRITING, CLAIMED)
 
 
 def name(c: Change, slot: int) -> bytes:
@@ -167,6 +181,10 @@ def free(c: Change, slot: int) -> None:
 def condemn(c: Change, slot: int) -> None:
     """Nobody finds it any more; it is freed at once, or with its last pin."""
     at = c.file.slot(slot)
+    if c[at + WORD] & 0xFF == CLAIMED:
+        unclaim(c, slot)
+    if c[at + OWNED_BY]:
+        c[at + OWNED_BY] = 0
     if is_pinned(c, slot):
         c[at + WORD] = c[at + WORD] & ~0xFF | CONDEMNED
         c[at + HASH] = 0
@@ -194,15 +212,52 @@ def publish(c: Change, slot: int, utf8: bytes | None, replaced: int | None) -> N
     `replaced`: the slot that has its name now.
     """
     at = c.file.slot(slot)
+    was_claimed = c[at + WORD] & 0xFF == CLAIMED
     c[at + WORD] = c[at + WORD] & ~0xFF | SEALED
     if utf8 is None:
         return
     if replaced is not None:
         remove(c, replaced)
+    if was_claimed:
+        c[at + SHAPE] &= ~HARD
+    else:
+        _insert(c, slot, utf8)
+    _announce(c)
+
+
+def _insert(c: Change, slot: int, utf8: bytes) -> None:
+    at = c.file.slot(slot)
     c[at + HASH] = names.hash_of(c.file, utf8)
     c[at + SHAPE] = c[at + SHAPE] & ~0xFFFF00 | len(utf8) << 8
     names.insert(c, slot)
+
+
+def claim_name(c: Change, slot: int, utf8: bytes, is_hard: bool) -> None:
+    """A slot in WRITING, with the name in its label, has that name for itself.
+
+    `is_hard`: nobody else publishes under it meanwhile.
+    """
+    at = c.file.slot(slot)
+    c[at + WORD] = c[at + WORD] & ~0xFF | CLAIMED
+    _insert(c, slot, utf8)
+    if is_hard:
+        c[at + SHAPE] |= HARD
+
+
+def unclaim(c: Change, slot: int) -> None:
+    """A claim is a slot in WRITING again, and others may have its name."""
+    at = c.file.slot(slot)
+    names.remove(c, slot)
+    c[at + WORD] = c[at + WORD] & ~0xFF | WRITING
+    c[at + SHAPE] &= ~(0xFFFF00 | HARD)
+    c[at + HASH] = 0
+    if not c[at + UNITS]:
+        c[at + WAITS_FOR] = 0
     _announce(c)
+
+
+def is_hard(c: Change, claim: int) -> bool:
+    return c[c.file.slot(claim) + SHAPE] & HARD != 0
 
 
 def remove(c: Change, slot: int) -> None:
@@ -260,7 +315,7 @@ def keep(c: Change, slot: int, row: int) -> None:
     mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
     if c[mask] & bit:
         c[at] |= KEPT << shift
-    elif c[c.file.slot(slot) + WORD] & 0xFF == WRITING and c[c.file.slot(slot) + MAKER] == row:
+    elif is_half_made(c[c.file.slot(slot) + WORD]) and c[c.file.slot(slot) + MAKER] == row:
         c[mask] |= bit
         c[at] = c[at] & ~(_LOW_32 << shift) | KEPT << shift
 
@@ -328,4 +383,5 @@ def is_condemned(c: Change, slot: int) -> bool:
 
 def is_written_by(c: Change, slot: int, generation: int, row: int) -> bool:
     at = c.file.slot(slot)
-    return c[at + WORD] == generation << 8 | WRITING and c[at + MAKER] == row
+    word = c[at + WORD]
+    return is_half_made(word) and word >> 8 == generation and c[at + MAKER] == row
