@@ -89,10 +89,10 @@ def file_nbytes(capacity: int, max_objects: int) -> int:
 
 
 def make_file(
-    path: str, capacity: int, max_objects: int, mode: int, temporary: bool
+    path: str, capacity: int, max_objects: int, mode: int, temporary: bool, evict: str | None
 ) -> CreatorLock | None:
     remove_orphans(os.path.dirname(path))
-    lock = files.make(path, capacity, max_objects, mode, temporary)
+    lock = files.make(path, capacity, max_objects, mode, temporary, evict)
     return None if lock is None else CreatorLock(lock)
 
 

@@ -43,6 +43,10 @@ class Change:
     def __setitem__(self, i: int, value: int) -> None:
         self.new[i] = value
 
+    def drop(self) -> None:
+        """Forgets what is gathered and not committed."""
+        self.new.clear()
+
     def commit(self) -> None:
         new, words = self.new, self.words
         if not new:

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Any, Final
 
 from refstore import _children, _messages
+from refstore._arguments import POLICIES
 from refstore._errors import RefstoreError, StoreCorruptedError
 from refstore._paths import open_file
 from refstore.engines.filelock import (
@@ -66,6 +67,7 @@ class Membership(StoreLock):
         self.tag = header.tag
         self.capacity = header.capacity
         self.max_objects = header.max_objects
+        self.evict = POLICIES[header.evict]
         self.readable: mmap.mmap = mapping.readable
         self.writable: mmap.mmap = mapping.writable
 
