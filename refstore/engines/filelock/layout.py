@@ -70,7 +70,7 @@ import stat
 import struct
 import sys
 import time
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, cast
 
 from refstore import _messages
 from refstore._arguments import POLICIES, require_capacity, require_max_objects
@@ -100,6 +100,7 @@ LOCK_COUNT: Final = 66  # how often the lock was taken; by: taker
 SLOTS_USED: Final = 67  # slots from here on were never used; by: lock
 FREE_SLOT: Final = 68  # slot + 1 of the first free one; by: lock
 TRIMS: Final = 69  # how often free memory was given back; by: taker
+CHANGES: Final = 70  # how often a name got an object, lost it or lost a claim; by: lock
 TOTALS: Final = 72  # COUNTERS words, folded in from rows that are gone; by: lock
 BITMAP: Final = 80  # BITMAP_WORDS words: a bit for each bin that has extents; by: lock
 ORIGINS_USED: Final = 96  # origins from here on were never used; by: lock
@@ -347,6 +348,10 @@ def new_header(
     )
 
 
+def policy_of(header: Header) -> Literal["lru", "s3fifo"] | None:
+    return cast('Literal["lru", "s3fifo"] | None', POLICIES[header.evict])
+
+
 def first_words(header: Header) -> dict[int, int]:
     """The contents of a new file besides zeros and the fixed header: all its units, free."""
     g = lay_out(header.capacity, header.max_objects)
@@ -390,7 +395,7 @@ def read_header(fd: int, path: str, found: os.stat_result) -> Header:
     size = lay_out(header.capacity, header.max_objects).file_size
     if found.st_size != size:
         raise _messages.no_store(path, "is truncated")
-    is_sane = 0 < header.tag < 1 << 48 and header.evict < len(POLICIES)
-    if header.file_size != size or not is_sane:
+    is_known = 0 < header.tag < 1 << 48 and header.evict < len(POLICIES)
+    if header.file_size != size or not is_known:
         raise _messages.no_store(path, _messages.DAMAGED_HEADER)
     return header

@@ -6,6 +6,8 @@ row and no slot names are taken again once all were used. Called under the chang
 
 from __future__ import annotations
 
+import time
+
 from refstore.engines.filelock import process_table, recovery
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
@@ -16,13 +18,14 @@ from refstore.engines.filelock.layout import (
     ORIGIN_PID,
     ORIGIN_WORDS,
     ORIGINS_USED,
+    PER_SECOND,
     RETIRED,
     ROW_ORIGIN,
     UNKNOWN,
     WORD,
 )
 
-__all__ = ["command_of", "origin_of", "pid_of", "take"]
+__all__ = ["command_of", "origin_of", "pid_of", "take", "word"]
 
 
 def take(c: Change, row: int) -> None:
@@ -66,6 +69,12 @@ def _entry(c: Change, number: int) -> int:
     if not 0 < number <= c.file.g.n_origins:
         raise c.file.damaged(f"something leads to origin {number} of {c.file.g.n_origins}")
     return c.file.g.origins + (number - 1) * ORIGIN_WORDS
+
+
+def word(c: Change, row: int) -> int:
+    """Of an object that a row's process puts now."""
+    now = int(time.time() * PER_SECOND) - c.file.header.made_at
+    return origin_of(c, row) | min(max(now, 0), UNKNOWN) << 32
 
 
 def origin_of(c: Change, row: int) -> int:

@@ -25,6 +25,7 @@ from refstore.engines.filelock import extents, names
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     ABORTED,
+    CHANGES,
     CONDEMNED,
     FREE,
     FREE_SLOT,
@@ -59,6 +60,7 @@ from refstore.engines.filelock.layout import (
 )
 
 _LOW_32 = (1 << 32) - 1
+_LOW_64 = (1 << 64) - 1
 
 
 class NoRoomError(Exception):
@@ -113,8 +115,13 @@ class Wanted(NamedTuple):
     @property
     def units(self) -> int:
         """Of the block."""
-        spill = (len(self.text) if len(self.text) > TEXT_LIMIT else 0) + meta_spill(len(self.meta))
+        spill = text_spill(len(self.text)) + meta_spill(len(self.meta))
         return -(-(self.nbytes + spill) // UNIT)
+
+
+def text_spill(nbytes: int) -> int:
+    """Bytes behind the payload that so many of a description take."""
+    return nbytes if nbytes > TEXT_LIMIT else 0
 
 
 def meta_spill(nbytes: int) -> int:
@@ -197,7 +204,7 @@ def claim(c: Change, wanted: Wanted, by: By, near: bool) -> tuple[int, int]:
     c[at + META] = len(wanted.meta)
     c[at + HASH] = c[at + NEXT] = 0
     # nobody reads the label of a slot that is free
-    if len(wanted.text) <= TEXT_LIMIT:
+    if not text_spill(len(wanted.text)):
         label = file.label(slot) + TEXT_AT
         file.octets[label : label + len(wanted.text)] = wanted.text
     if not meta_spill(len(wanted.meta)):
@@ -205,20 +212,21 @@ def claim(c: Change, wanted: Wanted, by: By, near: bool) -> tuple[int, int]:
     return slot, generation
 
 
-def shrink(c: Change, slot: int, nbytes: int) -> int:
-    """A slot that is being written gives back the end of its block; returns what is left, in units.
+def fit(c: Change, slot: int) -> int | None:
+    """A slot that is being written gives back what its block has too much; the unit at which the
+    block ends then, or None if that stays.
 
     The meta at the end of the block is to be written anew.
     """
     at = c.file.slot(slot)
     unit, units = c[at + OFFSET], c[at + UNITS]
-    left = -(-(nbytes + meta_spill(c[at + META])) // UNIT)
-    c[at + NBYTES] = nbytes
-    if left < units and extents.commit(c, unit + left, units - left):
-        extents.give(c, unit + left, units - left)
-        c[at + UNITS] = left
-        return left
-    return units
+    spill = text_spill(c[at + SHAPE] >> 32) + meta_spill(c[at + META])
+    needed = -(-(c[at + NBYTES] + spill) // UNIT)
+    if needed >= units or not extents.commit(c, unit + needed, units - needed):
+        return None
+    extents.give(c, unit + needed, units - needed)
+    c[at + UNITS] = needed
+    return unit + needed
 
 
 def free(c: Change, slot: int) -> None:
@@ -250,6 +258,11 @@ def condemn(c: Change, slot: int) -> None:
 # --- publishing and deleting
 
 
+def _announce(c: Change) -> None:
+    """Lets those who wait for names look again."""
+    c[CHANGES] = c[CHANGES] + 1 & _LOW_64
+
+
 def write_name(c: Change, slot: int, utf8: bytes) -> None:
     """Writes a name into the label of a slot that nobody reads yet; it counts from `publish` on."""
     at = c.file.label(slot) + NAME_AT
@@ -270,12 +283,14 @@ def publish(c: Change, slot: int, utf8: bytes | None, replaced: int | None) -> N
     c[at + HASH] = names.hash_of(c.file, utf8)
     c[at + SHAPE] = c[at + SHAPE] & ~0xFFFF00 | len(utf8) << 8
     names.insert(c, slot)
+    _announce(c)
 
 
 def remove(c: Change, slot: int) -> None:
     """The end of a live object."""
     if has_name(c, slot):
         names.remove(c, slot)
+        _announce(c)
     condemn(c, slot)
 
 
