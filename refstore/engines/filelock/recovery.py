@@ -5,6 +5,9 @@ Called under the change lock, by `attachment` and `membership`.
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from refstore import _children
 from refstore.engines.filelock import slots
 from refstore.engines.filelock.journal import Change
@@ -62,10 +65,17 @@ def _freed(c: Change, slot: int) -> int:
 
 def used_slots(c: Change, field: int) -> list[int]:
     """One word of each slot that was ever used."""
-    g = c.file.g
-    n = slots.used(c)
-    first = g.slots + field
-    return c.words[first : first + n * SLOT_WORDS : SLOT_WORDS].tolist() if n else []
+    return _column(c, field).tolist()
+
+
+def column(c: Change, field: int) -> npt.NDArray[np.uint64]:
+    """The same as an array of its own."""
+    return np.array(_column(c, field), np.uint64)
+
+
+def _column(c: Change, field: int) -> memoryview:
+    first = c.file.g.slots + field
+    return c.words[first : first + slots.used(c) * SLOT_WORDS : SLOT_WORDS]
 
 
 def pinned_slots(c: Change, row: int) -> list[int]:

@@ -4,6 +4,7 @@
     FREE -> WRITING         create, a large put                 its block leaves the free extents
     FREE -> SEALED          a small put, copied before          the same, and its name
     WRITING -> SEALED       seal                                its name; what it replaces goes
+    WRITING -> WRITING      truncate                            the rest of its block is free again
     WRITING -> FREE         abort, recovery                     its block is free again
     WRITING -> CONDEMNED    abort or recovery, while pinned
     WRITING -> CLAIMED      a name to be made, or create(claim) its name comes into its chain
@@ -11,7 +12,7 @@
     CLAIMED -> WRITING      others publish under the name       its name leaves the chain
     CLAIMED -> FREE         its maker fails or dies             its name goes, and its block
     CLAIMED -> CONDEMNED    the same, while pinned              its name goes
-    SEALED -> FREE          delete, replace                     its name goes, its block is free
+    SEALED -> FREE          delete, replace, evict              its name goes, its block is free
     SEALED -> CONDEMNED     delete, replace, while pinned       its name goes
     CONDEMNED -> FREE       the last pin goes                   that pin; its block is free again
     -> RETIRED              instead of FREE, at the last generation
@@ -22,10 +23,13 @@ object in one of these states, never between two; what the dead held is theirs u
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from refstore import _messages
 from refstore.engines.filelock import extents, names
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
+    ABORTED,
     CHANGES,
     CLAIMED,
     CONDEMNED,
@@ -39,10 +43,13 @@ from refstore.engines.filelock.layout import (
     MAKER,
     MASK,
     MAX_PINS,
+    META,
+    META_NBYTES,
     NAME_AT,
     NBYTES,
     NEXT,
     OFFSET,
+    ORIGIN,
     OWNED_BY,
     PAGE,
     RETIRED,
@@ -55,6 +62,7 @@ from refstore.engines.filelock.layout import (
     TEXT_LIMIT,
     UNIT,
     UNITS,
+    USE,
     WAITS_FOR,
     WORD,
     WRITING,
@@ -65,7 +73,14 @@ _LOW_64 = (1 << 64) - 1
 
 
 class NoRoomError(Exception):
-    """There is no slot, extent or memory; the argument is the end of a sentence that says which."""
+    """There is no slot, extent or memory; `why` is the end of a sentence that says which.
+
+    `units`: of a block that had room, and a slot, if others went; None if that is no help.
+    """
+
+    def __init__(self, why: str, units: int | None = None) -> None:
+        super().__init__(why)
+        self.units = units
 
 
 class TooManyPinsError(Exception):
@@ -103,65 +118,129 @@ def name(c: Change, slot: int) -> bytes:
 # --- claiming
 
 
-def _claim(c: Change) -> int:
-    """A slot that is free no longer."""
+class Wanted(NamedTuple):
+    """What a block is to hold."""
+
+    nbytes: int  # of payload
+    kind: int
+    text: bytes = b""  # an array's description
+    meta: bytes = b""
+
+    @property
+    def units(self) -> int:
+        """Of the block."""
+        spill = text_spill(len(self.text)) + meta_spill(len(self.meta))
+        return -(-(self.nbytes + spill) // UNIT)
+
+
+def text_spill(nbytes: int) -> int:
+    """Bytes behind the payload that so many of a description take."""
+    return nbytes if nbytes > TEXT_LIMIT else 0
+
+
+def meta_spill(nbytes: int) -> int:
+    """Bytes at the end of the block that so many of meta take."""
+    return nbytes if nbytes > META_NBYTES else 0
+
+
+class By(NamedTuple):
+    """Who claims a slot, and when: words of the slot."""
+
+    maker: int
+    origin: int
+    use: int
+
+
+def has_slot(c: Change) -> bool:
+    """Whether one can be claimed."""
+    return bool(c[FREE_SLOT]) or used(c) < c.file.g.max_objects
+
+
+def _find_slot(c: Change) -> int:
+    """A slot that can be claimed."""
     file = c.file
     link = c[FREE_SLOT]
     if link:
-        at = file.slot(link - 1)
-        if link > used(c) or c[at + WORD] & 0xFF != FREE:
+        if link > used(c) or c[file.slot(link - 1) + WORD] & 0xFF != FREE:
             raise file.damaged(f"the list of free slots leads to slot {link - 1}, which is not")
-        c[FREE_SLOT] = c[at + NEXT]
         return link - 1
     slot = used(c)
-    if slot == file.g.max_objects:
-        raise NoRoomError(_messages.no_slot(file.g.max_objects))
     at, label = file.slot(slot) * 8, file.label(slot)
     if not file.commit(at, at + SLOT_WORDS * 8) or not file.commit(label, label + LABEL_NBYTES):
         raise NoRoomError(_messages.NO_MEMORY)
-    c[SLOTS_USED] = slot + 1
     return slot
 
 
-def claim(
-    c: Change, nbytes: int, kind: int, text: bytes, maker: int, near: bool
-) -> tuple[int, int]:
-    """A slot in WRITING, with a block and its description; returns it and its generation.
+def _take_slot(c: Change, slot: int) -> None:
+    """It is in the list of free ones no longer."""
+    if c[FREE_SLOT]:
+        c[FREE_SLOT] = c[c.file.slot(slot) + NEXT]
+    else:
+        c[SLOTS_USED] = slot + 1
 
-    `near`: the block's memory is committed, too. Its maker can pin it without any more memory.
+
+def claim(c: Change, wanted: Wanted, by: By, near: bool) -> tuple[int, int]:
+    """A slot in WRITING, with a block, its description and its meta as far as they lie outside of
+    the block; returns it and its generation.
+
+    `near`: the block's memory is committed, too. Its maker can pin it without any more memory. If
+    it raises, the change has nothing of it.
     """
-    file = c.file
-    spill = len(text) if len(text) > TEXT_LIMIT else 0
-    units = -(-(nbytes + spill) // UNIT)
-    if nbytes > file.header.capacity:
+    file, units = c.file, wanted.units
+    if wanted.nbytes > file.header.capacity or units > file.g.units:
         raise NoRoomError(_messages.OVER_CAPACITY)
-    slot = _claim(c)
-    unit = extents.take(c, units)
+    if not has_slot(c):
+        raise NoRoomError(_messages.no_slot(file.g.max_objects), units)
+    unit = extents.find(c, units)
     if unit is None:
-        raise NoRoomError(_messages.NO_EXTENT)
-    block = file.block_at(unit)
+        raise NoRoomError(_messages.NO_EXTENT, units)
+    slot = _find_slot(c)
+    at, block, meta = file.slot(slot), file.block_at(unit), file.meta(slot)
     if (
         not extents.commit(c, unit, units)
         or (near and units and not file.commit(block, block + units * UNIT))
-        or not file.commit_word(_cell(c, maker, slot)[0])
+        or not file.commit_word(_cell(c, by.maker, slot)[0])
+        or (wanted.meta and not file.commit_word(meta // 8))
     ):
         raise NoRoomError(_messages.NO_MEMORY)
-    at = file.slot(slot)
     before = generation_of(c, slot)
     if before == LAST_GENERATION:
         raise file.damaged(f"slot {slot} is free, and had its last generation")
     generation = before + 1
+    _take_slot(c, slot)
+    extents.take(c, unit, units)
     c[at + WORD] = generation << 8 | WRITING
     c[at + OFFSET] = unit
     c[at + UNITS] = units
-    c[at + NBYTES] = nbytes
-    c[at + SHAPE] = kind | len(text) << 32
-    c[at + MAKER] = maker
+    c[at + NBYTES] = wanted.nbytes
+    c[at + SHAPE] = wanted.kind | len(wanted.text) << 32
+    c[at + MAKER], c[at + ORIGIN], c[at + USE] = by
+    c[at + META] = len(wanted.meta)
     c[at + HASH] = c[at + NEXT] = 0
-    if text and not spill:  # nobody reads the label of a slot that is free
+    # nobody reads the label of a slot that is free
+    if not text_spill(len(wanted.text)):
         label = file.label(slot) + TEXT_AT
-        file.octets[label : label + len(text)] = text
+        file.octets[label : label + len(wanted.text)] = wanted.text
+    if not meta_spill(len(wanted.meta)):
+        file.octets[meta : meta + len(wanted.meta)] = wanted.meta
     return slot, generation
+
+
+def fit(c: Change, slot: int) -> int | None:
+    """A slot that is being written gives back what its block has too much; the unit at which the
+    block ends then, or None if that stays.
+
+    The meta at the end of the block is to be written anew.
+    """
+    at = c.file.slot(slot)
+    unit, units = c[at + OFFSET], c[at + UNITS]
+    spill = text_spill(c[at + SHAPE] >> 32) + meta_spill(c[at + META])
+    needed = -(-(c[at + NBYTES] + spill) // UNIT)
+    if needed >= units or not extents.commit(c, unit + needed, units - needed):
+        return None
+    extents.give(c, unit + needed, units - needed)
+    c[at + UNITS] = needed
+    return unit + needed
 
 
 def free(c: Change, slot: int) -> None:
@@ -186,6 +265,8 @@ def condemn(c: Change, slot: int) -> None:
     if c[at + OWNED_BY]:
         c[at + OWNED_BY] = 0
     if is_pinned(c, slot):
+        if c[at + WORD] & 0xFF == WRITING:
+            c[at + USE] |= ABORTED
         c[at + WORD] = c[at + WORD] & ~0xFF | CONDEMNED
         c[at + HASH] = 0
     else:
