@@ -26,6 +26,7 @@ __all__ = [
     "require_create",
     "require_max_objects",
     "require_name",
+    "require_order",
 ]
 
 MAX_SIZE = 1 << 62  # bytes: larger than any store, and small enough to add to
@@ -153,10 +154,21 @@ def require_max_objects(n: int, limit: int) -> None:
         raise ValueError(f"max_objects is {n}: it must be between 1 and {limit}")
 
 
-def require_bytes_or_shape(nbytes: object, shape: object, dtype: object) -> None:
-    """TypeError unless create() was given a number of bytes or a shape, and a dtype with that."""
+def require_bytes_or_shape(
+    nbytes: object, shape: object, dtype: object, header: object = None
+) -> None:
+    """TypeError unless create() was given a number of bytes or a shape, and a dtype with that, or
+    a number of bytes and a header."""
+    if header is not None and (nbytes is None or shape is not None or dtype is not None):
+        raise TypeError("create(header=) takes nbytes beside the header, and no shape or dtype")
     if (nbytes is None) == (shape is None) or (nbytes is not None and dtype is not None):
         raise TypeError("create() takes either nbytes, or shape and maybe dtype")
+
+
+def require_order(order: object) -> None:
+    """ValueError unless it is an order that create() knows."""
+    if order not in ("C", "F"):
+        raise ValueError(f"order is {order!r}: it is 'C' or 'F'")
 
 
 def require_name(claim: bool, name: object) -> None:

@@ -8,10 +8,16 @@ import gc
 import mmap
 import os
 import threading
+import time
 import weakref
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from refstore import _messages
+from refstore._arguments import META_LIMIT
 from refstore._errors import TopHolder
 from refstore._names import encode_name
 from refstore._paths import open_store
@@ -19,21 +25,24 @@ from refstore._refs import make_ref
 from refstore.engines.filelock import (
     buffers,
     check,
+    eviction,
     liveness,
     names,
+    origins,
     process_table,
     recovery,
     slots,
 )
 from refstore.engines.filelock.journal import Change, Moment
 from refstore.engines.filelock.layout import (
+    EVICTIONS,
     KINDS,
+    META,
     NBYTES,
     OFFSET,
     PUTS,
     SHAPE,
     TEXT_AT,
-    TEXT_LIMIT,
     UNIT,
     UNITS,
     read_header,
@@ -50,6 +59,7 @@ from refstore.payload import arrays
 SMALL: Final = 1 << 15  # bytes that are copied under the lock, with the allocation
 COPIED: Final = 1 << 16  # bytes whose private view is a copy: it costs less than a mapping
 NEAR: Final = 1 << 20  # bytes whose memory is committed under the lock
+RECOVERY_PAUSE: Final = 0.1  # seconds between two looks for the dead before others' objects go
 
 
 class Block(NamedTuple):
@@ -136,6 +146,8 @@ class Attachment(Membership):
     """This process's membership in one store. It ends with the last store object, buffer and writer
     that uses it."""
 
+    _recovered_at = 0.0  # by time.monotonic(): when the dead were last looked for before others go
+
     def block(self, slot: int) -> Block:
         """Reads the place of a slot that we pin or write. StoreCorruptedError if it leads out of
         the file."""
@@ -143,7 +155,7 @@ class Attachment(Membership):
         unit, units = words[at + OFFSET], words[at + UNITS]
         nbytes, shape = words[at + NBYTES], words[at + SHAPE]
         offset, nbytes_of_text = self.file.block_at(unit), shape >> 32
-        spill = nbytes_of_text if nbytes_of_text > TEXT_LIMIT else 0
+        spill = slots.text_spill(nbytes_of_text)
         if shape & 0xFF >= len(KINDS):
             raise _messages.damaged_object(self.path, _messages.KIND_OF_OBJECT, slot)
         if unit + units > self.file.g.units or nbytes > units * UNIT:
@@ -153,6 +165,16 @@ class Attachment(Membership):
         start = offset + nbytes if spill else self.file.label(slot) + TEXT_AT
         text = bytes(self.file.octets[start : start + nbytes_of_text])
         return Block(slot, offset, nbytes, KINDS[shape & 0xFF], text)
+
+    def meta(self, slot: int) -> bytes:
+        """Reads the meta of a slot that we pin. StoreCorruptedError if it leads out of the file."""
+        words, at = self.file.words, self.file.slot(slot)
+        unit, units, nbytes = words[at + OFFSET], words[at + UNITS], words[at + META]
+        spill = slots.meta_spill(nbytes)
+        if nbytes > META_LIMIT or spill > units * UNIT or unit + units > self.file.g.units:
+            raise _messages.damaged_object(self.path, "the length of the meta", slot)
+        start = self.file.block_at(unit + units) - spill if spill else self.file.meta(slot)
+        return bytes(self.file.octets[start : start + nbytes])
 
     def private_copy(self, block: buffers.Block) -> tuple[mmap.mmap, int]:
         """A private copy-on-write view of a block, and where it begins there."""
@@ -200,18 +222,62 @@ class Attachment(Membership):
     def with_room(
         self, call: Call, what: str, nbytes: int, operation: Operation[T], *args: object
     ) -> T:
-        """Runs an operation that allocates. When the store is full it retries after recovering
-        dead processes, then after collecting garbage of this one that still pins."""
+        """Runs an operation that allocates, see `try_with_eviction`. When the store is full it
+        retries after recovering dead processes, then after collecting garbage of this one that
+        still pins."""
         remedies = iter((self._recover, self._collect_garbage))
         while True:
             try:
-                return call.run(what, operation, *args)
+                return call.run(what, self.try_with_eviction, operation, *args)
             except slots.NoRoomError as error:
                 why = str(error)
             if why == _messages.OVER_CAPACITY or not any(remedy(call) for remedy in remedies):
                 break
         room, holders = call.run("counting", self._room)
         raise _messages.full(self.path, nbytes, why, room, holders, self.file.descriptor_or_none())
+
+    def try_with_eviction(self, c: Change, operation: Operation[T], *args: object) -> T:
+        """The operation; if it finds no room, once more after the dead are recovered, then after
+        others' objects are evicted. An operation that finds none has changed nothing since its
+        last commit."""
+        remedies = iter((self._recover_sometimes, self._evict))
+        while True:
+            try:
+                return operation(c, *args)
+            except slots.NoRoomError as error:
+                units = error.units
+                if units is None or not any(remedy(c, units) for remedy in remedies):
+                    raise
+
+    def _recover_sometimes(self, c: Change, _: int) -> bool:
+        # where something is evicted for each put, the locks of all rows would take longer than it
+        now = time.monotonic()
+        if self._recovered_at + RECOVERY_PAUSE < now:
+            self._recovered_at = now
+            return self.recover_dead(c)
+        return False
+
+    def _evict(self, c: Change, units: int) -> bool:
+        c.commit()
+        found = eviction.victims(c, units)
+        if found is not None:
+            self.delete_all(c, found, EVICTIONS)
+        return found is not None
+
+    def delete_all(self, c: Change, found: Iterable[int], counter: int) -> int:
+        """The end of live objects, in several changes; how many there were. One that comes twice
+        must not be found again."""
+        deleted = []
+        for slot in found:
+            slots.remove(c, slot)
+            deleted.append(slot)
+            if c.is_full():
+                c.commit()
+        c.commit()
+        self.count(counter, len(deleted))
+        for slot in deleted:
+            self.recover_condemned(c, slot)
+        return len(deleted)
 
     def _recover(self, call: Call) -> bool:
         return call.run("recovery", self.recover_dead)
@@ -242,7 +308,7 @@ class Attachment(Membership):
             what = _messages.a_put(nbytes)
             call.with_room(what, nbytes, self._put_small, call, prepared)
             return
-        self.begin(call, nbytes, prepared.kind, prepared.text)
+        self.begin(call, prepared.wanted(call.asked.meta))
         at = self.block(call.slot).offset
         prepared.fill(Target(self.file, at, nbytes, call.life))
         self.seal(call, None)
@@ -275,22 +341,31 @@ class Attachment(Membership):
         self.recover_condemned(c, slot)
 
     def _put_small(self, c: Change, call: Call, prepared: Prepared) -> None:
-        nbytes, kind, text, fill = prepared
         replaced = self._find_replaced(c, call.asked)
-        slot, generation = slots.claim(c, nbytes, kind, text, self.own, True)
+        wanted = prepared.wanted(call.asked.meta)
+        slot, generation = self._claim(c, call.asked, wanted, True)
         # What follows lies where nobody looks until the change is there.
         at = c.file.block_at(c[c.file.slot(slot) + OFFSET])
-        if nbytes:
-            fill(Target(c.file, at, nbytes, call.life))
-        self._write_spill(at + nbytes, text, call.life)
+        if wanted.nbytes:
+            prepared.fill(Target(c.file, at, wanted.nbytes, call.life))
+        self._write_spill(at, wanted, call.life)
         call.take(slot, generation, c.next())
         self._publish(c, call, replaced)
+
+    def _claim(self, c: Change, asked: Asked, wanted: slots.Wanted, near: bool) -> tuple[int, int]:
+        """A slot in WRITING and its generation; see `slots.claim`."""
+        own = self.own
+        origins.take(c, own)
+        evictable = self.evict is not None if asked.evictable is None else bool(asked.evictable)
+        use = eviction.use_word(c, evictable)
+        return slots.claim(c, wanted, slots.By(own, origins.word(c, own), use), near)
 
     def _publish(self, c: Change, call: Call, replaced: int | None) -> None:
         utf8 = call.asked.utf8
         if utf8 is not None:
             slots.write_name(c, call.slot, utf8)
         slots.publish(c, call.slot, utf8, replaced)
+        eviction.admit(c, call.slot)
         call.replaced, call.published = replaced is not None, c.next()
         c.commit()
         self.count(PUTS)
@@ -304,30 +379,65 @@ class Attachment(Membership):
             raise _messages.exists(self.path, asked.utf8.decode())
         return replaced
 
-    def _write_spill(self, at: int, text: bytes, life: Life) -> None:
-        if len(text) > TEXT_LIMIT:
-            Target(self.file, at, len(text), life).copy(0, text)
+    def _write_spill(self, at: int, wanted: slots.Wanted, life: Life) -> None:
+        """What lies in the block besides its payload; that begins at `at`."""
+        text, meta = wanted.text, wanted.meta
+        if slots.text_spill(len(text)):
+            Target(self.file, at + wanted.nbytes, len(text), life).copy(0, text)
+        if spill := slots.meta_spill(len(meta)):
+            Target(self.file, at + wanted.units * UNIT - spill, spill, life).copy(0, meta)
 
-    def begin(self, call: Call, nbytes: int, kind: int, text: bytes) -> None:
+    def begin(self, call: Call, wanted: slots.Wanted) -> None:
         """A slot in WRITING, with room. The name is looked at so that nobody writes in vain."""
+        nbytes = wanted.nbytes
         what, near = _messages.a_put(nbytes), nbytes <= NEAR
-        call.with_room(what, nbytes, self._begin_writing, call, nbytes, kind, text, near)
-        at = self.file.slot(call.slot)
-        start, units = self.file.block_at(self.file.words[at + OFFSET]), self.file.words[at + UNITS]
-        if not near and not self.file.commit_block(start, units * UNIT, call.life):
+        call.with_room(what, nbytes, self._begin_writing, call, wanted, near)
+        if not self.prepare_block(call, wanted, near):
             self.give_up(call)
             room, holders = call.run("counting", self._room)
             fd = self.file.descriptor_or_none()
             raise _messages.full(self.path, nbytes, _messages.NO_MEMORY, room, holders, fd)
-        self._write_spill(start + nbytes, text, call.life)
 
-    def _begin_writing(
-        self, c: Change, call: Call, nbytes: int, kind: int, text: bytes, near: bool
-    ) -> None:
+    def prepare_block(self, call: Call, wanted: slots.Wanted, near: bool) -> bool:
+        """Whether there is memory for a block that was begun; writes what is no payload there."""
+        start = self.file.block_at(self.file.words[self.file.slot(call.slot) + OFFSET])
+        if not near and not self.file.commit_block(start, wanted.units * UNIT, call.life):
+            return False
+        self._write_spill(start, wanted, call.life)
+        return True
+
+    def _begin_writing(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> None:
         self._find_replaced(c, call.asked)
-        slot, generation = slots.claim(c, nbytes, kind, text, self.own, near)
+        slot, generation = self._claim(c, call.asked, wanted, near)
         call.take(slot, generation, c.next())
         c.commit()
+
+    def write(
+        self, call: Call, block: buffers.Block, offset: int, octets: npt.NDArray[np.uint8]
+    ) -> None:
+        """Copies bytes into the block that the call took."""
+        Target(self.file, block.offset, block.nbytes, call.life).copy(offset, octets)
+
+    def shrink(self, call: Call, nbytes: int, *, frees: bool) -> bool:
+        """Makes the object shorter that the call began, and with `frees` its block; whether it is
+        still being written."""
+        return call.run("truncate()", self._shrink, call, nbytes, frees)
+
+    def _shrink(self, c: Change, call: Call, nbytes: int, frees: bool) -> bool:
+        if not slots.is_written_by(c, call.slot, call.generation, self.own):
+            return False
+        c[c.file.slot(call.slot) + NBYTES] = nbytes
+        if frees:
+            self._fit(c, call)
+        c.commit()
+        return True
+
+    def _fit(self, c: Change, call: Call) -> None:
+        """A block gives back what it does not need, for who writes it."""
+        end, spill = slots.fit(c, call.slot), slots.meta_spill(len(call.asked.meta))
+        if end is not None and spill:
+            at = c.file.block_at(end) - spill
+            Target(self.file, at, spill, call.life).copy(0, call.asked.meta)
 
     def seal(self, call: Call, pin: Pin | None) -> None:
         """Publishes what was written. `pin`: of views of it that live on.
@@ -345,6 +455,8 @@ class Attachment(Membership):
         if pin is not None:
             slots.pin(c, call.slot, self.own)
             pin.take(call.slot, c.next())
+        else:
+            self._fit(c, call)
         self._publish(c, call, replaced)
 
 

@@ -20,6 +20,7 @@ from refstore._arguments import (
     deadline_of,
     require_bytes_or_shape,
     require_name,
+    require_order,
 )
 from refstore._refs import ObjectRef, make_ref, parts_of
 from refstore.engines.filelock import (
@@ -39,9 +40,8 @@ from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import OBJECTS_LIMIT, lay_out
 from refstore.engines.filelock.life import here
 from refstore.engines.filelock.opened import Key
-from refstore.engines.filelock.prepare import ARRAY, BYTES, prepare
+from refstore.engines.filelock.prepare import BYTES, by_header, by_shape, prepare
 from refstore.engines.filelock.waiting import WaitingCalls
-from refstore.payload import arrays
 
 __all__ = [
     "BACKEND",
@@ -181,18 +181,20 @@ class Engine(WaitingCalls):
         call = self._call
         if timeout != 0:
             call.until = deadline_of(timeout)
-        require_bytes_or_shape(nbytes, shape, dtype)
+        require_bytes_or_shape(nbytes, shape, dtype, header)
+        require_order(order)
         require_name(claim, name)
         call.asked = Asked(name, replace, claim, owned, evictable, checked_meta(meta))
-        if nbytes is not None:
-            size, kind, text = checked_size(nbytes), BYTES, b""
+        if header is not None:
+            wanted = by_header(nbytes, header)
+        elif nbytes is not None:
+            wanted = slots.Wanted(checked_size(nbytes), BYTES)
         else:
             assert shape is not None
-            size, text = _describe(shape, np.dtype(dtype))
-            kind = ARRAY
+            wanted = by_shape(shape, np.dtype(dtype), order)
         try:
-            call.att.begin(call, size, kind, text)
-            writer = writers.writer(call.att, call)
+            call.att.begin(call, wanted._replace(meta=call.asked.meta))
+            writer = writers.writer(call.att, call, may_shrink=wanted.kind == BYTES and not header)
             call.life.require_ours(call.att.path)  # who is forked from here on inherits a Writer
             return writer
         except BaseException:
@@ -276,12 +278,3 @@ class Engine(WaitingCalls):
             ref = None if one.generation is None else make_ref(one.slot, one.generation, att.tag)
             rows.append((pid, command, ref, one.name, one.pins, one.nbytes, alive))
         return rows
-
-
-def _describe(
-    shape: SupportsIndex | tuple[SupportsIndex, ...], dtype: np.dtype[np.generic]
-) -> tuple[int, bytes]:
-    """Bytes of an array in C order, and its description."""
-    extents, nbytes = arrays.measure(shape, dtype)
-    clipped = tuple(checked_size(n) for n in extents)
-    return checked_size(nbytes), arrays.describe(dtype, clipped, tuple(range(len(extents))))

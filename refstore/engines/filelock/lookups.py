@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from refstore.engines.filelock import names, recovery, slots
+from refstore.engines.filelock import eviction, names, recovery, slots
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import DELETES, GETS, SEALED, WORD
@@ -24,6 +24,7 @@ def locate(c: Change, key: Parsed) -> tuple[int, int] | None:
 def pin(c: Change, att: Attachment, found: tuple[int, int], pin: Pin) -> int:
     """Pins an object that was found; its generation."""
     slots.pin(c, found[0], att.own)
+    eviction.note_use(c, found[0])
     pin.take(found[0], c.next())
     c.commit()
     att.count(GETS)
@@ -53,10 +54,7 @@ def delete(c: Change, att: Attachment, key: Parsed) -> bool:
     found = locate(c, key)
     if found is None:
         return False
-    slots.remove(c, found[0])
-    c.commit()
-    att.count(DELETES)
-    att.recover_condemned(c, found[0])
+    att.delete_all(c, found[:1], DELETES)
     return True
 
 

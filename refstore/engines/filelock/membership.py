@@ -137,13 +137,13 @@ class Membership(StoreLock):
             raise RefstoreError(_messages.forked(self.path))
         return self.row
 
-    def count(self, counter: int) -> None:
+    def count(self, counter: int, n: int = 1) -> None:
         # one word, ours: a statistic needs no journal
         words, at = (
             self.file.words,
             process_table.row_at(self.file, self.own) + ROW_COUNTERS + counter,
         )
-        words[at] = words[at] + 1 & (1 << 64) - 1
+        words[at] = words[at] + n & (1 << 64) - 1
 
     # --- coming and going
 
