@@ -25,24 +25,23 @@ _BOUND = (
     *("put_many", "get_many", "delete_many", "get_or_put", "wait", "wait_any", "adopt", "disown"),
 )
 
-_made: dict[tuple[type, str], type] = {}
 _engines: dict[str, type[Engine]] = {}
 
 
 def bound(face: type, module: Module) -> type:
     """`face`, a public class (`Store` or a subclass of it), with the methods of an engine."""
+    # kept by `face` itself, so that both go together
+    made: dict[tuple[type, str], type] = face._bound  # type: ignore[attr-defined]
     key = face, module.BACKEND
-    made = _made.get(key)
     # one class, whichever thread is first
-    return made if made is not None else _made.setdefault(key, _bind(face, module))
+    return made[key] if key in made else made.setdefault(key, _bind(face, module))
 
 
 def _bind(face: type, module: Module) -> type:
     members: dict[str, Any] = {
         name: getattr(_documented(module), name)
         for name in _BOUND
-        if getattr(face, name) is getattr(Calls, name)
-        and hasattr(module.Engine, name)  # TODO: all, once both engines have all
+        if getattr(face, name) is getattr(Calls, name) and hasattr(module.Engine, name)
     }
     members |= {
         # not in Store itself: before 3.11 a subclass with a __dict__ would then fit no engine
@@ -60,7 +59,7 @@ def _documented(module: Module) -> type[Engine]:
     """The class of an engine, whose methods wrap those of `Calls` from here on."""
     engine = module.Engine
     if module.BACKEND not in _engines:
-        for part in engine.__mro__[:-1]:  # an engine may be put together of several
+        for part in engine.__mro__:
             adopt_docs(part, Calls)
         _engines[module.BACKEND] = engine
     return engine

@@ -8,31 +8,41 @@ import gc
 import mmap
 import os
 import threading
+import time
 import weakref
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from refstore import _messages
+from refstore._arguments import META_LIMIT
 from refstore._errors import TopHolder
+from refstore._names import encode_name
 from refstore._paths import open_store
 from refstore._refs import make_ref
 from refstore.engines.filelock import (
     buffers,
     check,
+    eviction,
     liveness,
     names,
+    origins,
     process_table,
     recovery,
     slots,
 )
 from refstore.engines.filelock.journal import Change, Moment
 from refstore.engines.filelock.layout import (
+    EVICTIONS,
     KINDS,
+    META,
     NBYTES,
     OFFSET,
     PUTS,
     SHAPE,
     TEXT_AT,
-    TEXT_LIMIT,
     UNIT,
     UNITS,
     read_header,
@@ -49,6 +59,7 @@ from refstore.payload import arrays
 SMALL: Final = 1 << 15  # bytes that are copied under the lock, with the allocation
 COPIED: Final = 1 << 16  # bytes whose private view is a copy: it costs less than a mapping
 NEAR: Final = 1 << 20  # bytes whose memory is committed under the lock
+RECOVERY_PAUSE: Final = 0.1  # seconds between two looks for the dead before others' objects go
 
 
 class Block(NamedTuple):
@@ -61,14 +72,53 @@ class Block(NamedTuple):
     description: bytes  # of an array, as `arrays.describe` makes it
 
 
+class Asked:
+    """Wishes of a call for the object that it makes, besides its payload."""
+
+    __slots__ = ("claim", "evictable", "meta", "owned", "replace", "utf8")
+
+    def __init__(
+        self,
+        name: str | None = None,
+        replace: bool = False,
+        claim: bool = False,
+        owned: bool = False,
+        evictable: bool | None = None,
+        meta: bytes = b"",
+    ) -> None:
+        self.utf8 = None if name is None else encode_name(name)
+        self.replace = replace
+        self.claim = claim
+        self.owned = owned
+        self.evictable = evictable
+        self.meta = meta
+
+
+_NOTHING: Final = Asked()
+
+
 class Call:
     """One public call, and what it took for whoever is interrupted before it can hand it out."""
 
-    __slots__ = ("att", "generation", "life", "published", "replaced", "slot", "taken")
+    __slots__ = (
+        "asked",
+        "att",
+        "generation",
+        "life",
+        "published",
+        "replaced",
+        "slot",
+        "taken",
+        "until",
+    )
 
-    def __init__(self, att: Attachment, life: Life) -> None:
+    def __init__(
+        self, att: Attachment, life: Life, asked: Asked = _NOTHING, until: float | None = 0.0
+    ) -> None:
         self.att = att
         self.life = life  # in which it began
+        self.asked = asked
+        self.until = until  # by time.monotonic(): it may wait as long as that; None: for ever
         self.slot = self.generation = 0
         self.taken: Moment | None = None  # when the slot became ours
         self.published: Moment | None = None
@@ -76,11 +126,11 @@ class Call:
 
     def run(self, what: str, operation: Operation[T], *args: object) -> T:
         """Runs an operation of the call under the lock."""
-        return self.att.run(self.life, what, operation, *args)
+        return self.att.run(self.life, what, operation, *args, until=self.until)
 
     def with_room(self, what: str, nbytes: int, operation: Operation[T], *args: object) -> T:
         """Runs an operation that allocates; see `Attachment.with_room`."""
-        return self.att.with_room(self.life, what, nbytes, operation, *args)
+        return self.att.with_room(self, what, nbytes, operation, *args)
 
     def take(self, slot: int, generation: int, moment: Moment) -> None:
         self.slot, self.generation, self.taken = slot, generation, moment
@@ -96,6 +146,8 @@ class Attachment(Membership):
     """This process's membership in one store. It ends with the last store object, buffer and writer
     that uses it."""
 
+    _recovered_at = 0.0  # by time.monotonic(): when the dead were last looked for before others go
+
     def block(self, slot: int) -> Block:
         """Reads the place of a slot that we pin or write. StoreCorruptedError if it leads out of
         the file."""
@@ -103,7 +155,7 @@ class Attachment(Membership):
         unit, units = words[at + OFFSET], words[at + UNITS]
         nbytes, shape = words[at + NBYTES], words[at + SHAPE]
         offset, nbytes_of_text = self.file.block_at(unit), shape >> 32
-        spill = nbytes_of_text if nbytes_of_text > TEXT_LIMIT else 0
+        spill = slots.text_spill(nbytes_of_text)
         if shape & 0xFF >= len(KINDS):
             raise _messages.damaged_object(self.path, _messages.KIND_OF_OBJECT, slot)
         if unit + units > self.file.g.units or nbytes > units * UNIT:
@@ -113,6 +165,16 @@ class Attachment(Membership):
         start = offset + nbytes if spill else self.file.label(slot) + TEXT_AT
         text = bytes(self.file.octets[start : start + nbytes_of_text])
         return Block(slot, offset, nbytes, KINDS[shape & 0xFF], text)
+
+    def meta(self, slot: int) -> bytes:
+        """Reads the meta of a slot that we pin. StoreCorruptedError if it leads out of the file."""
+        words, at = self.file.words, self.file.slot(slot)
+        unit, units, nbytes = words[at + OFFSET], words[at + UNITS], words[at + META]
+        spill = slots.meta_spill(nbytes)
+        if nbytes > META_LIMIT or spill > units * UNIT or unit + units > self.file.g.units:
+            raise _messages.damaged_object(self.path, "the length of the meta", slot)
+        start = self.file.block_at(unit + units) - spill if spill else self.file.meta(slot)
+        return bytes(self.file.octets[start : start + nbytes])
 
     def private_copy(self, block: buffers.Block) -> tuple[mmap.mmap, int]:
         """A private copy-on-write view of a block, and where it begins there."""
@@ -132,7 +194,7 @@ class Attachment(Membership):
 
     def pin(self, slot: int, generation: int, pin: Pin) -> None:
         """One more pin on a live object. Errors: ObjectNotFoundError."""
-        self.with_room(here(), "a pin", 0, self._pin, slot, generation, pin)
+        self.with_room(Call(self, here()), "a pin", 0, self._pin, slot, generation, pin)
 
     def _pin(self, c: Change, slot: int, generation: int, pin: Pin) -> None:
         if not slots.is_live(c, slot, generation):
@@ -158,26 +220,70 @@ class Attachment(Membership):
     # --- room
 
     def with_room(
-        self, life: Life, what: str, nbytes: int, operation: Operation[T], *args: object
+        self, call: Call, what: str, nbytes: int, operation: Operation[T], *args: object
     ) -> T:
-        """Runs an operation that allocates. When the store is full it retries after recovering
-        dead processes, then after collecting garbage of this one that still pins."""
+        """Runs an operation that allocates, see `try_with_eviction`. When the store is full it
+        retries after recovering dead processes, then after collecting garbage of this one that
+        still pins."""
         remedies = iter((self._recover, self._collect_garbage))
         while True:
             try:
-                return self.run(life, what, operation, *args)
+                return call.run(what, self.try_with_eviction, operation, *args)
             except slots.NoRoomError as error:
                 why = str(error)
-            if why == _messages.OVER_CAPACITY or not any(remedy(life) for remedy in remedies):
+            if why == _messages.OVER_CAPACITY or not any(remedy(call) for remedy in remedies):
                 break
-        room, holders = self.run(life, "counting", self._room)
+        room, holders = call.run("counting", self._room)
         raise _messages.full(self.path, nbytes, why, room, holders, self.file.descriptor_or_none())
 
-    def _recover(self, life: Life) -> bool:
-        return self.run(life, "recovery", self.recover_dead)
+    def try_with_eviction(self, c: Change, operation: Operation[T], *args: object) -> T:
+        """The operation; if it finds no room, once more after the dead are recovered, then after
+        others' objects are evicted. An operation that finds none has changed nothing since its
+        last commit."""
+        remedies = iter((self._recover_sometimes, self._evict))
+        while True:
+            try:
+                return operation(c, *args)
+            except slots.NoRoomError as error:
+                units = error.units
+                if units is None or not any(remedy(c, units) for remedy in remedies):
+                    raise
 
-    def _collect_garbage(self, life: Life) -> bool:
-        if not self.run(life, "recovery", self._holds_condemned):
+    def _recover_sometimes(self, c: Change, _: int) -> bool:
+        # where something is evicted for each put, the locks of all rows would take longer than it
+        now = time.monotonic()
+        if self._recovered_at + RECOVERY_PAUSE < now:
+            self._recovered_at = now
+            return self.recover_dead(c)
+        return False
+
+    def _evict(self, c: Change, units: int) -> bool:
+        c.commit()
+        found = eviction.victims(c, units)
+        if found is not None:
+            self.delete_all(c, found, EVICTIONS)
+        return found is not None
+
+    def delete_all(self, c: Change, found: Iterable[int], counter: int) -> int:
+        """The end of live objects, in several changes; how many there were. One that comes twice
+        must not be found again."""
+        deleted = []
+        for slot in found:
+            slots.remove(c, slot)
+            deleted.append(slot)
+            if c.is_full():
+                c.commit()
+        c.commit()
+        self.count(counter, len(deleted))
+        for slot in deleted:
+            self.recover_condemned(c, slot)
+        return len(deleted)
+
+    def _recover(self, call: Call) -> bool:
+        return call.run("recovery", self.recover_dead)
+
+    def _collect_garbage(self, call: Call) -> bool:
+        if not call.run("recovery", self._holds_condemned):
             return False
         gc.collect()
         return True
@@ -195,17 +301,17 @@ class Attachment(Membership):
 
     # --- putting
 
-    def put(self, call: Call, prepared: Prepared, utf8: bytes | None, replace: bool) -> None:
+    def put(self, call: Call, prepared: Prepared) -> None:
         """A new object. If this or what follows raises, the call is to be undone."""
         nbytes = prepared.nbytes
         if nbytes <= SMALL:
             what = _messages.a_put(nbytes)
-            call.with_room(what, nbytes, self._put_small, call, prepared, utf8, replace)
+            call.with_room(what, nbytes, self._put_small, call, prepared)
             return
-        self.begin(call, nbytes, prepared.kind, prepared.text, utf8, replace)
+        self.begin(call, prepared.wanted(call.asked.meta))
         at = self.block(call.slot).offset
         prepared.fill(Target(self.file, at, nbytes, call.life))
-        self.seal(call, utf8, replace, None)
+        self.seal(call, None)
 
     def stays(self, call: Call, error: BaseException) -> bool:
         """Whether what was published before `error` came up cannot be taken back: what it replaced
@@ -234,89 +340,124 @@ class Attachment(Membership):
         c.commit()
         self.recover_condemned(c, slot)
 
-    def _put_small(
-        self, c: Change, call: Call, prepared: Prepared, utf8: bytes | None, replace: bool
-    ) -> None:
-        nbytes, kind, text, fill = prepared
-        replaced = None if utf8 is None else self._find_replaced(c, utf8, replace)
-        slot, generation = slots.claim(c, nbytes, kind, text, self.own, True)
+    def _put_small(self, c: Change, call: Call, prepared: Prepared) -> None:
+        replaced = self._find_replaced(c, call.asked)
+        wanted = prepared.wanted(call.asked.meta)
+        slot, generation = self._claim(c, call.asked, wanted, True)
         # What follows lies where nobody looks until the change is there.
         at = c.file.block_at(c[c.file.slot(slot) + OFFSET])
-        if nbytes:
-            fill(Target(c.file, at, nbytes, call.life))
-        self._write_spill(at + nbytes, text, call.life)
+        if wanted.nbytes:
+            prepared.fill(Target(c.file, at, wanted.nbytes, call.life))
+        self._write_spill(at, wanted, call.life)
         call.take(slot, generation, c.next())
-        self._publish(c, call, utf8, replaced)
+        self._publish(c, call, replaced)
 
-    def _publish(self, c: Change, call: Call, utf8: bytes | None, replaced: int | None) -> None:
+    def _claim(self, c: Change, asked: Asked, wanted: slots.Wanted, near: bool) -> tuple[int, int]:
+        """A slot in WRITING and its generation; see `slots.claim`."""
+        own = self.own
+        origins.take(c, own)
+        evictable = self.evict is not None if asked.evictable is None else bool(asked.evictable)
+        use = eviction.use_word(c, evictable)
+        return slots.claim(c, wanted, slots.By(own, origins.word(c, own), use), near)
+
+    def _publish(self, c: Change, call: Call, replaced: int | None) -> None:
+        utf8 = call.asked.utf8
         if utf8 is not None:
             slots.write_name(c, call.slot, utf8)
         slots.publish(c, call.slot, utf8, replaced)
+        eviction.admit(c, call.slot)
         call.replaced, call.published = replaced is not None, c.next()
         c.commit()
         self.count(PUTS)
         self.recover_condemned(c, replaced)
 
-    def _find_replaced(self, c: Change, utf8: bytes, replace: bool) -> int | None:
-        replaced = names.find(c, utf8)
-        if replaced is not None and not replace:
-            raise _messages.exists(self.path, utf8.decode())
+    def _find_replaced(self, c: Change, asked: Asked) -> int | None:
+        if asked.utf8 is None:
+            return None
+        replaced = names.find(c, asked.utf8)
+        if replaced is not None and not asked.replace:
+            raise _messages.exists(self.path, asked.utf8.decode())
         return replaced
 
-    def _write_spill(self, at: int, text: bytes, life: Life) -> None:
-        if len(text) > TEXT_LIMIT:
-            Target(self.file, at, len(text), life).copy(0, text)
+    def _write_spill(self, at: int, wanted: slots.Wanted, life: Life) -> None:
+        """What lies in the block besides its payload; that begins at `at`."""
+        text, meta = wanted.text, wanted.meta
+        if slots.text_spill(len(text)):
+            Target(self.file, at + wanted.nbytes, len(text), life).copy(0, text)
+        if spill := slots.meta_spill(len(meta)):
+            Target(self.file, at + wanted.units * UNIT - spill, spill, life).copy(0, meta)
 
-    def begin(
-        self, call: Call, nbytes: int, kind: int, text: bytes, utf8: bytes | None, replace: bool
-    ) -> None:
+    def begin(self, call: Call, wanted: slots.Wanted) -> None:
         """A slot in WRITING, with room. The name is looked at so that nobody writes in vain."""
-        what, near, asked = _messages.a_put(nbytes), nbytes <= NEAR, (nbytes, kind, text)
-        call.with_room(what, nbytes, self._begin_writing, call, asked, near, utf8, replace)
-        at = self.file.slot(call.slot)
-        start, units = self.file.block_at(self.file.words[at + OFFSET]), self.file.words[at + UNITS]
-        if not near and not self.file.commit_block(start, units * UNIT, call.life):
+        nbytes = wanted.nbytes
+        what, near = _messages.a_put(nbytes), nbytes <= NEAR
+        call.with_room(what, nbytes, self._begin_writing, call, wanted, near)
+        if not self.prepare_block(call, wanted, near):
             self.give_up(call)
             room, holders = call.run("counting", self._room)
             fd = self.file.descriptor_or_none()
             raise _messages.full(self.path, nbytes, _messages.NO_MEMORY, room, holders, fd)
-        self._write_spill(start + nbytes, text, call.life)
 
-    def _begin_writing(
-        self,
-        c: Change,
-        call: Call,
-        asked: tuple[int, int, bytes],
-        near: bool,
-        utf8: bytes | None,
-        replace: bool,
-    ) -> None:
-        if utf8 is not None:
-            self._find_replaced(c, utf8, replace)
-        nbytes, kind, text = asked
-        slot, generation = slots.claim(c, nbytes, kind, text, self.own, near)
+    def prepare_block(self, call: Call, wanted: slots.Wanted, near: bool) -> bool:
+        """Whether there is memory for a block that was begun; writes what is no payload there."""
+        start = self.file.block_at(self.file.words[self.file.slot(call.slot) + OFFSET])
+        if not near and not self.file.commit_block(start, wanted.units * UNIT, call.life):
+            return False
+        self._write_spill(start, wanted, call.life)
+        return True
+
+    def _begin_writing(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> None:
+        self._find_replaced(c, call.asked)
+        slot, generation = self._claim(c, call.asked, wanted, near)
         call.take(slot, generation, c.next())
         c.commit()
 
-    def seal(self, call: Call, name: bytes | str | None, replace: bool, pin: Pin | None) -> None:
+    def write(
+        self, call: Call, block: buffers.Block, offset: int, octets: npt.NDArray[np.uint8]
+    ) -> None:
+        """Copies bytes into the block that the call took."""
+        Target(self.file, block.offset, block.nbytes, call.life).copy(offset, octets)
+
+    def shrink(self, call: Call, nbytes: int, *, frees: bool) -> bool:
+        """Makes the object shorter that the call began, and with `frees` its block; whether it is
+        still being written."""
+        return call.run("truncate()", self._shrink, call, nbytes, frees)
+
+    def _shrink(self, c: Change, call: Call, nbytes: int, frees: bool) -> bool:
+        if not slots.is_written_by(c, call.slot, call.generation, self.own):
+            return False
+        c[c.file.slot(call.slot) + NBYTES] = nbytes
+        if frees:
+            self._fit(c, call)
+        c.commit()
+        return True
+
+    def _fit(self, c: Change, call: Call) -> None:
+        """A block gives back what it does not need, for who writes it."""
+        end, spill = slots.fit(c, call.slot), slots.meta_spill(len(call.asked.meta))
+        if end is not None and spill:
+            at = c.file.block_at(end) - spill
+            Target(self.file, at, spill, call.life).copy(0, call.asked.meta)
+
+    def seal(self, call: Call, pin: Pin | None) -> None:
         """Publishes what was written. `pin`: of views of it that live on.
 
         If this or what follows raises, the call is to be undone.
         """
-        utf8 = name.encode() if isinstance(name, str) else name
+        utf8 = call.asked.utf8
         what = f"publishing {utf8.decode()!r}" if utf8 else "a seal"
-        call.with_room(what, 0, self._seal, call, utf8, replace, pin)
+        call.with_room(what, 0, self._seal, call, pin)
 
-    def _seal(
-        self, c: Change, call: Call, utf8: bytes | None, replace: bool, pin: Pin | None
-    ) -> None:
+    def _seal(self, c: Change, call: Call, pin: Pin | None) -> None:
         if not slots.is_written_by(c, call.slot, call.generation, self.own):
             raise self.file.damaged(f"slot {call.slot} was being written, and no longer is")
-        replaced = None if utf8 is None else self._find_replaced(c, utf8, replace)
+        replaced = self._find_replaced(c, call.asked)
         if pin is not None:
             slots.pin(c, call.slot, self.own)
             pin.take(call.slot, c.next())
-        self._publish(c, call, utf8, replaced)
+        else:
+            self._fit(c, call)
+        self._publish(c, call, replaced)
 
 
 # --- attachments: one for each file and process

@@ -278,9 +278,9 @@ class StoreLock:
         one. Raises only what a signal handler does."""
         self.defer_once(Deferred(operation, args))
 
-    def defer_once(self, deferred: Deferred) -> None:
-        """Defers like `defer`, but not again if it was done or requested before."""
-        self._deferred.append(deferred)
+    def defer_once(self, *deferred: Deferred) -> None:
+        """Defers like `defer`, but not again what was done or requested before."""
+        self._deferred.extend(deferred)
         if _is_busy():
             _pending.append(self)
             return
