@@ -31,7 +31,7 @@ from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
 from refstore.engines.native.slots cimport (
     condemn, end_publishing, free_slot, reap_condemned, REAPED, restore_hint, restore_run_hints,
-    unclaim, word_generation, word_row, word_state,
+    unclaim, withdraw, word_generation, word_row, word_state,
 )
 from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.names cimport find_cell, make_cell
@@ -102,6 +102,8 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
         elif word_row(word) == dead:
             if state == WRITING:
                 condemn_dead(v, i, word)
+            elif state == OFFERED:
+                withdraw(v, i, word)
             elif state == RECLAIMING:
                 nbytes += block_nbytes(slot)
                 free_slot(v, i)
