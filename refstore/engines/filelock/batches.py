@@ -14,7 +14,8 @@ from refstore._arguments import checked_names, deadline_of
 from refstore._errors import ObjectExistsError
 from refstore._refs import ObjectRef, make_ref
 from refstore.engines.filelock import buffers, lookups, slots
-from refstore.engines.filelock.attachment import Asked, Attachment, Call
+from refstore.engines.filelock.attachment import Attachment
+from refstore.engines.filelock.call import Asked, Call
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.life import here
 from refstore.engines.filelock.lookups import Parsed

@@ -318,7 +318,7 @@ def _check_names(c: Change) -> Iterator[str]:
             utf8 = file.name(slot, c[at + SHAPE] >> 8 & 0xFFFF)
             if names.hash_of(file, utf8) != c[at + HASH]:
                 yield _problems.wrong_hash(slot)
-            elif names.find(c, utf8, state) != slot:
+            elif slot not in names.look(c, utf8):
                 yield f"index: {utf8!r} leads to another slot than {slot}"
 
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 from refstore import _messages
 from refstore._refs import ObjectRef, make_ref
 from refstore.engines.filelock import lookups, origins, recovery, slots
-from refstore.engines.filelock.attachment import Attachment, Call
+from refstore.engines.filelock.attachment import Attachment
+from refstore.engines.filelock.call import Call
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     ABORTED,
