@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from refstore import _messages
 from refstore._arguments import META_LIMIT
-from refstore._errors import TopHolder
+from refstore._errors import StoreFullError, TopHolder
 from refstore._names import encode_name
 from refstore._paths import open_store
 from refstore._refs import make_ref
@@ -228,15 +228,20 @@ class Attachment(Membership):
         remedies = iter((self._recover, self._collect_garbage))
         while True:
             try:
-                return call.run(what, self.try_with_eviction, operation, *args)
+                result: T = call.run(what, self.try_with_eviction, operation, *args)
+                return result
             except slots.NoRoomError as error:
                 why = str(error)
             if why == _messages.OVER_CAPACITY or not any(remedy(call) for remedy in remedies):
                 break
-        room, holders = call.run("counting", self._room)
-        raise _messages.full(self.path, nbytes, why, room, holders, self.file.descriptor_or_none())
+        raise self._full(call, nbytes, why)
 
-    def try_with_eviction(self, c: Change, operation: Operation[T], *args: object) -> T:
+    def _full(self, call: Call, nbytes: int, why: str) -> StoreFullError:
+        room, holders = call.run("counting", self._room)
+        fd = self.file.descriptor_or_none()
+        return _messages.full(self.path, nbytes, why, room, holders, fd)
+
+    def try_with_eviction(self, c: Change, operation: Callable[..., T], *args: object) -> T:
         """The operation; if it finds no room, once more after the dead are recovered, then after
         others' objects are evicted. An operation that finds none has changed nothing since its
         last commit."""
@@ -244,7 +249,7 @@ class Attachment(Membership):
         while True:
             try:
                 return operation(c, *args)
-            except slots.NoRoomError as error:
+            except slots.NoRoomError as error:  # noqa: PERF203  it is the exception
                 units = error.units
                 if units is None or not any(remedy(c, units) for remedy in remedies):
                     raise
@@ -326,6 +331,10 @@ class Attachment(Membership):
         if call.is_taken():
             self.defer(self._undo, call, pin)
 
+    def give_up_all(self, calls: Iterable[Call]) -> None:
+        """The same for many calls, without views, under one lock."""
+        self.defer_once(*(Deferred(self._undo, (call, None)) for call in calls if call.is_taken()))
+
     def _undo(self, c: Change, call: Call, pin: Pin | None) -> None:
         slot = call.slot
         if not call.life.is_ours():
@@ -341,9 +350,9 @@ class Attachment(Membership):
         self.recover_condemned(c, slot)
 
     def _put_small(self, c: Change, call: Call, prepared: Prepared) -> None:
-        replaced = self._find_replaced(c, call.asked)
+        replaced = self.find_replaced(c, call.asked)
         wanted = prepared.wanted(call.asked.meta)
-        slot, generation = self._claim(c, call.asked, wanted, True)
+        slot, generation = self.claim(c, call.asked, wanted, True)
         # What follows lies where nobody looks until the change is there.
         at = c.file.block_at(c[c.file.slot(slot) + OFFSET])
         if wanted.nbytes:
@@ -352,7 +361,7 @@ class Attachment(Membership):
         call.take(slot, generation, c.next())
         self._publish(c, call, replaced)
 
-    def _claim(self, c: Change, asked: Asked, wanted: slots.Wanted, near: bool) -> tuple[int, int]:
+    def claim(self, c: Change, asked: Asked, wanted: slots.Wanted, near: bool) -> tuple[int, int]:
         """A slot in WRITING and its generation; see `slots.claim`."""
         own = self.own
         origins.take(c, own)
@@ -361,17 +370,24 @@ class Attachment(Membership):
         return slots.claim(c, wanted, slots.By(own, origins.word(c, own), use), near)
 
     def _publish(self, c: Change, call: Call, replaced: int | None) -> None:
+        self.publish(c, call, replaced)
+        c.commit()
+        self.count(PUTS)
+        self.recover_condemned(c, replaced)
+
+    def publish(self, c: Change, call: Call, replaced: int | None) -> None:
+        """What was written becomes an object, with the commit that is in preparation.
+
+        `replaced`: the slot that has its name now.
+        """
         utf8 = call.asked.utf8
         if utf8 is not None:
             slots.write_name(c, call.slot, utf8)
         slots.publish(c, call.slot, utf8, replaced)
         eviction.admit(c, call.slot)
         call.replaced, call.published = replaced is not None, c.next()
-        c.commit()
-        self.count(PUTS)
-        self.recover_condemned(c, replaced)
 
-    def _find_replaced(self, c: Change, asked: Asked) -> int | None:
+    def find_replaced(self, c: Change, asked: Asked) -> int | None:
         if asked.utf8 is None:
             return None
         replaced = names.find(c, asked.utf8)
@@ -394,9 +410,11 @@ class Attachment(Membership):
         call.with_room(what, nbytes, self._begin_writing, call, wanted, near)
         if not self.prepare_block(call, wanted, near):
             self.give_up(call)
-            room, holders = call.run("counting", self._room)
-            fd = self.file.descriptor_or_none()
-            raise _messages.full(self.path, nbytes, _messages.NO_MEMORY, room, holders, fd)
+            raise self.no_memory(call, nbytes)
+
+    def no_memory(self, call: Call, nbytes: int) -> StoreFullError:
+        """The file system has none for so many bytes."""
+        return self._full(call, nbytes, _messages.NO_MEMORY)
 
     def prepare_block(self, call: Call, wanted: slots.Wanted, near: bool) -> bool:
         """Whether there is memory for a block that was begun; writes what is no payload there."""
@@ -407,8 +425,8 @@ class Attachment(Membership):
         return True
 
     def _begin_writing(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> None:
-        self._find_replaced(c, call.asked)
-        slot, generation = self._claim(c, call.asked, wanted, near)
+        self.find_replaced(c, call.asked)
+        slot, generation = self.claim(c, call.asked, wanted, near)
         call.take(slot, generation, c.next())
         c.commit()
 
@@ -451,7 +469,7 @@ class Attachment(Membership):
     def _seal(self, c: Change, call: Call, pin: Pin | None) -> None:
         if not slots.is_written_by(c, call.slot, call.generation, self.own):
             raise self.file.damaged(f"slot {call.slot} was being written, and no longer is")
-        replaced = self._find_replaced(c, call.asked)
+        replaced = self.find_replaced(c, call.asked)
         if pin is not None:
             slots.pin(c, call.slot, self.own)
             pin.take(call.slot, c.next())

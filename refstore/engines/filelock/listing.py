@@ -18,7 +18,6 @@ from refstore.engines.filelock.layout import (
     NBYTES,
     OFFSET,
     ORIGIN,
-    OWNER,
     PER_SECOND,
     SEALED,
     SHAPE,
@@ -45,7 +44,7 @@ Info = tuple[Any, ...]  # the fields of ObjectInfo, in its order
 # --- operations, under the change lock
 
 
-def _info(c: Change, att: Attachment, key: Parsed) -> Info | None:
+def _info_of(c: Change, att: Attachment, key: Parsed) -> Info | None:
     found = lookups.locate(c, key)
     return None if found is None else _describe(c, att, found[0], {})
 
@@ -61,9 +60,7 @@ def _described(c: Change, att: Attachment, first: int, prefix: str | None) -> li
     return found
 
 
-def _describe(
-    c: Change, att: Attachment, slot: int, processes: dict[int, tuple[int, str]]
-) -> Info:
+def _describe(c: Change, att: Attachment, slot: int, processes: dict[int, tuple[int, str]]) -> Info:
     """`processes`: pid and command by origin, as far as they were looked up."""
     at = c.file.slot(slot)
     word, use, shape, origin = c[at + WORD], c[at + USE], c[at + SHAPE], c[at + ORIGIN]
@@ -81,7 +78,7 @@ def _describe(
         sum(slots.pins_of(c, row, slot) for row in slots.pinning_rows(c, slot)),
         *processes[number],
         (c.file.header.made_at + (origin >> 32)) / PER_SECOND,
-        *(c[at + OWNER] != 0, use & EVICTABLE != 0),
+        *(False, use & EVICTABLE != 0),
         STATES[word & 0xFF],
     )
 
@@ -113,7 +110,7 @@ class ListingCalls(Opened):
     def _info(self, key: Key) -> Info:
         call = self._call
         att = call.att
-        info = call.run("info()", _info, att, self._parse(att, key))
+        info = call.run("info()", _info_of, att, self._parse(att, key))
         if info is None:
             raise _messages.not_found(att.path, key, of_other_store=False)
         return info
