@@ -8,6 +8,7 @@ import mmap
 import os
 import threading
 import weakref
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from refstore import _messages
 from refstore._arguments import META_LIMIT
+from refstore._errors import StoreFullError
 from refstore._paths import open_store
 from refstore._refs import make_ref
 from refstore.engines.filelock import buffers, claims, eviction, liveness, origins, slots
@@ -151,6 +153,10 @@ class Attachment(Owner):
         if call.is_taken():
             self.defer(self._undo, call, pin)
 
+    def give_up_all(self, calls: Iterable[Call]) -> None:
+        """The same for many calls, without views, under one lock."""
+        self.defer_once(*(Deferred(self._undo, (call, None)) for call in calls if call.is_taken()))
+
     def _undo(self, c: Change, call: Call, pin: Pin | None) -> None:
         slot = call.slot
         if not call.life.is_ours():
@@ -202,7 +208,7 @@ class Attachment(Owner):
             self.disown_all()  # a Writer may outlive the last `Store`
 
     def publish(self, c: Change, call: Call, rivals: claims.Rivals) -> None:
-        """What was written becomes an object, with the commit that is in preparation."""
+        """Makes an object of what was written, with the commit that is in preparation."""
         utf8 = call.asked.utf8
         if rivals.claim is not None:
             slots.unclaim(c, rivals.claim)
@@ -235,7 +241,11 @@ class Attachment(Owner):
             self.give_up(call)
             call.taken = None
             if not self.sleep_for_room(call):
-                raise self.full(call, nbytes, _messages.NO_MEMORY)
+                raise self.no_memory(call, nbytes)
+
+    def no_memory(self, call: Call, nbytes: int) -> StoreFullError:
+        """The file system has none for so many bytes."""
+        return self.full(call, nbytes, _messages.NO_MEMORY)
 
     def prepare_block(self, call: Call, wanted: slots.Wanted, near: bool) -> bool:
         """Whether there is memory for a block that was begun; writes what is no payload there."""

@@ -99,7 +99,7 @@ def make(c: Change, att: Attachment, call: Call) -> None:
 
 
 def _leads_back(c: Change, own: Claims, claim: int) -> bool:
-    """Whether the maker of a claim waits for one of `own`. If not, these wait for it from here on."""
+    """Whether the maker of a claim waits for one of `own`; if not, they wait for it from now on."""
     mine = {slot for slot, generation in own if _is_claim(c, slot, generation)}
     seen, slot = set[int](), claim
     while slot not in seen:

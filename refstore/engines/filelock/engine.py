@@ -35,11 +35,13 @@ from refstore.engines.filelock import (
     writers,
 )
 from refstore.engines.filelock.attachment import Attachment, attach, leave_if_exiting
+from refstore.engines.filelock.batches import BatchCalls
 from refstore.engines.filelock.call import Asked, Call
 from refstore.engines.filelock.files import remove_orphans
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import OBJECTS_LIMIT, lay_out
 from refstore.engines.filelock.life import here
+from refstore.engines.filelock.listing import ListingCalls
 from refstore.engines.filelock.making import MakingCalls
 from refstore.engines.filelock.opened import Key
 from refstore.engines.filelock.prepare import BYTES, by_header, by_shape, prepare
@@ -131,7 +133,7 @@ def _holders(
 # --- one open store
 
 
-class Engine(MakingCalls, WaitingCalls):
+class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
     """The calls of a `Store` over this engine; `Store` has their docs."""
 
     __slots__ = ()

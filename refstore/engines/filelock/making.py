@@ -9,7 +9,6 @@ from typing import Final
 from refstore import _waiting_messages
 from refstore._arguments import deadline_of
 from refstore._errors import ObjectExistsError
-from refstore._names import encode_name
 from refstore.engines.filelock import buffers, claims, lookups, slots
 from refstore.engines.filelock.call import POLL, Asked, Call
 from refstore.engines.filelock.journal import Change
@@ -65,7 +64,7 @@ class MakingCalls(Opened):
         pin: Pin,
         timeout: float | None,
     ) -> int:
-        """The generation of the object that is pinned."""
+        """Gets the object or makes it; its generation."""
         what, prepared = f"get_or_put({name!r})", list[Prepared]()
         while True:
             attempt = Call(call.att, call.life, call.asked, call.until, call.stay)
@@ -109,7 +108,7 @@ class MakingCalls(Opened):
                 att.defer(claims.stop_waiting, own)
 
     def _made(self, call: Call, factory: Callable[[], object]) -> Prepared:
-        """What the factory makes, without any lock, and ready to be put."""
+        """Runs the factory, without any lock; its result, ready to be put."""
         token = _making.set((*_making.get(), (call.att.tag, call.slot, call.generation)))
         try:
             made = factory()

@@ -106,7 +106,7 @@ class Opened:
             self._sleep(call, seen, NAP)
 
     def _sleep(self, call: Call, seen: int, nap: float) -> None:
-        """Sleeps until names change since `seen`, or for `nap` seconds, or till the call is over."""
+        """Sleeps until names change after `seen`, for `nap` seconds or what the call has left."""
         end = time.monotonic() + call.left(nap)
         while (left := end - time.monotonic()) > 0 and not has_changed(call.att.file, seen):
             call.sleep(min(POLL, left))

@@ -58,8 +58,8 @@ class RoomKeeper(Membership):
                 try:
                     return run(call, what, operation, *args)
                 except slots.NoRoomError as error:
-                    why, units = str(error), error.units
-                if self._would_wait_in_vain(call, why, units) or not self.sleep_for_room(call):
+                    why, needed = str(error), (error.units, error.total)
+                if self._would_wait_in_vain(call, why, *needed) or not self.sleep_for_room(call):
                     raise self.full(call, nbytes, why)
                 run = self._run
         finally:
@@ -73,7 +73,7 @@ class RoomKeeper(Membership):
         while True:
             try:
                 return self._run(call, what, operation, *args)
-            except slots.NoRoomError as error:
+            except slots.NoRoomError as error:  # noqa: PERF203  the same
                 if str(error) == _messages.OVER_CAPACITY:
                     raise
                 if not any(remedy(call) for remedy in remedies):
@@ -204,17 +204,19 @@ class RoomKeeper(Membership):
         self._turn = None
         super().after_fork_in_child()
 
-    def _would_wait_in_vain(self, call: Call, why: str, units: int | None) -> bool:
+    def _would_wait_in_vain(
+        self, call: Call, why: str, units: int | None, total: int | None
+    ) -> bool:
         """Whether nobody but the calling thread could ever make the room."""
         if why == _messages.OVER_CAPACITY:
             return True
-        return not _threads.has_others() and call.run("counting", self._is_up_to_us, units)
+        return not _threads.has_others() and call.run("counting", self._is_up_to_us, units, total)
 
-    def _is_up_to_us(self, c: Change, units: int | None) -> bool:
+    def _is_up_to_us(self, c: Change, units: int | None, total: int | None) -> bool:
         self.recover_dead(c)
         if not self.is_last(c):
             return False
-        return self.is_removed() or (units is not None and not _could_fit(c, units))
+        return self.is_removed() or not _could_fit(c, units or 0, total or 0)
 
     def is_removed(self) -> bool:
         """Whether the file is gone, so that nobody can attach any more."""
@@ -222,15 +224,17 @@ class RoomKeeper(Membership):
         return fd >= 0 and os.fstat(fd).st_nlink == 0
 
 
-def _could_fit(c: Change, units: int) -> bool:
-    """Whether a block of so many units would fit if all went that nobody holds."""
+def _could_fit(c: Change, units: int, total: int) -> bool:
+    """Whether a block of so many units would fit, and several of so many in all, if all went that
+    nobody holds."""
     held = [one for one in check.blocks(c) if one.pinned or slots.is_half_made(one.state)]
     if len(held) == c.file.g.max_objects:
         return False
-    end = largest = 0
-    for start, size in sorted(_place(c, one) for one in held if one.nbytes):
-        largest, end = max(largest, start - end), start + size
-    return max(largest, c.file.g.units - end) >= units
+    end, gaps = 0, []
+    for start, size in [*sorted(_place(c, one) for one in held if one.nbytes), (c.file.g.units, 0)]:
+        gaps.append(start - end)
+        end = start + size
+    return max(gaps) >= units and sum(gaps) >= total
 
 
 def _place(c: Change, held: check.Held) -> tuple[int, int]:

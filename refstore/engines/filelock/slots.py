@@ -77,11 +77,13 @@ class NoRoomError(Exception):
     """There is no slot, extent or memory; `why` is the end of a sentence that says which.
 
     `units`: of a block that had room, and a slot, if others went; None if that is no help.
+    `total`: of several blocks that did.
     """
 
-    def __init__(self, why: str, units: int | None = None) -> None:
+    def __init__(self, why: str, units: int | None = None, total: int | None = None) -> None:
         super().__init__(why)
         self.units = units
+        self.total = total
 
 
 class TooManyPinsError(Exception):
