@@ -123,7 +123,7 @@ def test_meta_is_bytes(store: refstore.Store, meta: Any) -> None:
         lambda: store.create(3, meta=meta),
     ]
     for call in calls:
-        with pytest.raises(TypeError, match="meta is .*: give bytes"):
+        with pytest.raises(TypeError, match=r"meta is .*: give bytes"):
             call()
     assert helpers.usage(store) == (0, 0, 0, 0)
 

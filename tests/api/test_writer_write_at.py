@@ -1,4 +1,4 @@
-"""`Writer.write_at` and `Writer.truncate`: bytes that come piece by piece, of a length not known."""
+"""`Writer.write_at` and `Writer.truncate`: bytes that come in pieces, of unknown length."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ import refstore
 
 MakeStore = Callable[..., refstore.Store]
 DATA = helpers.pattern(1, 100_000)
+
+
+def changes(writer: refstore.Writer) -> list[Callable[[], object]]:
+    return [lambda: writer.write_at(0, b"x"), lambda: writer.truncate(1)]
 
 
 # -- write_at ---------------------------------------------------------------------------------
@@ -149,7 +153,7 @@ def test_after_the_end_it_is_refused(store: refstore.Store, end: str) -> None:
     writer = store.create(10)
     writer.write_at(0, bytes(10))
     getattr(writer, end)()
-    for call in (lambda: writer.write_at(0, b"x"), lambda: writer.truncate(1)):
+    for call in changes(writer):
         with pytest.raises(ValueError, match="closed"):
             call()
 
@@ -159,7 +163,7 @@ def test_a_forked_child_writes_nothing(store: refstore.Store) -> None:
     writer.write_at(0, b"0123456789")
 
     def write() -> None:
-        for call in (lambda: writer.write_at(0, b"child"), lambda: writer.truncate(1)):
+        for call in changes(writer):
             with pytest.raises(ValueError, match="parent"):
                 call()
 
