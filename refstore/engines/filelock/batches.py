@@ -15,8 +15,9 @@ from refstore import _messages, _waiting_messages
 from refstore._arguments import checked_names, deadline_of
 from refstore._errors import ObjectExistsError, ObjectNotFoundError
 from refstore._refs import ObjectRef, make_ref
-from refstore.engines.filelock import buffers, eviction, lookups, slots
-from refstore.engines.filelock.attachment import SMALL, Asked, Attachment, Call
+from refstore.engines.filelock import buffers, claims, eviction, lookups, slots
+from refstore.engines.filelock.attachment import SMALL, Attachment
+from refstore.engines.filelock.call import Asked, Call
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import DELETES, GETS, OFFSET, PUTS
 from refstore.engines.filelock.life import here, is_from_here
@@ -70,11 +71,12 @@ def _begin(c: Change, att: Attachment, batch: Sequence[One]) -> None:
         c.commit()
     except slots.NoRoomError as error:
         _free(c, batch)
-        raise slots.NoRoomError(str(error)) from None
+        total = sum(one.wanted.units for one in batch)
+        raise slots.NoRoomError(str(error), total=total) from None
 
 
 def _begin_one(c: Change, att: Attachment, one: One) -> None:
-    slot, generation = att.claim(c, one.call.asked, one.wanted, one.is_near)
+    slot, generation = att.claim(c, one.call, one.wanted, one.is_near)
     one.call.take(slot, generation, c.next())
 
 
@@ -92,14 +94,14 @@ def _publish(c: Change, att: Attachment, batch: Sequence[One]) -> None:
     gone = []
     for done, one in enumerate(batch):
         try:
-            replaced = att.find_replaced(c, one.call.asked)
+            rivals = claims.find_rivals(c, att, one.call)
         except ObjectExistsError:
             c.commit()
             att.count(PUTS, done)
             raise
-        att.publish(c, one.call, replaced)
-        if replaced is not None:
-            gone.append(replaced)
+        att.publish(c, one.call, rivals)
+        if rivals.replaced is not None:
+            gone.append(rivals.replaced)
         if c.is_full():
             c.commit()
     c.commit()
@@ -165,7 +167,7 @@ class BatchCalls(Opened):
         batch = []
         for k, one in enumerate(prepared):
             asked = nameless if told is None else Asked(told[k], replace, False, owned, evictable)
-            batch.append(One(Call(att, life, asked, until), one, one.wanted(b"")))
+            batch.append(One(Call(att, life, asked, until, self._stay), one, one.wanted(b"")))
         try:
             _put_all(att, batch)
         except BaseException as error:
@@ -251,7 +253,8 @@ def _put_all(att: Attachment, batch: Sequence[One]) -> None:
         return
     call, nbytes = batch[0].call, sum(one.wanted.nbytes for one in batch)
     what = f"a put of {len(batch)} objects"
-    call.with_room(what, nbytes, _begin, att, batch)
+    att.let_others_try(call)
+    call.wait_for_room(what, nbytes, _begin, att, batch)
     for one in batch:
         if not att.prepare_block(one.call, one.wanted, one.is_near):
             raise att.no_memory(call, nbytes)

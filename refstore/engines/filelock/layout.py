@@ -43,22 +43,26 @@ check() looks at each, and begins what it says of it with its name:
     journal      no pair waits to be applied
     damage       every list ends; a free extent has its length at both its ends
     state        each slot's state is one of FREE to RETIRED
-    owner        a slot in WRITING has a row in use as its maker
+    owner        a slot in WRITING or CLAIMED has a row in use as its maker
+    owned        a slot's OWNED_BY is 0, or the slot is SEALED and that is of a row in use
     kind         is an index into KINDS
     origin       of a slot with a block, and of a row in use, is 0, UNKNOWN or <= `origins used`
     size         bytes of the payload, and of a description and meta behind it, <= the units of the
                  block
-    offset       offset + units <= the units of the file
+    offset       offset + units <= the units of the file; of a claim without a block it is 0, or
+                 leads to a slot
     overlap      no unit is in two blocks or free extents
-    lost units   units of slots in WRITING, SEALED, CONDEMNED + units of free extents == all units
+    lost units   units of slots in WRITING, SEALED, CONDEMNED, CLAIMED + units of free extents
+                 == all units
     split        no two free extents are neighbours
     free slots   a slot below `slots used` is in their list if and only if it is FREE
-    index        a slot is in a chain, and of its own name, if and only if it is SEALED and has a
-                 name; no two have the same one
+    index        a slot is in a chain, and of its own name, if and only if it is CLAIMED, or SEALED
+                 and has a name; of one name there are at most one of each
     label        the name of such a slot has the slot's hash
     pins         a bit of a mask is of a row in use whose cell is not 0 (without the bit a cell says
-                 nothing), and of a slot in WRITING, SEALED or CONDEMNED
+                 nothing), and of a slot in WRITING, SEALED, CONDEMNED or CLAIMED
     lost reap    a slot in CONDEMNED is pinned
+    turn         whose turn it is to wait for room has a row in use
 """
 
 from __future__ import annotations
@@ -100,6 +104,7 @@ SLOTS_USED: Final = 67  # slots from here on were never used; by: lock
 FREE_SLOT: Final = 68  # slot + 1 of the first free one; by: lock
 TRIMS: Final = 69  # how often free memory was given back; by: taker
 CHANGES: Final = 70  # how often a name got an object, lost it or lost a claim; by: lock
+TURN: Final = 71  # row + 1 of who may try first of those who wait for room, or 0; by: lock
 TOTALS: Final = 72  # COUNTERS words, folded in from rows that are gone; by: lock
 BITMAP: Final = 80  # BITMAP_WORDS words: a bit for each bin that has extents; by: lock
 ORIGINS_USED: Final = 96  # origins from here on were never used; by: lock
@@ -143,18 +148,21 @@ UNKNOWN: Final = (1 << 32) - 1  # in place of an origin's number: none was left
 SLOT_WORDS: Final = 16
 WORD: Final = 0  # generation 48 bits | state 8 bits; by: lock
 OFFSET: Final = 1  # units; by: lock
+WAITS_FOR: Final = OFFSET  # of a claim without a block: slot + 1 of a claim, or 0; by: lock
 UNITS: Final = 2  # of the block; 0: an empty object has none; by: lock
 NBYTES: Final = 3  # of the payload; by: lock
-SHAPE: Final = 4  # kind 8 bits | bytes of the name 16 | bytes of the description 32; by: lock
+SHAPE: Final = 4  # kind 8 bits | bytes of the name 16 | HARD 8 | of the description 32; by: lock
 MAKER: Final = 5  # row that is writing it; by: lock
 HASH: Final = 6  # of the name; by: lock
 NEXT: Final = 7  # slot + 1: in the chain of names, or in the list of free slots; by: lock
+OWNED_BY: Final = 8  # row + 1 of an object's owner, 0: the store; by: lock
 ORIGIN: Final = 9  # number of its origin 32 bits | when it was put 32, in 1/16 s; by: lock
 USE: Final = 10  # see the constants below; by: lock, taker
 META: Final = 11  # bytes of meta; by: lock
 MASK: Final = 12  # 4 words: a bit for each row that pins it; by: lock
 
-FREE, WRITING, SEALED, CONDEMNED, RETIRED = range(5)
+FREE, WRITING, SEALED, CONDEMNED, CLAIMED, RETIRED = range(6)
+HARD: Final = 1 << 24  # in SHAPE: a claim that keeps others from publishing under its name
 LAST_GENERATION: Final = (1 << 48) - 1
 MAX_PINS: Final = 1 << 30  # of one process on one object
 # In a cell of pins: a child that has no row inherited the block. It stays as long as the row, whose

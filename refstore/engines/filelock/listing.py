@@ -8,16 +8,19 @@ from typing import Any, Final
 from refstore import _messages
 from refstore._refs import ObjectRef, make_ref
 from refstore.engines.filelock import lookups, origins, recovery, slots
-from refstore.engines.filelock.attachment import Attachment, Call
+from refstore.engines.filelock.attachment import Attachment
+from refstore.engines.filelock.call import Call
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     ABORTED,
+    CLAIMED,
     CONDEMNED,
     EVICTABLE,
     KINDS,
     NBYTES,
     OFFSET,
     ORIGIN,
+    OWNED_BY,
     PER_SECOND,
     SEALED,
     SHAPE,
@@ -36,7 +39,12 @@ __all__ = ["ListingCalls"]
 
 TURN: Final = 1000  # slots that are looked at under one lock
 
-STATES: Final = {WRITING: "writing", SEALED: "live", CONDEMNED: "pending delete"}
+STATES: Final = {
+    WRITING: "writing",
+    CLAIMED: "claimed",
+    SEALED: "live",
+    CONDEMNED: "pending delete",
+}
 
 Info = tuple[Any, ...]  # the fields of ObjectInfo, in its order
 
@@ -64,21 +72,20 @@ def _describe(c: Change, att: Attachment, slot: int, processes: dict[int, tuple[
     """`processes`: pid and command by origin, as far as they were looked up."""
     at = c.file.slot(slot)
     word, use, shape, origin = c[at + WORD], c[at + USE], c[at + SHAPE], c[at + ORIGIN]
-    ref = name = kind = None
-    if word & 0xFF != WRITING and not use & ABORTED:
+    ref = kind = None
+    if not slots.is_half_made(word) and not use & ABORTED:
         if shape & 0xFF >= len(KINDS):
             raise _messages.damaged_object(att.path, _messages.KIND_OF_OBJECT, slot)
         ref, kind = make_ref(slot, slots.generation_of(c, slot), att.tag), KINDS[shape & 0xFF]
-        name = lookups.name_of(c, slot)
     number = origin & UNKNOWN
     if number not in processes:
         processes[number] = origins.pid_of(c, number), origins.command_of(c, number)
     return (
-        *(ref, name, kind, c[at + NBYTES], c[at + UNITS] * UNIT),
+        *(ref, lookups.name_of(c, slot), kind, c[at + NBYTES], c[at + UNITS] * UNIT),
         sum(slots.pins_of(c, row, slot) for row in slots.pinning_rows(c, slot)),
         *processes[number],
         (c.file.header.made_at + (origin >> 32)) / PER_SECOND,
-        *(False, use & EVICTABLE != 0),
+        *(c[at + OWNED_BY] != 0, use & EVICTABLE != 0),
         STATES[word & 0xFF],
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from refstore.engines.filelock import eviction, names, recovery, slots
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.journal import Change
-from refstore.engines.filelock.layout import DELETES, GETS, SEALED, WORD
+from refstore.engines.filelock.layout import DELETES, GETS, OWNED_BY, SEALED, WORD
 from refstore.engines.filelock.pins import Pin
 
 Parsed = tuple[int, int] | bytes  # a key: slot and generation, or a name's UTF-8
@@ -61,6 +61,24 @@ def delete(c: Change, att: Attachment, key: Parsed) -> bool:
         return False
     att.delete_all(c, found[:1], DELETES)
     return True
+
+
+def adopt(c: Change, att: Attachment, key: Parsed) -> bool:
+    """An object goes with this process from here on."""
+    found = locate(c, key)
+    if found is not None:
+        att.make_own(c, found[0])
+        c.commit()
+    return found is not None
+
+
+def disown(c: Change, att: Attachment, key: Parsed) -> bool:
+    """An object goes with no process."""
+    found = locate(c, key)
+    if found is not None:
+        c[c.file.slot(found[0]) + OWNED_BY] = 0
+        c.commit()
+    return found is not None
 
 
 def refcount(c: Change, key: Parsed) -> int | None:

@@ -7,6 +7,11 @@
     WRITING -> WRITING      truncate                            the rest of its block is free again
     WRITING -> FREE         abort, recovery                     its block is free again
     WRITING -> CONDEMNED    abort or recovery, while pinned
+    WRITING -> CLAIMED      a name to be made, or create(claim) its name comes into its chain
+    CLAIMED -> SEALED       seal                                what it replaces goes
+    CLAIMED -> WRITING      others publish under the name       its name leaves the chain
+    CLAIMED -> FREE         its maker fails or dies             its name goes, and its block
+    CLAIMED -> CONDEMNED    the same, while pinned              its name goes
     SEALED -> FREE          delete, replace, evict              its name goes, its block is free
     SEALED -> CONDEMNED     delete, replace, while pinned       its name goes
     CONDEMNED -> FREE       the last pin goes                   that pin; its block is free again
@@ -26,9 +31,11 @@ from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     ABORTED,
     CHANGES,
+    CLAIMED,
     CONDEMNED,
     FREE,
     FREE_SLOT,
+    HARD,
     HASH,
     KEPT,
     LABEL_NBYTES,
@@ -43,6 +50,7 @@ from refstore.engines.filelock.layout import (
     NEXT,
     OFFSET,
     ORIGIN,
+    OWNED_BY,
     PAGE,
     RETIRED,
     ROWS,
@@ -55,10 +63,12 @@ from refstore.engines.filelock.layout import (
     UNIT,
     UNITS,
     USE,
+    WAITS_FOR,
     WORD,
     WRITING,
 )
 
+OF_NAME = HARD | 0xFFFF00  # bits of SHAPE
 _LOW_32 = (1 << 32) - 1
 _LOW_64 = (1 << 64) - 1
 
@@ -67,11 +77,13 @@ class NoRoomError(Exception):
     """There is no slot, extent or memory; `why` is the end of a sentence that says which.
 
     `units`: of a block that had room, and a slot, if others went; None if that is no help.
+    `total`: of several blocks that did.
     """
 
-    def __init__(self, why: str, units: int | None = None) -> None:
+    def __init__(self, why: str, units: int | None = None, total: int | None = None) -> None:
         super().__init__(why)
         self.units = units
+        self.total = total
 
 
 class TooManyPinsError(Exception):
@@ -94,6 +106,11 @@ def generation_of(c: Change, slot: int) -> int:
     if generation > LAST_GENERATION:
         raise c.file.damaged(f"the word of slot {slot} has the generation {generation}")
     return generation
+
+
+def is_half_made(word: int) -> bool:
+    """Whether a slot with this word is its maker's."""
+    return word & 0xFF in (WRITING, CLAIMED)
 
 
 def name(c: Change, slot: int) -> bytes:
@@ -158,29 +175,36 @@ def _find_slot(c: Change) -> int:
 
 
 def _take_slot(c: Change, slot: int) -> None:
-    """It is in the list of free ones no longer."""
+    """It is in the list of free ones no longer, and in WRITING."""
+    at = c.file.slot(slot)
+    before = generation_of(c, slot)
+    if before == LAST_GENERATION:
+        raise c.file.damaged(f"slot {slot} is free, and had its last generation")
     if c[FREE_SLOT]:
-        c[FREE_SLOT] = c[c.file.slot(slot) + NEXT]
+        c[FREE_SLOT] = c[at + NEXT]
     else:
         c[SLOTS_USED] = slot + 1
+    c[at + WORD] = before + 1 << 8 | WRITING
+    c[at + SHAPE] = c[at + HASH] = c[at + NEXT] = 0
 
 
-def claim(c: Change, wanted: Wanted, by: By, near: bool) -> tuple[int, int]:
+def claim(c: Change, wanted: Wanted, by: By, near: bool, own: int | None = None) -> tuple[int, int]:
     """A slot in WRITING, with a block, its description and its meta as far as they lie outside of
     the block; returns it and its generation.
 
-    `near`: the block's memory is committed, too. Its maker can pin it without any more memory. If
-    it raises, the change has nothing of it.
+    `near`: the block's memory is committed, too. Its maker can pin it without any more memory.
+    `own`: a slot of the maker's that has no block, and may be claimed, instead of a new one. If it
+    raises, the change has nothing of it.
     """
     file, units = c.file, wanted.units
     if wanted.nbytes > file.header.capacity or units > file.g.units:
         raise NoRoomError(_messages.OVER_CAPACITY)
-    if not has_slot(c):
+    if own is None and not has_slot(c):
         raise NoRoomError(_messages.no_slot(file.g.max_objects), units)
     unit = extents.find(c, units)
     if unit is None:
         raise NoRoomError(_messages.NO_EXTENT, units)
-    slot = _find_slot(c)
+    slot = _find_slot(c) if own is None else own
     at, block, meta = file.slot(slot), file.block_at(unit), file.meta(slot)
     if (
         not extents.commit(c, unit, units)
@@ -189,27 +213,22 @@ def claim(c: Change, wanted: Wanted, by: By, near: bool) -> tuple[int, int]:
         or (wanted.meta and not file.commit_word(meta // 8))
     ):
         raise NoRoomError(_messages.NO_MEMORY)
-    before = generation_of(c, slot)
-    if before == LAST_GENERATION:
-        raise file.damaged(f"slot {slot} is free, and had its last generation")
-    generation = before + 1
-    _take_slot(c, slot)
+    if own is None:
+        _take_slot(c, slot)
     extents.take(c, unit, units)
-    c[at + WORD] = generation << 8 | WRITING
     c[at + OFFSET] = unit
     c[at + UNITS] = units
     c[at + NBYTES] = wanted.nbytes
-    c[at + SHAPE] = wanted.kind | len(wanted.text) << 32
+    c[at + SHAPE] = c[at + SHAPE] & OF_NAME | wanted.kind | len(wanted.text) << 32
     c[at + MAKER], c[at + ORIGIN], c[at + USE] = by
     c[at + META] = len(wanted.meta)
-    c[at + HASH] = c[at + NEXT] = 0
     # nobody reads the label of a slot that is free
     if not text_spill(len(wanted.text)):
         label = file.label(slot) + TEXT_AT
         file.octets[label : label + len(wanted.text)] = wanted.text
     if not meta_spill(len(wanted.meta)):
         file.octets[meta : meta + len(wanted.meta)] = wanted.meta
-    return slot, generation
+    return slot, generation_of(c, slot)
 
 
 def fit(c: Change, slot: int) -> int | None:
@@ -246,6 +265,10 @@ def free(c: Change, slot: int) -> None:
 def condemn(c: Change, slot: int) -> None:
     """Nobody finds it any more; it is freed at once, or with its last pin."""
     at = c.file.slot(slot)
+    if c[at + WORD] & 0xFF == CLAIMED:
+        unclaim(c, slot)
+    if c[at + OWNED_BY]:
+        c[at + OWNED_BY] = 0
     if is_pinned(c, slot):
         if c[at + WORD] & 0xFF == WRITING:
             c[at + USE] |= ABORTED
@@ -275,15 +298,56 @@ def publish(c: Change, slot: int, utf8: bytes | None, replaced: int | None) -> N
     `replaced`: the slot that has its name now.
     """
     at = c.file.slot(slot)
+    was_claimed = c[at + WORD] & 0xFF == CLAIMED
     c[at + WORD] = c[at + WORD] & ~0xFF | SEALED
     if utf8 is None:
         return
     if replaced is not None:
         remove(c, replaced)
+    if was_claimed:
+        c[at + SHAPE] &= ~HARD
+    else:
+        _insert(c, slot, utf8)
+    _announce(c)
+
+
+def _insert(c: Change, slot: int, utf8: bytes) -> None:
+    at = c.file.slot(slot)
     c[at + HASH] = names.hash_of(c.file, utf8)
     c[at + SHAPE] = c[at + SHAPE] & ~0xFFFF00 | len(utf8) << 8
     names.insert(c, slot)
+
+
+def claim_name(c: Change, slot: int, utf8: bytes, is_hard: bool) -> None:
+    """A slot in WRITING, with the name in its label, has that name for itself.
+
+    `is_hard`: nobody else publishes under it meanwhile.
+    """
+    at = c.file.slot(slot)
+    c[at + WORD] = c[at + WORD] & ~0xFF | CLAIMED
+    _insert(c, slot, utf8)
+    if is_hard:
+        c[at + SHAPE] |= HARD
+
+
+def unclaim(c: Change, slot: int) -> None:
+    """A claim is a slot in WRITING again, and others may have its name."""
+    at = c.file.slot(slot)
+    names.remove(c, slot)
+    c[at + WORD] = c[at + WORD] & ~0xFF | WRITING
+    c[at + SHAPE] &= ~OF_NAME
+    c[at + HASH] = 0
+    if not has_block(c, slot):
+        c[at + WAITS_FOR] = 0
     _announce(c)
+
+
+def has_block(c: Change, slot: int) -> bool:
+    return c[c.file.slot(slot) + UNITS] != 0
+
+
+def is_hard(c: Change, claim: int) -> bool:
+    return c[c.file.slot(claim) + SHAPE] & HARD != 0
 
 
 def remove(c: Change, slot: int) -> None:
@@ -341,7 +405,7 @@ def keep(c: Change, slot: int, row: int) -> None:
     mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
     if c[mask] & bit:
         c[at] |= KEPT << shift
-    elif c[c.file.slot(slot) + WORD] & 0xFF == WRITING and c[c.file.slot(slot) + MAKER] == row:
+    elif is_half_made(c[c.file.slot(slot) + WORD]) and c[c.file.slot(slot) + MAKER] == row:
         c[mask] |= bit
         c[at] = c[at] & ~(_LOW_32 << shift) | KEPT << shift
 
@@ -409,4 +473,5 @@ def is_condemned(c: Change, slot: int) -> bool:
 
 def is_written_by(c: Change, slot: int, generation: int, row: int) -> bool:
     at = c.file.slot(slot)
-    return c[at + WORD] == generation << 8 | WRITING and c[at + MAKER] == row
+    word = c[at + WORD]
+    return is_half_made(word) and word >> 8 == generation and c[at + MAKER] == row

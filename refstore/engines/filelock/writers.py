@@ -133,7 +133,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
                 self._finish_seal()
                 return self._ref
             self._give_up()
-            if isinstance(error, ObjectExistsError):
+            if isinstance(error, ObjectExistsError) and error.pid is None:
                 raise _messages.taken_meanwhile(home.path, error.key) from None
             raise
 
