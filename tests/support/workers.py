@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import random
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from helpers import Session
 
 import refstore
+from refstore.mapping import StoreMapping
 
 
 def nothing(session: Session) -> None:
@@ -309,3 +311,15 @@ def create_many_times(session: Session, path: str, times: int, backend: Any) -> 
             outcome = "opened"
         outcomes.append(outcome)
     return outcomes
+
+
+def pop_all(session: Session, prefix: str, keys: list[str]) -> list[str]:
+    """Take what is there of some keys; those that were this child's to take."""
+    mapping = StoreMapping(session.store, prefix)
+    return [key for key in keys if mapping.pop(key, None) is not None]
+
+
+def items_of(session: Session, handle: Any) -> list[Any]:
+    """What a SharedList or SharedDict has, of which this child has the handle."""
+    with handle:
+        return list(handle.items() if isinstance(handle, Mapping) else handle)
