@@ -35,6 +35,12 @@ def put(session: Session, obj: Any, name: str | None = None, replace: bool = Fal
     return session.store.put(obj, name=name, replace=replace)
 
 
+def put_batches(session: Session, number: int, batches: int) -> list[Any]:
+    """Put the number again and again, ten objects at a time; the refs of all."""
+    data = [b"%d" % number] * 10
+    return [ref for _ in range(batches) for ref in session.store.put_many(data)]
+
+
 def read(session: Session, key: Any) -> bytes:
     with session.store.get(key) as buf:
         return bytes(buf)
@@ -85,6 +91,11 @@ def put_patiently(session: Session, obj: Any, name: str | None = None) -> Any:
     """Say so, and wait for room."""
     session.say("waiting")
     return session.store.put(obj, name=name, timeout=helpers.BUSY_TIMEOUT)
+
+
+def meta_of(session: Session, key: Any) -> bytes:
+    with session.store.get(key) as buf:
+        return buf.meta
 
 
 def delete(session: Session, key: Any) -> None:
@@ -246,6 +257,39 @@ def churn_for_ever(session: Session, seed: int) -> None:
                 store.delete(ref)
         if turn % 10 == 0:
             session.say(turn)
+
+
+def use_as_cache(session: Session, seed: int, turns: int, keys: int) -> tuple[int, int]:
+    """Get each of many names, or put it; every byte verified, also of what is held for a while.
+
+    How many were there, and how many were not put, since all of the store was held.
+    """
+    store, rng = session.store, random.Random(seed)
+    held: list[tuple[Any, int]] = []
+    hits = refused = 0
+    for turn in range(turns):
+        number = int(keys * rng.random() ** 3)
+        try:
+            buf = store.get(f"key {number}")
+        except refstore.ObjectNotFoundError:
+            size = 1000 + 997 * number % 20_000
+            try:
+                store.put(stamped(number, size), name=f"key {number}", replace=True)
+            except refstore.StoreFullError:
+                refused += 1
+        else:
+            hits += 1
+            held.append((buf, number))
+        if len(held) > 5:
+            kept, its = held.pop(rng.randrange(5))
+            assert_stamped(kept, its)
+            kept.release()
+        if turn % 10 == 0:
+            session.say(turn)
+    for kept, its in held:
+        assert_stamped(kept, its)
+        kept.release()
+    return hits, refused
 
 
 def stamped(number: int, size: int) -> bytes:
