@@ -35,9 +35,20 @@ def put(session: Session, obj: Any, name: str | None = None, replace: bool = Fal
     return session.store.put(obj, name=name, replace=replace)
 
 
+def put_batches(session: Session, number: int, batches: int) -> list[Any]:
+    """Put the number again and again, ten objects at a time; the refs of all."""
+    data = [b"%d" % number] * 10
+    return [ref for _ in range(batches) for ref in session.store.put_many(data)]
+
+
 def read(session: Session, key: Any) -> bytes:
     with session.store.get(key) as buf:
         return bytes(buf)
+
+
+def meta_of(session: Session, key: Any) -> bytes:
+    with session.store.get(key) as buf:
+        return buf.meta
 
 
 def delete(session: Session, key: Any) -> None:
