@@ -61,7 +61,7 @@ async def rest(store: refstore.Store) -> None:
 def assert_at_rest(store: refstore.Store) -> None:
     gc.collect()
     assert store.holders() == []
-    #assert [row for row in store.objects() if row.state != "live"] == []
+    assert [row for row in store.objects() if row.state != "live"] == []
 
 
 def test_what_is_there_is_returned_at_once(store: refstore.Store, in_loop: loops.InLoop) -> None:
