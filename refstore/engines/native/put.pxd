@@ -31,6 +31,7 @@ from refstore.engines.native.memory cimport (
 from refstore.engines.native.slots cimport (
     abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim, word_generation, word_row,
 )
+from refstore.engines.native.makers cimport sign
 from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.blocks cimport allocate_block
 from refstore.engines.native.names cimport Name, publish
@@ -198,6 +199,7 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
     assign(slot.last_use, <uint32_t>EVICTABLE if draft.evictable else 0)
+    sign(v, slot)
     assign(slot.owned_by, 0)
     if draft.owned:
         note_owner(v)
