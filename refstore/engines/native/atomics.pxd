@@ -79,10 +79,12 @@ cdef extern from *:
     #define refstore_fetch_or_seq_cst(p, v) REFSTORE_RMW(fetch_or, p, v, SEQ_CST)
     #define refstore_fetch_and_acquire(p, v) REFSTORE_RMW(fetch_and, p, v, ACQUIRE)
     #define refstore_fetch_and_seq_cst(p, v) REFSTORE_RMW(fetch_and, p, v, SEQ_CST)
+    #define refstore_cas_relaxed(p, e, v) REFSTORE_CAS(p, e, v, RELAXED, RELAXED)
     #define refstore_cas_acq_rel(p, e, v) REFSTORE_CAS(p, e, v, ACQ_REL, ACQUIRE)
     #define refstore_cas_seq_cst(p, e, v) REFSTORE_CAS(p, e, v, SEQ_CST, SEQ_CST)
     #define refstore_assign(field, value) ({ (field) = (value); REFSTORE_SITE(); })
     """
+    bint unlikely(bint condition) noexcept nogil  # Cython's macro: off the path of a get
     void cpu_relax "refstore_cpu_relax"() noexcept nogil
     int ctz64 "__builtin_ctzll"(uint64_t value) noexcept nogil
     int clz64 "__builtin_clzll"(uint64_t value) noexcept nogil
@@ -104,6 +106,8 @@ cdef extern from *:
                                                             uint64_t bits) noexcept nogil
     uint64_t fetch_and_seq_cst "refstore_fetch_and_seq_cst"(uint64_t *p,
                                                             uint64_t bits) noexcept nogil
+    bint cas_relaxed "refstore_cas_relaxed"(uint64_t *p, uint64_t *expected,
+                                            uint64_t desired) noexcept nogil
     bint cas_acq_rel "refstore_cas_acq_rel"(uint64_t *p, uint64_t *expected,
                                             uint64_t desired) noexcept nogil
     bint cas_seq_cst "refstore_cas_seq_cst"(uint64_t *p, uint64_t *expected,
@@ -117,6 +121,10 @@ cdef extern from *:
     void store_seq_cst_u32 "refstore_store_seq_cst"(uint32_t *p, uint32_t value) noexcept nogil
     uint32_t fetch_add_seq_cst_u32 "refstore_fetch_add_seq_cst"(uint32_t *p,
                                                                 uint32_t value) noexcept nogil
+    uint32_t fetch_add_relaxed_u32 "refstore_fetch_add_relaxed"(uint32_t *p,
+                                                                uint32_t value) noexcept nogil
+    bint cas_relaxed_u32 "refstore_cas_relaxed"(uint32_t *p, uint32_t *expected,
+                                                uint32_t desired) noexcept nogil
     bint cas_seq_cst_u32 "refstore_cas_seq_cst"(uint32_t *p, uint32_t *expected,
                                                 uint32_t desired) noexcept nogil
     uint32_t fetch_sub_seq_cst_u32 "refstore_fetch_sub_seq_cst"(uint32_t *p,

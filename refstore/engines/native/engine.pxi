@@ -10,7 +10,7 @@ from refstore.engines.native.atomics cimport load_acquire
 from refstore.engines.native.error_codes cimport ERR_EXISTS, ERR_NOT_FOUND
 from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_GETS, COUNT_RECOVERIES, NAME_LIMIT
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, slots_used, View
-from refstore.engines.native.slots cimport is_readable, pin
+from refstore.engines.native.slots cimport is_live, pin
 from refstore.engines.native.names cimport find, Found, Name, name_hash, remove, remove_named
 from refstore.engines.native.recovery cimport (
     recover_blocker_if_dead, recover_blocker_of, recover_dead,
@@ -317,7 +317,7 @@ cdef class ObjectCalls:
 
 
 cdef inline bint is_live_object(View *v, uint64_t i, uint64_t generation) noexcept nogil:
-    return i < slots_used(v) and is_readable(load_acquire(&v.slots[i].word), generation)  # [seal]
+    return i < slots_used(v) and is_live(load_acquire(&v.slots[i].word), generation)  # [seal]
 
 
 cdef inline bint is_foreign(View *v, object key):

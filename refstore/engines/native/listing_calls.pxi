@@ -17,13 +17,10 @@ from refstore.engines.native.names cimport Found
 from refstore.engines.native.owners cimport give_pinned, note_owner
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.stats cimport is_visible
-from refstore.engines.native.holders cimport command_of, name_seen, pins_seen, printable
+from refstore.engines.native.holders cimport command_of, name_seen, pins_seen, printable, RETRIES
 from refstore.engines.native.errors cimport get_error
 from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.arrays cimport kind_of
-
-cdef enum:
-    LOOKS = 3                   # at a slot that changes hands each time
 
 
 cdef class ListingCalls(ObjectCalls):
@@ -140,7 +137,7 @@ cdef tuple describe(Attachment att, uint64_t i):
         View *v = &att.view
         uint64_t word
         int _
-    for _ in range(LOOKS):
+    for _ in range(RETRIES):
         word = load_seq_cst(&v.slots[i].word)                            # [seal] [pin]
         state = state_seen(v, i, word)
         if state is None:

@@ -31,7 +31,7 @@ from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
 from refstore.engines.native.slots cimport (
     condemn, end_publishing, free_slot, reap_condemned, REAPED, restore_hint, restore_run_hints,
-    unclaim, word_generation, word_row, word_state,
+    unclaim, withdraw, word_generation, word_row, word_state,
 )
 from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.names cimport find_cell, make_cell
@@ -92,6 +92,8 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
         word = load_seq_cst(&slot.word)                                  # [free] [seal] [pin]
         state = word_state(word)
         if state == SEALED or state == OFFERED:
+            if state == OFFERED and word_row(word) == dead:
+                withdraw(v, i, word)
             if owned:
                 delete_if_owned(v, i, dead)
             continue
