@@ -1,4 +1,5 @@
-# The calls of a store on this engine: `engines/binding.py` makes them methods of Store.
+# The calls of a store on single objects, but for those that may wait for other processes, and its
+# reports: `engines/binding.py` makes them methods of Store.
 
 cimport numpy as cnp
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
@@ -7,7 +8,7 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire
 from refstore.engines.native.error_codes cimport ERR_EXISTS, ERR_NOT_FOUND
-from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_GETS, COUNT_RECOVERIES, NAME_LIMIT
+from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_RECOVERIES, NAME_LIMIT
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, slots_used, View
 from refstore.engines.native.slots cimport is_readable, pin
 from refstore.engines.native.names cimport find, Found, Name, name_hash, remove, remove_named
@@ -22,9 +23,9 @@ from refstore.engines.native.check cimport find_problems
 from refstore.engines.native.holders cimport all_holders, as_holder, holders_of, process_info
 from refstore.engines.native.errors cimport blocked, census_of, get_error, put_error
 from refstore.engines.native.contention cimport may_retry
+from refstore.engines.native.sleeping cimport deadline_ns
 from refstore.engines.native.put cimport (
-    begin_object, Draft, prepare, publish_object, put_array, put_buffer, put_bytes, set_deadline,
-    set_meta,
+    begin_object, Draft, prepare, publish_object, put_array, put_buffer, put_bytes, set_meta,
 )
 
 import numpy as np
@@ -41,9 +42,7 @@ cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
     return ERR_NOT_FOUND
 
 
-cdef class Engine:
-    """The native engine: what `refstore.Store` is, less what needs no speed."""
-
+cdef class ObjectCalls:
     cdef Attachment att
 
     cdef inline Attachment use(self):
@@ -120,30 +119,6 @@ cdef class Engine:
         writer.enlist()
         writer.replaces = replace
         return writer
-
-    def get(self, key, *, timeout=0, writable=False):
-        cdef:
-            Attachment att = self.use()
-            # first: nothing may fail once the pin is ours
-            PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)
-            Found found
-            uint64_t since = 0
-            int got
-        while True:
-            got = self.pin_key(att, key, &found)
-            if got >= 0:
-                break
-            if not may_retry(&att.view, &got, &since):
-                recover_blocker_of(&att.view, got)
-                raise get_error(&att.view, got, key, is_foreign(&att.view, key))
-        if adopt_pin(buf, att, found.slot, found.generation).order != c'C':
-            buf = as_direct(buf)
-        if got > 0:
-            recover_blocker_if_dead(&att.view, got)
-        count(&att.view, COUNT_GETS, 1)
-        if writable is not False and writable:
-            buf.go_private()
-        return buf
 
     cdef inline int pin_key(self, Attachment att, object key, Found *found) except? -128:
         # 0, or row + 1 as find() says, and a pin; or an error
@@ -315,7 +290,7 @@ cdef object NO_META = b""
 
 cdef inline int read_terms(Draft *draft, object timeout, object owned, object evictable,
                            object meta) except -1:
-    set_deadline(draft, timeout)
+    draft.deadline = deadline_ns(timeout)
     draft.owned = bool(owned)
     if evictable is not None:
         draft.evictable = bool(evictable)

@@ -13,11 +13,7 @@ from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.view cimport file_of, next_live_row, row_at, slots_used, View
 from refstore.engines.native.stats cimport Census, take_census
 from refstore.engines.native.holders cimport has_ended, maker_of, may_be_held, pins_on, top_holders
-
-cdef inline str path_of(View *v):
-    import os
-    return os.fsdecode(<bytes>v.path)
-
+from refstore.engines.native.points cimport path_of
 
 cdef inline object busy(View *v, uint64_t row, str what):
     from refstore import _messages

@@ -57,8 +57,7 @@ cdef struct Draft:
     uint64_t generation
     bint is_begun               # the slot is ours, and has room
     # what the caller asked for
-    bint waits                  # for room, until `deadline`
-    uint64_t deadline           # ns of CLOCK_MONOTONIC, or 0: for ever
+    uint64_t deadline           # for room, as deadline_ns()
     bint owned                  # by this process
     bint evictable
     const char *meta            # bytes of the user's own
@@ -68,18 +67,10 @@ cdef struct Draft:
 cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.life = v.life
     draft.is_begun = False
-    draft.waits = False
+    draft.deadline = 0
     draft.owned = False
     draft.evictable = v.evicts
     draft.meta_nbytes = 0
-
-
-cdef inline int set_deadline(Draft *draft, object timeout) except -1:
-    from refstore._arguments import deadline_of
-    at = deadline_of(timeout)
-    draft.waits = timeout is None or timeout > 0
-    draft.deadline = 0 if at is None else <uint64_t>(<double>at * 1e9)
-    return 0
 
 
 cdef inline int set_meta(Draft *draft, object meta) except -1:

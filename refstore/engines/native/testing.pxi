@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from refstore.engines.native.debug cimport (
-    arm_failpoint, count_passes, IS_DEBUG, set_busy_timeout, site_at, site_count,
+    arm_failpoint, count_passes, IS_DEBUG, set_busy_timeout, set_nap, site_at, site_count,
 )
 from refstore.engines.native.atomics cimport assign, load_relaxed, store_relaxed_u32, store_release
 from refstore.engines.native.error_codes cimport ERR_FULL
@@ -11,6 +11,7 @@ from refstore.engines.native.layout cimport FREE
 from refstore.engines.native.view cimport View
 from refstore.engines.native.slots cimport make_word, pin, seal, unpin, word_generation, word_state
 from refstore.engines.native.names cimport remove
+from refstore.engines.native.stats cimport count_waiting
 from refstore.engines.native.points cimport set_visitor
 from refstore.engines.native.errors cimport full
 from refstore.engines.native.put cimport allocate_slot
@@ -47,6 +48,16 @@ def _set_busy_timeout(long ms):
     """Debug builds: give up waiting for a stopped process after so many ms; -1: after the usual
     time."""
     set_busy_timeout(ms)
+
+
+def _set_nap(long ms):
+    """Debug builds: who waits for others sleeps up to so many ms at a time; -1: as usual."""
+    set_nap(ms)
+
+
+def _waiting(Engine engine not None):
+    """How many processes sleep until others have done something."""
+    return count_waiting(&engine.use().view)
 
 
 def _set_generation(Engine engine not None, uint64_t slot, uint64_t generation):
