@@ -87,7 +87,7 @@ cdef class ObjectCalls:
         ref.slot = draft.slot
         ref.generation = draft.generation
         ref.tag = att.view.tag
-        publish_object(&att.view, draft.life, ref.slot, name, &parsed, replace)
+        publish_object(&att.view, &draft, name, &parsed, replace)
         return ref
 
     def create(self, nbytes=None, *, shape=None, dtype=None, order="C", header=None, name=None,

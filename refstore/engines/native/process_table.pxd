@@ -71,6 +71,7 @@ cdef inline void use_row(View *v, uint64_t r) noexcept nogil:
         v.pins_ready[step] = is_ready(pins_ready_of(v, r), step)
     memset(v.current, 0, sizeof(v.current))
     memset(v.recent, 0, sizeof(v.recent))
+    v.turn_of = 0
     v.kept = 0                  # this and what follows: a forked child has its parent's
     v.loss = 0
     v.has_warned = False

@@ -16,30 +16,19 @@ from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign, load_relaxed
-from refstore.engines.native.error_codes cimport (
-    blocked_by, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_INDEX,
-    ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, kind_of_error,
-)
+from refstore.engines.native.error_codes cimport ERR_FULL, ERR_INDEX, kind_of_error
 from refstore.engines.native.layout cimport (
-    COUNT_PUTS, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot,
+    COUNT_PUTS, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, Slot,
 )
-from refstore.engines.native.geometry cimport extent_first, extent_pages
-from refstore.engines.native.view cimport count, file_of, label_at, View
-from refstore.engines.native.memory cimport (
-    commit_data, commit_labels, note_refusal, step_end, wants_huge_pages,
-)
-from refstore.engines.native.slots cimport (
-    abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim, word_generation, word_row,
-)
-from refstore.engines.native.runs cimport held_elsewhere
-from refstore.engines.native.blocks cimport allocate_block
+from refstore.engines.native.view cimport count, label_at, View
+from refstore.engines.native.memory cimport commit_labels
+from refstore.engines.native.slots cimport abandon, free_slot, reap_condemned, seal, word_generation
 from refstore.engines.native.names cimport Name, publish
-from refstore.engines.native.recovery cimport (
-    recover_blocker_if_dead, recover_blocker_of, recover_dead, row_is_dead, sweep,
-)
+from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
-from refstore.engines.native.errors cimport put_error
-from refstore.engines.native.contention cimport may_retry
+from refstore.engines.native.errors cimport put_error, room_error
+from refstore.engines.native.contention cimport may_retry, may_retry_until
+from refstore.engines.native.room cimport allocate_slot
 from refstore.engines.native.arrays cimport (
     dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_layout, set_text, Shape,
     view_of,
@@ -48,7 +37,6 @@ from refstore.engines.native.arrays cimport (
 cdef enum:
     RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
     PIECE = 33554432            # bytes that are copied between two looks at signals
-    ATTEMPTS = 8                # to find a slot that nobody has in hand
 
 cdef struct Draft:
     # An object that this process is putting.
@@ -89,91 +77,15 @@ cdef inline void discard(View *v, Draft *draft) noexcept:
     draft.is_begun = False
 
 
-cdef inline int commit_extent(View *v, uint64_t i) except? -128:
-    # Memory for the extent of a slot that is ours, without the GIL; without it, the slot is given
-    # back.
-    cdef:
-        uint64_t life = v.life
-        uint64_t page = extent_first(v.slots[i].extent)
-        uint64_t end = page + extent_pages(v.slots[i].extent)
-        uint64_t stop
-        int fd, got = 0
-        bint huge, refused
-    try:
-        while page < end and (got == 0 or got == ERR_SIGNALS):
-            stop = step_end(page, end)
-            huge = wants_huge_pages(v, page, stop)
-            refused = False
-            fd = file_of(v)
-            with nogil:
-                got = commit_data(v, fd, page, stop - page, huge, &refused)
-            if huge:
-                note_refusal(v, refused)
-            if got == 0:
-                page = stop
-            look_for_signals(v, life, "committing memory")
-    except BaseException:
-        if is_same_process(v, life):
-            unclaim(v, i)
-        raise
-    if got != 0:
-        unclaim(v, i)
-    return got
-
-
-cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t *slot) except? -128:
-    # When there is none: what dead processes held, then what garbage of this one still pins.
-    cdef uint64_t life = v.life
-    cdef int got, recovery = 0
-    cdef int attempt = 0
-    cdef uint64_t since = 0, held = 0, before
-    while True:
-        got = allocate_block(v, nbytes, slot)
-        if got == ERR_UNCOMMITTED:
-            got = commit_extent(v, slot[0])
-        if got == 0:
-            return 0
-        if may_retry(v, &got, &since):
-            continue
-        if kind_of_error(got) == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
-            return got
-        if attempt == 0:
-            recovery = recover_dead(v, True)
-            if may_retry(v, &recovery, &since):
-                continue
-            sweep(v, MAX_ROWS)      # of no dead row: hints that went missing
-        elif attempt == 1 and pins_condemned(v):
-            import gc
-            gc.collect()
-            python_ran(v, life, "collecting garbage")
-        elif kind_of_error(recovery) == ERR_BUSY:
-            return recovery         # room may come back from one that stands still
-        elif got == ERR_FULL_SLOTS and attempt < ATTEMPTS:
-            # Another process may hold slots in HELD, briefly or while it is stopped.
-            before = held
-            held = held_elsewhere(v)
-            if held == 0:
-                return got
-            if held == before:
-                got = blocked_by(ERR_DEAD if row_is_dead(v, word_row(held)) else ERR_HELD,
-                                 word_row(held))
-                if may_retry(v, &got, &since):
-                    continue
-                return got
-        else:
-            return got
-        attempt += 1
-
-
 cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t spill) except NULL:
     # A slot of ours with room for the payload, and `spill` bytes of description behind it.
     cdef:
         int got = ERR_FULL
         Slot *slot
     if nbytes <= v.header.capacity:
-        got = allocate_slot(v, nbytes + spill, &draft.slot)
+        got = allocate_slot(v, nbytes + spill, draft.deadline, &draft.slot)
     if got != 0:
-        raise put_error(v, got, nbytes, None)
+        raise room_error(v, got, nbytes, draft.deadline != 0)
     draft.is_begun = True
     slot = &v.slots[draft.slot]
     draft.generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours
@@ -211,8 +123,9 @@ cdef inline int require_label(View *v, Draft *draft, uint64_t nbytes) except -1:
     return 0
 
 
-cdef inline int publish_named(View *v, uint64_t i, Name *name, bint replace) except -128:
+cdef inline int publish_named(View *v, const Draft *draft, Name *name, bint replace) except -128:
     # As publish().
+    cdef uint64_t i = draft.slot
     cdef Label *label
     cdef uint64_t since = 0
     cdef int got = ensure_label_committed(v, i)
@@ -224,7 +137,7 @@ cdef inline int publish_named(View *v, uint64_t i, Name *name, bint replace) exc
     failpoint()
     assign(v.slots[i].name_hash, name.hashed)
     got = publish(v, i, replace)
-    while got < 0 and may_retry(v, &got, &since):
+    while got < 0 and may_retry_until(v, &got, &since, draft.deadline):
         got = publish(v, i, replace)
     return got
 
@@ -236,9 +149,10 @@ cdef inline void abort_object(View *v, uint64_t i) noexcept nogil:
     reap_condemned(v, i)
 
 
-cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, Name *name,
+cdef inline int publish_object(View *v, const Draft *draft, object text, Name *name,
                                bint replace) except -1:
-    # Seals what we wrote. If this fails it is given up. `life`: ours when the call began.
+    # Seals what we wrote. If this fails it is given up.
+    cdef uint64_t i = draft.slot
     cdef uint64_t nbytes = v.slots[i].nbytes
     cdef int got
     failpoint()
@@ -246,9 +160,9 @@ cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, 
         seal(v, i)
     else:
         try:
-            got = publish_named(v, i, name, replace)
+            got = publish_named(v, draft, name, replace)
         except BaseException:
-            if is_same_process(v, life):
+            if is_same_process(v, draft.life):
                 abort_object(v, i)
             raise
         if got < 0:

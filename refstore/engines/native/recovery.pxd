@@ -8,8 +8,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    assign, fetch_add_relaxed, fetch_and_seq_cst, load_acquire, load_relaxed, load_relaxed_u32,
-    load_seq_cst, load_seq_cst_u32, store_relaxed, store_release, store_seq_cst_u32,
+    assign, cas_acq_rel, fetch_add_relaxed, fetch_and_seq_cst, load_acquire, load_relaxed,
+    load_relaxed_u32, load_seq_cst, load_seq_cst_u32, store_relaxed, store_release,
+    store_seq_cst_u32,
 )
 from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_EXISTS, ERR_HELD, ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, kind_of_error,
@@ -30,7 +31,7 @@ from refstore.engines.native.view cimport (
 )
 from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
-from refstore.engines.native.waiting cimport announce
+from refstore.engines.native.waiting cimport announce, announce_room
 from refstore.engines.native.slots cimport (
     condemn, end_publishing, free_slot, reap_condemned, REAPED, restore_hint, restore_run_hints,
     unclaim, word_generation, word_row, word_state,
@@ -141,6 +142,8 @@ cdef inline void recover_locked(View *v, uint64_t dead) noexcept nogil:
     v.recovered.pins += zero_pins(v, dead, 0)
     sweep(v, dead)
     release_locks(v, dead)
+    cas_acq_rel(&v.pool.turn, &owner, 0)                                 # [lock]
+    announce_room(v)
     free_row(v, dead)
     count(v, COUNT_RECOVERIES, 1)
 

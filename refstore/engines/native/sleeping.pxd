@@ -60,16 +60,20 @@ cdef inline bint may_sleep(View *v, uint64_t now, uint64_t deadline, str what) e
     return True
 
 
-cdef inline bint sleep_once(View *v, uint64_t life, const Nap *nap, uint64_t deadline,
-                            str what) except -1:
-    # False, at once, if the time is over.
-    cdef uint64_t now = now_ns()
-    if not may_sleep(v, now, deadline, what):
-        return False
+cdef inline void sleep_through(View *v, uint64_t life, const Nap *nap, uint64_t deadline) noexcept:
+    cdef uint64_t began = now_ns()
     note_sleep(v, True)
     with nogil:
         take_nap(nap, deadline)
-    end_sleep(v, life, now)
+    end_sleep(v, life, began)
+
+
+cdef inline bint sleep_once(View *v, uint64_t life, const Nap *nap, uint64_t deadline,
+                            str what) except -1:
+    # False, at once, if the time is over.
+    if not may_sleep(v, now_ns(), deadline, what):
+        return False
+    sleep_through(v, life, nap, deadline)
     look_for_signals(v, life, "waiting for a name")
     return True
 
