@@ -199,6 +199,9 @@ def native(capacity: int, max_objects: int) -> Layout:
         end = next(v for v in ends if v > at)
         tables.append(Table(name, at, 8, max((end - at) // 8, 1), word))
     cell = (Field("pins", 0, 4),)
+    entry = (Field("entry", 0, 8, 1, ((0, 36), (36, 28))),)
+    tables.append(Table("queues", g.queues, 8, c["QUEUES"] * g.queue_cells, entry))
+    tables.append(Table("ghosts", g.ghosts, 8, g.buckets * c["BUCKET_CELLS"], word))
     tables.append(Table("pins", g.pins, 4, c["MAX_ROWS"] * g.pins_stride // 4, cell))
     tables += _frames(g.data, g.file_size)
     numbers = {v for v in vars(g).values() if v < 1 << 62} | {capacity, max_objects}

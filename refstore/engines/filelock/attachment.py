@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import mmap
 import os
 import threading
-import time
 import weakref
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -18,24 +16,13 @@ import numpy.typing as npt
 
 from refstore import _messages
 from refstore._arguments import META_LIMIT
-from refstore._errors import TopHolder
-from refstore._names import encode_name
+from refstore._errors import StoreFullError
 from refstore._paths import open_store
 from refstore._refs import make_ref
-from refstore.engines.filelock import (
-    buffers,
-    check,
-    eviction,
-    liveness,
-    names,
-    origins,
-    process_table,
-    recovery,
-    slots,
-)
-from refstore.engines.filelock.journal import Change, Moment
+from refstore.engines.filelock import buffers, claims, eviction, liveness, origins, slots
+from refstore.engines.filelock.call import Call
+from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
-    EVICTIONS,
     KINDS,
     META,
     NBYTES,
@@ -49,17 +36,16 @@ from refstore.engines.filelock.layout import (
 )
 from refstore.engines.filelock.life import Life, here
 from refstore.engines.filelock.mapping import copy_on_write
-from refstore.engines.filelock.membership import Membership
+from refstore.engines.filelock.owners import Owner
 from refstore.engines.filelock.pins import Pin, postpone
 from refstore.engines.filelock.prepare import Prepared
 from refstore.engines.filelock.targets import Target
-from refstore.engines.filelock.transaction import Deferred, Operation, T
+from refstore.engines.filelock.transaction import Deferred
 from refstore.payload import arrays
 
 SMALL: Final = 1 << 15  # bytes that are copied under the lock, with the allocation
 COPIED: Final = 1 << 16  # bytes whose private view is a copy: it costs less than a mapping
 NEAR: Final = 1 << 20  # bytes whose memory is committed under the lock
-RECOVERY_PAUSE: Final = 0.1  # seconds between two looks for the dead before others' objects go
 
 
 class Block(NamedTuple):
@@ -72,81 +58,9 @@ class Block(NamedTuple):
     description: bytes  # of an array, as `arrays.describe` makes it
 
 
-class Asked:
-    """Wishes of a call for the object that it makes, besides its payload."""
-
-    __slots__ = ("claim", "evictable", "meta", "owned", "replace", "utf8")
-
-    def __init__(
-        self,
-        name: str | None = None,
-        replace: bool = False,
-        claim: bool = False,
-        owned: bool = False,
-        evictable: bool | None = None,
-        meta: bytes = b"",
-    ) -> None:
-        self.utf8 = None if name is None else encode_name(name)
-        self.replace = replace
-        self.claim = claim
-        self.owned = owned
-        self.evictable = evictable
-        self.meta = meta
-
-
-_NOTHING: Final = Asked()
-
-
-class Call:
-    """One public call, and what it took for whoever is interrupted before it can hand it out."""
-
-    __slots__ = (
-        "asked",
-        "att",
-        "generation",
-        "life",
-        "published",
-        "replaced",
-        "slot",
-        "taken",
-        "until",
-    )
-
-    def __init__(
-        self, att: Attachment, life: Life, asked: Asked = _NOTHING, until: float | None = 0.0
-    ) -> None:
-        self.att = att
-        self.life = life  # in which it began
-        self.asked = asked
-        self.until = until  # by time.monotonic(): it may wait as long as that; None: for ever
-        self.slot = self.generation = 0
-        self.taken: Moment | None = None  # when the slot became ours
-        self.published: Moment | None = None
-        self.replaced = False  # an object that had the name is gone with that
-
-    def run(self, what: str, operation: Operation[T], *args: object) -> T:
-        """Runs an operation of the call under the lock."""
-        return self.att.run(self.life, what, operation, *args, until=self.until)
-
-    def with_room(self, what: str, nbytes: int, operation: Operation[T], *args: object) -> T:
-        """Runs an operation that allocates; see `Attachment.with_room`."""
-        return self.att.with_room(self, what, nbytes, operation, *args)
-
-    def take(self, slot: int, generation: int, moment: Moment) -> None:
-        self.slot, self.generation, self.taken = slot, generation, moment
-
-    def is_taken(self) -> bool:
-        return self.taken is not None and self.taken.has_come()
-
-    def is_published(self) -> bool:
-        return self.published is not None and self.published.has_come()
-
-
-class Attachment(Membership):
+class Attachment(Owner):
     """This process's membership in one store. It ends with the last store object, buffer and writer
     that uses it."""
-
-    _recovered_at = 0.0  # by time.monotonic(): when the dead were last looked for before others go
 
     def block(self, slot: int) -> Block:
         """Reads the place of a slot that we pin or write. StoreCorruptedError if it leads out of
@@ -210,108 +124,21 @@ class Attachment(Membership):
         c.commit()
         self.recover_condemned(c, slot)
 
-    def recover_condemned(self, c: Change, slot: int | None) -> None:
-        """Recovers the dead processes that pin a deleted object."""
-        if slot is not None and slots.is_condemned(c, slot):
-            rows = slots.pinning_rows(c, slot)
-            with contextlib.suppress(OSError):  # no descriptor left: what was asked for is done
-                recovery.recover(c, self.folder, rows, self.row, self.report)
-
-    # --- room
-
-    def with_room(
-        self, call: Call, what: str, nbytes: int, operation: Operation[T], *args: object
-    ) -> T:
-        """Runs an operation that allocates, see `try_with_eviction`. When the store is full it
-        retries after recovering dead processes, then after collecting garbage of this one that
-        still pins."""
-        remedies = iter((self._recover, self._collect_garbage))
-        while True:
-            try:
-                return call.run(what, self.try_with_eviction, operation, *args)
-            except slots.NoRoomError as error:
-                why = str(error)
-            if why == _messages.OVER_CAPACITY or not any(remedy(call) for remedy in remedies):
-                break
-        room, holders = call.run("counting", self._room)
-        raise _messages.full(self.path, nbytes, why, room, holders, self.file.descriptor_or_none())
-
-    def try_with_eviction(self, c: Change, operation: Operation[T], *args: object) -> T:
-        """The operation; if it finds no room, once more after the dead are recovered, then after
-        others' objects are evicted. An operation that finds none has changed nothing since its
-        last commit."""
-        remedies = iter((self._recover_sometimes, self._evict))
-        while True:
-            try:
-                return operation(c, *args)
-            except slots.NoRoomError as error:
-                units = error.units
-                if units is None or not any(remedy(c, units) for remedy in remedies):
-                    raise
-
-    def _recover_sometimes(self, c: Change, _: int) -> bool:
-        # where something is evicted for each put, the locks of all rows would take longer than it
-        now = time.monotonic()
-        if self._recovered_at + RECOVERY_PAUSE < now:
-            self._recovered_at = now
-            return self.recover_dead(c)
-        return False
-
-    def _evict(self, c: Change, units: int) -> bool:
-        c.commit()
-        found = eviction.victims(c, units)
-        if found is not None:
-            self.delete_all(c, found, EVICTIONS)
-        return found is not None
-
-    def delete_all(self, c: Change, found: Iterable[int], counter: int) -> int:
-        """The end of live objects, in several changes; how many there were. One that comes twice
-        must not be found again."""
-        deleted = []
-        for slot in found:
-            slots.remove(c, slot)
-            deleted.append(slot)
-            if c.is_full():
-                c.commit()
-        c.commit()
-        self.count(counter, len(deleted))
-        for slot in deleted:
-            self.recover_condemned(c, slot)
-        return len(deleted)
-
-    def _recover(self, call: Call) -> bool:
-        return call.run("recovery", self.recover_dead)
-
-    def _collect_garbage(self, call: Call) -> bool:
-        if not call.run("recovery", self._holds_condemned):
-            return False
-        gc.collect()
-        return True
-
-    def _room(self, c: Change) -> tuple[_messages.Room, list[TopHolder]]:
-        held = check.holdings(c)
-        room = check.census(c).room._replace(kept=check.kept(c, held))
-        return room, check.top_holders(c, held)
-
-    def recover_dead(self, c: Change) -> bool:
-        return recovery.recover(c, self.folder, process_table.used_rows(c), self.row, self.report)
-
-    def _holds_condemned(self, c: Change) -> bool:
-        return recovery.holds_condemned(c, self.own)
-
     # --- putting
 
-    def put(self, call: Call, prepared: Prepared) -> None:
-        """A new object. If this or what follows raises, the call is to be undone."""
+    def put(self, call: Call, prepared: Prepared, pin: Pin | None = None) -> None:
+        """A new object, which `pin` pins. If this or what follows raises, the call is to be
+        undone."""
         nbytes = prepared.nbytes
         if nbytes <= SMALL:
             what = _messages.a_put(nbytes)
-            call.with_room(what, nbytes, self._put_small, call, prepared)
+            self.let_others_try(call)
+            call.wait_for_room(what, nbytes, self._put_small, call, prepared, pin)
             return
         self.begin(call, prepared.wanted(call.asked.meta))
         at = self.block(call.slot).offset
         prepared.fill(Target(self.file, at, nbytes, call.life))
-        self.seal(call, None)
+        self.seal(call, pin)
 
     def stays(self, call: Call, error: BaseException) -> bool:
         """Whether what was published before `error` came up cannot be taken back: what it replaced
@@ -325,6 +152,10 @@ class Attachment(Membership):
         """
         if call.is_taken():
             self.defer(self._undo, call, pin)
+
+    def give_up_all(self, calls: Iterable[Call]) -> None:
+        """The same for many calls, without views, under one lock."""
+        self.defer_once(*(Deferred(self._undo, (call, None)) for call in calls if call.is_taken()))
 
     def _undo(self, c: Change, call: Call, pin: Pin | None) -> None:
         slot = call.slot
@@ -340,44 +171,54 @@ class Attachment(Membership):
         c.commit()
         self.recover_condemned(c, slot)
 
-    def _put_small(self, c: Change, call: Call, prepared: Prepared) -> None:
-        replaced = self._find_replaced(c, call.asked)
+    def _put_small(self, c: Change, call: Call, prepared: Prepared, pin: Pin | None) -> None:
+        rivals = claims.find_rivals(c, self, call)
         wanted = prepared.wanted(call.asked.meta)
-        slot, generation = self._claim(c, call.asked, wanted, True)
+        slot, generation = self.claim(c, call, wanted, True)
         # What follows lies where nobody looks until the change is there.
         at = c.file.block_at(c[c.file.slot(slot) + OFFSET])
         if wanted.nbytes:
             prepared.fill(Target(c.file, at, wanted.nbytes, call.life))
         self._write_spill(at, wanted, call.life)
-        call.take(slot, generation, c.next())
-        self._publish(c, call, replaced)
+        if not call.is_taken():
+            call.take(slot, generation, c.next())
+        self._pin_own(c, call, pin)
+        self._publish(c, call, rivals)
 
-    def _claim(self, c: Change, asked: Asked, wanted: slots.Wanted, near: bool) -> tuple[int, int]:
-        """A slot in WRITING and its generation; see `slots.claim`."""
-        own = self.own
+    def claim(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> tuple[int, int]:
+        """A slot of the call's and its generation; see `slots.claim`."""
+        own, asked = self.own, call.asked
         origins.take(c, own)
         evictable = self.evict is not None if asked.evictable is None else bool(asked.evictable)
         use = eviction.use_word(c, evictable)
-        return slots.claim(c, wanted, slots.By(own, origins.word(c, own), use), near)
+        by = slots.By(own, origins.word(c, own), use)
+        return slots.claim(c, wanted, by, near, call.slot if call.is_taken() else None)
 
-    def _publish(self, c: Change, call: Call, replaced: int | None) -> None:
-        utf8 = call.asked.utf8
-        if utf8 is not None:
-            slots.write_name(c, call.slot, utf8)
-        slots.publish(c, call.slot, utf8, replaced)
-        eviction.admit(c, call.slot)
-        call.replaced, call.published = replaced is not None, c.next()
+    def _pin_own(self, c: Change, call: Call, pin: Pin | None) -> None:
+        if pin is not None:
+            slots.pin(c, call.slot, self.own)
+            pin.take(call.slot, c.next())
+
+    def _publish(self, c: Change, call: Call, rivals: claims.Rivals) -> None:
+        self.publish(c, call, rivals)
         c.commit()
         self.count(PUTS)
-        self.recover_condemned(c, replaced)
+        self.recover_condemned(c, rivals.replaced)
+        if call.asked.owned:
+            self.disown_all()  # a Writer may outlive the last `Store`
 
-    def _find_replaced(self, c: Change, asked: Asked) -> int | None:
-        if asked.utf8 is None:
-            return None
-        replaced = names.find(c, asked.utf8)
-        if replaced is not None and not asked.replace:
-            raise _messages.exists(self.path, asked.utf8.decode())
-        return replaced
+    def publish(self, c: Change, call: Call, rivals: claims.Rivals) -> None:
+        """Makes an object of what was written, with the commit that is in preparation."""
+        utf8 = call.asked.utf8
+        if rivals.claim is not None:
+            slots.unclaim(c, rivals.claim)
+        if utf8 is not None:
+            slots.write_name(c, call.slot, utf8)
+        slots.publish(c, call.slot, utf8, rivals.replaced)
+        eviction.admit(c, call.slot)
+        if call.asked.owned:
+            self.make_own(c, call.slot)
+        call.replaced, call.published = rivals.replaced is not None, c.next()
 
     def _write_spill(self, at: int, wanted: slots.Wanted, life: Life) -> None:
         """What lies in the block besides its payload; that begins at `at`."""
@@ -388,15 +229,23 @@ class Attachment(Membership):
             Target(self.file, at + wanted.units * UNIT - spill, spill, life).copy(0, meta)
 
     def begin(self, call: Call, wanted: slots.Wanted) -> None:
-        """A slot in WRITING, with room. The name is looked at so that nobody writes in vain."""
+        """A slot in WRITING, with room, or in CLAIMED. The name is looked at so that nobody writes
+        in vain."""
         nbytes = wanted.nbytes
         what, near = _messages.a_put(nbytes), nbytes <= NEAR
-        call.with_room(what, nbytes, self._begin_writing, call, wanted, near)
-        if not self.prepare_block(call, wanted, near):
+        self.let_others_try(call)
+        while True:
+            call.wait_for_room(what, nbytes, self._begin_writing, call, wanted, near)
+            if self.prepare_block(call, wanted, near):
+                return
             self.give_up(call)
-            room, holders = call.run("counting", self._room)
-            fd = self.file.descriptor_or_none()
-            raise _messages.full(self.path, nbytes, _messages.NO_MEMORY, room, holders, fd)
+            call.taken = None
+            if not self.sleep_for_room(call):
+                raise self.no_memory(call, nbytes)
+
+    def no_memory(self, call: Call, nbytes: int) -> StoreFullError:
+        """The file system has none for so many bytes."""
+        return self.full(call, nbytes, _messages.NO_MEMORY)
 
     def prepare_block(self, call: Call, wanted: slots.Wanted, near: bool) -> bool:
         """Whether there is memory for a block that was begun; writes what is no payload there."""
@@ -407,9 +256,16 @@ class Attachment(Membership):
         return True
 
     def _begin_writing(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> None:
-        self._find_replaced(c, call.asked)
-        slot, generation = self._claim(c, call.asked, wanted, near)
-        call.take(slot, generation, c.next())
+        rivals, asked = claims.find_rivals(c, self, call), call.asked
+        slot, generation = self.claim(c, call, wanted, near)
+        if asked.claim:
+            assert asked.utf8 is not None
+            if rivals.claim is not None:
+                slots.unclaim(c, rivals.claim)
+            slots.write_name(c, slot, asked.utf8)
+            slots.claim_name(c, slot, asked.utf8, is_hard=True)
+        if not call.is_taken():
+            call.take(slot, generation, c.next())
         c.commit()
 
     def write(
@@ -451,13 +307,11 @@ class Attachment(Membership):
     def _seal(self, c: Change, call: Call, pin: Pin | None) -> None:
         if not slots.is_written_by(c, call.slot, call.generation, self.own):
             raise self.file.damaged(f"slot {call.slot} was being written, and no longer is")
-        replaced = self._find_replaced(c, call.asked)
-        if pin is not None:
-            slots.pin(c, call.slot, self.own)
-            pin.take(call.slot, c.next())
-        else:
+        rivals = claims.find_rivals(c, self, call)
+        if pin is None:
             self._fit(c, call)
-        self._publish(c, call, replaced)
+        self._pin_own(c, call, pin)
+        self._publish(c, call, rivals)
 
 
 # --- attachments: one for each file and process

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from refstore import _children, _limits, _messages, _problems
 from refstore._errors import StoreCorruptedError, TopHolder
-from refstore.engines.filelock import extents, names, process_table, recovery, slots
+from refstore.engines.filelock import extents, names, origins, process_table, recovery, slots
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     CLAIMED,
@@ -23,21 +23,23 @@ from refstore.engines.filelock.layout import (
     KINDS,
     MAKER,
     MASK,
+    META,
     NBYTES,
     NEXT,
     OFFSET,
+    ORIGIN,
     OWNED_BY,
     RETIRED,
     ROW_COUNTERS,
     SEALED,
     SHAPE,
     SLOTS_USED,
-    TEXT_LIMIT,
     TOTALS,
     TRIMS,
     TURN,
     UNIT,
     UNITS,
+    UNKNOWN,
     WAITS_FOR,
     WORD,
     WRITING,
@@ -235,6 +237,9 @@ def _told_by(check: Callable[[Change], Iterator[str]], c: Change) -> set[str]:
 def _check_slots(c: Change) -> Iterator[str]:
     file = c.file
     in_use = set(process_table.used_rows(c))
+    for row in in_use:
+        if not origins.is_known(c, origins.origin_of(c, row)):
+            yield f"origin: row {row} names origin {origins.origin_of(c, row)}, which is none"
     for slot, word in enumerate(recovery.used_slots(c, WORD)):
         at, state = file.slot(slot), word & 0xFF
         if state > RETIRED or word >> 56:
@@ -243,8 +248,10 @@ def _check_slots(c: Change) -> Iterator[str]:
         yield from _check_owner(c, slot, state, in_use)
         if state not in HAVE_BLOCKS:
             continue
-        text = c[at + SHAPE] >> 32
-        needed = c[at + NBYTES] + (text if text > TEXT_LIMIT else 0)
+        if not origins.is_known(c, c[at + ORIGIN] & UNKNOWN):
+            yield f"origin: slot {slot} names origin {c[at + ORIGIN] & UNKNOWN}, which is none"
+        spill = slots.text_spill(c[at + SHAPE] >> 32) + slots.meta_spill(c[at + META])
+        needed = c[at + NBYTES] + spill
         if needed > c[at + UNITS] * UNIT:
             yield f"size: slot {slot} holds {needed} bytes in {c[at + UNITS]} units"
         if state == CLAIMED and not c[at + UNITS]:
@@ -318,7 +325,7 @@ def _check_names(c: Change) -> Iterator[str]:
             utf8 = file.name(slot, c[at + SHAPE] >> 8 & 0xFFFF)
             if names.hash_of(file, utf8) != c[at + HASH]:
                 yield _problems.wrong_hash(slot)
-            elif names.find(c, utf8, state) != slot:
+            elif slot not in names.look(c, utf8):
                 yield f"index: {utf8!r} leads to another slot than {slot}"
 
 

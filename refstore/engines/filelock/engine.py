@@ -34,13 +34,18 @@ from refstore.engines.filelock import (
     slots,
     writers,
 )
-from refstore.engines.filelock.attachment import Asked, Attachment, Call, attach, leave_if_exiting
+from refstore.engines.filelock.attachment import Attachment, attach, leave_if_exiting
+from refstore.engines.filelock.batches import BatchCalls
+from refstore.engines.filelock.call import Asked, Call
 from refstore.engines.filelock.files import remove_orphans
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import OBJECTS_LIMIT, lay_out
 from refstore.engines.filelock.life import here
+from refstore.engines.filelock.listing import ListingCalls
+from refstore.engines.filelock.making import MakingCalls
 from refstore.engines.filelock.opened import Key
 from refstore.engines.filelock.prepare import BYTES, by_header, by_shape, prepare
+from refstore.engines.filelock.transaction import Operation
 from refstore.engines.filelock.waiting import WaitingCalls
 
 __all__ = [
@@ -128,7 +133,7 @@ def _holders(
 # --- one open store
 
 
-class Engine(WaitingCalls):
+class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
     """The calls of a `Store` over this engine; `Store` has their docs."""
 
     __slots__ = ()
@@ -151,7 +156,7 @@ class Engine(WaitingCalls):
         until = deadline_of(timeout) if timeout != 0 else 0.0
         asked = Asked(name, replace, False, owned, evictable, checked_meta(meta))
         prepared = prepare(obj)  # an error from there, which somebody may keep, keeps no store
-        call = Call(self._attachment, life, asked, until)
+        call = Call(self._attachment, life, asked, until, self._stay)
         att = call.att
         try:
             att.put(call, prepared)
@@ -196,6 +201,7 @@ class Engine(WaitingCalls):
             call.att.begin(call, wanted._replace(meta=call.asked.meta))
             writer = writers.writer(call.att, call, may_shrink=wanted.kind == BYTES and not header)
             call.life.require_ours(call.att.path)  # who is forked from here on inherits a Writer
+            call.stay = None  # a Writer does not keep a store open
             return writer
         except BaseException:
             call.att.give_up(call)
@@ -205,6 +211,19 @@ class Engine(WaitingCalls):
         call = self._call
         att = call.att
         if not call.run(f"the deletion of {key!r}", lookups.delete, att, self._parse(att, key)):
+            raise _messages.not_found(att.path, key, of_other_store=False)
+
+    def adopt(self, key: Key) -> None:
+        self._give(key, lookups.adopt)
+
+    def disown(self, key: Key) -> None:
+        self._give(key, lookups.disown)
+
+    def _give(self, key: Key, to: Operation[bool]) -> None:
+        """An object gets another owner."""
+        call = self._call
+        att = call.att
+        if not call.run("a change of owners", to, att, self._parse(att, key)):
             raise _messages.not_found(att.path, key, of_other_store=False)
 
     def refcount(self, key: Key) -> int:

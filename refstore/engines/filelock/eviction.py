@@ -13,6 +13,7 @@ may be older than it was.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from refstore.engines.filelock import extents, queues, recovery, slots
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     EVICTABLE,
+    FREE,
     HASH,
     HIT,
     MASK,
@@ -37,7 +39,7 @@ from refstore.engines.filelock.layout import (
     WORD,
 )
 
-__all__ = ["admit", "note_use", "use_word", "victims"]
+__all__ = ["admit", "may_fit", "note_use", "use_word", "victims"]
 
 SAMPLES: Final = 10  # objects or windows that are compared
 DRAWS: Final = 64  # slots that are looked at for these
@@ -95,6 +97,12 @@ def victims(c: Change, units: int) -> list[int] | None:
     return blocks.window(units)
 
 
+def may_fit(c: Change, units: Sequence[int]) -> bool:
+    """Whether there is enough for all these blocks if all goes that may, however it lies."""
+    blocks = _Blocks(c)
+    return sum(units) <= sum(blocks.units) and len(units) <= blocks.n_slots
+
+
 def _has_queues(c: Change) -> bool:
     return c.file.header.evict == _S3FIFO
 
@@ -137,9 +145,11 @@ class _Blocks:
         units = np.concatenate([recovery.column(c, UNITS)[may_go], free[:, 1]])
         order = [i for i in np.argsort(starts, kind="stable").tolist() if units[i]]
         self.evictable: list[int] = may_go.tolist()
+        n_free = int(np.count_nonzero(word & 0xFF == FREE)) + c.file.g.max_objects - len(word)
+        self.n_slots = n_free + len(may_go)
         self._slots = [self.evictable[i] if i < len(may_go) else None for i in order]
         self._starts: list[int] = starts[order].tolist()
-        self._units: list[int] = units[order].tolist()
+        self.units: list[int] = units[order].tolist()
         self._use = use
         self._of_use = HIT * (MOST_HITS + 1) - 1 if _has_queues(c) else TICKS  # bits that compare
 
@@ -165,14 +175,14 @@ class _Blocks:
         first = last = i
         if first and self._is_free(first - 1) and self._touch(first - 1):
             first -= 1
-        total = sum(self._units[first : last + 1])
+        total = sum(self.units[first : last + 1])
         while total < units:
             if self._touch(last):
                 last += 1
-                total += self._units[last]
+                total += self.units[last]
             elif first and self._touch(first - 1):
                 first -= 1
-                total += self._units[first]
+                total += self.units[first]
             else:
                 return None
         return [slot for slot in self._slots[first : last + 1] if slot is not None]
@@ -182,5 +192,5 @@ class _Blocks:
 
     def _touch(self, i: int) -> bool:
         """Whether nothing is between one and the next."""
-        end = self._starts[i] + self._units[i]
+        end = self._starts[i] + self.units[i]
         return i + 1 < len(self._starts) and self._starts[i + 1] == end

@@ -46,10 +46,9 @@ check() looks at each, and begins what it says of it with its name:
     owner        a slot in WRITING or CLAIMED has a row in use as its maker
     owned        a slot's OWNED_BY is 0, or the slot is SEALED and that is of a row in use
     kind         is an index into KINDS
-    origin       of a slot with a block, and of a row in use, is 0, UNKNOWN, or that of an entry
-                 below `origins used`
-    size         bytes of the payload, of a description behind it and of meta at the end of the
-                 block <= the units of the block
+    origin       of a slot with a block, and of a row in use, is 0, UNKNOWN or <= `origins used`
+    size         bytes of the payload, and of a description and meta behind it, <= the units of the
+                 block
     offset       offset + units <= the units of the file; of a claim without a block it is 0, or
                  leads to a slot
     overlap      no unit is in two blocks or free extents
@@ -100,7 +99,7 @@ BOOT: Final = 14  # of the boot after which it was last checked, 0 if not known;
 
 COUNT: Final = 64  # pairs in the journal that are yet to be applied; by: taker
 HOLDER: Final = 65  # pid of who has the lock; by: taker
-LOCK_COUNT: Final = 66  # how often the lock was taken; by: taker
+LOCK_COUNT: Final = 66  # how often the lock was taken, or its holder went on; by: taker
 SLOTS_USED: Final = 67  # slots from here on were never used; by: lock
 FREE_SLOT: Final = 68  # slot + 1 of the first free one; by: lock
 TRIMS: Final = 69  # how often free memory was given back; by: taker

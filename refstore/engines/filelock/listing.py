@@ -8,7 +8,8 @@ from typing import Any, Final
 from refstore import _messages
 from refstore._refs import ObjectRef, make_ref
 from refstore.engines.filelock import lookups, origins, recovery, slots
-from refstore.engines.filelock.attachment import Attachment, Call
+from refstore.engines.filelock.attachment import Attachment
+from refstore.engines.filelock.call import Call
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     ABORTED,
@@ -51,7 +52,7 @@ Info = tuple[Any, ...]  # the fields of ObjectInfo, in its order
 # --- operations, under the change lock
 
 
-def _info(c: Change, att: Attachment, key: Parsed) -> Info | None:
+def _info_of(c: Change, att: Attachment, key: Parsed) -> Info | None:
     found = lookups.locate(c, key)
     return None if found is None else _describe(c, att, found[0], {})
 
@@ -116,7 +117,7 @@ class ListingCalls(Opened):
     def _info(self, key: Key) -> Info:
         call = self._call
         att = call.att
-        info = call.run("info()", _info, att, self._parse(att, key))
+        info = call.run("info()", _info_of, att, self._parse(att, key))
         if info is None:
             raise _messages.not_found(att.path, key, of_other_store=False)
         return info

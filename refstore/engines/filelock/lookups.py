@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from refstore.engines.filelock import eviction, names, recovery, slots
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.journal import Change
-from refstore.engines.filelock.layout import DELETES, GETS, SEALED, WORD
+from refstore.engines.filelock.layout import DELETES, GETS, OWNED_BY, SEALED, WORD
 from refstore.engines.filelock.pins import Pin
 
 Parsed = tuple[int, int] | bytes  # a key: slot and generation, or a name's UTF-8
@@ -21,11 +21,16 @@ def locate(c: Change, key: Parsed) -> tuple[int, int] | None:
     return None if slot is None else (slot, slots.generation_of(c, slot))
 
 
-def pin(c: Change, att: Attachment, found: tuple[int, int], pin: Pin) -> int:
-    """Pins an object that was found; its generation."""
+def pin(c: Change, att: Attachment, found: tuple[int, int], pin: Pin) -> None:
+    """Pins an object that was found, with the commit that is in preparation."""
     slots.pin(c, found[0], att.own)
     eviction.note_use(c, found[0])
     pin.take(found[0], c.next())
+
+
+def _pin_one(c: Change, att: Attachment, found: tuple[int, int], to_be: Pin) -> int:
+    """Its generation."""
+    pin(c, att, found, to_be)
     c.commit()
     att.count(GETS)
     return found[1]
@@ -34,7 +39,7 @@ def pin(c: Change, att: Attachment, found: tuple[int, int], pin: Pin) -> int:
 def get(c: Change, att: Attachment, key: Parsed, to_be: Pin) -> int | None:
     """The generation of the object that is pinned."""
     found = locate(c, key)
-    return None if found is None else pin(c, att, found, to_be)
+    return None if found is None else _pin_one(c, att, found, to_be)
 
 
 def get_newer(
@@ -42,7 +47,7 @@ def get_newer(
 ) -> int | None:
     """The same, unless it is the object that is known."""
     found = locate(c, utf8)
-    return None if found is None or found == known else pin(c, att, found, to_be)
+    return None if found is None or found == known else _pin_one(c, att, found, to_be)
 
 
 def are_published(c: Change, keys: Sequence[bytes]) -> list[bool]:
@@ -56,6 +61,24 @@ def delete(c: Change, att: Attachment, key: Parsed) -> bool:
         return False
     att.delete_all(c, found[:1], DELETES)
     return True
+
+
+def adopt(c: Change, att: Attachment, key: Parsed) -> bool:
+    """An object goes with this process from here on."""
+    found = locate(c, key)
+    if found is not None:
+        att.make_own(c, found[0])
+        c.commit()
+    return found is not None
+
+
+def disown(c: Change, att: Attachment, key: Parsed) -> bool:
+    """An object goes with no process."""
+    found = locate(c, key)
+    if found is not None:
+        c[c.file.slot(found[0]) + OWNED_BY] = 0
+        c.commit()
+    return found is not None
 
 
 def refcount(c: Change, key: Parsed) -> int | None:

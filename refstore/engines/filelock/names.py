@@ -25,19 +25,28 @@ def _bucket(c: Change, hashed: int) -> int:
     return c.file.g.buckets + (hashed & c.file.g.bucket_mask)
 
 
-def find(c: Change, utf8: bytes, state: int = SEALED) -> int | None:
-    """The slot of the live object with this name, or of its claim if that is the state."""
+def find(c: Change, utf8: bytes) -> int | None:
+    """The slot of the live object with this name."""
+    for slot in _named(c, utf8):
+        if c[c.file.slot(slot) + WORD] & 0xFF == SEALED:
+            return slot
+    return None
+
+
+def look(c: Change, utf8: bytes) -> tuple[int | None, int | None]:
+    """The same, and the slot of the claim on this name."""
+    found: dict[int, int] = {c[c.file.slot(slot) + WORD] & 0xFF: slot for slot in _named(c, utf8)}
+    return found.get(SEALED), found.get(CLAIMED)
+
+
+def _named(c: Change, utf8: bytes) -> Iterator[int]:
+    """The slots that have this name."""
     file = c.file
     hashed = hash_of(file, utf8)
     for slot in chain(c, _bucket(c, hashed)):
         at = file.slot(slot)
-        if (
-            c[at + HASH] == hashed
-            and c[at + WORD] & 0xFF == state
-            and file.name(slot, c[at + SHAPE] >> 8 & 0xFFFF) == utf8
-        ):
-            return slot
-    return None
+        if c[at + HASH] == hashed and file.name(slot, c[at + SHAPE] >> 8 & 0xFFFF) == utf8:
+            yield slot
 
 
 def chain(c: Change, bucket: int) -> Iterator[int]:

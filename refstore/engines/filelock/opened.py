@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -10,15 +9,16 @@ from typing import Final, TypeVar
 from refstore import _messages, _waiting_messages
 from refstore._names import encode_key
 from refstore._refs import ObjectRef, parts_of
-from refstore.engines.filelock.attachment import Attachment, Call
+from refstore.engines.filelock.attachment import Attachment
+from refstore.engines.filelock.call import POLL, Call
 from refstore.engines.filelock.layout import CHANGES, COUNT
 from refstore.engines.filelock.life import here
 from refstore.engines.filelock.lookups import Parsed
 from refstore.engines.filelock.mapping import Mapping
+from refstore.engines.filelock.owners import Stay
 
-__all__ = ["NAP", "POLL", "Key", "Opened", "changes", "has_changed"]
+__all__ = ["NAP", "Key", "Opened", "changes", "has_changed"]
 
-POLL: Final = 0.05  # seconds between two looks at the word that says that names changed
 NAP: Final = 1.0  # seconds after which a sleeper looks in any case
 
 Key = ObjectRef | str
@@ -42,17 +42,18 @@ def has_changed(file: Mapping, seen: int) -> bool:
 class Opened:
     """One open store, of one `Store` object."""
 
-    __slots__ = ("_att",)
+    __slots__ = ("_att", "_stay")
 
     _att: Attachment | None
+    _stay: Stay | None
 
     def __new__(cls, *_: object, **__: object) -> Opened:
         self = super().__new__(cls)
-        self._att = None
+        self._att = self._stay = None
         return self
 
     def _open(self, att: Attachment) -> None:
-        self._att = att
+        self._att, self._stay = att, Stay(att)
 
     @property
     def _attachment(self) -> Attachment:
@@ -66,14 +67,16 @@ class Opened:
     def _call(self) -> Call:
         """The state of a public call that begins here."""
         life = here()
-        return Call(self._attachment, life)
+        return Call(self._attachment, life, stay=self._stay)
 
     @property
     def closed(self) -> bool:
         return self._att is None
 
     def close(self) -> None:
-        self._att = None
+        stay, self._att, self._stay = self._stay, None, None
+        if stay is not None:
+            stay.end()
 
     def _parse(self, att: Attachment, key: Key) -> Parsed:
         """A key as operations take it. Errors: ObjectNotFoundError, TypeError, ValueError."""
@@ -86,41 +89,24 @@ class Opened:
 
     # --- sleeping
 
-    def _look_until_found(
-        self, call: Call, what: str, look: Callable[[], T | None], nap: float = NAP
-    ) -> T | None:
+    def _look_until_found(self, call: Call, what: str, look: Callable[[], T | None]) -> T | None:
         """Result of `look`, once it finds something; None if it does not before the call is over.
 
         `what` waits, as in "wait('weights')". Nothing is held between two looks: no lock and no
         pin.
         """
-        file = call.att.file
+        att = call.att
         while True:
-            seen = changes(file)
+            seen = changes(att.file)
             found = look()
-            if found is not None:
+            if found is not None or not call.left(NAP):
                 return found
-            if not self._sleep(call, what, seen, nap):
-                return None
+            if att.is_removed() and call.run("a look", att.is_last):
+                raise _waiting_messages.abandoned(att.path, what)
+            self._sleep(call, seen, NAP)
 
-    def _sleep(self, call: Call, what: str, seen: int, nap: float) -> bool:
-        """Sleeps until names change, or for `nap` seconds; False at once if the call is over."""
-        att, now = call.att, time.monotonic()
-        if call.until is not None and call.until <= now:
-            return False
-        if _is_removed(att) and call.run("a look", att.is_last):
-            raise _waiting_messages.abandoned(att.path, what)
-        end = now + nap if call.until is None else min(now + nap, call.until)
-        while now < end and not has_changed(att.file, seen):
-            time.sleep(min(POLL, end - now))
-            call.life.require_ours(att.path)
-            if self._att is None:
-                raise _messages.closed()
-            now = time.monotonic()
-        return True
-
-
-def _is_removed(att: Attachment) -> bool:
-    """Whether nobody can attach any more."""
-    fd = att.file.descriptor_or_none()
-    return fd >= 0 and os.fstat(fd).st_nlink == 0
+    def _sleep(self, call: Call, seen: int, nap: float) -> None:
+        """Sleeps until names change after `seen`, for `nap` seconds or what the call has left."""
+        end = time.monotonic() + call.left(nap)
+        while (left := end - time.monotonic()) > 0 and not has_changed(call.att.file, seen):
+            call.sleep(min(POLL, left))

@@ -25,7 +25,7 @@ from refstore.engines.filelock.layout import (
     WORD,
 )
 
-__all__ = ["command_of", "origin_of", "pid_of", "take", "word"]
+__all__ = ["command_of", "is_known", "origin_of", "pid_of", "take", "word"]
 
 
 def take(c: Change, row: int) -> None:
@@ -35,9 +35,11 @@ def take(c: Change, row: int) -> None:
     if c[at]:
         return
     number = _unused(c)
-    if number is None or not c.file.commit_word(_entry(c, number) + ORIGIN_WORDS - 1):
-        number = UNKNOWN
-    elif not c.file.commit_word(_entry(c, number)):
+    if (
+        number is None
+        or not c.file.commit_word(_entry(c, number) + ORIGIN_WORDS - 1)
+        or not c.file.commit_word(_entry(c, number))
+    ):
         number = UNKNOWN
     else:
         entry = _entry(c, number)
@@ -80,6 +82,11 @@ def word(c: Change, row: int) -> int:
 def origin_of(c: Change, row: int) -> int:
     """The number of a row's origin; 0 if it has none yet."""
     return c[process_table.row_at(c.file, row) + ROW_ORIGIN]
+
+
+def is_known(c: Change, number: int) -> bool:
+    """Whether a number is one that a slot or a row may name."""
+    return number == UNKNOWN or number <= min(c[ORIGINS_USED], c.file.g.n_origins)
 
 
 def pid_of(c: Change, number: int) -> int:

@@ -68,6 +68,7 @@ from refstore.engines.filelock.layout import (
     WRITING,
 )
 
+OF_NAME = HARD | 0xFFFF00  # bits of SHAPE
 _LOW_32 = (1 << 32) - 1
 _LOW_64 = (1 << 64) - 1
 
@@ -76,11 +77,13 @@ class NoRoomError(Exception):
     """There is no slot, extent or memory; `why` is the end of a sentence that says which.
 
     `units`: of a block that had room, and a slot, if others went; None if that is no help.
+    `total`: of several blocks that did.
     """
 
-    def __init__(self, why: str, units: int | None = None) -> None:
+    def __init__(self, why: str, units: int | None = None, total: int | None = None) -> None:
         super().__init__(why)
         self.units = units
+        self.total = total
 
 
 class TooManyPinsError(Exception):
@@ -172,29 +175,36 @@ def _find_slot(c: Change) -> int:
 
 
 def _take_slot(c: Change, slot: int) -> None:
-    """It is in the list of free ones no longer."""
+    """It is in the list of free ones no longer, and in WRITING."""
+    at = c.file.slot(slot)
+    before = generation_of(c, slot)
+    if before == LAST_GENERATION:
+        raise c.file.damaged(f"slot {slot} is free, and had its last generation")
     if c[FREE_SLOT]:
-        c[FREE_SLOT] = c[c.file.slot(slot) + NEXT]
+        c[FREE_SLOT] = c[at + NEXT]
     else:
         c[SLOTS_USED] = slot + 1
+    c[at + WORD] = before + 1 << 8 | WRITING
+    c[at + SHAPE] = c[at + HASH] = c[at + NEXT] = 0
 
 
-def claim(c: Change, wanted: Wanted, by: By, near: bool) -> tuple[int, int]:
+def claim(c: Change, wanted: Wanted, by: By, near: bool, own: int | None = None) -> tuple[int, int]:
     """A slot in WRITING, with a block, its description and its meta as far as they lie outside of
     the block; returns it and its generation.
 
-    `near`: the block's memory is committed, too. Its maker can pin it without any more memory. If
-    it raises, the change has nothing of it.
+    `near`: the block's memory is committed, too. Its maker can pin it without any more memory.
+    `own`: a slot of the maker's that has no block, and may be claimed, instead of a new one. If it
+    raises, the change has nothing of it.
     """
     file, units = c.file, wanted.units
     if wanted.nbytes > file.header.capacity or units > file.g.units:
         raise NoRoomError(_messages.OVER_CAPACITY)
-    if not has_slot(c):
+    if own is None and not has_slot(c):
         raise NoRoomError(_messages.no_slot(file.g.max_objects), units)
     unit = extents.find(c, units)
     if unit is None:
         raise NoRoomError(_messages.NO_EXTENT, units)
-    slot = _find_slot(c)
+    slot = _find_slot(c) if own is None else own
     at, block, meta = file.slot(slot), file.block_at(unit), file.meta(slot)
     if (
         not extents.commit(c, unit, units)
@@ -203,27 +213,22 @@ def claim(c: Change, wanted: Wanted, by: By, near: bool) -> tuple[int, int]:
         or (wanted.meta and not file.commit_word(meta // 8))
     ):
         raise NoRoomError(_messages.NO_MEMORY)
-    before = generation_of(c, slot)
-    if before == LAST_GENERATION:
-        raise file.damaged(f"slot {slot} is free, and had its last generation")
-    generation = before + 1
-    _take_slot(c, slot)
+    if own is None:
+        _take_slot(c, slot)
     extents.take(c, unit, units)
-    c[at + WORD] = generation << 8 | WRITING
     c[at + OFFSET] = unit
     c[at + UNITS] = units
     c[at + NBYTES] = wanted.nbytes
-    c[at + SHAPE] = wanted.kind | len(wanted.text) << 32
+    c[at + SHAPE] = c[at + SHAPE] & OF_NAME | wanted.kind | len(wanted.text) << 32
     c[at + MAKER], c[at + ORIGIN], c[at + USE] = by
     c[at + META] = len(wanted.meta)
-    c[at + HASH] = c[at + NEXT] = 0
     # nobody reads the label of a slot that is free
     if not text_spill(len(wanted.text)):
         label = file.label(slot) + TEXT_AT
         file.octets[label : label + len(wanted.text)] = wanted.text
     if not meta_spill(len(wanted.meta)):
         file.octets[meta : meta + len(wanted.meta)] = wanted.meta
-    return slot, generation
+    return slot, generation_of(c, slot)
 
 
 def fit(c: Change, slot: int) -> int | None:
@@ -330,11 +335,15 @@ def unclaim(c: Change, slot: int) -> None:
     at = c.file.slot(slot)
     names.remove(c, slot)
     c[at + WORD] = c[at + WORD] & ~0xFF | WRITING
-    c[at + SHAPE] &= ~(0xFFFF00 | HARD)
+    c[at + SHAPE] &= ~OF_NAME
     c[at + HASH] = 0
-    if not c[at + UNITS]:
+    if not has_block(c, slot):
         c[at + WAITS_FOR] = 0
     _announce(c)
+
+
+def has_block(c: Change, slot: int) -> bool:
+    return c[c.file.slot(slot) + UNITS] != 0
 
 
 def is_hard(c: Change, claim: int) -> bool:

@@ -267,6 +267,10 @@ class StoreLock:
             )
         self._release()
 
+    def show_progress(self) -> None:
+        """Lets those who wait for the lock see that its holder, which has much to do, goes on."""
+        self.file.words[LOCK_COUNT] = self.file.words[LOCK_COUNT] + 1 & 0xFFFFFFFF
+
     # --- deferred work
 
     def is_alive(self) -> bool:

@@ -18,10 +18,11 @@ from refstore._errors import RefstoreError
 from refstore._names import encode_name
 from refstore._refs import ObjectRef, parts_of
 from refstore.engines.filelock import buffers, lookups, slots
-from refstore.engines.filelock.attachment import Attachment, Call
+from refstore.engines.filelock.attachment import Attachment
+from refstore.engines.filelock.call import POLL, Call
 from refstore.engines.filelock.layout import MAX_PINS
 from refstore.engines.filelock.mapping import Mapping
-from refstore.engines.filelock.opened import POLL, Key, Opened, changes, has_changed
+from refstore.engines.filelock.opened import Key, Opened, changes, has_changed
 from refstore.engines.filelock.pins import Pin
 
 __all__ = ["WaitingCalls", "Watch"]

@@ -1,6 +1,7 @@
 # The calls of a store on single objects, but for those that may wait for other processes, and its
 # reports: `engines/binding.py` makes them methods of Store.
 
+cimport cython
 cimport numpy as cnp
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint64_t, uint8_t
@@ -10,7 +11,7 @@ from refstore.engines.native.atomics cimport load_acquire
 from refstore.engines.native.error_codes cimport ERR_EXISTS, ERR_NOT_FOUND
 from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_RECOVERIES, NAME_LIMIT
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, slots_used, View
-from refstore.engines.native.slots cimport is_readable, pin
+from refstore.engines.native.slots cimport is_live, pin
 from refstore.engines.native.names cimport find, Found, Name, name_hash, remove, remove_named
 from refstore.engines.native.recovery cimport (
     recover_blocker_if_dead, recover_blocker_of, recover_dead,
@@ -42,8 +43,21 @@ cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
     return ERR_NOT_FOUND
 
 
+@cython.no_gc_clear     # what it owns goes when it is collected, in whatever order
 cdef class ObjectCalls:
+    # The calls on single objects, but for those that may wait, and those that report.
     cdef Attachment att
+    cdef bint is_closed         # what a call that waits looks at
+
+    def __dealloc__(self):
+        self.close_store()
+
+    cdef inline void close_store(self) noexcept:
+        cdef Attachment att = self.att
+        if att is not None:
+            self.is_closed = True
+            self.att = None
+            att.close_store()
 
     cdef inline Attachment use(self):
         if self.att is None:
@@ -53,7 +67,10 @@ cdef class ObjectCalls:
         return self.att
 
     def _open(self, Attachment att not None):
+        self.close_store()
         self.att = att
+        self.is_closed = False
+        att.stores += 1
 
     @property
     def _attachment(self):
@@ -64,7 +81,7 @@ cdef class ObjectCalls:
         return self.att is None
 
     def close(self):
-        self.att = None
+        self.close_store()
 
     def put(self, obj, *, name=None, replace=False, timeout=0, owned=False, evictable=None,
             meta=b""):
@@ -74,6 +91,7 @@ cdef class ObjectCalls:
             Draft draft
             Name parsed
         prepare(&att.view, &draft)
+        draft.is_closed = &self.is_closed
         if timeout is not NO_WAIT or owned is not False or evictable is not None \
                 or meta is not NO_META:
             read_terms(&draft, timeout, owned, evictable, meta)
@@ -88,6 +106,8 @@ cdef class ObjectCalls:
         ref.generation = draft.generation
         ref.tag = att.view.tag
         publish_object(&att.view, &draft, name, &parsed, replace)
+        if draft.owned:
+            att.delete_unless_open()
         return ref
 
     def create(self, nbytes=None, *, shape=None, dtype=None, order="C", header=None, name=None,
@@ -97,6 +117,7 @@ cdef class ObjectCalls:
             Writer writer = Writer.__new__(Writer)
             Draft draft
         prepare(&att.view, &draft)
+        draft.is_closed = &self.is_closed
         read_terms(&draft, timeout, owned, evictable, meta)
         require_bytes_or_shape(nbytes, shape, dtype)
         writer.parsed.hashed = 0
@@ -276,7 +297,7 @@ cdef class ObjectCalls:
 
 
 cdef inline bint is_live_object(View *v, uint64_t i, uint64_t generation) noexcept nogil:
-    return i < slots_used(v) and is_readable(load_acquire(&v.slots[i].word), generation)  # [seal]
+    return i < slots_used(v) and is_live(load_acquire(&v.slots[i].word), generation)  # [seal]
 
 
 cdef inline bint is_foreign(View *v, object key):

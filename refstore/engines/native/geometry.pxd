@@ -8,13 +8,14 @@ from refstore.engines.native.atomics cimport clz64
 from refstore.engines.native.layout cimport (
     BINS, Bucket, BUCKET_CELLS, CHUNK, CLASSES, COUNTERS, EXACT_BINS, FORMAT_VERSION, Header,
     HUGE_PAGE, INLINE_DIMS, Label, Maker, MAKERS, MAX_ROWS, Meta, NAME_LOCKS, NameLock, PAGE,
-    PageTag, Pool, Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, SMALL_LIMIT,
+    PageTag, Pool, QUEUES, Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, SMALL_LIMIT,
 )
 
 cdef struct Geometry:
     uint64_t pages              # of data
     uint64_t max_runs
     uint64_t buckets            # a power of two
+    uint64_t queue_cells        # of each queue
     uint64_t pins_stride        # bytes from one row's pins to the next row's
     uint64_t steps              # of the slot table
     uint64_t slot_words         # 64-bit words in a bitmap of slots
@@ -34,6 +35,7 @@ cdef struct Geometry:
     uint64_t labels_ready       # bit = step of the label table is committed
     uint64_t metas_ready        # the same of metas
     uint64_t index_ready        # bit = page of the index is committed
+    uint64_t queues_ready       # bit = page of queues and ghosts is committed
     uint64_t data_ready         # bit = chunk of the data is committed
     uint64_t fixed_end          # everything before is committed when the file is made
     uint64_t runs
@@ -42,6 +44,8 @@ cdef struct Geometry:
     uint64_t labels
     uint64_t metas
     uint64_t index
+    uint64_t queues             # one after the other, in whole pages each
+    uint64_t ghosts             # as many buckets as the index has
     uint64_t page_map
     uint64_t used_bits
     uint64_t data
@@ -90,6 +94,7 @@ cdef inline void lay_out(uint64_t capacity, uint64_t max_objects, Geometry *g) n
     g.buckets = PAGE // sizeof(Bucket)
     while g.buckets * BUCKET_CELLS < 2 * max_objects:
         g.buckets *= 2
+    g.queue_cells = round_up(max_objects, PAGE // 8)
     g.steps = (max_objects + SLOTS_PER_STEP - 1) // SLOTS_PER_STEP
     g.slot_words = (max_objects + 63) // 64
     g.run_words = (g.max_runs + 63) // 64
@@ -109,6 +114,8 @@ cdef inline void lay_out(uint64_t capacity, uint64_t max_objects, Geometry *g) n
     g.labels_ready = reserve(&at, g.pins_ready_words * 8, 64)
     g.metas_ready = reserve(&at, g.pins_ready_words * 8, 64)
     g.index_ready = reserve(&at, (g.buckets * sizeof(Bucket) // PAGE // 64 + 1) * 8, 64)
+    g.queues_ready = reserve(
+        &at, ((QUEUES * g.queue_cells * 8 + g.buckets * sizeof(Bucket)) // PAGE // 64 + 1) * 8, 64)
     g.data_ready = reserve(&at, (g.pages * PAGE // CHUNK // 64 + 1) * 8, 64)
     g.fixed_end = round_up(at, PAGE)
     at = g.fixed_end
@@ -118,6 +125,8 @@ cdef inline void lay_out(uint64_t capacity, uint64_t max_objects, Geometry *g) n
     g.labels = reserve(&at, g.steps * SLOTS_PER_STEP * sizeof(Label), PAGE)
     g.metas = reserve(&at, g.steps * SLOTS_PER_STEP * sizeof(Meta), PAGE)
     g.index = reserve(&at, g.buckets * sizeof(Bucket), PAGE)
+    g.queues = reserve(&at, QUEUES * g.queue_cells * 8, PAGE)
+    g.ghosts = reserve(&at, g.buckets * sizeof(Bucket), PAGE)
     g.page_map = reserve(&at, (g.pages + 1) * sizeof(PageTag), PAGE)
     g.used_bits = reserve(&at, (g.pages // 64 + 1) * 8, PAGE)     # committed with the page map
     g.data = reserve(&at, g.pages * PAGE, HUGE_PAGE if g.pages * PAGE >= HUGE_PAGE else CHUNK)

@@ -15,6 +15,8 @@
 #   labels      512 B each     a slot's name and long type description
 #   metas       264 B each     a slot's bytes of the user's own
 #   index       64 B each      buckets of eight cells, name -> slot
+#   queues      8 B each       slots by when they came, for s3fifo: the small queue, the main one
+#   ghosts      64 B each      buckets of eight names that were evicted, for s3fifo
 #   page map    16 B a page    free runs of pages, with boundary tags
 #   used bits   1 bit a page   which pages belong to a run or a slot
 #   data        4 KiB pages    the payloads; `capacity` counts these and nothing else
@@ -33,24 +35,25 @@
 # StoreCorruptedError, and check() reports what can be seen. A truth has one writer at a time, and
 # nothing that it could be rebuilt from.
 #
-#   truths  header: all but `moves` and `totals`; in particular `live` and `live_words` (whose pins
+#   truths  header: all but `moves`, `totals` and `tick`; in particular `live` and `live_words` (whose pins
 #           count) and `slots_used` (how far the table goes)
 #           pool: `lock`, `map_committed`, `runs_used`
 #           rows: `state`; name locks: `lock`
-#           slots: every field but `last_use`. The word says whether the object lives, `extent`,
+#           slots: every field; of `last_use` the bit EVICTABLE. The word says whether the object lives, `extent`,
 #           or `run` and `block`, which pages are its own; `mask` says which rows may pin it
 #           runs: `live`, `committed`, `first`, `pages`, `blocks`, of which `twin` is a second copy
 #           pins, labels, and the bits of memory that is there: pins_ready (also whose pins count),
-#           labels_ready, index_ready, data_ready
+#           labels_ready, index_ready, queues_ready, data_ready
 #   hints   bits of empty slots and of spare extents, of runs by class and of dead runs, their
 #           summaries, and a run's `free`: the slot's word decides, and the slot's own `run` and
 #           `block`
 #           a run's `slots` and `unowned`: an unowned block is one in both; else the slot decides
 #           pool: `top`, `bin_bits`, `bin_head`; page map; used bits: pages are free if their tags
-#           and links say so and no used bit denies it
+#           and links say so and no used bit denies it; slots and runs say whose they are else
+#           pool: `queue_end`, `queue_begin`, `ghosts_known`; queues; ghosts: what is evicted first
 #           pool: `orphans`, `class_pages`, `release_next`: how large, where to begin
 #           index: a cell leads to a slot, whose word and label decide; a lost one hides a name
-#           rows: `pid`, `command`, `recoverer`, counters; header: `moves`, `totals`
+#           rows: `pid`, `command`, `recoverer`, counters; header: `moves`, `totals`, `tick`
 #
 # The slot word:
 #
@@ -83,6 +86,7 @@
 #   CONDEMNED   RECLAIMING   reap        CAS seq_cst     recovery: -> FREE(gen+1)
 #   RECLAIMING  FREE(gen+1)  reap        store release   a sweep sets the hint bit
 #   RECLAIMING  RETIRED      reap        store release   a sweep sets the hint bit of its space
+#   RECLAIMING  WRITING      evict       store release   recovery: -> CONDEMNED, and reaped (gen+1)
 #
 # The generation stays but where (gen+1) says so. RETIRED, for ever, follows the last generation.
 # Plain stores are by the owner, or by who recovers it: nobody else changes the word meanwhile.
@@ -145,6 +149,8 @@ cdef enum:
     LABEL_TEXT = 254
     META_INLINE = 256           # bytes; longer ones lie in the block
 
+    QUEUES = 2                  # of s3fifo: the small one, the main one
+
     BINS = 256                  # free page runs by length: 1 to 32, then 8 bins per doubling
     BIN_WORDS = 4               # BINS bits
     EXACT_BINS = 32
@@ -164,14 +170,23 @@ cdef enum SlotState:
     MOVING                      # reserved
     SETTLING                    # reserved
 
+cdef enum:
+    # bit = state in which gets find the object; PUBLISHING: by its name alone
+    LIVE_STATES = 1 << PUBLISHING | 1 << SEALED | 1 << OFFERED
+
 cdef enum SlotFlag:
     FLAG_HARD_CLAIM = 1         # of CLAIMED: others get an error instead of the name
     FLAG_META = 2               # bytes of the user's own are in `metas`, or in the block
-    FLAG_USE = 12               # two bits of how often it was used, for s3fifo
 
 cdef enum:
-    # in `last_use`: the object may be evicted
-    EVICTABLE = 0x80000000
+    # `last_use`
+    EVICTABLE = 0x80000000      # the object may be evicted
+    IN_MAIN = 0x40000000        # it came to the main queue
+    USES = 0x30000000           # how often it was used since it came into a queue: two bits
+    USE_ONE = 0x10000000
+    TICK_MASK = 0x0FFFFFFF      # the tick of the last get; where there are queues, of the put
+    # `owned_by`: the row's process has left or is dead, and the object is as good as deleted
+    GOING = 0x8000
 
 cdef enum Evict:
     EVICT_NONE
@@ -274,7 +289,13 @@ cdef struct Pool:
     uint64_t _pad1[5]
     uint32_t room               # futex word: some room came free; by: anyone
     uint32_t room_until         # as NameLock.awake_until; by: anyone
-    uint8_t _pad2[2424]
+    uint64_t _pad2[7]
+    uint64_t queue_end[QUEUES]  # entries that ever came into each; by: anyone
+    uint64_t ghosts_known       # names that ever became ghosts; by: anyone
+    uint64_t _pad3[5]
+    uint64_t queue_begin[QUEUES]  # entries that ever left each; by: anyone
+    uint64_t _pad4[6]
+    uint8_t _pad5[2240]
 
 cdef struct Row:
     uint64_t state              # ROW_FREE, or another; by: row
@@ -329,7 +350,7 @@ cdef struct Slot:
     uint8_t kind                # Kind; by: owner
     uint8_t dtype               # numpy's number of a plain dtype + 1; 0: see the label; by: owner
     uint64_t name_hash          # 0: no name; by: owner
-    uint32_t last_use           # EVICTABLE, and the tick of the last get; by: owner, anyone
+    uint32_t last_use           # EVICTABLE and hints, see ages.pxd; by: owner, anyone
     uint8_t ndim                # axes of an array; by: owner
     uint8_t order               # 'C', 'F'; 'K': see the label, or there is no format; by: owner
     uint8_t text_nbytes         # of the label's text, 0 if none; by: owner
@@ -341,7 +362,7 @@ cdef struct Slot:
     uint64_t shape[INLINE_DIMS]  # of at most INLINE_DIMS axes; else see the label; by: owner
     uint32_t created            # 1/16 s after Header.made_at; by: owner
     uint16_t put_by             # maker + 1, or 0: not known; by: owner
-    uint16_t owned_by           # row + 1: goes with that row, or 0: nobody owns it; by: owner, anyone
+    uint16_t owned_by           # GOING, row + 1 of whom it goes with, or 0; by: owner, anyone
 
 cdef struct Label:
     uint8_t name_nbytes         # 0 to NAME_LIMIT; by: owner
@@ -359,8 +380,10 @@ cdef struct Bucket:
 cdef struct PageTag:
     uint32_t head               # length of the free run that starts here, or 0; by: space
     uint32_t tail               # length of the free run that ends here, or 0; by: space
-    uint32_t next               # in the bin: first page + 1, or 0; by: space
-    uint32_t prev               # the same, the other way; by: space
+    # of a free run: the next and the previous one in its bin, first page + 1, or 0. Of the first
+    # page of an extent: 0 in `prev`, and in `next` its slot + 1; of a run: 0, and its run + 1
+    uint32_t next               # by: space
+    uint32_t prev               # by: space
 
 # Equations over these fields. Each holds as long as no change is under way and no dead process
 # waits to be recovered; check() looks at each, and begins what it says of it with its name.
@@ -373,12 +396,15 @@ cdef struct PageTag:
 #   runs_used     no run past it is written
 #   labels_ready  the bit of a step is set if one of its labels is written
 #   index_ready   the bit of a page of the index is set if the page is written
+#   queues_ready  the bit of a page of the queues and ghosts is set if the page is written
 #   pins_ready    the bit of a step is set if a live row pins one of its slots
 #   data_ready    the bit of a chunk is set if bytes of an object lie in it
 #   state         each slot's state is one of SlotState
-#   owner         the word of a slot in WRITING, PUBLISHING, RECLAIMING or HELD names a live row,
-#                 and that of any other none; outside of a call it has none in RECLAIMING or HELD
+#   owner         the word of a slot in WRITING, PUBLISHING, RECLAIMING, HELD, CLAIMED or OFFERED
+#                 names a live row, and that of any other none; outside of a call it has none in
+#                 RECLAIMING, HELD or OFFERED
 #   kind          is one of Kind
+#   owned_by      of an object is 0, or row + 1 of a live row with owns_any, and not GOING
 #   size          nbytes + spill_nbytes <= the bytes of the slot's block
 #   offset        is where the block lies: at its extent, or in its run
 #   run           twin is run_twin() of a live run, and 0 of others; a slot's run is live and of its
@@ -391,6 +417,7 @@ cdef struct PageTag:
 #   overlap       no page is in two extents or runs, no block in two slots
 #   lost pages    pages below `top` == those of extents + those of live runs + those of free runs
 #   used          the bit of a page is set if and only if it is in an extent or a live run
+#   unit          the tag of the first page of an extent or a live run leads to it
 #   bins          a free run is in the list of its bin, and in no other; bin_bits has the bit of a
 #                 bin if and only if it has a list
 #   lost slot     a FREE slot has a hint by what it owns: empty_bits, spare_bits or its run's `free`
@@ -398,7 +425,7 @@ cdef struct PageTag:
 #   lost reap     a slot in CONDEMNED is pinned
 #   pins          a cell that is not 0 is of a live row and a slot that has an object
 #   mask          has the bit of each row with such a cell
-#   label         the name of a SEALED slot with a name_hash has that hash
+#   label         the name of a live object with a name_hash has that hash
 #   index         a cell of the name's buckets leads to such a slot; no two have one name
 #   lock          nobody holds the space lock, or a name's
 #   turn          is 0, or row + 1 of a live row
@@ -424,6 +451,8 @@ cdef inline void check_layout() noexcept nogil:
     STATIC_ASSERT(<size_t>&(<Slot*>NULL).created == 120)
     STATIC_ASSERT(<size_t>&(<Header*>NULL).any % 64 == 0)
     STATIC_ASSERT(<size_t>&(<Pool*>NULL).room % 64 == 0)
+    STATIC_ASSERT(<size_t>&(<Pool*>NULL).queue_end % 64 == 0)
+    STATIC_ASSERT(<size_t>&(<Pool*>NULL).queue_begin % 64 == 0)
     STATIC_ASSERT(SLOTS_PER_STEP * 4 == PAGE)
     STATIC_ASSERT(LIVE_WORDS * 64 == MAX_ROWS)
     STATIC_ASSERT(BIN_WORDS * 64 == BINS)

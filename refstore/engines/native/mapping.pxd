@@ -206,5 +206,6 @@ cdef inline int map_store(View *v, const Header *h) noexcept nogil:
     v.slot_limit = h.max_objects
     v.data_nbytes = v.g.file_size - v.g.data
     v.evicts = h.evict != EVICT_NONE
+    v.has_queues = h.evict == EVICT_S3FIFO
     v.child_fd = v.recovery_fd = -1
     return 0

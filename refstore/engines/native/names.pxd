@@ -13,7 +13,7 @@ from libc.string cimport memcmp, memcpy
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    assign, cas_acq_rel, load_acquire, load_relaxed, store_release, store_release_u32,
+    assign, cas_acq_rel, load_acquire, load_relaxed, store_release, store_release_u32, unlikely,
 )
 from refstore.engines.native.error_codes cimport (
     ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS, kind_of_error,
@@ -30,8 +30,7 @@ from refstore.engines.native.memory cimport commit_unit
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.waiting cimport announce
 from refstore.engines.native.slots cimport (
-    condemn, end_publishing, is_readable, make_word, pin, reap_condemned, unlikely, unpin,
-    word_generation,
+    condemn, end_publishing, is_live, make_word, pin, reap_condemned, unpin, word_generation,
 )
 
 cdef enum:
@@ -117,8 +116,12 @@ cdef inline uint64_t stripe_of(uint64_t hashed) noexcept nogil:
     return (hashed >> 8) % NAME_LOCKS
 
 
-cdef inline NameLock *name_lock_of(View *v, uint64_t hashed) noexcept nogil:
+cdef inline NameLock *stripe_named(View *v, uint64_t hashed) noexcept nogil:
     return name_lock_at(v, stripe_of(hashed))
+
+
+cdef inline uint64_t *name_lock_of(View *v, uint64_t hashed) noexcept nogil:
+    return &stripe_named(v, hashed).lock
 
 
 cdef inline bint bucket_is_ready(View *v, uint64_t bucket) noexcept nogil:
@@ -142,7 +145,7 @@ cdef inline bint cell_is_live(View *v, uint64_t cell) noexcept nogil:
     if cell == 0 or cell_slot(cell) >= v.slot_limit or cell_slot(cell) >= slots_used(v):
         return False
     word = load_acquire(&v.slots[cell_slot(cell)].word)                  # [seal]
-    return is_readable(word, word_generation(word)) \
+    return is_live(word, word_generation(word)) \
         and word_generation(word) & 0xFFFFF == cell >> 16 & 0xFFFFF
 
 
@@ -178,7 +181,7 @@ cdef inline bint had_name(View *v, Found *found, const Name *name) noexcept nogi
         return False
     if label[0] != name.nbytes or memcmp(label + 1, name.utf8, name.nbytes) != 0:
         return False
-    return is_readable(load_acquire(&v.slots[found.slot].word), found.generation)    # [seal]
+    return is_live(load_acquire(&v.slots[found.slot].word), found.generation)        # [seal]
 
 
 cdef inline int pin_named(View *v, Found *found, const Name *name) noexcept nogil:
@@ -268,7 +271,7 @@ cdef inline void unindex(View *v, uint64_t i, uint64_t generation, uint64_t hash
     cdef uint64_t *at = find_cell(v, cell, hashed)
     if at != NULL:
         cas_acq_rel(at, &cell, 0)                                        # [index]
-    announce(v, name_lock_of(v, hashed))
+    announce(v, stripe_named(v, hashed))
 
 
 cdef inline int count_live(View *v, Bucket *bucket) noexcept nogil:
@@ -330,7 +333,7 @@ cdef inline int publish(View *v, uint64_t i, bint replace) noexcept nogil:
         Slot *slot = &v.slots[i]
         Label *label = label_at(v, i)
         uint64_t hashed = slot.name_hash
-        NameLock *stripe = name_lock_of(v, hashed)
+        NameLock *stripe = stripe_named(v, hashed)
         Name name
         Found old
         int64_t reaped
@@ -373,11 +376,11 @@ cdef inline int remove(View *v, uint64_t i, uint64_t generation) noexcept nogil:
     if unlikely(got == ERR_BUSY):
         hashed = load_acquire(&v.slots[i].name_hash)  # [seal] as published
         # until its publisher is through, or known to be dead
-        got = lock(v, &name_lock_of(v, hashed).lock)
+        got = lock(v, name_lock_of(v, hashed))
         if got != 0:
             return got
         got = condemn(v, i, generation, True)
-        unlock(&name_lock_of(v, hashed).lock)
+        unlock(name_lock_of(v, hashed))
     if got == 0:
         if hashed:
             unindex(v, i, generation, hashed)

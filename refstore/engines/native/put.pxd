@@ -11,20 +11,23 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign, load_relaxed
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_INDEX, kind_of_error
 from refstore.engines.native.layout cimport (
-    COUNT_PUTS, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, Slot,
+    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, Slot,
 )
-from refstore.engines.native.view cimport count, label_at, View
+from refstore.engines.native.view cimport label_at, View
 from refstore.engines.native.memory cimport commit_labels
+from refstore.engines.native.ages cimport count_put, first_use
 from refstore.engines.native.slots cimport abandon, free_slot, reap_condemned, seal, word_generation
 from refstore.engines.native.names cimport Name, publish
+from refstore.engines.native.owners cimport note_owner
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
+from refstore.engines.native.queues cimport first_queue, push
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error, room_error
 from refstore.engines.native.contention cimport may_retry, may_retry_until
@@ -46,6 +49,7 @@ cdef struct Draft:
     bint is_begun               # the slot is ours, and has room
     # what the caller asked for
     uint64_t deadline           # for room, as deadline_ns()
+    const bint *is_closed       # the store that was asked, meanwhile; or NULL
     bint owned                  # by this process
     bint evictable
     const char *meta            # bytes of the user's own
@@ -56,6 +60,7 @@ cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.life = v.life
     draft.is_begun = False
     draft.deadline = 0
+    draft.is_closed = NULL
     draft.owned = False
     draft.evictable = v.evicts
     draft.meta_nbytes = 0
@@ -83,7 +88,7 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
         int got = ERR_FULL
         Slot *slot
     if nbytes <= v.header.capacity:
-        got = allocate_slot(v, nbytes + spill, draft.deadline, &draft.slot)
+        got = allocate_slot(v, nbytes + spill, draft.deadline, draft.is_closed, &draft.slot)
     if got != 0:
         raise room_error(v, got, nbytes, draft.deadline != 0)
     draft.is_begun = True
@@ -99,6 +104,11 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     assign(slot.spill_nbytes, 0)
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
+    assign(slot.last_use, first_use(v, draft.evictable))
+    assign(slot.owned_by, 0)
+    if draft.owned:
+        note_owner(v)
+        assign(slot.owned_by, <uint16_t>(v.row + 1))
     return slot
 
 
@@ -154,6 +164,8 @@ cdef inline int publish_object(View *v, const Draft *draft, object text, Name *n
     # Seals what we wrote. If this fails it is given up.
     cdef uint64_t i = draft.slot
     cdef uint64_t nbytes = v.slots[i].nbytes
+    cdef uint64_t generation = word_generation(load_relaxed(&v.slots[i].word))  # relaxed: ours
+    cdef int queue = first_queue(v, i, name.hashed) if v.has_queues else -1
     cdef int got
     failpoint()
     if name.hashed == 0:
@@ -171,7 +183,9 @@ cdef inline int publish_object(View *v, const Draft *draft, object text, Name *n
             recover_blocker_of(v, got)
             raise put_error(v, got, nbytes, text)
         recover_blocker_if_dead(v, got)         # of what was replaced
-    count(v, COUNT_PUTS, 1)
+    if queue >= 0:
+        push(v, queue, i, generation)
+    count_put(v, nbytes)
     return 0
 
 

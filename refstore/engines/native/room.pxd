@@ -23,8 +23,8 @@ from refstore.engines.native.memory cimport commit_data, note_refusal, step_end,
 from refstore.engines.native.waiting cimport announce_room, begin_nap, LIVENESS_NAP_MS, Nap
 from refstore.engines.native.slots cimport pins_condemned, unclaim, word_row, word_state
 from refstore.engines.native.runs cimport held_elsewhere
-from refstore.engines.native.blocks cimport allocate_block
 from refstore.engines.native.recovery cimport recover_dead, row_is_dead, sweep
+from refstore.engines.native.eviction cimport Eviction, find_room, is_full, prepare_eviction
 from refstore.engines.native.stats cimport longest_gap, mark_pages
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.contention cimport may_retry_until
@@ -77,14 +77,17 @@ cdef inline int commit_extent(View *v, uint64_t i) except? -128:
 
 cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bint is_thorough,
                                 uint64_t *slot) except? -128:
-    # When there is none, and it `is_thorough`: what dead processes held, then what garbage of this
-    # one still pins.
+    # When there is none: if it `is_thorough`, what dead processes held, then what garbage of this
+    # one still pins; then what may be evicted. In a store with a policy that comes first, since it
+    # is there to be full.
     cdef uint64_t life = v.life
     cdef int got, recovery = 0
     cdef int attempt = 0 if is_thorough else ATTEMPTS
     cdef uint64_t since = 0, held = 0, before
+    cdef Eviction eviction
+    prepare_eviction(v, &eviction)
     while True:
-        got = allocate_block(v, nbytes, slot)
+        got = find_room(v, nbytes, &eviction, slot)
         if got == ERR_UNCOMMITTED:
             got = commit_extent(v, slot[0])
         if got == 0:
@@ -102,6 +105,8 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bin
             import gc
             gc.collect()
             python_ran(v, life, "collecting garbage")
+        elif not eviction.is_due:
+            eviction.is_due = True
         elif kind_of_error(recovery) == ERR_BUSY:
             return recovery         # room may come back from one that stands still
         elif got == ERR_FULL_SLOTS and attempt < ATTEMPTS:
@@ -123,21 +128,19 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bin
 
 # Waiting
 
-cdef inline bint is_full(int error) noexcept nogil:
-    cdef int kind = kind_of_error(error)
-    return kind == ERR_FULL or kind == ERR_FULL_SLOTS or kind == ERR_NO_MEMORY
-
-
-cdef inline bint is_turn_of_others(View *v) noexcept nogil:
+cdef inline bint is_turn_of_others(View *v, uint64_t number) noexcept nogil:
+    # `number`: of the call that asks, among those of this process
     cdef uint64_t turn = load_acquire(&v.pool.turn)                      # [lock]
-    return turn != 0 and turn != v.row + 1 and not row_is_dead(v, turn - 1)
+    if turn == v.row + 1:
+        return v.turn_of != 0 and v.turn_of != number
+    return turn != 0 and not row_is_dead(v, turn - 1)
 
 
 cdef inline bint take_turn(View *v, const RoomWait *wait) noexcept nogil:
     cdef uint64_t turn = load_acquire(&v.pool.turn)                      # [lock]
-    if turn == v.row + 1 and v.turn_of:
-        return v.turn_of == wait.number
-    if is_turn_of_others(v) or not cas_acq_rel(&v.pool.turn, &turn, v.row + 1):          # [lock]
+    if turn == v.row + 1 and v.turn_of == wait.number:
+        return True
+    if is_turn_of_others(v, wait.number) or not cas_acq_rel(&v.pool.turn, &turn, v.row + 1):          # [lock]
         return False
     v.turn_of = wait.number
     return True
@@ -202,8 +205,8 @@ cdef inline bint waits_in_vain(View *v, uint64_t nbytes, int error) except -1:
         and (link_count(file_of(v)) == 0 or not could_fit(v, nbytes, error))
 
 
-cdef inline int wait_for_room(View *v, uint64_t nbytes, uint64_t deadline,
-                              uint64_t *slot) except? -128:
+cdef inline int wait_for_room(View *v, uint64_t nbytes, uint64_t deadline, const bint *is_closed,
+                              uint64_t number, uint64_t *slot) except? -128:
     # As try_to_allocate(), until there is room or the time is over.
     cdef:
         uint64_t life = v.life
@@ -211,9 +214,8 @@ cdef inline int wait_for_room(View *v, uint64_t nbytes, uint64_t deadline,
         RoomWait wait
         Nap nap
         int got = ERR_FULL
-    v.waits_for_room += 1
     memset(&wait, 0, sizeof(RoomWait))
-    wait.number = v.waits_for_room
+    wait.number = number
     wait.tried_at = wait.thorough_at = now
     try:
         while True:
@@ -227,6 +229,9 @@ cdef inline int wait_for_room(View *v, uint64_t nbytes, uint64_t deadline,
                 return got
             sleep_through(v, life, &nap, deadline)
             look_for_signals(v, life, "waiting for room")
+            if is_closed != NULL and is_closed[0]:
+                from refstore import _messages
+                raise _messages.closed()
             now = now_ns()
             if now >= nap.end:
                 recover_dead(v, False)
@@ -246,12 +251,18 @@ cdef inline int try_again(View *v, RoomWait *wait, uint64_t nbytes, uint64_t dea
     return try_to_allocate(v, nbytes, deadline, is_thorough, slot)
 
 
-cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline,
+cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline, const bint *is_closed,
                               uint64_t *slot) except? -128:
-    # A slot of ours, in WRITING, with room for so much; or an error. `deadline`: as deadline_ns().
-    cdef int got = ERR_FULL
-    if deadline == 0 or not is_turn_of_others(v):
+    # A slot of ours, in WRITING, with room for so much; or an error. `deadline`: as deadline_ns();
+    # `is_closed`: whether another thread has closed the store that was asked, or NULL.
+    cdef uint64_t number
+    cdef int got
+    if deadline == 0:
+        return try_to_allocate(v, nbytes, 0, True, slot)
+    v.waits_for_room += 1
+    number = v.waits_for_room
+    if not is_turn_of_others(v, number):
         got = try_to_allocate(v, nbytes, deadline, True, slot)
-    if deadline == 0 or not is_full(got) or nbytes > v.g.pages * PAGE:
-        return got
-    return wait_for_room(v, nbytes, deadline, slot)
+        if not is_full(got):
+            return got
+    return wait_for_room(v, nbytes, deadline, is_closed, number, slot)

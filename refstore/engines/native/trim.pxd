@@ -13,7 +13,7 @@ from refstore.engines.native.memory cimport clear_ready, next_ready, next_unread
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport unclaim
 from refstore.engines.native.bins cimport (
-    are_used, BROKEN, heads_bin, insert_free, is_listed, mark_used,
+    are_used, BROKEN, heads_bin, insert_free, is_listed, mark_used, name_owner,
 )
 from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.pages cimport free_pages, take_piece
@@ -96,6 +96,7 @@ cdef inline int trim_piece(View *v, uint64_t slot, uint64_t extent, uint64_t fir
         # what finds the slot later compares the two
         assign(v.slots[slot].offset, v.g.data + first * PAGE)
         assign(v.slots[slot].extent, make_extent(first, pages))
+        name_owner(v, first, slot + 1, 0)
     unlock(&v.pool.lock)
     if not taken:
         return 0

@@ -54,7 +54,11 @@ cdef struct View:
     uint8_t *pins_ready         # by step: our row's pins are committed
     uint64_t runs_seen          # run records below this are committed
     uint64_t data_nbytes
-    bint evicts                 # gets say when, so that what is not used for long may go
+    bint evicts                 # what does not say otherwise may be evicted
+    bint has_queues             # by s3fifo: gets count, where else they say when
+    uint64_t random             # never 0
+    uint32_t recovered_at       # tick at which we last looked for dead processes before evicting
+    uint64_t next_tick          # bytes that we shall have put when the clock of ages moves on
     uint32_t class_sizes[256]   # bytes of a block by size_class, 0 of those that are none
     uint32_t current[CLASSES]   # run + 1 that we cut from, or 0
     uint32_t recent[RECENT]     # slots + 1 whose extents we freed last

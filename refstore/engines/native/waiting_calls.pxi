@@ -8,7 +8,7 @@ from refstore.engines.native.layout cimport COUNT_GETS, NameLock
 from refstore.engines.native.view cimport count, View
 from refstore.engines.native.waiting cimport begin_nap, Nap, NAP_MS
 from refstore.engines.native.slots cimport unpin
-from refstore.engines.native.names cimport find, Found, Name, name_lock_of
+from refstore.engines.native.names cimport find, Found, Name, stripe_named
 from refstore.engines.native.stripes cimport see_changes
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.errors cimport get_error
@@ -73,7 +73,7 @@ cdef class WaitingCalls(ObjectCalls):
             bint is_known = False
             int got
         read_name(v, name, &parsed, False)
-        stripe = name_lock_of(v, parsed.hashed)
+        stripe = stripe_named(v, parsed.hashed)
         while True:
             begin_nap(&nap, &stripe.changes, &stripe.awake_until, NAP_MS)
             got = find_newer(v, name, &parsed, known, found, &is_known)
@@ -159,7 +159,3 @@ cdef int find_newer(View *v, object text, const Name *name, const Found *known, 
             raise get_error(v, got, text, False)
         return ERR_NOT_FOUND
     return got
-
-
-cdef class Engine(WaitingCalls):
-    """The native engine: what `refstore.Store` is, less what needs no speed."""

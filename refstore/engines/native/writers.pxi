@@ -133,6 +133,7 @@ cdef class Writer(Block):
         try:
             publish_object(&self.att.view, &draft, self.name, &self.parsed, self.replaces)
             self.is_sealed = True
+            self.home.delete_unless_open()
         except ObjectExistsError:
             raise _messages.taken_meanwhile(att.path, self.name) from None
         finally:

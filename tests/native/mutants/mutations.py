@@ -7,21 +7,11 @@ lists them by their numbers.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from tests.native.mutants.mutation import Mutation
+from tests.native.mutants.of_owners import OF_OWNERS
+from tests.native.mutants.of_waiting import OF_WAITING
 
-
-class Mutation(NamedTuple):
-    """One mistake."""
-
-    name: str
-    hole: str  # what goes wrong by it
-    file: str
-    old: str
-    new: str
-    shown_by: tuple[str, ...] = ()  # tests, or the part of `make crash`, with it in mind
-
-
-SLEEPERS = ("tests/native/crash/test_sleepers.py",)
+__all__ = ["MUTATIONS", "Mutation"]
 
 MUTATIONS = [
     Mutation(
@@ -296,51 +286,6 @@ MUTATIONS = [
         ("tests.native.crash.interleave", "--only=populated put_named put_named"),
     ),
     Mutation(
-        "announced_first",
-        "who looks and sleeps between the announcement and the change is told nothing",
-        "names.pxd",
-        "    else:\n        got = publish_locked(v, i, hashed, &old, found >= 0)\n"
-        "    if got == 0:\n        announce(v, stripe)\n",
-        "    else:\n        announce(v, stripe)\n"
-        "        got = publish_locked(v, i, hashed, &old, found >= 0)\n",
-        SLEEPERS,
-    ),
-    Mutation(
-        "recovered_in_silence",
-        "a publisher dies before it has told anybody, and so does nobody else",
-        "recovery.pxd",
-        "            announce(v, stripe)\n",
-        "            pass\n",
-        SLEEPERS,
-    ),
-    Mutation(
-        "word_read_after_the_look",
-        "what is published between the look and the reading of the word wakes nobody",
-        "waiting_calls.pxi",
-        "            begin_nap(&nap, &stripe.changes, &stripe.awake_until, NAP_MS)\n"
-        "            got = find_newer(v, name, &parsed, known, found, &is_known)\n",
-        "            got = find_newer(v, name, &parsed, known, found, &is_known)\n"
-        "            begin_nap(&nap, &stripe.changes, &stripe.awake_until, NAP_MS)\n",
-        SLEEPERS,
-    ),
-    Mutation(
-        "one_is_woken",
-        "of those who wait for names of one stripe only one looks again",
-        "system.pxd",
-        "FUTEX_WAKE, INT_MAX,",
-        "FUTEX_WAKE, 1,",
-        SLEEPERS,
-    ),
-    Mutation(
-        "removed_in_silence",
-        "a name that is deleted wakes nobody",
-        "names.pxd",
-        "        cas_acq_rel(at, &cell, 0)                                        # [index]\n"
-        "    announce(v, name_lock_of(v, hashed))\n",
-        "        cas_acq_rel(at, &cell, 0)                                        # [index]\n",
-        ("tests/api/test_waiting.py", "-k=native"),
-    ),
-    Mutation(
         "slots_held_without_claim",
         "H32: a run is dissolved under a block that was taken meanwhile",
         "runs.pxd",
@@ -367,8 +312,8 @@ MUTATIONS = [
         "named_before_filled",
         "H35: a creator's death leaves half a store",
         "opening.pxd",
-        "        fill_file(fd, path, capacity, max_objects, temporary)\n        if getpid() != creator:\n            raise not_the_same(path)\n        failed = link_unnamed(fd, os.fsencode(path))\n",
-        "        failed = link_unnamed(fd, os.fsencode(path))\n        fill_file(fd, path, capacity, max_objects, temporary)\n",
+        "        fill_file(fd, path, capacity, max_objects, temporary, evict)\n        if getpid() != creator:\n            raise not_the_same(path)\n        failed = link_unnamed(fd, os.fsencode(path))\n",
+        "        failed = link_unnamed(fd, os.fsencode(path))\n        fill_file(fd, path, capacity, max_objects, temporary, evict)\n",
     ),
     Mutation(
         "pin_unmarked",
@@ -473,4 +418,6 @@ MUTATIONS = [
         "            if v.runs[r].slots[j] == 0 and used < n:\n",
         ("tests.fuzz.hints", "--only=].slots"),
     ),
+    *OF_OWNERS,
+    *OF_WAITING,
 ]
