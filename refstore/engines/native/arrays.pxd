@@ -16,7 +16,7 @@ from refstore.engines.native.system cimport (
     close, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, mmap, O_RDONLY, PROT_READ, PROT_WRITE, reopen,
 )
 from refstore.engines.native.view cimport file_of, label_at, labels_are_committed, View
-from refstore.engines.native.errors cimport path_of
+from refstore.engines.native.points cimport path_of
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX

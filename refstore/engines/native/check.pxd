@@ -319,6 +319,9 @@ cdef inline void check_locks(View *v, set problems):
     owner = load_acquire(&v.pool.lock)                                   # [lock]
     if is_stray(v, owner):
         problems.add(f"lock: the space lock is held by row {owner - 1}")
+    owner = load_acquire(&v.pool.turn)                                   # [lock]
+    if owner and not is_live_row(v, owner - 1):
+        problems.add(f"turn: row {owner - 1} has the turn to wait for room, and nobody has it")
     for k in range(<uint64_t>NAME_LOCKS):
         owner = load_acquire(&name_lock_at(v, k).lock)                   # [lock]
         if is_stray(v, owner):

@@ -1,4 +1,5 @@
-# The calls of a store on this engine: `engines/binding.py` makes them methods of Store.
+# The calls of a store on single objects, but for those that may wait for other processes, and its
+# reports: `engines/binding.py` makes them methods of Store.
 
 cimport cython
 cimport numpy as cnp
@@ -8,7 +9,7 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire
 from refstore.engines.native.error_codes cimport ERR_EXISTS, ERR_NOT_FOUND
-from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_GETS, COUNT_RECOVERIES, NAME_LIMIT
+from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_RECOVERIES, NAME_LIMIT
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, slots_used, View
 from refstore.engines.native.slots cimport is_live, pin
 from refstore.engines.native.names cimport find, Found, Name, name_hash, remove, remove_named
@@ -23,9 +24,9 @@ from refstore.engines.native.check cimport find_problems
 from refstore.engines.native.holders cimport all_holders, as_holder, holders_of, process_info
 from refstore.engines.native.errors cimport blocked, census_of, get_error, put_error
 from refstore.engines.native.contention cimport may_retry
+from refstore.engines.native.sleeping cimport deadline_ns
 from refstore.engines.native.put cimport (
-    begin_object, Draft, prepare, publish_object, put_array, put_buffer, put_bytes, set_deadline,
-    set_meta,
+    begin_object, Draft, prepare, publish_object, put_array, put_buffer, put_bytes, set_meta,
 )
 
 import numpy as np
@@ -45,8 +46,9 @@ cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
 
 @cython.no_gc_clear     # what it owns goes when it is collected, in whatever order
 cdef class ObjectCalls:
-    # The calls on single objects, and those that report.
+    # The calls on single objects, but for those that may wait, and those that report.
     cdef Attachment att
+    cdef bint is_closed         # what a call that waits looks at
 
     def __dealloc__(self):
         self.close_store()
@@ -54,6 +56,7 @@ cdef class ObjectCalls:
     cdef inline void close_store(self) noexcept:
         cdef Attachment att = self.att
         if att is not None:
+            self.is_closed = True
             self.att = None
             att.close_store()
 
@@ -67,6 +70,7 @@ cdef class ObjectCalls:
     def _open(self, Attachment att not None):
         self.close_store()
         self.att = att
+        self.is_closed = False
         att.stores += 1
 
     @property
@@ -88,6 +92,7 @@ cdef class ObjectCalls:
             Draft draft
             Name parsed
         prepare(&att.view, &draft)
+        draft.is_closed = &self.is_closed
         if timeout is not NO_WAIT or owned is not False or evictable is not None \
                 or meta is not NO_META:
             read_terms(&draft, timeout, owned, evictable, meta)
@@ -101,7 +106,7 @@ cdef class ObjectCalls:
         ref.slot = draft.slot
         ref.generation = draft.generation
         ref.tag = att.view.tag
-        publish_object(&att.view, draft.life, ref.slot, name, &parsed, replace)
+        publish_object(&att.view, &draft, name, &parsed, replace)
         if draft.owned:
             att.delete_unless_open()
         return ref
@@ -113,6 +118,7 @@ cdef class ObjectCalls:
             Writer writer = Writer.__new__(Writer)
             Draft draft
         prepare(&att.view, &draft)
+        draft.is_closed = &self.is_closed
         read_terms(&draft, timeout, owned, evictable, meta)
         require_bytes_or_shape(nbytes, shape, dtype)
         writer.parsed.hashed = 0
@@ -135,30 +141,6 @@ cdef class ObjectCalls:
         writer.enlist()
         writer.replaces = replace
         return writer
-
-    def get(self, key, *, timeout=0, writable=False):
-        cdef:
-            Attachment att = self.use()
-            # first: nothing may fail once the pin is ours
-            PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)
-            Found found
-            uint64_t since = 0
-            int got
-        while True:
-            got = self.pin_key(att, key, &found)
-            if got >= 0:
-                break
-            if not may_retry(&att.view, &got, &since):
-                recover_blocker_of(&att.view, got)
-                raise get_error(&att.view, got, key, is_foreign(&att.view, key))
-        if adopt_pin(buf, att, found.slot, found.generation).order != c'C':
-            buf = as_direct(buf)
-        if got > 0:
-            recover_blocker_if_dead(&att.view, got)
-        count(&att.view, COUNT_GETS, 1)
-        if writable is not False and writable:
-            buf.go_private()
-        return buf
 
     cdef inline int pin_key(self, Attachment att, object key, Found *found) except? -128:
         # 0, or row + 1 as find() says, and a pin; or an error
@@ -331,7 +313,7 @@ cdef object NO_META = b""
 
 cdef inline int read_terms(Draft *draft, object timeout, object owned, object evictable,
                            object meta) except -1:
-    set_deadline(draft, timeout)
+    draft.deadline = deadline_ns(timeout)
     draft.owned = bool(owned)
     if evictable is not None:
         draft.evictable = bool(evictable)

@@ -431,6 +431,7 @@ cdef struct PageTag:
 #   label         the name of a live object with a name_hash has that hash
 #   index         a cell of the name's buckets leads to such a slot; no two have one name
 #   lock          nobody holds the space lock, or a name's
+#   turn          is 0, or row + 1 of a live row
 
 cdef inline void check_layout() noexcept nogil:
     STATIC_ASSERT(sizeof(Header) == 4096)

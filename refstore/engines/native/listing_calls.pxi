@@ -23,7 +23,7 @@ from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.arrays cimport kind_of
 
 
-cdef class ListingCalls(ObjectCalls):
+cdef class ListingCalls(WaitingCalls):
     def _info(self, key):
         # the fields of ObjectInfo, in its order
         cdef:

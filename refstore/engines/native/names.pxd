@@ -5,7 +5,8 @@
 #
 # Writers of a name take its lock; readers take none. A name goes over to a new object by one CAS of
 # its cell, before the old object is condemned, so a reader who meets the condemned one finds the
-# cell changed and looks again.
+# cell changed and looks again. Whoever changes where a name leads announces that, so that who waits
+# for it looks again.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
@@ -19,7 +20,7 @@ from refstore.engines.native.error_codes cimport (
     left_behind, with_blocker,
 )
 from refstore.engines.native.layout cimport (
-    Bucket, BUCKET_CELLS, CONDEMNED, Label, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot,
+    Bucket, BUCKET_CELLS, CONDEMNED, Label, NAME_LOCKS, NameLock, PAGE, PUBLISHING, SEALED, Slot,
 )
 from refstore.engines.native.view cimport (
     bits_at, bucket_at, damage, is_ready, label_at, labels_are_committed, name_lock_at, slots_used,
@@ -27,6 +28,7 @@ from refstore.engines.native.view cimport (
 )
 from refstore.engines.native.memory cimport commit_unit
 from refstore.engines.native.lock cimport lock, unlock
+from refstore.engines.native.waiting cimport announce
 from refstore.engines.native.slots cimport (
     condemn, end_publishing, is_live, make_word, pin, reap_condemned, unpin, word_generation,
 )
@@ -109,8 +111,17 @@ cdef inline uint64_t cell_slot(uint64_t cell) noexcept nogil:
     return cell >> 36
 
 
+cdef inline uint64_t stripe_of(uint64_t hashed) noexcept nogil:
+    # the number of the name's lock, which other names share
+    return (hashed >> 8) % NAME_LOCKS
+
+
+cdef inline NameLock *stripe_named(View *v, uint64_t hashed) noexcept nogil:
+    return name_lock_at(v, stripe_of(hashed))
+
+
 cdef inline uint64_t *name_lock_of(View *v, uint64_t hashed) noexcept nogil:
-    return &name_lock_at(v, (hashed >> 8) % NAME_LOCKS).lock
+    return &stripe_named(v, hashed).lock
 
 
 cdef inline bint bucket_is_ready(View *v, uint64_t bucket) noexcept nogil:
@@ -260,6 +271,7 @@ cdef inline void unindex(View *v, uint64_t i, uint64_t generation, uint64_t hash
     cdef uint64_t *at = find_cell(v, cell, hashed)
     if at != NULL:
         cas_acq_rel(at, &cell, 0)                                        # [index]
+    announce(v, stripe_named(v, hashed))
 
 
 cdef inline int count_live(View *v, Bucket *bucket) noexcept nogil:
@@ -321,13 +333,14 @@ cdef inline int publish(View *v, uint64_t i, bint replace) noexcept nogil:
         Slot *slot = &v.slots[i]
         Label *label = label_at(v, i)
         uint64_t hashed = slot.name_hash
+        NameLock *stripe = stripe_named(v, hashed)
         Name name
         Found old
         int64_t reaped
         int got = ensure_buckets_committed(v, hashed)
         int found
     if got == 0:
-        got = lock(v, name_lock_of(v, hashed))
+        got = lock(v, &stripe.lock)
     if got != 0:
         return got
     name.utf8 = label.name
@@ -340,7 +353,9 @@ cdef inline int publish(View *v, uint64_t i, bint replace) noexcept nogil:
         got = found
     else:
         got = publish_locked(v, i, hashed, &old, found >= 0)
-    unlock(name_lock_of(v, hashed))
+    if got == 0:
+        announce(v, stripe)
+    unlock(&stripe.lock)
     # what was replaced is freed, if nobody else reads it
     reaped = max(unpin(v, old.slot), found) if found >= 0 else left_behind(found)
     if got == 0:

@@ -16,34 +16,23 @@ from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign, load_relaxed
-from refstore.engines.native.error_codes cimport (
-    blocked_by, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_INDEX,
-    ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, kind_of_error,
-)
+from refstore.engines.native.error_codes cimport ERR_FULL, ERR_INDEX, kind_of_error
 from refstore.engines.native.layout cimport (
-    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot,
+    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, Slot,
 )
-from refstore.engines.native.geometry cimport extent_first, extent_pages
-from refstore.engines.native.view cimport file_of, label_at, View
-from refstore.engines.native.memory cimport (
-    commit_data, commit_labels, note_refusal, step_end, wants_huge_pages,
-)
+from refstore.engines.native.view cimport label_at, View
+from refstore.engines.native.memory cimport commit_labels
 from refstore.engines.native.ages cimport count_put, first_use
-from refstore.engines.native.slots cimport (
-    abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim, word_generation, word_row,
-)
+from refstore.engines.native.slots cimport abandon, free_slot, reap_condemned, seal, word_generation
 from refstore.engines.native.makers cimport sign
-from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.names cimport Name, publish
 from refstore.engines.native.owners cimport note_owner
-from refstore.engines.native.recovery cimport (
-    recover_blocker_if_dead, recover_blocker_of, recover_dead, row_is_dead, sweep,
-)
+from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.queues cimport first_queue, push
-from refstore.engines.native.eviction cimport Eviction, find_room, prepare_eviction
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
-from refstore.engines.native.errors cimport put_error
-from refstore.engines.native.contention cimport may_retry
+from refstore.engines.native.errors cimport put_error, room_error
+from refstore.engines.native.contention cimport may_retry, may_retry_until
+from refstore.engines.native.room cimport allocate_slot
 from refstore.engines.native.arrays cimport (
     dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_layout, set_text, Shape,
     view_of,
@@ -52,7 +41,6 @@ from refstore.engines.native.arrays cimport (
 cdef enum:
     RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
     PIECE = 33554432            # bytes that are copied between two looks at signals
-    ATTEMPTS = 8                # to find a slot that nobody has in hand
 
 cdef struct Draft:
     # An object that this process is putting.
@@ -61,8 +49,8 @@ cdef struct Draft:
     uint64_t generation
     bint is_begun               # the slot is ours, and has room
     # what the caller asked for
-    bint waits                  # for room, until `deadline`
-    uint64_t deadline           # ns of CLOCK_MONOTONIC, or 0: for ever
+    uint64_t deadline           # for room, as deadline_ns()
+    const bint *is_closed       # the store that was asked, meanwhile; or NULL
     bint owned                  # by this process
     bint evictable
     const char *meta            # bytes of the user's own
@@ -72,18 +60,11 @@ cdef struct Draft:
 cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.life = v.life
     draft.is_begun = False
-    draft.waits = False
+    draft.deadline = 0
+    draft.is_closed = NULL
     draft.owned = False
     draft.evictable = v.evicts
     draft.meta_nbytes = 0
-
-
-cdef inline int set_deadline(Draft *draft, object timeout) except -1:
-    from refstore._arguments import deadline_of
-    at = deadline_of(timeout)
-    draft.waits = timeout is None or timeout > 0
-    draft.deadline = 0 if at is None else <uint64_t>(<double>at * 1e9)
-    return 0
 
 
 cdef inline int set_meta(Draft *draft, object meta) except -1:
@@ -102,96 +83,15 @@ cdef inline void discard(View *v, Draft *draft) noexcept:
     draft.is_begun = False
 
 
-cdef inline int commit_extent(View *v, uint64_t i) except? -128:
-    # Memory for the extent of a slot that is ours, without the GIL; without it, the slot is given
-    # back.
-    cdef:
-        uint64_t life = v.life
-        uint64_t page = extent_first(v.slots[i].extent)
-        uint64_t end = page + extent_pages(v.slots[i].extent)
-        uint64_t stop
-        int fd, got = 0
-        bint huge, refused
-    try:
-        while page < end and (got == 0 or got == ERR_SIGNALS):
-            stop = step_end(page, end)
-            huge = wants_huge_pages(v, page, stop)
-            refused = False
-            fd = file_of(v)
-            with nogil:
-                got = commit_data(v, fd, page, stop - page, huge, &refused)
-            if huge:
-                note_refusal(v, refused)
-            if got == 0:
-                page = stop
-            look_for_signals(v, life, "committing memory")
-    except BaseException:
-        if is_same_process(v, life):
-            unclaim(v, i)
-        raise
-    if got != 0:
-        unclaim(v, i)
-    return got
-
-
-cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t *slot) except? -128:
-    # When there is none: what dead processes held, then what garbage of this one still pins, then
-    # what may be evicted. In a store with a policy that comes first, since it is there to be full.
-    cdef uint64_t life = v.life
-    cdef int got, recovery = 0
-    cdef int attempt = 0
-    cdef uint64_t since = 0, held = 0, before
-    cdef Eviction eviction
-    prepare_eviction(v, &eviction)
-    while True:
-        got = find_room(v, nbytes, &eviction, slot)
-        if got == ERR_UNCOMMITTED:
-            got = commit_extent(v, slot[0])
-        if got == 0:
-            return 0
-        if may_retry(v, &got, &since):
-            continue
-        if kind_of_error(got) == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
-            return got
-        if attempt == 0:
-            recovery = recover_dead(v, True)
-            if may_retry(v, &recovery, &since):
-                continue
-            sweep(v, MAX_ROWS)      # of no dead row: hints that went missing
-        elif attempt == 1 and pins_condemned(v):
-            import gc
-            gc.collect()
-            python_ran(v, life, "collecting garbage")
-        elif not eviction.is_due:
-            eviction.is_due = True
-        elif kind_of_error(recovery) == ERR_BUSY:
-            return recovery         # room may come back from one that stands still
-        elif got == ERR_FULL_SLOTS and attempt < ATTEMPTS:
-            # Another process may hold slots in HELD, briefly or while it is stopped.
-            before = held
-            held = held_elsewhere(v)
-            if held == 0:
-                return got
-            if held == before:
-                got = blocked_by(ERR_DEAD if row_is_dead(v, word_row(held)) else ERR_HELD,
-                                 word_row(held))
-                if may_retry(v, &got, &since):
-                    continue
-                return got
-        else:
-            return got
-        attempt += 1
-
-
 cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t spill) except NULL:
     # A slot of ours with room for the payload, and `spill` bytes of description behind it.
     cdef:
         int got = ERR_FULL
         Slot *slot
     if nbytes <= v.header.capacity:
-        got = allocate_slot(v, nbytes + spill, &draft.slot)
+        got = allocate_slot(v, nbytes + spill, draft.deadline, draft.is_closed, &draft.slot)
     if got != 0:
-        raise put_error(v, got, nbytes, None)
+        raise room_error(v, got, nbytes, draft.deadline != 0)
     draft.is_begun = True
     slot = &v.slots[draft.slot]
     draft.generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours
@@ -235,8 +135,9 @@ cdef inline int require_label(View *v, Draft *draft, uint64_t nbytes) except -1:
     return 0
 
 
-cdef inline int publish_named(View *v, uint64_t i, Name *name, bint replace) except -128:
+cdef inline int publish_named(View *v, const Draft *draft, Name *name, bint replace) except -128:
     # As publish().
+    cdef uint64_t i = draft.slot
     cdef Label *label
     cdef uint64_t since = 0
     cdef int got = ensure_label_committed(v, i)
@@ -248,7 +149,7 @@ cdef inline int publish_named(View *v, uint64_t i, Name *name, bint replace) exc
     failpoint()
     assign(v.slots[i].name_hash, name.hashed)
     got = publish(v, i, replace)
-    while got < 0 and may_retry(v, &got, &since):
+    while got < 0 and may_retry_until(v, &got, &since, draft.deadline):
         got = publish(v, i, replace)
     return got
 
@@ -260,9 +161,10 @@ cdef inline void abort_object(View *v, uint64_t i) noexcept nogil:
     reap_condemned(v, i)
 
 
-cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, Name *name,
+cdef inline int publish_object(View *v, const Draft *draft, object text, Name *name,
                                bint replace) except -1:
-    # Seals what we wrote. If this fails it is given up. `life`: ours when the call began.
+    # Seals what we wrote. If this fails it is given up.
+    cdef uint64_t i = draft.slot
     cdef uint64_t nbytes = v.slots[i].nbytes
     cdef uint64_t generation = word_generation(load_relaxed(&v.slots[i].word))  # relaxed: ours
     cdef int queue = first_queue(v, i, name.hashed) if v.has_queues else -1
@@ -272,9 +174,9 @@ cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, 
         seal(v, i)
     else:
         try:
-            got = publish_named(v, i, name, replace)
+            got = publish_named(v, draft, name, replace)
         except BaseException:
-            if is_same_process(v, life):
+            if is_same_process(v, draft.life):
                 abort_object(v, i)
             raise
         if got < 0:

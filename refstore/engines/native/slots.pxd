@@ -25,6 +25,7 @@ from refstore.engines.native.view cimport (
 )
 from refstore.engines.native.bitmap cimport hint_restore, hint_set
 from refstore.engines.native.memory cimport ensure_pins_committed
+from refstore.engines.native.waiting cimport announce_room
 
 cdef enum:
     REAPED = -1  # the result of a reap; 0: there was none; else row + 1 of who pins the block
@@ -122,6 +123,7 @@ cdef inline void free_slot(View *v, uint64_t i) noexcept nogil:
     else:
         store_release(&slot.word, make_word(generation + 1, FREE, 0))    # [free]
     give_hint(v, i, extent, run, block, size_class)
+    announce_room(v)
 
 
 cdef inline bint reuse_slot(View *v, uint64_t i) noexcept nogil:

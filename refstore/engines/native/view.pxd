@@ -72,6 +72,8 @@ cdef struct View:
     uint16_t maker              # + 1: our entry of `makers`, or 0: there was none
     uint64_t kept               # blocks that are KEPT in our row
     uint64_t forks_seen         # of those that took nothing for their children
+    uint64_t waits_for_room     # calls that ever did
+    uint64_t turn_of            # which of these has the turn among those of all processes, or 0
     bint dirty                  # something of ours can only come back as a dead process's does
     const char *damaged         # what the last ERR_DAMAGED found, with a place for a number
     uint64_t damaged_number

@@ -13,7 +13,7 @@ from refstore.engines.native.fork cimport keep_pin, OpenWriter
 from refstore.engines.native.points cimport look_for_signals
 from refstore.engines.native.errors cimport full
 from refstore.engines.native.arrays cimport NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS
-from refstore.engines.native.put cimport publish_object
+from refstore.engines.native.put cimport Draft, prepare, publish_object
 
 import weakref
 from refstore import _buffers, _messages
@@ -117,8 +117,10 @@ cdef class Writer(Block):
     def seal(self):
         self.require_ours()
         cdef Attachment att = self.att
-        cdef uint64_t life = att.view.life
-        look_for_signals(&att.view, life, "before the seal")
+        cdef Draft draft
+        prepare(&att.view, &draft)
+        draft.slot = self.slot
+        look_for_signals(&att.view, draft.life, "before the seal")
         self.require_ours()          # still
         see_forks(att)
         if (self.exports or self.is_kept or self.open.is_shared) and not self.pinned \
@@ -129,8 +131,7 @@ cdef class Writer(Block):
         self.is_writable = False        # nor may the flags of its arrays be set again
         self.exports += 1               # stays whole, whatever others let go of while this waits
         try:
-            publish_object(&self.att.view, life, self.slot, self.name, &self.parsed,
-                           self.replaces)
+            publish_object(&self.att.view, &draft, self.name, &self.parsed, self.replaces)
             self.is_sealed = True
             self.home.delete_unless_open()
         except ObjectExistsError:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -254,6 +254,34 @@ def trim(store: refstore.Store) -> None:
     store.trim()
 
 
+def wait_in_vain(store: refstore.Store) -> None:
+    """On one name, on several, on more than a kernel sleeps on at once."""
+    many = [f"nothing {k}" for k in range(500)]
+    for names in ([], ["large", "nothing"], many):
+        with contextlib.suppress(refstore.GetTimeoutError):
+            if names:
+                store.wait_any(names, count=len(names), timeout=0.001)
+            else:
+                store.wait("nothing", timeout=0.001)
+
+
+def wait_for_what_comes(store: refstore.Store) -> None:
+    with contextlib.suppress(refstore.GetTimeoutError):
+        known = store.ref("old") if "old" in store else None
+        store.wait("old", newer_than=known, timeout=0.001)
+    store.wait_any(["old", "fresh"], timeout=0.001)
+
+
+def replace_what_is_waited_for(store: refstore.Store) -> None:
+    """Somebody has said that he may sleep on each of the words."""
+    engine: Any = store
+    for names in (["old", "small"], [f"nothing {k}" for k in range(500)]):
+        engine._watch().seen(names)
+    store.put(NEW, name="old", replace=True)
+    with contextlib.suppress(refstore.ObjectNotFoundError):
+        store.delete("small")
+
+
 def fork(store: refstore.Store) -> None:
     with store.get("large"), store.create(100) as writer:
         view = memoryview(writer)
@@ -308,6 +336,13 @@ OPERATIONS = [
     Operation("run_out_of_slots", run_out_of_slots, {}),
     Operation("last_generation", last_generation, {}),
     Operation("trim", trim, {}),
+    Operation("wait_in_vain", wait_in_vain, {}),
+    Operation("wait_for_what_comes", wait_for_what_comes, {}),
+    Operation(
+        "replace_what_is_waited_for",
+        replace_what_is_waited_for,
+        {"old": {OLD, NEW}, **_gone("small")},
+    ),
     Operation("fork", fork, {}),
 ]
 BY_NAME = {operation.name: operation for operation in OPERATIONS}

@@ -60,6 +60,17 @@ def make_garbage(store: refstore.Store) -> None:
     store.delete(buffers[0].ref)
 
 
+def waits_in_vain(call: Callable[[refstore.Store], object]) -> Work:
+    def wait(store: refstore.Store) -> refstore.ObjectRef:
+        path = store.path
+        with contextlib.suppress(refstore.GetTimeoutError, ValueError):  # closed meanwhile
+            call(store)
+        again = refstore.Store(path, create=False) if store.closed else store
+        return again.put(helpers.pattern(6, 100), name="n", replace=True)
+
+    return wait
+
+
 OPERATIONS: dict[str, Work] = {
     "bytes": lambda store: store.put(helpers.pattern(4, 100_000), name="n", replace=True),
     "view": put_view,
@@ -69,6 +80,8 @@ OPERATIONS: dict[str, Work] = {
     "object": put_object,
     "create and seal": create,
     "put into garbage": put_into_garbage,
+    "wait": waits_in_vain(lambda store: store.wait("nothing", timeout=0.001)),
+    "wait for many": waits_in_vain(lambda store: store.wait_any(["a", "b"], timeout=0.001)),
 }
 
 
