@@ -190,9 +190,7 @@ class GetTimeoutError(RefstoreError, TimeoutError):
 
     _keywords = ("pid", "ready")
 
-    def __init__(
-        self, message: str, *, pid: int | None = None, ready: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, message: str, *, pid: int | None = None, ready: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.pid = pid
         self.ready = list(ready)

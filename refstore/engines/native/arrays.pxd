@@ -9,8 +9,9 @@ from libc.string cimport memcpy
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.layout cimport (
-    block_nbytes, INLINE_DIMS, KIND_ARRAY, KIND_OBJECT, LABEL_TEXT, PAGE, Slot,
+    INLINE_DIMS, KIND_ARRAY, KIND_OBJECT, LABEL_TEXT, PAGE, Slot,
 )
+from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.system cimport (
     close, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, mmap, O_RDONLY, PROT_READ, PROT_WRITE, reopen,
 )
@@ -185,7 +186,7 @@ cdef inline void set_text(View *v, Slot *slot, uint64_t i, const char *text, Py_
     # The description goes into the label if it fits (whose memory is committed), else behind the
     # payload.
     if n <= LABEL_TEXT:
-        assign(slot.text_nbytes, <unsigned short>n)
+        assign(slot.text_nbytes, <unsigned char>n)
         memcpy(label_at(v, i).text, text, <size_t>n)
         failpoint()
     else:

@@ -14,6 +14,7 @@ from refstore.engines.native.atomics cimport fetch_add_seq_cst_u32
 from refstore.engines.native.layout cimport KIND_ARRAY, KIND_BYTES, KIND_OBJECT, Slot
 from refstore.engines.native.system cimport munmap
 from refstore.engines.native.view cimport is_plausible
+from refstore.engines.native.ages cimport note_use
 from refstore.engines.native.slots cimport pin, unpin
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.errors cimport get_error
@@ -320,6 +321,7 @@ cdef inline Slot *adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i,
         raise _messages.damaged_file(att.path,
                                      f"what slot {i} says of its offset, its size or its block")
     buf.data = att.view.ro_base + offset
+    note_use(&att.view, slot)
     return slot
 
 

@@ -1,5 +1,6 @@
 # The calls of a store on this engine: `engines/binding.py` makes them methods of Store.
 
+cimport cython
 cimport numpy as cnp
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint64_t, uint8_t
@@ -7,9 +8,9 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire
 from refstore.engines.native.error_codes cimport ERR_EXISTS, ERR_NOT_FOUND
-from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_GETS, COUNTERS, NAME_LIMIT
+from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_GETS, COUNT_RECOVERIES, NAME_LIMIT
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, slots_used, View
-from refstore.engines.native.slots cimport is_readable, pin
+from refstore.engines.native.slots cimport is_live, pin
 from refstore.engines.native.names cimport find, Found, Name, name_hash, remove, remove_named
 from refstore.engines.native.recovery cimport (
     recover_blocker_if_dead, recover_blocker_of, recover_dead,
@@ -23,11 +24,12 @@ from refstore.engines.native.holders cimport all_holders, as_holder, holders_of,
 from refstore.engines.native.errors cimport blocked, census_of, get_error, put_error
 from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.put cimport (
-    begin_object, Draft, prepare, publish_object, put_array, put_buffer, put_bytes,
+    begin_object, Draft, prepare, publish_object, put_array, put_buffer, put_bytes, set_deadline,
+    set_meta,
 )
 
 import numpy as np
-from refstore import _arguments, _messages
+from refstore import _messages
 from refstore._arguments import checked_size, require_bytes_or_shape
 from refstore._errors import RefstoreError
 
@@ -40,10 +42,19 @@ cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
     return ERR_NOT_FOUND
 
 
-cdef class Engine:
-    """The native engine: what `refstore.Store` is, less what needs no speed."""
-
+@cython.no_gc_clear     # what it owns goes when it is collected, in whatever order
+cdef class ObjectCalls:
+    # The calls on single objects, and those that report.
     cdef Attachment att
+
+    def __dealloc__(self):
+        self.close_store()
+
+    cdef inline void close_store(self) noexcept:
+        cdef Attachment att = self.att
+        if att is not None:
+            self.att = None
+            att.close_store()
 
     cdef inline Attachment use(self):
         if self.att is None:
@@ -53,7 +64,9 @@ cdef class Engine:
         return self.att
 
     def _open(self, Attachment att not None):
+        self.close_store()
         self.att = att
+        att.stores += 1
 
     @property
     def _attachment(self):
@@ -64,15 +77,19 @@ cdef class Engine:
         return self.att is None
 
     def close(self):
-        self.att = None
+        self.close_store()
 
-    def put(self, obj, *, name=None, replace=False, timeout=0):
+    def put(self, obj, *, name=None, replace=False, timeout=0, owned=False, evictable=None,
+            meta=b""):
         cdef:
             Attachment att = self.use()
             ObjectRef ref
             Draft draft
             Name parsed
-        require_no_wait(timeout)
+        prepare(&att.view, &draft)
+        if timeout is not NO_WAIT or owned is not False or evictable is not None \
+                or meta is not NO_META:
+            read_terms(&draft, timeout, owned, evictable, meta)
         ref = ObjectRef.__new__(ObjectRef)      # nothing may fail between the seal and the return
         parsed.hashed = 0
         if name is not None:
@@ -84,15 +101,18 @@ cdef class Engine:
         ref.generation = draft.generation
         ref.tag = att.view.tag
         publish_object(&att.view, draft.life, ref.slot, name, &parsed, replace)
+        if draft.owned:
+            att.delete_unless_open()
         return ref
 
-    def create(self, nbytes=None, *, shape=None, dtype=None, name=None, replace=False, timeout=0):
+    def create(self, nbytes=None, *, shape=None, dtype=None, order="C", header=None, name=None,
+               replace=False, claim=False, timeout=0, owned=False, evictable=None, meta=b""):
         cdef:
             Attachment att = self.use()
             Writer writer = Writer.__new__(Writer)
             Draft draft
         prepare(&att.view, &draft)
-        require_no_wait(timeout)
+        read_terms(&draft, timeout, owned, evictable, meta)
         require_bytes_or_shape(nbytes, shape, dtype)
         writer.parsed.hashed = 0
         if name is not None:
@@ -123,7 +143,6 @@ cdef class Engine:
             Found found
             uint64_t since = 0
             int got
-        require_no_wait(timeout)
         while True:
             got = self.pin_key(att, key, &found)
             if got >= 0:
@@ -211,7 +230,7 @@ cdef class Engine:
     def __iter__(self):
         return iter(self._live(False))
 
-    def names(self):
+    def names(self, prefix=""):
         return self._live(True)
 
     cdef list _live(self, bint want_names):
@@ -241,7 +260,7 @@ cdef class Engine:
             raise MemoryError("no memory to count the store's pages")
         return (v.header.capacity, census.used, census.free, census.largest_free,
                 census.objects, census.pinned, census.condemned,
-                *[count_all(v, counter) for counter in range(COUNTERS)], count_processes(v))
+                *[count_all(v, counter) for counter in range(COUNT_RECOVERIES + 1)], count_processes(v))
 
     def _problems(self):
         cdef Attachment att = self.use()
@@ -296,20 +315,25 @@ cdef class Engine:
 
 
 cdef inline bint is_live_object(View *v, uint64_t i, uint64_t generation) noexcept nogil:
-    return i < slots_used(v) and is_readable(load_acquire(&v.slots[i].word), generation)  # [seal]
+    return i < slots_used(v) and is_live(load_acquire(&v.slots[i].word), generation)  # [seal]
 
 
 cdef inline bint is_foreign(View *v, object key):
     return type(key) is ObjectRef and (<ObjectRef>key).tag != v.tag
 
 
-cdef inline int require_no_wait(object timeout) except -1:
-    if timeout is not NO_WAIT:
-        _arguments.require_no_wait(timeout)
-    return 0
+# Defaults of parameters: whoever leaves them out is spared a look at each.
+cdef object NO_WAIT = 0
+cdef object NO_META = b""
 
 
-cdef object NO_WAIT = _arguments.NO_WAIT
+cdef inline int read_terms(Draft *draft, object timeout, object owned, object evictable,
+                           object meta) except -1:
+    set_deadline(draft, timeout)
+    draft.owned = bool(owned)
+    if evictable is not None:
+        draft.evictable = bool(evictable)
+    return set_meta(draft, meta)
 
 
 # Names as the keys of calls: a str is checked and hashed once, and looked up as often as needed
@@ -339,7 +363,6 @@ cdef inline int require_free_name(View *v, object text, Name *name) except -1:
 
 
 cdef inline int put_any(Attachment att, Draft *draft, object obj) except -1:
-    prepare(&att.view, draft)
     if type(obj) is bytes:
         return put_bytes(&att.view, draft, obj)
     if type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:

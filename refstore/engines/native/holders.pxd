@@ -10,9 +10,9 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire, load_seq_cst, load_seq_cst_u32
 from refstore.engines.native.layout cimport (
-    block_nbytes, CONDEMNED, KEPT, MAX_ROWS, PUBLISHING, Row, ROW_LEFT, SEALED, SLOTS_PER_STEP,
-    WRITING,
+    CONDEMNED, KEPT, MAX_ROWS, OFFERED, PUBLISHING, Row, ROW_LEFT, SEALED, SLOTS_PER_STEP, WRITING,
 )
+from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.view cimport (
     is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, slots_used, View,
 )
@@ -34,7 +34,7 @@ cdef inline uint64_t maker_of(View *v, uint64_t i, uint64_t word) noexcept nogil
 
 cdef inline bint may_be_held(View *v, uint64_t i, uint64_t word) noexcept nogil:
     cdef uint64_t state = word_state(word)
-    if state == SEALED or state == CONDEMNED:
+    if state == SEALED or state == OFFERED or state == CONDEMNED:
         return load_acquire(&v.slots[i].mask) != 0                       # [pin]
     return state == WRITING or state == PUBLISHING
 

@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memcpy
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    assign, cas_acq_rel, load_acquire, load_relaxed, store_release, store_release_u32,
+    assign, cas_acq_rel, load_acquire, load_relaxed, store_release, store_release_u32, unlikely,
 )
 from refstore.engines.native.error_codes cimport (
     ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS, kind_of_error,
@@ -28,8 +28,7 @@ from refstore.engines.native.view cimport (
 from refstore.engines.native.memory cimport commit_unit
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport (
-    condemn, end_publishing, is_readable, make_word, pin, reap_condemned, unlikely, unpin,
-    word_generation,
+    condemn, end_publishing, is_live, make_word, pin, reap_condemned, unpin, word_generation,
 )
 
 cdef enum:
@@ -135,7 +134,7 @@ cdef inline bint cell_is_live(View *v, uint64_t cell) noexcept nogil:
     if cell == 0 or cell_slot(cell) >= v.slot_limit or cell_slot(cell) >= slots_used(v):
         return False
     word = load_acquire(&v.slots[cell_slot(cell)].word)                  # [seal]
-    return is_readable(word, word_generation(word)) \
+    return is_live(word, word_generation(word)) \
         and word_generation(word) & 0xFFFFF == cell >> 16 & 0xFFFFF
 
 
@@ -171,7 +170,7 @@ cdef inline bint had_name(View *v, Found *found, const Name *name) noexcept nogi
         return False
     if label[0] != name.nbytes or memcmp(label + 1, name.utf8, name.nbytes) != 0:
         return False
-    return is_readable(load_acquire(&v.slots[found.slot].word), found.generation)    # [seal]
+    return is_live(load_acquire(&v.slots[found.slot].word), found.generation)        # [seal]
 
 
 cdef inline int pin_named(View *v, Found *found, const Name *name) noexcept nogil:

@@ -11,7 +11,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
@@ -21,22 +21,25 @@ from refstore.engines.native.error_codes cimport (
     ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, kind_of_error,
 )
 from refstore.engines.native.layout cimport (
-    COUNT_PUTS, extent_first, extent_pages, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT,
-    MAX_ROWS, Slot,
+    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot,
 )
-from refstore.engines.native.view cimport count, file_of, label_at, View
+from refstore.engines.native.geometry cimport extent_first, extent_pages
+from refstore.engines.native.view cimport file_of, label_at, View
 from refstore.engines.native.memory cimport (
     commit_data, commit_labels, note_refusal, step_end, wants_huge_pages,
 )
+from refstore.engines.native.ages cimport count_put, first_use
 from refstore.engines.native.slots cimport (
     abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim, word_generation, word_row,
 )
 from refstore.engines.native.runs cimport held_elsewhere
-from refstore.engines.native.blocks cimport allocate_block
 from refstore.engines.native.names cimport Name, publish
+from refstore.engines.native.owners cimport note_owner
 from refstore.engines.native.recovery cimport (
     recover_blocker_if_dead, recover_blocker_of, recover_dead, row_is_dead, sweep,
 )
+from refstore.engines.native.queues cimport first_queue, push
+from refstore.engines.native.eviction cimport Eviction, find_room, prepare_eviction
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error
 from refstore.engines.native.contention cimport may_retry
@@ -56,11 +59,39 @@ cdef struct Draft:
     uint64_t slot
     uint64_t generation
     bint is_begun               # the slot is ours, and has room
+    # what the caller asked for
+    bint waits                  # for room, until `deadline`
+    uint64_t deadline           # ns of CLOCK_MONOTONIC, or 0: for ever
+    bint owned                  # by this process
+    bint evictable
+    const char *meta            # bytes of the user's own
+    uint64_t meta_nbytes
 
 
 cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.life = v.life
     draft.is_begun = False
+    draft.waits = False
+    draft.owned = False
+    draft.evictable = v.evicts
+    draft.meta_nbytes = 0
+
+
+cdef inline int set_deadline(Draft *draft, object timeout) except -1:
+    from refstore._arguments import deadline_of
+    at = deadline_of(timeout)
+    draft.waits = timeout is None or timeout > 0
+    draft.deadline = 0 if at is None else <uint64_t>(<double>at * 1e9)
+    return 0
+
+
+cdef inline int set_meta(Draft *draft, object meta) except -1:
+    # `meta` is the caller's, and lives as long as the call
+    from refstore._arguments import checked_meta
+    cdef bytes octets = checked_meta(meta)
+    draft.meta = PyBytes_AS_STRING(octets)
+    draft.meta_nbytes = <uint64_t>len(octets)
+    return 0
 
 
 cdef inline void discard(View *v, Draft *draft) noexcept:
@@ -103,13 +134,16 @@ cdef inline int commit_extent(View *v, uint64_t i) except? -128:
 
 
 cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t *slot) except? -128:
-    # When there is none: what dead processes held, then what garbage of this one still pins.
+    # When there is none: what dead processes held, then what garbage of this one still pins, then
+    # what may be evicted. In a store with a policy that comes first, since it is there to be full.
     cdef uint64_t life = v.life
     cdef int got, recovery = 0
     cdef int attempt = 0
     cdef uint64_t since = 0, held = 0, before
+    cdef Eviction eviction
+    prepare_eviction(v, &eviction)
     while True:
-        got = allocate_block(v, nbytes, slot)
+        got = find_room(v, nbytes, &eviction, slot)
         if got == ERR_UNCOMMITTED:
             got = commit_extent(v, slot[0])
         if got == 0:
@@ -127,6 +161,8 @@ cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t *slot) except? 
             import gc
             gc.collect()
             python_ran(v, life, "collecting garbage")
+        elif not eviction.is_due:
+            eviction.is_due = True
         elif kind_of_error(recovery) == ERR_BUSY:
             return recovery         # room may come back from one that stands still
         elif got == ERR_FULL_SLOTS and attempt < ATTEMPTS:
@@ -164,9 +200,15 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     assign(slot.ndim, 0)
     assign(slot.order, c'C')
     assign(slot.text_nbytes, 0)
+    assign(slot.flags, 0)
     assign(slot.spill_nbytes, 0)
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
+    assign(slot.last_use, first_use(v, draft.evictable))
+    assign(slot.owned_by, 0)
+    if draft.owned:
+        note_owner(v)
+        assign(slot.owned_by, <uint16_t>(v.row + 1))
     return slot
 
 
@@ -220,6 +262,8 @@ cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, 
                                bint replace) except -1:
     # Seals what we wrote. If this fails it is given up. `life`: ours when the call began.
     cdef uint64_t nbytes = v.slots[i].nbytes
+    cdef uint64_t generation = word_generation(load_relaxed(&v.slots[i].word))  # relaxed: ours
+    cdef int queue = first_queue(v, i, name.hashed) if v.has_queues else -1
     cdef int got
     failpoint()
     if name.hashed == 0:
@@ -237,7 +281,9 @@ cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, 
             recover_blocker_of(v, got)
             raise put_error(v, got, nbytes, text)
         recover_blocker_if_dead(v, got)         # of what was replaced
-    count(v, COUNT_PUTS, 1)
+    if queue >= 0:
+        push(v, queue, i, generation)
+    count_put(v, nbytes)
     return 0
 
 

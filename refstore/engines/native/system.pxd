@@ -7,16 +7,19 @@
 # descriptors.
 
 from libc.errno cimport EACCES, EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
     #include <errno.h>
     #include <fcntl.h>
+    #include <limits.h>
+    #include <linux/futex.h>
     #include <sched.h>
     #include <stdio.h>
     #include <sys/mman.h>
     #include <sys/stat.h>
+    #include <sys/syscall.h>
     #include <sys/types.h>
     #include <time.h>
     #include <unistd.h>
@@ -47,6 +50,17 @@ cdef extern from *:
     #ifndef MADV_COLLAPSE
     #define MADV_COLLAPSE 25            /* Linux 6.1; an older kernel says EINVAL */
     #endif
+    /* Shared futexes: their key is the file and the offset, whatever mapping they are reached by.
+       The deadline is absolute, by CLOCK_MONOTONIC: a sleeper that is stopped on the way, or whom a
+       signal interrupts, does not sleep longer. */
+    static inline int refstore_futex_wait(const void *word, uint32_t expected,
+                                          const struct timespec *deadline) {
+        return syscall(SYS_futex, word, FUTEX_WAIT_BITSET, expected, deadline, NULL,
+                       FUTEX_BITSET_MATCH_ANY) == 0 ? 0 : errno;
+    }
+    static inline void refstore_futex_wake(void *word) {
+        syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    }
     static inline int refstore_same_file(int fd, dev_t dev, ino_t ino) {
         struct stat st;
         return fstat(fd, &st) == 0 && st.st_dev == dev && st.st_ino == ino;
@@ -88,6 +102,11 @@ cdef extern from *:
     cdef struct timespec:
         int64_t tv_sec
         int64_t tv_nsec
+    # 0 or the errno: EAGAIN if the word is another by then, ETIMEDOUT, EINTR
+    int futex_wait "refstore_futex_wait"(const void *word, uint32_t expected,
+                                         const timespec *deadline) noexcept nogil
+    # all who sleep on it
+    void futex_wake "refstore_futex_wake"(void *word) noexcept nogil
     int CLOCK_MONOTONIC
     int CLOCK_MONOTONIC_COARSE
     int clock_gettime(int clock, timespec *now) noexcept nogil
@@ -140,6 +159,19 @@ cdef inline int allocate(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
 
 cdef inline int punch_hole(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
     return _fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, <int64_t>at, <int64_t>nbytes)
+
+
+cdef inline uint64_t now_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
+
+
+cdef inline uint64_t coarse_ms() noexcept nogil:
+    # some milliseconds late, and much cheaper than now_ms()
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
+    return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
 
 
 cdef inline uint64_t now_ms() noexcept nogil:

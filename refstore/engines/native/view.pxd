@@ -8,9 +8,10 @@ from refstore.engines.native.atomics cimport (
 )
 from refstore.engines.native.error_codes cimport ERR_DAMAGED
 from refstore.engines.native.layout cimport (
-    Bucket, CLASSES, extent_first, extent_pages, Geometry, Header, KEPT, Label, LIVE_WORDS,
-    NameLock, PAGE, PageTag, Pool, Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
+    Bucket, CLASSES, Header, KEPT, Label, LIVE_WORDS, Maker, Meta, NameLock, PAGE, PageTag, Pool,
+    Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
 )
+from refstore.engines.native.geometry cimport extent_first, extent_pages, Geometry
 from refstore.engines.native.system cimport close, high_descriptor, O_RDWR, open_file, same_file
 
 cdef enum:
@@ -53,6 +54,11 @@ cdef struct View:
     uint8_t *pins_ready         # by step: our row's pins are committed
     uint64_t runs_seen          # run records below this are committed
     uint64_t data_nbytes
+    bint evicts                 # what does not say otherwise may be evicted
+    bint has_queues             # by s3fifo: gets count, where else they say when
+    uint64_t random             # never 0
+    uint32_t recovered_at       # tick at which we last looked for dead processes before evicting
+    uint64_t next_tick          # bytes that we shall have put when the clock of ages moves on
     uint32_t class_sizes[256]   # bytes of a block by size_class, 0 of those that are none
     uint32_t current[CLASSES]   # run + 1 that we cut from, or 0
     uint32_t recent[RECENT]     # slots + 1 whose extents we freed last
@@ -84,6 +90,12 @@ cdef inline Row *row_at(View *v, uint64_t row) noexcept nogil:
 
 cdef inline NameLock *name_lock_at(View *v, uint64_t i) noexcept nogil:
     return <NameLock*>(v.base + v.g.name_locks) + i
+
+cdef inline Maker *maker_at(View *v, uint64_t i) noexcept nogil:
+    return <Maker*>(v.base + v.g.makers) + i
+
+cdef inline Meta *meta_at(View *v, uint64_t slot) noexcept nogil:
+    return <Meta*>(v.base + v.g.metas) + slot
 
 cdef inline Label *label_at(View *v, uint64_t slot) noexcept nogil:
     return <Label*>(v.base + v.g.labels) + slot
