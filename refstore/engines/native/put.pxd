@@ -32,6 +32,7 @@ from refstore.engines.native.ages cimport count_put, first_use
 from refstore.engines.native.slots cimport (
     abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim, word_generation, word_row,
 )
+from refstore.engines.native.makers cimport sign
 from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.names cimport Name, publish
 from refstore.engines.native.owners cimport note_owner
@@ -204,6 +205,7 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     assign(slot.spill_nbytes, 0)
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
+    sign(v, slot)
     assign(slot.last_use, first_use(v, draft.evictable))
     assign(slot.owned_by, 0)
     if draft.owned:
