@@ -253,10 +253,10 @@ class Session:
         assert self._pipe is not None
         self._pipe.send(("said", value))
 
-    def is_called(self) -> bool:
-        """Whether there is something to hear."""
+    def is_called(self, seconds: float) -> bool:
+        """Whether there is something to hear, within that time."""
         assert self._pipe is not None
-        return self._pipe.poll()
+        return self._pipe.poll(seconds)
 
     def hear(self) -> None:
         """Wait, in the middle of a command, for the parent's `ChildProcess.go_on`."""

@@ -46,6 +46,11 @@ def read(session: Session, key: Any) -> bytes:
         return bytes(buf)
 
 
+def meta_of(session: Session, key: Any) -> bytes:
+    with session.store.get(key) as buf:
+        return buf.meta
+
+
 def wait(session: Session, name: str) -> bytes:
     """Say so, and wait for a name; the bytes that come."""
     session.say("waiting")
@@ -91,11 +96,6 @@ def put_patiently(session: Session, obj: Any, name: str | None = None) -> Any:
     """Say so, and wait for room."""
     session.say("waiting")
     return session.store.put(obj, name=name, timeout=helpers.BUSY_TIMEOUT)
-
-
-def meta_of(session: Session, key: Any) -> bytes:
-    with session.store.get(key) as buf:
-        return buf.meta
 
 
 def delete(session: Session, key: Any) -> None:
@@ -401,14 +401,15 @@ def make_from(session: Session, name: str, other: str) -> bytes:
     return bytes(session.store.get_or_put(name, factory))
 
 
-def churn_patiently(session: Session, size: int, count: int) -> None:
-    """Hold a few objects, let them go and put others, until the parent says so."""
-    store = session.store
-    while True:
-        mine = [store.put(bytes(size), timeout=helpers.BUSY_TIMEOUT) for _ in range(count)]
-        session.say("full")
-        for ref in mine:
-            store.delete(ref)
-        if session.is_called():
-            session.hear()
-            return
+def churn_patiently(session: Session, size: int) -> int:
+    """Hold an object nearly always, each for a moment, until the parent says so; how many."""
+    store, count = session.store, 1
+    ref = store.put(bytes(size), timeout=helpers.BUSY_TIMEOUT)
+    session.say("holding")
+    while not session.is_called(0.02):
+        store.delete(ref)
+        ref = store.put(bytes(size), timeout=helpers.BUSY_TIMEOUT)
+        count += 1
+    session.hear()
+    store.delete(ref)
+    return count
