@@ -73,11 +73,12 @@ class RoomKeeper(Membership):
         while True:
             try:
                 return self._run(call, what, operation, *args)
-            except slots.NoRoomError as error:  # noqa: PERF203  the same
-                if str(error) == _messages.OVER_CAPACITY:
-                    raise
-                if not any(remedy(call) for remedy in remedies):
-                    raise
+            except slots.NoRoomError as error:
+                failed = error.with_traceback(None)
+            if str(failed) == _messages.OVER_CAPACITY:
+                raise failed
+            if not any(remedy(call) for remedy in remedies):
+                raise failed
 
     def _run(self, call: Call, what: str, operation: Operation[T], *args: object) -> T:
         result: T = call.run(what, self.try_with_eviction, operation, *args)
@@ -105,10 +106,11 @@ class RoomKeeper(Membership):
         while True:
             try:
                 return operation(c, *args)
-            except slots.NoRoomError as error:  # noqa: PERF203  it is the exception
-                units = error.units
-                if units is None or not any(remedy(c, units) for remedy in remedies):
-                    raise
+            except slots.NoRoomError as error:  # of which a signal handler's keeps nothing
+                failed = error.with_traceback(None)
+            units = failed.units
+            if units is None or not any(remedy(c, units) for remedy in remedies):
+                raise failed
 
     def _recover_sometimes(self, c: Change, _: int) -> bool:
         # where something is evicted for each put, the locks of all rows would take longer than it
