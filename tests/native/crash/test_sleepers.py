@@ -25,6 +25,7 @@ ANNOUNCED = ("announce", "fetch_add_seq_cst_u32(&stripe.changes")
 FREED = ("free_slot", "generation + 1, FREE")
 HINTED = ("hint_set", "fetch_or_release(&words")
 TURN_TAKEN = ("take_turn", "cas_acq_rel(&v.pool.turn")
+UNPINNED = ("unpin", "fetch_sub_seq_cst_u32(&v.pins[i], 1)")
 LOOKED = ("pin", "failpoint()")  # the word of the object is read
 NAP_MS = 1000 * int(helpers.BUSY_TIMEOUT) * 2
 
@@ -148,7 +149,7 @@ def test_what_is_published_after_the_look_and_before_the_sleep_ends_it(
     store: refstore.Store,
 ) -> None:
     old = store.put(b"old", name="n")
-    with stopped_at(LOOKED, newer(store, old)) as pid:
+    with stopped_at(UNPINNED, newer(store, old)) as pid:
         store.put(b"new", name="n", replace=True)
         os.kill(pid, signal.SIGCONT)
         wait_until(lambda: has_ended(pid))
