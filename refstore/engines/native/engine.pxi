@@ -33,6 +33,7 @@ import numpy as np
 from refstore import _messages
 from refstore._arguments import checked_size, require_bytes_or_shape
 from refstore._errors import RefstoreError
+from refstore._names import require_text
 
 cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
     # `name`: what a key that is not a ref says.
@@ -207,15 +208,16 @@ cdef class ObjectCalls:
         return self.locate(key, &found)
 
     def __len__(self):
-        return len(self._live(False))
+        return len(self._live(None))
 
     def __iter__(self):
-        return iter(self._live(False))
+        return iter(self._live(None))
 
     def names(self, prefix=""):
-        return self._live(True)
+        return self._live(require_text(prefix))
 
-    cdef list _live(self, bint want_names):
+    cdef list _live(self, str prefix):
+        # refs, or names that begin so
         cdef:
             Attachment att = self.use()     # stays, whatever a finalizer closes meanwhile
             View *v = &att.view
@@ -223,11 +225,11 @@ cdef class ObjectCalls:
             int64_t i = next_live(v, 0, &generation)
             list found = []
         while i >= 0:
-            if not want_names:
+            if prefix is None:
                 found.append(make_ref(v.tag, <uint64_t>i, generation))
             else:
                 name = slot_name(v, <uint64_t>i, generation)
-                if name is not None:
+                if name is not None and name.startswith(prefix):
                     found.append(name)
             i = next_live(v, <uint64_t>i + 1, &generation)
         # a name that is going over to another object is there twice

@@ -135,6 +135,7 @@ cdef enum:
     COMMAND_NBYTES = 96
     LABEL_OF_PROCESS = 32       # bytes
     MAKERS = 4096
+    MAKER_WORDS = 64            # MAKERS bits
     RECOVERIES_KEPT = 16
 
     CLASSES = 56                # 64 B steps up to 512 B, then 8 classes per doubling
@@ -319,7 +320,7 @@ cdef struct NameLock:
     uint64_t _pad0[6]
 
 cdef struct Maker:
-    uint64_t taken              # 0, or 1: pid and command are somebody's; by: anyone
+    uint64_t taken              # 0, or row + 1 of whose it is, and since when << 11; by: anyone
     uint32_t pid                # for reports only; by: row
     uint32_t _pad0
     char command[COMMAND_NBYTES]  # for reports only; by: row
@@ -404,6 +405,8 @@ cdef struct PageTag:
 #                 names a live row, and that of any other none; outside of a call it has none in
 #                 RECLAIMING, HELD or OFFERED
 #   kind          is one of Kind
+#   makers        Row.maker is 0, or of an entry of `makers` that the row has taken
+#   put_by        of an object is 0, or of an entry that is taken
 #   owned_by      of an object is 0, or row + 1 of a live row with owns_any, and not GOING
 #   size          nbytes + spill_nbytes <= the bytes of the slot's block
 #   offset        is where the block lies: at its extent, or in its run
@@ -456,3 +459,4 @@ cdef inline void check_layout() noexcept nogil:
     STATIC_ASSERT(SLOTS_PER_STEP * 4 == PAGE)
     STATIC_ASSERT(LIVE_WORDS * 64 == MAX_ROWS)
     STATIC_ASSERT(BIN_WORDS * 64 == BINS)
+    STATIC_ASSERT(MAKER_WORDS * 64 == MAKERS)

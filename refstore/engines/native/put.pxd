@@ -24,6 +24,7 @@ from refstore.engines.native.view cimport label_at, View
 from refstore.engines.native.memory cimport commit_labels
 from refstore.engines.native.ages cimport count_put, first_use
 from refstore.engines.native.slots cimport abandon, free_slot, reap_condemned, seal, word_generation
+from refstore.engines.native.makers cimport sign
 from refstore.engines.native.names cimport Name, publish
 from refstore.engines.native.owners cimport note_owner
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
@@ -104,6 +105,7 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     assign(slot.spill_nbytes, 0)
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
+    sign(v, slot)
     assign(slot.last_use, first_use(v, draft.evictable))
     assign(slot.owned_by, 0)
     if draft.owned:

@@ -95,6 +95,8 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
         word = load_seq_cst(&slot.word)                                  # [free] [seal] [pin]
         state = word_state(word)
         if state == SEALED or state == OFFERED:
+            if state == OFFERED and word_row(word) == dead:
+                withdraw(v, i, word)
             if owned:
                 delete_if_owned(v, i, dead)
             continue
@@ -105,8 +107,6 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
         elif word_row(word) == dead:
             if state == WRITING:
                 condemn_dead(v, i, word)
-            elif state == OFFERED:
-                withdraw(v, i, word)
             elif state == RECLAIMING:
                 nbytes += block_nbytes(slot)
                 free_slot(v, i)

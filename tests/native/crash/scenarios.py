@@ -143,7 +143,8 @@ def full(path: str) -> Scenario:
 
 
 def full_of_slots(path: str) -> Scenario:
-    """As many objects as there may be, and deleted ones whose blocks keep their slots."""
+    """As many objects as there may be, deleted ones whose blocks keep their slots, and as many
+    processes that put objects, of which next to nothing is left."""
     builder = Builder(path, max_objects=200)
     builder.populate()
     refs = [builder.put(bytes([k % 251]) * (64 + k)) for k in range(150)]
@@ -154,7 +155,15 @@ def full_of_slots(path: str) -> Scenario:
             builder.put(b"")
     for ref in refs[1::8]:
         builder.delete(ref)
-    return builder.done("full_of_slots")
+    scenario = builder.done("full_of_slots")
+    image.put_back(path, scenario.image)
+    with open(path, "r+b") as file:
+        for maker in range(1, image.MAKERS):
+            file.seek(image.MAKERS_AT + maker * image.MAKER_NBYTES)
+            file.write((1000).to_bytes(8, "little"))  # a row that nobody has
+    taken = image.take(path)
+    os.unlink(path)
+    return scenario._replace(image=taken)
 
 
 def fragmented(path: str) -> Scenario:
