@@ -140,7 +140,9 @@ cdef inline bint take_turn(View *v, const RoomWait *wait) noexcept nogil:
     cdef uint64_t turn = load_acquire(&v.pool.turn)                      # [lock]
     if turn == v.row + 1 and v.turn_of == wait.number:
         return True
-    if is_turn_of_others(v, wait.number) or not cas_acq_rel(&v.pool.turn, &turn, v.row + 1):          # [lock]
+    if is_turn_of_others(v, wait.number):
+        return False
+    if not cas_acq_rel(&v.pool.turn, &turn, v.row + 1):                  # [lock]
         return False
     v.turn_of = wait.number
     return True

@@ -30,6 +30,7 @@ class Operation(NamedTuple):
     run: Callable[[refstore.Store], None] | Callable[[str], refstore.Store]
     outcomes: Outcomes
     attaches: bool = False
+    is_timed: bool = False  # the clock says how often it passes a point, if at all
 
 
 def attach(path: str) -> refstore.Store:
@@ -272,6 +273,15 @@ def wait_for_what_comes(store: refstore.Store) -> None:
     store.wait_any(["old", "fresh"], timeout=0.001)
 
 
+def wait_for_room(store: refstore.Store) -> None:
+    """In vain; then something comes free."""
+    for _ in range(2):
+        with contextlib.suppress(refstore.StoreFullError):
+            store.put(bytes(CAPACITY), timeout=0.001)
+        with contextlib.suppress(refstore.ObjectNotFoundError):
+            store.delete("small")
+
+
 def replace_what_is_waited_for(store: refstore.Store) -> None:
     """Somebody has said that he may sleep on each of the words."""
     engine: Any = store
@@ -336,12 +346,14 @@ OPERATIONS = [
     Operation("run_out_of_slots", run_out_of_slots, {}),
     Operation("last_generation", last_generation, {}),
     Operation("trim", trim, {}),
-    Operation("wait_in_vain", wait_in_vain, {}),
-    Operation("wait_for_what_comes", wait_for_what_comes, {}),
+    Operation("wait_in_vain", wait_in_vain, {}, is_timed=True),
+    Operation("wait_for_what_comes", wait_for_what_comes, {}, is_timed=True),
+    Operation("wait_for_room", wait_for_room, _gone("small"), is_timed=True),
     Operation(
         "replace_what_is_waited_for",
         replace_what_is_waited_for,
         {"old": {OLD, NEW}, **_gone("small")},
+        is_timed=True,
     ),
     Operation("fork", fork, {}),
 ]

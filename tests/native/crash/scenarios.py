@@ -259,6 +259,18 @@ def mid_free(path: str) -> Scenario:
     return builder.done("mid_free_die", Others.DIE)
 
 
+def mid_wait(path: str) -> Scenario:
+    """Another process waits for room, and has the turn."""
+    builder = Builder(path)
+    builder.populate()
+    builder.another(
+        dies_at(
+            "take_turn", "cas_acq_rel(&v.pool.turn", lambda s: s.put(bytes(CAPACITY), timeout=None)
+        )
+    )
+    return builder.done("mid_wait_die", Others.DIE)
+
+
 def slept_before(path: str) -> Scenario:
     """Others have slept on every word, long ago: nobody has taken their deadlines away."""
     builder = Builder(path)
@@ -275,6 +287,8 @@ def slept_before(path: str) -> Scenario:
     taken = image.take(path)
     os.unlink(path)
     return scenario._replace(image=taken)
+
+
 def owner(path: str, others: Others) -> Scenario:
     """Another process owns objects, one of which somebody made, and one that it has deleted."""
     builder = Builder(path)
@@ -334,6 +348,7 @@ def all_scenarios(path: str) -> Iterator[Scenario]:
     for make in (made, empty, populated, full, full_of_slots, fragmented, pinned):
         yield make(path)
     yield mid_free(path)
+    yield mid_wait(path)
     yield slept_before(path)
     yield rebooted(path)
     yield condemned(path, Others.IDLE)

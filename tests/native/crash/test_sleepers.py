@@ -22,6 +22,10 @@ pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug
 INDEXED = ("index_in", "cas_acq_rel(&bucket.cells[k]")
 SEALED = ("end_publishing", "cas_seq_cst(&v.slots[i].word")
 ANNOUNCED = ("announce", "fetch_add_seq_cst_u32(&stripe.changes")
+FREED = ("free_slot", "generation + 1, FREE")
+HINTED = ("hint_set", "fetch_or_release(&words")
+TURN_TAKEN = ("take_turn", "cas_acq_rel(&v.pool.turn")
+UNPINNED = ("unpin", "fetch_sub_seq_cst_u32(&v.pins[i], 1)")
 LOOKED = ("pin", "failpoint()")  # the word of the object is read
 NAP_MS = 1000 * int(helpers.BUSY_TIMEOUT) * 2
 
@@ -145,7 +149,7 @@ def test_what_is_published_after_the_look_and_before_the_sleep_ends_it(
     store: refstore.Store,
 ) -> None:
     old = store.put(b"old", name="n")
-    with stopped_at(LOOKED, newer(store, old)) as pid:
+    with stopped_at(UNPINNED, newer(store, old)) as pid:
         store.put(b"new", name="n", replace=True)
         os.kill(pid, signal.SIGCONT)
         wait_until(lambda: has_ended(pid))
@@ -162,6 +166,18 @@ def test_many_names_are_looked_at_after_their_words_are_read(store: refstore.Sto
     assert watch.seen(["n"]) != seen[-1:]
 
 
+def test_who_waits_for_a_change_is_woken_by_a_removal(store: refstore.Store) -> None:
+    engine: Any = store
+    watch = engine._watch()
+    began = time.monotonic()
+    for key_of in (lambda _: "n", lambda ref: ref):
+        ref = store.put(b"old", name="n")
+        seen = watch.seen(["n"])
+        store.delete(key_of(ref))
+        watch.sleep(["n"], seen, helpers.BUSY_TIMEOUT)
+    assert time.monotonic() - began < helpers.BUSY_TIMEOUT
+
+
 def test_a_sleeper_that_dies_is_waited_for_by_nobody(store: refstore.Store) -> None:
     with helpers.forking_on_purpose():
         pid = os.fork()
@@ -175,3 +191,63 @@ def test_a_sleeper_that_dies_is_waited_for_by_nobody(store: refstore.Store) -> N
     store.put(b"new", name="n")
     store.recover()
     assert store.check() == []
+
+
+# --- for room
+
+
+def fill(store: refstore.Store) -> refstore.ObjectRef:
+    return store.put(bytes(store.capacity))
+
+
+def put(store: refstore.Store, n: int) -> Callable[[], object]:
+    """Of a part of the capacity."""
+
+    def wait() -> None:
+        store.put(bytes(store.capacity // n), timeout=None)
+
+    return wait
+
+
+def test_all_who_wait_for_room_are_woken_by_what_comes_free(store: refstore.Store) -> None:
+    ref = fill(store)
+    with asleep(store, put(store, 4), put(store, 4), put(store, 2)):
+        store.delete(ref)
+    assert len(store) == 3
+
+
+def test_who_waits_for_room_is_woken_by_the_last_unpin(store: refstore.Store) -> None:
+    ref = fill(store)
+    with asleep(store, put(store, 1)), store.get(ref):  # a child has no pin of it
+        store.delete(ref)
+
+
+def test_room_that_a_dead_process_held_wakes(store: refstore.Store) -> None:
+    ref = fill(store)
+    with asleep(store, put(store, 1)):
+        killed_at(LOOKED, lambda: store.get(ref))
+        store.delete(ref)
+        store.recover()
+
+
+@pytest.mark.parametrize("site", [FREED, HINTED], ids=lambda site: site[0])
+def test_room_that_a_process_freed_and_died_wakes(
+    store: refstore.Store, site: tuple[str, str]
+) -> None:
+    ref = fill(store)
+    with asleep(store, put(store, 1)):
+        killed_at(site, lambda: store.delete(ref))
+        store.recover()
+
+
+@pytest.mark.parametrize("is_recovered", [False, True])
+def test_the_turn_of_a_dead_process_goes_to_the_next(
+    store: refstore.Store, is_recovered: bool
+) -> None:
+    ref = fill(store)
+    killed_at(TURN_TAKEN, put(store, 1))
+    if is_recovered:
+        store.recover()
+        assert store.check() == []
+    with asleep(store, put(store, 2)):
+        store.delete(ref)

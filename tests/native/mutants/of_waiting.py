@@ -50,6 +50,30 @@ OF_WAITING = [
         "        cas_acq_rel(at, &cell, 0)                                        # [index]\n"
         "    announce(v, stripe_named(v, hashed))\n",
         "        cas_acq_rel(at, &cell, 0)                                        # [index]\n",
-        ("tests/api/test_waiting.py", "-k=native"),
+        SLEEPERS,
+    ),
+    Mutation(
+        "freed_in_silence",
+        "room comes free, and who waits for it sleeps on",
+        "slots.pxd",
+        "    give_hint(v, i, extent, run, block, size_class)\n    announce_room(v)\n",
+        "    give_hint(v, i, extent, run, block, size_class)\n",
+        SLEEPERS,
+    ),
+    Mutation(
+        "turn_left_by_the_dead",
+        "a dead process has the turn for ever, or who gets its row",
+        "recovery.pxd",
+        "    cas_acq_rel(&v.pool.turn, &owner, 0)                                 # [lock]\n",
+        "",
+        SLEEPERS,
+    ),
+    Mutation(
+        "room_recovered_in_silence",
+        "who frees a block dies before it has told anybody, and so does nobody else",
+        "recovery.pxd",
+        "    announce_room(v)\n    free_row(v, dead)\n",
+        "    free_row(v, dead)\n",
+        SLEEPERS,
     ),
 ]
