@@ -114,14 +114,14 @@ class Watcher:
         self._watch = watch
         self._inbox: deque[tuple[bool, Request]] = deque()  # True: it begins to wait
         self._is_running = threading.Lock()  # never waited for
-        self._by_name: dict[str, set[Request]] = {}  # of the thread, as all below
+        self.requests: set[Request] = set()  # of the thread, as all below
+        self._by_name: dict[str, set[Request]] = {}
         self._new: list[Request] = []
         self._told: dict[str, object] = {}  # numbers of names, as they were when they were told
-        self._count = 0
 
     def nap(self) -> float:
         """Seconds between two looks of a waiter that nothing tells."""
-        return max(NAP, self._count / LOOKS)
+        return max(NAP, len(self.requests) / LOOKS)
 
     def add(self, request: Request) -> None:
         """Errors: RuntimeError if no thread can be started."""
@@ -149,9 +149,12 @@ class Watcher:
 
     def _serve(self) -> None:
         idle_since = time.monotonic()
-        while self._take_requests() or time.monotonic() - idle_since < NAP:
-            if self._count:
+        while True:
+            self._take_requests()
+            if self.requests:
                 idle_since = time.monotonic()
+            elif time.monotonic() - idle_since >= NAP:
+                break
             names = list(self._by_name)
             seen = self._watch.seen(names)
             self._tell(names, seen)
@@ -160,20 +163,21 @@ class Watcher:
             if names and time.monotonic() - began < NAP and not self._inbox:
                 self._tell_one_if_same(names, seen)
 
-    def _take_requests(self) -> int:
+    def _take_requests(self) -> None:
         while self._inbox:
             begins, request = self._inbox.popleft()
             if begins:
                 self._new.append(request)
-                self._count += 1
+                self.requests.add(request)
                 for name in request.names:
                     self._by_name.setdefault(name, set()).add(request)
             else:
                 self._drop(request)
-        return self._count
+        for request in [one for one in self.requests if one.loop.is_closed()]:
+            self._drop(request)
 
     def _drop(self, request: Request) -> None:
-        self._count -= 1
+        self.requests.discard(request)
         for name in request.names:
             waiting = self._by_name.get(name, set())
             waiting.discard(request)
@@ -199,7 +203,7 @@ class Watcher:
         """After a sleep that ended early without a change: a process that died in the middle of one
         leaves it to the next look."""
         if list(self._watch.seen(names)) == list(seen):
-            tell(list(self._by_name[names[0]])[:1])
+            tell(list(self.requests)[:1])
             time.sleep(SHORT)
 
 

@@ -178,7 +178,8 @@ class RoomKeeper(Membership):
     def let_others_try(self, call: Call) -> None:
         """Called by those who may wait, before they try."""
         # read without the lock: who is wrong tries once too often, or sleeps once too often
-        if call.until != 0.0 and self.file.words[TURN] not in (0, self.own + 1):
+        turn = self.file.words[TURN]
+        if turn and call.until != 0.0 and self.row is not None and turn != self.row + 1:
             self.sleep_for_room(call)
 
     def _take_turn(self, c: Change, call: Call) -> bool:

@@ -71,6 +71,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
     __doc__ = _buffers.Writer.__doc__
     __slots__ = (
         "_array",
+        "_arrays",
         "_call",
         "_end_once",
         "_forks",
@@ -83,6 +84,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
     _noun = "Writer"
 
     _array: weakref.ref[npt.NDArray[Any]] | None  # weak: the array keeps the root
+    _arrays: list[weakref.ref[npt.NDArray[Any]]]  # the same, from before it was truncated
     _call: Any  # that took the room; the life that it is of alone may end it
     _end_once: list[None]  # one entry, for the thread that ends it
     _forks: int  # that there were when it was made
@@ -140,9 +142,10 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
         self._is_sealed = True
         _open.pop(id(self), None)
         self._is_over = True
-        array = self._array() if self._array is not None else None
-        if array is not None:
-            array.flags.writeable = False
+        for seen in (*self._arrays, self._array):
+            array = seen() if seen is not None else None
+            if array is not None:
+                array.flags.writeable = False
         for root in self._roots():
             end_writing(root)
         if not self._is_kept:
@@ -198,6 +201,8 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
         if last is None:
             raise _messages.closed_buffer("Writer")
         self._let_go.append(weakref.ref(last))
+        if self._array is not None:
+            self._arrays.append(self._array)
         if self._is_kept:
             self._held.append(last)
         self._root, self._block, self._array = root, block, None
@@ -318,7 +323,7 @@ def writer(home: Home, call: Any, may_shrink: bool) -> Writer:
     made = buffer_protocol.export(Writer, root, lambda: shaped(root, block, home.path))
     made._array = None
     made._end_once = [None]
-    made._held, made._let_go = [], []
+    made._arrays, made._held, made._let_go = [], [], []
     made._is_sealed = False
     made._may_shrink = may_shrink
     made._call = call
