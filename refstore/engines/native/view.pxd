@@ -222,6 +222,10 @@ cdef inline bint labels_are_committed(View *v, uint64_t slot) noexcept nogil:
     return is_ready(bits_at(v, v.g.labels_ready), slot // SLOTS_PER_STEP)
 
 
+cdef inline bint metas_are_committed(View *v, uint64_t slot) noexcept nogil:
+    return is_ready(bits_at(v, v.g.metas_ready), slot // SLOTS_PER_STEP)
+
+
 cdef inline bint pins_are_committed(View *v, uint64_t slot) noexcept nogil:
     return v.pins_ready[slot // SLOTS_PER_STEP] != 0
 

@@ -185,6 +185,32 @@ def write_and_abort(store: refstore.Store) -> None:
     store.create(100).abort()
 
 
+def write_and_truncate(store: refstore.Store) -> None:
+    """To a smaller block, to fewer pages, and to both beside bytes of the user's own."""
+    for size, meta in ((10, b""), (40_000, b""), (10, b"m" * 100), (40_000, b"m" * 300)):
+        with store.create(100_000, meta=meta) as writer:
+            writer.write_at(0, SMALL)
+            writer.truncate(size)
+    with store.create(100_000, name="fresh", meta=b"m" * 300) as writer:
+        view = memoryview(writer)
+        view[:] = bytes(100_000)
+        writer.truncate(50_000)
+        view.release()
+
+
+def write_by_header(store: refstore.Store) -> None:
+    with (
+        store.get("small") as buf,
+        store.create(buf.nbytes, header=buf.header, name="fresh") as writer,
+    ):
+        writer.write_at(0, buf)
+
+
+def put_meta(store: refstore.Store) -> None:
+    store.put(SMALL, meta=b"m" * 100)
+    store.put(NEW, name="fresh", meta=b"m" * 5000)
+
+
 def write_and_keep_a_view(store: refstore.Store) -> None:
     with store.create(shape=100) as writer:
         array = writer.array
@@ -339,6 +365,9 @@ OPERATIONS = [
     Operation("disown", disown, {"owned": {OWNED}}),
     Operation("write_and_seal", write_and_seal, {"fresh": {None, bytes(50000)}}),
     Operation("write_and_abort", write_and_abort, {}),
+    Operation("write_and_truncate", write_and_truncate, {"fresh": {None, bytes(50000)}}),
+    Operation("write_by_header", write_by_header, {"fresh": {None, SMALL}}),
+    Operation("put_meta", put_meta, {"fresh": {None, NEW}}),
     Operation("write_and_keep_a_view", write_and_keep_a_view, {}),
     Operation("fill_up", fill_up, _gone(*NAMED)),
     Operation("grow", grow, {}),
