@@ -20,10 +20,13 @@ __all__ = [
     "checked_options",
     "checked_size",
     "deadline_of",
+    "listed_names",
     "require_bytes_or_shape",
     "require_capacity",
     "require_create",
     "require_max_objects",
+    "require_name",
+    "require_order",
 ]
 
 MAX_SIZE = 1 << 62  # bytes: larger than any store, and small enough to add to
@@ -107,6 +110,13 @@ def checked_meta(meta: object) -> bytes:
     return meta
 
 
+def listed_names(names: Iterable[str]) -> list[str]:
+    """The names that a wait_any() waits for; TypeError."""
+    if isinstance(names, str):
+        raise TypeError("names is a str: give a list of names")
+    return list(names)
+
+
 def checked_count(count: SupportsIndex, names: Sequence[str]) -> int:
     """How many of the names a wait_any() waits for; TypeError or ValueError."""
     n = _number("count", count, "such as 1")
@@ -144,10 +154,27 @@ def require_max_objects(n: int, limit: int) -> None:
         raise ValueError(f"max_objects is {n}: it must be between 1 and {limit}")
 
 
-def require_bytes_or_shape(nbytes: object, shape: object, dtype: object) -> None:
-    """TypeError unless create() was given a number of bytes or a shape, and a dtype with that."""
+def require_bytes_or_shape(
+    nbytes: object, shape: object, dtype: object, header: object = None
+) -> None:
+    """TypeError unless create() was given a number of bytes or a shape, and a dtype with that, or
+    a number of bytes and a header."""
+    if header is not None and (nbytes is None or shape is not None or dtype is not None):
+        raise TypeError("create(header=) takes nbytes beside the header, and no shape or dtype")
     if (nbytes is None) == (shape is None) or (nbytes is not None and dtype is not None):
         raise TypeError("create() takes either nbytes, or shape and maybe dtype")
+
+
+def require_order(order: object) -> None:
+    """ValueError unless it is an order that create() knows."""
+    if order not in ("C", "F"):
+        raise ValueError(f"order is {order!r}: it is 'C' or 'F'")
+
+
+def require_name(claim: bool, name: object) -> None:
+    """ValueError if create() was asked to claim a name, and not given one."""
+    if claim and name is None:
+        raise ValueError("create(claim=True) claims a name: give one")
 
 
 def checked_size(n: SupportsIndex) -> int:

@@ -168,7 +168,7 @@ class PinnedBuffer(Block):
         Example:
             >>> with store.get(store.put(np.arange(3))) as buf:
             ...     with store.create(buf.nbytes, header=buf.header) as writer:
-            ...         memoryview(writer)[:] = bytes(buf)
+            ...         writer.write_at(0, bytes(buf))
             >>> with store.get(writer.ref) as copy:
             ...     copy.array
             array([0, 1, 2])

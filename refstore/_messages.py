@@ -210,6 +210,28 @@ def not_sealed() -> ValueError:
     return ValueError("not sealed: there is no ref yet")
 
 
+def no_place_to_write(offset: int, nbytes: int, size: int) -> ValueError:
+    return ValueError(
+        f"{nbytes} bytes do not fit at offset {offset} of an object of {size} bytes: create it "
+        "larger"
+    )
+
+
+def not_contiguous() -> BufferError:
+    return BufferError("write_at() takes bytes that lie in one piece: copy them first")
+
+
+def no_truncation() -> TypeError:
+    return TypeError(
+        "truncate() is for objects of bytes: the size of this one follows from its shape, or from "
+        "its header"
+    )
+
+
+def not_shorter(size: int, has: int) -> ValueError:
+    return ValueError(f"truncate() makes an object of {has} bytes shorter: {size} cannot be")
+
+
 def parents_writer() -> ValueError:
     return ValueError(
         "this Writer belongs to the parent process: only the process that made it can seal it"
@@ -287,6 +309,13 @@ def wrong_ref_size(nbytes: int) -> ValueError:
 
 def negative_size(size: int) -> ValueError:
     return ValueError(f"a size cannot be negative, and {size} is")
+
+
+def no_header(why: str) -> ValueError:
+    """`why`: a sentence about the header."""
+    return ValueError(
+        f"this is no header of an object: {why}; give the `buf.header` of one, and its nbytes"
+    )
 
 
 # --- of files

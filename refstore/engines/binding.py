@@ -41,8 +41,7 @@ def _bind(face: type, module: Module) -> type:
     members: dict[str, Any] = {
         name: getattr(_documented(module), name)
         for name in _BOUND
-        if getattr(face, name) is getattr(Calls, name)
-        and hasattr(module.Engine, name)  # TODO: all, once both engines have all
+        if getattr(face, name) is getattr(Calls, name) and hasattr(module.Engine, name)
     }
     members |= {
         # not in Store itself: before 3.11 a subclass with a __dict__ would then fit no engine
@@ -60,6 +59,7 @@ def _documented(module: Module) -> type[Engine]:
     """The class of an engine, whose methods wrap those of `Calls` from here on."""
     engine = module.Engine
     if module.BACKEND not in _engines:
-        adopt_docs(engine, Calls)
+        for part in engine.__mro__:
+            adopt_docs(part, Calls)
         _engines[module.BACKEND] = engine
     return engine

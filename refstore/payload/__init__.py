@@ -18,13 +18,13 @@ from __future__ import annotations
 import copyreg
 import operator
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from refstore.payload import arrow, frames, ndarrays, torch
 from refstore.payload.frames import Frame
 
-__all__ = ["Frame", "decode", "encode", "fill"]
+__all__ = ["Frame", "decode", "encode", "fill", "unpickle"]
 
 
 def encode(obj: object) -> Frame:
@@ -65,13 +65,19 @@ def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:
             writable = private()
         buffers.append(torch.rebuilt(writable, entry))
     try:
+        return unpickle(stream, buffers)
+    finally:
+        if writable is not None:
+            torch.validate_sparse()
+
+
+def unpickle(stream: memoryview, buffers: Iterable[object] = ()) -> Any:
+    """The object whose pickle `stream` is. Raises what unpickling raises."""
+    try:
         return pickle.loads(stream, buffers=buffers)
     except (AttributeError, ModuleNotFoundError) as error:
         _explain(error)
         raise
-    finally:
-        if writable is not None:
-            torch.validate_sparse()
 
 
 def _explain(error: AttributeError | ModuleNotFoundError) -> None:

@@ -57,6 +57,11 @@ class Frame:
         offset, last = pieces[-1]
         self.nbytes = offset + last.nbytes
 
+    def pickle_alone(self) -> list[memoryview] | None:
+        """The pieces of the pickle, if there are no buffers beside it."""
+        (_, head), *rest = self.pieces
+        return None if head.nbytes > HEADER.size else [piece for _, piece in rest]
+
 
 class Run(NamedTuple):
     """The bytes of a STORAGE, and the words in front of them."""

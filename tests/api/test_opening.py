@@ -293,7 +293,7 @@ def test_the_largest_capacity_is_the_engines(
     with pytest.raises(ValueError, match="a store holds 8 TiB"):
         refstore.Store(path, capacity=_paths.MAX_CAPACITY + 1)
     with pytest.raises(ValueError, match="capacity is"):
-        load(engine).make_file(path, _paths.MAX_CAPACITY + 1, 10, 0o600, False)
+        load(engine).make_file(path, _paths.MAX_CAPACITY + 1, 10, 0o600, False, None)
 
 
 def test_a_backend_can_be_asked_for(make_store: MakeStore, path: str, engine: str) -> None:

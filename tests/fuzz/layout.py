@@ -86,9 +86,8 @@ class _Cursor:
 
 
 @functools.cache
-def _source() -> str:
-    native = ROOT / "refstore" / "engines" / "native"
-    return (native / "layout.pxd").read_text() + (native / "geometry.pxd").read_text()
+def _source(name: str = "layout.pxd") -> str:
+    return (ROOT / "refstore" / "engines" / "native" / name).read_text()
 
 
 @functools.cache
@@ -126,22 +125,28 @@ def structs() -> dict[str, type[ctypes.Structure]]:
 
 @functools.cache
 def _fields(struct_name: str) -> tuple[Field, ...]:
-    fields = []
+    fields: list[Field] = []
     of = structs()[struct_name]
     for name, kind, *_ in of._fields_:
         where = getattr(of, name)
         n: int = getattr(kind, "_length_", 1)
-        full = f"{struct_name}.{name}"
-        if issubclass(kind._type_ if hasattr(kind, "_length_") else kind, ctypes.Structure):
-            fields.append(Field(name, where.offset, 1, where.size))
-        elif not name.startswith("_pad"):
-            fields.append(Field(name, where.offset, where.size // n, n, PARTS.get(full, ())))
+        each: Any = kind._type_ if hasattr(kind, "_length_") else kind
+        if name.startswith("_pad"):
+            continue
+        if issubclass(each, ctypes.Structure):
+            for k in range(n):
+                at = where.offset + k * (where.size // n)
+                inner = _fields(each.__name__)
+                fields += [f._replace(name=f"{name}[{k}].{f.name}", at=at + f.at) for f in inner]
+        else:
+            parts = PARTS.get(f"{struct_name}.{name}", ())
+            fields.append(Field(name, where.offset, where.size // n, n, parts))
     return tuple(fields)
 
 
 def geometry(capacity: int, max_objects: int) -> _Geometry:
     """What `lay_out` in `geometry.pxd` says, by its own lines."""
-    body = _source().partition("cdef inline void lay_out(")[2].partition(":\n")[2]
+    body = _source("geometry.pxd").partition("cdef inline void lay_out(")[2].partition(":\n")[2]
     body = body.partition("\n\n\n")[0]
     body = re.sub(r"<\w+>", "", body)
     body = re.sub(r"&at\b", "cursor", body)

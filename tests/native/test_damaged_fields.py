@@ -258,6 +258,7 @@ def seen(store: refstore.Store) -> set[str]:
         ("run_bits", "word", 5, "lost run"),
         ("Row", "state", 5, "row"),
         ("Row", "state", 0, "live"),
+        ("Slot", "owned_by", 3, "owned_by"),
     ],
 )
 def test_check_sees_a_wrong_truth(

@@ -253,6 +253,16 @@ class Session:
         assert self._pipe is not None
         self._pipe.send(("said", value))
 
+    def is_called(self) -> bool:
+        """Whether there is something to hear."""
+        assert self._pipe is not None
+        return self._pipe.poll()
+
+    def hear(self) -> None:
+        """Wait, in the middle of a command, for the parent's `ChildProcess.go_on`."""
+        assert self._pipe is not None
+        self._pipe.recv()
+
     def adopt(self, store: refstore.Store) -> None:
         """Make a store the one that commands work on."""
         self._store = store
@@ -306,6 +316,10 @@ class ChildProcess:
         if not ready:
             raise TimeoutError(f"no answer from {self.process} in {BUSY_TIMEOUT} s")
         raise ChildProcessError(f"{self.process} ended in the middle of a command")
+
+    def go_on(self) -> None:
+        """What a command waits for that hears."""
+        self._pipe.send("go on")
 
     def do(self, command: Command, *args: object) -> Any:
         """Run a command in the child and return its result."""

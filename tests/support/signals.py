@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import helpers
 
@@ -54,3 +55,50 @@ def sent_while_waiting() -> Iterator[list[str]]:
     finally:
         thread.join(helpers.BUSY_TIMEOUT)
         assert not thread.is_alive()
+
+
+def comes_amid_a_change(frame: FrameType | None) -> bool:
+    """Whether a handler runs while its thread has a lock of a store, in a way that Python sees."""
+    while frame is not None and frame.f_code.co_name != "_run_locked":
+        frame = frame.f_back
+    return frame is not None
+
+
+def between_changes(handle: Callable[[], object]) -> Callable[[int, FrameType | None], None]:
+    """A handler that comes again until its thread has no lock of a store."""
+
+    def handle_later(_: int, frame: FrameType | None) -> None:
+        if comes_amid_a_change(frame):
+            signal.signal(signal.SIGALRM, handle_later)
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
+        else:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            handle()
+
+    return handle_later
+
+
+@contextlib.contextmanager
+def done_while_waiting(act: Callable[[], object]) -> Iterator[None]:
+    """Another thread does it as soon as this one lets others run; it is done at the end."""
+    ready = threading.Lock()
+    ready.acquire()
+    failed: list[BaseException] = []
+
+    def wait_and_act() -> None:
+        with ready:
+            try:
+                act()
+            except BaseException as error:
+                failed.append(error)
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    try:
+        with only_who_waits_lets_others_run():
+            ready.release()
+            yield
+    finally:
+        thread.join(helpers.BUSY_TIMEOUT)
+        assert not thread.is_alive()
+    assert failed == []

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import random
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from helpers import Session
 
 import refstore
+from refstore.mapping import StoreMapping
 
 
 def nothing(session: Session) -> None:
@@ -33,9 +35,67 @@ def put(session: Session, obj: Any, name: str | None = None, replace: bool = Fal
     return session.store.put(obj, name=name, replace=replace)
 
 
+def put_batches(session: Session, number: int, batches: int) -> list[Any]:
+    """Put the number again and again, ten objects at a time; the refs of all."""
+    data = [b"%d" % number] * 10
+    return [ref for _ in range(batches) for ref in session.store.put_many(data)]
+
+
 def read(session: Session, key: Any) -> bytes:
     with session.store.get(key) as buf:
         return bytes(buf)
+
+
+def wait(session: Session, name: str) -> bytes:
+    """Say so, and wait for a name; the bytes that come."""
+    session.say("waiting")
+    with session.store.wait(name) as buf:
+        return bytes(buf)
+
+
+def make(session: Session, name: str, value: Any) -> bytes:
+    """Get an object or make it. The factory says so, and hears before it is through."""
+
+    def factory() -> Any:
+        session.say("making")
+        session.hear()
+        return value
+
+    with session.store.get_or_put(name, factory) as buf:
+        return bytes(buf)
+
+
+def get_or_put(session: Session, name: str, value: Any) -> bytes:
+    """Say so, and get an object or make it at once."""
+    session.say("asking")
+    with session.store.get_or_put(name, lambda: value) as buf:
+        return bytes(buf)
+
+
+def claim(session: Session, nbytes: int, name: str, replace: bool = False) -> None:
+    """Create with a claim, half written."""
+    writer = session.store.create(nbytes, name=name, claim=True, replace=replace)
+    memoryview(writer)[: nbytes // 2] = b"\xbb" * (nbytes // 2)
+    session.held["writer"] = writer
+
+
+def put_own(session: Session, obj: Any, name: str | None = None) -> Any:
+    return session.store.put(obj, name=name, owned=True)
+
+
+def adopt(session: Session, key: Any) -> None:
+    session.store.adopt(key)
+
+
+def put_patiently(session: Session, obj: Any, name: str | None = None) -> Any:
+    """Say so, and wait for room."""
+    session.say("waiting")
+    return session.store.put(obj, name=name, timeout=helpers.BUSY_TIMEOUT)
+
+
+def meta_of(session: Session, key: Any) -> bytes:
+    with session.store.get(key) as buf:
+        return buf.meta
 
 
 def delete(session: Session, key: Any) -> None:
@@ -199,6 +259,39 @@ def churn_for_ever(session: Session, seed: int) -> None:
             session.say(turn)
 
 
+def use_as_cache(session: Session, seed: int, turns: int, keys: int) -> tuple[int, int]:
+    """Get each of many names, or put it; every byte verified, also of what is held for a while.
+
+    How many were there, and how many were not put, since all of the store was held.
+    """
+    store, rng = session.store, random.Random(seed)
+    held: list[tuple[Any, int]] = []
+    hits = refused = 0
+    for turn in range(turns):
+        number = int(keys * rng.random() ** 3)
+        try:
+            buf = store.get(f"key {number}")
+        except refstore.ObjectNotFoundError:
+            size = 1000 + 997 * number % 20_000
+            try:
+                store.put(stamped(number, size), name=f"key {number}", replace=True)
+            except refstore.StoreFullError:
+                refused += 1
+        else:
+            hits += 1
+            held.append((buf, number))
+        if len(held) > 5:
+            kept, its = held.pop(rng.randrange(5))
+            assert_stamped(kept, its)
+            kept.release()
+        if turn % 10 == 0:
+            session.say(turn)
+    for kept, its in held:
+        assert_stamped(kept, its)
+        kept.release()
+    return hits, refused
+
+
 def stamped(number: int, size: int) -> bytes:
     """`size` bytes that tell which name they belong to."""
     return bytes([number + 1]) * size
@@ -265,3 +358,57 @@ def create_many_times(session: Session, path: str, times: int, backend: Any) -> 
             outcome = "opened"
         outcomes.append(outcome)
     return outcomes
+
+
+def pop_all(session: Session, prefix: str, keys: list[str]) -> list[str]:
+    """Take what is there of some keys; those that were this child's to take."""
+    mapping = StoreMapping(session.store, prefix)
+    return [key for key in keys if mapping.pop(key, None) is not None]
+
+
+def items_of(session: Session, handle: Any) -> list[Any]:
+    """What a SharedList or SharedDict has, of which this child has the handle."""
+    with handle:
+        return list(handle.items() if isinstance(handle, Mapping) else handle)
+
+
+# -- waiting for each other ---------------------------------------------------------------------
+
+
+def follow_newer(session: Session, name: str, known: Any, last: int) -> int:
+    """Wait for newer versions up to the last one, none of which is older than the one before."""
+    seen = looks = 0
+    while seen < last:
+        with session.store.wait(name, newer_than=known) as buf:
+            version = int(bytes(buf))
+            assert version > seen, f"version {version} after {seen}"
+            seen, known = version, buf.ref
+            looks += 1
+    return looks
+
+
+def make_from(session: Session, name: str, other: str) -> bytes:
+    """Make an object from another, which another makes from this one."""
+
+    def factory() -> bytes:
+        session.say("making")
+        session.hear()
+        return bytes(session.store.get_or_put(other, lambda: factory_of_other()))
+
+    def factory_of_other() -> bytes:
+        return bytes(session.store.get_or_put(name, lambda: b"never"))
+
+    return bytes(session.store.get_or_put(name, factory))
+
+
+def churn_patiently(session: Session, size: int, count: int) -> None:
+    """Hold a few objects, let them go and put others, until the parent says so."""
+    store = session.store
+    while True:
+        mine = [store.put(bytes(size), timeout=helpers.BUSY_TIMEOUT) for _ in range(count)]
+        session.say("full")
+        for ref in mine:
+            store.delete(ref)
+        if session.is_called():
+            session.hear()
+            return

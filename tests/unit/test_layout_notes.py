@@ -41,7 +41,11 @@ def fields_of_native(text: str) -> list[tuple[str, str]]:
 def fields_of_filelock(text: str) -> list[tuple[str, str]]:
     """Every word of the file's tables, and the fixed words by their names in `Header`."""
     found = []
-    for start, end in (("HOME: Final", "JOURNAL: Final"), ("ROW_STATE: Final", "COMMAND_NBYTES")):
+    for start, end in (
+        ("HOME: Final", "JOURNAL: Final"),
+        ("ROW_STATE: Final", "COMMAND_NBYTES"),
+        ("ORIGIN_PID: Final", "ORIGIN_NBYTES"),
+    ):
         found += CONSTANT.findall(text[text.index(start) : text.index(end)])
     found += CONSTANT.findall(text[text.index("\nWORD: Final") : text.index("FREE, WRITING")])
     header = text[text.index("class Header") : text.index("class Geometry")]

@@ -4,46 +4,43 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import mmap
 import os
 import threading
 import weakref
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from refstore import _messages
-from refstore._errors import TopHolder
+from refstore._arguments import META_LIMIT
+from refstore._errors import StoreFullError
 from refstore._paths import open_store
 from refstore._refs import make_ref
-from refstore.engines.filelock import (
-    buffers,
-    check,
-    liveness,
-    names,
-    process_table,
-    recovery,
-    slots,
-)
-from refstore.engines.filelock.journal import Change, Moment
+from refstore.engines.filelock import buffers, claims, eviction, liveness, origins, slots
+from refstore.engines.filelock.call import Call
+from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     KINDS,
+    META,
     NBYTES,
     OFFSET,
     PUTS,
     SHAPE,
     TEXT_AT,
-    TEXT_LIMIT,
     UNIT,
     UNITS,
     read_header,
 )
 from refstore.engines.filelock.life import Life, here
 from refstore.engines.filelock.mapping import copy_on_write
-from refstore.engines.filelock.membership import Membership
+from refstore.engines.filelock.owners import Owner
 from refstore.engines.filelock.pins import Pin, postpone
 from refstore.engines.filelock.prepare import Prepared
 from refstore.engines.filelock.targets import Target
-from refstore.engines.filelock.transaction import Deferred, Operation, T
+from refstore.engines.filelock.transaction import Deferred
 from refstore.payload import arrays
 
 SMALL: Final = 1 << 15  # bytes that are copied under the lock, with the allocation
@@ -61,38 +58,7 @@ class Block(NamedTuple):
     description: bytes  # of an array, as `arrays.describe` makes it
 
 
-class Call:
-    """One public call, and what it took for whoever is interrupted before it can hand it out."""
-
-    __slots__ = ("att", "generation", "life", "published", "replaced", "slot", "taken")
-
-    def __init__(self, att: Attachment, life: Life) -> None:
-        self.att = att
-        self.life = life  # in which it began
-        self.slot = self.generation = 0
-        self.taken: Moment | None = None  # when the slot became ours
-        self.published: Moment | None = None
-        self.replaced = False  # an object that had the name is gone with that
-
-    def run(self, what: str, operation: Operation[T], *args: object) -> T:
-        """Runs an operation of the call under the lock."""
-        return self.att.run(self.life, what, operation, *args)
-
-    def with_room(self, what: str, nbytes: int, operation: Operation[T], *args: object) -> T:
-        """Runs an operation that allocates; see `Attachment.with_room`."""
-        return self.att.with_room(self.life, what, nbytes, operation, *args)
-
-    def take(self, slot: int, generation: int, moment: Moment) -> None:
-        self.slot, self.generation, self.taken = slot, generation, moment
-
-    def is_taken(self) -> bool:
-        return self.taken is not None and self.taken.has_come()
-
-    def is_published(self) -> bool:
-        return self.published is not None and self.published.has_come()
-
-
-class Attachment(Membership):
+class Attachment(Owner):
     """This process's membership in one store. It ends with the last store object, buffer and writer
     that uses it."""
 
@@ -103,7 +69,7 @@ class Attachment(Membership):
         unit, units = words[at + OFFSET], words[at + UNITS]
         nbytes, shape = words[at + NBYTES], words[at + SHAPE]
         offset, nbytes_of_text = self.file.block_at(unit), shape >> 32
-        spill = nbytes_of_text if nbytes_of_text > TEXT_LIMIT else 0
+        spill = slots.text_spill(nbytes_of_text)
         if shape & 0xFF >= len(KINDS):
             raise _messages.damaged_object(self.path, _messages.KIND_OF_OBJECT, slot)
         if unit + units > self.file.g.units or nbytes > units * UNIT:
@@ -113,6 +79,16 @@ class Attachment(Membership):
         start = offset + nbytes if spill else self.file.label(slot) + TEXT_AT
         text = bytes(self.file.octets[start : start + nbytes_of_text])
         return Block(slot, offset, nbytes, KINDS[shape & 0xFF], text)
+
+    def meta(self, slot: int) -> bytes:
+        """Reads the meta of a slot that we pin. StoreCorruptedError if it leads out of the file."""
+        words, at = self.file.words, self.file.slot(slot)
+        unit, units, nbytes = words[at + OFFSET], words[at + UNITS], words[at + META]
+        spill = slots.meta_spill(nbytes)
+        if nbytes > META_LIMIT or spill > units * UNIT or unit + units > self.file.g.units:
+            raise _messages.damaged_object(self.path, "the length of the meta", slot)
+        start = self.file.block_at(unit + units) - spill if spill else self.file.meta(slot)
+        return bytes(self.file.octets[start : start + nbytes])
 
     def private_copy(self, block: buffers.Block) -> tuple[mmap.mmap, int]:
         """A private copy-on-write view of a block, and where it begins there."""
@@ -132,7 +108,7 @@ class Attachment(Membership):
 
     def pin(self, slot: int, generation: int, pin: Pin) -> None:
         """One more pin on a live object. Errors: ObjectNotFoundError."""
-        self.with_room(here(), "a pin", 0, self._pin, slot, generation, pin)
+        self.with_room(Call(self, here()), "a pin", 0, self._pin, slot, generation, pin)
 
     def _pin(self, c: Change, slot: int, generation: int, pin: Pin) -> None:
         if not slots.is_live(c, slot, generation):
@@ -148,64 +124,21 @@ class Attachment(Membership):
         c.commit()
         self.recover_condemned(c, slot)
 
-    def recover_condemned(self, c: Change, slot: int | None) -> None:
-        """Recovers the dead processes that pin a deleted object."""
-        if slot is not None and slots.is_condemned(c, slot):
-            rows = slots.pinning_rows(c, slot)
-            with contextlib.suppress(OSError):  # no descriptor left: what was asked for is done
-                recovery.recover(c, self.folder, rows, self.row, self.report)
-
-    # --- room
-
-    def with_room(
-        self, life: Life, what: str, nbytes: int, operation: Operation[T], *args: object
-    ) -> T:
-        """Runs an operation that allocates. When the store is full it retries after recovering
-        dead processes, then after collecting garbage of this one that still pins."""
-        remedies = iter((self._recover, self._collect_garbage))
-        while True:
-            try:
-                return self.run(life, what, operation, *args)
-            except slots.NoRoomError as error:
-                why = str(error)
-            if why == _messages.OVER_CAPACITY or not any(remedy(life) for remedy in remedies):
-                break
-        room, holders = self.run(life, "counting", self._room)
-        raise _messages.full(self.path, nbytes, why, room, holders, self.file.descriptor_or_none())
-
-    def _recover(self, life: Life) -> bool:
-        return self.run(life, "recovery", self.recover_dead)
-
-    def _collect_garbage(self, life: Life) -> bool:
-        if not self.run(life, "recovery", self._holds_condemned):
-            return False
-        gc.collect()
-        return True
-
-    def _room(self, c: Change) -> tuple[_messages.Room, list[TopHolder]]:
-        held = check.holdings(c)
-        room = check.census(c).room._replace(kept=check.kept(c, held))
-        return room, check.top_holders(c, held)
-
-    def recover_dead(self, c: Change) -> bool:
-        return recovery.recover(c, self.folder, process_table.used_rows(c), self.row, self.report)
-
-    def _holds_condemned(self, c: Change) -> bool:
-        return recovery.holds_condemned(c, self.own)
-
     # --- putting
 
-    def put(self, call: Call, prepared: Prepared, utf8: bytes | None, replace: bool) -> None:
-        """A new object. If this or what follows raises, the call is to be undone."""
+    def put(self, call: Call, prepared: Prepared, pin: Pin | None = None) -> None:
+        """A new object, which `pin` pins. If this or what follows raises, the call is to be
+        undone."""
         nbytes = prepared.nbytes
         if nbytes <= SMALL:
             what = _messages.a_put(nbytes)
-            call.with_room(what, nbytes, self._put_small, call, prepared, utf8, replace)
+            self.let_others_try(call)
+            call.wait_for_room(what, nbytes, self._put_small, call, prepared, pin)
             return
-        self.begin(call, nbytes, prepared.kind, prepared.text, utf8, replace)
+        self.begin(call, prepared.wanted(call.asked.meta))
         at = self.block(call.slot).offset
         prepared.fill(Target(self.file, at, nbytes, call.life))
-        self.seal(call, utf8, replace, None)
+        self.seal(call, pin)
 
     def stays(self, call: Call, error: BaseException) -> bool:
         """Whether what was published before `error` came up cannot be taken back: what it replaced
@@ -219,6 +152,10 @@ class Attachment(Membership):
         """
         if call.is_taken():
             self.defer(self._undo, call, pin)
+
+    def give_up_all(self, calls: Iterable[Call]) -> None:
+        """The same for many calls, without views, under one lock."""
+        self.defer_once(*(Deferred(self._undo, (call, None)) for call in calls if call.is_taken()))
 
     def _undo(self, c: Change, call: Call, pin: Pin | None) -> None:
         slot = call.slot
@@ -234,89 +171,147 @@ class Attachment(Membership):
         c.commit()
         self.recover_condemned(c, slot)
 
-    def _put_small(
-        self, c: Change, call: Call, prepared: Prepared, utf8: bytes | None, replace: bool
-    ) -> None:
-        nbytes, kind, text, fill = prepared
-        replaced = None if utf8 is None else self._find_replaced(c, utf8, replace)
-        slot, generation = slots.claim(c, nbytes, kind, text, self.own, True)
+    def _put_small(self, c: Change, call: Call, prepared: Prepared, pin: Pin | None) -> None:
+        rivals = claims.find_rivals(c, self, call)
+        wanted = prepared.wanted(call.asked.meta)
+        slot, generation = self.claim(c, call, wanted, True)
         # What follows lies where nobody looks until the change is there.
         at = c.file.block_at(c[c.file.slot(slot) + OFFSET])
-        if nbytes:
-            fill(Target(c.file, at, nbytes, call.life))
-        self._write_spill(at + nbytes, text, call.life)
-        call.take(slot, generation, c.next())
-        self._publish(c, call, utf8, replaced)
+        if wanted.nbytes:
+            prepared.fill(Target(c.file, at, wanted.nbytes, call.life))
+        self._write_spill(at, wanted, call.life)
+        if not call.is_taken():
+            call.take(slot, generation, c.next())
+        self._pin_own(c, call, pin)
+        self._publish(c, call, rivals)
 
-    def _publish(self, c: Change, call: Call, utf8: bytes | None, replaced: int | None) -> None:
-        if utf8 is not None:
-            slots.write_name(c, call.slot, utf8)
-        slots.publish(c, call.slot, utf8, replaced)
-        call.replaced, call.published = replaced is not None, c.next()
+    def claim(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> tuple[int, int]:
+        """A slot of the call's and its generation; see `slots.claim`."""
+        own, asked = self.own, call.asked
+        origins.take(c, own)
+        evictable = self.evict is not None if asked.evictable is None else bool(asked.evictable)
+        use = eviction.use_word(c, evictable)
+        by = slots.By(own, origins.word(c, own), use)
+        return slots.claim(c, wanted, by, near, call.slot if call.is_taken() else None)
+
+    def _pin_own(self, c: Change, call: Call, pin: Pin | None) -> None:
+        if pin is not None:
+            slots.pin(c, call.slot, self.own)
+            pin.take(call.slot, c.next())
+
+    def _publish(self, c: Change, call: Call, rivals: claims.Rivals) -> None:
+        self.publish(c, call, rivals)
         c.commit()
         self.count(PUTS)
-        self.recover_condemned(c, replaced)
+        self.recover_condemned(c, rivals.replaced)
+        if call.asked.owned:
+            self.disown_all()  # a Writer may outlive the last `Store`
 
-    def _find_replaced(self, c: Change, utf8: bytes, replace: bool) -> int | None:
-        replaced = names.find(c, utf8)
-        if replaced is not None and not replace:
-            raise _messages.exists(self.path, utf8.decode())
-        return replaced
-
-    def _write_spill(self, at: int, text: bytes, life: Life) -> None:
-        if len(text) > TEXT_LIMIT:
-            Target(self.file, at, len(text), life).copy(0, text)
-
-    def begin(
-        self, call: Call, nbytes: int, kind: int, text: bytes, utf8: bytes | None, replace: bool
-    ) -> None:
-        """A slot in WRITING, with room. The name is looked at so that nobody writes in vain."""
-        what, near, asked = _messages.a_put(nbytes), nbytes <= NEAR, (nbytes, kind, text)
-        call.with_room(what, nbytes, self._begin_writing, call, asked, near, utf8, replace)
-        at = self.file.slot(call.slot)
-        start, units = self.file.block_at(self.file.words[at + OFFSET]), self.file.words[at + UNITS]
-        if not near and not self.file.commit_block(start, units * UNIT, call.life):
-            self.give_up(call)
-            room, holders = call.run("counting", self._room)
-            fd = self.file.descriptor_or_none()
-            raise _messages.full(self.path, nbytes, _messages.NO_MEMORY, room, holders, fd)
-        self._write_spill(start + nbytes, text, call.life)
-
-    def _begin_writing(
-        self,
-        c: Change,
-        call: Call,
-        asked: tuple[int, int, bytes],
-        near: bool,
-        utf8: bytes | None,
-        replace: bool,
-    ) -> None:
+    def publish(self, c: Change, call: Call, rivals: claims.Rivals) -> None:
+        """Makes an object of what was written, with the commit that is in preparation."""
+        utf8 = call.asked.utf8
+        if rivals.claim is not None:
+            slots.unclaim(c, rivals.claim)
         if utf8 is not None:
-            self._find_replaced(c, utf8, replace)
-        nbytes, kind, text = asked
-        slot, generation = slots.claim(c, nbytes, kind, text, self.own, near)
-        call.take(slot, generation, c.next())
+            slots.write_name(c, call.slot, utf8)
+        slots.publish(c, call.slot, utf8, rivals.replaced)
+        eviction.admit(c, call.slot)
+        if call.asked.owned:
+            self.make_own(c, call.slot)
+        call.replaced, call.published = rivals.replaced is not None, c.next()
+
+    def _write_spill(self, at: int, wanted: slots.Wanted, life: Life) -> None:
+        """What lies in the block besides its payload; that begins at `at`."""
+        text, meta = wanted.text, wanted.meta
+        if slots.text_spill(len(text)):
+            Target(self.file, at + wanted.nbytes, len(text), life).copy(0, text)
+        if spill := slots.meta_spill(len(meta)):
+            Target(self.file, at + wanted.units * UNIT - spill, spill, life).copy(0, meta)
+
+    def begin(self, call: Call, wanted: slots.Wanted) -> None:
+        """A slot in WRITING, with room, or in CLAIMED. The name is looked at so that nobody writes
+        in vain."""
+        nbytes = wanted.nbytes
+        what, near = _messages.a_put(nbytes), nbytes <= NEAR
+        self.let_others_try(call)
+        while True:
+            call.wait_for_room(what, nbytes, self._begin_writing, call, wanted, near)
+            if self.prepare_block(call, wanted, near):
+                return
+            self.give_up(call)
+            call.taken = None
+            if not self.sleep_for_room(call):
+                raise self.no_memory(call, nbytes)
+
+    def no_memory(self, call: Call, nbytes: int) -> StoreFullError:
+        """The file system has none for so many bytes."""
+        return self.full(call, nbytes, _messages.NO_MEMORY)
+
+    def prepare_block(self, call: Call, wanted: slots.Wanted, near: bool) -> bool:
+        """Whether there is memory for a block that was begun; writes what is no payload there."""
+        start = self.file.block_at(self.file.words[self.file.slot(call.slot) + OFFSET])
+        if not near and not self.file.commit_block(start, wanted.units * UNIT, call.life):
+            return False
+        self._write_spill(start, wanted, call.life)
+        return True
+
+    def _begin_writing(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> None:
+        rivals, asked = claims.find_rivals(c, self, call), call.asked
+        slot, generation = self.claim(c, call, wanted, near)
+        if asked.claim:
+            assert asked.utf8 is not None
+            if rivals.claim is not None:
+                slots.unclaim(c, rivals.claim)
+            slots.write_name(c, slot, asked.utf8)
+            slots.claim_name(c, slot, asked.utf8, is_hard=True)
+        if not call.is_taken():
+            call.take(slot, generation, c.next())
         c.commit()
 
-    def seal(self, call: Call, name: bytes | str | None, replace: bool, pin: Pin | None) -> None:
+    def write(
+        self, call: Call, block: buffers.Block, offset: int, octets: npt.NDArray[np.uint8]
+    ) -> None:
+        """Copies bytes into the block that the call took."""
+        Target(self.file, block.offset, block.nbytes, call.life).copy(offset, octets)
+
+    def shrink(self, call: Call, nbytes: int, *, frees: bool) -> bool:
+        """Makes the object shorter that the call began, and with `frees` its block; whether it is
+        still being written."""
+        return call.run("truncate()", self._shrink, call, nbytes, frees)
+
+    def _shrink(self, c: Change, call: Call, nbytes: int, frees: bool) -> bool:
+        if not slots.is_written_by(c, call.slot, call.generation, self.own):
+            return False
+        c[c.file.slot(call.slot) + NBYTES] = nbytes
+        if frees:
+            self._fit(c, call)
+        c.commit()
+        return True
+
+    def _fit(self, c: Change, call: Call) -> None:
+        """A block gives back what it does not need, for who writes it."""
+        end, spill = slots.fit(c, call.slot), slots.meta_spill(len(call.asked.meta))
+        if end is not None and spill:
+            at = c.file.block_at(end) - spill
+            Target(self.file, at, spill, call.life).copy(0, call.asked.meta)
+
+    def seal(self, call: Call, pin: Pin | None) -> None:
         """Publishes what was written. `pin`: of views of it that live on.
 
         If this or what follows raises, the call is to be undone.
         """
-        utf8 = name.encode() if isinstance(name, str) else name
+        utf8 = call.asked.utf8
         what = f"publishing {utf8.decode()!r}" if utf8 else "a seal"
-        call.with_room(what, 0, self._seal, call, utf8, replace, pin)
+        call.with_room(what, 0, self._seal, call, pin)
 
-    def _seal(
-        self, c: Change, call: Call, utf8: bytes | None, replace: bool, pin: Pin | None
-    ) -> None:
+    def _seal(self, c: Change, call: Call, pin: Pin | None) -> None:
         if not slots.is_written_by(c, call.slot, call.generation, self.own):
             raise self.file.damaged(f"slot {call.slot} was being written, and no longer is")
-        replaced = None if utf8 is None else self._find_replaced(c, utf8, replace)
-        if pin is not None:
-            slots.pin(c, call.slot, self.own)
-            pin.take(call.slot, c.next())
-        self._publish(c, call, utf8, replaced)
+        rivals = claims.find_rivals(c, self, call)
+        if pin is None:
+            self._fit(c, call)
+        self._pin_own(c, call, pin)
+        self._publish(c, call, rivals)
 
 
 # --- attachments: one for each file and process

@@ -23,6 +23,7 @@ from refstore._refs import ObjectRef, make_ref
 from refstore.engines.filelock import buffer_protocol
 from refstore.engines.filelock.pins import Block, Home, Pin, Root, private_root, root_over, shaped
 from refstore.payload import arrays, decode
+from refstore.payload.headers import header_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -191,6 +192,16 @@ class _Pinned(Exported):
     @property
     def ref(self) -> ObjectRef:
         return self._ref
+
+    @property
+    def header(self) -> bytes:
+        self._require_open()
+        return header_of(self._block.kind, self._block.nbytes, self._block.description)
+
+    @property
+    def meta(self) -> bytes:
+        _, home = self._require_open()
+        return home.meta(self._slot)
 
     @property
     def array(self) -> npt.NDArray[Any]:

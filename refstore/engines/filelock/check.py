@@ -6,13 +6,14 @@ Called under the change lock; changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from refstore import _children, _limits, _messages, _problems
 from refstore._errors import StoreCorruptedError, TopHolder
-from refstore.engines.filelock import extents, names, process_table, recovery, slots
+from refstore.engines.filelock import extents, names, origins, process_table, recovery, slots
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
+    CLAIMED,
     CONDEMNED,
     COUNT,
     COUNTERS,
@@ -22,22 +23,29 @@ from refstore.engines.filelock.layout import (
     KINDS,
     MAKER,
     MASK,
+    META,
     NBYTES,
     NEXT,
     OFFSET,
+    ORIGIN,
+    OWNED_BY,
     RETIRED,
     ROW_COUNTERS,
     SEALED,
     SHAPE,
     SLOTS_USED,
-    TEXT_LIMIT,
     TOTALS,
     TRIMS,
+    TURN,
     UNIT,
     UNITS,
+    UNKNOWN,
+    WAITS_FOR,
     WORD,
     WRITING,
 )
+
+HAVE_BLOCKS: Final = (WRITING, SEALED, CONDEMNED, CLAIMED)
 
 
 class Held(NamedTuple):
@@ -56,7 +64,7 @@ def block(c: Change, slot: int) -> Held | None:
     if slot >= slots.used(c):
         return None
     word = c[at + WORD]
-    if word & 0xFF not in (WRITING, SEALED, CONDEMNED):
+    if word & 0xFF not in HAVE_BLOCKS:
         return None
     pinned = bool(slots.pinning_rows(c, slot))
     return Held(slot, word >> 8, word & 0xFF, c[at + UNITS] * UNIT, pinned)
@@ -67,7 +75,7 @@ def blocks(c: Change) -> Iterator[Held]:
     units = recovery.used_slots(c, UNITS)
     masks = [recovery.used_slots(c, MASK + k) for k in range(4)]
     for slot, word in enumerate(words):
-        if word & 0xFF in (WRITING, SEALED, CONDEMNED):
+        if word & 0xFF in HAVE_BLOCKS:
             pinned = any(mask[slot] for mask in masks)
             yield Held(slot, word >> 8, word & 0xFF, units[slot] * UNIT, pinned)
 
@@ -84,7 +92,7 @@ def census(c: Change) -> Census:
         used += held.nbytes
         objects += held.state == SEALED
         condemned += held.state == CONDEMNED
-        writing += held.nbytes * (held.state == WRITING)
+        writing += held.nbytes * slots.is_half_made(held.state)
         if held.pinned:
             pinned += 1
             pinned_nbytes += held.nbytes
@@ -169,11 +177,11 @@ def holdings(c: Change, only: int | None = None) -> list[Holding]:
     for held in blocks(c) if only is None else [one] if one is not None else []:
         at = c.file.slot(held.slot)
         rows = {row: slots.pins_of(c, row, held.slot) for row in slots.pinning_rows(c, held.slot)}
-        generation, name = None, None
-        if held.state == WRITING:
+        generation, name = None, name_of(c, held.slot)
+        if slots.is_half_made(held.state):
             rows.setdefault(c[at + MAKER], 0)
         else:
-            generation, name = held.generation, name_of(c, held.slot)
+            generation = held.generation
         for row, pins in rows.items():
             kept = pins != 0 and slots.is_kept(c, row, held.slot)
             found.append(Holding(row, held.slot, generation, name, pins, held.nbytes, kept))
@@ -208,6 +216,9 @@ def problems(c: Change) -> set[str]:
     found: set[str] = set()
     for check in (_check_slots, _check_space, _check_free_slots, _check_names, _check_pins):
         found.update(_told_by(check, c))
+    turn = c[TURN]
+    if turn and turn - 1 not in process_table.used_rows(c):
+        found.add(f"turn: row {turn - 1} may try first, and nobody holds it")
     if c.words[COUNT]:
         found.add(f"journal: {c.words[COUNT]} words of a change wait to be written")
     return found
@@ -226,23 +237,39 @@ def _told_by(check: Callable[[Change], Iterator[str]], c: Change) -> set[str]:
 def _check_slots(c: Change) -> Iterator[str]:
     file = c.file
     in_use = set(process_table.used_rows(c))
+    for row in in_use:
+        if not origins.is_known(c, origins.origin_of(c, row)):
+            yield f"origin: row {row} names origin {origins.origin_of(c, row)}, which is none"
     for slot, word in enumerate(recovery.used_slots(c, WORD)):
         at, state = file.slot(slot), word & 0xFF
         if state > RETIRED or word >> 56:
             yield _problems.unknown_state(slot, word & 0xFF | word >> 56 << 8)
             continue
-        if state not in (WRITING, SEALED, CONDEMNED):
+        yield from _check_owner(c, slot, state, in_use)
+        if state not in HAVE_BLOCKS:
             continue
-        if state == WRITING and c[at + MAKER] not in in_use:
-            yield f"owner: slot {slot} is written by row {c[at + MAKER]}, which nobody holds"
-        text = c[at + SHAPE] >> 32
-        needed = c[at + NBYTES] + (text if text > TEXT_LIMIT else 0)
+        if not origins.is_known(c, c[at + ORIGIN] & UNKNOWN):
+            yield f"origin: slot {slot} names origin {c[at + ORIGIN] & UNKNOWN}, which is none"
+        spill = slots.text_spill(c[at + SHAPE] >> 32) + slots.meta_spill(c[at + META])
+        needed = c[at + NBYTES] + spill
         if needed > c[at + UNITS] * UNIT:
             yield f"size: slot {slot} holds {needed} bytes in {c[at + UNITS]} units"
-        if c[at + OFFSET] + c[at + UNITS] > file.g.units:
+        if state == CLAIMED and not c[at + UNITS]:
+            if c[at + WAITS_FOR] > slots.used(c):
+                yield f"offset: the claim in slot {slot} waits for slot {c[at + WAITS_FOR] - 1}"
+        elif c[at + OFFSET] + c[at + UNITS] > file.g.units:
             yield f"offset: the block of slot {slot} ends after the last unit"
         if c[at + SHAPE] & 0xFF >= len(KINDS):
             yield _problems.unknown_kind(slot, c[at + SHAPE] & 0xFF)
+
+
+def _check_owner(c: Change, slot: int, state: int, in_use: set[int]) -> Iterator[str]:
+    at = c.file.slot(slot)
+    maker, owner = c[at + MAKER], c[at + OWNED_BY]
+    if slots.is_half_made(state) and maker not in in_use:
+        yield f"owner: slot {slot} is written by row {maker}, which nobody holds"
+    if owner and (state != SEALED or owner - 1 not in in_use):
+        yield f"owned: slot {slot} is in state {state}, and owned by row {owner - 1}"
 
 
 def _check_space(c: Change) -> Iterator[str]:
@@ -289,7 +316,8 @@ def _check_names(c: Change) -> Iterator[str]:
             chained.add(link - 1)
             link = c[file.slot(link - 1) + NEXT]
     for slot, word in enumerate(recovery.used_slots(c, WORD)):
-        named = word & 0xFF == SEALED and slots.has_name(c, slot)
+        state = word & 0xFF
+        named = state == CLAIMED or (state == SEALED and slots.has_name(c, slot))
         if named != (slot in chained):
             yield f"index: slot {slot} is in state {word & 0xFF}, and the chains say otherwise"
         elif named:
@@ -297,7 +325,7 @@ def _check_names(c: Change) -> Iterator[str]:
             utf8 = file.name(slot, c[at + SHAPE] >> 8 & 0xFFFF)
             if names.hash_of(file, utf8) != c[at + HASH]:
                 yield _problems.wrong_hash(slot)
-            elif names.find(c, utf8) != slot:
+            elif slot not in names.look(c, utf8):
                 yield f"index: {utf8!r} leads to another slot than {slot}"
 
 
@@ -312,7 +340,7 @@ def _check_pins(c: Change) -> Iterator[str]:
                 yield _problems.pins_of_free_row(row, slot)
             elif not slots.pins_of(c, row, slot):
                 yield f"pins: row {row} has a bit and no pins on slot {slot}"
-        if rows and state not in (WRITING, SEALED, CONDEMNED):
+        if rows and state not in HAVE_BLOCKS:
             yield f"pins: slot {slot} is pinned, and in state {state}"
         if state == CONDEMNED and not rows:
             yield _problems.lost_reap(slot)

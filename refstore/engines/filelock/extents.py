@@ -125,7 +125,11 @@ def _best_of(c: Change, b: int, units: int, limit: int | None) -> int | None:
     return best
 
 
-def _find(c: Change, units: int) -> int | None:
+def find(c: Change, units: int) -> int | None:
+    """The first unit of a free extent that has room for a block; None if no free extent is large
+    enough. 0 units need none."""
+    if not units:
+        return 0
     own = bin_of(units)
     found = _best_of(c, own, units, SCAN_LIMIT)
     if found is not None:
@@ -139,17 +143,21 @@ def _find(c: Change, units: int) -> int | None:
     return _best_of(c, own, units, None)
 
 
-def take(c: Change, units: int) -> int | None:
-    """The first unit of a block; None if no free extent is large enough. 0 units need none."""
+def take(c: Change, unit: int, units: int) -> None:
+    """A block of what `find` found, and for which there is memory."""
     if not units:
-        return 0
-    unit = _find(c, units)
-    if unit is None:
-        return None
+        return
     size = _delist(c, unit)
     if size > units:
         _enlist(c, unit + units, size - units)
-    return unit
+
+
+def hole(c: Change, unit: int, units: int) -> int:
+    """Units of the free extent that a block would be part of if it were given back."""
+    end = unit + units
+    if end < c.file.g.units:
+        units += c[_tag(c, end)] & _LOW_40
+    return units + (c[_tag(c, unit - 1)] & _LOW_40 if unit else 0)
 
 
 def give(c: Change, unit: int, units: int) -> None:

@@ -47,7 +47,7 @@ _ANEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC | getattr(os, "O_BI
 
 
 def make(
-    path: str, capacity: int, max_objects: int, mode: int, temporary: bool
+    path: str, capacity: int, max_objects: int, mode: int, temporary: bool, evict: str | None
 ) -> liveness.LivenessLock | None:
     """Makes a complete store file and gives it its name; FileExistsError if the name is taken.
 
@@ -55,7 +55,7 @@ def make(
     lock that says that it lives from before then; this is it.
     """
     life = here()
-    header = new_header(path, capacity, max_objects, temporary)
+    header = new_header(path, capacity, max_objects, temporary, evict)
     folder = locks_of(path, header.uuid)
     held = None
     try:

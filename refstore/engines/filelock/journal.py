@@ -19,9 +19,12 @@ from __future__ import annotations
 import errno
 from array import array
 from itertools import chain
+from typing import Final
 
 from refstore.engines.filelock.layout import COUNT, JOURNAL, LOCK_COUNT, PAIRS
 from refstore.engines.filelock.mapping import Mapping
+
+ROOM: Final = 64  # words
 
 
 class Change:
@@ -42,6 +45,10 @@ class Change:
 
     def __setitem__(self, i: int, value: int) -> None:
         self.new[i] = value
+
+    def is_full(self) -> bool:
+        """Whether it should be committed before more is gathered; no step takes more than ROOM."""
+        return len(self.new) > PAIRS - ROOM
 
     def commit(self) -> None:
         new, words = self.new, self.words

@@ -11,13 +11,17 @@ All numbers are 64-bit words in the machine's order. Offsets in words, sizes by 
     ---      committed when the file is made; from here on as it is reached, by whole pages
     ...      slots                max_objects times SLOT_WORDS
     ...      labels               max_objects times LABEL_NBYTES: name, then the array's description
+    ...      metas                max_objects times META_NBYTES: the user's own bytes
     ...      pins                 ROWS times max_objects cells of 32 bits: pins[row][slot]
+    ...      origins              ORIGIN_WORDS for each process whose objects are there
+    ...      queues               2 rings of slots for "s3fifo", and what its small one lost
     ...      tags                 2 words for each unit: boundary tags and links of free extents
     ...      data                 units of 64 bytes; the payload
 
 Words. *Unit*: 64 bytes of data. *Extent*: neighbouring units, free or one object's block. *Slot*:
 an object's entry, which says where its block lies. *Row*: a process's place in the process table.
-*Cell*: how many pins one row has on one slot. *Label*: what a slot has to say in bytes.
+*Cell*: how many pins one row has on one slot. *Label*: what a slot has to say in bytes. *Origin*:
+what is told of the process that put an object, which outlives its row.
 
 All that moves is read and written under the change lock of the store only, but for the payload and
 the label of a slot that is being written, which belong to its writer, and the block and the label
@@ -30,7 +34,8 @@ of a slot that is pinned, which nobody changes. Each field says by whom it is wr
     row      the row's process, at once
     nobody   reserved: 0
 
-Labels are written by the slot's maker, at once; cells of pins and all other words by `lock`.
+Labels and metas are written by the slot's maker, at once; queues by `taker`; cells of pins and all
+other words by `lock`.
 
 Equations over these fields. Each holds whenever nobody has the lock and the journal is empty;
 check() looks at each, and begins what it says of it with its name:
@@ -38,20 +43,26 @@ check() looks at each, and begins what it says of it with its name:
     journal      no pair waits to be applied
     damage       every list ends; a free extent has its length at both its ends
     state        each slot's state is one of FREE to RETIRED
-    owner        a slot in WRITING has a row in use as its maker
+    owner        a slot in WRITING or CLAIMED has a row in use as its maker
+    owned        a slot's OWNED_BY is 0, or the slot is SEALED and that is of a row in use
     kind         is an index into KINDS
-    size         bytes of the payload, and of a description behind it, <= the units of the block
-    offset       offset + units <= the units of the file
+    origin       of a slot with a block, and of a row in use, is 0, UNKNOWN or <= `origins used`
+    size         bytes of the payload, and of a description and meta behind it, <= the units of the
+                 block
+    offset       offset + units <= the units of the file; of a claim without a block it is 0, or
+                 leads to a slot
     overlap      no unit is in two blocks or free extents
-    lost units   units of slots in WRITING, SEALED, CONDEMNED + units of free extents == all units
+    lost units   units of slots in WRITING, SEALED, CONDEMNED, CLAIMED + units of free extents
+                 == all units
     split        no two free extents are neighbours
     free slots   a slot below `slots used` is in their list if and only if it is FREE
-    index        a slot is in a chain, and of its own name, if and only if it is SEALED and has a
-                 name; no two have the same one
+    index        a slot is in a chain, and of its own name, if and only if it is CLAIMED, or SEALED
+                 and has a name; of one name there are at most one of each
     label        the name of such a slot has the slot's hash
     pins         a bit of a mask is of a row in use whose cell is not 0 (without the bit a cell says
-                 nothing), and of a slot in WRITING, SEALED or CONDEMNED
+                 nothing), and of a slot in WRITING, SEALED, CONDEMNED or CLAIMED
     lost reap    a slot in CONDEMNED is pinned
+    turn         whose turn it is to wait for room has a row in use
 """
 
 from __future__ import annotations
@@ -61,15 +72,17 @@ import os
 import stat
 import struct
 import sys
-from typing import Final, NamedTuple
+import time
+from typing import Final, Literal, NamedTuple, cast
 
 from refstore import _messages
-from refstore._arguments import require_capacity, require_max_objects
+from refstore._arguments import POLICIES, require_capacity, require_max_objects
+from refstore.payload.headers import KINDS as KINDS
 
 CAPACITY_LIMIT: Final = 1 << 43
 OBJECTS_LIMIT: Final = 1 << 28
 MAGIC: Final = 0x65726F7473666572
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 ENGINE_NATIVE: Final = 1
 ENGINE_FILELOCK: Final = 2
 
@@ -86,12 +99,19 @@ BOOT: Final = 14  # of the boot after which it was last checked, 0 if not known;
 
 COUNT: Final = 64  # pairs in the journal that are yet to be applied; by: taker
 HOLDER: Final = 65  # pid of who has the lock; by: taker
-LOCK_COUNT: Final = 66  # how often the lock was taken; by: taker
+LOCK_COUNT: Final = 66  # how often the lock was taken, or its holder went on; by: taker
 SLOTS_USED: Final = 67  # slots from here on were never used; by: lock
 FREE_SLOT: Final = 68  # slot + 1 of the first free one; by: lock
 TRIMS: Final = 69  # how often free memory was given back; by: taker
+CHANGES: Final = 70  # how often a name got an object, lost it or lost a claim; by: lock
+TURN: Final = 71  # row + 1 of who may try first of those who wait for room, or 0; by: lock
 TOTALS: Final = 72  # COUNTERS words, folded in from rows that are gone; by: lock
 BITMAP: Final = 80  # BITMAP_WORDS words: a bit for each bin that has extents; by: lock
+ORIGINS_USED: Final = 96  # origins from here on were never used; by: lock
+TICK: Final = 97  # counts puts and gets, for USE; by: taker
+SMALL: Final = 98  # 2 words, of a ring: entries that were ever taken out, and put in; by: taker
+MAIN: Final = 100  # the same; by: taker
+GHOSTS: Final = 102  # how many names the small ring lost so far; by: taker
 JOURNAL: Final = 128
 
 PAIRS: Final = 256  # no change has more
@@ -108,39 +128,69 @@ ATTACHED, HAS_CHILDREN, LEFT = 1, 2, 4  # without a row, but with the row's lock
 ROW_PID: Final = 1  # for messages; by: lock, row
 ROW_COUNTERS: Final = 2  # of its process: COUNTERS words; by: lock, row
 ROW_COMMAND: Final = 8  # 5 words, for messages; by: lock
+ROW_ORIGIN: Final = 15  # of its process, 0: it has put nothing yet; by: lock
 COMMAND_NBYTES: Final = 40
 COUNTERS: Final = 5
-PUTS, GETS, DELETES, EVICTIONS, RECOVERIES = range(COUNTERS)  # EVICTIONS: reserved
+PUTS, GETS, DELETES, EVICTIONS, RECOVERIES = range(COUNTERS)
+
+# --- an origin; they count from 1
+
+ORIGIN_WORDS: Final = 18
+ORIGIN_PID: Final = 0  # by: lock
+ORIGIN_COMMAND: Final = 1  # 12 words; by: lock
+ORIGIN_LABEL: Final = 13  # 4 words, reserved: what its user calls the process; by: nobody
+ORIGIN_NBYTES: Final = 96  # of the command
+ORIGINS_LIMIT: Final = 1 << 16
+UNKNOWN: Final = (1 << 32) - 1  # in place of an origin's number: none was left
 
 # --- a slot
 
 SLOT_WORDS: Final = 16
 WORD: Final = 0  # generation 48 bits | state 8 bits; by: lock
 OFFSET: Final = 1  # units; by: lock
+WAITS_FOR: Final = OFFSET  # of a claim without a block: slot + 1 of a claim, or 0; by: lock
 UNITS: Final = 2  # of the block; 0: an empty object has none; by: lock
 NBYTES: Final = 3  # of the payload; by: lock
-SHAPE: Final = 4  # kind 8 bits | bytes of the name 16 | bytes of the description 32; by: lock
+SHAPE: Final = 4  # kind 8 bits | bytes of the name 16 | HARD 8 | of the description 32; by: lock
 MAKER: Final = 5  # row that is writing it; by: lock
 HASH: Final = 6  # of the name; by: lock
 NEXT: Final = 7  # slot + 1: in the chain of names, or in the list of free slots; by: lock
+OWNED_BY: Final = 8  # row + 1 of an object's owner, 0: the store; by: lock
+ORIGIN: Final = 9  # number of its origin 32 bits | when it was put 32, in 1/16 s; by: lock
+USE: Final = 10  # see the constants below; by: lock, taker
+META: Final = 11  # bytes of meta; by: lock
 MASK: Final = 12  # 4 words: a bit for each row that pins it; by: lock
 
-FREE, WRITING, SEALED, CONDEMNED, RETIRED = range(5)
+FREE, WRITING, SEALED, CONDEMNED, CLAIMED, RETIRED = range(6)
+HARD: Final = 1 << 24  # in SHAPE: a claim that keeps others from publishing under its name
 LAST_GENERATION: Final = (1 << 48) - 1
-KINDS: Final = ("bytes", "array", "object")
 MAX_PINS: Final = 1 << 30  # of one process on one object
 # In a cell of pins: a child that has no row inherited the block. It stays as long as the row, whose
 # lock such a child has, too.
 KEPT: Final = 1 << 31
 
+# In USE. The bits below are what TICK was when the object was last put or got.
+EVICTABLE: Final = 1 << 63
+ABORTED: Final = 1 << 62  # condemned before it was an object
+HIT: Final = 1 << 60  # 2 bits count up to MOST_HITS gets, and down as it is passed over
+MOST_HITS: Final = 3
+TICKS: Final = (1 << 60) - 1
+
+PER_SECOND: Final = 16  # of the clock of ORIGIN
+
 LABEL_NBYTES: Final = 1024
 NAME_AT: Final = 0  # bytes in a label
 TEXT_AT: Final = 256
 TEXT_LIMIT: Final = 766  # longer descriptions lie behind the payload
+META_NBYTES: Final = 256  # more lies at the end of the block
+
+# --- what "s3fifo" knows; see `eviction`
+
+GHOST_WAYS: Final = 8  # words that are looked at for a name
 
 FLAG_TEMPORARY: Final = 1
 
-HEADER: Final = struct.Struct("=QIIQQQQQQ16sIIQQQQ8x")
+HEADER: Final = struct.Struct("=QIIQQQQQQ16sIIQQQQQ")
 
 
 class Header(NamedTuple):
@@ -157,11 +207,12 @@ class Header(NamedTuple):
     seed_more: int  # the same; by: maker
     uuid: bytes  # tells a store from a later one of its name; by: maker
     flags: int  # FLAG_TEMPORARY or 0; by: maker
-    evict: int  # reserved: which objects make room for others; by: nobody
+    evict: int  # index into POLICIES: which objects make room for others; by: maker
     file_size: int  # bytes; by: maker
     home: int  # HOME; by: first
     inode: int  # INODE, 0 until the file is made; by: first
     boot: int  # BOOT; by: first
+    made_at: int  # 1/16 s since the epoch, from which ORIGIN counts; by: maker
 
 
 class Geometry(NamedTuple):
@@ -176,8 +227,15 @@ class Geometry(NamedTuple):
     committed: int  # bytes: all before this is there from the start
     slots: int  # words
     labels: int  # bytes
+    metas: int  # bytes
     pins: int  # words
     pin_words: int  # of one row
+    origins: int  # words
+    n_origins: int
+    rings: int  # words
+    ring_words: int  # of one of the two: a power of two
+    ghosts: int  # words
+    ghost_mask: int  # of groups of GHOST_WAYS words
     tags: int  # words
     data: int  # bytes
     file_size: int  # bytes
@@ -190,14 +248,21 @@ def _up(value: int, multiple: int) -> int:
 def lay_out(capacity: int, max_objects: int) -> Geometry:
     units = _up(capacity, PAGE) // UNIT  # what is over has room for a long description
     n_buckets = 1 << max(max_objects // 4 - 1, 63).bit_length()
+    n_origins = min(max_objects + ROWS, ORIGINS_LIMIT)
+    ring_words = 1 << max(2 * max_objects - 1, 511).bit_length()  # half may be of what is gone
+    n_ghosts = ring_words // GHOST_WAYS
     bins = _up((JOURNAL + 2 * PAIRS) * 8, PAGE)
     rows = _up(bins + BINS * 8, PAGE)
     buckets = _up(rows + ROWS * ROW_WORDS * 8, PAGE)
     slots = committed = _up(buckets + n_buckets * 8, PAGE)
     labels = _up(slots + max_objects * SLOT_WORDS * 8, PAGE)
-    pins = _up(labels + max_objects * LABEL_NBYTES, PAGE)
+    metas = _up(labels + max_objects * LABEL_NBYTES, PAGE)
+    pins = _up(metas + max_objects * META_NBYTES, PAGE)
     row_nbytes = _up(max_objects * 4, PAGE)
-    tags = pins + ROWS * row_nbytes
+    origins = pins + ROWS * row_nbytes
+    rings = _up(origins + n_origins * ORIGIN_WORDS * 8, PAGE)
+    ghosts = rings + 2 * ring_words * 8
+    tags = ghosts + n_ghosts * GHOST_WAYS * 8
     data = _up(tags + units * 16, CHUNK)
     return Geometry(
         max_objects=max_objects,
@@ -209,8 +274,15 @@ def lay_out(capacity: int, max_objects: int) -> Geometry:
         committed=committed,
         slots=slots // 8,
         labels=labels,
+        metas=metas,
         pins=pins // 8,
         pin_words=row_nbytes // 8,
+        origins=origins // 8,
+        n_origins=n_origins,
+        rings=rings // 8,
+        ring_words=ring_words,
+        ghosts=ghosts // 8,
+        ghost_mask=n_ghosts - 1,
         tags=tags // 8,
         data=data,
         file_size=data + _up(units * UNIT, PAGE),
@@ -256,7 +328,9 @@ def locks_of(path: str, uuid: bytes) -> str:
 # --- a file that is made, and one that is checked
 
 
-def new_header(path: str, capacity: int, max_objects: int, temporary: bool) -> Header:
+def new_header(
+    path: str, capacity: int, max_objects: int, temporary: bool, evict: str | None
+) -> Header:
     require_capacity(capacity, CAPACITY_LIMIT)
     require_max_objects(max_objects, OBJECTS_LIMIT)
     entropy = os.urandom(38)
@@ -272,12 +346,17 @@ def new_header(path: str, capacity: int, max_objects: int, temporary: bool) -> H
         seed_more=int.from_bytes(entropy[14:22], "little"),
         uuid=entropy[22:],
         flags=FLAG_TEMPORARY if temporary else 0,
-        evict=0,
+        evict=POLICIES.index(evict),
         file_size=lay_out(capacity, max_objects).file_size,
         home=home_of(path),
         inode=0,
         boot=boot_id(),
+        made_at=int(time.time() * PER_SECOND),
     )
+
+
+def policy_of(header: Header) -> Literal["lru", "s3fifo"] | None:
+    return cast('Literal["lru", "s3fifo"] | None', POLICIES[header.evict])
 
 
 def first_words(header: Header) -> dict[int, int]:
@@ -323,6 +402,7 @@ def read_header(fd: int, path: str, found: os.stat_result) -> Header:
     size = lay_out(header.capacity, header.max_objects).file_size
     if found.st_size != size:
         raise _messages.no_store(path, "is truncated")
-    if header.file_size != size or not 0 < header.tag < 1 << 48:
+    is_known = 0 < header.tag < 1 << 48 and header.evict < len(POLICIES)
+    if header.file_size != size or not is_known:
         raise _messages.no_store(path, _messages.DAMAGED_HEADER)
     return header

@@ -22,6 +22,7 @@ from refstore._paths import open_store
 from refstore.engines.filelock.layout import (
     CHUNK,
     LABEL_NBYTES,
+    META_NBYTES,
     PAGE,
     TRIMS,
     UNIT,
@@ -282,6 +283,9 @@ class Mapping:
 
     def label(self, slot: int) -> int:
         return self.g.labels + slot * LABEL_NBYTES
+
+    def meta(self, slot: int) -> int:
+        return self.g.metas + slot * META_NBYTES
 
     def block_at(self, unit: int) -> int:
         return self.g.data + unit * UNIT

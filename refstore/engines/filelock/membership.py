@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import mmap
 import os
 import sys
+import time
 from collections import deque
 from typing import Any, Final
 
 from refstore import _children, _messages
-from refstore._errors import RefstoreError, StoreCorruptedError
+from refstore._errors import RefstoreError, StoreBusyError, StoreCorruptedError
 from refstore._paths import open_file
 from refstore.engines.filelock import (
     check,
@@ -37,6 +39,7 @@ from refstore.engines.filelock.layout import (
     boot_id,
     home_of,
     locks_of,
+    policy_of,
 )
 from refstore.engines.filelock.life import Life, here
 from refstore.engines.filelock.mapping import Mapping
@@ -66,6 +69,7 @@ class Membership(StoreLock):
         self.tag = header.tag
         self.capacity = header.capacity
         self.max_objects = header.max_objects
+        self.evict = policy_of(header)
         self.readable: mmap.mmap = mapping.readable
         self.writable: mmap.mmap = mapping.writable
 
@@ -86,17 +90,45 @@ class Membership(StoreLock):
         if not self.is_alive():
             raise RefstoreError(_messages.forked(self.path))
 
+    def is_last(self, c: Change) -> bool:
+        """Whether no other process is attached."""
+        return not any(
+            row != self.own
+            and process_table.is_alive(c, self.folder, row)
+            and not recovery.has_left(c, row)
+            for row in process_table.used_rows(c)
+        )
+
     # --- operations
 
-    def run(self, life: Life, what: str, operation: Operation[T], *args: object) -> T:
-        """Runs an operation under the lock, of a call that began in `life`."""
+    def run(
+        self,
+        life: Life,
+        what: str,
+        operation: Operation[T],
+        *args: object,
+        until: float | None = 0.0,
+    ) -> T:
+        """Runs an operation under the lock, of a call that began in `life`.
+
+        `until`: before that time of time.monotonic() a stopped process is no reason to give up;
+        None: it never is.
+        """
         life.require_ours(self.path)
         if self.pid != os.getpid() or self.is_lost:
             self.require_alive()
         raise_interrupt()
         if self.row is None:  # left at the interpreter's exit, and is used once more
             self.join()
-        return self.run_locked(what, operation, *args, life=life)
+        timeout = BUSY_TIMEOUT
+        while True:
+            try:
+                return self.run_locked(what, operation, *args, timeout=timeout, life=life)
+            except StoreBusyError as error:  # noqa: PERF203  a wait, not a hot loop
+                left = math.inf if until is None else until - time.monotonic()
+                if left <= 0 or error.pid == self.pid:
+                    raise
+                timeout = min(BUSY_TIMEOUT, left)
 
     @property
     def own(self) -> int:
@@ -105,13 +137,13 @@ class Membership(StoreLock):
             raise RefstoreError(_messages.forked(self.path))
         return self.row
 
-    def count(self, counter: int) -> None:
+    def count(self, counter: int, n: int = 1) -> None:
         # one word, ours: a statistic needs no journal
         words, at = (
             self.file.words,
             process_table.row_at(self.file, self.own) + ROW_COUNTERS + counter,
         )
-        words[at] = words[at] + 1 & (1 << 64) - 1
+        words[at] = words[at] + n & (1 << 64) - 1
 
     # --- coming and going
 

@@ -1,4 +1,4 @@
-"""Names: a hash table of chains, in which each name that is published leads to its slot.
+"""Names: a hash table of chains, in which each name that is published or claimed leads to its slot.
 
 Called under the change lock; `slots` alone changes chains.
 """
@@ -9,8 +9,10 @@ import hashlib
 from collections.abc import Iterator
 
 from refstore.engines.filelock.journal import Change
-from refstore.engines.filelock.layout import HASH, NEXT, SEALED, SHAPE, SLOTS_USED, WORD
+from refstore.engines.filelock.layout import CLAIMED, HASH, NEXT, SEALED, SHAPE, SLOTS_USED, WORD
 from refstore.engines.filelock.mapping import Mapping
+
+_IN_CHAINS = (SEALED, CLAIMED)
 
 
 def hash_of(file: Mapping, utf8: bytes) -> int:
@@ -25,22 +27,35 @@ def _bucket(c: Change, hashed: int) -> int:
 
 def find(c: Change, utf8: bytes) -> int | None:
     """The slot of the live object with this name."""
+    for slot in _named(c, utf8):
+        if c[c.file.slot(slot) + WORD] & 0xFF == SEALED:
+            return slot
+    return None
+
+
+def look(c: Change, utf8: bytes) -> tuple[int | None, int | None]:
+    """The same, and the slot of the claim on this name."""
+    found: dict[int, int] = {c[c.file.slot(slot) + WORD] & 0xFF: slot for slot in _named(c, utf8)}
+    return found.get(SEALED), found.get(CLAIMED)
+
+
+def _named(c: Change, utf8: bytes) -> Iterator[int]:
+    """The slots that have this name."""
     file = c.file
     hashed = hash_of(file, utf8)
     for slot in chain(c, _bucket(c, hashed)):
         at = file.slot(slot)
         if c[at + HASH] == hashed and file.name(slot, c[at + SHAPE] >> 8 & 0xFFFF) == utf8:
-            return slot
-    return None
+            yield slot
 
 
 def chain(c: Change, bucket: int) -> Iterator[int]:
-    """The slots of a chain. One that leads to what is not an object, or back, is damaged."""
+    """The slots of a chain. One that leads to what has no name, or back, is damaged."""
     file, used = c.file, c[SLOTS_USED]
     link, steps, seen = c[bucket], 0, 0
     while link:
         slot = link - 1
-        if slot >= used or c[file.slot(slot) + WORD] & 0xFF != SEALED or link == seen:
+        if slot >= used or c[file.slot(slot) + WORD] & 0xFF not in _IN_CHAINS or link == seen:
             raise file.damaged(f"a chain of the index leads to slot {slot}, which cannot be")
         steps += 1
         if steps & (steps - 1) == 0:

@@ -82,9 +82,12 @@ class Home(Protocol):
     def unpinning(self, slot: int) -> Any:
         """Deferred work that drops a pin of this process."""
 
-    def defer_once(self, deferred: Any) -> None:
+    def defer_once(self, *deferred: Any) -> None:
         """Does it now or soon, and not again if it was requested before. Waits for nobody, and
         raises only what a signal handler does."""
+
+    def meta(self, slot: int) -> bytes:
+        """Reads the meta of a slot of ours."""
 
     def block(self, slot: int) -> Block:
         """Reads the place of a slot of ours; StoreCorruptedError if it leads out of the file."""
@@ -92,7 +95,14 @@ class Home(Protocol):
     def private_copy(self, block: Block) -> tuple[mmap.mmap | bytearray, int]:
         """Memory of our own that shows the block, and where the block begins in it."""
 
-    def seal(self, call: Any, name: str | None, replace: bool, pin: Pin | None) -> None:
+    def write(self, call: Any, block: Block, offset: int, octets: npt.NDArray[np.uint8]) -> None:
+        """Copies bytes into the block that the call took."""
+
+    def shrink(self, call: Any, nbytes: int, *, frees: bool) -> bool:
+        """Makes the object shorter that the call began, and with `frees` its block; whether it is
+        still being written."""
+
+    def seal(self, call: Any, pin: Pin | None) -> None:
         """Publishes the block that the call took, and that is written; `pin`: of views that live
         on. If it raises, the block is to be given up."""
 

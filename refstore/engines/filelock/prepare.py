@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from refstore import payload
+from refstore._arguments import checked_size
+from refstore.engines.filelock import slots
 from refstore.engines.filelock.layout import KINDS
 from refstore.engines.filelock.targets import PIECE, Target, pieces
-from refstore.payload import arrays
+from refstore.payload import arrays, headers
 
 BYTES, ARRAY, OBJECT = range(len(KINDS))
 
@@ -23,6 +25,10 @@ class Prepared(NamedTuple):
     kind: int
     text: bytes  # an array's description
     fill: Callable[[Target], None]  # writes exactly `nbytes` bytes
+
+    def wanted(self, meta: bytes) -> slots.Wanted:
+        """Its block."""
+        return slots.Wanted(self.nbytes, self.kind, self.text, meta)
 
 
 def _nothing(target: Target) -> None:
@@ -39,6 +45,25 @@ def prepare(obj: object) -> Prepared:
         return _prepare_buffer(memoryview(obj))
     frame = payload.encode(obj)
     return Prepared(frame.nbytes, OBJECT, b"", lambda target: _write_frame(target, frame))
+
+
+def by_header(nbytes: SupportsIndex | None, header: object) -> slots.Wanted:
+    """A block for what has a header. TypeError, ValueError."""
+    assert nbytes is not None
+    size = checked_size(nbytes)
+    kind, text = headers.read_header(header, size)
+    return slots.Wanted(size, KINDS.index(kind), text)
+
+
+def by_shape(
+    shape: SupportsIndex | tuple[SupportsIndex, ...], dtype: np.dtype[Any], order: str
+) -> slots.Wanted:
+    """A block for an array. TypeError, ValueError."""
+    extents, nbytes = arrays.measure(shape, dtype)
+    clipped = tuple(checked_size(n) for n in extents)
+    axes = tuple(range(len(extents)))
+    text = arrays.describe(dtype, clipped, axes if order == "C" else axes[::-1])
+    return slots.Wanted(checked_size(nbytes), ARRAY, text)
 
 
 def _write_frame(target: Target, frame: payload.Frame) -> None:

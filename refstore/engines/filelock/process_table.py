@@ -16,6 +16,7 @@ from refstore.engines.filelock.layout import (
     COUNTERS,
     ROW_COMMAND,
     ROW_COUNTERS,
+    ROW_ORIGIN,
     ROW_PID,
     ROW_STATE,
     ROW_WORDS,
@@ -44,28 +45,37 @@ def used_rows(c: Change) -> list[int]:
 def own_command() -> bytes:
     """The command line of this process, cut short."""
     with contextlib.suppress(OSError), open("/proc/self/cmdline", "rb") as file:
-        return file.read(200).replace(b"\0", b" ")[: COMMAND_NBYTES - 1]
-    return " ".join([sys.executable or "python", *sys.argv]).encode()[: COMMAND_NBYTES - 1]
+        return file.read(200).replace(b"\0", b" ")
+    return " ".join([sys.executable or "python", *sys.argv]).encode()[:200]
+
+
+def write_text(c: Change, at: int, nbytes: int, text: bytes) -> None:
+    """Text in the words from `at` on, cut so that a zero ends it."""
+    padded = text[: nbytes - 1].ljust(nbytes, b"\0")
+    for k in range(0, nbytes, 8):
+        c[at + k // 8] = int.from_bytes(padded[k : k + 8], sys.byteorder)
+
+
+def read_text(c: Change, at: int, nbytes: int) -> str:
+    """The same for display: on one line and printable, whatever is there."""
+    raw = b"".join(c[at + k].to_bytes(8, sys.byteorder) for k in range(nbytes // 8))
+    words = " ".join(raw.partition(b"\0")[0].decode("utf-8", "replace").split())
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
 def enter(c: Change, row: int, pid: int, command: bytes) -> None:
     """A row whose lock is ours becomes a process's."""
     at = row_at(c.file, row)
-    text = command.ljust(COMMAND_NBYTES, b"\0")
-    for k in range(0, COMMAND_NBYTES, 8):
-        c[at + ROW_COMMAND + k // 8] = int.from_bytes(text[k : k + 8], sys.byteorder)
+    write_text(c, at + ROW_COMMAND, COMMAND_NBYTES, command)
     c[at + ROW_PID] = pid
+    c[at + ROW_ORIGIN] = 0
     for k in range(COUNTERS):
         c[at + ROW_COUNTERS + k] = 0
     c[at + ROW_STATE] = ATTACHED
 
 
 def command_of(c: Change, row: int) -> str:
-    """Reads how a process was started, on one line and printable."""
-    at = row_at(c.file, row) + ROW_COMMAND
-    raw = b"".join(c[at + k].to_bytes(8, sys.byteorder) for k in range(COMMAND_NBYTES // 8))
-    words = " ".join(raw.partition(b"\0")[0].decode("utf-8", "replace").split())
-    return "".join(letter if letter.isprintable() else "?" for letter in words)
+    return read_text(c, row_at(c.file, row) + ROW_COMMAND, COMMAND_NBYTES)
 
 
 def pid_of(c: Change, row: int) -> int:

@@ -5,24 +5,29 @@ Called under the change lock, by `attachment` and `membership`.
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from refstore import _children
 from refstore.engines.filelock import slots
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     COUNTERS,
+    DELETES,
     HAS_CHILDREN,
     LEFT,
     MAKER,
     MASK,
+    OWNED_BY,
     RECOVERIES,
     ROW_COUNTERS,
     ROW_STATE,
     SLOT_WORDS,
     TOTALS,
+    TURN,
     UNIT,
     UNITS,
     WORD,
-    WRITING,
 )
 from refstore.engines.filelock.process_table import is_alive, pid_of, row_at
 
@@ -60,10 +65,17 @@ def _freed(c: Change, slot: int) -> int:
 
 def used_slots(c: Change, field: int) -> list[int]:
     """One word of each slot that was ever used."""
-    g = c.file.g
-    n = slots.used(c)
-    first = g.slots + field
-    return c.words[first : first + n * SLOT_WORDS : SLOT_WORDS].tolist() if n else []
+    return _column(c, field).tolist()
+
+
+def column(c: Change, field: int) -> npt.NDArray[np.uint64]:
+    """The same as an array of its own."""
+    return np.array(_column(c, field), np.uint64)
+
+
+def _column(c: Change, field: int) -> memoryview:
+    first = c.file.g.slots + field
+    return c.words[first : first + slots.used(c) * SLOT_WORDS : SLOT_WORDS]
 
 
 def pinned_slots(c: Change, row: int) -> list[int]:
@@ -72,8 +84,8 @@ def pinned_slots(c: Change, row: int) -> list[int]:
 
 
 def clear_row(c: Change, row: int, report: Report, *, keeps: bool = False) -> None:
-    """Drops the pins of a process that is gone, and what it was writing. `keeps`: but not what it
-    keeps for children.
+    """Drops the pins of a process that is gone, and what it was writing, had claimed or owned.
+    `keeps`: but not what it keeps for children.
 
     Many small changes, each of which leaves a sound store: whoever dies between them is followed by
     another one who goes on. Pins first, so that none of its own keeps what it was writing.
@@ -86,12 +98,26 @@ def clear_row(c: Change, row: int, report: Report, *, keeps: bool = False) -> No
         report.pins += given
         report.nbytes += nbytes
     for slot, word in enumerate(used_slots(c, WORD)):
-        if word & 0xFF == WRITING and c[c.file.slot(slot) + MAKER] == row:
+        if slots.is_half_made(word) and c[c.file.slot(slot) + MAKER] == row:
             slots.condemn(c, slot)
             nbytes = _freed(c, slot)
             c.commit()
             report.unfinished += 1
             report.nbytes += nbytes
+    report.nbytes += delete_owned(c, row)
+
+
+def delete_owned(c: Change, row: int) -> int:
+    """Deletes what a row owns; returns the bytes that are free."""
+    freed = 0
+    for slot, owner in enumerate(used_slots(c, OWNED_BY)):
+        if owner == row + 1:
+            slots.remove(c, slot)
+            c[TOTALS + DELETES] = c[TOTALS + DELETES] + 1 & _LOW_64
+            nbytes = _freed(c, slot)
+            c.commit()
+            freed += nbytes
+    return freed
 
 
 def kept_slots(c: Change, row: int) -> list[int]:
@@ -117,6 +143,8 @@ def fold(c: Change, row: int, died: bool) -> None:
         c[TOTALS + k] = c[TOTALS + k] + c[at + ROW_COUNTERS + k] & _LOW_64
     if died:
         c[TOTALS + RECOVERIES] = c[TOTALS + RECOVERIES] + 1 & _LOW_64
+    if c[TURN] == row + 1:
+        c[TURN] = 0
     c[at + ROW_STATE] = 0
     c.commit()
 

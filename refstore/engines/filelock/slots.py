@@ -4,9 +4,15 @@
     FREE -> WRITING         create, a large put                 its block leaves the free extents
     FREE -> SEALED          a small put, copied before          the same, and its name
     WRITING -> SEALED       seal                                its name; what it replaces goes
+    WRITING -> WRITING      truncate                            the rest of its block is free again
     WRITING -> FREE         abort, recovery                     its block is free again
     WRITING -> CONDEMNED    abort or recovery, while pinned
-    SEALED -> FREE          delete, replace                     its name goes, its block is free
+    WRITING -> CLAIMED      a name to be made, or create(claim) its name comes into its chain
+    CLAIMED -> SEALED       seal                                what it replaces goes
+    CLAIMED -> WRITING      others publish under the name       its name leaves the chain
+    CLAIMED -> FREE         its maker fails or dies             its name goes, and its block
+    CLAIMED -> CONDEMNED    the same, while pinned              its name goes
+    SEALED -> FREE          delete, replace, evict              its name goes, its block is free
     SEALED -> CONDEMNED     delete, replace, while pinned       its name goes
     CONDEMNED -> FREE       the last pin goes                   that pin; its block is free again
     -> RETIRED              instead of FREE, at the last generation
@@ -17,13 +23,19 @@ object in one of these states, never between two; what the dead held is theirs u
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from refstore import _messages
 from refstore.engines.filelock import extents, names
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
+    ABORTED,
+    CHANGES,
+    CLAIMED,
     CONDEMNED,
     FREE,
     FREE_SLOT,
+    HARD,
     HASH,
     KEPT,
     LABEL_NBYTES,
@@ -31,10 +43,14 @@ from refstore.engines.filelock.layout import (
     MAKER,
     MASK,
     MAX_PINS,
+    META,
+    META_NBYTES,
     NAME_AT,
     NBYTES,
     NEXT,
     OFFSET,
+    ORIGIN,
+    OWNED_BY,
     PAGE,
     RETIRED,
     ROWS,
@@ -46,15 +62,28 @@ from refstore.engines.filelock.layout import (
     TEXT_LIMIT,
     UNIT,
     UNITS,
+    USE,
+    WAITS_FOR,
     WORD,
     WRITING,
 )
 
+OF_NAME = HARD | 0xFFFF00  # bits of SHAPE
 _LOW_32 = (1 << 32) - 1
+_LOW_64 = (1 << 64) - 1
 
 
 class NoRoomError(Exception):
-    """There is no slot, extent or memory; the argument is the end of a sentence that says which."""
+    """There is no slot, extent or memory; `why` is the end of a sentence that says which.
+
+    `units`: of a block that had room, and a slot, if others went; None if that is no help.
+    `total`: of several blocks that did.
+    """
+
+    def __init__(self, why: str, units: int | None = None, total: int | None = None) -> None:
+        super().__init__(why)
+        self.units = units
+        self.total = total
 
 
 class TooManyPinsError(Exception):
@@ -79,6 +108,11 @@ def generation_of(c: Change, slot: int) -> int:
     return generation
 
 
+def is_half_made(word: int) -> bool:
+    """Whether a slot with this word is its maker's."""
+    return word & 0xFF in (WRITING, CLAIMED)
+
+
 def name(c: Change, slot: int) -> bytes:
     """Empty if it has none."""
     return c.file.name(slot, c[c.file.slot(slot) + SHAPE] >> 8 & 0xFFFF)
@@ -87,65 +121,131 @@ def name(c: Change, slot: int) -> bytes:
 # --- claiming
 
 
-def _claim(c: Change) -> int:
-    """A slot that is free no longer."""
+class Wanted(NamedTuple):
+    """What a block is to hold."""
+
+    nbytes: int  # of payload
+    kind: int
+    text: bytes = b""  # an array's description
+    meta: bytes = b""
+
+    @property
+    def units(self) -> int:
+        """Of the block."""
+        spill = text_spill(len(self.text)) + meta_spill(len(self.meta))
+        return -(-(self.nbytes + spill) // UNIT)
+
+
+def text_spill(nbytes: int) -> int:
+    """Bytes behind the payload that so many of a description take."""
+    return nbytes if nbytes > TEXT_LIMIT else 0
+
+
+def meta_spill(nbytes: int) -> int:
+    """Bytes at the end of the block that so many of meta take."""
+    return nbytes if nbytes > META_NBYTES else 0
+
+
+class By(NamedTuple):
+    """Who claims a slot, and when: words of the slot."""
+
+    maker: int
+    origin: int
+    use: int
+
+
+def has_slot(c: Change) -> bool:
+    """Whether one can be claimed."""
+    return bool(c[FREE_SLOT]) or used(c) < c.file.g.max_objects
+
+
+def _find_slot(c: Change) -> int:
+    """A slot that can be claimed."""
     file = c.file
     link = c[FREE_SLOT]
     if link:
-        at = file.slot(link - 1)
-        if link > used(c) or c[at + WORD] & 0xFF != FREE:
+        if link > used(c) or c[file.slot(link - 1) + WORD] & 0xFF != FREE:
             raise file.damaged(f"the list of free slots leads to slot {link - 1}, which is not")
-        c[FREE_SLOT] = c[at + NEXT]
         return link - 1
     slot = used(c)
-    if slot == file.g.max_objects:
-        raise NoRoomError(_messages.no_slot(file.g.max_objects))
     at, label = file.slot(slot) * 8, file.label(slot)
     if not file.commit(at, at + SLOT_WORDS * 8) or not file.commit(label, label + LABEL_NBYTES):
         raise NoRoomError(_messages.NO_MEMORY)
-    c[SLOTS_USED] = slot + 1
     return slot
 
 
-def claim(
-    c: Change, nbytes: int, kind: int, text: bytes, maker: int, near: bool
-) -> tuple[int, int]:
-    """A slot in WRITING, with a block and its description; returns it and its generation.
+def _take_slot(c: Change, slot: int) -> None:
+    """It is in the list of free ones no longer, and in WRITING."""
+    at = c.file.slot(slot)
+    before = generation_of(c, slot)
+    if before == LAST_GENERATION:
+        raise c.file.damaged(f"slot {slot} is free, and had its last generation")
+    if c[FREE_SLOT]:
+        c[FREE_SLOT] = c[at + NEXT]
+    else:
+        c[SLOTS_USED] = slot + 1
+    c[at + WORD] = before + 1 << 8 | WRITING
+    c[at + SHAPE] = c[at + HASH] = c[at + NEXT] = 0
+
+
+def claim(c: Change, wanted: Wanted, by: By, near: bool, own: int | None = None) -> tuple[int, int]:
+    """A slot in WRITING, with a block, its description and its meta as far as they lie outside of
+    the block; returns it and its generation.
 
     `near`: the block's memory is committed, too. Its maker can pin it without any more memory.
+    `own`: a slot of the maker's that has no block, and may be claimed, instead of a new one. If it
+    raises, the change has nothing of it.
     """
-    file = c.file
-    spill = len(text) if len(text) > TEXT_LIMIT else 0
-    units = -(-(nbytes + spill) // UNIT)
-    if nbytes > file.header.capacity:
+    file, units = c.file, wanted.units
+    if wanted.nbytes > file.header.capacity or units > file.g.units:
         raise NoRoomError(_messages.OVER_CAPACITY)
-    slot = _claim(c)
-    unit = extents.take(c, units)
+    if own is None and not has_slot(c):
+        raise NoRoomError(_messages.no_slot(file.g.max_objects), units)
+    unit = extents.find(c, units)
     if unit is None:
-        raise NoRoomError(_messages.NO_EXTENT)
-    block = file.block_at(unit)
+        raise NoRoomError(_messages.NO_EXTENT, units)
+    slot = _find_slot(c) if own is None else own
+    at, block, meta = file.slot(slot), file.block_at(unit), file.meta(slot)
     if (
         not extents.commit(c, unit, units)
         or (near and units and not file.commit(block, block + units * UNIT))
-        or not file.commit_word(_cell(c, maker, slot)[0])
+        or not file.commit_word(_cell(c, by.maker, slot)[0])
+        or (wanted.meta and not file.commit_word(meta // 8))
     ):
         raise NoRoomError(_messages.NO_MEMORY)
-    at = file.slot(slot)
-    before = generation_of(c, slot)
-    if before == LAST_GENERATION:
-        raise file.damaged(f"slot {slot} is free, and had its last generation")
-    generation = before + 1
-    c[at + WORD] = generation << 8 | WRITING
+    if own is None:
+        _take_slot(c, slot)
+    extents.take(c, unit, units)
     c[at + OFFSET] = unit
     c[at + UNITS] = units
-    c[at + NBYTES] = nbytes
-    c[at + SHAPE] = kind | len(text) << 32
-    c[at + MAKER] = maker
-    c[at + HASH] = c[at + NEXT] = 0
-    if text and not spill:  # nobody reads the label of a slot that is free
+    c[at + NBYTES] = wanted.nbytes
+    c[at + SHAPE] = c[at + SHAPE] & OF_NAME | wanted.kind | len(wanted.text) << 32
+    c[at + MAKER], c[at + ORIGIN], c[at + USE] = by
+    c[at + META] = len(wanted.meta)
+    # nobody reads the label of a slot that is free
+    if not text_spill(len(wanted.text)):
         label = file.label(slot) + TEXT_AT
-        file.octets[label : label + len(text)] = text
-    return slot, generation
+        file.octets[label : label + len(wanted.text)] = wanted.text
+    if not meta_spill(len(wanted.meta)):
+        file.octets[meta : meta + len(wanted.meta)] = wanted.meta
+    return slot, generation_of(c, slot)
+
+
+def fit(c: Change, slot: int) -> int | None:
+    """A slot that is being written gives back what its block has too much; the unit at which the
+    block ends then, or None if that stays.
+
+    The meta at the end of the block is to be written anew.
+    """
+    at = c.file.slot(slot)
+    unit, units = c[at + OFFSET], c[at + UNITS]
+    spill = text_spill(c[at + SHAPE] >> 32) + meta_spill(c[at + META])
+    needed = -(-(c[at + NBYTES] + spill) // UNIT)
+    if needed >= units or not extents.commit(c, unit + needed, units - needed):
+        return None
+    extents.give(c, unit + needed, units - needed)
+    c[at + UNITS] = needed
+    return unit + needed
 
 
 def free(c: Change, slot: int) -> None:
@@ -165,7 +265,13 @@ def free(c: Change, slot: int) -> None:
 def condemn(c: Change, slot: int) -> None:
     """Nobody finds it any more; it is freed at once, or with its last pin."""
     at = c.file.slot(slot)
+    if c[at + WORD] & 0xFF == CLAIMED:
+        unclaim(c, slot)
+    if c[at + OWNED_BY]:
+        c[at + OWNED_BY] = 0
     if is_pinned(c, slot):
+        if c[at + WORD] & 0xFF == WRITING:
+            c[at + USE] |= ABORTED
         c[at + WORD] = c[at + WORD] & ~0xFF | CONDEMNED
         c[at + HASH] = 0
     else:
@@ -173,6 +279,11 @@ def condemn(c: Change, slot: int) -> None:
 
 
 # --- publishing and deleting
+
+
+def _announce(c: Change) -> None:
+    """Lets those who wait for names look again."""
+    c[CHANGES] = c[CHANGES] + 1 & _LOW_64
 
 
 def write_name(c: Change, slot: int, utf8: bytes) -> None:
@@ -187,20 +298,63 @@ def publish(c: Change, slot: int, utf8: bytes | None, replaced: int | None) -> N
     `replaced`: the slot that has its name now.
     """
     at = c.file.slot(slot)
+    was_claimed = c[at + WORD] & 0xFF == CLAIMED
     c[at + WORD] = c[at + WORD] & ~0xFF | SEALED
     if utf8 is None:
         return
     if replaced is not None:
         remove(c, replaced)
+    if was_claimed:
+        c[at + SHAPE] &= ~HARD
+    else:
+        _insert(c, slot, utf8)
+    _announce(c)
+
+
+def _insert(c: Change, slot: int, utf8: bytes) -> None:
+    at = c.file.slot(slot)
     c[at + HASH] = names.hash_of(c.file, utf8)
     c[at + SHAPE] = c[at + SHAPE] & ~0xFFFF00 | len(utf8) << 8
     names.insert(c, slot)
+
+
+def claim_name(c: Change, slot: int, utf8: bytes, is_hard: bool) -> None:
+    """A slot in WRITING, with the name in its label, has that name for itself.
+
+    `is_hard`: nobody else publishes under it meanwhile.
+    """
+    at = c.file.slot(slot)
+    c[at + WORD] = c[at + WORD] & ~0xFF | CLAIMED
+    _insert(c, slot, utf8)
+    if is_hard:
+        c[at + SHAPE] |= HARD
+
+
+def unclaim(c: Change, slot: int) -> None:
+    """A claim is a slot in WRITING again, and others may have its name."""
+    at = c.file.slot(slot)
+    names.remove(c, slot)
+    c[at + WORD] = c[at + WORD] & ~0xFF | WRITING
+    c[at + SHAPE] &= ~OF_NAME
+    c[at + HASH] = 0
+    if not has_block(c, slot):
+        c[at + WAITS_FOR] = 0
+    _announce(c)
+
+
+def has_block(c: Change, slot: int) -> bool:
+    return c[c.file.slot(slot) + UNITS] != 0
+
+
+def is_hard(c: Change, claim: int) -> bool:
+    return c[c.file.slot(claim) + SHAPE] & HARD != 0
 
 
 def remove(c: Change, slot: int) -> None:
     """The end of a live object."""
     if has_name(c, slot):
         names.remove(c, slot)
+        _announce(c)
     condemn(c, slot)
 
 
@@ -251,7 +405,7 @@ def keep(c: Change, slot: int, row: int) -> None:
     mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
     if c[mask] & bit:
         c[at] |= KEPT << shift
-    elif c[c.file.slot(slot) + WORD] & 0xFF == WRITING and c[c.file.slot(slot) + MAKER] == row:
+    elif is_half_made(c[c.file.slot(slot) + WORD]) and c[c.file.slot(slot) + MAKER] == row:
         c[mask] |= bit
         c[at] = c[at] & ~(_LOW_32 << shift) | KEPT << shift
 
@@ -319,4 +473,5 @@ def is_condemned(c: Change, slot: int) -> bool:
 
 def is_written_by(c: Change, slot: int, generation: int, row: int) -> bool:
     at = c.file.slot(slot)
-    return c[at + WORD] == generation << 8 | WRITING and c[at + MAKER] == row
+    word = c[at + WORD]
+    return is_half_made(word) and word >> 8 == generation and c[at + MAKER] == row

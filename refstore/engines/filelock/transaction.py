@@ -267,6 +267,10 @@ class StoreLock:
             )
         self._release()
 
+    def show_progress(self) -> None:
+        """Lets those who wait for the lock see that its holder, which has much to do, goes on."""
+        self.file.words[LOCK_COUNT] = self.file.words[LOCK_COUNT] + 1 & 0xFFFFFFFF
+
     # --- deferred work
 
     def is_alive(self) -> bool:
@@ -278,9 +282,9 @@ class StoreLock:
         one. Raises only what a signal handler does."""
         self.defer_once(Deferred(operation, args))
 
-    def defer_once(self, deferred: Deferred) -> None:
-        """Defers like `defer`, but not again if it was done or requested before."""
-        self._deferred.append(deferred)
+    def defer_once(self, *deferred: Deferred) -> None:
+        """Defers like `defer`, but not again what was done or requested before."""
+        self._deferred.extend(deferred)
         if _is_busy():
             _pending.append(self)
             return

@@ -6,11 +6,13 @@ then. All else is as in `buffers`.
 
 from __future__ import annotations
 
+import operator
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, Final, SupportsIndex, final
 
+import numpy as np
 import numpy.typing as npt
 
 from refstore import _buffers, _messages
@@ -33,6 +35,7 @@ from refstore.engines.filelock.pins import (
 __all__ = ["Writer", "give_up_writers", "open_writers", "writer"]
 
 _FORWARDS = buffer_protocol.WAY == "FORWARD"
+_NOTHING: Final = np.empty(0, np.uint8)
 
 _open: dict[int, weakref.ref[Writer]] = {}  # by id: those that are neither sealed nor given up
 
@@ -68,26 +71,28 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
     __doc__ = _buffers.Writer.__doc__
     __slots__ = (
         "_array",
+        "_arrays",
         "_call",
         "_end_once",
         "_forks",
+        "_held",
         "_is_over",
         "_is_sealed",
-        "_name",
-        "_replaces",
-        "_seen",
+        "_let_go",
+        "_may_shrink",
     )
     _noun = "Writer"
 
     _array: weakref.ref[npt.NDArray[Any]] | None  # weak: the array keeps the root
+    _arrays: list[weakref.ref[npt.NDArray[Any]]]  # the same, from before it was truncated
     _call: Any  # that took the room; the life that it is of alone may end it
     _end_once: list[None]  # one entry, for the thread that ends it
     _forks: int  # that there were when it was made
+    _held: list[Root]  # from before it was truncated, as long as somebody may keep the Writer
     _is_over: bool  # the room is an object's, or is on its way back
     _is_sealed: bool
-    _name: str | None
-    _replaces: bool
-    _seen: weakref.ref[Root] | None  # the root that we let go of
+    _let_go: list[weakref.ref[Root]]  # all roots that it had
+    _may_shrink: bool
 
     def __init__(self) -> None:
         raise _messages.no_constructor("Writer")
@@ -118,7 +123,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
         home = self._require_ours()
         try:
             self._end()
-            home.seal(self._call, self._name, self._replaces, self._pin_of_views(home))
+            home.seal(self._call, self._pin_of_views(home))
             self._finish_seal()
             return self._ref
         except _ClosedError:
@@ -128,7 +133,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
                 self._finish_seal()
                 return self._ref
             self._give_up()
-            if isinstance(error, ObjectExistsError):
+            if isinstance(error, ObjectExistsError) and error.pid is None:
                 raise _messages.taken_meanwhile(home.path, error.key) from None
             raise
 
@@ -137,14 +142,14 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
         self._is_sealed = True
         _open.pop(id(self), None)
         self._is_over = True
-        array = self._array() if self._array is not None else None
-        if array is not None:
-            array.flags.writeable = False
-        for root in (self._root, self._seen() if self._seen is not None else None):
-            if root is not None:
-                end_writing(root)
+        for seen in (*self._arrays, self._array):
+            array = seen() if seen is not None else None
+            if array is not None:
+                array.flags.writeable = False
+        for root in self._roots():
+            end_writing(root)
         if not self._is_kept:
-            self._root = None
+            self._drop_roots()
 
     def abort(self) -> None:
         if self._is_closed:
@@ -165,6 +170,44 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
             array = self._sealed_array() if self._is_sealed else self._as_array()
             self._array = weakref.ref(array)
         return array
+
+    def write_at(self, offset: SupportsIndex, data: object) -> None:
+        self._require_ours()
+        start, octets = operator.index(offset), _octets_of(data)
+        home = self._require_ours()
+        root, _ = self._require_unclosed()  # if another thread ends the Writer, it sees this view
+        if not 0 <= start <= root.nbytes - octets.nbytes:
+            raise _messages.no_place_to_write(start, octets.nbytes, root.nbytes)
+        home.write(self._call, self._block, start, octets)
+
+    def truncate(self, nbytes: SupportsIndex) -> None:
+        home = self._require_ours()
+        size = operator.index(nbytes)
+        if not self._may_shrink:
+            raise _messages.no_truncation()
+        if not 0 <= size <= self.nbytes:
+            raise _messages.not_shorter(size, self.nbytes)
+        can_tell = self._can_tell_views()
+        self._replace_root(home, size)
+        is_seen = not can_tell or len(self._roots()) > 1
+        if not home.shrink(self._call, size, frees=not is_seen):
+            raise _messages.closed_buffer("Writer")
+
+    def _replace_root(self, home: Home, nbytes: int) -> None:
+        """Shows so many bytes from here on. Views of the last root keep it."""
+        block: Any = self._block
+        block = block._replace(nbytes=nbytes)
+        root, last = writers_root(home, block), self._root
+        if last is None:
+            raise _messages.closed_buffer("Writer")
+        self._let_go.append(weakref.ref(last))
+        if self._array is not None:
+            self._arrays.append(self._array)
+        if self._is_kept:
+            self._held.append(last)
+        self._root, self._block, self._array = root, block, None
+        if _FORWARDS:
+            buffer_protocol.stop(self)  # what it forwards to is longer
 
     @property
     def ref(self) -> ObjectRef:
@@ -201,19 +244,29 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
     def _pin_of_views(self, home: Home) -> Pin | None:
         """A pin for the root, if somebody has a view, or may have one: nothing may be put where
         views of it point."""
-        root = self._root
-        if root is not None and not self._is_kept and self._forks == here().forks:
-            self._seen = weakref.ref(root)
-            del root
+        if self._root is not None and self._can_tell_views():
+            self._let_go.append(weakref.ref(self._root))
             self._root = None
-            root = self._seen()
-        elif root is None and self._seen is not None:
-            root = self._seen()
-        if root is None:
+        roots = self._roots()
+        if not roots:
             return None
-        if not isinstance(root.pin, Pin):
-            root.pin = Pin(home)
-        return root.pin
+        pin = next((root.pin for root in roots if isinstance(root.pin, Pin)), None) or Pin(home)
+        for root in roots:
+            root.pin = pin
+        return pin
+
+    def _can_tell_views(self) -> bool:
+        """Whether a root that we let go of is gone if nobody has a view."""
+        return not self._is_kept and self._forks == here().forks
+
+    def _roots(self) -> list[Root]:
+        """All that may be written to."""
+        seen = [root for ref in self._let_go if (root := ref()) is not None]
+        return seen if self._root is None else [self._root, *seen]
+
+    def _drop_roots(self) -> None:
+        self._root = None
+        self._held.clear()
 
     def _give_up(self) -> None:
         self._is_closed, self._is_sealed = True, False
@@ -229,7 +282,7 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
         self._is_over = True
         self._home = self._call = None  # which keep the store mapped
         if not self._is_kept:
-            self._root = None
+            self._drop_roots()
 
     def _sealed_array(self) -> npt.NDArray[Any]:
         home = self._home
@@ -247,17 +300,32 @@ class Writer(Exported, buffer_protocol.ReleasingExporter, _buffers.Writer):
 adopt_docs(Writer, _buffers.Writer)
 
 
-def writer(home: Home, call: Any, name: str | None, replace: bool) -> Writer:
+def _octets_of(data: Any) -> npt.NDArray[np.uint8]:
+    """The plain bytes of what has a contiguous buffer. TypeError, BufferError."""
+    if isinstance(data, Exported):
+        return data._require_open()[0]
+    if isinstance(data, np.ndarray):  # also of a dtype that no format says
+        if not data.flags.c_contiguous or data.dtype.hasobject:
+            raise _messages.not_contiguous()
+        return data.reshape(-1).view(np.uint8) if data.nbytes else _NOTHING
+    if not isinstance(data, _buffers.PinnedBuffer):
+        data = memoryview(data)
+        if not data.c_contiguous:
+            raise _messages.not_contiguous()
+    return np.frombuffer(data, np.uint8) if data.nbytes else _NOTHING
+
+
+def writer(home: Home, call: Any, may_shrink: bool) -> Writer:
     """A Writer over the block that the call took for it; from here on it is the Writer's to end."""
     slot, generation = call.slot, call.generation
     block = home.block(slot)
     root = writers_root(home, block)
     made = buffer_protocol.export(Writer, root, lambda: shaped(root, block, home.path))
-    made._array = made._seen = None
+    made._array = None
     made._end_once = [None]
+    made._arrays, made._held, made._let_go = [], [], []
     made._is_sealed = False
-    made._name = name
-    made._replaces = replace
+    made._may_shrink = may_shrink
     made._call = call
     made._forks = here().forks
     made._take(home, slot, generation, block, root)

@@ -30,12 +30,15 @@
 #   [index]      the object that a cell names is whole, before who follows the cell
 #   [lock]       all that was done under a lock of the file, before its next holder
 #   [row]        what is left in a row, before its next owner; its state, before who scans live rows
+#   [owner]      with whom an object goes: the process that has left or died, and who adopts the
+#                object, each take it by a CAS, so that one of them loses and knows it
+#   [maker]      who has an entry of `makers`, before others look for one
 #   [wait]       what a name leads to, or what is free, before who sleeps until that changes: both
 #                sides in the one order of all seq_cst accesses, see waiting.pxd
 #   [fork]       within one process: that a thread forked which no hook held off, before who lets go
 #                of a view
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
@@ -127,6 +130,10 @@ cdef extern from *:
                                                 uint32_t desired) noexcept nogil
     uint32_t fetch_sub_seq_cst_u32 "refstore_fetch_sub_seq_cst"(uint32_t *p,
                                                                 uint32_t value) noexcept nogil
+
+    uint16_t load_acquire_u16 "refstore_load_acquire"(const uint16_t *p) noexcept nogil
+    bint cas_acq_rel_u16 "refstore_cas_acq_rel"(uint16_t *p, uint16_t *expected,
+                                                uint16_t desired) noexcept nogil
 
     # A plain write to a field, of any integer type, by who owns it: a release elsewhere publishes
     # it. It may move past its neighbours: where a death in between must find one before the other,

@@ -9,25 +9,29 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from refstore.engines.native.atomics cimport load_acquire, load_relaxed_u32, popcount64
+from refstore.engines.native.atomics cimport (
+    load_acquire, load_acquire_u16, load_acquire_u32, load_relaxed_u32, popcount64,
+)
 from refstore.engines.native.layout cimport (
-    BINS, CLAIMED, CLASSES, CONDEMNED, FREE, HELD, KIND_OBJECT, Label, LIVE_WORDS, MAX_ROWS,
-    NAME_LOCKS, OFFERED, PAGE, PageTag, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED, ROW_FREE,
-    ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, WRITING,
+    BINS, CLAIMED, CLASSES, CONDEMNED, FREE, GOING, HELD, KIND_OBJECT, Label, LIVE_WORDS, MAKERS,
+    MAX_ROWS, NAME_LOCKS, OFFERED, PAGE, PageTag, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED,
+    ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
-    bits_at, file_of, is_ready, is_within_block, label_at, labels_are_committed, name_lock_at,
-    next_live_row, pins_of, pins_ready_of, row_at, run_is_sound, run_is_there, runs_used,
-    slot_is_of, slots_used, tag_at, top_of, View,
+    bits_at, file_of, is_ready, is_within_block, label_at, labels_are_committed, maker_at,
+    name_lock_at, next_live_row, pins_of, pins_ready_of, row_at, run_is_sound, run_is_there,
+    runs_used, slot_is_of, slots_used, tag_at, top_of, View,
 )
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.memory cimport is_committed
 from refstore.engines.native.slots cimport is_live, pinned_by, word_generation, word_row, word_state
+from refstore.engines.native.makers cimport ROW_MASK
 from refstore.engines.native.bins cimport are_used, bin_of
 from refstore.engines.native.rebuild cimport has_bytes
 from refstore.engines.native.pages cimport extent_is_sane
 from refstore.engines.native.names cimport find_cell, make_cell, name_hash
+from refstore.engines.native.owners cimport is_sealed
 from refstore.engines.native.recovery cimport row_is_dead
 
 cdef enum:
@@ -92,6 +96,35 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
         if slot.kind > KIND_OBJECT:
             from refstore import _problems
             problems.add(_problems.unknown_kind(i, slot.kind))
+
+
+cdef inline void check_owners(View *v, set problems):
+    cdef uint64_t i, owner
+    for i in range(slots_used(v)):
+        owner = load_acquire_u16(&v.slots[i].owned_by)                   # [owner]
+        if owner == 0 or not is_sealed(load_acquire(&v.slots[i].word)):  # [seal]
+            continue
+        if owner & GOING:
+            problems.add(f"owned_by: slot {i} goes with row {(owner & ~GOING) - 1}, whose process "
+                         "has left, and is still there")
+        elif not is_live_row(v, owner - 1) or row_at(v, owner - 1).owns_any == 0:
+            problems.add(f"owned_by: slot {i} goes with row {owner - 1}, which owns nothing")
+
+
+cdef inline void check_makers(View *v, set problems):
+    cdef uint64_t row, i, k
+    for row in range(<uint64_t>MAX_ROWS):
+        k = load_acquire_u32(&row_at(v, row).maker)                      # [maker]
+        # [maker]
+        if k and is_live_row(v, row) and (
+                k > MAKERS or load_acquire(&maker_at(v, k - 1).taken) & ROW_MASK != row + 1):
+            problems.add(f"makers: row {row} says that entry {k - 1} is its own, which it is not")
+    for i in range(slots_used(v)):
+        k = v.slots[i].put_by
+        if k == 0 or not is_sealed(load_acquire(&v.slots[i].word)):      # [seal]
+            continue
+        if k > MAKERS or load_acquire(&maker_at(v, k - 1).taken) == 0:   # [maker]
+            problems.add(f"put_by: slot {i} was put by maker {k - 1}, and there is none")
 
 
 cdef inline void check_reaps(View *v, set problems):
@@ -421,6 +454,8 @@ cdef inline set find_problems(View *v):
         check_names(v, problems)
         check_pins(v, problems)
         check_reaps(v, problems)
+        check_owners(v, problems)
+        check_makers(v, problems)
         check_hints(v, problems)
         check_locks(v, problems)
     return problems

@@ -1,5 +1,6 @@
 # The calls of a store on this engine: `engines/binding.py` makes them methods of Store.
 
+cimport cython
 cimport numpy as cnp
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint64_t, uint8_t
@@ -31,6 +32,7 @@ import numpy as np
 from refstore import _messages
 from refstore._arguments import checked_size, require_bytes_or_shape
 from refstore._errors import RefstoreError
+from refstore._names import require_text
 
 cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
     # `name`: what a key that is not a ref says.
@@ -41,10 +43,19 @@ cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
     return ERR_NOT_FOUND
 
 
-cdef class Engine:
-    """The native engine: what `refstore.Store` is, less what needs no speed."""
-
+@cython.no_gc_clear     # what it owns goes when it is collected, in whatever order
+cdef class ObjectCalls:
+    # The calls on single objects, and those that report.
     cdef Attachment att
+
+    def __dealloc__(self):
+        self.close_store()
+
+    cdef inline void close_store(self) noexcept:
+        cdef Attachment att = self.att
+        if att is not None:
+            self.att = None
+            att.close_store()
 
     cdef inline Attachment use(self):
         if self.att is None:
@@ -54,7 +65,9 @@ cdef class Engine:
         return self.att
 
     def _open(self, Attachment att not None):
+        self.close_store()
         self.att = att
+        att.stores += 1
 
     @property
     def _attachment(self):
@@ -65,7 +78,7 @@ cdef class Engine:
         return self.att is None
 
     def close(self):
-        self.att = None
+        self.close_store()
 
     def put(self, obj, *, name=None, replace=False, timeout=0, owned=False, evictable=None,
             meta=b""):
@@ -89,6 +102,8 @@ cdef class Engine:
         ref.generation = draft.generation
         ref.tag = att.view.tag
         publish_object(&att.view, draft.life, ref.slot, name, &parsed, replace)
+        if draft.owned:
+            att.delete_unless_open()
         return ref
 
     def create(self, nbytes=None, *, shape=None, dtype=None, order="C", header=None, name=None,
@@ -211,15 +226,16 @@ cdef class Engine:
         return self.locate(key, &found)
 
     def __len__(self):
-        return len(self._live(False))
+        return len(self._live(None))
 
     def __iter__(self):
-        return iter(self._live(False))
+        return iter(self._live(None))
 
     def names(self, prefix=""):
-        return self._live(True)
+        return self._live(require_text(prefix))
 
-    cdef list _live(self, bint want_names):
+    cdef list _live(self, str prefix):
+        # refs, or names that begin so
         cdef:
             Attachment att = self.use()     # stays, whatever a finalizer closes meanwhile
             View *v = &att.view
@@ -227,11 +243,11 @@ cdef class Engine:
             int64_t i = next_live(v, 0, &generation)
             list found = []
         while i >= 0:
-            if not want_names:
+            if prefix is None:
                 found.append(make_ref(v.tag, <uint64_t>i, generation))
             else:
                 name = slot_name(v, <uint64_t>i, generation)
-                if name is not None:
+                if name is not None and name.startswith(prefix):
                     found.append(name)
             i = next_live(v, <uint64_t>i + 1, &generation)
         # a name that is going over to another object is there twice

@@ -114,11 +114,14 @@ cdef inline list all_holders(View *v):
     return seen
 
 
-cdef inline str command_of(Row *row):
+cdef inline str printable(bytes text):
     # on one line, whatever it holds: it is for people
-    cdef bytes text = row.command[:sizeof(row.command)]
     words = " ".join(text.partition(b"\0")[0].decode("utf-8", "replace").split())
     return "".join([letter if letter.isprintable() else "?" for letter in words])
+
+
+cdef inline str command_of(Row *row):
+    return printable(row.command[:sizeof(row.command)])
 
 
 cdef inline bint has_ended(Row *row):

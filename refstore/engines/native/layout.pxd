@@ -135,6 +135,7 @@ cdef enum:
     COMMAND_NBYTES = 96
     LABEL_OF_PROCESS = 32       # bytes
     MAKERS = 4096
+    MAKER_WORDS = 64            # MAKERS bits
     RECOVERIES_KEPT = 16
 
     CLASSES = 56                # 64 B steps up to 512 B, then 8 classes per doubling
@@ -185,6 +186,8 @@ cdef enum:
     USES = 0x30000000           # how often it was used since it came into a queue: two bits
     USE_ONE = 0x10000000
     TICK_MASK = 0x0FFFFFFF      # the tick of the last get; where there are queues, of the put
+    # `owned_by`: the row's process has left or is dead, and the object is as good as deleted
+    GOING = 0x8000
 
 cdef enum Evict:
     EVICT_NONE
@@ -317,7 +320,7 @@ cdef struct NameLock:
     uint64_t _pad0[6]
 
 cdef struct Maker:
-    uint64_t taken              # 0, or 1: pid and command are somebody's; by: anyone
+    uint64_t taken              # 0, or row + 1 of whose it is, and since when << 11; by: anyone
     uint32_t pid                # for reports only; by: row
     uint32_t _pad0
     char command[COMMAND_NBYTES]  # for reports only; by: row
@@ -360,7 +363,7 @@ cdef struct Slot:
     uint64_t shape[INLINE_DIMS]  # of at most INLINE_DIMS axes; else see the label; by: owner
     uint32_t created            # 1/16 s after Header.made_at; by: owner
     uint16_t put_by             # maker + 1, or 0: not known; by: owner
-    uint16_t owned_by           # row + 1: goes with that row, or 0: nobody owns it; by: owner, anyone
+    uint16_t owned_by           # GOING, row + 1 of whom it goes with, or 0; by: owner, anyone
 
 cdef struct Label:
     uint8_t name_nbytes         # 0 to NAME_LIMIT; by: owner
@@ -402,6 +405,9 @@ cdef struct PageTag:
 #                 names a live row, and that of any other none; outside of a call it has none in
 #                 RECLAIMING, HELD or OFFERED
 #   kind          is one of Kind
+#   makers        Row.maker is 0, or of an entry of `makers` that the row has taken
+#   put_by        of an object is 0, or of an entry that is taken
+#   owned_by      of an object is 0, or row + 1 of a live row with owns_any, and not GOING
 #   size          nbytes + spill_nbytes <= the bytes of the slot's block
 #   offset        is where the block lies: at its extent, or in its run
 #   run           twin is run_twin() of a live run, and 0 of others; a slot's run is live and of its
@@ -452,3 +458,4 @@ cdef inline void check_layout() noexcept nogil:
     STATIC_ASSERT(SLOTS_PER_STEP * 4 == PAGE)
     STATIC_ASSERT(LIVE_WORDS * 64 == MAX_ROWS)
     STATIC_ASSERT(BIN_WORDS * 64 == BINS)
+    STATIC_ASSERT(MAKER_WORDS * 64 == MAKERS)

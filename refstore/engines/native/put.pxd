@@ -11,7 +11,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
@@ -32,8 +32,10 @@ from refstore.engines.native.ages cimport count_put, first_use
 from refstore.engines.native.slots cimport (
     abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim, word_generation, word_row,
 )
+from refstore.engines.native.makers cimport sign
 from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.names cimport Name, publish
+from refstore.engines.native.owners cimport note_owner
 from refstore.engines.native.recovery cimport (
     recover_blocker_if_dead, recover_blocker_of, recover_dead, row_is_dead, sweep,
 )
@@ -203,7 +205,12 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     assign(slot.spill_nbytes, 0)
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
+    sign(v, slot)
     assign(slot.last_use, first_use(v, draft.evictable))
+    assign(slot.owned_by, 0)
+    if draft.owned:
+        note_owner(v)
+        assign(slot.owned_by, <uint16_t>(v.row + 1))
     return slot
 
 

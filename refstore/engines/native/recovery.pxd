@@ -35,6 +35,7 @@ from refstore.engines.native.slots cimport (
 )
 from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.names cimport find_cell, make_cell
+from refstore.engines.native.owners cimport delete_owned, is_sealed
 from refstore.engines.native.process_table cimport (
     ensure_first_pins_committed, join_row, mark_live, use_row,
 )
@@ -72,17 +73,29 @@ cdef inline void finish_dead_publish(View *v, uint64_t i, uint64_t word) noexcep
         condemn_dead(v, i, word)
 
 
+cdef inline void delete_if_owned(View *v, uint64_t i, uint64_t dead) noexcept nogil:
+    cdef uint64_t nbytes = block_nbytes(&v.slots[i])
+    cdef uint64_t word = load_seq_cst(&v.slots[i].word)                  # [seal]
+    if is_sealed(word) and delete_owned(v, i, word, dead) == 0:
+        v.recovered.nbytes += nbytes
+
+
 cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
     # Over every slot, not only those that the dead one pinned: it may have died between its last
     # unpin and the look at the word that follows it.
     cdef:
         uint64_t i, word, state, nbytes = 0
+        bint owned = dead < MAX_ROWS and row_at(v, dead).owns_any != 0
         Slot *slot
     for i in range(slots_used(v)):
         slot = &v.slots[i]
         word = load_seq_cst(&slot.word)                                  # [free] [seal] [pin]
         state = word_state(word)
-        if state == SEALED:
+        if state == SEALED or state == OFFERED:
+            if state == OFFERED and word_row(word) == dead:
+                withdraw(v, i, word)
+            if owned:
+                delete_if_owned(v, i, dead)
             continue
         if state == FREE or state == RETIRED:
             restore_hint(v, i, slot)
@@ -91,8 +104,6 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
         elif word_row(word) == dead:
             if state == WRITING:
                 condemn_dead(v, i, word)
-            elif state == OFFERED:
-                withdraw(v, i, word)
             elif state == RECLAIMING:
                 nbytes += block_nbytes(slot)
                 free_slot(v, i)
@@ -100,6 +111,8 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
                 unclaim(v, i)
             elif state == PUBLISHING:
                 finish_dead_publish(v, i, word)
+                if owned:
+                    delete_if_owned(v, i, dead)
     if dead < MAX_ROWS:         # else what came free was nobody's
         v.recovered.nbytes += nbytes
     restore_run_hints(v)

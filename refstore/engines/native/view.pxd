@@ -1,7 +1,7 @@
 # One process's view of one store file: where its parts are mapped, which row it holds, what it
 # remembers.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from refstore.engines.native.atomics cimport (
     ctz64, load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed,
@@ -72,6 +72,8 @@ cdef struct View:
     int recovery_fd             # has a dead row's lock while that is recovered, else -1
     int loss                    # why a child had to go without a row, or 0: none had to
     bint has_warned             # of that
+    bint has_looked_for_maker
+    uint16_t maker              # + 1: our entry of `makers`, or 0: there was none
     uint64_t kept               # blocks that are KEPT in our row
     uint64_t forks_seen         # of those that took nothing for their children
     bint dirty                  # something of ours can only come back as a dead process's does

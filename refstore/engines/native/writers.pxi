@@ -132,6 +132,7 @@ cdef class Writer(Block):
             publish_object(&self.att.view, life, self.slot, self.name, &self.parsed,
                            self.replaces)
             self.is_sealed = True
+            self.home.delete_unless_open()
         except ObjectExistsError:
             raise _messages.taken_meanwhile(att.path, self.name) from None
         finally:

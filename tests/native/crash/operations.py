@@ -15,6 +15,7 @@ import refstore
 CAPACITY = 1 << 20
 SMALL, LARGE = bytes(range(100)), bytes(range(256)) * 400
 OLD, NEW = b"old" * 50, b"new" * 50
+OWNED = b"owned" * 30
 NAMED = {"small": SMALL, "large": LARGE, "old": OLD}  # in every scenario but the empty one
 
 SCENARIO: dict[bytes, bytes] = {}  # some objects of the scenario that is played, by ref
@@ -144,6 +145,32 @@ def get_by_ref(store: refstore.Store) -> None:
         buf.release()
 
 
+def put_owned(store: refstore.Store) -> None:
+    """The second object comes to where the first one was, and is nobody's."""
+    store.delete(store.put(SMALL, owned=True))
+    store.put(SMALL)
+    store.put(NEW, name="fresh", owned=True)
+
+
+def leave(store: refstore.Store) -> None:
+    """What is owned goes, though a view of it lives on; what is sealed too late goes at once."""
+    store.put(NEW, name="fresh", owned=True)
+    with store.get("fresh") as buf, store.create(100, owned=True) as writer:
+        store.close()
+        assert bytes(buf) == NEW
+        memoryview(writer)[:] = SMALL
+
+
+def adopt(store: refstore.Store) -> None:
+    for name in ("small", "owned", "old"):
+        with contextlib.suppress(refstore.ObjectNotFoundError):
+            store.adopt(name)
+
+
+def disown(store: refstore.Store) -> None:
+    store.disown(store.ref("owned"))
+
+
 def write_and_seal(store: refstore.Store) -> None:
     with store.create(50000, name="fresh") as writer:
         memoryview(writer)[:] = bytes(50000)
@@ -268,6 +295,10 @@ OPERATIONS = [
     Operation("delete_pinned", delete_pinned, _gone("large")),
     Operation("get", get, {}),
     Operation("get_by_ref", get_by_ref, {}),
+    Operation("put_owned", put_owned, {"fresh": {None}}),
+    Operation("leave", leave, {"fresh": {None}}),
+    Operation("adopt", adopt, {**_gone("small", "old"), "owned": {None}}),
+    Operation("disown", disown, {"owned": {OWNED}}),
     Operation("write_and_seal", write_and_seal, {"fresh": {None, bytes(50000)}}),
     Operation("write_and_abort", write_and_abort, {}),
     Operation("write_and_keep_a_view", write_and_keep_a_view, {}),

@@ -1,0 +1,279 @@
+"""The calls on many objects at once: many changes under one lock.
+
+A change has as many words as the journal has room for, so a batch is several changes. Those who
+wait for the lock get it after each TURN objects. But the room for all objects of a put_many is
+taken in one go, so that nobody waits for room and holds some.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from refstore import _messages, _waiting_messages
+from refstore._arguments import checked_names, deadline_of
+from refstore._errors import ObjectExistsError, ObjectNotFoundError
+from refstore._refs import ObjectRef, make_ref
+from refstore.engines.filelock import buffers, claims, eviction, lookups, slots
+from refstore.engines.filelock.attachment import SMALL, Attachment
+from refstore.engines.filelock.call import Asked, Call
+from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.layout import DELETES, GETS, OFFSET, PUTS
+from refstore.engines.filelock.life import here, is_from_here
+from refstore.engines.filelock.lookups import Parsed
+from refstore.engines.filelock.opened import Key, Opened
+from refstore.engines.filelock.pins import Pin
+from refstore.engines.filelock.prepare import Prepared, prepare
+from refstore.engines.filelock.targets import Target
+from refstore.engines.filelock.transaction import Deferred
+from refstore.engines.filelock.waiting import too_many_pins
+
+__all__ = ["BatchCalls"]
+
+TURN: Final = 1000  # objects that are dealt with under one lock
+
+
+class One(NamedTuple):
+    """One object of a put_many."""
+
+    call: Call
+    prepared: Prepared
+    wanted: slots.Wanted
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the memory of its block is committed under the lock."""
+        return self.wanted.nbytes <= SMALL
+
+
+# --- operations, under the change lock
+
+
+def _begin(c: Change, att: Attachment, batch: Sequence[One]) -> None:
+    """Slots in WRITING with room for all of them, or for none."""
+    may_evict = False
+    try:
+        for k, one in enumerate(batch):
+            try:
+                _begin_one(c, att, one)
+            except slots.NoRoomError:
+                c.commit()
+                left = [one.wanted.units for one in batch[k:]]
+                may_evict = may_evict or eviction.may_fit(c, left)
+                if not may_evict:
+                    raise
+                att.try_with_eviction(c, _begin_one, att, one)
+            if c.is_full():
+                c.commit()
+            if k % TURN == TURN - 1:
+                att.show_progress()
+        c.commit()
+    except slots.NoRoomError as error:
+        _free(c, batch)
+        total = sum(one.wanted.units for one in batch)
+        raise slots.NoRoomError(str(error), total=total) from None
+
+
+def _begin_one(c: Change, att: Attachment, one: One) -> None:
+    slot, generation = att.claim(c, one.call, one.wanted, one.is_near)
+    one.call.take(slot, generation, c.next())
+
+
+def _free(c: Change, batch: Sequence[One]) -> None:
+    c.commit()
+    for one in batch:
+        if one.call.is_taken():
+            slots.free(c, one.call.slot)
+            c.commit()
+            one.call.taken = None
+
+
+def _publish(c: Change, att: Attachment, batch: Sequence[One]) -> None:
+    """One after the other, up to one whose name is taken."""
+    gone = []
+    for done, one in enumerate(batch):
+        try:
+            rivals = claims.find_rivals(c, att, one.call)
+        except ObjectExistsError:
+            c.commit()
+            att.count(PUTS, done)
+            raise
+        att.publish(c, one.call, rivals)
+        if rivals.replaced is not None:
+            gone.append(rivals.replaced)
+        if c.is_full():
+            c.commit()
+    c.commit()
+    att.count(PUTS, len(batch))
+    for slot in gone:
+        att.recover_condemned(c, slot)
+
+
+def _pin(
+    c: Change, att: Attachment, keys: Sequence[Key], parsed: Sequence[Parsed], pins: Sequence[Pin]
+) -> list[int] | int:
+    """The generations of the objects that are pinned; the index of a key that none has, and then
+    nothing is pinned."""
+    found = []
+    for k, one in enumerate(parsed):
+        located = lookups.locate(c, one)
+        if located is None:
+            return k
+        found.append(located)
+    for key, located, pin in zip(keys, found, pins, strict=True):
+        try:
+            lookups.pin(c, att, located, pin)
+        except slots.TooManyPinsError:
+            raise too_many_pins(key) from None
+        if c.is_full():
+            c.commit()
+    c.commit()
+    att.count(GETS, len(found))
+    return [generation for _, generation in found]
+
+
+def _delete(c: Change, att: Attachment, parsed: Sequence[Parsed]) -> int:
+    found = (located[0] for key in parsed if (located := lookups.locate(c, key)) is not None)
+    return att.delete_all(c, found, DELETES)
+
+
+# --- of one open store
+
+
+class BatchCalls(Opened):
+    """The calls on many objects at once."""
+
+    __slots__ = ()
+
+    def put_many(
+        self,
+        objs: Iterable[object],
+        *,
+        names: Iterable[str] | None = None,
+        replace: bool = False,
+        timeout: float | None = 0,
+        owned: bool = False,
+        evictable: bool | None = None,
+    ) -> list[ObjectRef]:
+        life = here()
+        self._attachment  # noqa: B018  a closed store raises
+        until = deadline_of(timeout) if timeout != 0 else 0.0
+        objects = list(objs)
+        told = checked_names(names, len(objects))
+        prepared = [prepare(obj) for obj in objects]
+        att = self._attachment
+        nameless = Asked(None, replace, False, owned, evictable)
+        batch = []
+        for k, one in enumerate(prepared):
+            asked = nameless if told is None else Asked(told[k], replace, False, owned, evictable)
+            batch.append(One(Call(att, life, asked, until, self._stay), one, one.wanted(b"")))
+        try:
+            _put_all(att, batch)
+        except BaseException as error:
+            if not _stay(att, batch, error):
+                raise
+        return _refs(att, batch)
+
+    def get_many(
+        self, keys: Iterable[Key], *, timeout: float | None = 0, writable: bool = False
+    ) -> list[buffers.PinnedBuffer]:
+        call = self._call
+        att, asked = call.att, _listed(keys)
+        if timeout != 0:
+            call.until = deadline_of(timeout)
+        parsed = [self._parse(att, key) for key in asked]
+        what, pins, missing = f"get_many() of {len(asked)} keys", list[Pin](), list[str]()
+
+        def look() -> list[int] | None:
+            pins[:] = [Pin(att) for _ in asked]
+            found: list[int] = []
+            for at in range(0, len(asked), TURN):
+                some = slice(at, at + TURN)
+                got = call.with_room(what, 0, _pin, att, asked[some], parsed[some], pins[some])
+                if not isinstance(got, list):
+                    att.defer_once(*_unpins(pins))
+                    key = asked[at + got]
+                    if timeout == 0 or not isinstance(key, str):
+                        raise _messages.not_found(att.path, key, of_other_store=False)
+                    missing[:] = [key]
+                    return None
+                found += got
+            return found
+
+        try:
+            generations = self._look_until_found(call, what, look)
+            if generations is None:
+                assert timeout is not None
+                raise _waiting_messages.not_published(att.path, missing[0], timeout)
+            private = bool(writable)
+            return [
+                buffers.pinned(att, pin, generation, private)
+                for pin, generation in zip(pins, generations, strict=True)
+            ]
+        except BaseException:
+            att.defer_once(*_unpins(pins))
+            raise
+
+    def delete_many(self, keys: Iterable[Key]) -> int:
+        call = self._call
+        att, parsed = call.att, list[Parsed]()
+        for key in _listed(keys):
+            with contextlib.suppress(ObjectNotFoundError):  # it is of another store
+                parsed.append(self._parse(att, key))
+        what = f"the deletion of {len(parsed)} objects"
+        return sum(
+            call.run(what, _delete, att, parsed[at : at + TURN])
+            for at in range(0, len(parsed), TURN)
+        )
+
+
+def _listed(keys: Iterable[Key]) -> list[Key]:
+    if isinstance(keys, (str, ObjectRef)):
+        raise TypeError(f"keys is one {type(keys).__name__}: give a list of refs and names")
+    return list(keys)
+
+
+def _unpins(pins: Sequence[Pin]) -> list[Deferred]:
+    return [pin.unpin for pin in pins if pin.unpin is not None]
+
+
+def _refs(att: Attachment, batch: Sequence[One]) -> list[ObjectRef]:
+    """Of those that are published."""
+    return [
+        make_ref(one.call.slot, one.call.generation, att.tag)
+        for one in batch
+        if one.call.is_published()
+    ]
+
+
+def _put_all(att: Attachment, batch: Sequence[One]) -> None:
+    """If this raises, `_stay` says what becomes of it."""
+    if not batch:
+        return
+    call, nbytes = batch[0].call, sum(one.wanted.nbytes for one in batch)
+    what = f"a put of {len(batch)} objects"
+    att.let_others_try(call)
+    call.wait_for_room(what, nbytes, _begin, att, batch)
+    for one in batch:
+        if not att.prepare_block(one.call, one.wanted, one.is_near):
+            raise att.no_memory(call, nbytes)
+        if one.wanted.nbytes:
+            at = att.file.block_at(att.file.words[att.file.slot(one.call.slot) + OFFSET])
+            one.prepared.fill(Target(att.file, at, one.wanted.nbytes, call.life))
+    for at in range(0, len(batch), TURN):
+        call.run(what, _publish, att, batch[at : at + TURN])
+
+
+def _stay(att: Attachment, batch: Sequence[One], error: BaseException) -> bool:
+    """Gives back what cannot stay after an error; whether all that was put stays, and the error
+    comes out of the next call."""
+    calls = [one.call for one in batch]
+    published = [call for call in calls if call.is_published()]
+    if isinstance(error, ObjectExistsError) and is_from_here(error):
+        error.refs = _refs(att, batch)
+        calls = [call for call in calls if not call.is_published()]
+    elif len(published) == len(calls) and any(att.stays(call, error) for call in calls):
+        return True
+    att.give_up_all(calls)
+    return False

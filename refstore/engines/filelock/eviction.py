@@ -1,0 +1,196 @@
+"""Eviction: objects that go since others need their room.
+
+Whoever finds no room, and has the change lock, evicts one object if that makes enough room: the
+oldest of SAMPLES that are drawn, or the one whose turn it is in the `queues`. Where no single one
+does, it evicts a window: neighbours that together leave enough room, of SAMPLES windows the one
+whose most recently used object was used longest ago. Nothing goes if no window is large enough, and
+nothing that is pinned. Here they are chosen; to evict is to delete.
+
+When an object was last used is written at once by whoever gets it under the lock; after a death it
+may be older than it was.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from refstore._arguments import POLICIES
+from refstore.engines.filelock import extents, queues, recovery, slots
+from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.layout import (
+    EVICTABLE,
+    FREE,
+    HASH,
+    HIT,
+    MASK,
+    MOST_HITS,
+    OFFSET,
+    ROWS,
+    SEALED,
+    SMALL,
+    TICK,
+    TICKS,
+    UNITS,
+    USE,
+    WORD,
+)
+
+__all__ = ["admit", "may_fit", "note_use", "use_word", "victims"]
+
+SAMPLES: Final = 10  # objects or windows that are compared
+DRAWS: Final = 64  # slots that are looked at for these
+
+_S3FIFO: Final = POLICIES.index("s3fifo")
+
+_dice = random.Random()
+
+
+# --- use
+
+
+def use_word(c: Change, evictable: bool) -> int:
+    """Of an object that is put."""
+    return (EVICTABLE | _tick(c)) if evictable else 0
+
+
+def note_use(c: Change, slot: int) -> None:
+    """An object is got."""
+    at = c.file.slot(slot) + USE
+    use = c.words[at]
+    if use & EVICTABLE:
+        more = HIT if use // HIT & MOST_HITS < MOST_HITS else 0
+        c.words[at] = (use & ~TICKS | _tick(c)) + more
+
+
+def _tick(c: Change) -> int:
+    now = c.words[TICK] + 1 & TICKS
+    c.words[TICK] = now
+    return now
+
+
+def admit(c: Change, slot: int) -> None:
+    """What is about to be published comes into the queues, where there are any."""
+    at = c.file.slot(slot)
+    if _has_queues(c) and c[at + USE] & EVICTABLE:
+        queues.admit(c, slot, c[at + WORD] >> 8, c[at + HASH])
+
+
+# --- room
+
+
+def victims(c: Change, units: int) -> list[int] | None:
+    """The slots of objects that leave enough room for a block of so many units, and a slot; None
+    if there are none."""
+    if not slots.has_slot(c) and extents.find(c, units) is not None:
+        units = 0
+    one = queues.next_out(c) if _has_queues(c) else _oldest(c, units)
+    if one is not None and _leaves(c, one) >= units:
+        return [one]
+    blocks = _Blocks(c)
+    if _has_queues(c) and queues.is_empty(c):
+        for slot in blocks.evictable:
+            queues.push(c, SMALL, slot, slots.generation_of(c, slot))
+    return blocks.window(units)
+
+
+def may_fit(c: Change, units: Sequence[int]) -> bool:
+    """Whether there is enough for all these blocks if all goes that may, however it lies."""
+    blocks = _Blocks(c)
+    return sum(units) <= sum(blocks.units) and len(units) <= blocks.n_slots
+
+
+def _has_queues(c: Change) -> bool:
+    return c.file.header.evict == _S3FIFO
+
+
+def _leaves(c: Change, slot: int) -> int:
+    """Units of the free extent that is left when an object goes."""
+    at = c.file.slot(slot)
+    units = c[at + UNITS]
+    return extents.hole(c, c[at + OFFSET], units) if units else 0
+
+
+def _oldest(c: Change, units: int) -> int | None:
+    """Of some objects, each of which leaves enough room."""
+    used, found = slots.used(c), dict[int, int]()
+    for _ in range(DRAWS if used else 0):
+        slot = int(_dice.random() * used)
+        at = c.file.slot(slot)
+        use = c[at + USE]
+        if (
+            use & EVICTABLE
+            and c[at + WORD] & 0xFF == SEALED
+            and not slots.is_pinned(c, slot)
+            and _leaves(c, slot) >= units
+        ):
+            found[slot] = use & TICKS
+            if len(found) == SAMPLES:
+                break
+    return min(found, key=found.__getitem__) if found else None
+
+
+class _Blocks:
+    """What may go, and what is free, by place in the file."""
+
+    def __init__(self, c: Change) -> None:
+        word, use = recovery.column(c, WORD), recovery.column(c, USE)
+        pinned: Any = sum(recovery.column(c, MASK + k) != 0 for k in range(ROWS // 64))
+        may_go = np.nonzero((word & 0xFF == SEALED) & (use & EVICTABLE != 0) & (pinned == 0))[0]
+        free = np.array(extents.extents(c), np.uint64).reshape(-1, 2)
+        starts = np.concatenate([recovery.column(c, OFFSET)[may_go], free[:, 0]])
+        units = np.concatenate([recovery.column(c, UNITS)[may_go], free[:, 1]])
+        order = [i for i in np.argsort(starts, kind="stable").tolist() if units[i]]
+        self.evictable: list[int] = may_go.tolist()
+        n_free = int(np.count_nonzero(word & 0xFF == FREE)) + c.file.g.max_objects - len(word)
+        self.n_slots = n_free + len(may_go)
+        self._slots = [self.evictable[i] if i < len(may_go) else None for i in order]
+        self._starts: list[int] = starts[order].tolist()
+        self.units: list[int] = units[order].tolist()
+        self._use = use
+        self._of_use = HIT * (MOST_HITS + 1) - 1 if _has_queues(c) else TICKS  # bits that compare
+
+    def window(self, units: int) -> list[int] | None:
+        """The slots of neighbours whose blocks, with what is free between them, have so many units;
+        None if there are none."""
+        if not self.evictable:
+            return None
+        if not units:
+            return [_dice.choice(self.evictable)]
+        blocks = [i for i, slot in enumerate(self._slots) if slot is not None]
+        drawn = [self._around(_dice.choice(blocks), units) for _ in range(SAMPLES if blocks else 0)]
+        found = [window for window in drawn if window is not None]
+        if found:
+            return min(found, key=self._last_use)
+        return next((w for i in blocks if (w := self._around(i, units)) is not None), None)
+
+    def _last_use(self, window: list[int]) -> int:
+        return max(int(self._use[slot]) & self._of_use for slot in window)
+
+    def _around(self, i: int, units: int) -> list[int] | None:
+        """The same, of those that lie next to a given one."""
+        first = last = i
+        if first and self._is_free(first - 1) and self._touch(first - 1):
+            first -= 1
+        total = sum(self.units[first : last + 1])
+        while total < units:
+            if self._touch(last):
+                last += 1
+                total += self.units[last]
+            elif first and self._touch(first - 1):
+                first -= 1
+                total += self.units[first]
+            else:
+                return None
+        return [slot for slot in self._slots[first : last + 1] if slot is not None]
+
+    def _is_free(self, i: int) -> bool:
+        return self._slots[i] is None
+
+    def _touch(self, i: int) -> bool:
+        """Whether nothing is between one and the next."""
+        end = self._starts[i] + self.units[i]
+        return i + 1 < len(self._starts) and self._starts[i + 1] == end

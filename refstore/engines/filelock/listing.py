@@ -1,0 +1,143 @@
+"""The calls that describe objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from refstore import _messages
+from refstore._refs import ObjectRef, make_ref
+from refstore.engines.filelock import lookups, origins, recovery, slots
+from refstore.engines.filelock.attachment import Attachment
+from refstore.engines.filelock.call import Call
+from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.layout import (
+    ABORTED,
+    CLAIMED,
+    CONDEMNED,
+    EVICTABLE,
+    KINDS,
+    NBYTES,
+    OFFSET,
+    ORIGIN,
+    OWNED_BY,
+    PER_SECOND,
+    SEALED,
+    SHAPE,
+    UNIT,
+    UNITS,
+    UNKNOWN,
+    USE,
+    WORD,
+    WRITING,
+)
+from refstore.engines.filelock.lookups import Parsed
+from refstore.engines.filelock.opened import Key, Opened
+from refstore.payload.frames import address_of
+
+__all__ = ["ListingCalls"]
+
+TURN: Final = 1000  # slots that are looked at under one lock
+
+STATES: Final = {
+    WRITING: "writing",
+    CLAIMED: "claimed",
+    SEALED: "live",
+    CONDEMNED: "pending delete",
+}
+
+Info = tuple[Any, ...]  # the fields of ObjectInfo, in its order
+
+
+# --- operations, under the change lock
+
+
+def _info_of(c: Change, att: Attachment, key: Parsed) -> Info | None:
+    found = lookups.locate(c, key)
+    return None if found is None else _describe(c, att, found[0], {})
+
+
+def _described(c: Change, att: Attachment, first: int, prefix: str | None) -> list[Info]:
+    """Of the next TURN slots."""
+    found, processes = [], dict[int, tuple[int, str]]()
+    for slot in range(first, min(first + TURN, slots.used(c))):
+        if c[c.file.slot(slot) + WORD] & 0xFF in STATES:
+            info = _describe(c, att, slot, processes)
+            if prefix is None or (info[1] is not None and info[1].startswith(prefix)):
+                found.append(info)
+    return found
+
+
+def _describe(c: Change, att: Attachment, slot: int, processes: dict[int, tuple[int, str]]) -> Info:
+    """`processes`: pid and command by origin, as far as they were looked up."""
+    at = c.file.slot(slot)
+    word, use, shape, origin = c[at + WORD], c[at + USE], c[at + SHAPE], c[at + ORIGIN]
+    ref = kind = None
+    if not slots.is_half_made(word) and not use & ABORTED:
+        if shape & 0xFF >= len(KINDS):
+            raise _messages.damaged_object(att.path, _messages.KIND_OF_OBJECT, slot)
+        ref, kind = make_ref(slot, slots.generation_of(c, slot), att.tag), KINDS[shape & 0xFF]
+    number = origin & UNKNOWN
+    if number not in processes:
+        processes[number] = origins.pid_of(c, number), origins.command_of(c, number)
+    return (
+        *(ref, lookups.name_of(c, slot), kind, c[at + NBYTES], c[at + UNITS] * UNIT),
+        sum(slots.pins_of(c, row, slot) for row in slots.pinning_rows(c, slot)),
+        *processes[number],
+        (c.file.header.made_at + (origin >> 32)) / PER_SECOND,
+        *(c[at + OWNED_BY] != 0, use & EVICTABLE != 0),
+        STATES[word & 0xFF],
+    )
+
+
+def _pinned_at(c: Change, att: Attachment, start: int, end: int) -> tuple[int, int] | None:
+    """Slot and generation of the object that we pin in whose block these bytes of the file lie."""
+    for slot in recovery.pinned_slots(c, att.own):
+        at = c.file.slot(slot)
+        block = c.file.block_at(c[at + OFFSET])
+        if (
+            block <= start
+            and end <= block + c[at + UNITS] * UNIT
+            and c[at + WORD] & 0xFF in (SEALED, CONDEMNED)
+            and not c[at + USE] & ABORTED
+            and slots.views_of(c, att.own, slot)
+        ):
+            return slot, slots.generation_of(c, slot)
+    return None
+
+
+# --- of one open store
+
+
+class ListingCalls(Opened):
+    """The calls that describe objects."""
+
+    __slots__ = ()
+
+    def _info(self, key: Key) -> Info:
+        call = self._call
+        att = call.att
+        info = call.run("info()", _info_of, att, self._parse(att, key))
+        if info is None:
+            raise _messages.not_found(att.path, key, of_other_store=False)
+        return info
+
+    def _objects(self, prefix: str | None) -> Iterator[Info]:
+        return self._each(self._call, prefix)
+
+    def _each(self, call: Call, prefix: str | None) -> Iterator[Info]:
+        first = 0
+        while first < call.run("objects()", slots.used):
+            yield from call.run("objects()", _described, call.att, first, prefix)
+            first += TURN
+            call = self._call  # the store may be closed by now, or this a forked child
+
+    def _ref_at(self, address: int, nbytes: int) -> ObjectRef | None:
+        call = self._call
+        att = call.att
+        for memory in (att.readable, att.writable):
+            start = address - address_of(memoryview(memory))
+            if att.file.g.data <= start <= att.file.g.file_size - nbytes:
+                found = call.run("ref_of()", _pinned_at, att, start, start + nbytes)
+                return None if found is None else make_ref(*found, att.tag)
+        return None

@@ -1,0 +1,103 @@
+"""Origins: which process put an object, as it is told when that process is gone.
+
+A process takes an entry before its first object, and each of its objects names it. Entries that no
+row and no slot names are taken again once all were used. Called under the change lock.
+"""
+
+from __future__ import annotations
+
+import time
+
+from refstore.engines.filelock import process_table, recovery
+from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.layout import (
+    FREE,
+    ORIGIN,
+    ORIGIN_COMMAND,
+    ORIGIN_NBYTES,
+    ORIGIN_PID,
+    ORIGIN_WORDS,
+    ORIGINS_USED,
+    PER_SECOND,
+    RETIRED,
+    ROW_ORIGIN,
+    UNKNOWN,
+    WORD,
+)
+
+__all__ = ["command_of", "is_known", "origin_of", "pid_of", "take", "word"]
+
+
+def take(c: Change, row: int) -> None:
+    """The origin of a row whose process is about to put an object, if it has none; a change of its
+    own."""
+    at = process_table.row_at(c.file, row) + ROW_ORIGIN
+    if c[at]:
+        return
+    number = _unused(c)
+    if (
+        number is None
+        or not c.file.commit_word(_entry(c, number) + ORIGIN_WORDS - 1)
+        or not c.file.commit_word(_entry(c, number))
+    ):
+        number = UNKNOWN
+    else:
+        entry = _entry(c, number)
+        c[ORIGINS_USED] = max(c[ORIGINS_USED], number)
+        c[entry + ORIGIN_PID] = process_table.pid_of(c, row)
+        process_table.write_text(
+            c, entry + ORIGIN_COMMAND, ORIGIN_NBYTES, process_table.own_command()
+        )
+    c[at] = number
+    c.commit()
+
+
+def _unused(c: Change) -> int | None:
+    n = c[ORIGINS_USED]
+    if n < c.file.g.n_origins:
+        return n + 1
+    named = {
+        origin & UNKNOWN
+        for origin, word in zip(
+            recovery.used_slots(c, ORIGIN), recovery.used_slots(c, WORD), strict=True
+        )
+        if word & 0xFF not in (FREE, RETIRED)
+    }
+    named |= {origin_of(c, row) for row in process_table.used_rows(c)}
+    return next((number for number in range(1, n + 1) if number not in named), None)
+
+
+def _entry(c: Change, number: int) -> int:
+    if not 0 < number <= c.file.g.n_origins:
+        raise c.file.damaged(f"something leads to origin {number} of {c.file.g.n_origins}")
+    return c.file.g.origins + (number - 1) * ORIGIN_WORDS
+
+
+def word(c: Change, row: int) -> int:
+    """Of an object that a row's process puts now."""
+    now = int(time.time() * PER_SECOND) - c.file.header.made_at
+    return origin_of(c, row) | min(max(now, 0), UNKNOWN) << 32
+
+
+def origin_of(c: Change, row: int) -> int:
+    """The number of a row's origin; 0 if it has none yet."""
+    return c[process_table.row_at(c.file, row) + ROW_ORIGIN]
+
+
+def is_known(c: Change, number: int) -> bool:
+    """Whether a number is one that a slot or a row may name."""
+    return number == UNKNOWN or number <= min(c[ORIGINS_USED], c.file.g.n_origins)
+
+
+def pid_of(c: Change, number: int) -> int:
+    """0 if it is not known."""
+    if number in (0, UNKNOWN):
+        return 0
+    return c[_entry(c, number) + ORIGIN_PID] & 0xFFFFFFFF
+
+
+def command_of(c: Change, number: int) -> str:
+    """How the process was started; empty if it is not known."""
+    if number in (0, UNKNOWN):
+        return ""
+    return process_table.read_text(c, _entry(c, number) + ORIGIN_COMMAND, ORIGIN_NBYTES)

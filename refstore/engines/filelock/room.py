@@ -1,0 +1,243 @@
+"""Room for what is to be put: the dead are recovered, others' objects evicted, or it is waited for.
+
+Those who wait look again every POLL seconds, whole, since nobody tells them of room: it may come
+free by a death. One of all of them has the turn, and the others let it try alone for HOLD_BACK
+seconds at a time: so what is large comes in behind many that are small, and what is small is not
+held up for ever by what is too large.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from refstore import _messages, _threads
+from refstore._errors import StoreFullError, TopHolder
+from refstore.engines.filelock import check, eviction, process_table, recovery, slots
+from refstore.engines.filelock.call import POLL, Call
+from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.layout import EVICTIONS, OFFSET, TURN, UNIT
+from refstore.engines.filelock.membership import Membership
+from refstore.engines.filelock.transaction import Operation, T
+
+__all__ = ["HOLD_BACK", "RoomKeeper"]
+
+HOLD_BACK: Final = 1.0  # seconds for which others let the one whose turn it is try alone
+RECOVERY_PAUSE: Final = 0.1  # seconds between two looks for the dead before others' objects go
+
+
+class RoomKeeper(Membership):
+    """An attachment, as far as it makes room."""
+
+    _recovered_at = 0.0  # by time.monotonic(): when the dead were last looked for before others go
+    _turn: object | None = None  # the call of ours whose turn it is
+
+    def with_room(
+        self, call: Call, what: str, nbytes: int, operation: Operation[T], *args: object
+    ) -> T:
+        """Runs an operation that allocates, see `try_with_eviction`. When the store is full it
+        retries after recovering dead processes, then after collecting garbage of this one that
+        still pins."""
+        try:
+            return self._run_with_remedies(call, what, operation, *args)
+        except slots.NoRoomError as error:
+            why = str(error)
+        raise self.full(call, nbytes, why)
+
+    def wait_for_room(
+        self, call: Call, what: str, nbytes: int, operation: Operation[T], *args: object
+    ) -> T:
+        """The same, again and again until there is room or the call is over."""
+        run = self._run_with_remedies
+        try:
+            while True:
+                try:
+                    return run(call, what, operation, *args)
+                except slots.NoRoomError as error:
+                    why, needed = str(error), (error.units, error.total)
+                if self._would_wait_in_vain(call, why, *needed) or not self.sleep_for_room(call):
+                    raise self.full(call, nbytes, why)
+                run = self._run
+        finally:
+            if self._turn is not None:
+                self.defer(self._end_turn, call)
+
+    def _run_with_remedies(
+        self, call: Call, what: str, operation: Operation[T], *args: object
+    ) -> T:
+        remedies = iter((self._recover, self._collect_garbage))
+        while True:
+            try:
+                return self._run(call, what, operation, *args)
+            except slots.NoRoomError as error:  # noqa: PERF203  the same
+                if str(error) == _messages.OVER_CAPACITY:
+                    raise
+                if not any(remedy(call) for remedy in remedies):
+                    raise
+
+    def _run(self, call: Call, what: str, operation: Operation[T], *args: object) -> T:
+        result: T = call.run(what, self.try_with_eviction, operation, *args)
+        return result
+
+    def full(self, call: Call, nbytes: int, why: str) -> StoreFullError:
+        room, holders = call.run("counting", self._room)
+        if call.until != 0.0:  # the caller may be who holds it up
+            holders.sort(key=lambda holder: holder.pid != self.pid)
+        fd = self.file.descriptor_or_none()
+        return _messages.full(self.path, nbytes, why, room, holders, fd)
+
+    def _room(self, c: Change) -> tuple[_messages.Room, list[TopHolder]]:
+        held = check.holdings(c)
+        room = check.census(c).room._replace(kept=check.kept(c, held))
+        return room, check.top_holders(c, held)
+
+    # --- remedies
+
+    def try_with_eviction(self, c: Change, operation: Callable[..., T], *args: object) -> T:
+        """The operation; if it finds no room, once more after the dead are recovered, then after
+        others' objects are evicted. An operation that finds none has changed nothing since its
+        last commit."""
+        remedies = iter((self._recover_sometimes, self._evict))
+        while True:
+            try:
+                return operation(c, *args)
+            except slots.NoRoomError as error:  # noqa: PERF203  it is the exception
+                units = error.units
+                if units is None or not any(remedy(c, units) for remedy in remedies):
+                    raise
+
+    def _recover_sometimes(self, c: Change, _: int) -> bool:
+        # where something is evicted for each put, the locks of all rows would take longer than it
+        now = time.monotonic()
+        if self._recovered_at + RECOVERY_PAUSE < now:
+            self._recovered_at = now
+            return self.recover_dead(c)
+        return False
+
+    def _evict(self, c: Change, units: int) -> bool:
+        c.commit()
+        found = eviction.victims(c, units)
+        if found is not None:
+            self.delete_all(c, found, EVICTIONS)
+        return found is not None
+
+    def delete_all(self, c: Change, found: Iterable[int], counter: int) -> int:
+        """The end of live objects, in several changes; how many there were. One that comes twice
+        must not be found again."""
+        deleted = []
+        for slot in found:
+            slots.remove(c, slot)
+            deleted.append(slot)
+            if c.is_full():
+                c.commit()
+        c.commit()
+        self.count(counter, len(deleted))
+        for slot in deleted:
+            self.recover_condemned(c, slot)
+        return len(deleted)
+
+    def _recover(self, call: Call) -> bool:
+        return call.run("recovery", self.recover_dead)
+
+    def _collect_garbage(self, call: Call) -> bool:
+        if not call.run("recovery", self._holds_condemned):
+            return False
+        gc.collect()
+        return True
+
+    def recover_dead(self, c: Change) -> bool:
+        return recovery.recover(c, self.folder, process_table.used_rows(c), self.row, self.report)
+
+    def recover_condemned(self, c: Change, slot: int | None) -> None:
+        """Recovers the dead processes that pin a deleted object."""
+        if slot is not None and slots.is_condemned(c, slot):
+            rows = slots.pinning_rows(c, slot)
+            with contextlib.suppress(OSError):  # no descriptor left: what was asked for is done
+                recovery.recover(c, self.folder, rows, self.row, self.report)
+
+    def _holds_condemned(self, c: Change) -> bool:
+        return recovery.holds_condemned(c, self.own)
+
+    # --- waiting
+
+    def sleep_for_room(self, call: Call) -> bool:
+        """Sleeps until another try is worth it; False at once if the call is over."""
+        if not call.left(POLL):
+            return False
+        alone_until = time.monotonic() + HOLD_BACK
+        while True:
+            call.sleep(call.left(POLL))
+            is_due = time.monotonic() >= alone_until or not call.left(POLL)
+            if is_due or call.run("a turn", self._take_turn, call):
+                return True
+
+    def let_others_try(self, call: Call) -> None:
+        """Called by those who may wait, before they try."""
+        # read without the lock: who is wrong tries once too often, or sleeps once too often
+        turn = self.file.words[TURN]
+        if turn and call.until != 0.0 and self.row is not None and turn != self.row + 1:
+            self.sleep_for_room(call)
+
+    def _take_turn(self, c: Change, call: Call) -> bool:
+        """Whether it is this call's turn."""
+        if self._turn is not None:
+            return self._turn is call
+        holder = c[TURN] - 1
+        if holder not in (-1, self.own) and process_table.is_alive(c, self.folder, holder):
+            return False
+        self._turn = call
+        c[TURN] = self.own + 1
+        c.commit()
+        return True
+
+    def _end_turn(self, c: Change, call: Call) -> None:
+        if self._turn in (None, call):
+            if self.row is not None and c[TURN] == self.row + 1:
+                c[TURN] = 0
+                c.commit()
+            self._turn = None
+
+    def after_fork_in_child(self) -> None:
+        self._turn = None
+        super().after_fork_in_child()
+
+    def _would_wait_in_vain(
+        self, call: Call, why: str, units: int | None, total: int | None
+    ) -> bool:
+        """Whether nobody but the calling thread could ever make the room."""
+        if why == _messages.OVER_CAPACITY:
+            return True
+        return not _threads.has_others() and call.run("counting", self._is_up_to_us, units, total)
+
+    def _is_up_to_us(self, c: Change, units: int | None, total: int | None) -> bool:
+        self.recover_dead(c)
+        if not self.is_last(c):
+            return False
+        return self.is_removed() or not _could_fit(c, units or 0, total or 0)
+
+    def is_removed(self) -> bool:
+        """Whether the file is gone, so that nobody can attach any more."""
+        fd = self.file.descriptor_or_none()
+        return fd >= 0 and os.fstat(fd).st_nlink == 0
+
+
+def _could_fit(c: Change, units: int, total: int) -> bool:
+    """Whether a block of so many units would fit, and several of so many in all, if all went that
+    nobody holds."""
+    held = [one for one in check.blocks(c) if one.pinned or slots.is_half_made(one.state)]
+    if len(held) == c.file.g.max_objects:
+        return False
+    end, gaps = 0, []
+    for start, size in [*sorted(_place(c, one) for one in held if one.nbytes), (c.file.g.units, 0)]:
+        gaps.append(start - end)
+        end = start + size
+    return max(gaps) >= units and sum(gaps) >= total
+
+
+def _place(c: Change, held: check.Held) -> tuple[int, int]:
+    """First unit, and units."""
+    return c[c.file.slot(held.slot) + OFFSET], held.nbytes // UNIT
