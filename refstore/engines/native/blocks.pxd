@@ -369,6 +369,24 @@ cdef inline int place_block(View *v, uint64_t i) noexcept nogil:
     return 0 if is_committed(v, extent_first(extent), extent_pages(extent)) else ERR_UNCOMMITTED
 
 
+cdef inline int take_spare(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:
+    # As allocate_block(), if a block of the very size came free where we look first: without a
+    # lock. Else ERR_FULL.
+    cdef bint found = False
+    cdef int got
+    if 0 < nbytes <= SMALL_LIMIT:
+        found = take_spare_block(v, class_of(nbytes), slot)
+    elif nbytes:
+        found = take_recent(v, (nbytes + PAGE - 1) // PAGE, slot)
+    if not found:
+        return ERR_FULL
+    got = place_block(v, slot[0])
+    if got != ERR_NO_MEMORY:
+        return got
+    unclaim(v, slot[0])
+    return ERR_FULL
+
+
 cdef inline int allocate_block(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:
     # A slot in WRITING, ours, with a committed block of at least nbytes; without a block if that is
     # 0. On ERR_UNCOMMITTED the slot is ours, and its extent is to be committed.
