@@ -12,7 +12,7 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from refstore import _messages, _threads
@@ -69,12 +69,13 @@ class RoomKeeper(Membership):
     def _run_with_remedies(
         self, call: Call, what: str, operation: Operation[T], *args: object
     ) -> T:
-        remedies = iter((self._recover, self._collect_garbage))
+        remedies: Iterator[Callable[[Call], bool]] | None = None
         while True:
             try:
                 return self._run(call, what, operation, *args)
             except slots.NoRoomError as error:
                 failed = error.with_traceback(None)
+            remedies = remedies or iter((self._recover, self._collect_garbage))
             if str(failed) == _messages.OVER_CAPACITY:
                 raise failed
             if not any(remedy(call) for remedy in remedies):
@@ -102,13 +103,13 @@ class RoomKeeper(Membership):
         """The operation; if it finds no room, once more after the dead are recovered, then after
         others' objects are evicted. An operation that finds none has changed nothing since its
         last commit."""
-        remedies = iter((self._recover_sometimes, self._evict))
+        remedies: Iterator[Callable[[Change, int], bool]] | None = None
         while True:
             try:
                 return operation(c, *args)
             except slots.NoRoomError as error:  # of which a signal handler's keeps nothing
                 failed = error.with_traceback(None)
-            units = failed.units
+            remedies, units = remedies or iter((self._recover_sometimes, self._evict)), failed.units
             if units is None or not any(remedy(c, units) for remedy in remedies):
                 raise failed
 
