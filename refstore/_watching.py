@@ -25,11 +25,12 @@ from typing import Final
 
 from refstore._errors import GetTimeoutError
 from refstore._store import Store
+from refstore._threads import HELPERS
 from refstore.engines.interface import Attachment, Watch
 
 __all__ = ["Request", "watching"]
 
-THREAD_NAME: Final = "refstore.aio"
+THREAD_NAME: Final = f"{HELPERS}.aio"
 NAP: Final = 1.0  # seconds: of a waiter between two looks, if nothing tells it, and of the thread
 LOOKS: Final = 200  # a second that all waiters of a store may take together for those
 MANY: Final = 16  # told at once: then the thread lets them look before it tells them again
