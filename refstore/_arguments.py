@@ -85,7 +85,7 @@ def require_create(create: object) -> None:
 
 
 def deadline_of(timeout: object) -> float | None:
-    """When a call that begins now has waited for `timeout` seconds, by time.monotonic(); None: never.
+    """The time at which a call that begins now has waited enough, by time.monotonic(); None: never.
 
     Errors: TypeError or ValueError if the timeout is invalid.
     """

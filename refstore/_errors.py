@@ -78,7 +78,7 @@ class ObjectNotFoundError(RefstoreError, KeyError):
     _keywords = ("key",)
 
     def __init__(self, message: str, *, key: ObjectRef | str) -> None:
-        super().__init__(message)
+        # `args` is there since __new__(); a cache misses often
         self.key = key
 
     def __str__(self) -> str:
@@ -190,9 +190,7 @@ class GetTimeoutError(RefstoreError, TimeoutError):
 
     _keywords = ("pid", "ready")
 
-    def __init__(
-        self, message: str, *, pid: int | None = None, ready: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, message: str, *, pid: int | None = None, ready: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.pid = pid
         self.ready = list(ready)

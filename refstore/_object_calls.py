@@ -1,4 +1,7 @@
-"""The calls of a `Store` on single objects: signatures and documentation; the engine does the work."""
+"""The calls of a `Store` on single objects: signatures and documentation.
+
+Their work is the engine's.
+"""
 
 from __future__ import annotations
 
@@ -277,7 +280,7 @@ class ObjectCalls(EngineCalls):
         return self._base().delete_many(self._base().__iter__())
 
     def adopt(self, key: ObjectRef | str) -> None:
-        """Makes this process the owner of an object: it is deleted when this process leaves or dies.
+        """Makes this process the owner of an object, which is deleted when it leaves or dies.
 
         Parameters:
             key: a ref, or the name of a published object; whoever owns it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsIndex, TypeVar, cast
 
 from refstore import _header, _messages, _paths
 from refstore._arguments import (
@@ -87,6 +87,11 @@ class Store(Calls):
 
     __slots__ = ()
     __signature__ = _InitSignature()
+    _bound: ClassVar[dict[tuple[type, str], type]] = {}  # with each engine's methods: `binding`
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        cls._bound = {}
 
     if TYPE_CHECKING:  # what `binding` and the engine add
         _module: interface.Module

@@ -25,16 +25,16 @@ _BOUND = (
     *("put_many", "get_many", "delete_many", "get_or_put", "wait", "wait_any", "adopt", "disown"),
 )
 
-_made: dict[tuple[type, str], type] = {}
 _engines: dict[str, type[Engine]] = {}
 
 
 def bound(face: type, module: Module) -> type:
     """`face`, a public class (`Store` or a subclass of it), with the methods of an engine."""
+    # kept by `face` itself, so that both go together
+    made: dict[tuple[type, str], type] = face._bound  # type: ignore[attr-defined]
     key = face, module.BACKEND
-    made = _made.get(key)
     # one class, whichever thread is first
-    return made if made is not None else _made.setdefault(key, _bind(face, module))
+    return made[key] if key in made else made.setdefault(key, _bind(face, module))
 
 
 def _bind(face: type, module: Module) -> type:

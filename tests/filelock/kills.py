@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import engines
 import helpers
@@ -32,7 +33,9 @@ CAPACITY = 300_000
 SMALL, LARGE, OLD, NEW, KEPT = (
     helpers.pattern(seed, size) for seed, size in enumerate((100, 40_000, 5000, 6000, 700))
 )
-KNOWN = (SMALL, LARGE, OLD, NEW, KEPT)
+HUGE = bytes(260_000)
+KNOWN = (SMALL, LARGE, OLD, NEW, KEPT, HUGE)
+META = b"m" * 1000
 PR_SET_CHILD_SUBREAPER = 36
 
 Work = Callable[[refstore.Store], object]
@@ -44,6 +47,7 @@ class Operation:
 
     work: Work
     deletes: bool = False  # the object "n"; else it is there, old or new, whenever the kill comes
+    evicts: bool = False  # the one object that may go
     after_a_death: bool = False
 
 
@@ -58,6 +62,18 @@ def write(store: refstore.Store, end: str) -> None:
         view = memoryview(writer)
         writer.abort()
         view.release()
+
+
+def truncate(store: refstore.Store) -> None:
+    writer = store.create(10 * len(NEW), name="n", replace=True, meta=META)
+    writer.write_at(0, NEW)
+    writer.truncate(len(NEW))
+    writer.seal()
+
+
+def get_many(store: refstore.Store) -> None:
+    for buf in store.get_many(["n", "kept", "n"]):
+        buf.release()
 
 
 def delete_pinned(store: refstore.Store) -> None:
@@ -76,6 +92,40 @@ def fork(store: refstore.Store) -> None:
         assert os.waitpid(pid, 0)[1] == 0
 
 
+def give_up_waiting(wait: Work) -> Work:
+    """Wait for what does not come."""
+
+    def work(store: refstore.Store) -> None:
+        with contextlib.suppress(refstore.GetTimeoutError, refstore.StoreFullError):
+            wait(store)
+
+    return work
+
+
+def claim(store: refstore.Store, end: str) -> None:
+    writer = store.create(len(NEW), name="n", replace=True, claim=True)
+    memoryview(writer)[:] = NEW
+    if end == "seal":
+        writer.seal()
+    else:
+        writer.abort()
+
+
+def own_and_leave(store: refstore.Store) -> None:
+    store.put(SMALL, name="owned", owned=True)
+    store.put(LARGE, owned=True)
+    store.close()
+
+
+def make_from_another(store: refstore.Store) -> None:
+    def make() -> bytes:
+        store.put(SMALL, name="new")  # over our own claim
+        with store.get_or_put("another", lambda: SMALL) as buf:
+            return bytes(buf)
+
+    store.get_or_put("new", make).release()
+
+
 def come_and_go(store: refstore.Store) -> None:
     path = store.path
     store.close()
@@ -88,13 +138,39 @@ OPERATIONS = {
     "put named": Operation(lambda store: store.put(SMALL, name="new")),
     "put an object": Operation(lambda store: store.put({"a": np.zeros(1000)})),
     "replace": Operation(lambda store: store.put(NEW, name="n", replace=True)),
+    "put with meta": Operation(lambda store: store.put(NEW, name="n", replace=True, meta=META)),
+    "put many": Operation(lambda store: store.put_many([SMALL, LARGE, NEW])),
+    "put many named": Operation(
+        lambda store: store.put_many([NEW, SMALL], names=["n", "new"], replace=True)
+    ),
+    "evict": Operation(lambda store: store.put(HUGE), evicts=True),
+    "evict for many": Operation(lambda store: store.put_many([HUGE, SMALL]), evicts=True),
+    "truncate": Operation(truncate),
     "create and seal": Operation(lambda store: write(store, "seal")),
     "create and abort": Operation(lambda store: write(store, "abort")),
     "abort with a view": Operation(lambda store: write(store, "view")),
     "get": Operation(lambda store: store.get("n").release()),
     "get writable": Operation(lambda store: store.get("n", writable=True).release()),
+    "get many": Operation(get_many),
     "delete": Operation(lambda store: store.delete("n"), deletes=True),
+    "delete many": Operation(lambda store: store.delete_many(["n", "gone"]), deletes=True),
     "delete what is pinned": Operation(delete_pinned, deletes=True),
+    "get or put what is there": Operation(lambda store: store.get_or_put("n", list).release()),
+    "get or put": Operation(lambda store: store.get_or_put("new", lambda: SMALL).release()),
+    "get or put large": Operation(lambda store: store.get_or_put("new", lambda: LARGE).release()),
+    "get or put from another": Operation(make_from_another),
+    "wait": Operation(give_up_waiting(lambda store: store.wait("new", timeout=0.001))),
+    "wait for room": Operation(
+        give_up_waiting(lambda store: store.put(bytes(299_000), timeout=0.001))
+    ),
+    "wait to write": Operation(
+        give_up_waiting(lambda store: store.create(299_000, name="new", claim=True, timeout=0.001))
+    ),
+    "claim and seal": Operation(lambda store: claim(store, "seal")),
+    "claim and abort": Operation(lambda store: claim(store, "abort")),
+    "own and leave": Operation(own_and_leave),
+    "adopt": Operation(lambda store: store.adopt("n"), deletes=True),
+    "disown": Operation(lambda store: store.disown("n")),
     "trim": Operation(lambda store: store.trim()),
     "fork": Operation(fork),
     "come and go": Operation(come_and_go),
@@ -103,8 +179,14 @@ OPERATIONS = {
     "delete what the dead pin": Operation(
         lambda store: store.delete("n"), deletes=True, after_a_death=True
     ),
+    "get or put what the dead was making": Operation(
+        lambda store: store.get_or_put("making", lambda: SMALL).release(), after_a_death=True
+    ),
+    "put what the dead had claimed": Operation(
+        lambda store: store.put(SMALL, name="claimed"), after_a_death=True
+    ),
     "put into the room of the dead": Operation(
-        lambda store: store.put(bytes(250_000)), after_a_death=True
+        lambda store: store.put(HUGE), after_a_death=True, evicts=True
     ),
 }
 
@@ -147,15 +229,17 @@ def killed_at(number: int | None, work: Callable[[], object]) -> int:
 
 @contextlib.contextmanager
 def scenario(operation: Operation) -> Iterator[str]:
-    """The path of a store with a few objects; afterwards nothing may be left of it."""
+    """The path of a store with three objects; afterwards nothing may be left of it."""
     where = helpers.SHARED_MEMORY if helpers.SHARED_MEMORY.is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="refstore-test-", dir=where))
     path = str(folder / "store")
     try:
-        with refstore.Store(path, capacity=CAPACITY, max_objects=16, create=True) as store:
-            store.put(KEPT, name="kept")
-            store.put(OLD, name="n")
-            store.delete(store.put(LARGE))
+        options: dict[str, Any] = {"capacity": CAPACITY, "max_objects": 16, "evict": "s3fifo"}
+        with refstore.Store(path, create=True, **options) as store:
+            store.put(KEPT, name="kept", evictable=False)
+            store.put(OLD, name="n", evictable=False)
+            store.delete(store.put(SMALL))
+            store.put(LARGE)  # which may go
         if operation.after_a_death:
             status = in_child(lambda: die_with_much_in_hand(path))
             assert status == -signal.SIGKILL
@@ -169,9 +253,11 @@ def die_with_much_in_hand(path: str) -> None:
     store = refstore.Store(path, create=False)
     held = [store.get("n"), store.get("kept"), store.get(store.put(LARGE))]
     store.delete(held[2].ref)
-    writer = store.create(200_000)
+    writer = store.create(150_000)
     memoryview(writer)[:100] = bytes(100)
-    os.kill(os.getpid(), signal.SIGKILL)
+    held += [store.create(1000, name="claimed", claim=True)]
+    store.put(SMALL, name="owned", owned=True)
+    store.get_or_put("making", lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def run(operation: Operation, path: str, number: int | None, is_attached: bool) -> int:
@@ -194,6 +280,8 @@ def require_sound(path: str, operation: Operation) -> None:
         require_nothing_wrong(store)
         with store["kept"] as buf:
             assert bytes(buf) == KEPT
+        left = [info for info in store.objects() if info.owned or info.state != "live"]
+        assert left == [], left
         if not operation.deletes:
             assert "n" in store, "the object is lost"
         for name in store.names():
@@ -201,7 +289,8 @@ def require_sound(path: str, operation: Operation) -> None:
                 assert bytes(buf) in KNOWN, f"{name} is not whole"
         for ref in list(store):
             with store.get(ref) as buf:
-                assert buf.kind == "object" or bytes(buf) in (*KNOWN, bytes(250_000))
+                assert buf.kind == "object" or bytes(buf) in KNOWN
+                assert buf.meta in (b"", META)
             store.delete(ref)
         stats = store.stats()
         assert (stats.used, stats.pinned, stats.condemned, stats.processes) == (0, 0, 0, 1), stats

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.filelock("the words of its file")
 
 CAPACITY = 256 << 10
 KEPT, OLD, NEW, LARGE = (helpers.pattern(i, n) for i, n in enumerate((700, 5000, 6000, 50_000)))
-KNOWN = {KEPT, OLD, NEW, LARGE, b"x"}
+HUGE = bytes(220_000)
+KNOWN = {KEPT, OLD, NEW, LARGE, HUGE, b"x"}
+META = b"m" * 1000
 
 Work = Callable[[refstore.Store], object]
 
@@ -84,11 +86,13 @@ def in_child(path: str, work: Work, last: int | None, opens: bool) -> int | None
 
 def make_image(path: str, after_a_death: bool) -> bytes:
     """The bytes of a store, with what a dead process left if there is one; no file is left."""
-    with refstore.Store(path, capacity=CAPACITY, max_objects=8, create=True) as store:
-        store.put(KEPT, name="kept")
+    options: dict[str, Any] = {"capacity": CAPACITY, "max_objects": 9, "evict": "s3fifo"}
+    with refstore.Store(path, create=True, **options) as store:
+        store.put(KEPT, name="kept", evictable=False)
         first = store.put(b"x" * 3000)
-        store.put(OLD, name="n")
+        store.put(OLD, name="n", evictable=False)
         store.delete(first)
+        store.put(LARGE)  # which may go
     if after_a_death:
         assert in_child(path, die_with_much_in_hand, None, False) is None
     image = Path(path).read_bytes()
@@ -119,7 +123,8 @@ def require_sound(path: str, deletes: bool) -> None:
         for ref in list(store):
             with store.get(ref) as buf:
                 assert buf.kind != "bytes" or bytes(buf) in KNOWN
-                live += -(-buf.nbytes // 64) * 64
+                assert buf.meta in (b"", META)
+                live += store.info(ref).block_nbytes
         stats = store.stats()
         assert (stats.used, stats.pinned, stats.condemned, stats.processes) == (live, 0, 0, 1)
         for ref in list(store):
@@ -154,6 +159,22 @@ def fork(store: refstore.Store) -> None:
         os.waitpid(pid, 0)
 
 
+def truncate(store: refstore.Store) -> None:
+    writer = store.create(10 * len(NEW), name="n", replace=True, meta=META)
+    writer.write_at(0, NEW)
+    writer.truncate(len(NEW))
+    writer.seal()
+
+
+def get_many(store: refstore.Store) -> None:
+    for buf in store.get_many(["n", "kept", "n"]):
+        buf.release()
+
+
+def put_many(store: refstore.Store) -> None:
+    store.put_many([NEW, b"x", LARGE], names=["n", "new", "newer"], replace=True)
+
+
 def put_and_delete(store: refstore.Store) -> None:
     store.delete(store.put(b"x"))
 
@@ -164,6 +185,12 @@ OPERATIONS: dict[str, tuple[Work, bool, bool, bool]] = {
     "put large": (lambda store: store.put(LARGE), False, False, False),
     "put named": (lambda store: store.put(np.zeros(9), name="new"), False, False, False),
     "replace": (lambda store: store.put(NEW, name="n", replace=True), False, False, False),
+    "put with meta": (lambda store: store.put(b"x", meta=META), False, False, False),
+    "put many": (put_many, False, False, False),
+    "evict": (lambda store: store.put(HUGE), False, False, False),
+    "truncate": (truncate, False, False, False),
+    "get many": (get_many, False, False, False),
+    "delete many": (lambda store: store.delete_many(["n", "gone"]), True, False, False),
     "put and delete": (put_and_delete, False, False, False),
     "seal": (lambda store: write(store, True), False, False, False),
     "abort": (lambda store: write(store, False), False, False, False),

@@ -255,7 +255,7 @@ def _make(
 ) -> File:
     path = os.path.join(folder, "store")
     with _not_random(name):
-        claim = engines.load(engine).make_file(path, capacity, objects, 0o600, is_temporary)
+        claim = engines.load(engine).make_file(path, capacity, objects, 0o600, is_temporary, None)
     with refstore.Store(path, create=False) as store:
         shelf = Shelf(store)
         fill(shelf)

@@ -67,9 +67,11 @@ STRUCTS = {  # of a geometry's regions
     "pool": "Pool",
     "rows": "Row",
     "name_locks": "NameLock",
+    "makers": "Maker",
     "runs": "Run",
     "slots": "Slot",
     "labels": "Label",
+    "metas": "Meta",
     "index": "Bucket",
     "page_map": "PageTag",
 }
@@ -84,8 +86,8 @@ class _Cursor:
 
 
 @functools.cache
-def _source() -> str:
-    return (ROOT / "refstore" / "engines" / "native" / "layout.pxd").read_text()
+def _source(name: str = "layout.pxd") -> str:
+    return (ROOT / "refstore" / "engines" / "native" / name).read_text()
 
 
 @functools.cache
@@ -106,14 +108,14 @@ def constants() -> dict[str, int]:
 @functools.cache
 def structs() -> dict[str, type[ctypes.Structure]]:
     """The structures of `layout.pxd`, as C lays them out."""
-    found = {}
+    found: dict[str, type[ctypes.Structure]] = {}
     pattern = r"^cdef struct (\w+):\n((?: +.*\n|\n)+)"
     for name, body in re.findall(pattern, _source(), re.MULTILINE):
         members: list[tuple[str, Any]] = []
         for line in body.splitlines():
             match = re.match(r"\s+(\w+) (\w+)(?:\[(\w+)\])?", line)
             if match:
-                kind: Any = INTS[match[1]]
+                kind: Any = INTS.get(match[1]) or found[match[1]]
                 if match[3]:
                     kind = kind * int(eval(match[3], {}, constants()))
                 members.append((match[2], kind))
@@ -123,20 +125,28 @@ def structs() -> dict[str, type[ctypes.Structure]]:
 
 @functools.cache
 def _fields(struct_name: str) -> tuple[Field, ...]:
-    fields = []
+    fields: list[Field] = []
     of = structs()[struct_name]
     for name, kind, *_ in of._fields_:
         where = getattr(of, name)
         n: int = getattr(kind, "_length_", 1)
-        full = f"{struct_name}.{name}"
-        if not name.startswith("_pad"):
-            fields.append(Field(name, where.offset, where.size // n, n, PARTS.get(full, ())))
+        each: Any = kind._type_ if hasattr(kind, "_length_") else kind
+        if name.startswith("_pad"):
+            continue
+        if issubclass(each, ctypes.Structure):
+            for k in range(n):
+                at = where.offset + k * (where.size // n)
+                inner = _fields(each.__name__)
+                fields += [f._replace(name=f"{name}[{k}].{f.name}", at=at + f.at) for f in inner]
+        else:
+            parts = PARTS.get(f"{struct_name}.{name}", ())
+            fields.append(Field(name, where.offset, where.size // n, n, parts))
     return tuple(fields)
 
 
 def geometry(capacity: int, max_objects: int) -> _Geometry:
-    """What `lay_out` in `layout.pxd` says, by its own lines."""
-    body = _source().partition("cdef inline void lay_out(")[2].partition(":\n")[2]
+    """What `lay_out` in `geometry.pxd` says, by its own lines."""
+    body = _source("geometry.pxd").partition("cdef inline void lay_out(")[2].partition(":\n")[2]
     body = body.partition("\n\n\n")[0]
     body = re.sub(r"<\w+>", "", body)
     body = re.sub(r"&at\b", "cursor", body)
@@ -169,9 +179,11 @@ def native(capacity: int, max_objects: int) -> Layout:
     many = {
         "rows": c["MAX_ROWS"],
         "name_locks": c["NAME_LOCKS"],
+        "makers": c["MAKERS"],
         "runs": g.max_runs,
         "slots": max_objects,
         "labels": max_objects,
+        "metas": max_objects,
         "index": g.buckets,
         "page_map": g.pages + 1,
     }
@@ -187,6 +199,9 @@ def native(capacity: int, max_objects: int) -> Layout:
         end = next(v for v in ends if v > at)
         tables.append(Table(name, at, 8, max((end - at) // 8, 1), word))
     cell = (Field("pins", 0, 4),)
+    entry = (Field("entry", 0, 8, 1, ((0, 36), (36, 28))),)
+    tables.append(Table("queues", g.queues, 8, c["QUEUES"] * g.queue_cells, entry))
+    tables.append(Table("ghosts", g.ghosts, 8, g.buckets * c["BUCKET_CELLS"], word))
     tables.append(Table("pins", g.pins, 4, c["MAX_ROWS"] * g.pins_stride // 4, cell))
     tables += _frames(g.data, g.file_size)
     numbers = {v for v in vars(g).values() if v < 1 << 62} | {capacity, max_objects}

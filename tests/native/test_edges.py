@@ -13,7 +13,7 @@ NATIVE = PACKAGE / "engines" / "native"
 GLOSSARY = NATIVE / "atomics.pxd"
 
 CALL = re.compile(
-    r"\b(load|store|cas|fetch_(?:add|sub|or|and))_(relaxed|acquire|release|acq_rel|seq_cst)(?:_u32)?\("
+    r"\b(load|store|cas|fetch_(?:add|sub|or|and))_(relaxed|acquire|release|acq_rel|seq_cst)(?:_u16|_u32)?\("
 )
 ENTRY = re.compile(r"^#   \[([a-z]+)\] +\S", re.MULTILINE)
 TAG = re.compile(r"(?<![\w\]])\[([a-z]+)\]")

@@ -261,6 +261,39 @@ def churn_for_ever(session: Session, seed: int) -> None:
             session.say(turn)
 
 
+def use_as_cache(session: Session, seed: int, turns: int, keys: int) -> tuple[int, int]:
+    """Get each of many names, or put it; every byte verified, also of what is held for a while.
+
+    How many were there, and how many were not put, since all of the store was held.
+    """
+    store, rng = session.store, random.Random(seed)
+    held: list[tuple[Any, int]] = []
+    hits = refused = 0
+    for turn in range(turns):
+        number = int(keys * rng.random() ** 3)
+        try:
+            buf = store.get(f"key {number}")
+        except refstore.ObjectNotFoundError:
+            size = 1000 + 997 * number % 20_000
+            try:
+                store.put(stamped(number, size), name=f"key {number}", replace=True)
+            except refstore.StoreFullError:
+                refused += 1
+        else:
+            hits += 1
+            held.append((buf, number))
+        if len(held) > 5:
+            kept, its = held.pop(rng.randrange(5))
+            assert_stamped(kept, its)
+            kept.release()
+        if turn % 10 == 0:
+            session.say(turn)
+    for kept, its in held:
+        assert_stamped(kept, its)
+        kept.release()
+    return hits, refused
+
+
 def stamped(number: int, size: int) -> bytes:
     """`size` bytes that tell which name they belong to."""
     return bytes([number + 1]) * size
@@ -370,17 +403,18 @@ def make_from(session: Session, name: str, other: str) -> bytes:
     return bytes(session.store.get_or_put(name, factory))
 
 
-def churn_patiently(session: Session, size: int, count: int) -> None:
-    """Hold a few objects, let them go and put others, until the parent says so."""
-    store = session.store
-    while True:
-        mine = [store.put(bytes(size), timeout=helpers.BUSY_TIMEOUT) for _ in range(count)]
-        session.say("full")
-        for ref in mine:
-            store.delete(ref)
-        if session.is_called():
-            session.hear()
-            return
+def churn_patiently(session: Session, size: int) -> int:
+    """Hold an object nearly always, each for a moment, until the parent says so; how many."""
+    store, count = session.store, 1
+    ref = store.put(bytes(size), timeout=helpers.BUSY_TIMEOUT)
+    session.say("holding")
+    while not session.is_called(0.02):
+        store.delete(ref)
+        ref = store.put(bytes(size), timeout=helpers.BUSY_TIMEOUT)
+        count += 1
+    session.hear()
+    store.delete(ref)
+    return count
 
 
 def make_by_tasks(session: Session, name: str, value: Any, tasks: int) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import pydoc
 import re
 import subprocess
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -86,6 +88,19 @@ def test_a_subclass_may_be_false_if_it_likes(path: str) -> None:
     with Moody(path, capacity="1MiB") as store:
         assert not store
         store.unlink()
+
+
+def test_a_class_that_nobody_uses_any_more_is_collected(path: str) -> None:
+    class Brief(refstore.Store):
+        """Made for one store."""
+
+    with Brief(path, capacity="1MiB") as store:
+        assert type(store) is type(Brief(path))
+        store.unlink()
+    classes = [weakref.ref(Brief), weakref.ref(type(store))]
+    del Brief, store
+    gc.collect()
+    assert [cls() for cls in classes] == [None, None]
 
 
 def test_temporary_makes_one_of_the_same_class(folder: Any, monkeypatch: Any) -> None:

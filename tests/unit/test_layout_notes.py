@@ -29,11 +29,10 @@ def after(text: str, heading: str) -> str:
 
 
 def fields_of_native(text: str) -> list[tuple[str, str]]:
-    """Every field of the shared structs, and its comment. `Geometry` and below are a process's."""
-    shared = text[: text.index("cdef struct Geometry")]
+    """Every field of the shared structs, and its comment."""
     return [
         (f"{struct}.{name}", comment)
-        for struct, body in STRUCT.findall(shared)
+        for struct, body in STRUCT.findall(text)
         for name, comment in MEMBER.findall(body)
         if not name.startswith("_pad")
     ]
@@ -117,9 +116,6 @@ cdef struct Thing:
     uint8_t _pad[3]
     uint32_t many[SIZE]         # of these; by: owner + space
     uint32_t later              # reserved: for more; by: nobody
-
-cdef struct Geometry:
-    uint64_t pages
 """
 
 

@@ -30,10 +30,15 @@
 #   [index]      the object that a cell names is whole, before who follows the cell
 #   [lock]       all that was done under a lock of the file, before its next holder
 #   [row]        what is left in a row, before its next owner; its state, before who scans live rows
+#   [owner]      with whom an object goes: the process that has left or died, and who adopts the
+#                object, each take it by a CAS, so that one of them loses and knows it
+#   [maker]      who has an entry of `makers`, before others look for one
+#   [wait]       what a name leads to, or what is free, before who sleeps until that changes: both
+#                sides in the one order of all seq_cst accesses, see waiting.pxd
 #   [fork]       within one process: that a thread forked which no hook held off, before who lets go
 #                of a view
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
@@ -74,10 +79,13 @@ cdef extern from *:
     #define refstore_fetch_or_seq_cst(p, v) REFSTORE_RMW(fetch_or, p, v, SEQ_CST)
     #define refstore_fetch_and_acquire(p, v) REFSTORE_RMW(fetch_and, p, v, ACQUIRE)
     #define refstore_fetch_and_seq_cst(p, v) REFSTORE_RMW(fetch_and, p, v, SEQ_CST)
+    #define refstore_cas_relaxed(p, e, v) REFSTORE_CAS(p, e, v, RELAXED, RELAXED)
     #define refstore_cas_acq_rel(p, e, v) REFSTORE_CAS(p, e, v, ACQ_REL, ACQUIRE)
     #define refstore_cas_seq_cst(p, e, v) REFSTORE_CAS(p, e, v, SEQ_CST, SEQ_CST)
     #define refstore_assign(field, value) ({ (field) = (value); REFSTORE_SITE(); })
     """
+    bint unlikely(bint condition) noexcept nogil  # Cython's macro: off the path of a get
+    void prefetch "__builtin_prefetch"(const void *p) noexcept nogil
     void cpu_relax "refstore_cpu_relax"() noexcept nogil
     int ctz64 "__builtin_ctzll"(uint64_t value) noexcept nogil
     int clz64 "__builtin_clzll"(uint64_t value) noexcept nogil
@@ -99,6 +107,8 @@ cdef extern from *:
                                                             uint64_t bits) noexcept nogil
     uint64_t fetch_and_seq_cst "refstore_fetch_and_seq_cst"(uint64_t *p,
                                                             uint64_t bits) noexcept nogil
+    bint cas_relaxed "refstore_cas_relaxed"(uint64_t *p, uint64_t *expected,
+                                            uint64_t desired) noexcept nogil
     bint cas_acq_rel "refstore_cas_acq_rel"(uint64_t *p, uint64_t *expected,
                                             uint64_t desired) noexcept nogil
     bint cas_seq_cst "refstore_cas_seq_cst"(uint64_t *p, uint64_t *expected,
@@ -112,8 +122,18 @@ cdef extern from *:
     void store_seq_cst_u32 "refstore_store_seq_cst"(uint32_t *p, uint32_t value) noexcept nogil
     uint32_t fetch_add_seq_cst_u32 "refstore_fetch_add_seq_cst"(uint32_t *p,
                                                                 uint32_t value) noexcept nogil
+    uint32_t fetch_add_relaxed_u32 "refstore_fetch_add_relaxed"(uint32_t *p,
+                                                                uint32_t value) noexcept nogil
+    bint cas_relaxed_u32 "refstore_cas_relaxed"(uint32_t *p, uint32_t *expected,
+                                                uint32_t desired) noexcept nogil
+    bint cas_seq_cst_u32 "refstore_cas_seq_cst"(uint32_t *p, uint32_t *expected,
+                                                uint32_t desired) noexcept nogil
     uint32_t fetch_sub_seq_cst_u32 "refstore_fetch_sub_seq_cst"(uint32_t *p,
                                                                 uint32_t value) noexcept nogil
+
+    uint16_t load_acquire_u16 "refstore_load_acquire"(const uint16_t *p) noexcept nogil
+    bint cas_acq_rel_u16 "refstore_cas_acq_rel"(uint16_t *p, uint16_t *expected,
+                                                uint16_t desired) noexcept nogil
 
     # A plain write to a field, of any integer type, by who owns it: a release elsewhere publishes
     # it. It may move past its neighbours: where a death in between must find one before the other,

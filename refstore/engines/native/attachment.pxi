@@ -3,14 +3,16 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from refstore.engines.native.atomics cimport load_acquire
-from refstore.engines.native.layout cimport Geometry, Header, lay_out, PAGE
+from refstore.engines.native.layout cimport EVICT_S3FIFO, Header, PAGE
+from refstore.engines.native.geometry cimport Geometry, lay_out
 from refstore.engines.native.system cimport (
     getpid, MADV_DONTFORK, madvise, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
 )
 from refstore.engines.native.view cimport row_at, View
+from refstore.engines.native.owners cimport delete_all_owned
 from refstore.engines.native.recovery cimport leave
 from refstore.engines.native.mapping cimport unmap_view
 from refstore.engines.native.fork cimport keep_inherited, LOSS_GIL, OpenWriter
@@ -21,6 +23,10 @@ from refstore.engines.native.opening cimport (
 
 import os
 import weakref
+from refstore._arguments import POLICIES       # by the numbers of Evict
+
+cdef extern from "Python.h":
+    int Py_AtExit(void (*function)() noexcept nogil) noexcept
 
 cdef object attachments = weakref.WeakValueDictionary()     # (device, inode) -> Attachment
 cdef View *first_view = NULL                                # the same, for the fork hooks
@@ -45,6 +51,7 @@ cdef class Attachment:
     cdef readonly bytes uuid
     cdef bytes encoded_path
     cdef bint joined
+    cdef Py_ssize_t stores      # of this process, that are open
     cdef object __weakref__
 
     def __cinit__(self):
@@ -66,6 +73,16 @@ cdef class Attachment:
     cdef void keep_for_unseen(self) noexcept:
         # a method, so that no compiler puts it in the way of those that see none
         keep_for_unseen(&self.view)
+
+    cdef void close_store(self) noexcept:
+        self.stores -= 1
+        self.delete_unless_open()
+
+    cdef inline void delete_unless_open(self) noexcept:
+        # What this process owns goes with its last store object. What is sealed after that goes at
+        # once.
+        if self.stores == 0 and self.view.alive[0]:
+            delete_all_owned(&self.view)
 
     cdef int take_part(self, str path, int fd, const Header *h, object found) except -1:
         global first_view
@@ -95,9 +112,25 @@ cdef class Attachment:
     def max_objects(self):
         return self.view.header.max_objects
 
+    @property
+    def evict(self):
+        return POLICIES[min(self.view.header.evict, <uint32_t>EVICT_S3FIFO)]
+
     def is_of(self, int fd):
         found = os.fstat(fd)
         return found.st_dev == self.view.dev and found.st_ino == self.view.ino
+
+
+cdef void delete_owned_at_exit() noexcept nogil:
+    # Of those attachments that nothing has ended. Python is gone by then.
+    cdef View *v = first_view
+    while v != NULL:
+        if v.alive[0]:
+            delete_all_owned(v)
+        v = v.next
+
+
+Py_AtExit(delete_owned_at_exit)
 
 
 cdef inline void see_forks(Attachment att) noexcept:
@@ -139,9 +172,10 @@ def file_nbytes(uint64_t capacity, uint64_t max_objects):
     return g.file_size
 
 
-def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mode, bint temporary):
+def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mode, bint temporary,
+              evict):
     cdef CreatorLock lock = CreatorLock() if temporary else None
-    cdef int fd = new_file(path, capacity, max_objects, mode, temporary)
+    cdef int fd = new_file(path, capacity, max_objects, mode, temporary, POLICIES.index(evict))
     try:
         if lock is not None:
             lock.keep(fd)

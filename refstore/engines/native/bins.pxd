@@ -123,6 +123,12 @@ cdef inline void remove_free(View *v, uint64_t first) noexcept nogil:
     assign(tag.prev, 0)
 
 
+cdef inline void name_owner(View *v, uint64_t first, uint64_t slot, uint64_t run) noexcept nogil:
+    # `slot`, `run`: + 1, one of them 0. Who looks for what to evict reads it without the lock.
+    assign(tag_at(v, first).next, <uint32_t>slot)
+    assign(tag_at(v, first).prev, <uint32_t>run)
+
+
 cdef inline int64_t best_in_bin(View *v, int b, uint64_t pages, uint64_t most) noexcept nogil:
     # the shortest run of at least `pages`, the lowest of equals, of the first `most`
     cdef:

@@ -13,8 +13,10 @@ from refstore.engines.native.error_codes cimport (
     ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_MORE, ERR_NO_MEMORY, ERR_UNCOMMITTED,
 )
 from refstore.engines.native.layout cimport (
-    class_nbytes, class_of, CLASSES, extent_first, extent_pages, HELD, make_extent, PAGE, Run,
-    RUN_BLOCKS, Slot, SMALL_LIMIT, WRITING,
+    CLASSES, HELD, PAGE, Run, RUN_BLOCKS, Slot, SMALL_LIMIT, WRITING,
+)
+from refstore.engines.native.geometry cimport (
+    class_nbytes, class_of, extent_first, extent_pages, make_extent,
 )
 from refstore.engines.native.view cimport (
     bits_at, class_bits_at, damage, file_of, RECENT, run_is_sound, run_slot, run_twin, runs_used,
@@ -24,7 +26,10 @@ from refstore.engines.native.bitmap cimport hint_set, hint_take
 from refstore.engines.native.memory cimport commit, commit_data, is_committed
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport claim, make_word, unclaim, word_generation
-from refstore.engines.native.pages cimport ensure_map_committed, extent_is_sane, take_pages
+from refstore.engines.native.bins cimport name_owner
+from refstore.engines.native.pages cimport (
+    ensure_map_committed, extent_is_sane, free_pages, take_pages,
+)
 from refstore.engines.native.runs cimport (
     hint_range, need_empty_slot, RUNS_PER_STEP, take_empty_slot, take_or_make_room,
 )
@@ -64,11 +69,28 @@ cdef inline int take_extent(View *v, uint64_t pages, uint64_t *slot) noexcept no
         if first >= 0:
             assign(v.slots[slot[0]].offset, v.g.data + <uint64_t>first * PAGE)
             assign(v.slots[slot[0]].extent, make_extent(<uint64_t>first, pages))
+            name_owner(v, <uint64_t>first, slot[0] + 1, 0)
         unlock(&v.pool.lock)
         if first >= 0:
             return 0
     unclaim(v, slot[0])
     return <int>first
+
+
+cdef inline int cut_extent(View *v, uint64_t i, uint64_t pages) noexcept nogil:
+    # Leaves a slot of ours the first pages of its extent; the rest is free. The slot first: what no
+    # slot has is nobody's, if we die before the map says so.
+    cdef uint64_t first = extent_first(v.slots[i].extent), has = extent_pages(v.slots[i].extent)
+    cdef int got
+    if has <= pages or not extent_is_sane(v, first, has):
+        return 0
+    got = lock(v, &v.pool.lock)
+    if got != 0:
+        return got
+    assign(v.slots[i].extent, make_extent(first, pages))
+    free_pages(v, first + pages, has - pages)
+    unlock(&v.pool.lock)
+    return 0
 
 
 # Small blocks
@@ -242,6 +264,7 @@ cdef inline int64_t cut_run(View *v, int size_class, uint64_t r, uint32_t *held,
     for j in range(n):
         keep_block_in_slot(v, held[j], r, j, size_class)
     assign(v.pool.class_pages[size_class], v.pool.class_pages[size_class] + pages)
+    name_owner(v, <uint64_t>first, 0, r + 1)
     store_release(&run.live, <uint64_t>size_class + 1)                   # [run] the record is whole
     return <int64_t>n
 
@@ -344,6 +367,24 @@ cdef inline int place_block(View *v, uint64_t i) noexcept nogil:
         return damage(v, b"the extent of slot %d lies outside of the data", i)
     assign(slot.offset, v.g.data + extent_first(extent) * PAGE)
     return 0 if is_committed(v, extent_first(extent), extent_pages(extent)) else ERR_UNCOMMITTED
+
+
+cdef inline int take_spare(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:
+    # As allocate_block(), if a block of the very size came free where we look first: without a
+    # lock. Else ERR_FULL.
+    cdef bint found = False
+    cdef int got
+    if 0 < nbytes <= SMALL_LIMIT:
+        found = take_spare_block(v, class_of(nbytes), slot)
+    elif nbytes:
+        found = take_recent(v, (nbytes + PAGE - 1) // PAGE, slot)
+    if not found:
+        return ERR_FULL
+    got = place_block(v, slot[0])
+    if got != ERR_NO_MEMORY:
+        return got
+    unclaim(v, slot[0])
+    return ERR_FULL
 
 
 cdef inline int allocate_block(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:

@@ -14,12 +14,14 @@ from refstore.engines.native.atomics cimport fetch_add_seq_cst_u32
 from refstore.engines.native.layout cimport KIND_ARRAY, KIND_BYTES, KIND_OBJECT, Slot
 from refstore.engines.native.system cimport munmap
 from refstore.engines.native.view cimport is_plausible
+from refstore.engines.native.ages cimport note_use
 from refstore.engines.native.slots cimport pin, unpin
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.errors cimport get_error
 from refstore.engines.native.arrays cimport (
-    kind_of, NPY_ARRAY_WRITEABLE, private_copy, read_shape, Shape, view_of,
+    kind_of, NPY_ARRAY_WRITEABLE, private_copy, read_meta, read_shape, Shape, view_of,
 )
+from refstore.engines.native.put_arrays cimport header_of_slot
 
 import numpy as np
 from refstore import _buffers, _messages
@@ -226,6 +228,16 @@ cdef class PinnedBuffer(Block):
         return make_ref(self.tag, self.slot, self.generation)
 
     @property
+    def header(self):
+        self.require_open()
+        return header_of_slot(&self.att.view, self.slot, self.nbytes)
+
+    @property
+    def meta(self):
+        self.require_open()
+        return read_meta(&self.att.view, self.slot, <uint64_t>self.nbytes)
+
+    @property
     def array(self):
         return self.require_array()
 
@@ -320,6 +332,7 @@ cdef inline Slot *adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i,
         raise _messages.damaged_file(att.path,
                                      f"what slot {i} says of its offset, its size or its block")
     buf.data = att.view.ro_base + offset
+    note_use(&att.view, slot)
     return slot
 
 

@@ -9,23 +9,30 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from refstore.engines.native.atomics cimport load_acquire, load_relaxed_u32, popcount64
-from refstore.engines.native.layout cimport (
-    BINS, block_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, KIND_OBJECT,
-    Label, LIVE_WORDS, MAX_ROWS, NAME_LOCKS, PAGE, PageTag, PUBLISHING, RECLAIMING, RETIRED,
-    ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+from refstore.engines.native.atomics cimport (
+    load_acquire, load_acquire_u16, load_acquire_u32, load_relaxed_u32, popcount64,
 )
+from refstore.engines.native.layout cimport (
+    BINS, CLAIMED, CLASSES, CONDEMNED, FREE, GOING, HELD, KIND_OBJECT, Label, LIVE_WORDS, MAKERS,
+    MAX_ROWS, Meta, META_LIMIT, NAME_LOCKS, OFFERED, PAGE, PageTag, PUBLISHING, RECLAIMING, RETIRED,
+    ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, WRITING,
+)
+from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
-    bits_at, file_of, is_ready, is_within_block, label_at, labels_are_committed, name_lock_at,
-    next_live_row, pins_of, pins_ready_of, row_at, run_is_sound, run_is_there, runs_used,
-    slot_is_of, slots_used, tag_at, top_of, View,
+    bits_at, file_of, is_ready, is_within_block, label_at, labels_are_committed, maker_at,
+    name_lock_at, next_live_row, pins_of, pins_ready_of, row_at, run_is_sound, run_is_there,
+    runs_used, slot_is_of, slots_used, tag_at, top_of, View,
 )
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.memory cimport is_committed
-from refstore.engines.native.slots cimport pinned_by, word_generation, word_row, word_state
+from refstore.engines.native.metas cimport meta_nbytes, meta_room
+from refstore.engines.native.slots cimport is_live, pinned_by, word_generation, word_row, word_state
+from refstore.engines.native.makers cimport ROW_MASK
 from refstore.engines.native.bins cimport are_used, bin_of
+from refstore.engines.native.rebuild cimport has_bytes
 from refstore.engines.native.pages cimport extent_is_sane
 from refstore.engines.native.names cimport find_cell, make_cell, name_hash
+from refstore.engines.native.owners cimport is_sealed
 from refstore.engines.native.recovery cimport row_is_dead
 
 cdef enum:
@@ -54,6 +61,11 @@ cdef inline bint any_row_stands_still(View *v):
     return False
 
 
+cdef inline bint is_owned(uint64_t state) noexcept nogil:
+    # whether the word names a row
+    return state in (WRITING, PUBLISHING, RECLAIMING, HELD, CLAIMED, OFFERED)
+
+
 cdef inline void check_slot(View *v, uint64_t i, set problems):
     cdef:
         Slot *slot = &v.slots[i]
@@ -62,29 +74,62 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
         uint64_t size = block_nbytes(slot)
         uint64_t first = (slot.offset - v.g.data) // PAGE
         uint64_t pages = (slot.offset % PAGE + slot.nbytes + PAGE - 1) // PAGE
-    if state > RETIRED:
+        uint64_t beside
+    if state > OFFERED:
         from refstore import _problems
         problems.add(_problems.unknown_state(i, state))
-    elif state in (WRITING, PUBLISHING, RECLAIMING, HELD) and not is_live_row(v, word_row(word)):
+    elif is_owned(state) and not is_live_row(v, word_row(word)):
         problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, which "
                      "nobody holds")
-    elif (state == RECLAIMING or state == HELD) and word_row(word) == v.row:
+    elif state in (RECLAIMING, HELD, OFFERED) and word_row(word) == v.row:
         problems.add(f"owner: slot {i} in state {state} belongs to this process, which does "
                      "nothing with it")
-    elif state in (FREE, SEALED, CONDEMNED, RETIRED) and word_row(word):
+    elif not is_owned(state) and word_row(word):
         problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, and such "
                      "a one to nobody")
-    elif state == SEALED or state == CONDEMNED or state == PUBLISHING:
-        if slot.nbytes > size or slot.spill_nbytes > size - slot.nbytes:
-            problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {slot.spill_nbytes} in a "
-                         f"block of {size}")
+    elif has_bytes(state):
+        beside = slot.spill_nbytes + meta_room(min(meta_nbytes(v, i), <uint64_t>META_LIMIT))
+        if slot.nbytes > size or beside > size - slot.nbytes:
+            problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {beside} in a block of "
+                         f"{size}")
         elif not is_within_block(v, slot, slot.offset, slot.nbytes):
             problems.add(f"offset: slot {i} says {slot.offset}, where its block does not lie")
         elif not is_committed(v, first, pages):
             problems.add(f"data_ready: the bytes of slot {i} lie where no memory is said to be")
+        if meta_nbytes(v, i) > META_LIMIT:
+            problems.add(f"meta: slot {i} has more bytes of meta than there can be")
         if slot.kind > KIND_OBJECT:
             from refstore import _problems
             problems.add(_problems.unknown_kind(i, slot.kind))
+
+
+cdef inline void check_owners(View *v, set problems):
+    cdef uint64_t i, owner
+    for i in range(slots_used(v)):
+        owner = load_acquire_u16(&v.slots[i].owned_by)                   # [owner]
+        if owner == 0 or not is_sealed(load_acquire(&v.slots[i].word)):  # [seal]
+            continue
+        if owner & GOING:
+            problems.add(f"owned_by: slot {i} goes with row {(owner & ~GOING) - 1}, whose process "
+                         "has left, and is still there")
+        elif not is_live_row(v, owner - 1) or row_at(v, owner - 1).owns_any == 0:
+            problems.add(f"owned_by: slot {i} goes with row {owner - 1}, which owns nothing")
+
+
+cdef inline void check_makers(View *v, set problems):
+    cdef uint64_t row, i, k
+    for row in range(<uint64_t>MAX_ROWS):
+        k = load_acquire_u32(&row_at(v, row).maker)                      # [maker]
+        # [maker]
+        if k and is_live_row(v, row) and (
+                k > MAKERS or load_acquire(&maker_at(v, k - 1).taken) & ROW_MASK != row + 1):
+            problems.add(f"makers: row {row} says that entry {k - 1} is its own, which it is not")
+    for i in range(slots_used(v)):
+        k = v.slots[i].put_by
+        if k == 0 or not is_sealed(load_acquire(&v.slots[i].word)):      # [seal]
+            continue
+        if k > MAKERS or load_acquire(&maker_at(v, k - 1).taken) == 0:   # [maker]
+            problems.add(f"put_by: slot {i} was put by maker {k - 1}, and there is none")
 
 
 cdef inline void check_reaps(View *v, set problems):
@@ -107,6 +152,10 @@ cdef inline void check_block(View *v, uint64_t i, uint64_t run, uint64_t block,
     elif v.runs[run - 1].slots[block] != i + 1:
         problems.add(f"block: slot {i} has block {block} of run {run - 1}, and the run denies it")
     blocks.add((run, block))
+
+
+cdef inline bint leads_to(PageTag *tag, bint run, uint64_t owner) noexcept nogil:
+    return tag.prev == owner and tag.next == 0 if run else tag.next == owner and tag.prev == 0
 
 
 cdef inline void check_space(View *v, set problems):
@@ -135,6 +184,8 @@ cdef inline void check_space(View *v, set problems):
             problems.add(f"extent: {extent[3]} {extent[0]} has pages that cannot be")
         elif not are_used(v, extent[1], extent[2], True):
             problems.add(f"used: pages of {extent[3]} {extent[0]} are not marked as used")
+        elif not leads_to(tag_at(v, extent[1]), extent[3] == "run", extent[0] + 1):
+            problems.add(f"unit: the first page of {extent[3]} {extent[0]} does not lead to it")
         last = extent
     check_gaps(v, extents, problems)
 
@@ -228,7 +279,7 @@ cdef inline void check_names(View *v, set problems):
     for i in range(slots_used(v)):
         slot = &v.slots[i]
         word = load_acquire(&slot.word)                                  # [seal]
-        if word_state(word) != SEALED or slot.name_hash == 0:
+        if not is_live(word, word_generation(word)) or slot.name_hash == 0:
             continue
         if not labels_are_committed(v, i):
             problems.add(f"label: slot {i} has a name, but its label was never written")
@@ -273,6 +324,9 @@ cdef inline void check_locks(View *v, set problems):
     owner = load_acquire(&v.pool.lock)                                   # [lock]
     if is_stray(v, owner):
         problems.add(f"lock: the space lock is held by row {owner - 1}")
+    owner = load_acquire(&v.pool.turn)                                   # [lock]
+    if owner and not is_live_row(v, owner - 1):
+        problems.add(f"turn: row {owner - 1} has the turn to wait for room, and nobody has it")
     for k in range(<uint64_t>NAME_LOCKS):
         owner = load_acquire(&name_lock_at(v, k).lock)                   # [lock]
         if is_stray(v, owner):
@@ -359,9 +413,17 @@ cdef inline void check_memory(View *v, set problems):
         if not is_ready(bits_at(v, v.g.labels_ready), step):
             problems.add(f"labels_ready: there are labels of slots from {step * SLOTS_PER_STEP} "
                          "on, without memory")
-    for step in written(v, v.g.index, PAGE, (v.g.page_map - v.g.index) // PAGE):
+    for step in written(v, v.g.metas, SLOTS_PER_STEP * sizeof(Meta), v.g.steps):
+        if not is_ready(bits_at(v, v.g.metas_ready), step):
+            problems.add(f"metas_ready: there is meta of slots from {step * SLOTS_PER_STEP} on, "
+                         "without memory")
+    for step in written(v, v.g.index, PAGE, (v.g.queues - v.g.index) // PAGE):
         if not is_ready(bits_at(v, v.g.index_ready), step):
             problems.add(f"index_ready: there are names in page {step} of the index, without "
+                         "memory")
+    for step in written(v, v.g.queues, PAGE, (v.g.page_map - v.g.queues) // PAGE):
+        if not is_ready(bits_at(v, v.g.queues_ready), step):
+            problems.add(f"queues_ready: there are entries in page {step} of the queues, without "
                          "memory")
     for row in range(<uint64_t>MAX_ROWS):
         if not is_live_row(v, row):
@@ -404,6 +466,8 @@ cdef inline set find_problems(View *v):
         check_names(v, problems)
         check_pins(v, problems)
         check_reaps(v, problems)
+        check_owners(v, problems)
+        check_makers(v, problems)
         check_hints(v, problems)
         check_locks(v, problems)
     return problems

@@ -5,14 +5,18 @@
 #
 #   header      one page       who made this file, how large it is; which rows are live
 #   pool        one page       the space lock, free page runs by size
-#   rows        128 B each     one per attached process; its kernel lock is byte `row` of the file
-#   name locks  64 B each      writers of names, by hash
+#   rows        320 B each     one per attached process; its kernel lock is byte `row` of the file
+#   name locks  64 B each      writers of names, by hash; who waits for names
+#   makers      144 B each     who has put objects: outlives its row
 #   hint bits                  free slots, runs with free blocks, committed pages
 #   runs        320 B each     pages cut into blocks of one size class
 #   slots       128 B each     one per object: the truth
 #   pins        4 B            pins[row][slot]: a count, and KEPT
 #   labels      512 B each     a slot's name and long type description
+#   metas       264 B each     a slot's bytes of the user's own
 #   index       64 B each      buckets of eight cells, name -> slot
+#   queues      8 B each       slots by when they came, for s3fifo: the small queue, the main one
+#   ghosts      64 B each      buckets of eight names that were evicted, for s3fifo
 #   page map    16 B a page    free runs of pages, with boundary tags
 #   used bits   1 bit a page   which pages belong to a run or a slot
 #   data        4 KiB pages    the payloads; `capacity` counts these and nothing else
@@ -31,24 +35,25 @@
 # StoreCorruptedError, and check() reports what can be seen. A truth has one writer at a time, and
 # nothing that it could be rebuilt from.
 #
-#   truths  header: all but `moves` and `totals`; in particular `live` and `live_words` (whose pins
+#   truths  header: all but `moves`, `totals` and `tick`; in particular `live` and `live_words` (whose pins
 #           count) and `slots_used` (how far the table goes)
 #           pool: `lock`, `map_committed`, `runs_used`
 #           rows: `state`; name locks: `lock`
-#           slots: every field but `last_use`. The word says whether the object lives, `extent`,
+#           slots: every field; of `last_use` the bit EVICTABLE. The word says whether the object lives, `extent`,
 #           or `run` and `block`, which pages are its own; `mask` says which rows may pin it
 #           runs: `live`, `committed`, `first`, `pages`, `blocks`, of which `twin` is a second copy
 #           pins, labels, and the bits of memory that is there: pins_ready (also whose pins count),
-#           labels_ready, index_ready, data_ready
+#           labels_ready, metas_ready, index_ready, queues_ready, data_ready
 #   hints   bits of empty slots and of spare extents, of runs by class and of dead runs, their
 #           summaries, and a run's `free`: the slot's word decides, and the slot's own `run` and
 #           `block`
 #           a run's `slots` and `unowned`: an unowned block is one in both; else the slot decides
 #           pool: `top`, `bin_bits`, `bin_head`; page map; used bits: pages are free if their tags
-#           and links say so and no used bit denies it
+#           and links say so and no used bit denies it; slots and runs say whose they are else
+#           pool: `queue_end`, `queue_begin`, `ghosts_known`; queues; ghosts: what is evicted first
 #           pool: `orphans`, `class_pages`, `release_next`: how large, where to begin
 #           index: a cell leads to a slot, whose word and label decide; a lost one hides a name
-#           rows: `pid`, `command`, `recoverer`, counters; header: `moves`, `totals`
+#           rows: `pid`, `command`, `recoverer`, counters; header: `moves`, `totals`, `tick`
 #
 # The slot word:
 #
@@ -60,6 +65,8 @@
 #   from        to           operation   primitive       if the process dies here
 #   FREE        WRITING      claim       CAS acq_rel     recovery: -> CONDEMNED, and reaped
 #   FREE        HELD         take space  CAS acq_rel     recovery: -> FREE
+#   FREE        CLAIMED      claim name  CAS acq_rel     recovery: -> FREE(gen+1)
+#   CLAIMED     FREE(gen+1)  let go      store release   a sweep sets the hint bit
 #   HELD        WRITING      take space  store release   recovery: -> CONDEMNED, and reaped
 #   HELD        FREE         unclaim     store release   a sweep sets the hint bit
 #   WRITING     FREE         unclaim     store release   a sweep sets the hint bit
@@ -72,22 +79,27 @@
 #   PUBLISHING  SEALED       publish     CAS seq_cst     it is whole and lives on
 #   PUBLISHING  CONDEMNED    give up     CAS seq_cst     the last unpin or a sweep reaps it
 #   SEALED      CONDEMNED    delete      CAS seq_cst     the last unpin or a sweep reaps it
+#   SEALED      OFFERED      evict       CAS seq_cst     any reader, or recovery: -> SEALED
+#   OFFERED     SEALED       rescue      CAS seq_cst     it lives on
+#   OFFERED     CONDEMNED    delete      CAS seq_cst     the last unpin or a sweep reaps it
+#   OFFERED     RECLAIMING   evict       CAS seq_cst     recovery: -> FREE(gen+1)
 #   CONDEMNED   RECLAIMING   reap        CAS seq_cst     recovery: -> FREE(gen+1)
 #   RECLAIMING  FREE(gen+1)  reap        store release   a sweep sets the hint bit
 #   RECLAIMING  RETIRED      reap        store release   a sweep sets the hint bit of its space
+#   RECLAIMING  WRITING      evict       store release   recovery: -> CONDEMNED, and reaped (gen+1)
 #
 # The generation stays but where (gen+1) says so. RETIRED, for ever, follows the last generation.
 # Plain stores are by the owner, or by who recovers it: nobody else changes the word meanwhile.
 # Recovery makes the changes of unclaim, publish, give up and reap for a dead owner as well. Delete
 # takes a PUBLISHING slot too if it holds the lock of its name, so that the word must be wrong.
 #
-# The row is the owner in WRITING, PUBLISHING, RECLAIMING and HELD, and 0 otherwise.
+# The row is the owner in WRITING, PUBLISHING, RECLAIMING, HELD, CLAIMED and OFFERED, and 0
+# otherwise. MOVING and SETTLING are reserved: blocks that are moved to make room.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 
-from refstore.engines.native.debug cimport IS_DEBUG, STATIC_ASSERT
-from refstore.engines.native.atomics cimport clz64
+from refstore.engines.native.debug cimport STATIC_ASSERT
 
 cdef extern from *:
     """
@@ -108,7 +120,7 @@ cdef extern from *:
     const uint32_t KEPT "REFSTORE_KEPT"
 
 cdef enum:
-    FORMAT_VERSION = 2
+    FORMAT_VERSION = 3
     ENGINE_NATIVE = 1
     FLAG_TEMPORARY = 1
 
@@ -119,7 +131,12 @@ cdef enum:
     LIVE_WORDS = 16             # MAX_ROWS bits
     LOCK_CREATOR = MAX_ROWS     # byte locked for as long as a temporary store's creator lives
     LOCK_BOOT = MAX_ROWS + 1    # byte locked while a file from before a reboot is checked
-    COUNTERS = 5
+    COUNTERS = 16
+    COMMAND_NBYTES = 96
+    LABEL_OF_PROCESS = 32       # bytes
+    MAKERS = 4096
+    MAKER_WORDS = 64            # MAKERS bits
+    RECOVERIES_KEPT = 16
 
     CLASSES = 56                # 64 B steps up to 512 B, then 8 classes per doubling
     SMALL_LIMIT = 32768         # larger blocks are extents
@@ -129,8 +146,12 @@ cdef enum:
     BUCKET_CELLS = 8
     NAME_LOCKS = 1024
     NAME_LIMIT = 255            # bytes of UTF-8
-    INLINE_DIMS = 6
+    INLINE_DIMS = 5
     LABEL_TEXT = 254
+    META_INLINE = 256           # bytes; longer ones lie in the block
+    META_LIMIT = 65536
+
+    QUEUES = 2                  # of s3fifo: the small one, the main one
 
     BINS = 256                  # free page runs by length: 1 to 32, then 8 bins per doubling
     BIN_WORDS = 4               # BINS bits
@@ -146,6 +167,33 @@ cdef enum SlotState:
     RECLAIMING
     HELD
     RETIRED
+    CLAIMED
+    OFFERED
+    MOVING                      # reserved
+    SETTLING                    # reserved
+
+cdef enum:
+    # bit = state in which gets find the object; PUBLISHING: by its name alone
+    LIVE_STATES = 1 << PUBLISHING | 1 << SEALED | 1 << OFFERED
+
+cdef enum SlotFlag:
+    FLAG_HARD_CLAIM = 1         # of CLAIMED: others get an error instead of the name
+    FLAG_META = 2               # bytes of the user's own are in `metas`, or in the block
+
+cdef enum:
+    # `last_use`
+    EVICTABLE = 0x80000000      # the object may be evicted
+    IN_MAIN = 0x40000000        # it came to the main queue
+    USES = 0x30000000           # how often it was used since it came into a queue: two bits
+    USE_ONE = 0x10000000
+    TICK_MASK = 0x0FFFFFFF      # the tick of the last get; where there are queues, of the put
+    # `owned_by`: the row's process has left or is dead, and the object is as good as deleted
+    GOING = 0x8000
+
+cdef enum Evict:
+    EVICT_NONE
+    EVICT_LRU
+    EVICT_S3FIFO
 
 cdef enum RowState:
     ROW_FREE
@@ -161,8 +209,15 @@ cdef enum Counter:
     COUNT_PUTS
     COUNT_GETS
     COUNT_DELETES
-    COUNT_EVICTIONS         # reserved
+    COUNT_EVICTIONS
     COUNT_RECOVERIES
+    COUNT_WAITS             # calls that slept
+    COUNT_WAITED_NS
+    COUNT_PUT_BYTES
+    COUNT_RESCUES           # objects that were offered for eviction, and read
+    COUNT_HITS              # of get_or_put: the object was there
+    COUNT_MISSES
+    COUNT_MOVES             # reserved
 
 # Each field says by whom it is written; `+`: by who is both at once, `,`: by either.
 #
@@ -180,6 +235,14 @@ cdef enum Counter:
 # What is not a struct: `pins[row][slot]` is written by `row`, all bitmaps by `anyone`, used bits by
 # `space`.
 
+cdef struct PastRecovery:
+    # of which the row is the one that was recovered
+    uint64_t at                 # seconds since the epoch; by: row
+    uint32_t pid                # of the dead process; by: row
+    uint32_t _pad0
+    uint64_t nbytes             # that came free; by: row
+    char command[40]            # of the dead process, cut short; by: row
+
 cdef struct Header:
     uint64_t magic              # written last when the file is made; by: maker
     uint32_t version            # FORMAT_VERSION; by: maker
@@ -192,8 +255,10 @@ cdef struct Header:
     uint8_t uuid[16]            # tells a store from a later one of its name; by: maker
     char boot_id[40]            # of the boot after which it was last checked; by: maker, boot
     uint32_t flags              # FLAG_TEMPORARY or 0; by: maker
-    uint32_t evict              # reserved: which objects make room for others; by: nobody
-    uint64_t _pad0[16]
+    uint32_t evict              # Evict: which objects make room for others; by: maker
+    uint64_t made_at            # seconds since the epoch, of which Slot.created counts on; by: maker
+    uint64_t limit              # reserved: pages in use at most; by: nobody
+    uint64_t _pad0[14]
     uint64_t slots_used         # slots below this are committed; by: grower
     uint64_t _pad1[7]
     uint64_t live_words         # words of `live` that were ever used; by: grower
@@ -201,7 +266,14 @@ cdef struct Header:
     uint64_t _pad2[6]
     uint64_t live[LIVE_WORDS]   # bit = row whose pins count; by: row
     uint64_t totals[COUNTERS]   # counters of rows that are gone; by: anyone
-    uint64_t _pad3[443]
+    uint32_t tick               # moves on with what is put: the clock of `last_use`; by: anyone
+    uint32_t _pad3[15]
+    uint32_t any                # futex word: a name changed, whichever; by: anyone
+    uint32_t any_until          # as NameLock.awake_until; by: anyone
+    uint32_t _pad4[14]
+    PastRecovery recoveries[RECOVERIES_KEPT]  # the last ones, a ring; by: row
+    uint64_t recoveries_known   # how many there ever were; by: anyone
+    uint64_t _pad5[287]
 
 cdef struct Pool:
     uint64_t lock               # 0, or row + 1 of the holder: the space lock; by: locker
@@ -214,23 +286,46 @@ cdef struct Pool:
     uint64_t class_pages[CLASSES]  # pages in runs of the class: how large the next is; by: space
     uint32_t bin_head[BINS]     # first page + 1 of the bin's list, or 0; by: space
     uint64_t release_next       # run at which the next look for empty ones begins; by: space
-    uint8_t _pad1[2488]
+    uint64_t turn               # row + 1 of who waits for room longest, or 0; by: locker
+    uint64_t mover              # reserved: row + 1 of who moves blocks; by: nobody
+    uint64_t _pad1[5]
+    uint32_t room               # futex word: some room came free; by: anyone
+    uint32_t room_until         # as NameLock.awake_until; by: anyone
+    uint64_t _pad2[7]
+    uint64_t queue_end[QUEUES]  # entries that ever came into each; by: anyone
+    uint64_t ghosts_known       # names that ever became ghosts; by: anyone
+    uint64_t _pad3[5]
+    uint64_t queue_begin[QUEUES]  # entries that ever left each; by: anyone
+    uint64_t _pad4[6]
+    uint8_t _pad5[2240]
 
 cdef struct Row:
     uint64_t state              # ROW_FREE, or another; by: row
     uint32_t pid                # for messages only; by: row
     uint32_t recoverer          # pid of who recovers the dead one; for messages only; by: row
-    char command[40]            # for messages only; by: row
+    char command[COMMAND_NBYTES]  # for messages only; by: row
+    char label[LABEL_OF_PROCESS]  # reserved: what its process calls itself; by: nobody
     uint64_t counters[COUNTERS]  # of its process, by Counter; by: row
     uint64_t has_children       # 1: some without a row have its lock; for messages only; by: row
-    uint64_t _pad1[3]
+    uint64_t moved_to           # reserved: offset of the block that it moves; by: nobody
+    uint64_t waits_for          # slot + 1 of the claim that its process waits for, or 0; by: row
+    uint32_t waiting            # of its threads; for reports only; by: row
+    uint32_t owns_any           # 1 once its process has owned an object; by: row
+    uint32_t maker              # + 1: its process in `makers`, or 0: not there yet; by: row
+    uint32_t _pad0[3]
 
 cdef struct NameLock:
     uint64_t lock               # 0, or row + 1 of the holder; by: locker
-    uint32_t changes            # reserved: futex word, publications under this lock; by: nobody
+    uint32_t changes            # futex word: a name under this lock changed; by: anyone
+    uint32_t awake_until        # ms/16 of the coarse clock until which somebody may sleep; by: anyone
+    uint64_t _pad0[6]
+
+cdef struct Maker:
+    uint64_t taken              # 0, or row + 1 of whose it is, and since when << 11; by: anyone
+    uint32_t pid                # for reports only; by: row
     uint32_t _pad0
-    uint64_t claimant           # reserved: row + 1 of who makes what has no slot yet; by: nobody
-    uint64_t _pad1[5]
+    char command[COMMAND_NBYTES]  # for reports only; by: row
+    char label[LABEL_OF_PROCESS]  # reserved: as Row.label; by: nobody
 
 cdef struct Run:
     uint64_t live               # 0, or class + 1; by: space
@@ -257,15 +352,19 @@ cdef struct Slot:
     uint8_t kind                # Kind; by: owner
     uint8_t dtype               # numpy's number of a plain dtype + 1; 0: see the label; by: owner
     uint64_t name_hash          # 0: no name; by: owner
-    uint32_t last_use           # reserved: coarse clock, for eviction; by: nobody
+    uint32_t last_use           # EVICTABLE and hints, see ages.pxd; by: owner, anyone
     uint8_t ndim                # axes of an array; by: owner
     uint8_t order               # 'C', 'F'; 'K': see the label, or there is no format; by: owner
-    uint16_t text_nbytes        # of the label's text, 0 if none; by: owner
+    uint8_t text_nbytes         # of the label's text, 0 if none; by: owner
+    uint8_t flags               # SlotFlag; by: owner
     # second line: read by those who want more than the bytes
     uint64_t replaces_generation  # of the object that this one's publication replaces; by: owner
     uint32_t replaces_slot      # + 1, or 0: none; by: owner
     uint32_t spill_nbytes       # of the description behind the payload, if it is there; by: owner
     uint64_t shape[INLINE_DIMS]  # of at most INLINE_DIMS axes; else see the label; by: owner
+    uint32_t created            # 1/16 s after Header.made_at; by: owner
+    uint16_t put_by             # maker + 1, or 0: not known; by: owner
+    uint16_t owned_by           # GOING, row + 1 of whom it goes with, or 0; by: owner, anyone
 
 cdef struct Label:
     uint8_t name_nbytes         # 0 to NAME_LIMIT; by: owner
@@ -273,14 +372,20 @@ cdef struct Label:
     uint8_t _pad0[2]
     uint8_t text[LABEL_TEXT]    # what a plain dtype and shape do not say; by: owner
 
+cdef struct Meta:
+    uint64_t nbytes             # up to META_INLINE are here, more behind the payload; by: owner
+    uint8_t octets[META_INLINE]  # of the user's own; by: owner
+
 cdef struct Bucket:
     uint64_t cells[BUCKET_CELLS]  # slot 28 | generation mod 2**20 | hash 16, or 0; by: anyone
 
 cdef struct PageTag:
     uint32_t head               # length of the free run that starts here, or 0; by: space
     uint32_t tail               # length of the free run that ends here, or 0; by: space
-    uint32_t next               # in the bin: first page + 1, or 0; by: space
-    uint32_t prev               # the same, the other way; by: space
+    # of a free run: the next and the previous one in its bin, first page + 1, or 0. Of the first
+    # page of an extent: 0 in `prev`, and in `next` its slot + 1; of a run: 0, and its run + 1
+    uint32_t next               # by: space
+    uint32_t prev               # by: space
 
 # Equations over these fields. Each holds as long as no change is under way and no dead process
 # waits to be recovered; check() looks at each, and begins what it says of it with its name.
@@ -292,14 +397,22 @@ cdef struct PageTag:
 #   slots_used    is a multiple of SLOTS_PER_STEP, or max_objects; no slot past it is written
 #   runs_used     no run past it is written
 #   labels_ready  the bit of a step is set if one of its labels is written
+#   metas_ready   the bit of a step is set if one of its metas is written
 #   index_ready   the bit of a page of the index is set if the page is written
+#   queues_ready  the bit of a page of the queues and ghosts is set if the page is written
 #   pins_ready    the bit of a step is set if a live row pins one of its slots
 #   data_ready    the bit of a chunk is set if bytes of an object lie in it
 #   state         each slot's state is one of SlotState
-#   owner         the word of a slot in WRITING, PUBLISHING, RECLAIMING or HELD names a live row,
-#                 and that of any other none; outside of a call it has none in RECLAIMING or HELD
+#   owner         the word of a slot in WRITING, PUBLISHING, RECLAIMING, HELD, CLAIMED or OFFERED
+#                 names a live row, and that of any other none; outside of a call it has none in
+#                 RECLAIMING, HELD or OFFERED
 #   kind          is one of Kind
-#   size          nbytes + spill_nbytes <= the bytes of the slot's block
+#   makers        Row.maker is 0, or of an entry of `makers` that the row has taken
+#   put_by        of an object is 0, or of an entry that is taken
+#   owned_by      of an object is 0, or row + 1 of a live row with owns_any, and not GOING
+#   size          nbytes + spill_nbytes, and a meta's that has no room in the table, <= the bytes of
+#                 the slot's block
+#   meta          an object with FLAG_META has at most META_LIMIT bytes of meta
 #   offset        is where the block lies: at its extent, or in its run
 #   run           twin is run_twin() of a live run, and 0 of others; a slot's run is live and of its
 #                 size_class, and block < blocks
@@ -311,6 +424,7 @@ cdef struct PageTag:
 #   overlap       no page is in two extents or runs, no block in two slots
 #   lost pages    pages below `top` == those of extents + those of live runs + those of free runs
 #   used          the bit of a page is set if and only if it is in an extent or a live run
+#   unit          the tag of the first page of an extent or a live run leads to it
 #   bins          a free run is in the list of its bin, and in no other; bin_bits has the bit of a
 #                 bin if and only if it has a list
 #   lost slot     a FREE slot has a hint by what it owns: empty_bits, spare_bits or its run's `free`
@@ -318,48 +432,17 @@ cdef struct PageTag:
 #   lost reap     a slot in CONDEMNED is pinned
 #   pins          a cell that is not 0 is of a live row and a slot that has an object
 #   mask          has the bit of each row with such a cell
-#   label         the name of a SEALED slot with a name_hash has that hash
+#   label         the name of a live object with a name_hash has that hash
 #   index         a cell of the name's buckets leads to such a slot; no two have one name
 #   lock          nobody holds the space lock, or a name's
-
-cdef struct Geometry:
-    uint64_t pages              # of data
-    uint64_t max_runs
-    uint64_t buckets            # a power of two
-    uint64_t pins_stride        # bytes from one row's pins to the next row's
-    uint64_t steps              # of the slot table
-    uint64_t slot_words         # 64-bit words in a bitmap of slots
-    uint64_t run_words
-    uint64_t pins_ready_words   # words a row in the bitmap of committed pages of pins
-    # offsets in the file
-    uint64_t pool
-    uint64_t rows
-    uint64_t name_locks
-    uint64_t empty_bits
-    uint64_t spare_bits
-    uint64_t class_bits         # for each class
-    uint64_t class_bits_stride
-    uint64_t run_bits           # dead runs
-    uint64_t pins_ready
-    uint64_t labels_ready       # bit = step of the label table is committed
-    uint64_t index_ready        # bit = page of the index is committed
-    uint64_t data_ready         # bit = chunk of the data is committed
-    uint64_t fixed_end          # everything before is committed when the file is made
-    uint64_t runs
-    uint64_t slots
-    uint64_t pins
-    uint64_t labels
-    uint64_t index
-    uint64_t page_map
-    uint64_t used_bits
-    uint64_t data
-    uint64_t file_size
-
+#   turn          is 0, or row + 1 of a live row
 
 cdef inline void check_layout() noexcept nogil:
     STATIC_ASSERT(sizeof(Header) == 4096)
     STATIC_ASSERT(sizeof(Pool) == 4096)
-    STATIC_ASSERT(sizeof(Row) == 128)
+    STATIC_ASSERT(sizeof(Row) == 320)
+    STATIC_ASSERT(sizeof(Maker) == 144)
+    STATIC_ASSERT(sizeof(Meta) == 264)
     STATIC_ASSERT(sizeof(NameLock) == 64)
     STATIC_ASSERT(sizeof(Run) == 320)
     STATIC_ASSERT(sizeof(Slot) == 128)
@@ -369,117 +452,15 @@ cdef inline void check_layout() noexcept nogil:
     STATIC_ASSERT(<size_t>&(<Header*>NULL).version == 8)
     STATIC_ASSERT(<size_t>&(<Header*>NULL).slots_used == 256)
     STATIC_ASSERT(<size_t>&(<Header*>NULL).live == 384)
+    STATIC_ASSERT(<size_t>&(<Header*>NULL).tick % 64 == 0)
     STATIC_ASSERT(<size_t>&(<Slot*>NULL).name_hash == 48)
     STATIC_ASSERT(<size_t>&(<Slot*>NULL).replaces_generation == 64)
+    STATIC_ASSERT(<size_t>&(<Slot*>NULL).created == 120)
+    STATIC_ASSERT(<size_t>&(<Header*>NULL).any % 64 == 0)
+    STATIC_ASSERT(<size_t>&(<Pool*>NULL).room % 64 == 0)
+    STATIC_ASSERT(<size_t>&(<Pool*>NULL).queue_end % 64 == 0)
+    STATIC_ASSERT(<size_t>&(<Pool*>NULL).queue_begin % 64 == 0)
     STATIC_ASSERT(SLOTS_PER_STEP * 4 == PAGE)
     STATIC_ASSERT(LIVE_WORDS * 64 == MAX_ROWS)
     STATIC_ASSERT(BIN_WORDS * 64 == BINS)
-
-
-cdef inline uint64_t fingerprint() noexcept nogil:
-    # FNV-1a over everything that two builds must agree on; the debug flag keeps a build with
-    # failpoints away from files in use
-    cdef:
-        uint64_t hashed = 0xcbf29ce484222325
-        uint64_t[23] facts
-        int i
-    facts[:] = [
-        sizeof(Header), sizeof(Pool), sizeof(Row), sizeof(NameLock), sizeof(Run), sizeof(Slot),
-        sizeof(Label), sizeof(Bucket), sizeof(PageTag), PAGE, CHUNK, HUGE_PAGE, MAX_ROWS, CLASSES,
-        SMALL_LIMIT, RUN_BLOCKS, SLOTS_PER_STEP, NAME_LOCKS, BINS, EXACT_BINS, INLINE_DIMS,
-        FORMAT_VERSION, <uint64_t>IS_DEBUG,
-    ]
-    for i in range(23):
-        hashed = (hashed ^ facts[i]) * <uint64_t>0x100000001b3
-    return hashed
-
-
-cdef inline uint64_t round_up(uint64_t n, uint64_t unit) noexcept nogil:
-    return (n + unit - 1) // unit * unit
-
-
-cdef inline uint64_t bits_nbytes(uint64_t n) noexcept nogil:
-    # a bitmap of n bits and its summary, one bit per word; cache lines of its own
-    cdef uint64_t words = (n + 63) // 64
-    return round_up(words * 8, 64) + round_up((words + 63) // 64 * 8, 64)
-
-
-cdef inline uint64_t reserve(uint64_t *cursor, uint64_t nbytes, uint64_t unit) noexcept nogil:
-    cdef uint64_t at = round_up(cursor[0], unit)
-    cursor[0] = at + nbytes
-    return at
-
-
-cdef inline void lay_out(uint64_t capacity, uint64_t max_objects, Geometry *g) noexcept nogil:
-    # The one place where regions get their offsets. The caller has bounds-checked both numbers.
-    cdef uint64_t at = sizeof(Header)
-    g.pages = (capacity + PAGE - 1) // PAGE
-    g.max_runs = min(g.pages, max(max_objects // 16, <uint64_t>64))
-    g.buckets = PAGE // sizeof(Bucket)
-    while g.buckets * BUCKET_CELLS < 2 * max_objects:
-        g.buckets *= 2
-    g.steps = (max_objects + SLOTS_PER_STEP - 1) // SLOTS_PER_STEP
-    g.slot_words = (max_objects + 63) // 64
-    g.run_words = (g.max_runs + 63) // 64
-    g.pins_stride = g.steps * PAGE
-    g.pins_ready_words = (g.steps + 63) // 64
-
-    g.pool = reserve(&at, sizeof(Pool), PAGE)
-    g.rows = reserve(&at, MAX_ROWS * sizeof(Row), PAGE)
-    g.name_locks = reserve(&at, NAME_LOCKS * sizeof(NameLock), PAGE)
-    g.empty_bits = reserve(&at, bits_nbytes(max_objects), 64)
-    g.spare_bits = reserve(&at, bits_nbytes(max_objects), 64)
-    g.class_bits_stride = bits_nbytes(g.max_runs)
-    g.class_bits = reserve(&at, CLASSES * g.class_bits_stride, 64)
-    g.run_bits = reserve(&at, bits_nbytes(g.max_runs), 64)
-    g.pins_ready = reserve(&at, MAX_ROWS * g.pins_ready_words * 8, 64)
-    g.labels_ready = reserve(&at, g.pins_ready_words * 8, 64)
-    g.index_ready = reserve(&at, (g.buckets * sizeof(Bucket) // PAGE // 64 + 1) * 8, 64)
-    g.data_ready = reserve(&at, (g.pages * PAGE // CHUNK // 64 + 1) * 8, 64)
-    g.fixed_end = round_up(at, PAGE)
-    at = g.fixed_end
-    g.runs = reserve(&at, g.max_runs * sizeof(Run), PAGE)
-    g.slots = reserve(&at, g.steps * SLOTS_PER_STEP * sizeof(Slot), PAGE)
-    g.pins = reserve(&at, MAX_ROWS * g.pins_stride, PAGE)
-    g.labels = reserve(&at, g.steps * SLOTS_PER_STEP * sizeof(Label), PAGE)
-    g.index = reserve(&at, g.buckets * sizeof(Bucket), PAGE)
-    g.page_map = reserve(&at, (g.pages + 1) * sizeof(PageTag), PAGE)
-    g.used_bits = reserve(&at, (g.pages // 64 + 1) * 8, PAGE)     # committed with the page map
-    g.data = reserve(&at, g.pages * PAGE, HUGE_PAGE if g.pages * PAGE >= HUGE_PAGE else CHUNK)
-    g.file_size = at
-
-
-cdef inline uint64_t make_extent(uint64_t first, uint64_t pages) noexcept nogil:
-    return first << 32 | pages
-
-cdef inline uint64_t extent_first(uint64_t extent) noexcept nogil:
-    return extent >> 32
-
-cdef inline uint64_t extent_pages(uint64_t extent) noexcept nogil:
-    return <uint32_t>extent
-
-
-cdef inline int class_of(uint64_t nbytes) noexcept nogil:
-    # 0 < nbytes <= SMALL_LIMIT; blocks are multiples of 64 B, so that each is 64-byte aligned in
-    # its run
-    cdef uint64_t last, floor
-    if nbytes <= 512:
-        return <int>((nbytes - 1) // 64)
-    last = nbytes - 1
-    floor = 63 - clz64(last)
-    return <int>(8 + (floor - 9) * 8 + ((last - (<uint64_t>1 << floor)) >> (floor - 3)))
-
-
-cdef inline uint64_t class_nbytes(int size_class) noexcept nogil:
-    cdef uint64_t floor, step
-    if size_class < 8:
-        return (size_class + 1) * 64
-    floor = 9 + (size_class - 8) // 8
-    step = (size_class - 8) % 8 + 1
-    return (<uint64_t>1 << floor) + (step << (floor - 3))
-
-
-cdef inline uint64_t block_nbytes(Slot *slot) noexcept nogil:
-    if slot.extent:
-        return extent_pages(slot.extent) * PAGE
-    return class_nbytes(slot.size_class) if slot.run and slot.size_class < CLASSES else 0
+    STATIC_ASSERT(MAKER_WORDS * 64 == MAKERS)

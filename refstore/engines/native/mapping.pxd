@@ -7,10 +7,11 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from refstore.engines.native.layout cimport (
-    CAPACITY_LIMIT, CHUNK, class_nbytes, CLASSES, ENGINE_NATIVE, fingerprint, FORMAT_VERSION,
-    Header, HUGE_PAGE, Label, lay_out, MAGIC, MAX_ROWS, OBJECTS_LIMIT, PAGE, PageTag, Pool,
-    round_up, Run, Slot, SLOTS_PER_STEP,
+    CAPACITY_LIMIT, CHUNK, CLASSES, ENGINE_NATIVE, EVICT_NONE, EVICT_S3FIFO, FORMAT_VERSION, Header,
+    HUGE_PAGE, Label, MAGIC, MAX_ROWS, Meta, OBJECTS_LIMIT, PAGE, PageTag, Pool, Run, Slot,
+    SLOTS_PER_STEP,
 )
+from refstore.engines.native.geometry cimport class_nbytes, fingerprint, lay_out, round_up
 from refstore.engines.native.system cimport (
     allocate, close, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE,
     MAP_PRIVATE, MAP_SHARED, mmap, munmap, PROT_NONE, PROT_READ, PROT_WRITE, same_file,
@@ -78,7 +79,7 @@ cdef inline HeaderFault validate_header(const Header *h, uint64_t file_nbytes) n
     lay_out(h.capacity, h.max_objects, &v.g)
     if v.g.file_size != file_nbytes:
         return HEADER_TRUNCATED
-    if h.slots_used > h.max_objects or h.tag == 0 or h.tag >> 48:
+    if h.slots_used > h.max_objects or h.tag == 0 or h.tag >> 48 or h.evict > EVICT_S3FIFO:
         return HEADER_DAMAGED
     return HEADER_SOUND
 
@@ -114,6 +115,9 @@ cdef inline const char *claim_without_memory(View *v) noexcept nogil:
     if not marks_hold(v, bits_at(v, v.g.labels_ready), v.g.steps, v.g.labels,
                       SLOTS_PER_STEP * sizeof(Label)):
         return b"labels_ready"
+    if not marks_hold(v, bits_at(v, v.g.metas_ready), v.g.steps, v.g.metas,
+                      SLOTS_PER_STEP * sizeof(Meta)):
+        return b"metas_ready"
     if not marks_hold(v, bits_at(v, v.g.index_ready), (v.g.page_map - v.g.index) // PAGE, v.g.index,
                       PAGE):
         return b"index_ready"
@@ -201,5 +205,7 @@ cdef inline int map_store(View *v, const Header *h) noexcept nogil:
     v.tag = h.tag
     v.slot_limit = h.max_objects
     v.data_nbytes = v.g.file_size - v.g.data
+    v.evicts = h.evict != EVICT_NONE
+    v.has_queues = h.evict == EVICT_S3FIFO
     v.child_fd = v.recovery_fd = -1
     return 0

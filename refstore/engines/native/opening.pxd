@@ -8,9 +8,10 @@ from libc.string cimport memcpy
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.layout cimport (
-    CAPACITY_LIMIT, FLAG_TEMPORARY, FORMAT_VERSION, Geometry, Header, lay_out, LIVE_WORDS,
-    LOCK_BOOT, LOCK_CREATOR, MAX_ROWS, OBJECTS_LIMIT, PAGE, Row,
+    CAPACITY_LIMIT, COMMAND_NBYTES, FLAG_TEMPORARY, FORMAT_VERSION, Header, LIVE_WORDS, LOCK_BOOT,
+    LOCK_CREATOR, MAX_ROWS, OBJECTS_LIMIT, PAGE, Row,
 )
+from refstore.engines.native.geometry cimport Geometry, lay_out
 from refstore.engines.native.system cimport (
     allocate, byte_is_locked, close, getpid, high_descriptor, lock_byte, locks_bytes, MAP_FAILED,
     MAP_SHARED, mmap, munmap, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, reopen,
@@ -74,8 +75,9 @@ cdef inline bytes boot_id():
 
 
 cdef inline int fill_file(int fd, str path, uint64_t capacity, uint64_t max_objects,
-                          bint temporary) except -1:
+                          bint temporary, unsigned int evict) except -1:
     import os
+    import time
     from refstore import _limits
     cdef:
         Geometry g
@@ -89,6 +91,8 @@ cdef inline int fill_file(int fd, str path, uint64_t capacity, uint64_t max_obje
     if failed:
         raise _limits.no_room_for_tables(path, fd, g.fixed_end, capacity, max_objects, failed)
     fill_header(&h, capacity, max_objects, FLAG_TEMPORARY if temporary else 0, entropy, boot)
+    h.evict = evict
+    h.made_at = <uint64_t>time.time()
     os.pwrite(fd, PyBytes_FromStringAndSize(<char*>&h, sizeof(Header)), 0)
     if temporary:
         lock_byte(fd, LOCK_CREATOR)
@@ -96,7 +100,7 @@ cdef inline int fill_file(int fd, str path, uint64_t capacity, uint64_t max_obje
 
 
 cdef inline int new_file(str path, uint64_t capacity, uint64_t max_objects, int mode,
-                         bint temporary) except -1:
+                         bint temporary, unsigned int evict) except -1:
     # The file has no name until it is whole, so nobody ever sees half a store and a creator that
     # dies leaves nothing.
     import os
@@ -107,9 +111,9 @@ cdef inline int new_file(str path, uint64_t capacity, uint64_t max_objects, int 
     fd = os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
     try:
         os.fchmod(fd, mode)
-        fill_file(fd, path, capacity, max_objects, temporary)
+        fill_file(fd, path, capacity, max_objects, temporary, evict)
         if getpid() != creator:
-            raise not_the_same()
+            raise not_the_same(path)
         failed = link_unnamed(fd, os.fsencode(path))
         if failed:
             raise OSError(failed, os.strerror(failed), path)
@@ -218,7 +222,7 @@ cdef inline int join(View *v, int fd, const Header *h, str path) except -1:
 
 
 cdef inline bytes own_command():
-    return beginning_of("/proc/self/cmdline", 200).replace(b"\0", b" ")[:39]
+    return beginning_of("/proc/self/cmdline", 400).replace(b"\0", b" ")[:COMMAND_NBYTES - 1]
 
 
 cdef inline void identify(Row *row, bytes command) noexcept:

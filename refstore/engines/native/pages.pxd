@@ -10,7 +10,8 @@ from libc.stdint cimport int64_t, uint64_t
 
 from refstore.engines.native.atomics cimport assign, cas_acq_rel, load_acquire, load_relaxed
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_MORE
-from refstore.engines.native.layout cimport PAGE, PageTag, Pool, round_up
+from refstore.engines.native.layout cimport PAGE, PageTag, Pool
+from refstore.engines.native.geometry cimport round_up
 from refstore.engines.native.view cimport damage, file_of, map_end, top_of, View
 from refstore.engines.native.memory cimport commit
 from refstore.engines.native.bins cimport (

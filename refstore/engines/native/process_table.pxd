@@ -11,9 +11,10 @@ from refstore.engines.native.atomics cimport (
     load_seq_cst, store_release,
 )
 from refstore.engines.native.layout cimport KEPT, MAX_ROWS, Row, ROW_ATTACHED, SLOTS_PER_STEP
-from refstore.engines.native.system cimport lock_byte
+from refstore.engines.native.system cimport lock_byte, now_ns
 from refstore.engines.native.view cimport is_ready, pins_of, pins_ready_of, row_at, slots_used, View
 from refstore.engines.native.memory cimport commit_pins, ensure_pins_committed
+from refstore.engines.native.ages cimport start_clock
 
 cdef enum:
     STEPS_AT_ATTACH = 16            # 64 KiB of pins
@@ -51,6 +52,10 @@ cdef inline void join_row(View *v, uint64_t r) noexcept nogil:
     assign(row.pid, 0)          # the last owner's, which messages would name
     assign(row.recoverer, 0)
     assign(row.has_children, 0)
+    assign(row.waits_for, 0)
+    assign(row.waiting, 0)
+    assign(row.owns_any, 0)
+    assign(row.maker, 0)
     memset(row.command, 0, sizeof(row.command))
     failpoint()
     store_release(&row.state, ROW_ATTACHED)                              # [row]
@@ -67,6 +72,10 @@ cdef inline void use_row(View *v, uint64_t r) noexcept nogil:
         v.pins_ready[step] = is_ready(pins_ready_of(v, r), step)
     memset(v.current, 0, sizeof(v.current))
     memset(v.recent, 0, sizeof(v.recent))
+    v.has_looked_for_maker = False
+    v.maker = 0
+    v.turn_of = 0
+    start_clock(v, now_ns() ^ r << 48)
     v.kept = 0                  # this and what follows: a forked child has its parent's
     v.loss = 0
     v.has_warned = False

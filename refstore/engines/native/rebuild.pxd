@@ -10,16 +10,16 @@ from refstore.engines.native.atomics cimport (
     assign, load_acquire, load_acquire_u32, popcount64, store_relaxed_u32, store_release,
 )
 from refstore.engines.native.layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, PageTag,
-    PUBLISHING, RETIRED, Run, RUN_BLOCKS, SEALED, Slot,
+    CLASSES, CONDEMNED, FREE, HELD, LIVE_STATES, PAGE, PageTag, RETIRED, Run, RUN_BLOCKS, Slot,
 )
+from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport map_end, run_is_sound, runs_used, slots_used, View
 from refstore.engines.native.slots cimport restore_hint, restore_run_hints, word_state
-from refstore.engines.native.bins cimport insert_free, mark_unused, mark_used, next_page
+from refstore.engines.native.bins cimport insert_free, mark_unused, mark_used, name_owner, next_page
 
 cdef inline bint has_bytes(uint64_t state) noexcept nogil:
     # whether the slot's offset and size are those of an object
-    return state == SEALED or state == CONDEMNED or state == PUBLISHING
+    return (LIVE_STATES | 1 << CONDEMNED) >> state & 1 != 0
 
 
 cdef inline Run *run_of(View *v, uint64_t i) noexcept nogil:
@@ -93,14 +93,17 @@ cdef inline uint64_t use_pages(View *v, uint64_t first, uint64_t pages) noexcept
     return end
 
 
-cdef inline uint64_t use_block(View *v, Slot *slot) noexcept nogil:
+cdef inline uint64_t use_block(View *v, uint64_t i) noexcept nogil:
     # Pages by what the slot owns, and by where the bytes of its object lie: one of them may be
     # damaged.
+    cdef Slot *slot = &v.slots[i]
     # [seal] before what it says of its bytes
     cdef bint holds = has_bytes(word_state(load_acquire(&slot.word)))
     cdef uint64_t end = 0, at = slot.offset - v.g.data, nbytes
     if slot.extent:
         end = use_pages(v, extent_first(slot.extent), extent_pages(slot.extent))
+        if end:
+            name_owner(v, extent_first(slot.extent), i + 1, 0)
     nbytes = min(slot.nbytes, v.g.pages * PAGE) + slot.spill_nbytes
     if slot.extent or slot.run:
         nbytes = min(nbytes, block_nbytes(slot))
@@ -109,15 +112,20 @@ cdef inline uint64_t use_block(View *v, Slot *slot) noexcept nogil:
     return end
 
 
-cdef inline uint64_t use_run(View *v, Run *run) noexcept nogil:
+cdef inline uint64_t use_run(View *v, uint64_t r) noexcept nogil:
     # If a slot has a block of it; else it is none any more, and half made or half dissolved.
+    cdef Run *run = &v.runs[r]
+    cdef uint64_t end
     cdef uint64_t size_class = (run.live - 1) % CLASSES
     if run_is_sound(v, run, run.live):
         assign(run.unowned, run.unowned & ~<uint64_t>0 >> (RUN_BLOCKS - run.blocks))
         if <uint64_t>popcount64(run.unowned) < run.blocks:
             assign(v.pool.orphans, v.pool.orphans + <uint64_t>popcount64(run.unowned))
             assign(v.pool.class_pages[size_class], v.pool.class_pages[size_class] + run.pages)
-            return use_pages(v, run.first, run.pages)
+            end = use_pages(v, run.first, run.pages)
+            if end:
+                name_owner(v, run.first, 0, r + 1)
+            return end
     store_release(&run.live, 0)                                          # [run]
     assign(run.twin, 0)
     return 0
@@ -129,9 +137,9 @@ cdef inline uint64_t use_all(View *v) noexcept nogil:
     own_blocks(v, True)
     own_blocks(v, False)
     for i in range(slots_used(v)):
-        end = max(end, use_block(v, &v.slots[i]))
+        end = max(end, use_block(v, i))
     for i in range(runs_used(v)):
-        end = max(end, use_run(v, &v.runs[i]))
+        end = max(end, use_run(v, i))
     return end
 
 

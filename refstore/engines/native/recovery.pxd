@@ -8,18 +8,20 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    assign, fetch_add_relaxed, fetch_and_seq_cst, load_acquire, load_relaxed, load_relaxed_u32,
-    load_seq_cst, store_relaxed, store_release, store_seq_cst_u32,
+    assign, cas_acq_rel, fetch_add_relaxed, fetch_and_seq_cst, load_acquire, load_relaxed,
+    load_relaxed_u32, load_seq_cst, load_seq_cst_u32, store_relaxed, store_release,
+    store_seq_cst_u32,
 )
 from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_EXISTS, ERR_HELD, ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, kind_of_error,
     left_behind,
 )
 from refstore.engines.native.layout cimport (
-    block_nbytes, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FREE, HELD, KEPT, MAX_ROWS,
-    NAME_LOCKS, PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot,
+    CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FREE, HELD, KEPT, MAX_ROWS, NAME_LOCKS,
+    NameLock, OFFERED, PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot,
     SLOTS_PER_STEP, WRITING,
 )
+from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.system cimport (
     byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
 )
@@ -29,12 +31,14 @@ from refstore.engines.native.view cimport (
 )
 from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
+from refstore.engines.native.waiting cimport announce, announce_room
 from refstore.engines.native.slots cimport (
     condemn, end_publishing, free_slot, reap_condemned, REAPED, restore_hint, restore_run_hints,
-    unclaim, word_generation, word_row, word_state,
+    unclaim, withdraw, word_generation, word_row, word_state,
 )
 from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.names cimport find_cell, make_cell
+from refstore.engines.native.owners cimport delete_owned, is_sealed
 from refstore.engines.native.process_table cimport (
     ensure_first_pins_committed, join_row, mark_live, use_row,
 )
@@ -72,17 +76,29 @@ cdef inline void finish_dead_publish(View *v, uint64_t i, uint64_t word) noexcep
         condemn_dead(v, i, word)
 
 
+cdef inline void delete_if_owned(View *v, uint64_t i, uint64_t dead) noexcept nogil:
+    cdef uint64_t nbytes = block_nbytes(&v.slots[i])
+    cdef uint64_t word = load_seq_cst(&v.slots[i].word)                  # [seal]
+    if is_sealed(word) and delete_owned(v, i, word, dead) == 0:
+        v.recovered.nbytes += nbytes
+
+
 cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
     # Over every slot, not only those that the dead one pinned: it may have died between its last
     # unpin and the look at the word that follows it.
     cdef:
         uint64_t i, word, state, nbytes = 0
+        bint owned = dead < MAX_ROWS and row_at(v, dead).owns_any != 0
         Slot *slot
     for i in range(slots_used(v)):
         slot = &v.slots[i]
         word = load_seq_cst(&slot.word)                                  # [free] [seal] [pin]
         state = word_state(word)
-        if state == SEALED:
+        if state == SEALED or state == OFFERED:
+            if state == OFFERED and word_row(word) == dead:
+                withdraw(v, i, word)
+            if owned:
+                delete_if_owned(v, i, dead)
             continue
         if state == FREE or state == RETIRED:
             restore_hint(v, i, slot)
@@ -98,16 +114,26 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
                 unclaim(v, i)
             elif state == PUBLISHING:
                 finish_dead_publish(v, i, word)
+                if owned:
+                    delete_if_owned(v, i, dead)
     if dead < MAX_ROWS:         # else what came free was nobody's
         v.recovered.nbytes += nbytes
     restore_run_hints(v)
 
 
 cdef inline void release_locks(View *v, uint64_t dead) noexcept nogil:
+    # Whoever may sleep is told, at any name: what the dead one has changed without a word, it need
+    # not have locked, and who recovered it before us may have died just so.
     cdef uint64_t k
+    cdef NameLock *stripe
+    cdef bint is_locked, is_watched = load_seq_cst_u32(&v.header.any_until) != 0     # [wait]
     for k in range(<uint64_t>NAME_LOCKS):
-        if load_acquire(&name_lock_at(v, k).lock) == dead + 1:           # [lock]
-            unlock(&name_lock_at(v, k).lock)
+        stripe = name_lock_at(v, k)
+        is_locked = load_acquire(&stripe.lock) == dead + 1               # [lock]
+        if is_locked or is_watched or load_seq_cst_u32(&stripe.awake_until):     # [wait]
+            announce(v, stripe)
+        if is_locked:
+            unlock(&stripe.lock)
             v.recovered.locks += 1
 
 
@@ -131,6 +157,8 @@ cdef inline void recover_locked(View *v, uint64_t dead) noexcept nogil:
     v.recovered.pins += zero_pins(v, dead, 0)
     sweep(v, dead)
     release_locks(v, dead)
+    cas_acq_rel(&v.pool.turn, &owner, 0)                                 # [lock]
+    announce_room(v)
     free_row(v, dead)
     count(v, COUNT_RECOVERIES, 1)
 

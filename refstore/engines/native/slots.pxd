@@ -12,24 +12,20 @@ from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
     cas_acq_rel, cas_seq_cst, ctz64, fetch_add_seq_cst_u32, fetch_or_release, fetch_or_seq_cst,
     fetch_sub_seq_cst_u32, load_acquire, load_relaxed, load_seq_cst, load_seq_cst_u32,
-    store_relaxed, store_release, store_seq_cst,
+    store_relaxed, store_release, store_seq_cst, unlikely,
 )
 from refstore.engines.native.error_codes cimport ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, with_blocker
 from refstore.engines.native.layout cimport (
-    CLASSES, CONDEMNED, FREE, GENERATION_LAST, KEPT, LIVE_WORDS, PUBLISHING, RECLAIMING, RETIRED,
-    RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
+    CLASSES, CONDEMNED, COUNT_RESCUES, FREE, GENERATION_LAST, KEPT, LIVE_STATES, LIVE_WORDS,
+    OFFERED, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.view cimport (
-    bits_at, class_bits_at, is_ready, pins_are_committed, pins_of, pins_ready_of, RECENT,
+    bits_at, class_bits_at, count, is_ready, pins_are_committed, pins_of, pins_ready_of, RECENT,
     run_is_there, runs_used, slots_used, View,
 )
 from refstore.engines.native.bitmap cimport hint_restore, hint_set
 from refstore.engines.native.memory cimport ensure_pins_committed
-
-cdef extern from *:
-    # Cython's own macro: keeps what is rare off the path of a get
-    bint unlikely(bint condition) noexcept nogil
-
+from refstore.engines.native.waiting cimport announce_room
 
 cdef enum:
     REAPED = -1  # the result of a reap; 0: there was none; else row + 1 of who pins the block
@@ -54,8 +50,14 @@ cdef inline uint64_t word_generation(uint64_t word) noexcept nogil:
     return word >> 16
 
 
+cdef inline bint is_live(uint64_t word, uint64_t generation) noexcept nogil:
+    # whether there is such an object
+    return word_generation(word) == generation and LIVE_STATES >> word_state(word) & 1 != 0
+
+
 cdef inline bint is_readable(uint64_t word, uint64_t generation) noexcept nogil:
-    # PUBLISHING is whole, and only the index leads to it
+    # Whether a pin that stands holds the object. PUBLISHING is whole, and only the index leads to
+    # it; what is OFFERED goes unless it is rescued.
     return word_generation(word) == generation and (
         word_state(word) == SEALED or word_state(word) == PUBLISHING)
 
@@ -76,6 +78,7 @@ cdef inline void give_hint(View *v, uint64_t i, uint64_t extent, uint64_t run, u
     # Tells allocators where slot `i`, just FREE, is to be found. The word is FREE before this is
     # called: an allocator that takes the hint first and then sees the slot in use drops the hint.
     cdef uint64_t before
+    v.is_full = False
     if extent:
         hint_set(bits_at(v, v.g.spare_bits), v.g.slot_words, i)
         v.recent[i % RECENT] = <uint32_t>(i + 1)
@@ -121,6 +124,19 @@ cdef inline void free_slot(View *v, uint64_t i) noexcept nogil:
     else:
         store_release(&slot.word, make_word(generation + 1, FREE, 0))    # [free]
     give_hint(v, i, extent, run, block, size_class)
+    announce_room(v)
+
+
+cdef inline bint reuse_slot(View *v, uint64_t i) noexcept nogil:
+    # As free_slot() and a claim at once, for who evicts in order to put. False: that was the last
+    # generation.
+    cdef uint64_t generation = word_generation(load_relaxed(&v.slots[i].word))  # relaxed: ours
+    if generation == GENERATION_LAST:
+        free_slot(v, i)
+        return False
+    store_relaxed(&v.slots[i].mask, 0)  # relaxed: as in free_slot()
+    store_release(&v.slots[i].word, make_word(generation + 1, WRITING, v.row))  # [free]
+    return True
 
 
 cdef inline uint64_t pinned_by(View *v, uint64_t i) noexcept nogil:
@@ -146,21 +162,27 @@ cdef inline uint64_t pinned_by(View *v, uint64_t i) noexcept nogil:
     return ours
 
 
-cdef inline int64_t try_reap(View *v, uint64_t i, uint64_t word) noexcept nogil:
-    # `word` was CONDEMNED when loaded. The CAS on the whole word fails for a reaper that slept
-    # through a reuse.
-    cdef uint64_t blocker, moves = load_seq_cst(&v.header.moves)         # [pin]
+cdef inline uint64_t pinned_at_all(View *v, uint64_t i) noexcept nogil:
+    # As pinned_by(), for who has changed the word so that new pins are seen, and acts if it is 0.
+    cdef uint64_t blocker = 0, moves = load_seq_cst(&v.header.moves)     # [pin]
     cdef uint64_t before = moves + 1
-    while moves != before:
+    while moves != before and blocker == 0:
         # A fork moves pins to a row that we may have passed already, and its parent may then let go
         # of its own; it counts itself in between. Each turn but the first means that somebody has
         # forked.
         before = moves
         blocker = pinned_by(v, i)
-        if blocker:
-            return <int64_t>blocker
         moves = load_seq_cst(&v.header.moves)                            # [pin]
     failpoint()
+    return blocker
+
+
+cdef inline int64_t try_reap(View *v, uint64_t i, uint64_t word) noexcept nogil:
+    # `word` was CONDEMNED when loaded. The CAS on the whole word fails for a reaper that slept
+    # through a reuse.
+    cdef uint64_t blocker = pinned_at_all(v, i)
+    if blocker:
+        return <int64_t>blocker
     # [pin] whoever had a pin has given it up, and reads no more
     if not cas_seq_cst(&v.slots[i].word, &word,
                        make_word(word_generation(word), RECLAIMING, v.row)):
@@ -218,6 +240,24 @@ cdef inline int pin(View *v, uint64_t i, uint64_t generation) noexcept nogil:
         word = load_seq_cst(&slot.word)                                  # [pin]
         if is_readable(word, generation):
             return 0
+    return pin_offered(v, i, generation)
+
+
+cdef inline int pin_offered(View *v, uint64_t i, uint64_t generation) noexcept nogil:
+    # What is offered for eviction and read is rescued: the word goes back to SEALED, by us or by
+    # who offered it, and the pin stands. Our mark is there before: the next offer's scan looks for
+    # it.
+    cdef Slot *slot = &v.slots[i]
+    cdef uint64_t word = load_seq_cst(&slot.word)                        # [pin] [seal]
+    while is_live(word, generation):
+        fetch_or_seq_cst(&slot.mask, v.row_bit)                          # [pin]
+        if word_state(word) != OFFERED:
+            word = load_seq_cst(&slot.word)                              # [pin]
+            if is_readable(word, generation):
+                return 0
+        elif cas_seq_cst(&slot.word, &word, make_word(generation, SEALED, 0)):   # [pin]
+            count(v, COUNT_RESCUES, 1)
+            return 0
     # not just undone: a reaper may have seen this pin and left the block to us
     return with_blocker(ERR_NOT_FOUND, unpin(v, i))
 
@@ -229,7 +269,7 @@ cdef inline void pin_own(View *v, uint64_t i) noexcept nogil:
 
 
 cdef inline int condemn(View *v, uint64_t i, uint64_t generation, bint name_is_ours) noexcept nogil:
-    # SEALED -> CONDEMNED. From now on no get finds it; the caller unindexes and reaps.
+    # Live -> CONDEMNED. From now on no get finds it; the caller unindexes and reaps.
     # `name_is_ours`: we hold the lock of its name, so nobody publishes it, and a word that says so
     # is wrong.
     cdef uint64_t word
@@ -239,11 +279,36 @@ cdef inline int condemn(View *v, uint64_t i, uint64_t generation, bint name_is_o
     while word_generation(word) == generation:
         if word_state(word) == PUBLISHING and not name_is_ours:
             return ERR_BUSY         # its publisher is half way; wait for the name's lock
-        if not is_readable(word, generation):
+        if not is_live(word, generation):
             return ERR_NOT_FOUND
         if cas_seq_cst(&v.slots[i].word, &word, make_word(generation, CONDEMNED, 0)):    # [pin]
             return 0
     return ERR_NOT_FOUND
+
+
+cdef inline bint withdraw(View *v, uint64_t i, uint64_t word) noexcept nogil:
+    # OFFERED -> SEALED: by who offered the object, or recovers it. False if it was rescued, or
+    # deleted.
+    return cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), SEALED, 0))  # [pin]
+
+
+cdef inline uint64_t offer(View *v, uint64_t i, uint64_t word) noexcept nogil:
+    # Takes an object from its readers-to-be: `word` was SEALED when loaded. Returns the word, which
+    # is OFFERED to us, or 0 if somebody pins it or was quicker. To be taken or withdrawn before the
+    # GIL is given up, since another thread of ours would offer by the same word.
+    cdef uint64_t offered = make_word(word_generation(word), OFFERED, v.row)
+    if not cas_seq_cst(&v.slots[i].word, &word, offered):                # [pin]
+        return 0
+    if pinned_at_all(v, i) == 0:
+        return offered
+    withdraw(v, i, offered)
+    return 0
+
+
+cdef inline bint take_offered(View *v, uint64_t i, uint64_t offered) noexcept nogil:
+    # OFFERED -> RECLAIMING, ours. A store would not do: it may have been rescued since the scan.
+    return cas_seq_cst(&v.slots[i].word, &offered,
+                       make_word(word_generation(offered), RECLAIMING, v.row))   # [pin]
 
 
 cdef inline int64_t reap_condemned(View *v, uint64_t i) noexcept nogil:

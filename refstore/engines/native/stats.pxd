@@ -6,14 +6,14 @@ from libc.stdlib cimport calloc, free
 
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed, load_relaxed_u32
 from refstore.engines.native.layout cimport (
-    block_nbytes, CHUNK, CONDEMNED, extent_first, extent_pages, FREE, HELD, PAGE, PUBLISHING,
-    RETIRED, ROW_LEFT, Run, SEALED, Slot, SLOTS_PER_STEP,
+    CHUNK, CONDEMNED, FREE, HELD, PAGE, PUBLISHING, RETIRED, ROW_LEFT, Run, Slot, SLOTS_PER_STEP,
 )
+from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
     bits_at, is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, run_is_there,
     slots_used, View,
 )
-from refstore.engines.native.slots cimport is_readable, pinned_by, word_generation, word_state
+from refstore.engines.native.slots cimport is_live, pinned_by, word_generation, word_state
 from refstore.engines.native.names cimport find_cell, make_cell, name_hash, NAME_WORDS, read_label
 from refstore.engines.native.recovery cimport row_is_dead
 
@@ -121,6 +121,16 @@ cdef inline uint64_t count_processes(View *v) noexcept nogil:
     return n
 
 
+cdef inline uint64_t count_waiting(View *v) noexcept nogil:
+    # processes
+    cdef uint64_t n = 0
+    cdef int64_t row = next_live_row(v, 0)
+    while row >= 0:
+        n += row_at(v, <uint64_t>row).waiting != 0 and not row_is_dead(v, <uint64_t>row)
+        row = next_live_row(v, <uint64_t>row + 1)
+    return n
+
+
 cdef inline uint64_t count_all(View *v, int counter) noexcept nogil:
     cdef uint64_t n = load_relaxed(&v.header.totals[counter])  # relaxed: statistics
     cdef int64_t row = next_live_row(v, 0)
@@ -145,7 +155,7 @@ cdef inline bint is_visible(View *v, uint64_t i, uint64_t word) noexcept nogil:
     cdef uint64_t hashed = v.slots[i].name_hash
     if word_state(word) == PUBLISHING:
         return find_cell(v, make_cell(i, word_generation(word), hashed), hashed) != NULL
-    return word_state(word) == SEALED
+    return is_live(word, word_generation(word))
 
 
 cdef inline int64_t next_live(View *v, uint64_t i, uint64_t *generation) noexcept nogil:
@@ -173,7 +183,7 @@ cdef inline str slot_name(View *v, uint64_t i, uint64_t generation):
     cdef const char *label = <const char*>words
     cdef uint64_t hashed = load_acquire(&v.slots[i].name_hash)           # [seal]
     cdef bint found = read_label(v, i, words, NAME_WORDS)
-    if not is_readable(load_acquire(&v.slots[i].word), generation) or hashed == 0:      # [seal]
+    if not is_live(load_acquire(&v.slots[i].word), generation) or hashed == 0:  # [seal]
         return None
     if not found or name_hash(v, <const uint8_t*>label + 1, <uint8_t>label[0]) != hashed:
         raise damaged_label(v, i)

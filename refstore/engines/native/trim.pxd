@@ -5,16 +5,15 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from refstore.engines.native.atomics cimport assign
-from refstore.engines.native.layout cimport (
-    BINS, CHUNK, extent_first, extent_pages, HELD, HUGE_PAGE, make_extent, PAGE,
-)
+from refstore.engines.native.layout cimport BINS, CHUNK, HELD, HUGE_PAGE, PAGE
+from refstore.engines.native.geometry cimport extent_first, extent_pages, make_extent
 from refstore.engines.native.system cimport punch_hole
 from refstore.engines.native.view cimport bits_at, file_of, map_end, top_of, View
 from refstore.engines.native.memory cimport clear_ready, next_ready, next_unready
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport unclaim
 from refstore.engines.native.bins cimport (
-    are_used, BROKEN, heads_bin, insert_free, is_listed, mark_used,
+    are_used, BROKEN, heads_bin, insert_free, is_listed, mark_used, name_owner,
 )
 from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.pages cimport free_pages, take_piece
@@ -97,6 +96,7 @@ cdef inline int trim_piece(View *v, uint64_t slot, uint64_t extent, uint64_t fir
         # what finds the slot later compares the two
         assign(v.slots[slot].offset, v.g.data + first * PAGE)
         assign(v.slots[slot].extent, make_extent(first, pages))
+        name_owner(v, first, slot + 1, 0)
     unlock(&v.pool.lock)
     if not taken:
         return 0

@@ -1,16 +1,17 @@
 # One process's view of one store file: where its parts are mapped, which row it holds, what it
 # remembers.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from refstore.engines.native.atomics cimport (
     ctz64, load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed,
 )
 from refstore.engines.native.error_codes cimport ERR_DAMAGED
 from refstore.engines.native.layout cimport (
-    Bucket, CLASSES, extent_first, extent_pages, Geometry, Header, KEPT, Label, LIVE_WORDS,
-    NameLock, PAGE, PageTag, Pool, Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
+    Bucket, CLASSES, Header, KEPT, Label, LIVE_WORDS, Maker, Meta, NameLock, PAGE, PageTag, Pool,
+    Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
 )
+from refstore.engines.native.geometry cimport extent_first, extent_pages, Geometry
 from refstore.engines.native.system cimport close, high_descriptor, O_RDWR, open_file, same_file
 
 cdef enum:
@@ -53,6 +54,15 @@ cdef struct View:
     uint8_t *pins_ready         # by step: our row's pins are committed
     uint64_t runs_seen          # run records below this are committed
     uint64_t data_nbytes
+    bint evicts                 # what does not say otherwise may be evicted
+    bint has_queues             # by s3fifo: gets count, where else they say when
+    uint64_t random             # never 0
+    # what a put found full lately, in a store with a policy
+    bint is_full                # nothing has come free by us since
+    uint32_t full_at            # tick
+    uint64_t full_nbytes        # for so many bytes, and for more
+    int full_error
+    uint64_t next_tick          # bytes that we shall have put when the clock of ages moves on
     uint32_t class_sizes[256]   # bytes of a block by size_class, 0 of those that are none
     uint32_t current[CLASSES]   # run + 1 that we cut from, or 0
     uint32_t recent[RECENT]     # slots + 1 whose extents we freed last
@@ -62,8 +72,12 @@ cdef struct View:
     int recovery_fd             # has a dead row's lock while that is recovered, else -1
     int loss                    # why a child had to go without a row, or 0: none had to
     bint has_warned             # of that
+    bint has_looked_for_maker
+    uint16_t maker              # + 1: our entry of `makers`, or 0: there was none
     uint64_t kept               # blocks that are KEPT in our row
     uint64_t forks_seen         # of those that took nothing for their children
+    uint64_t waits_for_room     # calls that ever did
+    uint64_t turn_of            # which of these has the turn among those of all processes, or 0
     bint dirty                  # something of ours can only come back as a dead process's does
     const char *damaged         # what the last ERR_DAMAGED found, with a place for a number
     uint64_t damaged_number
@@ -84,6 +98,12 @@ cdef inline Row *row_at(View *v, uint64_t row) noexcept nogil:
 
 cdef inline NameLock *name_lock_at(View *v, uint64_t i) noexcept nogil:
     return <NameLock*>(v.base + v.g.name_locks) + i
+
+cdef inline Maker *maker_at(View *v, uint64_t i) noexcept nogil:
+    return <Maker*>(v.base + v.g.makers) + i
+
+cdef inline Meta *meta_at(View *v, uint64_t slot) noexcept nogil:
+    return <Meta*>(v.base + v.g.metas) + slot
 
 cdef inline Label *label_at(View *v, uint64_t slot) noexcept nogil:
     return <Label*>(v.base + v.g.labels) + slot
@@ -204,6 +224,10 @@ cdef inline bint is_ready(uint64_t *bits, uint64_t i) noexcept nogil:
 
 cdef inline bint labels_are_committed(View *v, uint64_t slot) noexcept nogil:
     return is_ready(bits_at(v, v.g.labels_ready), slot // SLOTS_PER_STEP)
+
+
+cdef inline bint metas_are_committed(View *v, uint64_t slot) noexcept nogil:
+    return is_ready(bits_at(v, v.g.metas_ready), slot // SLOTS_PER_STEP)
 
 
 cdef inline bint pins_are_committed(View *v, uint64_t slot) noexcept nogil:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
+import hashlib
 import os
 from typing import NamedTuple
+
+from tests.fuzz import layout
 
 PAGE = 4096
 LIVE_WORDS_AT = 320  # Header.live_words
 LIVE_AT, LIVE_NBYTES = 384, 128  # Header.live: a bit for each row in use
-ROWS_AT, ROW_NBYTES, MAX_ROWS = 8192, 128, 1024  # Row.state comes first
-PID = slice(8, 16)  # of a row: its process's, and that of who recovers it
+ROWS_AT, ROW_NBYTES, MAX_ROWS = 8192, 320, 1024  # Row.state comes first
+MAKERS_AT, MAKER_NBYTES, MAKERS = 401408, 144, 4096  # Maker.taken comes first
+VOLATILE = {  # pids and times, which no two runs have in common
+    "Row": ("pid", "recoverer"),
+    "Maker": ("taken", "pid"),
+    "Slot": ("created",),
+}
 _ZEROS = bytes(PAGE)
 
 
@@ -23,6 +33,32 @@ class Image(NamedTuple):
         """The rows in use."""
         bits = int.from_bytes(self.pieces[0][1][LIVE_AT : LIVE_AT + LIVE_NBYTES], "little")
         return [row for row in range(8 * LIVE_NBYTES) if bits >> row & 1]
+
+    def mark(self) -> bytes:
+        """The same for files that differ in nothing but pids and times."""
+        header = layout.structs()["Header"].from_buffer_copy(self.pieces[0][1])
+        volatile = _volatile(header.capacity, header.max_objects)  # type: ignore[attr-defined]
+        found = hashlib.blake2b(digest_size=16)
+        for at, data in self.pieces:
+            found.update(at.to_bytes(8, "little"))
+            masked = bytearray(data)
+            first = bisect.bisect_left(volatile, (at, 0))
+            for place, nbytes in volatile[first : bisect.bisect(volatile, (at + len(data), 0))]:
+                masked[place - at : place - at + nbytes] = bytes(nbytes)
+            found.update(masked)
+        return found.digest()
+
+
+@functools.cache
+def _volatile(capacity: int, max_objects: int) -> list[tuple[int, int]]:
+    """Where VOLATILE lies, and how many bytes it is each time; rising."""
+    return sorted(
+        (table.at + entry * table.stride + field.at, field.width)
+        for table in layout.native(capacity, max_objects).tables
+        for field in table.fields
+        if field.name in VOLATILE.get(table.name, ())
+        for entry in range(table.entries)
+    )
 
 
 def take(path: str) -> Image:

@@ -35,7 +35,10 @@ from tests.native.crash.operations import BY_NAME, Operation
 from tests.native.crash.scenarios import Others, Scenario, all_scenarios, scenario_named
 from tests.native.crash.trial import Fault, Point, Stage
 
-SCENARIOS = {"populated", "condemned_die", "mid_replace_die", "mid_change_die", "full"}
+SCENARIOS = {
+    *("populated", "condemned_die", "mid_replace_die", "mid_change_die", "full"),
+    *("owner_die", "mid_leave_die"),
+}
 WORK = [
     "get",
     "get_by_ref",
@@ -50,6 +53,7 @@ WORK = [
     "replace",
     "recover",
 ]
+OWNERS = ["adopt", "disown", "recover", "delete_small"]  # what is done with what a dead one owned
 MEET_THE_DEAD = {"recover", "replace", "put_large", "delete_small"}  # in scenarios whose others die
 TO_THE_END, KILL, STOP = "to its end", "kill", "stop"
 
@@ -170,7 +174,7 @@ class Director:
 def pairs_in(scenario: Scenario, only: str) -> Iterator[tuple[Operation, Operation]]:
     """What is tried in that scenario."""
     if scenario.name in SCENARIOS:
-        for a, b in itertools.product(WORK, WORK):
+        for a, b in itertools.product(OWNERS if scenario.theirs else WORK, repeat=2):
             if scenario.others is Others.DIE and not {a, b} & MEET_THE_DEAD:
                 continue
             if re.search(only, f"{scenario.name} {a} {b}"):

@@ -6,7 +6,7 @@ import mmap
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import refstore
 
@@ -61,22 +61,25 @@ class Ledger:
 
 
 class AccountedStore(refstore.Store):
-    """A store whose unnamed puts and deletes by ref are entered into a ledger."""
+    """A store whose unnamed puts and deletes by ref are entered into a ledger.
+
+    So is what is disowned by ref: it is nobody's from then on.
+    """
 
     ledger: Ledger
 
     def put(
-        self,
-        obj: object,
-        *,
-        name: str | None = None,
-        replace: bool = False,
-        timeout: float | None = 0,
+        self, obj: object, *, name: str | None = None, owned: bool = False, **terms: Any
     ) -> refstore.ObjectRef:
-        ref = super().put(obj, name=name, replace=replace, timeout=timeout)
-        if name is None:
+        ref = super().put(obj, name=name, owned=owned, **terms)
+        if name is None and not owned:
             self.ledger.enter(ref, obj)
         return ref
+
+    def disown(self, key: refstore.ObjectRef | str) -> None:
+        super().disown(key)
+        if not isinstance(key, str):
+            self.ledger.enter(key, None)
 
     def delete(self, key: refstore.ObjectRef | str) -> None:
         if not isinstance(key, str):

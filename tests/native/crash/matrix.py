@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import itertools
 import os
 import random
@@ -34,7 +33,7 @@ from tests.native.crash.operations import BY_NAME, OPERATIONS, Operation
 from tests.native.crash.scenarios import Scenario, all_scenarios, scenario_named
 from tests.native.crash.trial import RECOVERY, Fault, Point, Stage
 
-SCENARIOS = 16  # among which a sample of three deaths is shared out
+SCENARIOS = 22  # among which a sample of three deaths is shared out
 SECONDS, THIRDS = 6, 12  # points of the recovery that a sample takes after each first, each second
 
 
@@ -73,7 +72,7 @@ class Player:
         """Each point of the recovery, after each point of the operation."""
         for first in self.chosen(_first_passes(self.points(scenario, scenario.image, operation))):
             left = self.left_by(scenario, scenario.image, operation, first)
-            mark = _mark(left)
+            mark = left.mark()
             if mark in self.seen:
                 continue
             self.seen.add(mark)
@@ -131,27 +130,6 @@ class Player:
 
 def _first_passes(points: list[Point]) -> list[Point]:
     return [point for point in points if point.skip == 0]
-
-
-def _mark(left: image.Image) -> bytes:
-    """The same for files that differ in nothing but pids."""
-    found = hashlib.blake2b(digest_size=16)
-    for at, data in left.pieces:
-        found.update(at.to_bytes(8, "little"))
-        found.update(_without_pids(at, data))
-    return found.digest()
-
-
-def _without_pids(at: int, data: bytes) -> bytes:
-    rows, nbytes = image.ROWS_AT, image.ROW_NBYTES
-    first = max(at, rows)
-    end = min(at + len(data), rows + image.MAX_ROWS * nbytes)
-    if first >= end:
-        return data
-    masked = bytearray(data)
-    for row in range(first - at, end - at, nbytes):
-        masked[row + image.PID.start : row + image.PID.stop] = bytes(8)
-    return bytes(masked)
 
 
 def play(options: argparse.Namespace, folder: str, number: int) -> Report:

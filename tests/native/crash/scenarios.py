@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import refstore
 from refstore import _core
+from tests.fuzz import layout
 from tests.native.crash import image
 from tests.native.crash.failpoints import failpoint
-from tests.native.crash.operations import CAPACITY, LARGE, NAMED, NEW, SMALL
+from tests.native.crash.operations import CAPACITY, LARGE, NAMED, NEW, OWNED, SMALL
 
 
 class Others(enum.Enum):
@@ -40,6 +41,7 @@ class Scenario(NamedTuple):
     unnamed: dict[bytes, bytes]  # by ref
     some: dict[bytes, bytes]  # a few of both, by ref
     alive: list[int]  # rows of the others
+    theirs: frozenset[str] = frozenset()  # names of what goes with the others
 
 
 class Builder:
@@ -53,6 +55,7 @@ class Builder:
         self.named: dict[str, set[bytes | None]] = {}
         self.unnamed: dict[bytes, bytes] = {}
         self.some: dict[bytes, bytes] = {}
+        self.theirs: set[str] = set()
 
     def put(self, data: bytes, name: str | None = None) -> refstore.ObjectRef:
         ref = self.store.put(data, name=name)
@@ -76,6 +79,12 @@ class Builder:
             self.put(bytes([k]) * 3000)
         self.store.delete(self.store.put(bytes(700)))  # leaves a run that can be dissolved
 
+    def own(self, name: str, data: bytes, work: Callable[[refstore.Store], object]) -> None:
+        """Another process, that owns an object and does something."""
+        self.another(lambda store: [store.put(data, name=name, owned=True), work(store)])
+        self.named[name] = {data}
+        self.theirs.add(name)
+
     def another(self, work: Callable[[refstore.Store], object]) -> None:
         """A process that attaches, does something, and leaves all of it behind."""
         child = os.fork()
@@ -94,7 +103,10 @@ class Builder:
         self.store.close()
         taken = image.take(self.path)
         os.unlink(self.path)
-        return Scenario(name, taken, others, self.named, self.unnamed, self.some, taken.rows())
+        return Scenario(
+            *(name, taken, others, self.named, self.unnamed, self.some, taken.rows()),
+            theirs=frozenset(self.theirs),
+        )
 
 
 def dies_at(
@@ -131,7 +143,8 @@ def full(path: str) -> Scenario:
 
 
 def full_of_slots(path: str) -> Scenario:
-    """As many objects as there may be, and deleted ones whose blocks keep their slots."""
+    """As many objects as there may be, deleted ones whose blocks keep their slots, and as many
+    processes that put objects, of which next to nothing is left."""
     builder = Builder(path, max_objects=200)
     builder.populate()
     refs = [builder.put(bytes([k % 251]) * (64 + k)) for k in range(150)]
@@ -142,7 +155,15 @@ def full_of_slots(path: str) -> Scenario:
             builder.put(b"")
     for ref in refs[1::8]:
         builder.delete(ref)
-    return builder.done("full_of_slots")
+    scenario = builder.done("full_of_slots")
+    image.put_back(path, scenario.image)
+    with open(path, "r+b") as file:
+        for maker in range(1, image.MAKERS):
+            file.seek(image.MAKERS_AT + maker * image.MAKER_NBYTES)
+            file.write((1000).to_bytes(8, "little"))  # a row that nobody has
+    taken = image.take(path)
+    os.unlink(path)
+    return scenario._replace(image=taken)
 
 
 def fragmented(path: str) -> Scenario:
@@ -238,9 +259,68 @@ def mid_free(path: str) -> Scenario:
     return builder.done("mid_free_die", Others.DIE)
 
 
+def mid_wait(path: str) -> Scenario:
+    """Another process waits for room, and has the turn."""
+    builder = Builder(path)
+    builder.populate()
+    builder.another(
+        dies_at(
+            "take_turn", "cas_acq_rel(&v.pool.turn", lambda s: s.put(bytes(CAPACITY), timeout=None)
+        )
+    )
+    return builder.done("mid_wait_die", Others.DIE)
+
+
+def slept_before(path: str) -> Scenario:
+    """Others have slept on every word, long ago: nobody has taken their deadlines away."""
+    builder = Builder(path)
+    builder.populate()
+    scenario = builder.done("slept_before")
+    image.put_back(path, scenario.image)
+    with open(path, "r+b") as file:
+        for table in layout.native(CAPACITY, 2000).tables:
+            for field in table.fields:
+                if field.name.endswith("_until"):
+                    for entry in range(table.entries):
+                        file.seek(table.at + entry * table.stride + field.at)
+                        file.write(b"\1")
+    taken = image.take(path)
+    os.unlink(path)
+    return scenario._replace(image=taken)
+
+
+def owner(path: str, others: Others) -> Scenario:
+    """Another process owns objects, one of which somebody made, and one that it has deleted."""
+    builder = Builder(path)
+    builder.populate()
+
+    def work(store: refstore.Store) -> object:
+        store.delete(store.put(OWNED, owned=True))
+        store.adopt("small")
+        return [store.get(store.put(LARGE, owned=True))]
+
+    builder.own("owned", OWNED, work)
+    builder.theirs.add("small")
+    return builder.done(f"owner_{others.name.lower()}", others)
+
+
+def mid_leave(path: str, others: Others) -> Scenario:
+    """Another process is about to delete what it owns."""
+    builder = Builder(path)
+    builder.populate()
+
+    def close(store: refstore.Store) -> None:
+        builder.store.close()  # its own copy: only the last one is a leave
+        store.close()
+
+    builder.own("owned", OWNED, dies_at("take_from_owner", "owner | GOING", close))
+    builder.named["owned"].add(None)
+    return builder.done(f"mid_leave_{others.name.lower()}", others)
+
+
 def made(path: str) -> Scenario:
     """Nobody has ever attached."""
-    _core.make_file(path, CAPACITY, 2000, 0o600, False)
+    _core.make_file(path, CAPACITY, 2000, 0o600, False, None)
     taken = image.take(path)
     os.unlink(path)
     return Scenario("made", taken, Others.IDLE, {}, {}, {}, [])
@@ -268,10 +348,15 @@ def all_scenarios(path: str) -> Iterator[Scenario]:
     for make in (made, empty, populated, full, full_of_slots, fragmented, pinned):
         yield make(path)
     yield mid_free(path)
+    yield mid_wait(path)
+    yield slept_before(path)
     yield rebooted(path)
     yield condemned(path, Others.IDLE)
     for others in (Others.STOPPED, Others.DIE):
         yield mid_replace(path, others)
         yield mid_change(path, others)
+        yield mid_leave(path, others)
     yield condemned(path, Others.DIE)
+    yield owner(path, Others.IDLE)
+    yield owner(path, Others.DIE)
     yield no_free_row(path)

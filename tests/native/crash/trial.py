@@ -145,7 +145,7 @@ class Stage:
                 scenario, operation, lambda: _core._arm(point.number, signal.SIGKILL, point.skip)
             )
             status = os.waitpid(child, 0)[1]
-        if status != signal.SIGKILL:
+        if status != signal.SIGKILL and not (operation.is_timed and status == 0):
             raise Fault(f"{operation.name} ended with {status:#x} and was not killed at {point}")
 
     def look(self, scenario: Scenario, outcomes: list[Outcomes]) -> None:
@@ -156,17 +156,21 @@ class Stage:
         with refstore.Store(self.path, create=False) as store:
             if scenario.others is not Others.STOPPED:
                 require_sound(store)
-            self.require_complete(store, scenario, outcomes)
+            self.require_complete(store, scenario, outcomes, with_others=bool(rows))
             if rows:
                 byte_locks(self.others_fd, rows, fcntl.F_UNLCK)
                 require_sound(store)
-                self.require_complete(store, scenario, outcomes)
+                self.require_complete(store, scenario, outcomes, with_others=False)
             require_usable_to_the_full(store)
 
     def require_complete(
-        self, store: refstore.Store, scenario: Scenario, outcomes: list[Outcomes]
+        self,
+        store: refstore.Store,
+        scenario: Scenario,
+        outcomes: list[Outcomes],
+        with_others: bool,
     ) -> None:
-        require_contents(store, scenario, outcomes)
+        require_contents(store, scenario, outcomes, with_others)
         for entry in self.ledger:
             content = _content(store, entry.ref)
             if content is None or not entry.is_of(content):
@@ -190,13 +194,16 @@ def _content(store: refstore.Store, key: str | refstore.ObjectRef) -> bytes | No
         return None
 
 
-def require_contents(store: refstore.Store, scenario: Scenario, outcomes: list[Outcomes]) -> None:
+def require_contents(
+    store: refstore.Store, scenario: Scenario, outcomes: list[Outcomes], with_others: bool
+) -> None:
     """Every sealed object is whole, under its name and by its ref; no name is anything else."""
+    there = scenario.named
+    if not with_others:
+        there = {name: data for name, data in there.items() if name not in scenario.theirs}
     names = set(scenario.named).union(*outcomes)
     for name in names:
-        may_be = set(scenario.named.get(name, {None})).union(
-            *(o.get(name, set()) for o in outcomes)
-        )
+        may_be = set(there.get(name, {None})).union(*(o.get(name, set()) for o in outcomes))
         if _content(store, name) not in may_be:
             raise Fault(f"{name!r} holds {(_content(store, name) or b'nothing')[:20]!r}")
     for raw, data in scenario.unnamed.items():

@@ -7,19 +7,11 @@ lists them by their numbers.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from tests.native.mutants.mutation import Mutation
+from tests.native.mutants.of_owners import OF_OWNERS
+from tests.native.mutants.of_waiting import OF_WAITING
 
-
-class Mutation(NamedTuple):
-    """One mistake."""
-
-    name: str
-    hole: str  # what goes wrong by it
-    file: str
-    old: str
-    new: str
-    shown_by: tuple[str, ...] = ()  # tests, or the part of `make crash`, with it in mind
-
+__all__ = ["MUTATIONS", "Mutation"]
 
 MUTATIONS = [
     Mutation(
@@ -320,8 +312,8 @@ MUTATIONS = [
         "named_before_filled",
         "H35: a creator's death leaves half a store",
         "opening.pxd",
-        "        fill_file(fd, path, capacity, max_objects, temporary)\n        if getpid() != creator:\n            raise not_the_same()\n        failed = link_unnamed(fd, os.fsencode(path))\n",
-        "        failed = link_unnamed(fd, os.fsencode(path))\n        fill_file(fd, path, capacity, max_objects, temporary)\n",
+        "        fill_file(fd, path, capacity, max_objects, temporary, evict)\n        if getpid() != creator:\n            raise not_the_same(path)\n        failed = link_unnamed(fd, os.fsencode(path))\n",
+        "        failed = link_unnamed(fd, os.fsencode(path))\n        fill_file(fd, path, capacity, max_objects, temporary, evict)\n",
     ),
     Mutation(
         "pin_unmarked",
@@ -426,4 +418,6 @@ MUTATIONS = [
         "            if v.runs[r].slots[j] == 0 and used < n:\n",
         ("tests.fuzz.hints", "--only=].slots"),
     ),
+    *OF_OWNERS,
+    *OF_WAITING,
 ]

@@ -1,0 +1,70 @@
+"""Known ways to get owners wrong."""
+
+from __future__ import annotations
+
+from tests.native.mutants.mutation import Mutation
+
+MATRIX, INTERLEAVE = "tests.native.crash.matrix", "tests.native.crash.interleave"
+
+OF_OWNERS = [
+    Mutation(
+        "owner_not_taken",
+        "a recoverer deletes what somebody has taken from the dead owner meanwhile",
+        "owners.pxd",
+        "        if cas_acq_rel_u16(&v.slots[i].owned_by, &owner, owner | GOING):     # [owner]\n"
+        "            return True\n",
+        "        return True\n",
+        (INTERLEAVE, "--to-the-end", "--only=owner_die recover disown"),
+    ),
+    Mutation(
+        "taken_while_going",
+        "what a recoverer is about to delete is adopted or disowned, and gone",
+        "owners.pxd",
+        "    while not seen & GOING:\n",
+        "    while True:\n",
+        (INTERLEAVE, "--to-the-end", "--only=owner_die recover disown"),
+    ),
+    Mutation(
+        "owned_left",
+        "what a dead process owned stays, and is the next one's that gets its row",
+        "recovery.pxd",
+        "            if owned:\n                delete_if_owned(v, i, dead)\n"
+        "            continue\n",
+        "            continue\n",
+        (MATRIX, "--only=owner_die put_small"),
+    ),
+    Mutation(
+        "published_and_left",
+        "an owner dies amid a publication, and its object stays",
+        "recovery.pxd",
+        "                finish_dead_publish(v, i, word)\n"
+        "                if owned:\n"
+        "                    delete_if_owned(v, i, dead)\n",
+        "                finish_dead_publish(v, i, word)\n",
+        (MATRIX, "--only=populated put_owned"),
+    ),
+    Mutation(
+        "owner_not_noted",
+        "nobody looks for what a dead process owned",
+        "put.pxd",
+        "        note_owner(v)\n",
+        "",
+        (MATRIX, "--only=populated put_owned"),
+    ),
+    Mutation(
+        "owner_of_an_earlier_object",
+        "an object goes with whom the one in its slot belonged to before",
+        "put.pxd",
+        "    assign(slot.owned_by, 0)\n",
+        "",
+        (MATRIX, "--only=populated put_owned"),
+    ),
+    Mutation(
+        "left_with_the_last_view",
+        "what is owned stays as long as a view that its process has kept",
+        "attachment.pxi",
+        "        if self.stores == 0 and self.view.alive[0]:\n",
+        "        if self.stores < 0 and self.view.alive[0]:\n",
+        (MATRIX, "--only=populated leave"),
+    ),
+]
