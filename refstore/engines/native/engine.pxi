@@ -258,7 +258,8 @@ cdef class ObjectCalls:
             raise MemoryError("no memory to count the store's pages")
         return (v.header.capacity, census.used, census.free, census.largest_free,
                 census.objects, census.pinned, census.condemned,
-                *[count_all(v, counter) for counter in range(COUNT_RECOVERIES + 1)], count_processes(v))
+                *[count_all(v, counter) for counter in range(COUNT_RECOVERIES + 1)],
+                count_processes(v))
 
     def _problems(self):
         cdef Attachment att = self.use()

@@ -35,12 +35,13 @@
 # StoreCorruptedError, and check() reports what can be seen. A truth has one writer at a time, and
 # nothing that it could be rebuilt from.
 #
-#   truths  header: all but `moves`, `totals` and `tick`; in particular `live` and `live_words` (whose pins
-#           count) and `slots_used` (how far the table goes)
+#   truths  header: all but `moves`, `totals` and `tick`; in particular `live` and `live_words` (whose
+#           pins count) and `slots_used` (how far the table goes)
 #           pool: `lock`, `map_committed`, `runs_used`
 #           rows: `state`; name locks: `lock`
-#           slots: every field; of `last_use` the bit EVICTABLE. The word says whether the object lives, `extent`,
-#           or `run` and `block`, which pages are its own; `mask` says which rows may pin it
+#           slots: every field; of `last_use` the bit EVICTABLE. The word says whether the object
+#           lives, `extent`, or `run` and `block`, which pages are its own; `mask` says which rows
+#           may pin it
 #           runs: `live`, `committed`, `first`, `pages`, `blocks`, of which `twin` is a second copy
 #           pins, labels, and the bits of memory that is there: pins_ready (also whose pins count),
 #           labels_ready, metas_ready, index_ready, queues_ready, data_ready
@@ -256,7 +257,7 @@ cdef struct Header:
     char boot_id[40]            # of the boot after which it was last checked; by: maker, boot
     uint32_t flags              # FLAG_TEMPORARY or 0; by: maker
     uint32_t evict              # Evict: which objects make room for others; by: maker
-    uint64_t made_at            # seconds since the epoch, of which Slot.created counts on; by: maker
+    uint64_t made_at            # seconds since the epoch, from which Slot.created counts; by: maker
     uint64_t limit              # reserved: pages in use at most; by: nobody
     uint64_t _pad0[14]
     uint64_t slots_used         # slots below this are committed; by: grower
@@ -317,7 +318,7 @@ cdef struct Row:
 cdef struct NameLock:
     uint64_t lock               # 0, or row + 1 of the holder; by: locker
     uint32_t changes            # futex word: a name under this lock changed; by: anyone
-    uint32_t awake_until        # ms/16 of the coarse clock until which somebody may sleep; by: anyone
+    uint32_t awake_until        # tick of 16 ms until which somebody may sleep; by: anyone
     uint64_t _pad0[6]
 
 cdef struct Maker:

@@ -57,7 +57,8 @@ cdef class ListingCalls(WaitingCalls):
         i = pinned_block(v, at, nbytes)
         if i < 0:
             return None
-        return make_ref(v.tag, <uint64_t>i, word_generation(load_acquire(&v.slots[i].word)))  # [seal]
+        return make_ref(v.tag, <uint64_t>i,
+                        word_generation(load_acquire(&v.slots[i].word)))  # [seal]
 
     def adopt(self, key):
         cdef Attachment att = self.use()

@@ -289,7 +289,8 @@ cdef inline int condemn(View *v, uint64_t i, uint64_t generation, bint name_is_o
 cdef inline bint withdraw(View *v, uint64_t i, uint64_t word) noexcept nogil:
     # OFFERED -> SEALED: by who offered the object, or recovers it. False if it was rescued, or
     # deleted.
-    return cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), SEALED, 0))  # [pin]
+    return cas_seq_cst(&v.slots[i].word, &word,
+                       make_word(word_generation(word), SEALED, 0))      # [pin]
 
 
 cdef inline uint64_t offer(View *v, uint64_t i, uint64_t word) noexcept nogil:
