@@ -21,6 +21,7 @@ TRIES_ONLY = {  # what takes long, or downloads much, is only looked at
     "make test-pythons": "make --dry-run PYTHONS= test-pythons",
     "pip install '.[demo]'": "pip --version",
     "pip install -e .": "pip --version",
+    "python -m examples.web": "python -V",  # it is run by test_examples.py
 }
 
 pytestmark = [
