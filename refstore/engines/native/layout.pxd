@@ -35,8 +35,8 @@
 # StoreCorruptedError, and check() reports what can be seen. A truth has one writer at a time, and
 # nothing that it could be rebuilt from.
 #
-#   truths  header: all but `moves`, `totals` and `tick`; in particular `live` and `live_words` (whose
-#           pins count) and `slots_used` (how far the table goes)
+#   truths  header: all but `moves`, `totals` and `tick`; in particular `live` and `live_words`
+#           (whose pins count) and `slots_used` (how far the table goes)
 #           pool: `lock`, `map_committed`, `runs_used`
 #           rows: `state`; name locks: `lock`
 #           slots: every field; of `last_use` the bit EVICTABLE. The word says whether the object
