@@ -21,7 +21,8 @@ from refstore.engines.native.layout cimport GOING, OFFERED, PUBLISHING, SEALED, 
 from refstore.engines.native.view cimport row_at, slots_used, View
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport unpin, word_generation, word_state
-from refstore.engines.native.names cimport name_lock_of, remove
+from refstore.engines.native.names cimport name_lock_of
+from refstore.engines.native.publication cimport remove
 
 cdef inline bint is_sealed(uint64_t word) noexcept nogil:
     return word_state(word) == SEALED or word_state(word) == OFFERED

@@ -16,8 +16,9 @@ from refstore.engines.native.atomics cimport (
 )
 from refstore.engines.native.error_codes cimport ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, with_blocker
 from refstore.engines.native.layout cimport (
-    CLASSES, CONDEMNED, COUNT_RESCUES, FREE, GENERATION_LAST, KEPT, LIVE_STATES, LIVE_WORDS,
-    OFFERED, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    CLAIMED, CLASSES, CONDEMNED, COUNT_RESCUES, FREE, GENERATION_LAST, KEPT, LIVE_STATES,
+    LIVE_WORDS, OFFERED, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
+    WRITING,
 )
 from refstore.engines.native.view cimport (
     bits_at, class_bits_at, count, is_ready, pins_are_committed, pins_of, pins_ready_of, RECENT,
@@ -60,6 +61,10 @@ cdef inline bint is_readable(uint64_t word, uint64_t generation) noexcept nogil:
     # it; what is OFFERED goes unless it is rescued.
     return word_generation(word) == generation and (
         word_state(word) == SEALED or word_state(word) == PUBLISHING)
+
+
+cdef inline bint is_claim(uint64_t word) noexcept nogil:
+    return word_state(word) == CLAIMED
 
 
 # State transitions
