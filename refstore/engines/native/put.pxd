@@ -11,7 +11,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint16_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
@@ -58,6 +58,7 @@ cdef struct Draft:
     uint64_t slot
     uint64_t generation
     bint is_begun               # the slot is ours, and has room
+    uint32_t created            # as in the slot, or 0: not known yet
     # what the caller asked for
     bint waits                  # for room, until `deadline`
     uint64_t deadline           # ns of CLOCK_MONOTONIC, or 0: for ever
@@ -70,6 +71,7 @@ cdef struct Draft:
 cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.life = v.life
     draft.is_begun = False
+    draft.created = 0
     draft.waits = False
     draft.owned = False
     draft.evictable = v.evicts
@@ -210,7 +212,7 @@ cdef inline Slot *start_slot(View *v, Draft *draft, uint64_t nbytes) noexcept no
     assign(slot.spill_nbytes, 0)
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
-    sign(v, slot)
+    sign(v, slot, &draft.created)
     assign(slot.last_use, first_use(v, draft.evictable))
     assign(slot.owned_by, 0)
     if draft.owned:
