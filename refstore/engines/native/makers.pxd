@@ -90,9 +90,11 @@ cdef inline uint32_t created_now(View *v) noexcept nogil:
     return <uint32_t>(now - made) if now > made else 0      # it may have been set back
 
 
-cdef inline void sign(View *v, Slot *slot) noexcept nogil:
-    # of an object that we begin to put
+cdef inline void sign(View *v, Slot *slot, uint32_t *created) noexcept nogil:
+    # Of an object that we begin to put. `created`: 0, or what was found for another one of the call.
     if not v.has_looked_for_maker:
         take_maker(v)
-    assign(slot.created, created_now(v))
+    if created[0] == 0:
+        created[0] = created_now(v)
+    assign(slot.created, created[0])
     assign(slot.put_by, v.maker)

@@ -11,7 +11,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint16_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
@@ -50,6 +50,7 @@ cdef struct Draft:
     uint64_t generation
     bint is_begun               # the slot is ours, and has room
     uint64_t claim              # slot + 1 of the claim on its name that we have, or 0
+    uint32_t created            # as in the slot, or 0: not known yet
     # what the caller asked for
     uint64_t deadline           # for room, as deadline_ns()
     const bint *is_closed       # the store that was asked, meanwhile; or NULL
@@ -65,6 +66,7 @@ cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.claim = 0
     draft.deadline = 0
     draft.is_closed = NULL
+    draft.created = 0
     draft.owned = False
     draft.evictable = v.evicts
     draft.meta_nbytes = 0
@@ -116,7 +118,7 @@ cdef inline Slot *start_slot(View *v, Draft *draft, uint64_t nbytes) noexcept no
     assign(slot.spill_nbytes, 0)
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
-    sign(v, slot)
+    sign(v, slot, &draft.created)
     assign(slot.last_use, first_use(v, draft.evictable))
     assign(slot.owned_by, 0)
     if draft.owned:
