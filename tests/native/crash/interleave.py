@@ -146,6 +146,7 @@ class Director:
                 for child in list(self.children):
                     os.kill(child, signal.SIGKILL)
                     self.wait(child)
+                stage.await_children()
         stage.look(scenario, [pair.a.outcomes, pair.b.outcomes])
 
     def start(self, pair: Pair, operation: Operation, ready: Callable[[], None]) -> int:

@@ -266,12 +266,12 @@ def run_out_of_slots(store: refstore.Store) -> None:
     empty = []
     with contextlib.suppress(refstore.StoreFullError):
         while len(refs) < 400:
-            refs.append(store.put(bytes(64)))
+            refs.append(store.put(bytes(64), evictable=False))
     for ref in refs[::2]:
         store.delete(ref)
     with contextlib.suppress(refstore.StoreFullError):
         while True:
-            empty.append(store.put(b""))
+            empty.append(store.put(b"", evictable=False))
     for ref in empty[:300]:
         store.delete(ref)
     for _ in range(100):

@@ -8,6 +8,7 @@ lists them by their numbers.
 from __future__ import annotations
 
 from tests.native.mutants.mutation import Mutation
+from tests.native.mutants.of_eviction import OF_EVICTION
 from tests.native.mutants.of_owners import OF_OWNERS
 
 __all__ = ["MUTATIONS", "Mutation"]
@@ -418,4 +419,5 @@ MUTATIONS = [
         ("tests.fuzz.hints", "--only=].slots"),
     ),
     *OF_OWNERS,
+    *OF_EVICTION,
 ]
