@@ -158,7 +158,7 @@ class Stage:
             )
             status = os.waitpid(child, 0)[1]
             self.await_children()
-        if status != signal.SIGKILL:
+        if status != signal.SIGKILL and not (operation.is_timed and status == 0):
             raise Fault(f"{operation.name} ended with {status:#x} and was not killed at {point}")
 
     def look(self, scenario: Scenario, outcomes: list[Outcomes]) -> None:

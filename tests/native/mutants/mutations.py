@@ -10,6 +10,7 @@ from __future__ import annotations
 from tests.native.mutants.mutation import Mutation
 from tests.native.mutants.of_eviction import OF_EVICTION
 from tests.native.mutants.of_owners import OF_OWNERS
+from tests.native.mutants.of_waiting import OF_WAITING
 
 __all__ = ["MUTATIONS", "Mutation"]
 
@@ -312,7 +313,7 @@ MUTATIONS = [
         "named_before_filled",
         "H35: a creator's death leaves half a store",
         "opening.pxd",
-        "        fill_file(fd, path, capacity, max_objects, temporary, evict)\n        if getpid() != creator:\n            raise not_the_same()\n        failed = link_unnamed(fd, os.fsencode(path))\n",
+        "        fill_file(fd, path, capacity, max_objects, temporary, evict)\n        if getpid() != creator:\n            raise not_the_same(path)\n        failed = link_unnamed(fd, os.fsencode(path))\n",
         "        failed = link_unnamed(fd, os.fsencode(path))\n        fill_file(fd, path, capacity, max_objects, temporary, evict)\n",
     ),
     Mutation(
@@ -419,5 +420,6 @@ MUTATIONS = [
         ("tests.fuzz.hints", "--only=].slots"),
     ),
     *OF_OWNERS,
+    *OF_WAITING,
     *OF_EVICTION,
 ]
