@@ -437,3 +437,27 @@ def make_by_tasks(session: Session, name: str, value: Any, tasks: int) -> int:
 
     asyncio.run(main())
     return len(made)
+
+
+def fork_a_reader(session: Session) -> None:
+    """Fork a child that reads `held["buffer"]` when `read_by_reader` says so; let go of it here."""
+    told, tell = os.pipe()
+    answer, say = os.pipe()
+    with helpers.forking_on_purpose():
+        pid = os.fork()
+    if pid == 0:
+        os.close(tell)
+        os.read(told, 1)
+        os.write(say, bytes(session.held["buffer"])[:100])
+        os._exit(0)
+    session.held["reader"] = (pid, tell, answer)
+    session.held.pop("buffer").release()
+
+
+def read_by_reader(session: Session) -> bytes:
+    """The first bytes that the child still sees."""
+    pid, tell, answer = session.held.pop("reader")
+    os.write(tell, b".")
+    found = os.read(answer, 100)
+    os.waitpid(pid, 0)
+    return found

@@ -45,7 +45,7 @@ cdef inline uint64_t tick_nbytes(View *v) noexcept nogil:
 cdef inline void start_clock(View *v, uint64_t seed) noexcept nogil:
     # Our first tick comes after a part of its bytes, by chance: processes that put little and go
     # move the clock as well, on average as much as they put.
-    v.random = seed | 1
+    v.random = seed * <uint64_t>0x9E3779B97F4A7C15 | 1
     v.next_tick = random_below(v, TICKS) * tick_nbytes(v) // TICKS + 1
 
 
