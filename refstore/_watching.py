@@ -25,15 +25,17 @@ from typing import Final
 
 from refstore._errors import GetTimeoutError
 from refstore._store import Store
+from refstore._threads import HELPERS
 from refstore.engines.interface import Attachment, Watch
 
 __all__ = ["Request", "watching"]
 
-THREAD_NAME: Final = "refstore.aio"
+THREAD_NAME: Final = f"{HELPERS}.aio"
 NAP: Final = 1.0  # seconds: of a waiter between two looks, if nothing tells it, and of the thread
 LOOKS: Final = 200  # a second that all waiters of a store may take together for those
 MANY: Final = 16  # told at once: then the thread lets them look before it tells them again
 SHORT: Final = 0.001  # seconds
+LOOK_DELAY: Final = 0.05  # seconds between two looks when nothing seems to have changed
 
 
 class Request:
@@ -114,14 +116,15 @@ class Watcher:
         self._watch = watch
         self._inbox: deque[tuple[bool, Request]] = deque()  # True: it begins to wait
         self._is_running = threading.Lock()  # never waited for
-        self._by_name: dict[str, set[Request]] = {}  # of the thread, as all below
+        self.requests: set[Request] = set()  # of the thread, as all below
+        self._by_name: dict[str, set[Request]] = {}
         self._new: list[Request] = []
         self._told: dict[str, object] = {}  # numbers of names, as they were when they were told
-        self._count = 0
+        self._next_look = 0.0  # by time.monotonic()
 
     def nap(self) -> float:
         """Seconds between two looks of a waiter that nothing tells."""
-        return max(NAP, self._count / LOOKS)
+        return max(NAP, len(self.requests) / LOOKS)
 
     def add(self, request: Request) -> None:
         """Errors: RuntimeError if no thread can be started."""
@@ -149,9 +152,12 @@ class Watcher:
 
     def _serve(self) -> None:
         idle_since = time.monotonic()
-        while self._take_requests() or time.monotonic() - idle_since < NAP:
-            if self._count:
+        while True:
+            self._take_requests()
+            if self.requests:
                 idle_since = time.monotonic()
+            elif time.monotonic() - idle_since >= NAP:
+                break
             names = list(self._by_name)
             seen = self._watch.seen(names)
             self._tell(names, seen)
@@ -160,20 +166,21 @@ class Watcher:
             if names and time.monotonic() - began < NAP and not self._inbox:
                 self._tell_one_if_same(names, seen)
 
-    def _take_requests(self) -> int:
+    def _take_requests(self) -> None:
         while self._inbox:
             begins, request = self._inbox.popleft()
             if begins:
                 self._new.append(request)
-                self._count += 1
+                self.requests.add(request)
                 for name in request.names:
                     self._by_name.setdefault(name, set()).add(request)
             else:
                 self._drop(request)
-        return self._count
+        for request in [one for one in self.requests if one.loop.is_closed()]:
+            self._drop(request)
 
     def _drop(self, request: Request) -> None:
-        self._count -= 1
+        self.requests.discard(request)
         for name in request.names:
             waiting = self._by_name.get(name, set())
             waiting.discard(request)
@@ -199,7 +206,9 @@ class Watcher:
         """After a sleep that ended early without a change: a process that died in the middle of one
         leaves it to the next look."""
         if list(self._watch.seen(names)) == list(seen):
-            tell(list(self._by_name[names[0]])[:1])
+            if time.monotonic() >= self._next_look:
+                self._next_look = time.monotonic() + LOOK_DELAY
+                tell(list(self.requests)[:1])
             time.sleep(SHORT)
 
 

@@ -141,7 +141,7 @@ def test_a_name_that_was_deleted_is_no_newer_version(store: refstore.Store) -> N
 def test_a_version_that_stays_is_told(store: refstore.Store) -> None:
     first = store.put(b"1", name="n")
     with pytest.raises(
-        refstore.GetTimeoutError, match="'n' .* has still the object of `newer_than`"
+        refstore.GetTimeoutError, match=r"'n' .* has still the object of `newer_than`"
     ):
         store.wait("n", newer_than=first, timeout=0.05)
     assert store.refcount(first) == 1
@@ -156,7 +156,7 @@ def test_the_object_of_another_name_or_store_is_older(make_store: MakeStore) -> 
 
 @pytest.mark.parametrize("known", ["n", b"\0" * 16, 1])
 def test_a_version_is_known_by_its_ref(store: refstore.Store, known: Any) -> None:
-    with pytest.raises(TypeError, match="newer_than is .*: give an ObjectRef or None"):
+    with pytest.raises(TypeError, match=r"newer_than is .*: give an ObjectRef or None"):
         store.wait("n", newer_than=known)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pickle
@@ -15,6 +16,7 @@ import numpy as np
 from helpers import Session
 
 import refstore
+from refstore import aio
 from refstore.mapping import StoreMapping
 
 
@@ -49,6 +51,53 @@ def read(session: Session, key: Any) -> bytes:
 def meta_of(session: Session, key: Any) -> bytes:
     with session.store.get(key) as buf:
         return buf.meta
+
+
+def wait(session: Session, name: str) -> bytes:
+    """Say so, and wait for a name; the bytes that come."""
+    session.say("waiting")
+    with session.store.wait(name) as buf:
+        return bytes(buf)
+
+
+def make(session: Session, name: str, value: Any) -> bytes:
+    """Get an object or make it. The factory says so, and hears before it is through."""
+
+    def factory() -> Any:
+        session.say("making")
+        session.hear()
+        return value
+
+    with session.store.get_or_put(name, factory) as buf:
+        return bytes(buf)
+
+
+def get_or_put(session: Session, name: str, value: Any) -> bytes:
+    """Say so, and get an object or make it at once."""
+    session.say("asking")
+    with session.store.get_or_put(name, lambda: value) as buf:
+        return bytes(buf)
+
+
+def claim(session: Session, nbytes: int, name: str, replace: bool = False) -> None:
+    """Create with a claim, half written."""
+    writer = session.store.create(nbytes, name=name, claim=True, replace=replace)
+    memoryview(writer)[: nbytes // 2] = b"\xbb" * (nbytes // 2)
+    session.held["writer"] = writer
+
+
+def put_own(session: Session, obj: Any, name: str | None = None) -> Any:
+    return session.store.put(obj, name=name, owned=True)
+
+
+def adopt(session: Session, key: Any) -> None:
+    session.store.adopt(key)
+
+
+def put_patiently(session: Session, obj: Any, name: str | None = None) -> Any:
+    """Say so, and wait for room."""
+    session.say("waiting")
+    return session.store.put(obj, name=name, timeout=helpers.BUSY_TIMEOUT)
 
 
 def delete(session: Session, key: Any) -> None:
@@ -323,3 +372,68 @@ def items_of(session: Session, handle: Any) -> list[Any]:
     """What a SharedList or SharedDict has, of which this child has the handle."""
     with handle:
         return list(handle.items() if isinstance(handle, Mapping) else handle)
+
+
+# -- waiting for each other ---------------------------------------------------------------------
+
+
+def follow_newer(session: Session, name: str, known: Any, last: int) -> int:
+    """Wait for newer versions up to the last one, none of which is older than the one before."""
+    seen = looks = 0
+    while seen < last:
+        with session.store.wait(name, newer_than=known) as buf:
+            version = int(bytes(buf))
+            assert version > seen, f"version {version} after {seen}"
+            seen, known = version, buf.ref
+            looks += 1
+    return looks
+
+
+def make_from(session: Session, name: str, other: str) -> bytes:
+    """Make an object from another, which another makes from this one."""
+
+    def factory() -> bytes:
+        session.say("making")
+        session.hear()
+        return bytes(session.store.get_or_put(other, lambda: factory_of_other()))
+
+    def factory_of_other() -> bytes:
+        return bytes(session.store.get_or_put(name, lambda: b"never"))
+
+    return bytes(session.store.get_or_put(name, factory))
+
+
+def churn_patiently(session: Session, size: int) -> int:
+    """Hold an object nearly always, each for a moment, until the parent says so; how many."""
+    store, count = session.store, 1
+    ref = store.put(bytes(size), timeout=helpers.BUSY_TIMEOUT)
+    session.say("holding")
+    while not session.is_called(0.02):
+        store.delete(ref)
+        ref = store.put(bytes(size), timeout=helpers.BUSY_TIMEOUT)
+        count += 1
+    session.hear()
+    store.delete(ref)
+    return count
+
+
+def make_by_tasks(session: Session, name: str, value: Any, tasks: int) -> int:
+    """Many tasks of one loop get an object or make it; how many factories ran.
+
+    A factory says so, and goes on when the loop hears of it.
+    """
+    made: list[Any] = []
+
+    async def factory() -> Any:
+        made.append(value)
+        session.say("making")
+        await asyncio.get_running_loop().run_in_executor(None, session.hear)
+        return value
+
+    async def main() -> None:
+        calls = (aio.get_or_put(session.store, name, factory) for _ in range(tasks))
+        for buf in await asyncio.gather(*calls):
+            buf.release()
+
+    asyncio.run(main())
+    return len(made)

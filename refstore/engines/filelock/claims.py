@@ -81,7 +81,7 @@ def of_others(c: Change, att: Attachment, utf8: bytes, own: Claims) -> Claim | N
     if recover_maker(c, att, claim):
         return of_others(c, att, utf8, own)
     pid = process_table.pid_of(c, c[c.file.slot(claim) + MAKER])
-    return Claim(pid, bool(own) and _leads_back(c, own, claim))
+    return Claim(pid, bool(own) and _leads_back(c, att, own, claim))
 
 
 def make(c: Change, att: Attachment, call: Call) -> None:
@@ -98,7 +98,7 @@ def make(c: Change, att: Attachment, call: Call) -> None:
 # --- makers that wait for each other
 
 
-def _leads_back(c: Change, own: Claims, claim: int) -> bool:
+def _leads_back(c: Change, att: Attachment, own: Claims, claim: int) -> bool:
     """Whether the maker of a claim waits for one of `own`; if not, they wait for it from now on."""
     mine = {slot for slot, generation in own if _is_claim(c, slot, generation)}
     seen, slot = set[int](), claim
@@ -110,17 +110,25 @@ def _leads_back(c: Change, own: Claims, claim: int) -> bool:
         if not link:
             break
         slot = link - 1
-    for slot in mine:
-        _wait_for(c, slot, claim + 1)
-    c.commit()
+    _wait_for(c, att, own, claim + 1)
     return False
 
 
-def stop_waiting(c: Change, own: Claims) -> None:
+def stop_waiting(c: Change, att: Attachment, own: Claims) -> None:
     """The makers of these claims wait for no other."""
+    _wait_for(c, att, own, 0)
+
+
+def _wait_for(c: Change, att: Attachment, own: Claims, link: int) -> None:
     for slot, generation in own:
-        if _is_claim(c, slot, generation):
-            _wait_for(c, slot, 0)
+        at = c.file.slot(slot)
+        # a child that is forked in a factory has its parent's claims in its context
+        if (
+            c[at + MAKER] == att.row
+            and _is_claim(c, slot, generation)
+            and c[at + WAITS_FOR] != link
+        ):
+            c[at + WAITS_FOR] = link
     c.commit()
 
 
@@ -134,9 +142,3 @@ def _waits_for(c: Change, slot: int) -> int:
     if slot >= slots.used(c) or c[c.file.slot(slot) + WORD] & 0xFF != CLAIMED:
         return 0
     return 0 if slots.has_block(c, slot) else c[c.file.slot(slot) + WAITS_FOR]
-
-
-def _wait_for(c: Change, slot: int, link: int) -> None:
-    at = c.file.slot(slot) + WAITS_FOR
-    if c[at] != link:
-        c[at] = link

@@ -48,8 +48,7 @@ class MakingCalls(Opened):
             raise TypeError(f"factory is {factory!r}: give a function without parameters")
         pin = Pin(call.att)
         try:
-            generation = self._get_or_make(call, name, factory, pin, timeout)
-            return buffers.pinned(call.att, pin, generation)
+            return self._get_or_make(call, name, factory, pin, timeout)
         except slots.TooManyPinsError:
             raise too_many_pins(name) from None
         except BaseException:
@@ -63,24 +62,21 @@ class MakingCalls(Opened):
         factory: Callable[[], object],
         pin: Pin,
         timeout: float | None,
-    ) -> int:
-        """Gets the object or makes it; its generation."""
-        what, prepared = f"get_or_put({name!r})", list[Prepared]()
+    ) -> buffers.PinnedBuffer:
+        what, prepared = f"get_or_put({name!r})", None
         while True:
             attempt = Call(call.att, call.life, call.asked, call.until, call.stay)
             try:
                 generation = self._wait_or_claim(attempt, what, name, pin, timeout)
-                if generation is not None:
-                    return generation
-                if not prepared:
-                    prepared.append(self._made(attempt, factory))
-                attempt.att.put(attempt, prepared[0], pin)
-                return attempt.generation
+                if generation is None:
+                    prepared = prepared or self._made(attempt, factory)
+                    attempt.att.put(attempt, prepared, pin)
+                    generation = attempt.generation
+                return buffers.pinned(attempt.att, pin, generation)
             except BaseException as error:
                 attempt.att.give_up(attempt)
-                if not isinstance(error, ObjectExistsError) or not prepared:
-                    raise
-                if not is_from_here(error):
+                was_taken = isinstance(error, ObjectExistsError) and is_from_here(error)
+                if prepared is None or not was_taken:
                     raise
 
     def _wait_or_claim(
@@ -105,7 +101,7 @@ class MakingCalls(Opened):
                 self._sleep(call, seen, POLL)
         finally:
             if is_waiting:
-                att.defer(claims.stop_waiting, own)
+                att.defer(claims.stop_waiting, att, own)
 
     def _made(self, call: Call, factory: Callable[[], object]) -> Prepared:
         """Runs the factory, without any lock; its result, ready to be put."""

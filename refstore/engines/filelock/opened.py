@@ -17,7 +17,7 @@ from refstore.engines.filelock.lookups import Parsed
 from refstore.engines.filelock.mapping import Mapping
 from refstore.engines.filelock.owners import Stay
 
-__all__ = ["NAP", "Key", "Opened", "changes", "has_changed"]
+__all__ = ["NAP", "Key", "Opened", "changes"]
 
 NAP: Final = 1.0  # seconds after which a sleeper looks in any case
 
@@ -26,17 +26,13 @@ T = TypeVar("T")
 
 
 def changes(file: Mapping) -> int:
-    """The count of changes, to be read before a look and handed to `has_changed`."""
-    return file.words[CHANGES]
+    """A number that is another one after each change of a name; read without the lock, before a
+    look.
 
-
-def has_changed(file: Mapping, seen: int) -> bool:
-    """Whether some name changed since `changes` was read. Read without the lock.
-
-    Whoever dies in the middle of a change leaves it to the next one who has the lock; a sleeper
-    must be that if there is nobody else.
+    Also when there is a change that its maker began, since that may be dead: the next one who has
+    the lock ends it, and a sleeper must be that if there is nobody else.
     """
-    return file.words[CHANGES] != seen or file.words[COUNT] != 0
+    return file.words[CHANGES] << 1 | (file.words[COUNT] != 0)
 
 
 class Opened:
@@ -108,5 +104,5 @@ class Opened:
     def _sleep(self, call: Call, seen: int, nap: float) -> None:
         """Sleeps until names change after `seen`, for `nap` seconds or what the call has left."""
         end = time.monotonic() + call.left(nap)
-        while (left := end - time.monotonic()) > 0 and not has_changed(call.att.file, seen):
+        while (left := end - time.monotonic()) > 0 and changes(call.att.file) == seen:
             call.sleep(min(POLL, left))

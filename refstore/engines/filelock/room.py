@@ -181,7 +181,7 @@ class RoomKeeper(Membership):
     def let_others_try(self, call: Call) -> None:
         """Called by those who may wait, before they try."""
         # read without the lock: who is wrong tries once too often, or sleeps once too often
-        if call.until != 0.0 and self.file.words[TURN] not in (0, self.own + 1):
+        if call.until != 0.0 and self.file.words[TURN] and self._turn is not call:
             self.sleep_for_room(call)
 
     def _take_turn(self, c: Change, call: Call) -> bool:

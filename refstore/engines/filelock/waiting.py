@@ -22,7 +22,7 @@ from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.call import POLL, Call
 from refstore.engines.filelock.layout import MAX_PINS
 from refstore.engines.filelock.mapping import Mapping
-from refstore.engines.filelock.opened import Key, Opened, changes, has_changed
+from refstore.engines.filelock.opened import Key, Opened, changes
 from refstore.engines.filelock.pins import Pin
 
 __all__ = ["WaitingCalls", "Watch"]
@@ -158,7 +158,7 @@ class Watch:
 
     def _has_changed(self, seen: int) -> bool:
         file = self._file()  # not kept: a store that is closed meanwhile is unmapped
-        return file is not None and has_changed(file, seen)
+        return file is not None and changes(file) != seen
 
     def poke(self) -> None:
         self._poked.set()

@@ -32,6 +32,7 @@
 #   [row]        what is left in a row, before its next owner; its state, before who scans live rows
 #   [owner]      with whom an object goes: the process that has left or died, and who adopts the
 #                object, each take it by a CAS, so that one of them loses and knows it
+#   [maker]      who has an entry of `makers`, before others look for one
 #   [wait]       what a name leads to, or what is free, before who sleeps until that changes: both
 #                sides in the one order of all seq_cst accesses, see waiting.pxd
 #   [fork]       within one process: that a thread forked which no hook held off, before who lets go
@@ -84,6 +85,7 @@ cdef extern from *:
     #define refstore_assign(field, value) ({ (field) = (value); REFSTORE_SITE(); })
     """
     bint unlikely(bint condition) noexcept nogil  # Cython's macro: off the path of a get
+    void prefetch "__builtin_prefetch"(const void *p) noexcept nogil
     void cpu_relax "refstore_cpu_relax"() noexcept nogil
     int ctz64 "__builtin_ctzll"(uint64_t value) noexcept nogil
     int clz64 "__builtin_clzll"(uint64_t value) noexcept nogil

@@ -10,22 +10,24 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport (
-    load_acquire, load_acquire_u16, load_relaxed_u32, popcount64,
+    load_acquire, load_acquire_u16, load_acquire_u32, load_relaxed_u32, popcount64,
 )
 from refstore.engines.native.layout cimport (
-    BINS, CLAIMED, CLASSES, CONDEMNED, FREE, GOING, HELD, KIND_OBJECT, Label, LIVE_WORDS, MAX_ROWS,
-    NAME_LOCKS, OFFERED, PAGE, PageTag, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED, ROW_FREE,
-    ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, WRITING,
+    BINS, CLAIMED, CLASSES, CONDEMNED, FREE, GOING, HELD, KIND_OBJECT, Label, LIVE_WORDS, MAKERS,
+    MAX_ROWS, Meta, META_LIMIT, NAME_LOCKS, OFFERED, PAGE, PageTag, PUBLISHING, RECLAIMING, RETIRED,
+    ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
-    bits_at, file_of, is_ready, is_within_block, label_at, labels_are_committed, name_lock_at,
-    next_live_row, pins_of, pins_ready_of, row_at, run_is_sound, run_is_there, runs_used,
-    slot_is_of, slots_used, tag_at, top_of, View,
+    bits_at, file_of, is_ready, is_within_block, label_at, labels_are_committed, maker_at,
+    name_lock_at, next_live_row, pins_of, pins_ready_of, row_at, run_is_sound, run_is_there,
+    runs_used, slot_is_of, slots_used, tag_at, top_of, View,
 )
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.memory cimport is_committed
+from refstore.engines.native.metas cimport meta_nbytes, meta_room
 from refstore.engines.native.slots cimport is_live, pinned_by, word_generation, word_row, word_state
+from refstore.engines.native.makers cimport ROW_MASK
 from refstore.engines.native.bins cimport are_used, bin_of
 from refstore.engines.native.rebuild cimport has_bytes
 from refstore.engines.native.pages cimport extent_is_sane
@@ -72,6 +74,7 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
         uint64_t size = block_nbytes(slot)
         uint64_t first = (slot.offset - v.g.data) // PAGE
         uint64_t pages = (slot.offset % PAGE + slot.nbytes + PAGE - 1) // PAGE
+        uint64_t beside
     if state > OFFERED:
         from refstore import _problems
         problems.add(_problems.unknown_state(i, state))
@@ -85,13 +88,16 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
         problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, and such "
                      "a one to nobody")
     elif has_bytes(state):
-        if slot.nbytes > size or slot.spill_nbytes > size - slot.nbytes:
-            problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {slot.spill_nbytes} in a "
-                         f"block of {size}")
+        beside = slot.spill_nbytes + meta_room(min(meta_nbytes(v, i), <uint64_t>META_LIMIT))
+        if slot.nbytes > size or beside > size - slot.nbytes:
+            problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {beside} in a block of "
+                         f"{size}")
         elif not is_within_block(v, slot, slot.offset, slot.nbytes):
             problems.add(f"offset: slot {i} says {slot.offset}, where its block does not lie")
         elif not is_committed(v, first, pages):
             problems.add(f"data_ready: the bytes of slot {i} lie where no memory is said to be")
+        if meta_nbytes(v, i) > META_LIMIT:
+            problems.add(f"meta: slot {i} has more bytes of meta than there can be")
         if slot.kind > KIND_OBJECT:
             from refstore import _problems
             problems.add(_problems.unknown_kind(i, slot.kind))
@@ -108,6 +114,22 @@ cdef inline void check_owners(View *v, set problems):
                          "has left, and is still there")
         elif not is_live_row(v, owner - 1) or row_at(v, owner - 1).owns_any == 0:
             problems.add(f"owned_by: slot {i} goes with row {owner - 1}, which owns nothing")
+
+
+cdef inline void check_makers(View *v, set problems):
+    cdef uint64_t row, i, k
+    for row in range(<uint64_t>MAX_ROWS):
+        k = load_acquire_u32(&row_at(v, row).maker)                      # [maker]
+        # [maker]
+        if k and is_live_row(v, row) and (
+                k > MAKERS or load_acquire(&maker_at(v, k - 1).taken) & ROW_MASK != row + 1):
+            problems.add(f"makers: row {row} says that entry {k - 1} is its own, which it is not")
+    for i in range(slots_used(v)):
+        k = v.slots[i].put_by
+        if k == 0 or not is_sealed(load_acquire(&v.slots[i].word)):      # [seal]
+            continue
+        if k > MAKERS or load_acquire(&maker_at(v, k - 1).taken) == 0:   # [maker]
+            problems.add(f"put_by: slot {i} was put by maker {k - 1}, and there is none")
 
 
 cdef inline void check_reaps(View *v, set problems):
@@ -302,6 +324,9 @@ cdef inline void check_locks(View *v, set problems):
     owner = load_acquire(&v.pool.lock)                                   # [lock]
     if is_stray(v, owner):
         problems.add(f"lock: the space lock is held by row {owner - 1}")
+    owner = load_acquire(&v.pool.turn)                                   # [lock]
+    if owner and not is_live_row(v, owner - 1):
+        problems.add(f"turn: row {owner - 1} has the turn to wait for room, and nobody has it")
     for k in range(<uint64_t>NAME_LOCKS):
         owner = load_acquire(&name_lock_at(v, k).lock)                   # [lock]
         if is_stray(v, owner):
@@ -388,6 +413,10 @@ cdef inline void check_memory(View *v, set problems):
         if not is_ready(bits_at(v, v.g.labels_ready), step):
             problems.add(f"labels_ready: there are labels of slots from {step * SLOTS_PER_STEP} "
                          "on, without memory")
+    for step in written(v, v.g.metas, SLOTS_PER_STEP * sizeof(Meta), v.g.steps):
+        if not is_ready(bits_at(v, v.g.metas_ready), step):
+            problems.add(f"metas_ready: there is meta of slots from {step * SLOTS_PER_STEP} on, "
+                         "without memory")
     for step in written(v, v.g.index, PAGE, (v.g.queues - v.g.index) // PAGE):
         if not is_ready(bits_at(v, v.g.index_ready), step):
             problems.add(f"index_ready: there are names in page {step} of the index, without "
@@ -438,6 +467,7 @@ cdef inline set find_problems(View *v):
         check_pins(v, problems)
         check_reaps(v, problems)
         check_owners(v, problems)
+        check_makers(v, problems)
         check_hints(v, problems)
         check_locks(v, problems)
     return problems

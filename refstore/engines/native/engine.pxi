@@ -1,4 +1,5 @@
-# The calls of a store on this engine: `engines/binding.py` makes them methods of Store.
+# The calls of a store on single objects, but for those that may wait for other processes, and its
+# reports: `engines/binding.py` makes them methods of Store.
 
 cimport cython
 cimport numpy as cnp
@@ -8,7 +9,7 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire
 from refstore.engines.native.error_codes cimport ERR_EXISTS, ERR_NOT_FOUND
-from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_GETS, COUNT_RECOVERIES, NAME_LIMIT
+from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_RECOVERIES, NAME_LIMIT
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, slots_used, View
 from refstore.engines.native.slots cimport is_live, pin
 from refstore.engines.native.names cimport find, Found, Name, name_hash, remove, remove_named
@@ -23,15 +24,20 @@ from refstore.engines.native.check cimport find_problems
 from refstore.engines.native.holders cimport all_holders, as_holder, holders_of, process_info
 from refstore.engines.native.errors cimport blocked, census_of, get_error, put_error
 from refstore.engines.native.contention cimport may_retry
+from refstore.engines.native.sleeping cimport deadline_ns
 from refstore.engines.native.put cimport (
-    begin_object, Draft, prepare, publish_object, put_array, put_buffer, put_bytes, set_deadline,
-    set_meta,
+    begin_object, block_of, Draft, prepare, publish_object, put_buffer, put_bytes, set_meta,
 )
+from refstore.engines.native.put_arrays cimport put_array, start_by_header, start_shaped
 
 import numpy as np
 from refstore import _messages
-from refstore._arguments import checked_size, require_bytes_or_shape
+from refstore._arguments import (
+
+    checked_size, require_bytes_or_shape, require_name, require_order,
+)
 from refstore._errors import RefstoreError
+from refstore._names import require_text
 
 cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
     # `name`: what a key that is not a ref says.
@@ -44,8 +50,9 @@ cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
 
 @cython.no_gc_clear     # what it owns goes when it is collected, in whatever order
 cdef class ObjectCalls:
-    # The calls on single objects, and those that report.
+    # The calls on single objects, but for those that may wait, and those that report.
     cdef Attachment att
+    cdef bint is_closed         # what a call that waits looks at
 
     def __dealloc__(self):
         self.close_store()
@@ -53,6 +60,7 @@ cdef class ObjectCalls:
     cdef inline void close_store(self) noexcept:
         cdef Attachment att = self.att
         if att is not None:
+            self.is_closed = True
             self.att = None
             att.close_store()
 
@@ -66,6 +74,7 @@ cdef class ObjectCalls:
     def _open(self, Attachment att not None):
         self.close_store()
         self.att = att
+        self.is_closed = False
         att.stores += 1
 
     @property
@@ -87,6 +96,7 @@ cdef class ObjectCalls:
             Draft draft
             Name parsed
         prepare(&att.view, &draft)
+        draft.is_closed = &self.is_closed
         if timeout is not NO_WAIT or owned is not False or evictable is not None \
                 or meta is not NO_META:
             read_terms(&draft, timeout, owned, evictable, meta)
@@ -100,7 +110,7 @@ cdef class ObjectCalls:
         ref.slot = draft.slot
         ref.generation = draft.generation
         ref.tag = att.view.tag
-        publish_object(&att.view, draft.life, ref.slot, name, &parsed, replace)
+        publish_object(&att.view, &draft, name, &parsed, replace)
         if draft.owned:
             att.delete_unless_open()
         return ref
@@ -112,52 +122,34 @@ cdef class ObjectCalls:
             Writer writer = Writer.__new__(Writer)
             Draft draft
         prepare(&att.view, &draft)
+        draft.is_closed = &self.is_closed
         read_terms(&draft, timeout, owned, evictable, meta)
-        require_bytes_or_shape(nbytes, shape, dtype)
+        require_bytes_or_shape(nbytes, shape, dtype, header)
+        require_order(order)
+        require_name(claim, name)
         writer.parsed.hashed = 0
         if name is not None:
             writer.name = str.__str__(name) if isinstance(name, str) else name      # of a subclass
             read_name(&att.view, writer.name, &writer.parsed, False)
             if not replace:
                 require_free_name(&att.view, name, &writer.parsed)
-        if nbytes is not None:
+        if header is not None:
+            start_by_header(&att.view, &draft, header, checked_size(nbytes))
+        elif nbytes is not None:
             begin_object(&att.view, &draft, checked_size(nbytes), 0)
         else:
-            start_shaped(&att.view, &draft, shape, np.dtype(dtype))
+            start_shaped(&att.view, &draft, shape, np.dtype(dtype), order)
         writer.slot = draft.slot
         writer.att = writer.home = att
         writer.tag = att.view.tag
         writer.generation = draft.generation
-        writer.data = att.view.base + att.view.slots[writer.slot].offset
+        writer.data = block_of(&att.view, &draft)
         writer.nbytes = <Py_ssize_t>att.view.slots[writer.slot].nbytes
+        writer.may_shrink = nbytes is not None and header is None
         writer.is_writable = True
         writer.enlist()
         writer.replaces = replace
         return writer
-
-    def get(self, key, *, timeout=0, writable=False):
-        cdef:
-            Attachment att = self.use()
-            # first: nothing may fail once the pin is ours
-            PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)
-            Found found
-            uint64_t since = 0
-            int got
-        while True:
-            got = self.pin_key(att, key, &found)
-            if got >= 0:
-                break
-            if not may_retry(&att.view, &got, &since):
-                recover_blocker_of(&att.view, got)
-                raise get_error(&att.view, got, key, is_foreign(&att.view, key))
-        if adopt_pin(buf, att, found.slot, found.generation).order != c'C':
-            buf = as_direct(buf)
-        if got > 0:
-            recover_blocker_if_dead(&att.view, got)
-        count(&att.view, COUNT_GETS, 1)
-        if writable is not False and writable:
-            buf.go_private()
-        return buf
 
     cdef inline int pin_key(self, Attachment att, object key, Found *found) except? -128:
         # 0, or row + 1 as find() says, and a pin; or an error
@@ -191,12 +183,16 @@ cdef class ObjectCalls:
         return 0
 
     def delete(self, key):
-        cdef:
-            Attachment att = self.use()
-            View *v = &att.view
-            Name name
-            uint64_t since = 0
-            int got
+        cdef Attachment att = self.use()
+        cdef int got = self.remove_one(&att.view, key)
+        if got < 0:
+            raise get_error(&att.view, got, key, is_foreign(&att.view, key))
+
+    cdef inline int remove_one(self, View *v, object key) except? -128:
+        # 0 or more, or an error.
+        cdef Name name
+        cdef uint64_t since = 0
+        cdef int got
         if type(key) is not ObjectRef:
             read_name(v, key, &name, True)
         got = remove_key(v, key, &name)
@@ -204,9 +200,10 @@ cdef class ObjectCalls:
             got = remove_key(v, key, &name)
         if got < 0:
             recover_blocker_of(v, got)
-            raise get_error(v, got, key, is_foreign(v, key))
-        recover_blocker_if_dead(v, got)
-        count(v, COUNT_DELETES, 1)
+        else:
+            recover_blocker_if_dead(v, got)
+            count(v, COUNT_DELETES, 1)
+        return got
 
     def refcount(self, key):
         cdef Attachment att = self.use()        # stays, whatever another thread closes meanwhile
@@ -225,15 +222,16 @@ cdef class ObjectCalls:
         return self.locate(key, &found)
 
     def __len__(self):
-        return len(self._live(False))
+        return len(self._live(None))
 
     def __iter__(self):
-        return iter(self._live(False))
+        return iter(self._live(None))
 
     def names(self, prefix=""):
-        return self._live(True)
+        return self._live(require_text(prefix))
 
-    cdef list _live(self, bint want_names):
+    cdef list _live(self, str prefix):
+        # refs, or names that begin so
         cdef:
             Attachment att = self.use()     # stays, whatever a finalizer closes meanwhile
             View *v = &att.view
@@ -241,11 +239,11 @@ cdef class ObjectCalls:
             int64_t i = next_live(v, 0, &generation)
             list found = []
         while i >= 0:
-            if not want_names:
+            if prefix is None:
                 found.append(make_ref(v.tag, <uint64_t>i, generation))
             else:
                 name = slot_name(v, <uint64_t>i, generation)
-                if name is not None:
+                if name is not None and name.startswith(prefix):
                     found.append(name)
             i = next_live(v, <uint64_t>i + 1, &generation)
         # a name that is going over to another object is there twice
@@ -260,7 +258,8 @@ cdef class ObjectCalls:
             raise MemoryError("no memory to count the store's pages")
         return (v.header.capacity, census.used, census.free, census.largest_free,
                 census.objects, census.pinned, census.condemned,
-                *[count_all(v, counter) for counter in range(COUNT_RECOVERIES + 1)], count_processes(v))
+                *[count_all(v, counter) for counter in range(COUNT_RECOVERIES + 1)],
+                count_processes(v))
 
     def _problems(self):
         cdef Attachment att = self.use()
@@ -329,7 +328,7 @@ cdef object NO_META = b""
 
 cdef inline int read_terms(Draft *draft, object timeout, object owned, object evictable,
                            object meta) except -1:
-    set_deadline(draft, timeout)
+    draft.deadline = deadline_ns(timeout)
     draft.owned = bool(owned)
     if evictable is not None:
         draft.evictable = bool(evictable)

@@ -114,11 +114,14 @@ cdef inline list all_holders(View *v):
     return seen
 
 
-cdef inline str command_of(Row *row):
+cdef inline str printable(bytes text):
     # on one line, whatever it holds: it is for people
-    cdef bytes text = row.command[:sizeof(row.command)]
     words = " ".join(text.partition(b"\0")[0].decode("utf-8", "replace").split())
     return "".join([letter if letter.isprintable() else "?" for letter in words])
+
+
+cdef inline str command_of(Row *row):
+    return printable(row.command[:sizeof(row.command)])
 
 
 cdef inline bint has_ended(Row *row):
@@ -166,7 +169,7 @@ cdef inline void add_up(View *v, uint64_t *held) noexcept nogil:
             row = next_live_row(v, <uint64_t>row + 1)
 
 
-cdef inline tuple top_holders(View *v):
+cdef inline tuple top_holders(View *v, bint own_first):
     # a TopHolder for each process that holds anything, largest first
     from refstore._errors import TopHolder
     cdef uint64_t[MAX_ROWS] held
@@ -174,6 +177,7 @@ cdef inline tuple top_holders(View *v):
     memset(held, 0, sizeof(held))
     add_up(v, held)
     # a key function would collide with that of another .pxd: Cython names both "lambda"
-    found = sorted([(-<int64_t>held[row], row_at(v, row).pid, keeper(row_at(v, row)))
+    found = sorted([(own_first and row != v.row, -<int64_t>held[row], row_at(v, row).pid,
+                     keeper(row_at(v, row)))
                     for row in range(<uint64_t>MAX_ROWS) if held[row]])
-    return tuple([TopHolder(pid, command, -negative) for negative, pid, command in found])
+    return tuple([TopHolder(pid, command, -negative) for _, negative, pid, command in found])

@@ -5,21 +5,23 @@
 #
 # Writers of a name take its lock; readers take none. A name goes over to a new object by one CAS of
 # its cell, before the old object is condemned, so a reader who meets the condemned one finds the
-# cell changed and looks again.
+# cell changed and looks again. Whoever changes where a name leads announces that, so that who waits
+# for it looks again.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    assign, cas_acq_rel, load_acquire, load_relaxed, store_release, store_release_u32, unlikely,
+    assign, cas_acq_rel, load_acquire, load_relaxed, prefetch, store_release, store_release_u32,
+    unlikely,
 )
 from refstore.engines.native.error_codes cimport (
     ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS, kind_of_error,
     left_behind, with_blocker,
 )
 from refstore.engines.native.layout cimport (
-    Bucket, BUCKET_CELLS, CONDEMNED, Label, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot,
+    Bucket, BUCKET_CELLS, CONDEMNED, Label, NAME_LOCKS, NameLock, PAGE, PUBLISHING, SEALED, Slot,
 )
 from refstore.engines.native.view cimport (
     bits_at, bucket_at, damage, is_ready, label_at, labels_are_committed, name_lock_at, slots_used,
@@ -27,6 +29,7 @@ from refstore.engines.native.view cimport (
 )
 from refstore.engines.native.memory cimport commit_unit
 from refstore.engines.native.lock cimport lock, unlock
+from refstore.engines.native.waiting cimport announce
 from refstore.engines.native.slots cimport (
     condemn, end_publishing, is_live, make_word, pin, reap_condemned, unpin, word_generation,
 )
@@ -109,8 +112,17 @@ cdef inline uint64_t cell_slot(uint64_t cell) noexcept nogil:
     return cell >> 36
 
 
+cdef inline uint64_t stripe_of(uint64_t hashed) noexcept nogil:
+    # the number of the name's lock, which other names share
+    return (hashed >> 8) % NAME_LOCKS
+
+
+cdef inline NameLock *stripe_named(View *v, uint64_t hashed) noexcept nogil:
+    return name_lock_at(v, stripe_of(hashed))
+
+
 cdef inline uint64_t *name_lock_of(View *v, uint64_t hashed) noexcept nogil:
-    return &name_lock_at(v, (hashed >> 8) % NAME_LOCKS).lock
+    return &stripe_named(v, hashed).lock
 
 
 cdef inline bint bucket_is_ready(View *v, uint64_t bucket) noexcept nogil:
@@ -253,6 +265,11 @@ cdef inline uint64_t *find_cell(View *v, uint64_t cell, uint64_t hashed) noexcep
     return NULL
 
 
+cdef inline void prefetch_cells(View *v, uint64_t hashed) noexcept nogil:
+    prefetch(bucket_at(v, bucket_of(v, hashed, 0)))
+    prefetch(bucket_at(v, bucket_of(v, hashed, 1)))
+
+
 cdef inline void unindex(View *v, uint64_t i, uint64_t generation, uint64_t hashed) noexcept nogil:
     # After the word says CONDEMNED, never before: else a death in between leaves an object that
     # nothing finds.
@@ -260,10 +277,13 @@ cdef inline void unindex(View *v, uint64_t i, uint64_t generation, uint64_t hash
     cdef uint64_t *at = find_cell(v, cell, hashed)
     if at != NULL:
         cas_acq_rel(at, &cell, 0)                                        # [index]
+    announce(v, stripe_named(v, hashed))
 
 
 cdef inline int count_live(View *v, Bucket *bucket) noexcept nogil:
     cdef int k, n = 0
+    for k in range(BUCKET_CELLS):       # slots are far apart in memory: ask for all of them first
+        prefetch(&v.slots[cell_slot(bucket.cells[k])])
     for k in range(BUCKET_CELLS):
         n += cell_is_live(v, load_acquire(&bucket.cells[k]))             # [index]
     return n
@@ -321,13 +341,14 @@ cdef inline int publish(View *v, uint64_t i, bint replace) noexcept nogil:
         Slot *slot = &v.slots[i]
         Label *label = label_at(v, i)
         uint64_t hashed = slot.name_hash
+        NameLock *stripe = stripe_named(v, hashed)
         Name name
         Found old
         int64_t reaped
         int got = ensure_buckets_committed(v, hashed)
         int found
     if got == 0:
-        got = lock(v, name_lock_of(v, hashed))
+        got = lock(v, &stripe.lock)
     if got != 0:
         return got
     name.utf8 = label.name
@@ -340,7 +361,9 @@ cdef inline int publish(View *v, uint64_t i, bint replace) noexcept nogil:
         got = found
     else:
         got = publish_locked(v, i, hashed, &old, found >= 0)
-    unlock(name_lock_of(v, hashed))
+    if got == 0:
+        announce(v, stripe)
+    unlock(&stripe.lock)
     # what was replaced is freed, if nobody else reads it
     reaped = max(unpin(v, old.slot), found) if found >= 0 else left_behind(found)
     if got == 0:

@@ -72,6 +72,9 @@ cdef inline void use_row(View *v, uint64_t r) noexcept nogil:
         v.pins_ready[step] = is_ready(pins_ready_of(v, r), step)
     memset(v.current, 0, sizeof(v.current))
     memset(v.recent, 0, sizeof(v.recent))
+    v.has_looked_for_maker = False
+    v.maker = 0
+    v.turn_of = 0
     start_clock(v, now_ns() ^ r << 48)
     v.kept = 0                  # this and what follows: a forked child has its parent's
     v.loss = 0

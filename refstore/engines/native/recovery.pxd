@@ -8,16 +8,18 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    assign, fetch_add_relaxed, fetch_and_seq_cst, load_acquire, load_relaxed, load_relaxed_u32,
-    load_seq_cst, store_relaxed, store_release, store_seq_cst_u32,
+    assign, cas_acq_rel, fetch_add_relaxed, fetch_and_seq_cst, load_acquire, load_relaxed,
+    load_relaxed_u32, load_seq_cst, load_seq_cst_u32, store_relaxed, store_release,
+    store_seq_cst_u32,
 )
 from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_EXISTS, ERR_HELD, ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, kind_of_error,
     left_behind,
 )
 from refstore.engines.native.layout cimport (
-    CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FREE, HELD, KEPT, MAX_ROWS, NAME_LOCKS, OFFERED,
-    PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FREE, HELD, KEPT, MAX_ROWS, NAME_LOCKS,
+    NameLock, OFFERED, PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot,
+    SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.system cimport (
@@ -29,6 +31,7 @@ from refstore.engines.native.view cimport (
 )
 from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
+from refstore.engines.native.waiting cimport announce, announce_room
 from refstore.engines.native.slots cimport (
     condemn, end_publishing, free_slot, reap_condemned, REAPED, restore_hint, restore_run_hints,
     unclaim, withdraw, word_generation, word_row, word_state,
@@ -92,6 +95,8 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
         word = load_seq_cst(&slot.word)                                  # [free] [seal] [pin]
         state = word_state(word)
         if state == SEALED or state == OFFERED:
+            if state == OFFERED and word_row(word) == dead:
+                withdraw(v, i, word)
             if owned:
                 delete_if_owned(v, i, dead)
             continue
@@ -102,8 +107,6 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
         elif word_row(word) == dead:
             if state == WRITING:
                 condemn_dead(v, i, word)
-            elif state == OFFERED:
-                withdraw(v, i, word)
             elif state == RECLAIMING:
                 nbytes += block_nbytes(slot)
                 free_slot(v, i)
@@ -119,10 +122,18 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
 
 
 cdef inline void release_locks(View *v, uint64_t dead) noexcept nogil:
+    # Whoever may sleep is told, at any name: what the dead one has changed without a word, it need
+    # not have locked, and who recovered it before us may have died just so.
     cdef uint64_t k
+    cdef NameLock *stripe
+    cdef bint is_locked, is_watched = load_seq_cst_u32(&v.header.any_until) != 0     # [wait]
     for k in range(<uint64_t>NAME_LOCKS):
-        if load_acquire(&name_lock_at(v, k).lock) == dead + 1:           # [lock]
-            unlock(&name_lock_at(v, k).lock)
+        stripe = name_lock_at(v, k)
+        is_locked = load_acquire(&stripe.lock) == dead + 1               # [lock]
+        if is_locked or is_watched or load_seq_cst_u32(&stripe.awake_until):     # [wait]
+            announce(v, stripe)
+        if is_locked:
+            unlock(&stripe.lock)
             v.recovered.locks += 1
 
 
@@ -146,6 +157,8 @@ cdef inline void recover_locked(View *v, uint64_t dead) noexcept nogil:
     v.recovered.pins += zero_pins(v, dead, 0)
     sweep(v, dead)
     release_locks(v, dead)
+    cas_acq_rel(&v.pool.turn, &owner, 0)                                 # [lock]
+    announce_room(v)
     free_row(v, dead)
     count(v, COUNT_RECOVERIES, 1)
 

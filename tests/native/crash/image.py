@@ -14,6 +14,7 @@ PAGE = 4096
 LIVE_WORDS_AT = 320  # Header.live_words
 LIVE_AT, LIVE_NBYTES = 384, 128  # Header.live: a bit for each row in use
 ROWS_AT, ROW_NBYTES, MAX_ROWS = 8192, 320, 1024  # Row.state comes first
+MAKERS_AT, MAKER_NBYTES, MAKERS = 401408, 144, 4096  # Maker.taken comes first
 VOLATILE = {  # pids and times, which no two runs have in common
     "Row": ("pid", "recoverer"),
     "Maker": ("taken", "pid"),
@@ -36,7 +37,7 @@ class Image(NamedTuple):
     def mark(self) -> bytes:
         """The same for files that differ in nothing but pids and times."""
         header = layout.structs()["Header"].from_buffer_copy(self.pieces[0][1])
-        volatile = _volatile(header.capacity, header.max_objects)  # type: ignore[attr-defined]
+        volatile = _volatile(header.capacity, header.max_objects)
         found = hashlib.blake2b(digest_size=16)
         for at, data in self.pieces:
             found.update(at.to_bytes(8, "little"))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import refstore
 from refstore import _core
+from tests.fuzz import layout
 from tests.native.crash import image
 from tests.native.crash.failpoints import failpoint
 from tests.native.crash.operations import CAPACITY, LARGE, NAMED, NEW, OWNED, SMALL
@@ -142,7 +143,8 @@ def full(path: str) -> Scenario:
 
 
 def full_of_slots(path: str) -> Scenario:
-    """As many objects as there may be, and deleted ones whose blocks keep their slots."""
+    """As many objects as there may be, deleted ones whose blocks keep their slots, and as many
+    processes that put objects, of which next to nothing is left."""
     builder = Builder(path, max_objects=200)
     builder.populate()
     refs = [builder.put(bytes([k % 251]) * (64 + k)) for k in range(150)]
@@ -153,7 +155,15 @@ def full_of_slots(path: str) -> Scenario:
             builder.put(b"")
     for ref in refs[1::8]:
         builder.delete(ref)
-    return builder.done("full_of_slots")
+    scenario = builder.done("full_of_slots")
+    image.put_back(path, scenario.image)
+    with open(path, "r+b") as file:
+        for maker in range(1, image.MAKERS):
+            file.seek(image.MAKERS_AT + maker * image.MAKER_NBYTES)
+            file.write((1000).to_bytes(8, "little"))  # a row that nobody has
+    taken = image.take(path)
+    os.unlink(path)
+    return scenario._replace(image=taken)
 
 
 def fragmented(path: str) -> Scenario:
@@ -249,6 +259,36 @@ def mid_free(path: str) -> Scenario:
     return builder.done("mid_free_die", Others.DIE)
 
 
+def mid_wait(path: str) -> Scenario:
+    """Another process waits for room, and has the turn."""
+    builder = Builder(path)
+    builder.populate()
+    builder.another(
+        dies_at(
+            "take_turn", "cas_acq_rel(&v.pool.turn", lambda s: s.put(bytes(CAPACITY), timeout=None)
+        )
+    )
+    return builder.done("mid_wait_die", Others.DIE)
+
+
+def slept_before(path: str) -> Scenario:
+    """Others have slept on every word, long ago: nobody has taken their deadlines away."""
+    builder = Builder(path)
+    builder.populate()
+    scenario = builder.done("slept_before")
+    image.put_back(path, scenario.image)
+    with open(path, "r+b") as file:
+        for table in layout.native(CAPACITY, 2000).tables:
+            for field in table.fields:
+                if field.name.endswith("_until"):
+                    for entry in range(table.entries):
+                        file.seek(table.at + entry * table.stride + field.at)
+                        file.write(b"\1")
+    taken = image.take(path)
+    os.unlink(path)
+    return scenario._replace(image=taken)
+
+
 def owner(path: str, others: Others) -> Scenario:
     """Another process owns objects, one of which somebody made, and one that it has deleted."""
     builder = Builder(path)
@@ -308,6 +348,8 @@ def all_scenarios(path: str) -> Iterator[Scenario]:
     for make in (made, empty, populated, full, full_of_slots, fragmented, pinned):
         yield make(path)
     yield mid_free(path)
+    yield mid_wait(path)
+    yield slept_before(path)
     yield rebooted(path)
     yield condemned(path, Others.IDLE)
     for others in (Others.STOPPED, Others.DIE):

@@ -28,7 +28,8 @@ OF_OWNERS = [
         "owned_left",
         "what a dead process owned stays, and is the next one's that gets its row",
         "recovery.pxd",
-        "            if owned:\n                delete_if_owned(v, i, dead)\n            continue\n",
+        "            if owned:\n                delete_if_owned(v, i, dead)\n"
+        "            continue\n",
         "            continue\n",
         (MATRIX, "--only=owner_die put_small"),
     ),
