@@ -179,10 +179,11 @@ class BatchCalls(Opened):
             batch.append(One(Call(att, life, asked, until, self._stay), one, one.wanted(b"")))
         try:
             _put_all(att, batch)
+            return _refs(att, batch)
         except BaseException as error:
-            if not _stay(att, batch, error):
-                raise
-        return _refs(att, batch)
+            if _stay(att, batch, error):
+                return _refs(att, batch)
+            raise
 
     def get_many(
         self, keys: Iterable[Key], *, timeout: float | None = 0, writable: bool = False
