@@ -56,7 +56,7 @@ NARROW = 1 << 32  # numbers below this one take the smaller of them
 
 
 class Format(NamedTuple):
-    """What the arrays of one tag have in common."""
+    """The dtype and the rest that the arrays of one tag have in common."""
 
     dtype: bytes  # as arrays.describe_dtype() has it
     ndim: int
@@ -64,7 +64,7 @@ class Format(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where the parts of a block begin, and its size."""
+    """Offsets of the parts of a block, and its size."""
 
     tags: int
     ends: int
