@@ -13,9 +13,10 @@ from refstore.engines.native.atomics cimport (
     load_acquire, load_acquire_u16, load_acquire_u32, load_relaxed_u32, popcount64,
 )
 from refstore.engines.native.layout cimport (
-    BINS, CLAIMED, CLASSES, CONDEMNED, FREE, GOING, HELD, KIND_OBJECT, Label, LIVE_WORDS, MAKERS,
-    MAX_ROWS, Meta, META_LIMIT, NAME_LOCKS, OFFERED, PAGE, PageTag, PUBLISHING, RECLAIMING, RETIRED,
-    ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, WRITING,
+    BINS, CLAIMED, CLASSES, CONDEMNED, FLAG_HARD_CLAIM, FREE, GOING, HELD, KIND_OBJECT, Label,
+    LIVE_WORDS, MAKERS, MAX_ROWS, Meta, META_LIMIT, NAME_LOCKS, OFFERED, PAGE, PageTag, PUBLISHING,
+    RECLAIMING, RETIRED, ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
+    WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
@@ -26,7 +27,9 @@ from refstore.engines.native.view cimport (
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.memory cimport is_committed
 from refstore.engines.native.metas cimport meta_nbytes, meta_room
-from refstore.engines.native.slots cimport is_live, pinned_by, word_generation, word_row, word_state
+from refstore.engines.native.slots cimport (
+    is_claim, is_live, pinned_by, word_generation, word_row, word_state,
+)
 from refstore.engines.native.makers cimport ROW_MASK
 from refstore.engines.native.bins cimport are_used, bin_of
 from refstore.engines.native.rebuild cimport has_bytes
@@ -295,6 +298,32 @@ cdef inline void check_names(View *v, set problems):
         names[name] = i
 
 
+cdef inline void check_claims(View *v, set problems):
+    from refstore import _problems
+    cdef:
+        uint64_t i, word
+        Slot *slot
+        dict claims = {}
+    for i in range(slots_used(v)):
+        slot = &v.slots[i]
+        word = load_acquire(&slot.word)                                  # [seal]
+        if not is_claim(word):
+            continue
+        if not labels_are_committed(v, i):
+            problems.add(f"label: slot {i} claims a name, but its label was never written")
+            continue
+        name = label_at(v, i).name[:label_at(v, i).name_nbytes]
+        if name_hash(v, label_at(v, i).name, label_at(v, i).name_nbytes) != slot.name_hash:
+            problems.add(_problems.wrong_hash(i))
+        if find_cell(v, make_cell(i, word_generation(word), slot.name_hash),
+                     slot.name_hash) == NULL:
+            problems.add(f"claim: slot {i} claims {name!r}, and the index does not lead to it")
+        claim = (name, slot.flags & FLAG_HARD_CLAIM)
+        if claim in claims:
+            problems.add(f"claim: slots {claims[claim]} and {i} both claim {name!r}")
+        claims[claim] = i
+
+
 cdef inline void check_pins(View *v, set problems):
     from refstore import _problems
     cdef uint64_t row, step, i, state
@@ -464,6 +493,7 @@ cdef inline set find_problems(View *v):
         check_space(v, problems)
         check_memory(v, problems)
         check_names(v, problems)
+        check_claims(v, problems)
         check_pins(v, problems)
         check_reaps(v, problems)
         check_owners(v, problems)

@@ -8,13 +8,15 @@ from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire
-from refstore.engines.native.error_codes cimport ERR_EXISTS, ERR_NOT_FOUND
+from refstore.engines.native.error_codes cimport blocked_by, ERR_CLAIMED, ERR_EXISTS, ERR_NOT_FOUND
 from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_RECOVERIES, NAME_LIMIT
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, slots_used, View
-from refstore.engines.native.slots cimport is_live, pin
-from refstore.engines.native.names cimport find, Found, Name, name_hash, remove, remove_named
+from refstore.engines.native.slots cimport is_live, pin, word_row
+from refstore.engines.native.names cimport find, Found, Name, name_hash
+from refstore.engines.native.claims cimport Claim, find_claim
+from refstore.engines.native.publication cimport remove, remove_named
 from refstore.engines.native.recovery cimport (
-    recover_blocker_if_dead, recover_blocker_of, recover_dead,
+    recover_blocker_if_dead, recover_blocker_of, recover_dead, row_is_dead,
 )
 from refstore.engines.native.trim cimport trim_free
 from refstore.engines.native.stats cimport (
@@ -26,7 +28,8 @@ from refstore.engines.native.errors cimport blocked, census_of, get_error, put_e
 from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns
 from refstore.engines.native.put cimport (
-    begin_object, block_of, Draft, prepare, publish_object, put_buffer, put_bytes, set_meta,
+    begin_object, block_of, claim_for, discard, Draft, prepare, publish_object, put_buffer,
+    put_bytes, set_meta,
 )
 from refstore.engines.native.put_arrays cimport put_array, start_by_header, start_shaped
 
@@ -131,14 +134,16 @@ cdef class ObjectCalls:
         if name is not None:
             writer.name = str.__str__(name) if isinstance(name, str) else name      # of a subclass
             read_name(&att.view, writer.name, &writer.parsed, False)
-            if not replace:
-                require_free_name(&att.view, name, &writer.parsed)
+            require_creatable(&att.view, name, &writer.parsed, replace)
         if header is not None:
             start_by_header(&att.view, &draft, header, checked_size(nbytes))
         elif nbytes is not None:
             begin_object(&att.view, &draft, checked_size(nbytes), 0)
         else:
             start_shaped(&att.view, &draft, shape, np.dtype(dtype), order)
+        if claim:
+            claim_hard(&att.view, &draft, name, &writer.parsed, replace)
+            writer.claims = True
         writer.slot = draft.slot
         writer.att = writer.home = att
         writer.tag = att.view.tag
@@ -258,7 +263,8 @@ cdef class ObjectCalls:
             raise MemoryError("no memory to count the store's pages")
         return (v.header.capacity, census.used, census.free, census.largest_free,
                 census.objects, census.pinned, census.condemned,
-                *[count_all(v, counter) for counter in range(COUNT_RECOVERIES + 1)], count_processes(v))
+                *[count_all(v, counter) for counter in range(COUNT_RECOVERIES + 1)],
+                count_processes(v))
 
     def _problems(self):
         cdef Attachment att = self.use()
@@ -357,6 +363,28 @@ cdef inline int require_free_name(View *v, object text, Name *name) except -1:
     cdef Found found
     if find(v, name, &found, False) == 0:
         raise put_error(v, ERR_EXISTS, 0, text)
+    return 0
+
+
+cdef inline int require_creatable(View *v, object text, Name *name, bint replace) except -1:
+    cdef Claim claim
+    if not replace:
+        require_free_name(v, text, name)
+    if find_claim(v, name, &claim) and claim.is_hard and not row_is_dead(v, word_row(claim.word)):
+        raise put_error(v, blocked_by(ERR_CLAIMED, word_row(claim.word)), 0, text)
+    return 0
+
+
+cdef inline int claim_hard(View *v, Draft *draft, object text, const Name *name,
+                           bint replace) except -1:
+    cdef int got
+    try:
+        got = claim_for(v, draft, name, True, replace)
+        if got != 0:
+            raise put_error(v, got, v.slots[draft.slot].nbytes, text)
+    except BaseException:
+        discard(v, draft)
+        raise
     return 0
 
 

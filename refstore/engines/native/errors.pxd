@@ -5,8 +5,8 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire
 from refstore.engines.native.error_codes cimport (
-    blocker_of, ERR_BUSY, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY,
-    ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, kind_of_error,
+    blocker_of, ERR_BUSY, ERR_CLAIMED, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX,
+    ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, kind_of_error,
 )
 from refstore.engines.native.layout cimport KEPT, MAX_ROWS, PAGE, Row
 from refstore.engines.native.geometry cimport block_nbytes
@@ -117,6 +117,9 @@ cdef inline object put_error(View *v, int error, uint64_t nbytes, object name):
     from refstore import _messages
     if kind_of_error(error) == ERR_EXISTS:
         return _messages.exists(path_of(v), name)
+    if kind_of_error(error) == ERR_CLAIMED:
+        from refstore import _waiting_messages
+        return _waiting_messages.claimed(path_of(v), name, row_at(v, blocker_of(error)).pid)
     what = _messages.a_put(nbytes) if name is None else f"publishing {name!r}"
     return blocked(v, error, what) or full(v, nbytes, kind_of_error(error))
 

@@ -1,6 +1,6 @@
 # What goes when a put finds no room. By evict="lru", and in stores without a policy, the oldest of
-# ten samples; by evict="s3fifo" what its queues say. Only what makes room by itself is looked at: an
-# object whose block is of the very size, or a window; so a put that could not fit whatever went
+# ten samples; by evict="s3fifo" what its queues say. Only what makes room by itself is looked at:
+# an object whose block is of the very size, or a window; so a put that could not fit whatever went
 # evicts nothing.
 #
 # An object goes by an offer, which readers rescue: see slots.pxd. From the offer to its end the GIL
@@ -329,7 +329,8 @@ cdef inline int look_for_room(View *v, uint64_t nbytes, uint64_t *slot) noexcept
     return got
 
 
-cdef inline int find_room(View *v, uint64_t nbytes, Eviction *so_far, uint64_t *slot) noexcept nogil:
+cdef inline int find_room(View *v, uint64_t nbytes, Eviction *so_far,
+                          uint64_t *slot) noexcept nogil:
     # As allocate_block(), and what may go makes room.
     cdef int got
     if not so_far.is_due:

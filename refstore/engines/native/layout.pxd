@@ -35,12 +35,13 @@
 # StoreCorruptedError, and check() reports what can be seen. A truth has one writer at a time, and
 # nothing that it could be rebuilt from.
 #
-#   truths  header: all but `moves`, `totals` and `tick`; in particular `live` and `live_words` (whose pins
-#           count) and `slots_used` (how far the table goes)
+#   truths  header: all but `moves`, `totals` and `tick`; in particular `live` and `live_words`
+#           (whose pins count) and `slots_used` (how far the table goes)
 #           pool: `lock`, `map_committed`, `runs_used`
 #           rows: `state`; name locks: `lock`
-#           slots: every field; of `last_use` the bit EVICTABLE. The word says whether the object lives, `extent`,
-#           or `run` and `block`, which pages are its own; `mask` says which rows may pin it
+#           slots: every field; of `last_use` the bit EVICTABLE. The word says whether the object
+#           lives, `extent`, or `run` and `block`, which pages are its own; `mask` says which rows
+#           may pin it
 #           runs: `live`, `committed`, `first`, `pages`, `blocks`, of which `twin` is a second copy
 #           pins, labels, and the bits of memory that is there: pins_ready (also whose pins count),
 #           labels_ready, metas_ready, index_ready, queues_ready, data_ready
@@ -65,8 +66,12 @@
 #   from        to           operation   primitive       if the process dies here
 #   FREE        WRITING      claim       CAS acq_rel     recovery: -> CONDEMNED, and reaped
 #   FREE        HELD         take space  CAS acq_rel     recovery: -> FREE
-#   FREE        CLAIMED      claim name  CAS acq_rel     recovery: -> FREE(gen+1)
-#   CLAIMED     FREE(gen+1)  let go      store release   a sweep sets the hint bit
+#   WRITING     CLAIMED      claim name  store release   recovery: -> CONDEMNED, and reaped
+#   CLAIMED     PUBLISHING   publish     store release   it is whole and lives on
+#   CLAIMED     FREE(gen+1)  give up     store release   a sweep sets the hint bit
+#   CLAIMED     RETIRED      give up     store release   a sweep sets the hint bit of its space
+#   CLAIMED     CONDEMNED    abort       store seq_cst   the last unpin or a sweep reaps it
+#   CLAIMED     CONDEMNED    recovery    CAS seq_cst     the last unpin or a sweep reaps it
 #   HELD        WRITING      take space  store release   recovery: -> CONDEMNED, and reaped
 #   HELD        FREE         unclaim     store release   a sweep sets the hint bit
 #   WRITING     FREE         unclaim     store release   a sweep sets the hint bit
@@ -256,7 +261,7 @@ cdef struct Header:
     char boot_id[40]            # of the boot after which it was last checked; by: maker, boot
     uint32_t flags              # FLAG_TEMPORARY or 0; by: maker
     uint32_t evict              # Evict: which objects make room for others; by: maker
-    uint64_t made_at            # seconds since the epoch, of which Slot.created counts on; by: maker
+    uint64_t made_at            # seconds since the epoch, from which Slot.created counts; by: maker
     uint64_t limit              # reserved: pages in use at most; by: nobody
     uint64_t _pad0[14]
     uint64_t slots_used         # slots below this are committed; by: grower
@@ -308,16 +313,16 @@ cdef struct Row:
     uint64_t counters[COUNTERS]  # of its process, by Counter; by: row
     uint64_t has_children       # 1: some without a row have its lock; for messages only; by: row
     uint64_t moved_to           # reserved: offset of the block that it moves; by: nobody
-    uint64_t waits_for          # slot + 1 of the claim that its process waits for, or 0; by: row
+    uint64_t _pad0
     uint32_t waiting            # of its threads; for reports only; by: row
     uint32_t owns_any           # 1 once its process has owned an object; by: row
     uint32_t maker              # + 1: its process in `makers`, or 0: not there yet; by: row
-    uint32_t _pad0[3]
+    uint32_t _pad1[3]
 
 cdef struct NameLock:
     uint64_t lock               # 0, or row + 1 of the holder; by: locker
     uint32_t changes            # futex word: a name under this lock changed; by: anyone
-    uint32_t awake_until        # ms/16 of the coarse clock until which somebody may sleep; by: anyone
+    uint32_t awake_until        # tick of 16 ms until which somebody may sleep; by: anyone
     uint64_t _pad0[6]
 
 cdef struct Maker:
@@ -358,7 +363,9 @@ cdef struct Slot:
     uint8_t text_nbytes         # of the label's text, 0 if none; by: owner
     uint8_t flags               # SlotFlag; by: owner
     # second line: read by those who want more than the bytes
-    uint64_t replaces_generation  # of the object that this one's publication replaces; by: owner
+    # of the object that this one's publication replaces; of a soft claim: of that for which its
+    # maker waits
+    uint64_t replaces_generation  # by: owner
     uint32_t replaces_slot      # + 1, or 0: none; by: owner
     uint32_t spill_nbytes       # of the description behind the payload, if it is there; by: owner
     uint64_t shape[INLINE_DIMS]  # of at most INLINE_DIMS axes; else see the label; by: owner
@@ -434,6 +441,8 @@ cdef struct PageTag:
 #   mask          has the bit of each row with such a cell
 #   label         the name of a live object with a name_hash has that hash
 #   index         a cell of the name's buckets leads to such a slot; no two have one name
+#   claim         the name of a CLAIMED slot has its name_hash, and a cell of its buckets leads to the
+#                 slot; no two hard ones have one name, and no two soft ones
 #   lock          nobody holds the space lock, or a name's
 #   turn          is 0, or row + 1 of a live row
 

@@ -52,7 +52,6 @@ cdef inline void join_row(View *v, uint64_t r) noexcept nogil:
     assign(row.pid, 0)          # the last owner's, which messages would name
     assign(row.recoverer, 0)
     assign(row.has_children, 0)
-    assign(row.waits_for, 0)
     assign(row.waiting, 0)
     assign(row.owns_any, 0)
     assign(row.maker, 0)

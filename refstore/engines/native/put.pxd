@@ -17,18 +17,20 @@ from libc.string cimport memcpy
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign, load_relaxed
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_INDEX, ERR_UNCOMMITTED, kind_of_error
-from refstore.engines.native.layout cimport EVICTABLE, FLAG_META, KIND_BYTES, Label, Slot
+from refstore.engines.native.layout cimport (
+    EVICTABLE, FLAG_HARD_CLAIM, FLAG_META, KIND_BYTES, Label, Slot,
+)
 from refstore.engines.native.geometry cimport block_nbytes, class_nbytes, class_of
 from refstore.engines.native.view cimport label_at, meta_at, View
 from refstore.engines.native.memory cimport commit_labels, commit_metas
 from refstore.engines.native.metas cimport meta_nbytes, meta_room, write_meta
 from refstore.engines.native.ages cimport count_put, first_use
-from refstore.engines.native.slots cimport (
-    abandon, free_slot, reap_condemned, seal, unclaim, word_generation,
-)
+from refstore.engines.native.slots cimport free_slot, seal, unclaim, word_generation
 from refstore.engines.native.makers cimport sign
 from refstore.engines.native.blocks cimport allocate_block
-from refstore.engines.native.names cimport Name, publish
+from refstore.engines.native.names cimport Name
+from refstore.engines.native.claims cimport claim_name, give_up, give_up_to_views
+from refstore.engines.native.publication cimport publish
 from refstore.engines.native.owners cimport note_owner
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.queues cimport first_queue, push
@@ -47,6 +49,7 @@ cdef struct Draft:
     uint64_t slot
     uint64_t generation
     bint is_begun               # the slot is ours, and has room
+    uint64_t claim              # slot + 1 of the claim on its name that we have, or 0
     # what the caller asked for
     uint64_t deadline           # for room, as deadline_ns()
     const bint *is_closed       # the store that was asked, meanwhile; or NULL
@@ -59,6 +62,7 @@ cdef struct Draft:
 cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.life = v.life
     draft.is_begun = False
+    draft.claim = 0
     draft.deadline = 0
     draft.is_closed = NULL
     draft.owned = False
@@ -78,7 +82,7 @@ cdef inline int set_meta(Draft *draft, object meta) except -1:
 cdef inline void discard(View *v, Draft *draft) noexcept:
     # What failed is given up by who began it, and by no child.
     if draft.is_begun and is_same_process(v, draft.life):
-        free_slot(v, draft.slot)
+        give_up(v, draft.slot)
     draft.is_begun = False
 
 
@@ -142,30 +146,46 @@ cdef inline int require_committed(View *v, Draft *draft, bint label) except -1:
     return 0
 
 
-cdef inline int publish_named(View *v, const Draft *draft, Name *name, bint replace) except -128:
-    # As publish().
-    cdef uint64_t i = draft.slot
+cdef inline int write_name(View *v, uint64_t i, const Name *name) except -128:
+    # 0, or an error
     cdef Label *label
-    cdef uint64_t since = 0
     cdef int got = ensure_committed(v, i, True)
-    if got != 0:
-        return got
-    label = label_at(v, i)
-    assign(label.name_nbytes, <uint8_t>name.nbytes)
-    memcpy(label.name, name.utf8, name.nbytes)
-    failpoint()
-    assign(v.slots[i].name_hash, name.hashed)
-    got = publish(v, i, replace)
-    while got < 0 and may_retry_until(v, &got, &since, draft.deadline):
-        got = publish(v, i, replace)
+    if got == 0:
+        label = label_at(v, i)
+        assign(label.name_nbytes, <uint8_t>name.nbytes)
+        memcpy(label.name, name.utf8, name.nbytes)
+        failpoint()
+        assign(v.slots[i].name_hash, name.hashed)
     return got
 
 
-cdef inline void abort_object(View *v, uint64_t i) noexcept nogil:
-    # Views of it may live, also in a child that was forked while we waited: then it goes with the
-    # last.
-    abandon(v, i)
-    reap_condemned(v, i)
+cdef inline int claim_for(View *v, const Draft *draft, const Name *name, bint is_hard,
+                          bint replace) except -128:
+    # As claim_name(), of the draft's slot.
+    cdef uint64_t since = 0
+    cdef int got = write_name(v, draft.slot, name)
+    if got != 0:
+        return got
+    if is_hard:
+        assign(v.slots[draft.slot].flags, v.slots[draft.slot].flags | FLAG_HARD_CLAIM)
+    got = claim_name(v, draft.slot, replace)
+    while got < 0 and may_retry_until(v, &got, &since, draft.deadline):
+        got = claim_name(v, draft.slot, replace)
+    return got
+
+
+cdef inline int publish_named(View *v, const Draft *draft, Name *name, bint replace) except -128:
+    # As publish().
+    cdef uint64_t i = draft.slot
+    cdef uint64_t since = 0
+    cdef int got = 0
+    if draft.claim != i + 1:            # else others read its name already
+        got = write_name(v, i, name)
+    if got == 0:
+        got = publish(v, i, replace, draft.claim)
+    while got < 0 and may_retry_until(v, &got, &since, draft.deadline):
+        got = publish(v, i, replace, draft.claim)
+    return got
 
 
 cdef inline int publish_object(View *v, const Draft *draft, object text, Name *name,
@@ -184,11 +204,11 @@ cdef inline int publish_object(View *v, const Draft *draft, object text, Name *n
             got = publish_named(v, draft, name, replace)
         except BaseException:
             if is_same_process(v, draft.life):
-                abort_object(v, i)
+                give_up_to_views(v, i)
             raise
         if got < 0:
             if kind_of_error(got) != ERR_INDEX:     # then it is condemned already
-                abort_object(v, i)
+                give_up_to_views(v, i)
             recover_blocker_of(v, got)
             raise put_error(v, got, nbytes, text)
         recover_blocker_if_dead(v, got)         # of what was replaced

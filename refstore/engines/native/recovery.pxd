@@ -17,9 +17,9 @@ from refstore.engines.native.error_codes cimport (
     left_behind,
 )
 from refstore.engines.native.layout cimport (
-    CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FREE, HELD, KEPT, MAX_ROWS, NAME_LOCKS,
-    NameLock, OFFERED, PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot,
-    SLOTS_PER_STEP, WRITING,
+    CLAIMED, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FLAG_HARD_CLAIM, FREE, HELD, KEPT,
+    MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE,
+    ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.system cimport (
@@ -37,7 +37,7 @@ from refstore.engines.native.slots cimport (
     unclaim, withdraw, word_generation, word_row, word_state,
 )
 from refstore.engines.native.rebuild cimport rebuild
-from refstore.engines.native.names cimport find_cell, make_cell
+from refstore.engines.native.names cimport find_cell, make_cell, unindex
 from refstore.engines.native.owners cimport delete_owned, is_sealed
 from refstore.engines.native.process_table cimport (
     ensure_first_pins_committed, join_row, mark_live, use_row,
@@ -61,6 +61,16 @@ cdef inline void condemn_dead(View *v, uint64_t i, uint64_t word) noexcept nogil
     # and pins it.
     end_publishing(v, i, word, CONDEMNED)
     v.recovered.unfinished += 1
+    v.recovered.nbytes += reap_counted(v, i)
+
+
+cdef inline void end_dead_claim(View *v, uint64_t i, uint64_t word) noexcept nogil:
+    # A Writer's has a block.
+    cdef uint64_t hashed = v.slots[i].name_hash
+    cdef bint is_hard = v.slots[i].flags & FLAG_HARD_CLAIM != 0
+    end_publishing(v, i, word, CONDEMNED)
+    unindex(v, i, word_generation(word), hashed)
+    v.recovered.unfinished += is_hard
     v.recovered.nbytes += reap_counted(v, i)
 
 
@@ -112,6 +122,8 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
                 free_slot(v, i)
             elif state == HELD:
                 unclaim(v, i)
+            elif state == CLAIMED:
+                end_dead_claim(v, i, word)
             elif state == PUBLISHING:
                 finish_dead_publish(v, i, word)
                 if owned:

@@ -16,8 +16,9 @@ from refstore.engines.native.atomics cimport (
 )
 from refstore.engines.native.error_codes cimport ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, with_blocker
 from refstore.engines.native.layout cimport (
-    CLASSES, CONDEMNED, COUNT_RESCUES, FREE, GENERATION_LAST, KEPT, LIVE_STATES, LIVE_WORDS,
-    OFFERED, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    CLAIMED, CLASSES, CONDEMNED, COUNT_RESCUES, FREE, GENERATION_LAST, KEPT, LIVE_STATES,
+    LIVE_WORDS, OFFERED, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
+    WRITING,
 )
 from refstore.engines.native.view cimport (
     bits_at, class_bits_at, count, is_ready, pins_are_committed, pins_of, pins_ready_of, RECENT,
@@ -60,6 +61,10 @@ cdef inline bint is_readable(uint64_t word, uint64_t generation) noexcept nogil:
     # it; what is OFFERED goes unless it is rescued.
     return word_generation(word) == generation and (
         word_state(word) == SEALED or word_state(word) == PUBLISHING)
+
+
+cdef inline bint is_claim(uint64_t word) noexcept nogil:
+    return word_state(word) == CLAIMED
 
 
 # State transitions
@@ -289,7 +294,8 @@ cdef inline int condemn(View *v, uint64_t i, uint64_t generation, bint name_is_o
 cdef inline bint withdraw(View *v, uint64_t i, uint64_t word) noexcept nogil:
     # OFFERED -> SEALED: by who offered the object, or recovers it. False if it was rescued, or
     # deleted.
-    return cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), SEALED, 0))  # [pin]
+    return cas_seq_cst(&v.slots[i].word, &word,
+                       make_word(word_generation(word), SEALED, 0))      # [pin]
 
 
 cdef inline uint64_t offer(View *v, uint64_t i, uint64_t word) noexcept nogil:

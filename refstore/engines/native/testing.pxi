@@ -10,7 +10,7 @@ from refstore.engines.native.error_codes cimport ERR_FULL
 from refstore.engines.native.layout cimport FREE
 from refstore.engines.native.view cimport View
 from refstore.engines.native.slots cimport make_word, pin, seal, unpin, word_generation, word_state
-from refstore.engines.native.names cimport remove
+from refstore.engines.native.publication cimport remove
 from refstore.engines.native.stats cimport count_waiting
 from refstore.engines.native.points cimport set_visitor
 from refstore.engines.native.errors cimport full

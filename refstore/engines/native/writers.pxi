@@ -12,9 +12,10 @@ from refstore.engines.native.layout cimport PAGE, SMALL_LIMIT
 from refstore.engines.native.view cimport pins_are_committed, View
 from refstore.engines.native.memory cimport ensure_pins_committed
 from refstore.engines.native.metas cimport meta_nbytes, meta_room, set_nbytes
-from refstore.engines.native.slots cimport abandon, free_slot, pin_own, word_generation
+from refstore.engines.native.slots cimport pin_own, word_generation
 from refstore.engines.native.blocks cimport cut_extent
 from refstore.engines.native.names cimport Name
+from refstore.engines.native.claims cimport give_up, give_up_to_views
 from refstore.engines.native.fork cimport keep_pin, OpenWriter
 from refstore.engines.native.points cimport look_for_signals, python_ran
 from refstore.engines.native.errors cimport full
@@ -47,6 +48,7 @@ cdef class Writer(Block):
     cdef bint replaces
     cdef bint may_shrink
     cdef bint is_short          # shorter than it was made
+    cdef bint claims            # the name is ours till the end
     cdef object name
     cdef Name parsed            # of `name`, which keeps its bytes
     cdef Attachment home        # stays when the block is given back
@@ -75,9 +77,9 @@ cdef class Writer(Block):
         if not self.is_closed and self.is_ours():
             see_forks(self.att)
             if not self.is_seen():
-                free_slot(&self.att.view, self.slot)
+                give_up(&self.att.view, self.slot)
             elif self.pin_views():          # nothing may be put where they point
-                abandon(&self.att.view, self.slot)
+                give_up_to_views(&self.att.view, self.slot)
             else:  # not even memory for a pin: the block stays ours until somebody recovers our row
                 self.att.view.dirty = True
         self.close_views()
@@ -146,6 +148,7 @@ cdef class Writer(Block):
         cdef Draft draft
         prepare(&att.view, &draft)
         draft.slot = self.slot
+        draft.claim = self.slot + 1 if self.claims else 0
         look_for_signals(&att.view, draft.life, "before the seal")
         self.require_ours()          # still
         see_forks(att)
@@ -160,7 +163,9 @@ cdef class Writer(Block):
             publish_object(&self.att.view, &draft, self.name, &self.parsed, self.replaces)
             self.is_sealed = True
             self.home.delete_unless_open()
-        except ObjectExistsError:
+        except ObjectExistsError as error:
+            if error.pid is not None:           # it is claimed
+                raise
             raise _messages.taken_meanwhile(att.path, self.name) from None
         finally:
             self.exports -= 1
