@@ -1,4 +1,4 @@
-"""Who makes the object of a name for a coroutine: one task of a loop, and one thread for it.
+"""Objects that coroutines get or make, for `aio`: one task of a loop makes one, by one thread.
 
 The thread calls `store.get_or_put()`, which claims the name on the whole machine, or says at once
 that another process has it. Under the claim it runs the factory, or waits for the factory's task in

@@ -56,7 +56,7 @@ NARROW = 1 << 32  # numbers below this one take the smaller of them
 
 
 class Format(NamedTuple):
-    """What the arrays of one tag have in common."""
+    """The dtype and the rest that the arrays of one tag have in common."""
 
     dtype: bytes  # as arrays.describe_dtype() has it
     ndim: int
@@ -64,7 +64,7 @@ class Format(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where the parts of a block begin, and its size."""
+    """Offsets of the parts of a block, and its size."""
 
     tags: int
     ends: int
@@ -316,7 +316,9 @@ class Records:
             piece = piece[:at]
         if math.prod(shape) * dtype.itemsize != len(piece):
             raise _corrupted(f"shape of record {i}", shape)
-        return np.ndarray(shape, dtype, buffer=piece)
+        if not len(piece):
+            return _empty(shape, dtype)
+        return np.frombuffer(piece, dtype).reshape(shape)  # which keeps the view, hence the pin
 
     def find(self, tag: int, key: bytes) -> int | None:
         """The number of the value of a key."""
@@ -333,6 +335,12 @@ class Records:
                 return number + 1
             at = (at + 1) % size
         return None
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    made = np.empty(shape, dtype)
+    made.flags.writeable = False
+    return made
 
 
 def _numbers(view: memoryview, start: int, count: int, width: int) -> memoryview:

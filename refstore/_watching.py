@@ -203,8 +203,8 @@ class Watcher:
             time.sleep(min(len(waiting) * SHORT / 8, NAP / 4))  # any change tells all of them
 
     def _tell_one_if_same(self, names: Sequence[str], seen: Sequence[int]) -> None:
-        """After a sleep that ended early without a change: a process that died in the middle of one
-        leaves it to the next look."""
+        """Lets one look if a sleep ended early without a change: a process that died in the middle
+        of a change leaves it to the next look."""
         if list(self._watch.seen(names)) == list(seen):
             if time.monotonic() >= self._next_look:
                 self._next_look = time.monotonic() + LOOK_DELAY

@@ -329,7 +329,7 @@ async def _make(
 
 
 def _end_of(timeout: float | None) -> float:
-    """When a call that begins here is over, by time.monotonic(). Errors: TypeError, ValueError."""
+    """End of a call that begins here, by time.monotonic(). Errors: TypeError, ValueError."""
     deadline = deadline_of(timeout)
     return math.inf if deadline is None else deadline
 

@@ -71,7 +71,7 @@ class StoreMapping(MutableMapping[str, Any]):
 
     @property
     def prefix(self) -> str:
-        """How the names of the objects begin.
+        """The text with which the names of the objects begin.
 
         Example:
             >>> from refstore.mapping import StoreMapping

@@ -28,7 +28,7 @@ __all__ = ["SharedDict", "SharedList"]
 
 
 class _Handle:
-    """What both have in common: an open object, which is pinned until it is closed."""
+    """An open object, which is pinned until it is closed."""
 
     __slots__ = ("__weakref__", "_buf", "_records", "_ref", "_store")
 

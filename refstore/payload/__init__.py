@@ -159,8 +159,8 @@ class _Encoder:
         try:
             pickler.dump(obj)
         except AttributeError as error:
-            # what pickle raises before Python 3.12 for a local function or class
-            if not str(error).startswith("Can't pickle"):
+            # what pickle raises before Python 3.14 for a local function or class
+            if not str(error).startswith(("Can't pickle", "Can't get local")):
                 raise
             raise pickle.PicklingError(str(error)) from error
 
