@@ -25,7 +25,7 @@ cdef extern from *:
             __atomic_fetch_add(word, 1, __ATOMIC_ACQ_REL);
         return (floors_now() - began) / (double)count;
     }
-    /* Waits until the word is `mine`, and makes it the other one's. `taken`: seconds of each turn. */
+    /* Waits until the word is `mine`, and makes it the other's. `taken`: seconds of each turn. */
     static void floors_play(uint32_t *word, uint32_t mine, double *taken, uint64_t count) {
         double before = floors_now();
         for (uint64_t i = 0; i < count; i++) {

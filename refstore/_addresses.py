@@ -30,7 +30,7 @@ def _as_array(view: Any) -> Any:
         if not hasattr(view, "__array_interface__"):
             raise _no_buffer(view) from None
         return np.asarray(view)
-    except BufferError:  # of a dtype that no format says
+    except (BufferError, ValueError):  # of a dtype that no format says, or it is closed
         return np.asarray(view)
     try:
         return np.asarray(exported)

@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from statistics import median
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Semaphore
+from statistics import median
 
 from benchmarks.goals.row import Effort, Goal, Row, compared
 from refstore import Store

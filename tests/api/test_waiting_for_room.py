@@ -265,28 +265,32 @@ def test_a_store_that_is_closed_waits_for_no_room(make_store: MakeStore) -> None
 def test_a_large_request_comes_in_behind_many_small_ones(make_store: MakeStore) -> None:
     store = make_store(8 * MIB)
     is_over, errors = threading.Event(), list[BaseException]()
+    all_have_one = threading.Barrier(9)
 
     def churn() -> None:
-        """Always hold a few, and ask for one more whenever one has gone."""
+        """Hold one nearly always: so there is never room for all of them at once by chance."""
         try:
-            mine = [store.put(bytes(MIB), timeout=LONG)]
-            while not is_over.is_set():
-                mine.append(store.put(bytes(MIB), timeout=LONG))
-                store.delete(mine.pop(0))
+            ref = store.put(bytes(MIB), timeout=LONG)
+            all_have_one.wait(LONG)
+            while not is_over.wait(0.02):
+                store.delete(ref)
+                ref = store.put(bytes(MIB), timeout=LONG)
+            store.delete(ref)
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=churn) for _ in range(4)]
+    threads = [threading.Thread(target=churn) for _ in range(8)]
+    for thread in threads:
+        thread.start()
     try:
-        for thread in threads:
-            thread.start()
-        large = store.put(bytes(4 * MIB), timeout=LONG)
-        store.delete(large)
+        all_have_one.wait(LONG)
+        store.delete(store.put(bytes(8 * MIB), timeout=20))
     finally:
         is_over.set()
         for thread in threads:
             thread.join(LONG)
     assert errors == []
+    assert store.stats().used == 0
     assert store.check() == []
 
 
@@ -297,8 +301,10 @@ def test_a_small_request_comes_in_beside_a_large_one(make_store: MakeStore) -> N
     large = threading.Thread(target=lambda: refs.append(store.put(bytes(8 * MIB), timeout=LONG)))
     large.start()
     try:
-        for _ in range(2):
+        began = time.monotonic()
+        while time.monotonic() - began < 1.0:  # by then the large one has long had its turn
             store.delete(store.put(bytes(MIB), timeout=LONG))
+        assert time.monotonic() - began < LONG / 2
     finally:
         store.delete(kept)
         large.join(LONG)

@@ -92,6 +92,40 @@ def fork(store: refstore.Store) -> None:
         assert os.waitpid(pid, 0)[1] == 0
 
 
+def give_up_waiting(wait: Work) -> Work:
+    """Wait for what does not come."""
+
+    def work(store: refstore.Store) -> None:
+        with contextlib.suppress(refstore.GetTimeoutError, refstore.StoreFullError):
+            wait(store)
+
+    return work
+
+
+def claim(store: refstore.Store, end: str) -> None:
+    writer = store.create(len(NEW), name="n", replace=True, claim=True)
+    memoryview(writer)[:] = NEW
+    if end == "seal":
+        writer.seal()
+    else:
+        writer.abort()
+
+
+def own_and_leave(store: refstore.Store) -> None:
+    store.put(SMALL, name="owned", owned=True)
+    store.put(LARGE, owned=True)
+    store.close()
+
+
+def make_from_another(store: refstore.Store) -> None:
+    def make() -> bytes:
+        store.put(SMALL, name="new")  # over our own claim
+        with store.get_or_put("another", lambda: SMALL) as buf:
+            return bytes(buf)
+
+    store.get_or_put("new", make).release()
+
+
 def come_and_go(store: refstore.Store) -> None:
     path = store.path
     store.close()
@@ -121,6 +155,22 @@ OPERATIONS = {
     "delete": Operation(lambda store: store.delete("n"), deletes=True),
     "delete many": Operation(lambda store: store.delete_many(["n", "gone"]), deletes=True),
     "delete what is pinned": Operation(delete_pinned, deletes=True),
+    "get or put what is there": Operation(lambda store: store.get_or_put("n", list).release()),
+    "get or put": Operation(lambda store: store.get_or_put("new", lambda: SMALL).release()),
+    "get or put large": Operation(lambda store: store.get_or_put("new", lambda: LARGE).release()),
+    "get or put from another": Operation(make_from_another),
+    "wait": Operation(give_up_waiting(lambda store: store.wait("new", timeout=0.001))),
+    "wait for room": Operation(
+        give_up_waiting(lambda store: store.put(bytes(299_000), timeout=0.001))
+    ),
+    "wait to write": Operation(
+        give_up_waiting(lambda store: store.create(299_000, name="new", claim=True, timeout=0.001))
+    ),
+    "claim and seal": Operation(lambda store: claim(store, "seal")),
+    "claim and abort": Operation(lambda store: claim(store, "abort")),
+    "own and leave": Operation(own_and_leave),
+    "adopt": Operation(lambda store: store.adopt("n"), deletes=True),
+    "disown": Operation(lambda store: store.disown("n")),
     "trim": Operation(lambda store: store.trim()),
     "fork": Operation(fork),
     "come and go": Operation(come_and_go),
@@ -128,6 +178,12 @@ OPERATIONS = {
     "come after a death": Operation(come_and_go, after_a_death=True),
     "delete what the dead pin": Operation(
         lambda store: store.delete("n"), deletes=True, after_a_death=True
+    ),
+    "get or put what the dead was making": Operation(
+        lambda store: store.get_or_put("making", lambda: SMALL).release(), after_a_death=True
+    ),
+    "put what the dead had claimed": Operation(
+        lambda store: store.put(SMALL, name="claimed"), after_a_death=True
     ),
     "put into the room of the dead": Operation(
         lambda store: store.put(HUGE), after_a_death=True, evicts=True
@@ -195,11 +251,13 @@ def scenario(operation: Operation) -> Iterator[str]:
 
 def die_with_much_in_hand(path: str) -> None:
     store = refstore.Store(path, create=False)
-    held = [store.get("n"), store.get("kept"), store.get(store.put(LARGE))]
+    held: list[Any] = [store.get("n"), store.get("kept"), store.get(store.put(LARGE))]
     store.delete(held[2].ref)
     writer = store.create(150_000)
     memoryview(writer)[:100] = bytes(100)
-    os.kill(os.getpid(), signal.SIGKILL)
+    held += [store.create(1000, name="claimed", claim=True)]
+    store.put(SMALL, name="owned", owned=True)
+    store.get_or_put("making", lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def run(operation: Operation, path: str, number: int | None, is_attached: bool) -> int:
@@ -222,6 +280,8 @@ def require_sound(path: str, operation: Operation) -> None:
         require_nothing_wrong(store)
         with store["kept"] as buf:
             assert bytes(buf) == KEPT
+        left = [info for info in store.objects() if info.owned or info.state != "live"]
+        assert left == [], left
         if not operation.deletes:
             assert "n" in store, "the object is lost"
         for name in store.names():

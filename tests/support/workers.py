@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pickle
@@ -15,6 +16,7 @@ import numpy as np
 from helpers import Session
 
 import refstore
+from refstore import aio
 from refstore.mapping import StoreMapping
 
 
@@ -44,6 +46,11 @@ def put_batches(session: Session, number: int, batches: int) -> list[Any]:
 def read(session: Session, key: Any) -> bytes:
     with session.store.get(key) as buf:
         return bytes(buf)
+
+
+def meta_of(session: Session, key: Any) -> bytes:
+    with session.store.get(key) as buf:
+        return buf.meta
 
 
 def wait(session: Session, name: str) -> bytes:
@@ -91,11 +98,6 @@ def put_patiently(session: Session, obj: Any, name: str | None = None) -> Any:
     """Say so, and wait for room."""
     session.say("waiting")
     return session.store.put(obj, name=name, timeout=helpers.BUSY_TIMEOUT)
-
-
-def meta_of(session: Session, key: Any) -> bytes:
-    with session.store.get(key) as buf:
-        return buf.meta
 
 
 def delete(session: Session, key: Any) -> None:
@@ -401,14 +403,61 @@ def make_from(session: Session, name: str, other: str) -> bytes:
     return bytes(session.store.get_or_put(name, factory))
 
 
-def churn_patiently(session: Session, size: int, count: int) -> None:
-    """Hold a few objects, let them go and put others, until the parent says so."""
-    store = session.store
-    while True:
-        mine = [store.put(bytes(size), timeout=helpers.BUSY_TIMEOUT) for _ in range(count)]
-        session.say("full")
-        for ref in mine:
-            store.delete(ref)
-        if session.is_called():
-            session.hear()
-            return
+def churn_patiently(session: Session, size: int) -> int:
+    """Hold an object nearly always, each for a moment, until the parent says so; how many."""
+    store, count = session.store, 1
+    ref = store.put(bytes(size), timeout=helpers.BUSY_TIMEOUT)
+    session.say("holding")
+    while not session.is_called(0.02):
+        store.delete(ref)
+        ref = store.put(bytes(size), timeout=helpers.BUSY_TIMEOUT)
+        count += 1
+    session.hear()
+    store.delete(ref)
+    return count
+
+
+def make_by_tasks(session: Session, name: str, value: Any, tasks: int) -> int:
+    """Many tasks of one loop get an object or make it; how many factories ran.
+
+    A factory says so, and goes on when the loop hears of it.
+    """
+    made: list[Any] = []
+
+    async def factory() -> Any:
+        made.append(value)
+        session.say("making")
+        await asyncio.get_running_loop().run_in_executor(None, session.hear)
+        return value
+
+    async def main() -> None:
+        calls = (aio.get_or_put(session.store, name, factory) for _ in range(tasks))
+        for buf in await asyncio.gather(*calls):
+            buf.release()
+
+    asyncio.run(main())
+    return len(made)
+
+
+def fork_a_reader(session: Session) -> None:
+    """Fork a child that reads `held["buffer"]` when `read_by_reader` says so; let go of it here."""
+    told, tell = os.pipe()
+    answer, say = os.pipe()
+    with helpers.forking_on_purpose():
+        pid = os.fork()
+    if pid == 0:
+        os.close(tell)
+        os.read(told, 1)
+        os.write(say, bytes(session.held["buffer"])[:100])
+        os._exit(0)
+    session.held["reader"] = (pid, tell, answer)
+    session.held.pop("buffer").release()
+
+
+def read_by_reader(session: Session) -> bytes:
+    """The first bytes that the child still sees."""
+    pid, tell, answer = session.held.pop("reader")
+    os.write(tell, b".")
+    found = os.read(answer, 100)
+    os.waitpid(pid, 0)
+    return found

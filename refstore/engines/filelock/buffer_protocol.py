@@ -15,8 +15,9 @@ PEP 688 gave classes in Python a way to say so, and only with 3.12. So there are
               asked: that `numpy.ndarray(buffer=buf)` keeps `buf` itself cannot be known, and an
               array that is not in C order has no plain bytes: numpy's arrays do not export both
               those and their shape. What is refused is numpy's ValueError, and a view for which no
-              shape is asked has numpy's 0 dimensions instead of 1. (A memoryview would do better,
-              but Python's collector crashes on cycles with a memoryview of a memoryview.)
+              shape is asked has numpy's 0 dimensions instead of 1. A Writer that is truncated
+              exports nothing from then on. (A memoryview would do better, but Python's collector
+              crashes on cycles with a memoryview of a memoryview.)
     NONE      nothing exports: `bytes(buf)`, `buf.array` and `numpy.asarray(buf)` do.
 
 All objects are made by `export`, and stop to export by `stop`.

@@ -7,14 +7,12 @@ recovers it, before its row is free.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
-from collections.abc import Callable
 
 from refstore.engines.filelock import recovery
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import OWNED_BY, Header
-from refstore.engines.filelock.pins import finalize
 from refstore.engines.filelock.room import RoomKeeper
 
 __all__ = ["Owner", "Stay"]
@@ -70,9 +68,6 @@ class Stay:
         self._att.open_stores.discard(id(self))
         self._att.disown_all()
 
-    def __del__(
-        self,
-        finalize: Callable[..., None] = finalize,
-        is_finalizing: Callable[[], bool] = sys.is_finalizing,
-    ) -> None:
-        finalize(self.end, is_finalizing)
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.end()

@@ -12,7 +12,7 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from refstore import _messages, _threads
@@ -69,15 +69,17 @@ class RoomKeeper(Membership):
     def _run_with_remedies(
         self, call: Call, what: str, operation: Operation[T], *args: object
     ) -> T:
-        remedies = iter((self._recover, self._collect_garbage))
+        remedies: Iterator[Callable[[Call], bool]] | None = None
         while True:
             try:
                 return self._run(call, what, operation, *args)
-            except slots.NoRoomError as error:  # noqa: PERF203  the same
-                if str(error) == _messages.OVER_CAPACITY:
-                    raise
-                if not any(remedy(call) for remedy in remedies):
-                    raise
+            except slots.NoRoomError as error:
+                failed = error.with_traceback(None)
+            remedies = remedies or iter((self._recover, self._collect_garbage))
+            if str(failed) == _messages.OVER_CAPACITY:
+                raise failed
+            if not any(remedy(call) for remedy in remedies):
+                raise failed
 
     def _run(self, call: Call, what: str, operation: Operation[T], *args: object) -> T:
         result: T = call.run(what, self.try_with_eviction, operation, *args)
@@ -101,14 +103,15 @@ class RoomKeeper(Membership):
         """The operation; if it finds no room, once more after the dead are recovered, then after
         others' objects are evicted. An operation that finds none has changed nothing since its
         last commit."""
-        remedies = iter((self._recover_sometimes, self._evict))
+        remedies: Iterator[Callable[[Change, int], bool]] | None = None
         while True:
             try:
                 return operation(c, *args)
-            except slots.NoRoomError as error:  # noqa: PERF203  it is the exception
-                units = error.units
-                if units is None or not any(remedy(c, units) for remedy in remedies):
-                    raise
+            except slots.NoRoomError as error:  # of which a signal handler's keeps nothing
+                failed = error.with_traceback(None)
+            remedies, units = remedies or iter((self._recover_sometimes, self._evict)), failed.units
+            if units is None or not any(remedy(c, units) for remedy in remedies):
+                raise failed
 
     def _recover_sometimes(self, c: Change, _: int) -> bool:
         # where something is evicted for each put, the locks of all rows would take longer than it
@@ -178,8 +181,7 @@ class RoomKeeper(Membership):
     def let_others_try(self, call: Call) -> None:
         """Called by those who may wait, before they try."""
         # read without the lock: who is wrong tries once too often, or sleeps once too often
-        turn = self.file.words[TURN]
-        if turn and call.until != 0.0 and self.row is not None and turn != self.row + 1:
+        if call.until != 0.0 and self.file.words[TURN] and self._turn is not call:
             self.sleep_for_room(call)
 
     def _take_turn(self, c: Change, call: Call) -> bool:

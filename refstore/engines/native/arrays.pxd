@@ -9,13 +9,14 @@ from libc.string cimport memcpy
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.layout cimport (
-    INLINE_DIMS, KIND_ARRAY, KIND_OBJECT, LABEL_TEXT, PAGE, Slot,
+    INLINE_DIMS, KIND_ARRAY, KIND_OBJECT, LABEL_TEXT, META_INLINE, META_LIMIT, PAGE, Slot,
 )
 from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.system cimport (
     close, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, mmap, O_RDONLY, PROT_READ, PROT_WRITE, reopen,
 )
-from refstore.engines.native.view cimport file_of, label_at, labels_are_committed, View
+from refstore.engines.native.view cimport file_of, label_at, labels_are_committed, meta_at, View
+from refstore.engines.native.metas cimport meta_nbytes
 from refstore.engines.native.points cimport path_of
 
 cdef extern from "Python.h":
@@ -182,6 +183,18 @@ cdef inline cnp.dtype read_description(View *v, uint64_t i, Py_ssize_t nbytes, S
     return dtype
 
 
+cdef inline void set_shape(View *v, uint64_t i, int number, char order, Shape *shape) noexcept:
+    # of an array that plain numbers describe
+    cdef Slot *slot = &v.slots[i]
+    cdef int axis
+    assign(slot.kind, KIND_ARRAY)
+    assign(slot.order, <unsigned char>order)
+    assign(slot.dtype, <unsigned char>number)
+    assign(slot.ndim, <unsigned char>shape.ndim)
+    for axis in range(shape.ndim):
+        assign(slot.shape[axis], <uint64_t>shape.dims[axis])
+
+
 cdef inline void set_text(View *v, Slot *slot, uint64_t i, const char *text, Py_ssize_t n) noexcept:
     # The description goes into the label if it fits (whose memory is committed), else behind the
     # payload.
@@ -215,6 +228,22 @@ cdef inline bytes get_text(View *v, uint64_t i, uint64_t nbytes):
     if length > LABEL_TEXT or not labels_are_committed(v, i):
         raise damaged_text(v, i)
     return PyBytes_FromStringAndSize(<char*>label_at(v, i).text, <Py_ssize_t>length)
+
+
+cdef inline bytes read_meta(View *v, uint64_t i, uint64_t nbytes):
+    # Of a slot that is pinned; `nbytes`: of its payload, which lies in the file.
+    cdef:
+        Slot *slot = &v.slots[i]
+        uint64_t offset = slot.offset, spill = slot.spill_nbytes, size = block_nbytes(slot)
+        uint64_t n = meta_nbytes(v, i)
+    if n == 0:
+        return b""
+    if n <= META_INLINE:
+        return PyBytes_FromStringAndSize(<char*>meta_at(v, i).octets, <Py_ssize_t>n)
+    if n > META_LIMIT or nbytes + spill + n > size or offset < v.g.data \
+            or offset > v.g.file_size or size > v.g.file_size - offset:
+        raise damaged(v, i, "the length of the meta of the object")
+    return PyBytes_FromStringAndSize(v.ro_base + offset + nbytes + spill, <Py_ssize_t>n)
 
 
 cdef inline char *private_copy(View *v, uint64_t i, char *data, Py_ssize_t n, void **at,

@@ -19,8 +19,9 @@ from refstore.engines.native.slots cimport pin, unpin
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.errors cimport get_error
 from refstore.engines.native.arrays cimport (
-    kind_of, NPY_ARRAY_WRITEABLE, private_copy, read_shape, Shape, view_of,
+    kind_of, NPY_ARRAY_WRITEABLE, private_copy, read_meta, read_shape, Shape, view_of,
 )
+from refstore.engines.native.put_arrays cimport header_of_slot
 
 import numpy as np
 from refstore import _buffers, _messages
@@ -40,7 +41,7 @@ cdef tuple KINDS = ("bytes", "array", "object")
 
 
 @cython.no_gc
-@cython.freelist(64)
+@cython.freelist(1024)          # of those that get_many() pins
 cdef class Block:
     # A pinned or half-written block. It is given back when it is closed and no view of it lives.
     cdef Attachment att         # None once it is given back: a closed buffer keeps no store mapped
@@ -206,13 +207,16 @@ cdef class PinnedBuffer(Block):
         self.require_open()
         return self
 
-    def __exit__(self, kind, value, trace):
+    cdef inline void close(self) noexcept:
         if not self.is_closed:
             self.is_closed = True
             self.release_unless_used()
 
+    def __exit__(self, kind, value, trace):
+        self.close()
+
     def release(self):
-        self.__exit__(None, None, None)
+        self.close()
 
     @property
     def kind(self):
@@ -225,6 +229,16 @@ cdef class PinnedBuffer(Block):
     @property
     def ref(self):
         return make_ref(self.tag, self.slot, self.generation)
+
+    @property
+    def header(self):
+        self.require_open()
+        return header_of_slot(&self.att.view, self.slot, self.nbytes)
+
+    @property
+    def meta(self):
+        self.require_open()
+        return read_meta(&self.att.view, self.slot, <uint64_t>self.nbytes)
 
     @property
     def array(self):

@@ -14,8 +14,9 @@ from refstore.engines.native.atomics cimport (
 )
 from refstore.engines.native.layout cimport (
     BINS, CLAIMED, CLASSES, CONDEMNED, FLAG_HARD_CLAIM, FREE, GOING, HELD, KIND_OBJECT, Label,
-    LIVE_WORDS, MAKERS, MAX_ROWS, NAME_LOCKS, OFFERED, PAGE, PageTag, PUBLISHING, RECLAIMING,
-    RETIRED, ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, WRITING,
+    LIVE_WORDS, MAKERS, MAX_ROWS, Meta, META_LIMIT, NAME_LOCKS, OFFERED, PAGE, PageTag, PUBLISHING,
+    RECLAIMING, RETIRED, ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
+    WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
@@ -25,6 +26,7 @@ from refstore.engines.native.view cimport (
 )
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.memory cimport is_committed
+from refstore.engines.native.metas cimport meta_nbytes, meta_room
 from refstore.engines.native.slots cimport (
     is_claim, is_live, pinned_by, word_generation, word_row, word_state,
 )
@@ -75,6 +77,7 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
         uint64_t size = block_nbytes(slot)
         uint64_t first = (slot.offset - v.g.data) // PAGE
         uint64_t pages = (slot.offset % PAGE + slot.nbytes + PAGE - 1) // PAGE
+        uint64_t beside
     if state > OFFERED:
         from refstore import _problems
         problems.add(_problems.unknown_state(i, state))
@@ -88,13 +91,16 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
         problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, and such "
                      "a one to nobody")
     elif has_bytes(state):
-        if slot.nbytes > size or slot.spill_nbytes > size - slot.nbytes:
-            problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {slot.spill_nbytes} in a "
-                         f"block of {size}")
+        beside = slot.spill_nbytes + meta_room(min(meta_nbytes(v, i), <uint64_t>META_LIMIT))
+        if slot.nbytes > size or beside > size - slot.nbytes:
+            problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {beside} in a block of "
+                         f"{size}")
         elif not is_within_block(v, slot, slot.offset, slot.nbytes):
             problems.add(f"offset: slot {i} says {slot.offset}, where its block does not lie")
         elif not is_committed(v, first, pages):
             problems.add(f"data_ready: the bytes of slot {i} lie where no memory is said to be")
+        if meta_nbytes(v, i) > META_LIMIT:
+            problems.add(f"meta: slot {i} has more bytes of meta than there can be")
         if slot.kind > KIND_OBJECT:
             from refstore import _problems
             problems.add(_problems.unknown_kind(i, slot.kind))
@@ -436,6 +442,10 @@ cdef inline void check_memory(View *v, set problems):
         if not is_ready(bits_at(v, v.g.labels_ready), step):
             problems.add(f"labels_ready: there are labels of slots from {step * SLOTS_PER_STEP} "
                          "on, without memory")
+    for step in written(v, v.g.metas, SLOTS_PER_STEP * sizeof(Meta), v.g.steps):
+        if not is_ready(bits_at(v, v.g.metas_ready), step):
+            problems.add(f"metas_ready: there is meta of slots from {step * SLOTS_PER_STEP} on, "
+                         "without memory")
     for step in written(v, v.g.index, PAGE, (v.g.queues - v.g.index) // PAGE):
         if not is_ready(bits_at(v, v.g.index_ready), step):
             problems.add(f"index_ready: there are names in page {step} of the index, without "

@@ -28,13 +28,17 @@ from refstore.engines.native.errors cimport blocked, census_of, get_error, put_e
 from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns
 from refstore.engines.native.put cimport (
-    begin_object, claim_for, discard, Draft, prepare, publish_object, put_array, put_buffer,
+    begin_object, block_of, claim_for, discard, Draft, prepare, publish_object, put_buffer,
     put_bytes, set_meta,
 )
+from refstore.engines.native.put_arrays cimport put_array, start_by_header, start_shaped
 
 import numpy as np
 from refstore import _messages
-from refstore._arguments import checked_size, require_bytes_or_shape, require_name
+from refstore._arguments import (
+
+    checked_size, require_bytes_or_shape, require_name, require_order,
+)
 from refstore._errors import RefstoreError
 from refstore._names import require_text
 
@@ -123,17 +127,20 @@ cdef class ObjectCalls:
         prepare(&att.view, &draft)
         draft.is_closed = &self.is_closed
         read_terms(&draft, timeout, owned, evictable, meta)
-        require_bytes_or_shape(nbytes, shape, dtype)
+        require_bytes_or_shape(nbytes, shape, dtype, header)
+        require_order(order)
         require_name(claim, name)
         writer.parsed.hashed = 0
         if name is not None:
             writer.name = str.__str__(name) if isinstance(name, str) else name      # of a subclass
             read_name(&att.view, writer.name, &writer.parsed, False)
             require_creatable(&att.view, name, &writer.parsed, replace)
-        if nbytes is not None:
+        if header is not None:
+            start_by_header(&att.view, &draft, header, checked_size(nbytes))
+        elif nbytes is not None:
             begin_object(&att.view, &draft, checked_size(nbytes), 0)
         else:
-            start_shaped(&att.view, &draft, shape, np.dtype(dtype))
+            start_shaped(&att.view, &draft, shape, np.dtype(dtype), order)
         if claim:
             claim_hard(&att.view, &draft, name, &writer.parsed, replace)
             writer.claims = True
@@ -141,8 +148,9 @@ cdef class ObjectCalls:
         writer.att = writer.home = att
         writer.tag = att.view.tag
         writer.generation = draft.generation
-        writer.data = att.view.base + att.view.slots[writer.slot].offset
+        writer.data = block_of(&att.view, &draft)
         writer.nbytes = <Py_ssize_t>att.view.slots[writer.slot].nbytes
+        writer.may_shrink = nbytes is not None and header is None
         writer.is_writable = True
         writer.enlist()
         writer.replaces = replace
@@ -180,12 +188,16 @@ cdef class ObjectCalls:
         return 0
 
     def delete(self, key):
-        cdef:
-            Attachment att = self.use()
-            View *v = &att.view
-            Name name
-            uint64_t since = 0
-            int got
+        cdef Attachment att = self.use()
+        cdef int got = self.remove_one(&att.view, key)
+        if got < 0:
+            raise get_error(&att.view, got, key, is_foreign(&att.view, key))
+
+    cdef inline int remove_one(self, View *v, object key) except? -128:
+        # 0 or more, or an error.
+        cdef Name name
+        cdef uint64_t since = 0
+        cdef int got
         if type(key) is not ObjectRef:
             read_name(v, key, &name, True)
         got = remove_key(v, key, &name)
@@ -193,9 +205,10 @@ cdef class ObjectCalls:
             got = remove_key(v, key, &name)
         if got < 0:
             recover_blocker_of(v, got)
-            raise get_error(v, got, key, is_foreign(v, key))
-        recover_blocker_if_dead(v, got)
-        count(v, COUNT_DELETES, 1)
+        else:
+            recover_blocker_if_dead(v, got)
+            count(v, COUNT_DELETES, 1)
+        return got
 
     def refcount(self, key):
         cdef Attachment att = self.use()        # stays, whatever another thread closes meanwhile
@@ -250,7 +263,8 @@ cdef class ObjectCalls:
             raise MemoryError("no memory to count the store's pages")
         return (v.header.capacity, census.used, census.free, census.largest_free,
                 census.objects, census.pinned, census.condemned,
-                *[count_all(v, counter) for counter in range(COUNT_RECOVERIES + 1)], count_processes(v))
+                *[count_all(v, counter) for counter in range(COUNT_RECOVERIES + 1)],
+                count_processes(v))
 
     def _problems(self):
         cdef Attachment att = self.use()

@@ -1,6 +1,6 @@
 # Who put an object, and when. The process's pid and command stand in an entry of `makers`, which
-# outlives its row: a process takes one when it first puts something, and an entry is free again when
-# no live row and no slot names it. For reports only: without one, an object is put by nobody.
+# outlives its row: a process takes one when it first puts something, and an entry is free again
+# when no live row and no slot names it. For reports only: without one, an object is put by nobody.
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -90,9 +90,11 @@ cdef inline uint32_t created_now(View *v) noexcept nogil:
     return <uint32_t>(now - made) if now > made else 0      # it may have been set back
 
 
-cdef inline void sign(View *v, Slot *slot) noexcept nogil:
-    # of an object that we begin to put
+cdef inline void sign(View *v, Slot *slot, uint32_t *created) noexcept nogil:
+    # Of an object that we begin to put. `created`: 0, or what was found for another one of the call.
     if not v.has_looked_for_maker:
         take_maker(v)
-    assign(slot.created, created_now(v))
+    if created[0] == 0:
+        created[0] = created_now(v)
+    assign(slot.created, created[0])
     assign(slot.put_by, v.maker)

@@ -7,7 +7,7 @@ from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from refstore.engines.native.debug cimport failpoint
-from refstore.engines.native.atomics cimport cas_acq_rel, load_acquire
+from refstore.engines.native.atomics cimport cas_acq_rel, load_acquire, prefetch
 from refstore.engines.native.error_codes cimport (
     ERR_INDEX, ERR_NOT_FOUND, kind_of_error, left_behind, with_blocker,
 )
@@ -262,6 +262,11 @@ cdef inline uint64_t *find_cell(View *v, uint64_t cell, uint64_t hashed) noexcep
     return NULL
 
 
+cdef inline void prefetch_cells(View *v, uint64_t hashed) noexcept nogil:
+    prefetch(bucket_at(v, bucket_of(v, hashed, 0)))
+    prefetch(bucket_at(v, bucket_of(v, hashed, 1)))
+
+
 cdef inline void unindex(View *v, uint64_t i, uint64_t generation, uint64_t hashed) noexcept nogil:
     # After the word says CONDEMNED, never before: else a death in between leaves an object that
     # nothing finds.
@@ -287,6 +292,8 @@ cdef inline void clear_cell(View *v, uint64_t cell, uint64_t hashed,
 
 cdef inline int count_live(View *v, Bucket *bucket) noexcept nogil:
     cdef int k, n = 0
+    for k in range(BUCKET_CELLS):       # slots are far apart in memory: ask for all of them first
+        prefetch(&v.slots[cell_slot(bucket.cells[k])])
     for k in range(BUCKET_CELLS):
         n += cell_is_live(v, load_acquire(&bucket.cells[k]))             # [index]
     return n

@@ -96,7 +96,8 @@ cdef inline int give_to(View *v, uint64_t i, uint64_t generation, uint16_t owner
     return ERR_NOT_FOUND if got >= 0 else got
 
 
-cdef inline int give_pinned(View *v, uint64_t i, uint64_t generation, uint16_t owner) noexcept nogil:
+cdef inline int give_pinned(View *v, uint64_t i, uint64_t generation,
+                            uint16_t owner) noexcept nogil:
     # As give_to(), and the pin goes. Instead of 0, row + 1 of who pins what is deleted by now; that
     # error carries it, too.
     cdef int got = give_to(v, i, generation, owner)

@@ -46,9 +46,12 @@ cdef inline bint is_same_process(View *v, uint64_t life) noexcept nogil:
     return v.alive[0] != 0 and v.life == life
 
 
+cdef extern from "Python.h":
+    object PyUnicode_DecodeFSDefault(const char *s)
+
+
 cdef inline str path_of(View *v):
-    import os
-    return os.fsdecode(<bytes>v.path)
+    return PyUnicode_DecodeFSDefault(v.path)
 
 
 cdef inline object not_the_same(str path):

@@ -11,20 +11,23 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint16_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign, load_relaxed
-from refstore.engines.native.error_codes cimport ERR_FULL, ERR_INDEX, kind_of_error
+from refstore.engines.native.error_codes cimport ERR_FULL, ERR_INDEX, ERR_UNCOMMITTED, kind_of_error
 from refstore.engines.native.layout cimport (
-    FLAG_HARD_CLAIM, INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, Slot,
+    EVICTABLE, FLAG_HARD_CLAIM, FLAG_META, KIND_BYTES, Label, Slot,
 )
-from refstore.engines.native.view cimport label_at, View
-from refstore.engines.native.memory cimport commit_labels
+from refstore.engines.native.geometry cimport block_nbytes, class_nbytes, class_of
+from refstore.engines.native.view cimport label_at, meta_at, View
+from refstore.engines.native.memory cimport commit_labels, commit_metas
+from refstore.engines.native.metas cimport meta_nbytes, meta_room, write_meta
 from refstore.engines.native.ages cimport count_put, first_use
-from refstore.engines.native.slots cimport seal, word_generation
+from refstore.engines.native.slots cimport free_slot, seal, unclaim, word_generation
 from refstore.engines.native.makers cimport sign
+from refstore.engines.native.blocks cimport allocate_block
 from refstore.engines.native.names cimport Name
 from refstore.engines.native.claims cimport claim_name, give_up, give_up_to_views
 from refstore.engines.native.publication cimport publish
@@ -35,10 +38,6 @@ from refstore.engines.native.points cimport is_same_process, look_for_signals, p
 from refstore.engines.native.errors cimport put_error, room_error
 from refstore.engines.native.contention cimport may_retry, may_retry_until
 from refstore.engines.native.room cimport allocate_slot
-from refstore.engines.native.arrays cimport (
-    dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_layout, set_text, Shape,
-    view_of,
-)
 
 cdef enum:
     RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
@@ -51,6 +50,7 @@ cdef struct Draft:
     uint64_t generation
     bint is_begun               # the slot is ours, and has room
     uint64_t claim              # slot + 1 of the claim on its name that we have, or 0
+    uint32_t created            # as in the slot, or 0: not known yet
     # what the caller asked for
     uint64_t deadline           # for room, as deadline_ns()
     const bint *is_closed       # the store that was asked, meanwhile; or NULL
@@ -66,6 +66,7 @@ cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.claim = 0
     draft.deadline = 0
     draft.is_closed = NULL
+    draft.created = 0
     draft.owned = False
     draft.evictable = v.evicts
     draft.meta_nbytes = 0
@@ -89,15 +90,23 @@ cdef inline void discard(View *v, Draft *draft) noexcept:
 
 cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t spill) except NULL:
     # A slot of ours with room for the payload, and `spill` bytes of description behind it.
-    cdef:
-        int got = ERR_FULL
-        Slot *slot
+    cdef int got = ERR_FULL
     if nbytes <= v.header.capacity:
-        got = allocate_slot(v, nbytes + spill, draft.deadline, draft.is_closed, &draft.slot)
+        got = allocate_slot(v, nbytes + spill + meta_room(draft.meta_nbytes),
+                            draft.deadline, draft.is_closed, &draft.slot)
     if got != 0:
         raise room_error(v, got, nbytes, draft.deadline != 0)
+    start_slot(v, draft, nbytes)
+    if draft.meta_nbytes:
+        require_committed(v, draft, False)
+        write_meta(v, draft.slot, draft.meta, draft.meta_nbytes, spill)
+    return &v.slots[draft.slot]
+
+
+cdef inline Slot *start_slot(View *v, Draft *draft, uint64_t nbytes) noexcept nogil:
+    # Of a slot that is ours, and has room. Until something else is said, it is one of bytes.
+    cdef Slot *slot = &v.slots[draft.slot]
     draft.is_begun = True
-    slot = &v.slots[draft.slot]
     draft.generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours
     assign(slot.nbytes, nbytes)
     assign(slot.kind, KIND_BYTES)
@@ -109,7 +118,7 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     assign(slot.spill_nbytes, 0)
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
-    sign(v, slot)
+    sign(v, slot, &draft.created)
     assign(slot.last_use, first_use(v, draft.evictable))
     assign(slot.owned_by, 0)
     if draft.owned:
@@ -118,21 +127,21 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     return slot
 
 
-cdef inline int ensure_label_committed(View *v, uint64_t i) except -128:
-    # 0, or an error
+cdef inline int ensure_committed(View *v, uint64_t i, bint label) except -128:
+    # Memory for the label of a slot, or for its meta: 0, or an error.
     cdef uint64_t since = 0
-    cdef int got = commit_labels(v, i)
+    cdef int got = commit_labels(v, i) if label else commit_metas(v, i)
     while got != 0 and may_retry(v, &got, &since):
-        got = commit_labels(v, i)
+        got = commit_labels(v, i) if label else commit_metas(v, i)
     return got
 
 
-cdef inline int require_label(View *v, Draft *draft, uint64_t nbytes) except -1:
+cdef inline int require_committed(View *v, Draft *draft, bint label) except -1:
     cdef int got
     try:
-        got = ensure_label_committed(v, draft.slot)
+        got = ensure_committed(v, draft.slot, label)
         if got != 0:
-            raise put_error(v, got, nbytes, None)
+            raise put_error(v, got, v.slots[draft.slot].nbytes, None)
     except BaseException:
         discard(v, draft)
         raise
@@ -142,7 +151,7 @@ cdef inline int require_label(View *v, Draft *draft, uint64_t nbytes) except -1:
 cdef inline int write_name(View *v, uint64_t i, const Name *name) except -128:
     # 0, or an error
     cdef Label *label
-    cdef int got = ensure_label_committed(v, i)
+    cdef int got = ensure_committed(v, i, True)
     if got == 0:
         label = label_at(v, i)
         assign(label.name_nbytes, <uint8_t>name.nbytes)
@@ -261,75 +270,43 @@ cdef inline int put_buffer(View *v, Draft *draft, object obj) except -1:
     return 0
 
 
-cdef inline int start_array(View *v, Draft *draft, cnp.dtype dtype, Shape *shape, char order,
-                            tuple axes, uint64_t nbytes) except -1:
-    # A slot for an array, with its description written. `axes`: None stands for C order.
+cdef inline bint move_object(View *v, uint64_t *slot, uint64_t needed) noexcept nogil:
+    # What is being written, and nobody sees, goes to a smaller block with room for so many bytes.
+    # False if there is none without waiting for one.
     cdef:
-        int number = plain_number(dtype)
-        int axis
-        uint64_t spill
-        Slot *slot
-        bytes text = None
-    if not number or shape.ndim > INLINE_DIMS or order == c'K':
-        from refstore.payload.arrays import describe, has_plain_view
-        text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
-        if not has_plain_view(text):
-            order = c'K'
-        python_ran(v, draft.life, "describing an array")
-    spill = <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0
-    slot = begin_object(v, draft, nbytes, spill)
-    assign(slot.kind, KIND_ARRAY)
-    assign(slot.order, <uint8_t>order)
-    if text is None:
-        assign(slot.dtype, <uint8_t>number)
-        assign(slot.ndim, <uint8_t>shape.ndim)
-        for axis in range(shape.ndim):
-            assign(slot.shape[axis], <uint64_t>shape.dims[axis])
-    else:
-        if len(text) <= LABEL_TEXT:
-            require_label(v, draft, nbytes)
-        set_text(v, slot, draft.slot, PyBytes_AS_STRING(text), len(text))
-    return 0
+        uint64_t i, source = slot[0]
+        Slot *old = &v.slots[source]
+        int got
+    if (class_nbytes(class_of(needed)) if needed else 0) >= block_nbytes(old):
+        return False
+    got = allocate_block(v, needed, &i)
+    if got == 0 and (old.flags & FLAG_META) and commit_metas(v, i) != 0 \
+            or got == 0 and block_nbytes(&v.slots[i]) >= block_nbytes(old):
+        got = ERR_UNCOMMITTED
+    if got == 0:
+        copy_object(v, source, i)
+        free_slot(v, source)
+        slot[0] = i
+    elif got == ERR_UNCOMMITTED:
+        unclaim(v, i)
+    return got == 0
 
 
-cdef inline int put_strided(View *v, Draft *draft, cnp.ndarray array, Shape *shape) except -1:
-    # Not in C order: the axes keep the order in which they lie, without the gaps and what they
-    # repeat.
-    from refstore.payload.arrays import axes_in_memory, plain_axes, stored_part
+cdef inline void copy_object(View *v, uint64_t source, uint64_t target) noexcept nogil:
+    # Of bytes, with all that is said of them.
     cdef:
-        tuple axes = axes_in_memory(array)
-        cnp.dtype dtype = array.dtype
-        cnp.ndarray stored = stored_part(array, axes)
-        char order = c'K'
-        size_t nbytes = <size_t>cnp.PyArray_NBYTES(stored)
-        Shape dense
-    if axes == tuple(range(shape.ndim)):
-        order = c'C'
-    elif axes == tuple(range(shape.ndim))[::-1]:
-        order = c'F'
-    set_layout(&dense, stored, plain_axes(axes))
-    start_array(v, draft, dtype, shape, order, axes, nbytes)
-    if cnp.PyArray_IS_F_CONTIGUOUS(stored):
-        return copy_in(v, draft, block_of(v, draft), <char*>cnp.PyArray_DATA(stored), nbytes)
-    try:
-        PyArray_CopyInto(view_of(dtype, &dense, True, block_of(v, draft), NPY_ARRAY_WRITEABLE,
-                                 None), stored)
-        look_for_signals(v, draft.life, "copying what has gaps")
-    except BaseException:
-        discard(v, draft)
-        raise
-    return 0
-
-
-cdef inline int put_array(View *v, Draft *draft, cnp.ndarray array) except -1:
-    cdef:
-        Shape shape
-        int axis
-        size_t nbytes = <size_t>cnp.PyArray_NBYTES(array)
-    shape.ndim = cnp.PyArray_NDIM(array)
-    for axis in range(shape.ndim):
-        shape.dims[axis] = cnp.PyArray_DIM(array, axis)
-    if not cnp.PyArray_IS_C_CONTIGUOUS(array):
-        return put_strided(v, draft, array, &shape)
-    start_array(v, draft, array.dtype, &shape, c'C', None, nbytes)
-    return copy_in(v, draft, block_of(v, draft), <char*>cnp.PyArray_DATA(array), nbytes)
+        Slot *old = &v.slots[source]
+        uint64_t meta = meta_nbytes(v, source)
+        const char *octets = <const char*>meta_at(v, source).octets
+        Draft draft
+    prepare(v, &draft)
+    draft.slot = target
+    draft.owned = old.owned_by != 0
+    draft.evictable = old.last_use & EVICTABLE != 0
+    start_slot(v, &draft, old.nbytes)
+    assign(v.slots[target].created, old.created)
+    memcpy(block_of(v, &draft), v.base + old.offset, old.nbytes)
+    if old.flags & FLAG_META:
+        if meta_room(meta):
+            octets = v.base + old.offset + old.nbytes
+        write_meta(v, target, octets, meta, 0)

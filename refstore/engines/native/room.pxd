@@ -1,6 +1,6 @@
 # Room for an object: a slot, and a block if it has bytes. Where there is none, what dead processes
-# held is freed first, and what garbage of this process pins. Then a call that may wait does so until
-# others free some; it holds nothing meanwhile.
+# held is freed first, and what garbage of this process pins. Then a call that may wait does so
+# until others free some; it holds nothing meanwhile.
 #
 # Who waits looks again when something comes free, and every so often, since a death frees, too. One
 # of all who wait has the turn, and the others let it try alone for a while: so what is large comes

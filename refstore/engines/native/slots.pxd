@@ -83,6 +83,7 @@ cdef inline void give_hint(View *v, uint64_t i, uint64_t extent, uint64_t run, u
     # Tells allocators where slot `i`, just FREE, is to be found. The word is FREE before this is
     # called: an allocator that takes the hint first and then sees the slot in use drops the hint.
     cdef uint64_t before
+    v.is_full = False
     if extent:
         hint_set(bits_at(v, v.g.spare_bits), v.g.slot_words, i)
         v.recent[i % RECENT] = <uint32_t>(i + 1)
@@ -293,7 +294,8 @@ cdef inline int condemn(View *v, uint64_t i, uint64_t generation, bint name_is_o
 cdef inline bint withdraw(View *v, uint64_t i, uint64_t word) noexcept nogil:
     # OFFERED -> SEALED: by who offered the object, or recovers it. False if it was rescued, or
     # deleted.
-    return cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), SEALED, 0))  # [pin]
+    return cas_seq_cst(&v.slots[i].word, &word,
+                       make_word(word_generation(word), SEALED, 0))      # [pin]
 
 
 cdef inline uint64_t offer(View *v, uint64_t i, uint64_t word) noexcept nogil:

@@ -57,7 +57,11 @@ cdef struct View:
     bint evicts                 # what does not say otherwise may be evicted
     bint has_queues             # by s3fifo: gets count, where else they say when
     uint64_t random             # never 0
-    uint32_t recovered_at       # tick at which we last looked for dead processes before evicting
+    # what a put found full lately, in a store with a policy
+    bint is_full                # nothing has come free by us since
+    uint32_t full_at            # tick
+    uint64_t full_nbytes        # for so many bytes, and for more
+    int full_error
     uint64_t next_tick          # bytes that we shall have put when the clock of ages moves on
     uint32_t class_sizes[256]   # bytes of a block by size_class, 0 of those that are none
     uint32_t current[CLASSES]   # run + 1 that we cut from, or 0
@@ -220,6 +224,10 @@ cdef inline bint is_ready(uint64_t *bits, uint64_t i) noexcept nogil:
 
 cdef inline bint labels_are_committed(View *v, uint64_t slot) noexcept nogil:
     return is_ready(bits_at(v, v.g.labels_ready), slot // SLOTS_PER_STEP)
+
+
+cdef inline bint metas_are_committed(View *v, uint64_t slot) noexcept nogil:
+    return is_ready(bits_at(v, v.g.metas_ready), slot // SLOTS_PER_STEP)
 
 
 cdef inline bint pins_are_committed(View *v, uint64_t slot) noexcept nogil:

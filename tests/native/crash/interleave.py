@@ -31,13 +31,13 @@ from tests.native.crash.crew import (
     too_many_faults_end_it,
 )
 from tests.native.crash.failpoints import failpoints
-from tests.native.crash.operations import BY_NAME, Operation
+from tests.native.crash.operations import BY_NAME, CACHED, Operation
 from tests.native.crash.scenarios import Others, Scenario, all_scenarios, scenario_named
 from tests.native.crash.trial import Fault, Point, Stage
 
 SCENARIOS = {
     *("populated", "condemned_die", "mid_replace_die", "mid_change_die", "full"),
-    *("owner_die", "mid_leave_die"),
+    *("owner_die", "mid_leave_die", "cache", "cache_s3fifo", "offered_die"),
 }
 WORK = [
     "get",
@@ -54,6 +54,10 @@ WORK = [
     "recover",
 ]
 OWNERS = ["adopt", "disown", "recover", "delete_small"]  # what is done with what a dead one owned
+CACHE = [  # what is done in a cache
+    *("get_by_ref", "get_and_fork", "put_small", "put_large", "put_named", "churn"),
+    *("delete_cached", "recover"),
+]
 MEET_THE_DEAD = {"recover", "replace", "put_large", "delete_small"}  # in scenarios whose others die
 TO_THE_END, KILL, STOP = "to its end", "kill", "stop"
 
@@ -142,6 +146,7 @@ class Director:
                 for child in list(self.children):
                     os.kill(child, signal.SIGKILL)
                     self.wait(child)
+                stage.await_children()
         stage.look(scenario, [pair.a.outcomes, pair.b.outcomes])
 
     def start(self, pair: Pair, operation: Operation, ready: Callable[[], None]) -> int:
@@ -174,7 +179,8 @@ class Director:
 def pairs_in(scenario: Scenario, only: str) -> Iterator[tuple[Operation, Operation]]:
     """What is tried in that scenario."""
     if scenario.name in SCENARIOS:
-        for a, b in itertools.product(OWNERS if scenario.theirs else WORK, repeat=2):
+        work = OWNERS if scenario.theirs else CACHE if CACHED[0] in scenario.named else WORK
+        for a, b in itertools.product(work, repeat=2):
             if scenario.others is Others.DIE and not {a, b} & MEET_THE_DEAD:
                 continue
             if re.search(only, f"{scenario.name} {a} {b}"):

@@ -63,7 +63,7 @@ class Ledger:
 class AccountedStore(refstore.Store):
     """A store whose unnamed puts and deletes by ref are entered into a ledger.
 
-    So is what is disowned by ref: it is nobody's from then on.
+    So is what is disowned by ref: it is nobody's from then on. What may be evicted is not.
     """
 
     ledger: Ledger
@@ -72,7 +72,10 @@ class AccountedStore(refstore.Store):
         self, obj: object, *, name: str | None = None, owned: bool = False, **terms: Any
     ) -> refstore.ObjectRef:
         ref = super().put(obj, name=name, owned=owned, **terms)
-        if name is None and not owned:
+        may_go = terms.get("evictable")
+        if may_go is None:
+            may_go = self.evict is not None
+        if name is None and not owned and not may_go:
             self.ledger.enter(ref, obj)
         return ref
 

@@ -16,6 +16,8 @@ CAPACITY = 1 << 20
 SMALL, LARGE = bytes(range(100)), bytes(range(256)) * 400
 OLD, NEW = b"old" * 50, b"new" * 50
 OWNED = b"owned" * 30
+PASSING = tuple(bytes([k]) * (64, 3000, 50_000, 300_000)[k % 4] for k in range(24))
+CACHED = tuple(f"cached {k}" for k in (10, 20, 30, 40, 100))  # some of what may go in a cache
 NAMED = {"small": SMALL, "large": LARGE, "old": OLD}  # in every scenario but the empty one
 
 SCENARIO: dict[bytes, bytes] = {}  # some objects of the scenario that is played, by ref
@@ -172,6 +174,46 @@ def disown(store: refstore.Store) -> None:
     store.disown(store.ref("owned"))
 
 
+def churn(store: refstore.Store) -> None:
+    """Objects that may go, where there is never room for all."""
+    for k, data in enumerate(PASSING):
+        store.put(data, name=f"passing {k % 3}", replace=True, evictable=True)
+        with (
+            contextlib.suppress(refstore.ObjectNotFoundError),
+            store.get(f"passing {k // 3 % 3}") as buf,
+        ):
+            assert bytes(buf) in PASSING
+
+
+def delete_cached(store: refstore.Store) -> None:
+    for name in CACHED:
+        with contextlib.suppress(refstore.ObjectNotFoundError):
+            store.delete(name)
+
+
+def get_and_fork(store: refstore.Store) -> None:
+    """A child reads on what its parent has let go of."""
+    held = []
+    for raw, data in SCENARIO.items():
+        with contextlib.suppress(refstore.ObjectNotFoundError):
+            held.append((store.get(refstore.ObjectRef(raw)), data))
+    pipe = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(pipe[1])
+        os.read(pipe[0], 1)
+        os._exit(0 if all(bytes(buf) == data for buf, data in held) else 1)
+    for buf, _ in held:
+        buf.release()
+    put_small(store)
+    os.close(pipe[0])
+    os.close(pipe[1])
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):  # it was the one to die: this one goes with it
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert status == 0
+
+
 def write_and_seal(store: refstore.Store) -> None:
     with store.create(50000, name="fresh") as writer:
         memoryview(writer)[:] = bytes(50000)
@@ -183,6 +225,32 @@ def write_and_abort(store: refstore.Store) -> None:
     writer.abort()
     view.release()
     store.create(100).abort()
+
+
+def write_and_truncate(store: refstore.Store) -> None:
+    """To a smaller block, to fewer pages, and to both beside bytes of the user's own."""
+    for size, meta in ((10, b""), (40_000, b""), (10, b"m" * 100), (40_000, b"m" * 300)):
+        with store.create(100_000, meta=meta) as writer:
+            writer.write_at(0, SMALL)
+            writer.truncate(size)
+    with store.create(100_000, name="fresh", meta=b"m" * 300) as writer:
+        view = memoryview(writer)
+        view[:] = bytes(100_000)
+        writer.truncate(50_000)
+        view.release()
+
+
+def write_by_header(store: refstore.Store) -> None:
+    with (
+        store.get("small") as buf,
+        store.create(buf.nbytes, header=buf.header, name="fresh") as writer,
+    ):
+        writer.write_at(0, buf)
+
+
+def put_meta(store: refstore.Store) -> None:
+    store.put(SMALL, meta=b"m" * 100)
+    store.put(NEW, name="fresh", meta=b"m" * 5000)
 
 
 def write_and_keep_a_view(store: refstore.Store) -> None:
@@ -225,12 +293,12 @@ def run_out_of_slots(store: refstore.Store) -> None:
     empty = []
     with contextlib.suppress(refstore.StoreFullError):
         while len(refs) < 400:
-            refs.append(store.put(bytes(64)))
+            refs.append(store.put(bytes(64), evictable=False))
     for ref in refs[::2]:
         store.delete(ref)
     with contextlib.suppress(refstore.StoreFullError):
         while True:
-            empty.append(store.put(b""))
+            empty.append(store.put(b"", evictable=False))
     for ref in empty[:300]:
         store.delete(ref)
     for _ in range(100):
@@ -337,8 +405,14 @@ OPERATIONS = [
     Operation("leave", leave, {"fresh": {None}}),
     Operation("adopt", adopt, {**_gone("small", "old"), "owned": {None}}),
     Operation("disown", disown, {"owned": {OWNED}}),
+    Operation("churn", churn, {f"passing {k}": {None, *PASSING} for k in range(3)}),
+    Operation("delete_cached", delete_cached, {name: {None} for name in CACHED}),
+    Operation("get_and_fork", get_and_fork, {}),
     Operation("write_and_seal", write_and_seal, {"fresh": {None, bytes(50000)}}),
     Operation("write_and_abort", write_and_abort, {}),
+    Operation("write_and_truncate", write_and_truncate, {"fresh": {None, bytes(50000)}}),
+    Operation("write_by_header", write_by_header, {"fresh": {None, SMALL}}),
+    Operation("put_meta", put_meta, {"fresh": {None, NEW}}),
     Operation("write_and_keep_a_view", write_and_keep_a_view, {}),
     Operation("fill_up", fill_up, _gone(*NAMED)),
     Operation("grow", grow, {}),

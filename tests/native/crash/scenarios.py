@@ -13,7 +13,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import refstore
 from refstore import _core
@@ -21,6 +21,11 @@ from tests.fuzz import layout
 from tests.native.crash import image
 from tests.native.crash.failpoints import failpoint
 from tests.native.crash.operations import CAPACITY, LARGE, NAMED, NEW, OWNED, SMALL
+
+
+OFFERED = ("offer", "if not cas_seq_cst(&v.slots[i].word, &word, offered)")
+TAKEN = ("take_offered", "return cas_seq_cst(&v.slots[i].word, &offered")
+Policy = Literal["lru", "s3fifo"] | None
 
 
 class Others(enum.Enum):
@@ -47,18 +52,20 @@ class Scenario(NamedTuple):
 class Builder:
     """Makes one scenario's file."""
 
-    def __init__(self, path: str, max_objects: int = 2000) -> None:
+    def __init__(self, path: str, max_objects: int = 2000, evict: Policy = None) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         self.path = path
-        self.store = refstore.Store(path, capacity=CAPACITY, max_objects=max_objects, create=True)
+        self.store = refstore.Store(
+            path, capacity=CAPACITY, max_objects=max_objects, create=True, evict=evict
+        )
         self.named: dict[str, set[bytes | None]] = {}
         self.unnamed: dict[bytes, bytes] = {}
         self.some: dict[bytes, bytes] = {}
         self.theirs: set[str] = set()
 
     def put(self, data: bytes, name: str | None = None) -> refstore.ObjectRef:
-        ref = self.store.put(data, name=name)
+        ref = self.store.put(data, name=name, evictable=False)
         if name is None:
             self.unnamed[bytes(ref)] = data
         else:
@@ -78,6 +85,18 @@ class Builder:
             self.put(bytes([k]) * 110)  # in the run that "small" is in, which so stays
             self.put(bytes([k]) * 3000)
         self.store.delete(self.store.put(bytes(700)))  # leaves a run that can be dissolved
+
+    def fill_with_cached(self) -> None:
+        """Objects that may go, to the last block."""
+        for size, most in ((60_000, 8), (20_000, 10), (3000, 60), (700, 200), (64, 1000)):
+            while most and self.store.stats().largest_free >= size:
+                most -= 1
+                name, data = f"cached {len(self.named)}", bytes([len(self.named) % 251]) * size
+                ref = self.store.put(data, name=name, evictable=True)
+                self.named[name] = {None, data}
+                if len(self.named) % 10 == 0:
+                    self.some[bytes(ref)] = data
+        assert self.store.stats().evictions == 0
 
     def own(self, name: str, data: bytes, work: Callable[[refstore.Store], object]) -> None:
         """Another process, that owns an object and does something."""
@@ -318,6 +337,23 @@ def mid_leave(path: str, others: Others) -> Scenario:
     return builder.done(f"mid_leave_{others.name.lower()}", others)
 
 
+def cache(path: str, evict: Policy = None) -> Scenario:
+    """Full of what may go, beside what may not."""
+    builder = Builder(path, evict=evict)
+    builder.populate()
+    builder.fill_with_cached()
+    return builder.done(f"cache_{evict}" if evict else "cache")
+
+
+def mid_eviction(path: str, name: str, point: tuple[str, str], others: Others) -> Scenario:
+    """Another process has offered an object, or has taken it."""
+    builder = Builder(path)
+    builder.populate()
+    builder.fill_with_cached()
+    builder.another(dies_at(*point, lambda s: s.put(bytes(3000), evictable=False)))
+    return builder.done(f"{name}_{others.name.lower()}", others)
+
+
 def made(path: str) -> Scenario:
     """Nobody has ever attached."""
     _core.make_file(path, CAPACITY, 2000, 0o600, False, None)
@@ -359,4 +395,9 @@ def all_scenarios(path: str) -> Iterator[Scenario]:
     yield condemned(path, Others.DIE)
     yield owner(path, Others.IDLE)
     yield owner(path, Others.DIE)
+    yield cache(path)
+    yield cache(path, "s3fifo")
+    for others in (Others.STOPPED, Others.DIE):
+        yield mid_eviction(path, "offered", OFFERED, others)
+    yield mid_eviction(path, "taken", TAKEN, Others.DIE)
     yield no_free_row(path)

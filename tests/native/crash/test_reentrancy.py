@@ -48,6 +48,13 @@ def create(store: refstore.Store) -> refstore.ObjectRef:
     return writer.ref
 
 
+def write_at(store: refstore.Store) -> refstore.ObjectRef:
+    with store.create(200_000, name="n", replace=True) as writer:
+        writer.write_at(0, helpers.pattern(6, 100_000))
+        writer.truncate(90_000)
+    return writer.ref
+
+
 def put_into_garbage(store: refstore.Store) -> refstore.ObjectRef:
     return store.put(helpers.pattern(3, 500_000))
 
@@ -84,6 +91,7 @@ OPERATIONS: dict[str, Work] = {
     "array of records": lambda store: store.put(np.ones(3000, DTYPE)),
     "object": put_object,
     "create and seal": create,
+    "write at and truncate": write_at,
     "put into garbage": put_into_garbage,
     "wait": waits_in_vain(lambda store: store.wait("nothing", timeout=0.1)),
     "wait for room": waits_in_vain(lambda store: store.put(bytes(CAPACITY), timeout=0.1)),

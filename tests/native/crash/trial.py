@@ -60,6 +60,7 @@ class Stage:
     def __init__(self, path: str) -> None:
         self.path = path
         self.passes = Passes()
+        self._ended: list[int] = []
         self.ledger = AccountedStore.ledger = Ledger()
         open(path, "wb").close()
         self.others_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -83,10 +84,19 @@ class Stage:
     def start(self, scenario: Scenario, operation: Operation, ready: Callable[[], None]) -> int:
         """A process that does the operation, and calls `ready` just before it; returns its pid."""
         sys.stdout.flush()
+        ended, alive = os.pipe()
+        self._ended.append(ended)
         child = os.fork()
         if child == 0:
             self._act(scenario, operation, ready)
+        os.close(alive)
         return child
+
+    def await_children(self) -> None:
+        """Until the processes that were started have gone, and all that they have forked."""
+        while self._ended:
+            os.read(self._ended[-1], 1)  # the other end is theirs
+            os.close(self._ended.pop())
 
     def _act(self, scenario: Scenario, operation: Operation, ready: Callable[[], None]) -> NoReturn:
         status = 1
@@ -128,7 +138,9 @@ class Stage:
         self.passes.clear()
         with self.set_up(scenario, taken):
             child = self.start(scenario, operation, self.passes.count)
-            if os.waitpid(child, 0)[1] != 0:
+            status = os.waitpid(child, 0)[1]
+            self.await_children()
+            if status != 0:
                 raise Fault(f"{operation.name} fails by itself")
         return [
             Point(number, skip)
@@ -145,6 +157,7 @@ class Stage:
                 scenario, operation, lambda: _core._arm(point.number, signal.SIGKILL, point.skip)
             )
             status = os.waitpid(child, 0)[1]
+            self.await_children()
         if status != signal.SIGKILL and not (operation.is_timed and status == 0):
             raise Fault(f"{operation.name} ended with {status:#x} and was not killed at {point}")
 

@@ -1,0 +1,131 @@
+"""Rows of stores that are caches: what they keep, and how fast they change."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
+
+from benchmarks import traces
+from benchmarks.goals.row import Effort, Goal, Row, compared, timed
+from refstore import ObjectNotFoundError, Store
+from stress.measure import Loop
+from stress.support import KIB, rate
+from stress.workers import Workers
+
+ROOM = 10_000  # objects
+SIZE = 4 * KIB
+SEED = 1
+_WARM = 500_000  # gets: ever before the first that counts
+_DRAWN = 400_000  # gets that are gone through again and again
+_NAMES = [f"key {key}" for key in range(traces.KEYS)]
+# policy, trace, and by how many points its hit rate is to be better than that of exact LRU
+_POINTS = (
+    ("lru", "Zipf 0.8", 0.8, False, -1.0),
+    ("lru", "Zipf 1.0", 1.0, False, -1.0),
+    ("lru", "Zipf 0.9, shifting", 0.9, True, -1.0),
+    ("s3fifo", "Zipf 0.8", 0.8, False, 6.0),
+    ("s3fifo", "Zipf 1.0", 1.0, False, 4.0),
+    ("s3fifo", "Zipf 0.9, shifting", 0.9, True, 1.5),
+)
+
+
+def hit_rates(effort: Effort) -> Sequence[Row]:
+    """Compares the share of gets that find their object with that of an exact LRU cache."""
+    return list(_hit_rates(effort.gets))
+
+
+def _hit_rates(gets: int) -> Iterator[Row]:
+    warm = min(_WARM, gets)
+    for policy, what, alpha, shifts, least in _POINTS:
+        trace = traces.zipf(alpha, warm + gets, SEED, shifts=shifts)
+        exact = 100 * traces.exact_lru(trace, ROOM, warm)
+        ours = 100 * _hits(policy, trace, warm)
+        yield Row(
+            f"hit rate of evict={policy!r} / exact LRU, points: {what}, seed {SEED}",
+            f"{exact:.1f} %",
+            f"{ours:.1f} %",
+            None,
+            f">= {least:+g} points",
+            ours - exact >= least,
+            f"{gets:,} gets",
+        )
+
+
+def _hits(policy: str, trace: Sequence[int], warm: int) -> float:
+    with Store.temporary(ROOM * SIZE, evict=policy) as store:
+        look = _looker(store)
+        look(trace[:warm])
+        return look(trace[warm:]) / (len(trace) - warm)
+
+
+def _looker(store: Store) -> "Looker":
+    """A function that asks for keys, puts those that are not there, and counts those that are."""
+    get, put, data = store.get, store.put, memoryview(bytearray(b"\x01" * SIZE))
+
+    def look(keys: Sequence[int]) -> int:
+        hits = 0
+        for key in keys:
+            try:
+                with get(_NAMES[key]):
+                    hits += 1
+            except ObjectNotFoundError:
+                put(data, name=_NAMES[key], replace=True)
+        return hits
+
+    return look
+
+
+def churn(effort: Effort) -> Sequence[Row]:
+    """Gets and puts of a full cache, beside a dict that keeps copies in order of their use."""
+    return [*_churn_alone(effort), *_churn_together(effort)]
+
+
+def _churn_alone(effort: Effort) -> Iterator[Row]:
+    trace = traces.zipf(1.0, _DRAWN, SEED)
+    for policy in ("lru", "s3fifo"):
+        with Store.temporary(ROOM * SIZE, evict=policy) as store:
+            what = f"get, and put if it is not there: cache with evict={policy!r} / OrderedDict"
+            ours, floor = _asking(store, trace), _asking_dict(trace)
+            yield timed(what, effort, ours, floor, Goal(1.0), warm=_DRAWN)
+
+
+def _churn_together(effort: Effort) -> Iterator[Row]:
+    for policy in ("lru", "s3fifo"):
+        with Store.temporary(ROOM * SIZE, evict=policy) as store:
+
+            def setup(index: int, store: Store = store) -> dict[str, Loop]:
+                loop = _asking(store, traces.zipf(1.0, _DRAWN, SEED + index))
+                loop(_DRAWN)
+                return {"ask": loop}
+
+            with Workers(2, setup) as both, Workers(1, setup) as alone:
+                ours, floor = [], []
+                for _ in range(effort.worker_rounds):
+                    floor.append(alone.window("ask", effort.worker_window).speed)
+                    ours.append(both.window("ask", effort.worker_window).speed)
+        what = f"the same, evict={policy!r}, two processes / one"
+        yield compared(
+            what, ours, floor, Goal(1.7, at_least=True), rate, str(effort.worker_rounds)
+        )
+
+
+def _asking(store: Store, trace: Sequence[int]) -> Loop:
+    look, forever = _looker(store), cycle(trace)
+    return lambda turns: look(list(islice(forever, turns)))
+
+
+def _asking_dict(trace: Sequence[int]) -> Loop:
+    there: OrderedDict[str, bytes] = OrderedDict()
+    data, forever = memoryview(bytearray(b"\x01" * SIZE)), cycle(trace)
+
+    def run(turns: int) -> None:
+        for key in list(islice(forever, turns)):
+            name = _NAMES[key]
+            try:
+                with memoryview(there[name]):
+                    there.move_to_end(name)
+            except KeyError:
+                there[name] = bytes(data)
+                if len(there) > ROOM:
+                    there.popitem(last=False)
+
+    return run

@@ -1,0 +1,141 @@
+"""Known ways to get eviction wrong."""
+
+from __future__ import annotations
+
+from tests.native.mutants.mutation import Mutation
+
+OFFERS = ("tests/native/crash/test_offers.py",)
+EVICTION = ("tests/api/test_eviction.py",)
+
+OF_EVICTION = [
+    Mutation(
+        "scan_before_offer",
+        "a reader pins between the look at the pins and the offer, and its block goes",
+        "slots.pxd",
+        "    if not cas_seq_cst(&v.slots[i].word, &word, offered):                # [pin]\n"
+        "        return 0\n"
+        "    if pinned_at_all(v, i) == 0:\n"
+        "        return offered\n",
+        "    if pinned_at_all(v, i) == 0 and cas_seq_cst(&v.slots[i].word, &word, offered):\n"
+        "        return offered\n",
+        OFFERS,
+    ),
+    Mutation(
+        "offer_of_what_is_pinned",
+        "what is pinned is evicted",
+        "slots.pxd",
+        "    if pinned_at_all(v, i) == 0:\n        return offered\n",
+        "    if pinned_at_all(v, i) != v.row + 9999:\n        return offered\n",
+        OFFERS,
+    ),
+    Mutation(
+        "offer_not_withdrawn",
+        "what was found pinned stays offered, and nobody evicts it ever after",
+        "slots.pxd",
+        "    withdraw(v, i, offered)\n    return 0\n",
+        "    return 0\n",
+        OFFERS,
+    ),
+    Mutation(
+        "offered_taken_by_a_store",
+        "what was rescued since the scan goes all the same",
+        "slots.pxd",
+        "    return cas_seq_cst(&v.slots[i].word, &offered,\n"
+        "                       make_word(word_generation(offered), RECLAIMING, v.row))   # [pin]\n",
+        "    store_seq_cst(&v.slots[i].word,\n"
+        "                  make_word(word_generation(offered), RECLAIMING, v.row))\n"
+        "    return True\n",
+        OFFERS,
+    ),
+    Mutation(
+        "offered_not_rescued",
+        "a reader goes by a pin that the evictor's scan has passed",
+        "slots.pxd",
+        "        elif cas_seq_cst(&slot.word, &word, make_word(generation, SEALED, 0)):   # [pin]\n",
+        "        else:\n",
+        OFFERS,
+    ),
+    Mutation(
+        "offered_not_found",
+        "a reader does not find what is offered",
+        "slots.pxd",
+        "    while is_live(word, generation):\n",
+        "    while is_readable(word, generation):\n",
+        OFFERS,
+    ),
+    Mutation(
+        "rescuer_unmarked",
+        "the next scan skips the row of the reader that rescued the object",
+        "slots.pxd",
+        "        fetch_or_seq_cst(&slot.mask, v.row_bit)                          # [pin]\n"
+        "        if word_state(word) != OFFERED:\n",
+        "        if word_state(word) != OFFERED:\n",
+        OFFERS,
+    ),
+    Mutation(
+        "forks_unseen_by_scan",
+        "a scan passes the child's row before, and its parent's after the fork",
+        "slots.pxd",
+        "        moves = load_seq_cst(&v.header.moves)                            # [pin]\n",
+        "        moves = before\n",
+        OFFERS,
+    ),
+    Mutation(
+        "offered_left",
+        "what a dead process has offered is evicted by nobody ever after",
+        "recovery.pxd",
+        "                withdraw(v, i, word)\n",
+        "                pass\n",
+        OFFERS,
+    ),
+    Mutation(
+        "offered_not_deleted",
+        "a delete does not find what is offered",
+        "slots.pxd",
+        "        if not is_live(word, generation):\n            return ERR_NOT_FOUND\n",
+        "        if not is_readable(word, generation):\n            return ERR_NOT_FOUND\n",
+        OFFERS,
+    ),
+    Mutation(
+        "offered_unnamed",
+        "the name of what is offered leads nowhere",
+        "names.pxd",
+        "    return is_live(word, word_generation(word)) \\\n"
+        "        and word_generation(word) & 0xFFFFF",
+        "    return is_readable(word, word_generation(word)) \\\n"
+        "        and word_generation(word) & 0xFFFFF",
+        OFFERS,
+    ),
+    Mutation(
+        "reused_in_its_generation",
+        "refs to what was evicted lead to what came in its place",
+        "slots.pxd",
+        "    store_release(&v.slots[i].word, make_word(generation + 1, WRITING, v.row))  # [free]\n",
+        "    store_release(&v.slots[i].word, make_word(generation, WRITING, v.row))  # [free]\n",
+        EVICTION,
+    ),
+    Mutation(
+        "evictable_ignored",
+        "what must not be evicted is",
+        "units.pxd",
+        "    return last_use & EVICTABLE != 0\n",
+        "    return True\n",
+        EVICTION,
+    ),
+    Mutation(
+        "window_over_what_stays",
+        "objects go for a put that does not fit all the same",
+        "units.pxd",
+        "        elif not is_spare(word):\n            return False\n    window.end += unit.pages\n",
+        "    window.end += unit.pages\n",
+        EVICTION,
+    ),
+    Mutation(
+        "run_over_what_stays",
+        "a run's objects go, and one of them has to stay",
+        "units.pxd",
+        "        elif not is_spare(word):\n            return False\n    return True\n",
+        "    return True\n",
+        EVICTION,
+    ),
+]
