@@ -49,8 +49,10 @@ cdef inline bint may_retry_until(View *v, int *error, uint64_t *since,
         if not row_is_dead(v, blocker_of(error[0])):
             return False
         kind = retry_unless_claimed(v, error)
+        if kind == 0:
+            return True
     if kind != ERR_HELD:
-        return kind == 0
+        return False
     if since[0] == 0:
         since[0] = now_ms()
     elif now_ms() - since[0] >= <uint64_t>busy_timeout_ms(BUSY_TIMEOUT_MS) \

@@ -35,7 +35,7 @@ cdef enum:
 
 # Claims under which this context makes objects: tag of the store, slot and generation. Tasks that a
 # factory starts inherit it.
-cdef object making = ContextVar("refstore_making_by_native", default=())
+cdef object own_claims = ContextVar("refstore_making_by_native", default=())
 
 
 cdef class MakingCalls(WaitingCalls):
@@ -114,7 +114,7 @@ cdef class Making:
             Found known = nothing_known()
             bint is_known
             int got, suspicions = 0
-            list own = [(slot, generation) for tag, slot, generation in making.get()
+            list own = [(slot, generation) for tag, slot, generation in own_claims.get()
                         if tag == v.tag]
         try:
             while True:
@@ -214,13 +214,13 @@ cdef class Making:
             discard(v, &self.claim)
 
     cdef int call_factory(self) except -1:
-        claims = making.get()
-        token = making.set((*claims, (self.att.view.tag, self.claim.slot, self.claim.generation)))
+        claims = own_claims.get()
+        token = own_claims.set((*claims, (self.att.view.tag, self.claim.slot, self.claim.generation)))
         try:
             self.made = self.factory()
             self.is_made = True
         finally:
-            making.reset(token)
+            own_claims.reset(token)
         python_ran(&self.att.view, self.terms.life, "a factory")
         self.store.use()
         return 0
@@ -269,8 +269,8 @@ cdef inline int require_pin(View *v, Draft *draft) except -128:
 cdef inline void note_waiting(View *v, list own, const Claim *claim) noexcept:
     # The makers of our claims wait for that one, or for none. A task that a factory has started may
     # outlive its claim.
-    cdef uint64_t slot, generation
+    cdef uint64_t slot, generation, word
     for slot, generation in own:
-        # relaxed: ours, or none of our business
-        if load_relaxed(&v.slots[slot].word) == make_word(generation, CLAIMED, v.row):
+        word = load_relaxed(&v.slots[slot].word)        # relaxed: ours, or no matter
+        if word == make_word(generation, CLAIMED, v.row):
             set_waits_for(v, slot, claim)

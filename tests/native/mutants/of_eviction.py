@@ -100,10 +100,8 @@ OF_EVICTION = [
         "offered_unnamed",
         "the name of what is offered leads nowhere",
         "names.pxd",
-        "    return is_live(word, word_generation(word)) \\\n"
-        "        and word_generation(word) & 0xFFFFF",
-        "    return is_readable(word, word_generation(word)) \\\n"
-        "        and word_generation(word) & 0xFFFFF",
+        "        if is_live(word, word_generation(word)):\n            found.generation",
+        "        if is_readable(word, word_generation(word)):\n            found.generation",
         OFFERS,
     ),
     Mutation(

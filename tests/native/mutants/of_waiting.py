@@ -10,11 +10,11 @@ OF_WAITING = [
     Mutation(
         "announced_first",
         "who looks and sleeps between the announcement and the change is told nothing",
-        "names.pxd",
-        "    else:\n        got = publish_locked(v, i, hashed, &old, found >= 0)\n"
+        "publication.pxd",
+        "    else:\n        got = publish_locked(v, i, hashed, &old, found >= 0, claim)\n"
         "    if got == 0:\n        announce(v, stripe)\n",
         "    else:\n        announce(v, stripe)\n"
-        "        got = publish_locked(v, i, hashed, &old, found >= 0)\n",
+        "        got = publish_locked(v, i, hashed, &old, found >= 0, claim)\n",
         SLEEPERS,
     ),
     Mutation(
