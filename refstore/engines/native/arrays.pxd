@@ -183,6 +183,18 @@ cdef inline cnp.dtype read_description(View *v, uint64_t i, Py_ssize_t nbytes, S
     return dtype
 
 
+cdef inline void set_shape(View *v, uint64_t i, int number, char order, Shape *shape) noexcept:
+    # of an array that plain numbers describe
+    cdef Slot *slot = &v.slots[i]
+    cdef int axis
+    assign(slot.kind, KIND_ARRAY)
+    assign(slot.order, <unsigned char>order)
+    assign(slot.dtype, <unsigned char>number)
+    assign(slot.ndim, <unsigned char>shape.ndim)
+    for axis in range(shape.ndim):
+        assign(slot.shape[axis], <uint64_t>shape.dims[axis])
+
+
 cdef inline void set_text(View *v, Slot *slot, uint64_t i, const char *text, Py_ssize_t n) noexcept:
     # The description goes into the label if it fits (whose memory is committed), else behind the
     # payload.

@@ -2,17 +2,53 @@
 
 from libc.stdint cimport uint64_t
 
+from refstore.engines.native.atomics cimport unlikely
 from refstore.engines.native.error_codes cimport ERR_NOT_FOUND, kind_of_error
 from refstore.engines.native.layout cimport COUNT_GETS
 from refstore.engines.native.view cimport count, View
+from refstore.engines.native.slots cimport pin
 from refstore.engines.native.names cimport Found, Name
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.errors cimport get_error
 from refstore.engines.native.contention cimport may_retry
-from refstore.engines.native.put cimport Draft, set_deadline
+from refstore.engines.native.put cimport Draft, prepare, set_deadline
+
+from refstore._arguments import checked_names
 
 
 cdef class BatchCalls(ListingCalls):
+    def put_many(self, objs, *, names=None, replace=False, timeout=0, owned=False, evictable=None):
+        cdef:
+            list asked = list(objs)
+            list told = checked_names(names, len(asked))
+            Attachment att = self.use()
+            Batch batch = Batch.__new__(Batch)
+            Draft terms
+        prepare(&att.view, &terms)
+        if timeout is not NO_WAIT or owned is not False or evictable is not None:
+            read_terms(&terms, timeout, owned, evictable, NO_META)
+        batch.hold(att, asked)
+        if told is not None and not replace:
+            self.require_free_names(att, told)
+        batch.measure_all()
+        batch.begin_all(&terms)
+        batch.describe_all()
+        batch.copy_all()
+        refs = batch.refs()             # nothing may fail between the seals and the return
+        try:
+            batch.publish_all(refs, told, replace)
+        finally:
+            if terms.owned:
+                att.delete_unless_open()
+        return refs
+
+    cdef int require_free_names(self, Attachment att, list names) except -1:
+        cdef Name parsed
+        for name in names:
+            read_name(&att.view, name, &parsed, False)
+            require_free_name(&att.view, name, &parsed)
+        return 0
+
     def get_many(self, keys, *, timeout=0, writable=False):
         cdef:
             list asked = listed(keys)
@@ -36,18 +72,25 @@ cdef class BatchCalls(ListingCalls):
             uint64_t since = 0
             int got
         for k in range(n):
+            key = keys[k]
             buf = PinnedBuffer.__new__(PinnedBuffer)
-            got = self.pin_key(att, keys[k], &found)
-            while got < 0:
+            if type(key) is ObjectRef and (<ObjectRef>key).tag == v.tag:
+                found.slot = (<ObjectRef>key).slot
+                found.generation = (<ObjectRef>key).generation
+                got = pin(v, found.slot, found.generation)
+            else:
+                got = self.pin_key(att, key, &found)
+            while unlikely(got != 0):
+                if got > 0:
+                    recover_blocker_if_dead(v, got)
+                    break
                 if not may_retry(v, &got, &since):
                     recover_blocker_of(v, got)
-                    raise get_error(v, got, keys[k], is_foreign(v, keys[k]))
-                got = self.pin_key(att, keys[k], &found)
-            bufs[k] = buf
+                    raise get_error(v, got, key, is_foreign(v, key))
+                got = self.pin_key(att, key, &found)
             if adopt_pin(buf, att, found.slot, found.generation).order != c'C':
-                bufs[k] = as_direct(buf)
-            if got > 0:
-                recover_blocker_if_dead(v, got)
+                buf = as_direct(buf)
+            bufs[k] = buf
         count(v, COUNT_GETS, <uint64_t>n)
         return 0
 
@@ -71,7 +114,7 @@ cdef class BatchCalls(ListingCalls):
         return n
 
 
-cdef list listed(object keys):
+cdef inline list listed(object keys):
     if isinstance(keys, (str, ObjectRef)):
         raise TypeError(f"keys is one {type(keys).__name__}: give a list of refs and names")
     return list(keys)

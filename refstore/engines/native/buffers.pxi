@@ -41,7 +41,7 @@ cdef tuple KINDS = ("bytes", "array", "object")
 
 
 @cython.no_gc
-@cython.freelist(64)
+@cython.freelist(1024)          # of those that get_many() pins
 cdef class Block:
     # A pinned or half-written block. It is given back when it is closed and no view of it lives.
     cdef Attachment att         # None once it is given back: a closed buffer keeps no store mapped
@@ -207,13 +207,16 @@ cdef class PinnedBuffer(Block):
         self.require_open()
         return self
 
-    def __exit__(self, kind, value, trace):
+    cdef inline void close(self) noexcept:
         if not self.is_closed:
             self.is_closed = True
             self.release_unless_used()
 
+    def __exit__(self, kind, value, trace):
+        self.close()
+
     def release(self):
-        self.__exit__(None, None, None)
+        self.close()
 
     @property
     def kind(self):

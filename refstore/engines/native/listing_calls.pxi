@@ -31,7 +31,7 @@ cdef class ListingCalls(ObjectCalls):
             Found found
         while True:
             self.require_object(key, &found)
-            info = describe(att, found.slot)
+            info = info_of(att, found.slot)
             if info is not None and info[0] is not None \
                     and (<ObjectRef>info[0]).generation == found.generation and info[11] == LIVE:
                 return info
@@ -105,7 +105,7 @@ cdef class Listing:
     def __next__(self):
         cdef Attachment att = self.of.use()     # still
         while self.next < slots_used(&att.view):
-            info = describe(att, self.next)
+            info = info_of(att, self.next)
             self.next += 1
             if info is not None and (self.prefix is None or info[1] is not None
                                      and info[1].startswith(self.prefix)):
@@ -131,7 +131,7 @@ cdef inline str state_seen(View *v, uint64_t i, uint64_t word):
     return IS_CLAIMED if state == CLAIMED else None
 
 
-cdef tuple describe(Attachment att, uint64_t i):
+cdef tuple info_of(Attachment att, uint64_t i):
     # The fields of ObjectInfo, in its order, of what is in slot `i`; None if nothing is there.
     cdef:
         View *v = &att.view

@@ -11,11 +11,11 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint16_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
-from refstore.engines.native.atomics cimport assign, load_relaxed
+from refstore.engines.native.atomics cimport assign, load_relaxed, unlikely
 from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_INDEX,
     ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, kind_of_error,
@@ -33,7 +33,7 @@ from refstore.engines.native.ages cimport count_put, first_use
 from refstore.engines.native.slots cimport (
     abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim, word_generation, word_row,
 )
-from refstore.engines.native.makers cimport sign
+from refstore.engines.native.makers cimport created_now, own_maker
 from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.blocks cimport allocate_block
 from refstore.engines.native.names cimport Name, publish
@@ -58,22 +58,29 @@ cdef struct Draft:
     uint64_t slot
     uint64_t generation
     bint is_begun               # the slot is ours, and has room
+    uint32_t created            # as in the slot
+    uint16_t put_by             # the same
     # what the caller asked for
+    bint is_plain               # nothing of the following but to wait
     bint waits                  # for room, until `deadline`
     uint64_t deadline           # ns of CLOCK_MONOTONIC, or 0: for ever
     bint owned                  # by this process
     bint evictable
     const char *meta            # bytes of the user's own
     uint64_t meta_nbytes
+    uint64_t meta_room          # bytes of them that the block holds
 
 
 cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.life = v.life
     draft.is_begun = False
+    draft.created = created_now(v)
+    draft.put_by = own_maker(v)
+    draft.is_plain = not v.evicts
     draft.waits = False
     draft.owned = False
     draft.evictable = v.evicts
-    draft.meta_nbytes = 0
+    draft.meta_nbytes = draft.meta_room = 0
 
 
 cdef inline int set_deadline(Draft *draft, object timeout) except -1:
@@ -90,6 +97,8 @@ cdef inline int set_meta(Draft *draft, object meta) except -1:
     cdef bytes octets = checked_meta(meta)
     draft.meta = PyBytes_AS_STRING(octets)
     draft.meta_nbytes = <uint64_t>len(octets)
+    draft.meta_room = meta_room(draft.meta_nbytes)
+    draft.is_plain = False
     return 0
 
 
@@ -185,11 +194,11 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     # A slot of ours with room for the payload, and `spill` bytes of description behind it.
     cdef int got = ERR_FULL
     if nbytes <= v.header.capacity:
-        got = allocate_slot(v, nbytes + spill + meta_room(draft.meta_nbytes), &draft.slot)
+        got = allocate_slot(v, nbytes + spill + draft.meta_room, &draft.slot)
     if got != 0:
         raise put_error(v, got, nbytes, None)
     start_slot(v, draft, nbytes)
-    if draft.meta_nbytes:
+    if unlikely(draft.meta_nbytes != 0):
         require_committed(v, draft, False)
         write_meta(v, draft.slot, draft.meta, draft.meta_nbytes, spill)
     return &v.slots[draft.slot]
@@ -210,12 +219,15 @@ cdef inline Slot *start_slot(View *v, Draft *draft, uint64_t nbytes) noexcept no
     assign(slot.spill_nbytes, 0)
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
-    sign(v, slot)
-    assign(slot.last_use, first_use(v, draft.evictable))
+    assign(slot.last_use, 0)
+    assign(slot.created, draft.created)
+    assign(slot.put_by, draft.put_by)
     assign(slot.owned_by, 0)
-    if draft.owned:
-        note_owner(v)
-        assign(slot.owned_by, <uint16_t>(v.row + 1))
+    if not draft.is_plain:
+        assign(slot.last_use, first_use(v, draft.evictable))
+        if draft.owned:
+            note_owner(v)
+            assign(slot.owned_by, <uint16_t>(v.row + 1))
     return slot
 
 
@@ -375,10 +387,11 @@ cdef inline void copy_object(View *v, uint64_t source, uint64_t target) noexcept
         Draft draft
     prepare(v, &draft)
     draft.slot = target
+    draft.created = old.created
+    draft.is_plain = False
     draft.owned = old.owned_by != 0
     draft.evictable = old.last_use & EVICTABLE != 0
     start_slot(v, &draft, old.nbytes)
-    assign(v.slots[target].created, old.created)
     memcpy(block_of(v, &draft), v.base + old.offset, old.nbytes)
     if old.flags & FLAG_META:
         if meta_room(meta):

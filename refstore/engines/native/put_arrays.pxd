@@ -10,7 +10,7 @@ from refstore.engines.native.view cimport View
 from refstore.engines.native.points cimport look_for_signals, python_ran
 from refstore.engines.native.arrays cimport (
     dims_of, get_text, kind_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, read_shape,
-    set_layout, set_text, Shape, view_of,
+    set_layout, set_shape, set_text, Shape, view_of,
 )
 from refstore.engines.native.opening cimport read_header
 from refstore.engines.native.put cimport (
@@ -21,19 +21,12 @@ cdef inline int start_array(View *v, Draft *draft, cnp.dtype dtype, Shape *shape
                             tuple axes, uint64_t nbytes) except -1:
     # A slot for an array, with its description written. `axes`: None stands for C order.
     cdef int number = plain_number(dtype)
-    cdef Slot *slot
-    cdef int axis
     if not number or shape.ndim > INLINE_DIMS or order == c'K':
         from refstore.payload.arrays import describe
         text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
         return start_described(v, draft, text, order, nbytes)
-    slot = begin_object(v, draft, nbytes, 0)
-    assign(slot.kind, KIND_ARRAY)
-    assign(slot.order, <uint8_t>order)
-    assign(slot.dtype, <uint8_t>number)
-    assign(slot.ndim, <uint8_t>shape.ndim)
-    for axis in range(shape.ndim):
-        assign(slot.shape[axis], <uint64_t>shape.dims[axis])
+    begin_object(v, draft, nbytes, 0)
+    set_shape(v, draft.slot, number, order, shape)
     return 0
 
 

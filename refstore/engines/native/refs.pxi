@@ -17,7 +17,7 @@ def reduce_refs_by(function):
 
 
 @cython.final
-@cython.freelist(64)
+@cython.freelist(1024)
 cdef class ObjectRef:
     cdef uint64_t slot
     cdef uint64_t generation

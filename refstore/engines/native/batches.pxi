@@ -1,0 +1,298 @@
+# Many objects at once, from Python objects to filled slots: all are measured, then all get their
+# room, then all are copied, without the GIL if that takes long. None of them is sealed before.
+
+cimport cython
+cimport numpy as cnp
+from cpython.buffer cimport PyBuffer_IsContiguous
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
+from libc.stdint cimport uint64_t, uint8_t
+from libc.string cimport memcpy
+
+from refstore.engines.native.atomics cimport assign
+from refstore.engines.native.error_codes cimport ERR_FULL
+from refstore.engines.native.layout cimport (
+    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT,
+)
+from refstore.engines.native.view cimport View
+from refstore.engines.native.slots cimport free_slot
+from refstore.engines.native.names cimport Name
+from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
+from refstore.engines.native.errors cimport put_error
+from refstore.engines.native.arrays cimport plain_number, set_shape, set_text, Shape
+from refstore.engines.native.put cimport (
+    allocate_slot, Draft, ensure_committed, PIECE, publish_object, RELEASES_GIL, start_slot,
+)
+from refstore.engines.native.put_arrays cimport order_of
+
+from refstore.payload.arrays import axes_in_memory, describe, has_plain_view, plain_axes, stored_part
+
+cdef struct Item:
+    uint64_t nbytes             # of the payload
+    uint64_t slot
+    uint64_t generation
+    Py_ssize_t array            # of `arrays`, or -1
+    int kind
+
+cdef struct Piece:
+    # of a payload, as it lies in this process
+    const char *source
+    uint64_t at                 # in the payload
+    uint64_t nbytes
+    Py_ssize_t item
+
+
+@cython.final
+@cython.no_gc
+cdef class Batch:
+    cdef Attachment att
+    cdef uint64_t life
+    cdef list objs
+    cdef list kept              # what else pieces are of
+    cdef list arrays            # (dtype's number or 0, order, extents, text or None)
+    cdef Item *items
+    cdef Py_ssize_t n
+    cdef Py_ssize_t begun       # of them, that have slots
+    cdef Py_ssize_t done        # of these, that are sealed, or given up
+    cdef Piece *pieces
+    cdef Py_ssize_t n_pieces
+    cdef Py_ssize_t room_for_pieces
+    cdef uint64_t nbytes        # of all pieces
+
+    def __dealloc__(self):
+        self.give_up()
+        PyMem_Free(self.items)
+        PyMem_Free(self.pieces)
+
+    cdef void give_up(self) noexcept:
+        # What is not sealed is given up by who began it, and by no child.
+        if self.begun > self.done and is_same_process(&self.att.view, self.life):
+            while self.done < self.begun:
+                free_slot(&self.att.view, self.items[self.done].slot)
+                self.done += 1
+        self.begun = self.done = 0
+
+    cdef int hold(self, Attachment att, list objs) except -1:
+        # Nothing is looked at yet.
+        self.att = att
+        self.life = att.view.life
+        self.objs = objs
+        self.kept = []
+        self.arrays = []
+        self.n = self.room_for_pieces = len(objs)
+        self.items = <Item*>PyMem_Malloc(max(self.n, 1) * sizeof(Item))
+        self.pieces = <Piece*>PyMem_Malloc(max(self.n, 1) * sizeof(Piece))
+        if self.items == NULL or self.pieces == NULL:
+            raise MemoryError(f"no memory to put {self.n} objects at once")
+        return 0
+
+    # Measuring
+
+    cdef int measure_all(self) except -1:
+        cdef Py_ssize_t k
+        for k in range(self.n):
+            self.items[k].array = -1
+            self.items[k].kind = KIND_BYTES
+            self.measure(k, self.objs[k])
+        return 0
+
+    cdef int measure(self, Py_ssize_t k, object obj) except -1:
+        # As put_any() tells objects apart.
+        if type(obj) is bytes:
+            return self.add_all(k, PyBytes_AS_STRING(obj), <uint64_t>PyBytes_GET_SIZE(obj))
+        if type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:
+            return self.measure_array(k, obj)
+        if isinstance(obj, (bytearray, memoryview)):
+            return self.measure_buffer(k, PyMemoryView_FromObject(obj))
+        return self.measure_pickled(k, obj)
+
+    cdef int add(self, Py_ssize_t k, const char *source, uint64_t at, uint64_t nbytes) except -1:
+        cdef Piece *pieces
+        if self.n_pieces == self.room_for_pieces:
+            pieces = <Piece*>PyMem_Realloc(self.pieces,
+                                           (self.n_pieces * 2 + 8) * sizeof(Piece))
+            if pieces == NULL:
+                raise MemoryError(f"no memory to put {self.n} objects at once")
+            self.pieces = pieces
+            self.room_for_pieces = self.n_pieces * 2 + 8
+        self.pieces[self.n_pieces].source = source
+        self.pieces[self.n_pieces].at = at
+        self.pieces[self.n_pieces].nbytes = nbytes
+        self.pieces[self.n_pieces].item = k
+        self.n_pieces += 1
+        self.nbytes += nbytes
+        return 0
+
+    cdef int add_all(self, Py_ssize_t k, const char *source, uint64_t nbytes) except -1:
+        self.items[k].nbytes = nbytes
+        return self.add(k, source, 0, nbytes)
+
+    cdef int measure_buffer(self, Py_ssize_t k, object view) except -1:
+        # A view keeps what it shows from changing its size.
+        cdef Py_buffer *buffer = PyMemoryView_GET_BUFFER(view)
+        if not PyBuffer_IsContiguous(buffer, c'C'):
+            return self.measure_copy(k, view.tobytes())
+        self.kept.append(view)
+        return self.add_all(k, <char*>buffer.buf, <uint64_t>buffer.len)
+
+    cdef int measure_copy(self, Py_ssize_t k, bytes octets) except -1:
+        self.kept.append(octets)
+        return self.add_all(k, PyBytes_AS_STRING(octets), <uint64_t>len(octets))
+
+    cdef int measure_pickled(self, Py_ssize_t k, object obj) except -1:
+        frame = encode(obj)
+        python_ran(&self.att.view, self.life, "pickling one of many")
+        self.kept.append(frame)
+        self.items[k].kind = KIND_OBJECT
+        self.items[k].nbytes = frame.nbytes
+        for at, piece in frame.pieces:
+            view = PyMemoryView_FromObject(piece)       # contiguous, by the contract of frames
+            self.kept.append(view)
+            self.add(k, <char*>PyMemoryView_GET_BUFFER(view).buf, at,
+                     <uint64_t>PyMemoryView_GET_BUFFER(view).len)
+        return 0
+
+    cdef int measure_array(self, Py_ssize_t k, cnp.ndarray array) except -1:
+        cdef:
+            cnp.ndarray dense = array
+            int number = plain_number(array.dtype)
+            tuple axes = None
+            char order = c'C'
+            bytes text = None
+        if not cnp.PyArray_IS_C_CONTIGUOUS(array):
+            axes = axes_in_memory(array)
+            order = order_of(axes)
+            dense = np.ascontiguousarray(stored_part(array, axes).transpose(plain_axes(axes)))
+            self.kept.append(dense)
+        extents = tuple([array.shape[axis] for axis in range(cnp.PyArray_NDIM(array))])
+        if not number or len(extents) > INLINE_DIMS or order == c'K':
+            text = describe(array.dtype, extents,
+                            tuple(range(len(extents))) if axes is None else axes)
+            if not has_plain_view(text):
+                order = c'K'
+            python_ran(&self.att.view, self.life, "describing one of many arrays")
+        self.items[k].kind = KIND_ARRAY
+        self.items[k].array = len(self.arrays)
+        self.arrays.append((number, order, extents, text))
+        return self.add_all(k, <char*>cnp.PyArray_DATA(dense),
+                            <uint64_t>cnp.PyArray_NBYTES(dense))
+
+    # Room
+
+    cdef uint64_t spill_of(self, Item *item):
+        # bytes of the description that have no room in the label
+        cdef bytes text
+        if item.array < 0:
+            return 0
+        text = self.arrays[item.array][3]
+        return <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0
+
+    cdef int begin_all(self, Draft *terms) except -1:
+        cdef:
+            View *v = &self.att.view
+            Item *item
+            int got = 0
+        if self.nbytes > v.header.capacity:
+            got = ERR_FULL
+        while got == 0 and self.begun < self.n:
+            item = &self.items[self.begun]
+            got = allocate_slot(v, item.nbytes + self.spill_of(item), &item.slot)
+            if got == 0:
+                terms.slot = item.slot
+                start_slot(v, terms, item.nbytes)
+                item.generation = terms.generation
+                self.begun += 1
+        if got != 0:
+            self.give_up()
+            raise put_error(v, got, self.nbytes, None)
+        return 0
+
+    # What is written
+
+    cdef int describe_all(self) except -1:
+        cdef Py_ssize_t k
+        cdef int got
+        for k in range(self.n):
+            if self.items[k].kind != KIND_BYTES:
+                assign(self.att.view.slots[self.items[k].slot].kind, <uint8_t>self.items[k].kind)
+            if self.items[k].array >= 0:
+                self.describe(self.items[k].slot, self.arrays[self.items[k].array])
+        return 0
+
+    cdef int describe(self, uint64_t i, tuple array) except -1:
+        cdef:
+            View *v = &self.att.view
+            Shape shape
+            bytes text = array[3]
+            int got
+        if text is None:
+            shape.ndim = len(array[2])
+            for axis in range(shape.ndim):
+                shape.dims[axis] = array[2][axis]
+            set_shape(v, i, array[0], array[1], &shape)
+            return 0
+        assign(v.slots[i].order, <uint8_t>array[1])
+        if len(text) <= LABEL_TEXT:
+            got = ensure_committed(v, i, True)
+            if got != 0:
+                raise put_error(v, got, self.nbytes, None)
+        set_text(v, &v.slots[i], i, PyBytes_AS_STRING(text), len(text))
+        return 0
+
+    cdef int copy_all(self) except -1:
+        cdef:
+            Py_ssize_t k = 0
+            uint64_t done = 0   # of piece k
+        if self.nbytes < RELEASES_GIL:
+            self.copy_some(&k, &done)
+            return 0
+        while k < self.n_pieces:
+            with nogil:
+                self.copy_some(&k, &done)
+            look_for_signals(&self.att.view, self.life, "copying many objects")
+        return 0
+
+    cdef void copy_some(self, Py_ssize_t *k, uint64_t *done) noexcept nogil:
+        # from there on, as much as is copied between two looks at signals
+        cdef uint64_t left = PIECE, n
+        cdef Piece *piece
+        cdef char *target
+        while left and k[0] < self.n_pieces:
+            piece = &self.pieces[k[0]]
+            n = min(left, piece.nbytes - done[0])
+            target = self.att.view.base + self.att.view.slots[self.items[piece.item].slot].offset
+            memcpy(target + piece.at + done[0], piece.source + done[0], n)
+            left -= n
+            done[0] += n
+            if done[0] == piece.nbytes:
+                k[0] += 1
+                done[0] = 0
+
+    # The seals
+
+    cdef int publish_all(self, list refs, list names, bint replace) except -1:
+        # What the error of a name that is taken says, the refs of those before it, are not to lose.
+        cdef:
+            Name parsed
+            object name = None
+            Item *item
+            Py_ssize_t k
+        parsed.hashed = 0
+        for k in range(self.n):
+            item = &self.items[k]
+            if names is not None:
+                name = names[k]
+                read_name(&self.att.view, name, &parsed, False)
+            self.done += 1
+            try:
+                publish_object(&self.att.view, self.life, item.slot, name, &parsed, replace)
+            except ObjectExistsError as error:
+                error.refs = refs[:k]
+                raise
+        return 0
+
+    cdef list refs(self):
+        cdef Py_ssize_t k
+        return [make_ref(self.att.view.tag, self.items[k].slot, self.items[k].generation)
+                for k in range(self.n)]
