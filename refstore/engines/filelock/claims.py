@@ -9,7 +9,7 @@ are found by those whom they hold up. These operations run under the change lock
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from refstore import _messages, _waiting_messages
 from refstore.engines.filelock import names, process_table, recovery, slots
@@ -40,11 +40,14 @@ class Rivals(NamedTuple):
     claim: int | None = None  # a soft claim of somebody else's, which ends
 
 
+NO_RIVALS: Final = Rivals()
+
+
 def find_rivals(c: Change, att: Attachment, call: Call) -> Rivals:
     """Errors: ObjectExistsError if they keep the call from publishing."""
     asked = call.asked
     if asked.utf8 is None:
-        return Rivals()
+        return NO_RIVALS
     replaced, claim = names.look(c, asked.utf8)
     if replaced is not None and not asked.replace:
         raise _messages.exists(att.path, asked.utf8.decode())

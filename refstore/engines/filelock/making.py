@@ -89,7 +89,9 @@ class MakingCalls(Opened):
         try:
             while True:
                 seen = changes(att.file)
-                found = call.wait_for_room(what, 0, _get_or_claim, call, own, pin)
+                found = call.with_room(what, 0, _get_or_look, call, own, pin)
+                if found is None:
+                    found = call.wait_for_room(what, 0, _get_or_claim, call, own, pin)
                 if not isinstance(found, claims.Claim):
                     return found
                 is_waiting = bool(own)
@@ -120,16 +122,21 @@ def _own_claims(tag: int) -> set[tuple[int, int]]:
     return {(slot, generation) for of, slot, generation in _making.get() if of == tag}
 
 
-def _get_or_claim(
+def _get_or_look(
     c: Change, call: Call, own: set[tuple[int, int]], pin: Pin
 ) -> int | claims.Claim | None:
-    """The generation of the object that is pinned, a claim of somebody else's, or a new one."""
+    """The generation of the object that is pinned, or a claim of somebody else's."""
     att, utf8 = call.att, call.asked.utf8
     assert utf8 is not None
     generation = lookups.get(c, att, utf8, pin)
-    if generation is not None:
-        return generation
-    claim = claims.of_others(c, att, utf8, own)
-    if claim is None:
-        claims.make(c, att, call)
-    return claim
+    return claims.of_others(c, att, utf8, own) if generation is None else generation
+
+
+def _get_or_claim(
+    c: Change, call: Call, own: set[tuple[int, int]], pin: Pin
+) -> int | claims.Claim | None:
+    """The same; if there is neither, the call has a claim."""
+    found = _get_or_look(c, call, own, pin)
+    if found is None:
+        claims.make(c, call.att, call)
+    return found
