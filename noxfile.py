@@ -38,6 +38,8 @@ nox.options.error_on_missing_interpreters = False
 # Tools call other tools of the environment by name; pyenv's Pythons need not be on the path.
 pyenv = [one for v in PYTHONS for one in glob.glob(f"{Path.home()}/.pyenv/versions/{v}.*/bin")]
 os.environ["PATH"] = os.pathsep.join([f"{sys.prefix}/bin", *pyenv, os.environ["PATH"]])
+# Children of tests import the package thousands of times, and are to compile it once.
+os.environ["PYTHONDONTWRITEBYTECODE"] = ""
 
 # --- what tasks need
 

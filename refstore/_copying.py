@@ -67,10 +67,11 @@ class Draft:
         copy = _Copy(self)
         future = asyncio.get_running_loop().run_in_executor(None, copy.run, seconds)
         try:
-            return await asyncio.shield(future)
+            await asyncio.wait({future})
         except asyncio.CancelledError:
             copy.drop()
             raise
+        return copy.take()
 
 
 def _octets(piece: Any) -> Any:
@@ -87,24 +88,41 @@ class _Copy:
         self._lock = threading.Lock()
         self._is_dropped = False
         self._writer: Writer | None = None
+        self._error: BaseException | None = None
 
-    def run(self, seconds: float) -> Writer:
+    def run(self, seconds: float) -> None:
+        """Makes it; of the thread."""
         if self._is_dropped:
-            raise asyncio.CancelledError
-        writer = self._draft.written(seconds)
+            return
+        try:
+            writer = self._draft.written(seconds)
+        except BaseException as error:
+            self._error = error
+            return
         with self._lock:
-            if not self._is_dropped:
-                self._writer = writer
-                return writer
-        writer.abort()
-        raise asyncio.CancelledError
+            self._writer = writer
+        if self._is_dropped:
+            self.drop()
+
+    def take(self) -> Writer:
+        """Errors: what the copy raised."""
+        writer, error = self._writer, self._error
+        self._writer = self._error = None
+        if writer is not None:
+            return writer
+        assert error is not None
+        try:
+            raise error
+        finally:
+            del error  # whose traceback leads to this frame
 
     def drop(self) -> None:
-        """Nobody will seal it."""
+        """Nobody will take it."""
+        self._is_dropped = True
         with self._lock:
-            self._is_dropped = True
-        if self._writer is not None:
-            self._writer.abort()
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.abort()
 
 
 _lines: dict[tuple[asyncio.AbstractEventLoop, bytes], deque[asyncio.Future[None]]] = {}

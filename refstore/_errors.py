@@ -78,7 +78,7 @@ class ObjectNotFoundError(RefstoreError, KeyError):
     _keywords = ("key",)
 
     def __init__(self, message: str, *, key: ObjectRef | str) -> None:
-        super().__init__(message)
+        # `args` is there since __new__(); a cache misses often
         self.key = key
 
     def __str__(self) -> str:

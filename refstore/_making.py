@@ -33,7 +33,6 @@ from refstore._store import Store
 __all__ = ["Attempt", "Maker"]
 
 SLICE = 0.25  # seconds that the thread waits for space, or for its task, before it looks around
-THREAD_NAME = "refstore.aio maker"
 
 _making: contextvars.ContextVar[tuple[Maker, ...]] = contextvars.ContextVar(
     "refstore_making", default=()
@@ -130,7 +129,10 @@ class Attempt:
         context = contextvars.copy_context()
         context.run(_making.set, (*_making.get(), maker))
         threading.Thread(
-            target=context.run, args=(self._run, ended), name=THREAD_NAME, daemon=True
+            target=context.run,
+            args=(self._run, ended),
+            name=f"factory of {self._name!r}",
+            daemon=True,
         ).start()
         try:
             await asyncio.wait({ended})
@@ -224,8 +226,8 @@ class Attempt:
                 if error.pid is not None:
                     raise
                 return self._store.ref(self._name)
-            except StoreFullError:
-                if seconds == 0:
+            except StoreFullError as error:
+                if seconds == 0 or error.needed > self._store.capacity:
                     raise
             if self._is_dropped:
                 raise _DroppedError

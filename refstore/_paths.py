@@ -92,18 +92,22 @@ def default_size(
     """Capacity and max_objects of a new store in `folder`: what was asked for, or what fits.
 
     `file_nbytes` says how large the file of a store with these two is. A process that may not have
-    as much address space as that takes twice gets a smaller store, of which it can have two.
+    as much address space as that takes twice gets a smaller store, of which it can have two. Beside
+    a capacity that was asked for, the tables leave half of the rest.
     """
     if capacity is not None and max_objects is not None:
         return capacity, max_objects
     nbytes = default_capacity(folder) if capacity is None else capacity
     objects = default_max_objects(nbytes) if max_objects is None else max_objects
-    least = MIN_DEFAULT_CAPACITY if capacity is None else nbytes
     space = free_address_space()
     if space is None:
         return nbytes, objects
     bearable = space // MAPPINGS
-    while file_nbytes(nbytes, objects) > bearable // (1 + (nbytes > least)):
+    while file_nbytes(nbytes, objects) > (
+        bearable // (1 + (nbytes > MIN_DEFAULT_CAPACITY))
+        if capacity is None
+        else (bearable + capacity) // 2
+    ):
         smaller = (
             max(nbytes // 2 // PAGE * PAGE, PAGE) if capacity is None else nbytes,
             max(objects // 2, FEWEST_DEFAULT_OBJECTS) if max_objects is None else objects,

@@ -25,15 +25,17 @@ from typing import Final
 
 from refstore._errors import GetTimeoutError
 from refstore._store import Store
+from refstore._threads import HELPERS
 from refstore.engines.interface import Attachment, Watch
 
 __all__ = ["Request", "watching"]
 
-THREAD_NAME: Final = "refstore.aio"
+THREAD_NAME: Final = f"{HELPERS}.aio"
 NAP: Final = 1.0  # seconds: of a waiter between two looks, if nothing tells it, and of the thread
 LOOKS: Final = 200  # a second that all waiters of a store may take together for those
 MANY: Final = 16  # told at once: then the thread lets them look before it tells them again
 SHORT: Final = 0.001  # seconds
+LOOK_DELAY: Final = 0.05  # seconds between two looks when nothing seems to have changed
 
 
 class Request:
@@ -118,6 +120,7 @@ class Watcher:
         self._by_name: dict[str, set[Request]] = {}
         self._new: list[Request] = []
         self._told: dict[str, object] = {}  # numbers of names, as they were when they were told
+        self._next_look = 0.0  # by time.monotonic()
 
     def nap(self) -> float:
         """Seconds between two looks of a waiter that nothing tells."""
@@ -203,7 +206,9 @@ class Watcher:
         """After a sleep that ended early without a change: a process that died in the middle of one
         leaves it to the next look."""
         if list(self._watch.seen(names)) == list(seen):
-            tell(list(self.requests)[:1])
+            if time.monotonic() >= self._next_look:
+                self._next_look = time.monotonic() + LOOK_DELAY
+                tell(list(self.requests)[:1])
             time.sleep(SHORT)
 
 

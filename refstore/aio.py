@@ -225,17 +225,22 @@ async def put(
         if draft.nbytes < LARGE:
             return draft.written(0).seal()
         return (await draft.written_in_thread(0)).seal()
-    except StoreFullError:
-        if _left(end) <= 0:
+    except StoreFullError as error:
+        if not _may_fit(store, error, end):
             raise
     async with turn(store, _left(end)):
         while True:
             seconds = min(SLICE, _left(end))
             try:
                 return (await draft.written_in_thread(seconds)).seal()
-            except StoreFullError:
-                if _left(end) <= 0:
+            except StoreFullError as error:
+                if not _may_fit(store, error, end):
                     raise
+
+
+def _may_fit(store: Store, error: StoreFullError, end: float) -> bool:
+    """Whether to wait for the space that there was not."""
+    return error.needed <= store.capacity and _left(end) > 0
 
 
 async def get_or_put(

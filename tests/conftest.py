@@ -32,7 +32,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What the imports have left is no garbage: the many gc.collect() of tests need not look."""
+    leave_out_of_collections()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is not None and nextitem.path != item.path:
+        leave_out_of_collections()
+
+
+def leave_out_of_collections() -> None:
+    """What imports and pytest keep is no garbage: the many gc.collect() of tests need not look."""
     gc.collect()
     gc.freeze()
 
@@ -83,9 +93,10 @@ def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="refstore-test-", dir=where))
     try:
         yield path
-        if helpers.mappings(path):
+        if left := helpers.mappings(path):
             gc.collect()  # slow beside large libraries, so only where cycles may be to blame
-        assert helpers.mappings(path) == []
+            left = helpers.mappings(path)
+        assert left == []
         assert helpers.open_files(path) == []
         assert sorted(entry.name for entry in path.iterdir()) == []
     finally:

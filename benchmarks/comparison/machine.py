@@ -1,5 +1,7 @@
 """Floors that need no store: times of the processor, the kernel and the interpreter."""
 
+from statistics import fmean
+
 from benchmarks.comparison.results import SECONDS, Cell
 from benchmarks.comparison.rounds import Comparison, progress
 from stress.baseline.build import compiled
@@ -16,7 +18,7 @@ def run(comparison: Comparison) -> None:
     native = compiled("benchmarks.machine_floors")
     subjects: dict[str, Subject] = {
         "an atomic add": lambda: native.atomic_adds(_TURNS),
-        "a futex round trip": lambda: native.futex_round_trips(_TRIPS),
+        "a futex round trip": lambda: fmean(native.futex_round_trips(_TRIPS)),
         "with memoryview(b)": Timed(memoryviews(bytes(64)), comparison.effort.window),
         "an empty turn of a loop": Timed(nothing, comparison.effort.window),
     }

@@ -141,7 +141,11 @@ class Watch(Protocol):
     """How one thread sleeps until any of many names changes. It keeps no store open."""
 
     def seen(self, names: Sequence[str]) -> list[int]:
-        """Takes part as a sleeper from here on; what to hand to sleep(), read before a look."""
+        """Takes part as a sleeper from here on; what to hand to sleep(), read before a look.
+
+        A number for each name, in their order, which is another one after a change of that name;
+        or fewer that stand for all names. There may be no names.
+        """
 
     def sleep(self, names: Sequence[str], seen: Sequence[int], seconds: float) -> None:
         """Returns when one of the names was published, replaced or deleted since seen(), after

@@ -31,6 +31,7 @@ from refstore import _messages
 __all__ = [
     "DescriptionError",
     "axes_in_memory",
+    "axes_of",
     "describe",
     "describe_dtype",
     "dtype_from",
@@ -142,10 +143,16 @@ def describe(dtype: np.dtype[Any], shape: tuple[int, ...], axes: tuple[int, ...]
     return struct.pack(f"<B{n}Q{n}B", n, *shape, *axes) + describe_dtype(dtype)
 
 
+def axes_of(text: bytes) -> tuple[int, ...]:
+    """The axes of a described array, slowest first, as `axes_in_memory` has them."""
+    n = text[0] if text else 0
+    return tuple(text[1 + 8 * n : 1 + 9 * n])
+
+
 def has_plain_view(text: bytes) -> bool:
     """Whether there is a memoryview of a described array whose bytes are those that are stored."""
-    n = text[0] if text else 0
-    return text[1 + 8 * n : 1 + 9 * n] == bytes(range(n)) and _has_format(text[1 + 9 * n :])
+    axes = axes_of(text)
+    return axes == tuple(range(len(axes))) and _has_format(text[1 + 9 * len(axes) :])
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import helpers
 import loops
-import numpy as np
 import pytest
 import workers
 
@@ -24,44 +20,8 @@ LONG = 3600.0  # seconds; more than any test takes
 
 @pytest.fixture(params=loops.LOOPS)
 def in_loop(request: pytest.FixtureRequest) -> Iterator[loops.InLoop]:
-    with loops.running(request.param) as run:
+    with loops.at_rest(request.param) as run:
         yield run
-    for thread in waiting_threads():
-        thread.join(helpers.BUSY_TIMEOUT)
-    assert waiting_threads() == []
-
-
-def waiting_threads() -> list[threading.Thread]:
-    return [one for one in threading.enumerate() if one.name == _watching.THREAD_NAME]
-
-
-def waiting() -> set[_watching.Request]:
-    """The requests of all coroutines that wait."""
-    every = [watcher.requests for watcher in list(_watching._watchers.values())]
-    return {request for requests in every for request in list(requests)}
-
-
-async def begin(*works: Any) -> list[asyncio.Task[Any]]:
-    """Tasks that wait for names by now."""
-    before = waiting()
-    tasks = [asyncio.ensure_future(work) for work in works]
-    while len(waiting() - before) < len(works):
-        await asyncio.sleep(0.001)
-    assert not any(task.done() for task in tasks)
-    return tasks
-
-
-async def rest(store: refstore.Store) -> None:
-    """Returns when nobody waits; nothing is pinned, written or claimed then."""
-    while waiting():
-        await asyncio.sleep(0.001)
-    assert_at_rest(store)
-
-
-def assert_at_rest(store: refstore.Store) -> None:
-    gc.collect()
-    assert store.holders() == []
-    assert [row for row in store.objects() if row.state != "live"] == []
 
 
 def test_what_is_there_is_returned_at_once(store: refstore.Store, in_loop: loops.InLoop) -> None:
@@ -81,16 +41,14 @@ def test_what_is_there_is_returned_at_once(store: refstore.Store, in_loop: loops
         assert await aio.wait_any(store, ["b", "a"]) == ["a"]
         with await aio.get(store, "a", writable=True) as buf:
             buf.array[0] = 2
-        assert waiting_threads() == []
+        assert loops.waiting_threads() == []
 
     in_loop(main())
 
 
-def test_a_name_that_is_published_ends_a_wait(
-    store: refstore.Store, in_loop: loops.InLoop
-) -> None:
+def test_a_name_that_is_published_ends_a_wait(store: refstore.Store, in_loop: loops.InLoop) -> None:
     async def main() -> None:
-        got, waited, any_of = await begin(
+        got, waited, any_of = await loops.begin(
             aio.get(store, "a", timeout=None),
             aio.wait(store, "a"),
             aio.wait_any(store, ["b", "a", "c"], count=2),
@@ -109,7 +67,7 @@ def test_a_newer_object_ends_a_wait_for_one(store: refstore.Store, in_loop: loop
     async def main() -> None:
         known = store.put(b"0", name="a")
         for version in (b"1", b"2", b"3"):
-            (task,) = await begin(aio.wait(store, "a", newer_than=known))
+            (task,) = await loops.begin(aio.wait(store, "a", newer_than=known))
             store.put(version, name="a", replace=True)
             with await task as buf:
                 assert bytes(buf) == version
@@ -138,34 +96,34 @@ def test_waits_end_with_their_time(store: refstore.Store, in_loop: loops.InLoop)
             await aio.get(store, ref, timeout=LONG)
 
     in_loop(main())
-    assert_at_rest(store)
+    loops.assert_at_rest(store)
 
 
 def test_invalid_arguments_are_refused(store: refstore.Store, in_loop: loops.InLoop) -> None:
-    any_store: Any = store
+    wrong: Any = 1
 
     async def main() -> None:
         for error, work in (
             (ValueError, aio.get(store, "a", timeout=-1)),
-            (TypeError, aio.get(any_store, 1, timeout=1)),
+            (TypeError, aio.get(store, wrong, timeout=1)),
             (ValueError, aio.get(store, "", timeout=1)),
             (ValueError, aio.wait(store, "a", timeout=float("nan"))),
-            (TypeError, aio.wait(any_store, "a", newer_than=b"x" * 16)),
+            (TypeError, aio.wait(store, "a", newer_than=wrong)),
             (ValueError, aio.wait_any(store, [], timeout=1)),
             (ValueError, aio.wait_any(store, ["a"], count=2)),
             (TypeError, aio.wait_any(store, "abc", timeout=1)),
-            (TypeError, aio.put(any_store, 1, timeout="1")),
+            (TypeError, aio.put(store, 1, timeout=wrong + 1j)),
             (TypeError, aio.put(store, threading.Lock())),
             (ValueError, aio.put(store, 1, name="")),
             (ValueError, aio.put(store, 1, meta=bytes(100_000))),
-            (TypeError, aio.get_or_put(any_store, "a", 1)),
+            (TypeError, aio.get_or_put(store, "a", wrong)),
             (ValueError, aio.get_or_put(store, "", lambda: 1)),
         ):
-            with pytest.raises(error):  # type: ignore[call-overload]
+            with pytest.raises(error):
                 await work
 
     in_loop(main())
-    assert_at_rest(store)
+    loops.assert_at_rest(store)
 
 
 def test_a_thousand_coroutines_wait_in_one_thread(
@@ -174,7 +132,7 @@ def test_a_thousand_coroutines_wait_in_one_thread(
     before = threading.active_count()
 
     async def main() -> None:
-        tasks = await begin(*(aio.wait(store, f"n{i}") for i in range(1000)))
+        tasks = await loops.begin(*(aio.wait(store, f"n{i}") for i in range(1000)))
         assert threading.active_count() == before + 1
         for i in (999, 0, 500):
             store.put(i, name=f"n{i}")
@@ -184,7 +142,7 @@ def test_a_thousand_coroutines_wait_in_one_thread(
         assert threading.active_count() == before + 1
 
     in_loop(main())
-    assert_at_rest(store)
+    loops.assert_at_rest(store)
 
 
 @pytest.mark.parametrize("when", ["before it reads", "after it has read"])
@@ -197,10 +155,10 @@ def test_what_is_published_between_the_look_and_the_sleep_is_seen(
         def __init__(self, watch: Any) -> None:
             self._seen, self.sleep, self.poke = watch.seen, watch.sleep, watch.poke
 
-        def seen(self, names: list[str]) -> Any:
+        def seen(self, names: Sequence[str]) -> list[int]:
             if when == "before it reads":
                 store.put(b"1", name="a", replace=True)
-            seen = self._seen(names)
+            seen: list[int] = self._seen(names)
             if when == "after it has read":
                 store.put(b"1", name="a", replace=True)
             return seen
@@ -224,7 +182,7 @@ def test_what_is_published_between_the_look_and_the_sleep_is_seen(
 
 def test_a_cancelled_wait_leaves_nothing(store: refstore.Store, in_loop: loops.InLoop) -> None:
     async def main() -> None:
-        tasks = await begin(
+        tasks = await loops.begin(
             aio.get(store, "a", timeout=None),
             aio.wait(store, "a", timeout=LONG),
             aio.wait_any(store, ["a", "b"]),
@@ -234,7 +192,7 @@ def test_a_cancelled_wait_leaves_nothing(store: refstore.Store, in_loop: loops.I
         for task in tasks:
             with pytest.raises(asyncio.CancelledError):
                 await task
-        await rest(store)
+        await loops.rest(store)
 
     in_loop(main())
 
@@ -244,15 +202,15 @@ def test_a_wait_that_is_cancelled_as_it_is_told_leaves_nothing(
 ) -> None:
     async def main() -> None:
         for _ in range(20):
-            (task,) = await begin(aio.wait(store, "a"))
-            (request,) = waiting()
+            (task,) = await loops.begin(aio.wait(store, "a"))
+            (request,) = loops.waiting()
             store.put(b"1", name="a")
             request.wake()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             del task, request
-            assert_at_rest(store)
+            loops.assert_at_rest(store)
             store.delete("a")
 
     in_loop(main())
@@ -262,7 +220,7 @@ def test_a_timeout_of_asyncios_ends_a_wait(store: refstore.Store, in_loop: loops
     async def main() -> None:
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(aio.wait(store, "a"), 0.01)
-        await rest(store)
+        await loops.rest(store)
 
     in_loop(main())
 
@@ -274,7 +232,7 @@ def test_a_store_that_is_closed_meanwhile_ends_its_waits(
     store: refstore.Store, in_loop: loops.InLoop
 ) -> None:
     async def main() -> None:
-        tasks = await begin(aio.wait(store, "a"), aio.wait_any(store, ["a", "b"]))
+        tasks = await loops.begin(aio.wait(store, "a"), aio.wait_any(store, ["a", "b"]))
         store.close()
         for task in tasks:
             with pytest.raises(ValueError, match="closed"):
@@ -288,8 +246,8 @@ def test_another_store_object_on_the_file_can_be_closed(
 ) -> None:
     async def main() -> None:
         with refstore.Store(store.path) as other:
-            (task,) = await begin(aio.wait(other, "a"))
-            (kept,) = await begin(aio.wait(store, "a"))
+            (task,) = await loops.begin(aio.wait(other, "a"))
+            (kept,) = await loops.begin(aio.wait(store, "a"))
         with pytest.raises(ValueError, match="closed"):
             await task
         store.put(b"1", name="a")
@@ -303,7 +261,7 @@ def test_a_wait_that_nobody_can_end_is_an_error(
     store: refstore.Store, in_loop: loops.InLoop
 ) -> None:
     async def main() -> None:
-        tasks = await begin(
+        tasks = await loops.begin(
             aio.wait(store, "a"),
             aio.get(store, "a", timeout=None),
             aio.wait_any(store, ["a", "b"]),
@@ -320,7 +278,7 @@ def test_a_store_without_a_file_is_waited_on_while_others_can_publish(
     store: refstore.Store, in_loop: loops.InLoop
 ) -> None:
     async def main() -> None:
-        (task,) = await begin(aio.wait(store, "a"))
+        (task,) = await loops.begin(aio.wait(store, "a"))
         with helpers.child_process(store) as child:
             store.unlink()
             await asyncio.sleep(2 * _watching.NAP)  # it looks, and goes on
@@ -339,12 +297,12 @@ def test_a_loop_that_is_closed_is_no_error(store: refstore.Store, in_loop: loops
     closed.close()
 
     async def main() -> None:
-        (other,) = await begin(aio.wait(store, "a"))
+        (other,) = await loops.begin(aio.wait(store, "a"))
         store.put(b"1", name="a")
         with await other as buf:
             assert bytes(buf) == b"1"
 
-        await rest(store)
+        await loops.rest(store)
 
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     del task
@@ -362,8 +320,8 @@ def test_two_loops_wait_at_once(store: refstore.Store, in_loop: loops.InLoop) ->
     async def main() -> None:
         thread = threading.Thread(target=other)
         thread.start()
-        (task,) = await begin(aio.wait(store, "a"))
-        while len(waiting()) < 2:
+        (task,) = await loops.begin(aio.wait(store, "a"))
+        while len(loops.waiting()) < 2:
             await asyncio.sleep(0.001)
         assert threading.active_count() == before + 2
         store.put(b"1", name="a")
@@ -386,7 +344,7 @@ def test_no_thread_can_be_started(
             patch.setattr(threading.Thread, "start", refuse)
             with pytest.raises(RuntimeError, match="can't start"):
                 await aio.wait(store, "a")
-        (task,) = await begin(aio.wait(store, "a"))
+        (task,) = await loops.begin(aio.wait(store, "a"))
         store.put(b"1", name="a")
         with await task as buf:
             assert bytes(buf) == b"1"

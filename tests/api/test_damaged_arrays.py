@@ -49,7 +49,7 @@ def put(path: str, array: helpers.Array) -> None:
         store["n"] = array
 
 
-# -- the native engine's slot, 128 bytes whose last 48 are the shape
+# -- the native engine's slot, 128 bytes of which 40 are the shape
 
 KIND, DTYPE, NDIM, ORDER, SHAPE, NBYTES = 46, 47, 60, 61, 80, 24
 
@@ -76,7 +76,7 @@ def test_a_number_in_the_slot_that_cannot_be_is_named(
     path: str, at: int, octets: bytes, field: str
 ) -> None:
     put(path, ARRAY)
-    shape = struct.pack("<6Q", *ARRAY.shape, 0, 0, 0)
+    shape = struct.pack("<5Q", *ARRAY.shape, 0, 0)
     image = Path(path).read_bytes()
     assert image.count(shape) == 1
     change(path, image.index(shape) - SHAPE + at, octets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 from collections import OrderedDict
@@ -31,7 +32,7 @@ def store(make_store: MakeStore) -> refstore.Store:
 
 def fill(store: refstore.Store, **options: Any) -> list[str]:
     """Put objects of SIZE until one more would not fit, each under its name."""
-    names = []
+    names: list[str] = []
     while store.stats().largest_free >= SIZE:
         names.append(f"{len(names)}")
         store.put(helpers.pattern(len(names), SIZE), name=names[-1], **options)
@@ -109,7 +110,7 @@ def test_those_that_may_go_make_room_for_those_that_may_not(
         with store.get(ref) as buf:
             assert bytes(buf) == helpers.pattern(number, SIZE)
     added = []
-    with pytest.raises(refstore.StoreFullError):
+    with contextlib.suppress(refstore.StoreFullError):
         while True:
             added.append(store.put(bytes(SIZE), evictable=False))
     assert len(added) >= len(names) - 1
@@ -160,9 +161,7 @@ def test_what_is_being_written_stays(make_store: MakeStore, evict: str) -> None:
 
 @policies
 @pytest.mark.parametrize("kept", ["pinned", "not evictable"])
-def test_a_put_that_cannot_fit_evicts_nothing(
-    make_store: MakeStore, evict: str, kept: str
-) -> None:
+def test_a_put_that_cannot_fit_evicts_nothing(make_store: MakeStore, evict: str, kept: str) -> None:
     store = make_store("1MiB", evict=evict)
     half = store.put(helpers.pattern(1, 300_000), evictable=kept == "pinned")
     small = [store.put(helpers.pattern(n, 3000), name=f"{n}") for n in range(20)]
@@ -181,7 +180,7 @@ def test_a_put_that_cannot_fit_evicts_nothing(
 @policies
 def test_a_large_put_evicts_neighbours(make_store: MakeStore, evict: str) -> None:
     store = make_store("1MiB", evict=evict)
-    names = []
+    names: list[str] = []
     while store.stats().largest_free >= 1000:
         names.append(f"{len(names)}")
         store.put(bytes(1000), name=names[-1])
@@ -270,9 +269,7 @@ def test_no_bytes_need_no_room(make_store: MakeStore, evict: str) -> None:
 
 
 @policies
-def test_the_dead_make_room_before_the_living(
-    make_store: MakeStore, path: str, evict: str
-) -> None:
+def test_the_dead_make_room_before_the_living(make_store: MakeStore, path: str, evict: str) -> None:
     store = make_store("1MiB", evict=evict)
     with helpers.child_process(path) as child:
         child.do(workers.begin, 900_000)
@@ -374,14 +371,12 @@ def exact_lru(trace: Sequence[int], room: int) -> list[bool]:
 def store_hits(store: refstore.Store, trace: Sequence[int], size: int) -> list[bool]:
     hits = []
     for key in trace:
-        try:
+        hits.append(f"{key}" in store)
+        if hits[-1]:
             with store.get(f"{key}") as buf:
                 workers.assert_stamped(buf, key % 200)
-        except refstore.ObjectNotFoundError:
-            store.put(workers.stamped(key % 200, size), name=f"{key}")
-            hits.append(False)
         else:
-            hits.append(True)
+            store.put(workers.stamped(key % 200, size), name=f"{key}")
     return hits
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import helpers
+import libraries
 import numpy as np
-import pytest
 
 import refstore
 
-pandas = pytest.importorskip("pandas")
-pyarrow = pytest.importorskip("pyarrow")
+pandas, pyarrow = libraries.Late("pandas"), libraries.Late("pyarrow")
+
+pytestmark = libraries.needed("pandas", "pyarrow")
 
 
 def test_a_data_frame_comes_back_without_a_copy(store: refstore.Store, path: str) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import signal
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import helpers
+import libraries
 import numpy as np
 import pytest
 
 import refstore
 
-torch = pytest.importorskip("torch")
+torch = libraries.Late("torch")
+
+pytestmark = libraries.needed("torch")
 
 DTYPES = [
     *("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16", "int32", "int64"),
@@ -49,21 +53,23 @@ def test_a_tensor_by_itself_comes_back(store: refstore.Store) -> None:
         assert_same(buf.value, tensor)
 
 
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        torch.arange(600).reshape(20, 30).t(),
-        torch.arange(600).reshape(20, 30)[::2, 3::5],
-        torch.arange(600)[100:200],
-        torch.arange(10).expand(7, 10),
-        torch.arange(120.0).reshape(2, 3, 4, 5).to(memory_format=torch.channels_last),
-        torch.tensor(3.5),
-        torch.empty(0),
-        torch.empty(3, 0, 2, dtype=torch.bfloat16),
-    ],
-    ids=["transposed", "strided", "slice", "expanded", "channels last", "0-d", "empty", "empty 3d"],
-)
-def test_every_layout_comes_back(store: refstore.Store, tensor: Any) -> None:
+LAYOUTS: dict[str, Callable[[], Any]] = {
+    "transposed": lambda: torch.arange(600).reshape(20, 30).t(),
+    "strided": lambda: torch.arange(600).reshape(20, 30)[::2, 3::5],
+    "slice": lambda: torch.arange(600)[100:200],
+    "expanded": lambda: torch.arange(10).expand(7, 10),
+    "channels last": lambda: (
+        torch.arange(120.0).reshape(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    ),
+    "0-d": lambda: torch.tensor(3.5),
+    "empty": lambda: torch.empty(0),
+    "empty 3d": lambda: torch.empty(3, 0, 2, dtype=torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_comes_back(store: refstore.Store, layout: str) -> None:
+    tensor = LAYOUTS[layout]()
     with store.get(store.put([tensor])) as buf:
         assert_same(buf.value[0], tensor)
 
@@ -174,16 +180,18 @@ def test_a_whole_model_comes_back(store: refstore.Store) -> None:
         assert torch.equal(buf.value(inputs), model(inputs))
 
 
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        torch.eye(50).to_sparse(),
-        torch.tensor([1 + 2j, 3 - 4j]).conj(),
-        torch.randn(3, 3, generator=torch.Generator().manual_seed(2)).requires_grad_(),
-    ],
-    ids=["sparse", "conjugated", "with gradient"],
-)
-def test_tensors_out_of_the_ordinary_come_back(store: refstore.Store, tensor: Any) -> None:
+UNUSUAL: dict[str, Callable[[], Any]] = {
+    "sparse": lambda: torch.eye(50).to_sparse(),
+    "conjugated": lambda: torch.tensor([1 + 2j, 3 - 4j]).conj(),
+    "with gradient": lambda: torch.randn(
+        3, 3, generator=torch.Generator().manual_seed(2)
+    ).requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_tensors_out_of_the_ordinary_come_back(store: refstore.Store, kind: str) -> None:
+    tensor = UNUSUAL[kind]()
     with store.get(store.put({"t": tensor})) as buf:
         back = buf.value["t"]
         assert back.layout == tensor.layout

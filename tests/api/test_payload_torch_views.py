@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import libraries
 import pytest
 
 import refstore
 
-torch = pytest.importorskip("torch")
+torch = libraries.Late("torch")
+
+pytestmark = libraries.needed("torch")
 
 SIDE = 1000
 

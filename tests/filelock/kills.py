@@ -251,7 +251,7 @@ def scenario(operation: Operation) -> Iterator[str]:
 
 def die_with_much_in_hand(path: str) -> None:
     store = refstore.Store(path, create=False)
-    held = [store.get("n"), store.get("kept"), store.get(store.put(LARGE))]
+    held: list[Any] = [store.get("n"), store.get("kept"), store.get(store.put(LARGE))]
     store.delete(held[2].ref)
     writer = store.create(150_000)
     memoryview(writer)[:100] = bytes(100)

@@ -172,6 +172,8 @@ def play(point: Point, work: kills.Work) -> BaseException | None:
             work(point.store)
     except BaseException as caught:
         error = caught.with_traceback(None)
+        if error.__context__ is not None:  # what was handled as it came up
+            error.__context__ = error.__context__.with_traceback(None)
     if os.getpid() != point.me:
         end_child(error)
     return error

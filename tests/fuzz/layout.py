@@ -130,7 +130,7 @@ def _fields(struct_name: str) -> tuple[Field, ...]:
     for name, kind, *_ in of._fields_:
         where = getattr(of, name)
         n: int = getattr(kind, "_length_", 1)
-        each: Any = kind._type_ if hasattr(kind, "_length_") else kind
+        each: Any = getattr(kind, "_type_", kind) if hasattr(kind, "_length_") else kind
         if name.startswith("_pad"):
             continue
         if issubclass(each, ctypes.Structure):

@@ -245,11 +245,11 @@ def settle(busy_timeout_ms: int) -> None:
     import sys
     import warnings
 
-    from refstore import _store
+    from refstore import _report_calls
 
     sys.modules["torch"] = None  # type: ignore[assignment]
     warnings.simplefilter("ignore", refstore.RefstoreWarning)
-    _store.RETRIES = 0  # that check() takes more: what is wrong stays wrong, and it would sleep
+    _report_calls.RETRIES = 0  # that check() takes more: what is wrong stays wrong, and it would sleep
     argparse._ = str  # type: ignore[attr-defined]  # a command looks for translations at length
     with contextlib.suppress(ImportError):
         from refstore import _core

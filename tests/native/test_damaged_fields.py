@@ -259,6 +259,10 @@ def seen(store: refstore.Store) -> set[str]:
         ("Row", "state", 5, "row"),
         ("Row", "state", 0, "live"),
         ("Slot", "owned_by", 3, "owned_by"),
+        ("Slot", "put_by", 9, "put_by"),
+        ("Row", "maker", 9, "makers"),
+        ("Slot", "flags", 1, "meta"),
+        ("Slot", "spill_nbytes", 6, "size"),
     ],
 )
 def test_check_sees_a_wrong_truth(

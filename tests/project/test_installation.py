@@ -41,10 +41,11 @@ FIRST_STORE = """
 
 def build(folder: Path, **environment: str) -> tuple[str, list[str]]:
     """What the build printed, and the compiled files that it left, in `folder`/lib."""
+    ignored = shutil.ignore_patterns("*.so", "*.c", "__pycache__")
     for name in ("refstore", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         source = SOURCES / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.so", "*.c"))
+            shutil.copytree(source, folder / name, ignore=ignored)
         else:
             shutil.copy(source, folder / name)
     given = {k: v for k, v in os.environ.items() if not k.startswith("REFSTORE")}

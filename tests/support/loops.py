@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import helpers
 import pytest
+
+import refstore
+from refstore import _watching
 
 LOOPS = ("asyncio", "uvloop")
 
@@ -42,3 +47,46 @@ def running(kind: str) -> Iterator[InLoop]:
         loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         loop.close()
+
+
+@contextlib.contextmanager
+def at_rest(kind: str) -> Iterator[InLoop]:
+    """The same; no thread that waits is left in the end."""
+    with running(kind) as run:
+        yield run
+    for thread in waiting_threads():
+        thread.join(helpers.BUSY_TIMEOUT)
+    assert waiting_threads() == []
+
+
+def waiting_threads() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == _watching.THREAD_NAME]
+
+
+def waiting() -> set[_watching.Request]:
+    """The requests of all coroutines that wait."""
+    every = [watcher.requests for watcher in list(_watching._watchers.values())]
+    return {request for requests in every for request in list(requests)}
+
+
+async def begin(*works: Any) -> list[asyncio.Task[Any]]:
+    """Tasks that wait for names by now."""
+    before = waiting()
+    tasks = [asyncio.ensure_future(work) for work in works]
+    while len(waiting() - before) < len(works):
+        await asyncio.sleep(0.001)
+    assert not any(task.done() for task in tasks)
+    return tasks
+
+
+async def rest(store: refstore.Store) -> None:
+    """Returns when nobody waits; nothing is pinned, written or claimed then."""
+    while waiting():
+        await asyncio.sleep(0.001)
+    assert_at_rest(store)
+
+
+def assert_at_rest(store: refstore.Store) -> None:
+    gc.collect()
+    assert store.holders() == []
+    assert [row for row in store.objects() if row.state != "live"] == []

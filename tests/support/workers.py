@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pickle
@@ -15,6 +16,7 @@ import numpy as np
 from helpers import Session
 
 import refstore
+from refstore import aio
 from refstore.mapping import StoreMapping
 
 
@@ -413,3 +415,25 @@ def churn_patiently(session: Session, size: int) -> int:
     session.hear()
     store.delete(ref)
     return count
+
+
+def make_by_tasks(session: Session, name: str, value: Any, tasks: int) -> int:
+    """Many tasks of one loop get an object or make it; how many factories ran.
+
+    A factory says so, and goes on when the loop hears of it.
+    """
+    made: list[Any] = []
+
+    async def factory() -> Any:
+        made.append(value)
+        session.say("making")
+        await asyncio.get_running_loop().run_in_executor(None, session.hear)
+        return value
+
+    async def main() -> None:
+        calls = (aio.get_or_put(session.store, name, factory) for _ in range(tasks))
+        for buf in await asyncio.gather(*calls):
+            buf.release()
+
+    asyncio.run(main())
+    return len(made)

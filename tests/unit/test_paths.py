@@ -113,6 +113,7 @@ def test_the_default_size_fits_into_the_address_space(
     assert 4 * file_nbytes(None, None) <= space or space < 1 << 30, "there is room for another"
     assert 2 * file_nbytes(None, 1000) <= space
     assert 2 * file_nbytes(space // 16, None) <= space
+    assert 2 * file_nbytes(space // 4, None) <= space * 3 // 4 or space < 1 << 30, "some is left"
     assert file_nbytes(space, 2000) > space, "what was asked for stays"
 
 

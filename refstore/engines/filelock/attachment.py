@@ -186,11 +186,10 @@ class Attachment(Owner):
 
     def claim(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> tuple[int, int]:
         """A slot of the call's and its generation; see `slots.claim`."""
-        own, asked = self.own, call.asked
-        origins.take(c, own)
-        evictable = self.evict is not None if asked.evictable is None else bool(asked.evictable)
-        use = eviction.use_word(c, evictable)
-        by = slots.By(own, origins.word(c, own), use)
+        own, evictable = self.own, call.asked.evictable
+        origin = origins.word(c, own)
+        use = eviction.use_word(c, self.evict is not None if evictable is None else bool(evictable))
+        by = slots.By(own, origin, use)
         return slots.claim(c, wanted, by, near, call.slot if call.is_taken() else None)
 
     def _pin_own(self, c: Change, call: Call, pin: Pin | None) -> None:

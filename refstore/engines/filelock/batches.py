@@ -8,7 +8,8 @@ taken in one go, so that nobody waits for room and holds some.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from refstore import _messages, _waiting_messages
@@ -52,27 +53,35 @@ class One(NamedTuple):
 
 def _begin(c: Change, att: Attachment, batch: Sequence[One]) -> None:
     """Slots in WRITING with room for all of them, or for none."""
-    may_evict = False
     try:
-        for k, one in enumerate(batch):
-            try:
-                _begin_one(c, att, one)
-            except slots.NoRoomError:
-                c.commit()
-                left = [one.wanted.units for one in batch[k:]]
-                may_evict = may_evict or eviction.may_fit(c, left)
-                if not may_evict:
-                    raise
-                att.try_with_eviction(c, _begin_one, att, one)
-            if c.is_full():
-                c.commit()
-            if k % TURN == TURN - 1:
-                att.show_progress()
-        c.commit()
+        _begin_each(c, att, batch)
+        return
     except slots.NoRoomError as error:
-        _free(c, batch)
-        total = sum(one.wanted.units for one in batch)
-        raise slots.NoRoomError(str(error), total=total) from None
+        why = str(error)
+    _free(c, batch)
+    raise slots.NoRoomError(why, total=sum(one.wanted.units for one in batch))
+
+
+def _begin_each(c: Change, att: Attachment, batch: Sequence[One]) -> None:
+    begin: Callable[[One], None] = functools.partial(_begin_one, c, att)
+    evict = functools.partial(att.try_with_eviction, c, _begin_one, att)
+    for k, one in enumerate(batch):
+        failed = None
+        try:
+            begin(one)
+        except slots.NoRoomError as error:
+            failed = error.with_traceback(None)
+        if failed is not None:
+            c.commit()
+            if begin is evict or not eviction.may_fit(c, [one.wanted.units for one in batch[k:]]):
+                raise failed
+            begin = evict
+            begin(one)
+        if c.is_full():
+            c.commit()
+        if k % TURN == TURN - 1:
+            att.show_progress()
+    c.commit()
 
 
 def _begin_one(c: Change, att: Attachment, one: One) -> None:

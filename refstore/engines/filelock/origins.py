@@ -25,31 +25,33 @@ from refstore.engines.filelock.layout import (
     WORD,
 )
 
-__all__ = ["command_of", "is_known", "origin_of", "pid_of", "take", "word"]
+__all__ = ["command_of", "is_known", "origin_of", "pid_of", "word"]
 
 
-def take(c: Change, row: int) -> None:
-    """The origin of a row whose process is about to put an object, if it has none; a change of its
-    own."""
+def word(c: Change, row: int) -> int:
+    """Of an object that a row's process puts now. It gets its origin, if it has none, in a change
+    of its own."""
     at = process_table.row_at(c.file, row) + ROW_ORIGIN
-    if c[at]:
-        return
+    number = c[at]
+    if not number:
+        number = c[at] = _take(c, row)
+        c.commit()
+    now = int(time.time() * PER_SECOND) - c.file.header.made_at
+    return number | min(max(now, 0), UNKNOWN) << 32
+
+
+def _take(c: Change, row: int) -> int:
+    """The number of an entry for a row's process; UNKNOWN if none is left."""
     number = _unused(c)
-    if (
-        number is None
-        or not c.file.commit_word(_entry(c, number) + ORIGIN_WORDS - 1)
-        or not c.file.commit_word(_entry(c, number))
-    ):
-        number = UNKNOWN
-    else:
-        entry = _entry(c, number)
-        c[ORIGINS_USED] = max(c[ORIGINS_USED], number)
-        c[entry + ORIGIN_PID] = process_table.pid_of(c, row)
-        process_table.write_text(
-            c, entry + ORIGIN_COMMAND, ORIGIN_NBYTES, process_table.own_command()
-        )
-    c[at] = number
-    c.commit()
+    if number is None:
+        return UNKNOWN
+    entry, command = _entry(c, number), process_table.own_command()
+    if not c.file.commit(entry * 8, (entry + ORIGIN_WORDS) * 8):
+        return UNKNOWN
+    c[ORIGINS_USED] = max(c[ORIGINS_USED], number)
+    c[entry + ORIGIN_PID] = process_table.pid_of(c, row)
+    process_table.write_text(c, entry + ORIGIN_COMMAND, ORIGIN_NBYTES, command)
+    return number
 
 
 def _unused(c: Change) -> int | None:
@@ -71,12 +73,6 @@ def _entry(c: Change, number: int) -> int:
     if not 0 < number <= c.file.g.n_origins:
         raise c.file.damaged(f"something leads to origin {number} of {c.file.g.n_origins}")
     return c.file.g.origins + (number - 1) * ORIGIN_WORDS
-
-
-def word(c: Change, row: int) -> int:
-    """Of an object that a row's process puts now."""
-    now = int(time.time() * PER_SECOND) - c.file.header.made_at
-    return origin_of(c, row) | min(max(now, 0), UNKNOWN) << 32
 
 
 def origin_of(c: Change, row: int) -> int:

@@ -12,8 +12,8 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from refstore import _messages, _threads
 from refstore._errors import StoreFullError, TopHolder
@@ -30,14 +30,6 @@ HOLD_BACK: Final = 1.0  # seconds for which others let the one whose turn it is 
 RECOVERY_PAUSE: Final = 0.1  # seconds between two looks for the dead before others' objects go
 
 
-class Lack(NamedTuple):
-    """Fields of a NoRoomError."""
-
-    why: str
-    units: int | None
-    total: int | None
-
-
 class RoomKeeper(Membership):
     """An attachment, as far as it makes room."""
 
@@ -51,8 +43,8 @@ class RoomKeeper(Membership):
         retries after recovering dead processes, then after collecting garbage of this one that
         still pins."""
         found = self._run_with_remedies(call, what, operation, *args)
-        if isinstance(found, Lack):
-            raise self.full(call, nbytes, found.why)
+        if isinstance(found, slots.NoRoomError):
+            raise self.full(call, nbytes, str(found))
         return found
 
     def wait_for_room(
@@ -66,33 +58,34 @@ class RoomKeeper(Membership):
                 self.sleep_for_room(call)
             while True:
                 found = run(call, what, operation, *args)
-                if not isinstance(found, Lack):
+                if not isinstance(found, slots.NoRoomError):
                     return found
                 if self._would_wait_in_vain(call, found) or not self.sleep_for_room(call):
-                    raise self.full(call, nbytes, found.why)
+                    raise self.full(call, nbytes, str(found))
                 run = self._run
         finally:
             self.end_turn(call)
 
     def _run_with_remedies(
         self, call: Call, what: str, operation: Operation[T], *args: object
-    ) -> T | Lack:
-        remedies = iter((self._recover, self._collect_garbage))
+    ) -> T | slots.NoRoomError:
+        remedies: Iterator[Callable[[Call], bool]] | None = None
         while True:
             found = self._run(call, what, operation, *args)
-            if not isinstance(found, Lack) or found.why == _messages.OVER_CAPACITY:
+            if not isinstance(found, slots.NoRoomError) or str(found) == _messages.OVER_CAPACITY:
                 return found
+            remedies = remedies or iter((self._recover, self._collect_garbage))
             if not any(remedy(call) for remedy in remedies):
                 return found
 
-    def _run(self, call: Call, what: str, operation: Operation[T], *args: object) -> T | Lack:
-        # what a signal handler raises later on must not have this error as its context, whose
-        # frames would keep the store open
+    def _run(
+        self, call: Call, what: str, operation: Operation[T], *args: object
+    ) -> T | slots.NoRoomError:
         try:
             result: T = call.run(what, self.try_with_eviction, operation, *args)
             return result
-        except slots.NoRoomError as error:
-            return Lack(str(error), error.units, error.total)
+        except slots.NoRoomError as error:  # of which a signal handler's keeps nothing
+            return error.with_traceback(None)
 
     def full(self, call: Call, nbytes: int, why: str) -> StoreFullError:
         room, holders = call.run("counting", self._room)
@@ -112,15 +105,15 @@ class RoomKeeper(Membership):
         """The operation; if it finds no room, once more after the dead are recovered, then after
         others' objects are evicted. An operation that finds none has changed nothing since its
         last commit."""
-        remedies = iter((self._recover_sometimes, self._evict))
+        remedies: Iterator[Callable[[Change, int], bool]] | None = None
         while True:
             try:
                 return operation(c, *args)
-            except slots.NoRoomError as error:
-                lack = Lack(str(error), error.units, error.total)
-            units = lack.units
+            except slots.NoRoomError as error:  # of which a signal handler's keeps nothing
+                failed = error.with_traceback(None)
+            remedies, units = remedies or iter((self._recover_sometimes, self._evict)), failed.units
             if units is None or not any(remedy(c, units) for remedy in remedies):
-                raise slots.NoRoomError(*lack)
+                raise failed
 
     def _recover_sometimes(self, c: Change, _: int) -> bool:
         # where something is evicted for each put, the locks of all rows would take longer than it
@@ -218,13 +211,13 @@ class RoomKeeper(Membership):
         self._turn = None
         super().after_fork_in_child()
 
-    def _would_wait_in_vain(self, call: Call, lack: Lack) -> bool:
+    def _would_wait_in_vain(self, call: Call, lack: slots.NoRoomError) -> bool:
         """Whether nobody but the calling thread could ever make the room."""
-        if lack.why == _messages.OVER_CAPACITY:
+        if str(lack) == _messages.OVER_CAPACITY:
             return True
         return not _threads.has_others() and call.run("counting", self._is_up_to_us, lack)
 
-    def _is_up_to_us(self, c: Change, lack: Lack) -> bool:
+    def _is_up_to_us(self, c: Change, lack: slots.NoRoomError) -> bool:
         self.recover_dead(c)
         if not self.is_last(c):
             return False

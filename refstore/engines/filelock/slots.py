@@ -223,10 +223,10 @@ def claim(c: Change, wanted: Wanted, by: By, near: bool, own: int | None = None)
     c[at + MAKER], c[at + ORIGIN], c[at + USE] = by
     c[at + META] = len(wanted.meta)
     # nobody reads the label of a slot that is free
-    if not text_spill(len(wanted.text)):
+    if wanted.text and not text_spill(len(wanted.text)):
         label = file.label(slot) + TEXT_AT
         file.octets[label : label + len(wanted.text)] = wanted.text
-    if not meta_spill(len(wanted.meta)):
+    if wanted.meta and not meta_spill(len(wanted.meta)):
         file.octets[meta : meta + len(wanted.meta)] = wanted.meta
     return slot, generation
 

@@ -25,11 +25,11 @@ cdef enum:
 # Chance, for samples: any process's own sequence will do
 
 cdef inline uint64_t random_below(View *v, uint64_t n) noexcept nogil:
-    # xorshift64*; n > 0
+    # xorshift64*; n < 2**32
     v.random ^= v.random >> 12
     v.random ^= v.random << 25
     v.random ^= v.random >> 27
-    return (v.random * <uint64_t>0x2545F4914F6CDD1D >> 33) % n
+    return (v.random * <uint64_t>0x2545F4914F6CDD1D >> 32) * n >> 32
 
 
 # The clock
@@ -46,7 +46,7 @@ cdef inline void start_clock(View *v, uint64_t seed) noexcept nogil:
     # Our first tick comes after a part of its bytes, by chance: processes that put little and go
     # move the clock as well, on average as much as they put.
     v.random = seed | 1
-    v.next_tick = random_below(v, tick_nbytes(v)) + 1
+    v.next_tick = random_below(v, TICKS) * tick_nbytes(v) // TICKS + 1
 
 
 cdef inline void move_clock(View *v) noexcept nogil:

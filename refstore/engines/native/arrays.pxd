@@ -9,14 +9,15 @@ from libc.string cimport memcpy
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.layout cimport (
-    INLINE_DIMS, KIND_ARRAY, KIND_OBJECT, LABEL_TEXT, PAGE, Slot,
+    INLINE_DIMS, KIND_ARRAY, KIND_OBJECT, LABEL_TEXT, META_INLINE, META_LIMIT, PAGE, Slot,
 )
 from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.system cimport (
     close, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, mmap, O_RDONLY, PROT_READ, PROT_WRITE, reopen,
 )
-from refstore.engines.native.view cimport file_of, label_at, labels_are_committed, View
-from refstore.engines.native.errors cimport path_of
+from refstore.engines.native.view cimport file_of, label_at, labels_are_committed, meta_at, View
+from refstore.engines.native.metas cimport meta_nbytes
+from refstore.engines.native.points cimport path_of
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -215,6 +216,22 @@ cdef inline bytes get_text(View *v, uint64_t i, uint64_t nbytes):
     if length > LABEL_TEXT or not labels_are_committed(v, i):
         raise damaged_text(v, i)
     return PyBytes_FromStringAndSize(<char*>label_at(v, i).text, <Py_ssize_t>length)
+
+
+cdef inline bytes read_meta(View *v, uint64_t i, uint64_t nbytes):
+    # Of a slot that is pinned; `nbytes`: of its payload, which lies in the file.
+    cdef:
+        Slot *slot = &v.slots[i]
+        uint64_t offset = slot.offset, spill = slot.spill_nbytes, size = block_nbytes(slot)
+        uint64_t n = meta_nbytes(v, i)
+    if n == 0:
+        return b""
+    if n <= META_INLINE:
+        return PyBytes_FromStringAndSize(<char*>meta_at(v, i).octets, <Py_ssize_t>n)
+    if n > META_LIMIT or nbytes + spill + n > size or offset < v.g.data \
+            or offset > v.g.file_size or size > v.g.file_size - offset:
+        raise damaged(v, i, "the length of the meta of the object")
+    return PyBytes_FromStringAndSize(v.ro_base + offset + nbytes + spill, <Py_ssize_t>n)
 
 
 cdef inline char *private_copy(View *v, uint64_t i, char *data, Py_ssize_t n, void **at,

@@ -85,6 +85,7 @@ cdef extern from *:
     #define refstore_assign(field, value) ({ (field) = (value); REFSTORE_SITE(); })
     """
     bint unlikely(bint condition) noexcept nogil  # Cython's macro: off the path of a get
+    void prefetch "__builtin_prefetch"(const void *p) noexcept nogil
     void cpu_relax "refstore_cpu_relax"() noexcept nogil
     int ctz64 "__builtin_ctzll"(uint64_t value) noexcept nogil
     int clz64 "__builtin_clzll"(uint64_t value) noexcept nogil

@@ -27,7 +27,9 @@ from refstore.engines.native.memory cimport commit, commit_data, is_committed
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport claim, make_word, unclaim, word_generation
 from refstore.engines.native.bins cimport name_owner
-from refstore.engines.native.pages cimport ensure_map_committed, extent_is_sane, take_pages
+from refstore.engines.native.pages cimport (
+    ensure_map_committed, extent_is_sane, free_pages, take_pages,
+)
 from refstore.engines.native.runs cimport (
     hint_range, need_empty_slot, RUNS_PER_STEP, take_empty_slot, take_or_make_room,
 )
@@ -73,6 +75,22 @@ cdef inline int take_extent(View *v, uint64_t pages, uint64_t *slot) noexcept no
             return 0
     unclaim(v, slot[0])
     return <int>first
+
+
+cdef inline int cut_extent(View *v, uint64_t i, uint64_t pages) noexcept nogil:
+    # Leaves a slot of ours the first pages of its extent; the rest is free. The slot first: what no
+    # slot has is nobody's, if we die before the map says so.
+    cdef uint64_t first = extent_first(v.slots[i].extent), has = extent_pages(v.slots[i].extent)
+    cdef int got
+    if has <= pages or not extent_is_sane(v, first, has):
+        return 0
+    got = lock(v, &v.pool.lock)
+    if got != 0:
+        return got
+    assign(v.slots[i].extent, make_extent(first, pages))
+    free_pages(v, first + pages, has - pages)
+    unlock(&v.pool.lock)
+    return 0
 
 
 # Small blocks
@@ -349,6 +367,24 @@ cdef inline int place_block(View *v, uint64_t i) noexcept nogil:
         return damage(v, b"the extent of slot %d lies outside of the data", i)
     assign(slot.offset, v.g.data + extent_first(extent) * PAGE)
     return 0 if is_committed(v, extent_first(extent), extent_pages(extent)) else ERR_UNCOMMITTED
+
+
+cdef inline int take_spare(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:
+    # As allocate_block(), if a block of the very size came free where we look first: without a
+    # lock. Else ERR_FULL.
+    cdef bint found = False
+    cdef int got
+    if 0 < nbytes <= SMALL_LIMIT:
+        found = take_spare_block(v, class_of(nbytes), slot)
+    elif nbytes:
+        found = take_recent(v, (nbytes + PAGE - 1) // PAGE, slot)
+    if not found:
+        return ERR_FULL
+    got = place_block(v, slot[0])
+    if got != ERR_NO_MEMORY:
+        return got
+    unclaim(v, slot[0])
+    return ERR_FULL
 
 
 cdef inline int allocate_block(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:

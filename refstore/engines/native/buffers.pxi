@@ -19,8 +19,9 @@ from refstore.engines.native.slots cimport pin, unpin
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.errors cimport get_error
 from refstore.engines.native.arrays cimport (
-    kind_of, NPY_ARRAY_WRITEABLE, private_copy, read_shape, Shape, view_of,
+    kind_of, NPY_ARRAY_WRITEABLE, private_copy, read_meta, read_shape, Shape, view_of,
 )
+from refstore.engines.native.put_arrays cimport header_of_slot
 
 import numpy as np
 from refstore import _buffers, _messages
@@ -225,6 +226,16 @@ cdef class PinnedBuffer(Block):
     @property
     def ref(self):
         return make_ref(self.tag, self.slot, self.generation)
+
+    @property
+    def header(self):
+        self.require_open()
+        return header_of_slot(&self.att.view, self.slot, self.nbytes)
+
+    @property
+    def meta(self):
+        self.require_open()
+        return read_meta(&self.att.view, self.slot, <uint64_t>self.nbytes)
 
     @property
     def array(self):

@@ -13,9 +13,10 @@ from refstore.engines.native.atomics cimport (
     load_acquire, load_acquire_u16, load_acquire_u32, load_relaxed_u32, popcount64,
 )
 from refstore.engines.native.layout cimport (
-    BINS, CLAIMED, CLASSES, CONDEMNED, FREE, GOING, HELD, KIND_OBJECT, Label, LIVE_WORDS, MAKERS,
-    MAX_ROWS, NAME_LOCKS, OFFERED, PAGE, PageTag, PUBLISHING, RECLAIMING, RETIRED, ROW_ATTACHED,
-    ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, WRITING,
+    BINS, CLAIMED, CLASSES, CONDEMNED, FLAG_HARD_CLAIM, FREE, GOING, HELD, KIND_OBJECT, Label,
+    LIVE_WORDS, MAKERS, MAX_ROWS, Meta, META_LIMIT, NAME_LOCKS, OFFERED, PAGE, PageTag, PUBLISHING,
+    RECLAIMING, RETIRED, ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
+    WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
@@ -25,7 +26,10 @@ from refstore.engines.native.view cimport (
 )
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.memory cimport is_committed
-from refstore.engines.native.slots cimport is_live, pinned_by, word_generation, word_row, word_state
+from refstore.engines.native.metas cimport meta_nbytes, meta_room
+from refstore.engines.native.slots cimport (
+    is_claim, is_live, pinned_by, word_generation, word_row, word_state,
+)
 from refstore.engines.native.makers cimport ROW_MASK
 from refstore.engines.native.bins cimport are_used, bin_of
 from refstore.engines.native.rebuild cimport has_bytes
@@ -73,6 +77,7 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
         uint64_t size = block_nbytes(slot)
         uint64_t first = (slot.offset - v.g.data) // PAGE
         uint64_t pages = (slot.offset % PAGE + slot.nbytes + PAGE - 1) // PAGE
+        uint64_t beside
     if state > OFFERED:
         from refstore import _problems
         problems.add(_problems.unknown_state(i, state))
@@ -86,13 +91,16 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
         problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, and such "
                      "a one to nobody")
     elif has_bytes(state):
-        if slot.nbytes > size or slot.spill_nbytes > size - slot.nbytes:
-            problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {slot.spill_nbytes} in a "
-                         f"block of {size}")
+        beside = slot.spill_nbytes + meta_room(min(meta_nbytes(v, i), <uint64_t>META_LIMIT))
+        if slot.nbytes > size or beside > size - slot.nbytes:
+            problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {beside} in a block of "
+                         f"{size}")
         elif not is_within_block(v, slot, slot.offset, slot.nbytes):
             problems.add(f"offset: slot {i} says {slot.offset}, where its block does not lie")
         elif not is_committed(v, first, pages):
             problems.add(f"data_ready: the bytes of slot {i} lie where no memory is said to be")
+        if meta_nbytes(v, i) > META_LIMIT:
+            problems.add(f"meta: slot {i} has more bytes of meta than there can be")
         if slot.kind > KIND_OBJECT:
             from refstore import _problems
             problems.add(_problems.unknown_kind(i, slot.kind))
@@ -290,6 +298,32 @@ cdef inline void check_names(View *v, set problems):
         names[name] = i
 
 
+cdef inline void check_claims(View *v, set problems):
+    from refstore import _problems
+    cdef:
+        uint64_t i, word
+        Slot *slot
+        dict claims = {}
+    for i in range(slots_used(v)):
+        slot = &v.slots[i]
+        word = load_acquire(&slot.word)                                  # [seal]
+        if not is_claim(word):
+            continue
+        if not labels_are_committed(v, i):
+            problems.add(f"label: slot {i} claims a name, but its label was never written")
+            continue
+        name = label_at(v, i).name[:label_at(v, i).name_nbytes]
+        if name_hash(v, label_at(v, i).name, label_at(v, i).name_nbytes) != slot.name_hash:
+            problems.add(_problems.wrong_hash(i))
+        if find_cell(v, make_cell(i, word_generation(word), slot.name_hash),
+                     slot.name_hash) == NULL:
+            problems.add(f"claim: slot {i} claims {name!r}, and the index does not lead to it")
+        claim = (name, slot.flags & FLAG_HARD_CLAIM)
+        if claim in claims:
+            problems.add(f"claim: slots {claims[claim]} and {i} both claim {name!r}")
+        claims[claim] = i
+
+
 cdef inline void check_pins(View *v, set problems):
     from refstore import _problems
     cdef uint64_t row, step, i, state
@@ -319,6 +353,9 @@ cdef inline void check_locks(View *v, set problems):
     owner = load_acquire(&v.pool.lock)                                   # [lock]
     if is_stray(v, owner):
         problems.add(f"lock: the space lock is held by row {owner - 1}")
+    owner = load_acquire(&v.pool.turn)                                   # [lock]
+    if owner and not is_live_row(v, owner - 1):
+        problems.add(f"turn: row {owner - 1} has the turn to wait for room, and nobody has it")
     for k in range(<uint64_t>NAME_LOCKS):
         owner = load_acquire(&name_lock_at(v, k).lock)                   # [lock]
         if is_stray(v, owner):
@@ -405,6 +442,10 @@ cdef inline void check_memory(View *v, set problems):
         if not is_ready(bits_at(v, v.g.labels_ready), step):
             problems.add(f"labels_ready: there are labels of slots from {step * SLOTS_PER_STEP} "
                          "on, without memory")
+    for step in written(v, v.g.metas, SLOTS_PER_STEP * sizeof(Meta), v.g.steps):
+        if not is_ready(bits_at(v, v.g.metas_ready), step):
+            problems.add(f"metas_ready: there is meta of slots from {step * SLOTS_PER_STEP} on, "
+                         "without memory")
     for step in written(v, v.g.index, PAGE, (v.g.queues - v.g.index) // PAGE):
         if not is_ready(bits_at(v, v.g.index_ready), step):
             problems.add(f"index_ready: there are names in page {step} of the index, without "
@@ -452,6 +493,7 @@ cdef inline set find_problems(View *v):
         check_space(v, problems)
         check_memory(v, problems)
         check_names(v, problems)
+        check_claims(v, problems)
         check_pins(v, problems)
         check_reaps(v, problems)
         check_owners(v, problems)

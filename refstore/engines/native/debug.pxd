@@ -7,7 +7,7 @@
 # signal: SIGKILL is a death right there; SIGSTOP lets the test script an interleaving with waitpid
 # and SIGCONT, without a sleep.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from *:
     """
@@ -33,7 +33,7 @@ cdef extern from *:
     static long refstore_armed = -1, refstore_skip = 0;
     static int refstore_signal = 0;
     static uint32_t *refstore_passes = NULL;        /* of each site; the test gives the memory */
-    static long refstore_busy_timeout = -1;
+    static long refstore_busy_timeout = -1, refstore_nap = -1;
 
     static inline long refstore_site_count(void) {
         return __stop_refstore_sites - __start_refstore_sites;
@@ -46,6 +46,7 @@ cdef extern from *:
     }
     static inline void refstore_count_passes(uint32_t *passes) { refstore_passes = passes; }
     static inline void refstore_set_busy_timeout(long ms) { refstore_busy_timeout = ms; }
+    static inline void refstore_set_nap(long ms) { refstore_nap = ms; }
     static void __attribute__((noinline)) refstore_passed(const struct refstore_site *site) {
         long i = site - __start_refstore_sites;
         if (refstore_passes)
@@ -61,6 +62,7 @@ cdef extern from *:
             __attribute__((section("refstore_sites"), used)) = {__FILE__, __LINE__}; \
         refstore_passed(&refstore_here); } while (0)
     #define refstore_busy_timeout_ms(ms) (refstore_busy_timeout < 0 ? (ms) : refstore_busy_timeout)
+    #define refstore_nap_ms(ms) (refstore_nap < 0 ? (ms) : (uint64_t)refstore_nap)
     #else
     #define REFSTORE_IS_DEBUG 0
     #define REFSTORE_SITE() ((void)0)
@@ -70,6 +72,8 @@ cdef extern from *:
     #define refstore_count_passes(passes) ((void)(passes))
     #define refstore_set_busy_timeout(ms) ((void)(ms))
     #define refstore_busy_timeout_ms(ms) (ms)
+    #define refstore_set_nap(ms) ((void)(ms))
+    #define refstore_nap_ms(ms) (ms)
     #endif
     """
     const bint IS_DEBUG "REFSTORE_IS_DEBUG"
@@ -77,6 +81,8 @@ cdef extern from *:
     void failpoint "REFSTORE_SITE"() noexcept nogil
     # how long to wait for a stopped process; a test may have less time
     long busy_timeout_ms "refstore_busy_timeout_ms"(long ms) noexcept nogil
+    # how long to sleep at most; a test sees so what wakes a sleeper, and that nothing else does
+    uint64_t real_nap_ms "refstore_nap_ms"(uint64_t ms) noexcept nogil
     # what tests reach through _core.pyx
     cdef struct Site "refstore_site":
         const char *file
@@ -86,3 +92,4 @@ cdef extern from *:
     void arm_failpoint "refstore_arm"(long site, int signo, long skip) noexcept nogil
     void count_passes "refstore_count_passes"(uint32_t *passes) noexcept nogil
     void set_busy_timeout "refstore_set_busy_timeout"(long ms) noexcept nogil
+    void set_nap "refstore_set_nap"(long ms) noexcept nogil

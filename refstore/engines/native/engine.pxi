@@ -1,4 +1,5 @@
-# The calls of a store on this engine: `engines/binding.py` makes them methods of Store.
+# The calls of a store on single objects, but for those that may wait for other processes, and its
+# reports: `engines/binding.py` makes them methods of Store.
 
 cimport cython
 cimport numpy as cnp
@@ -7,13 +8,15 @@ from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire
-from refstore.engines.native.error_codes cimport ERR_EXISTS, ERR_NOT_FOUND
-from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_GETS, COUNT_RECOVERIES, NAME_LIMIT
+from refstore.engines.native.error_codes cimport blocked_by, ERR_CLAIMED, ERR_EXISTS, ERR_NOT_FOUND
+from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_RECOVERIES, NAME_LIMIT
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, slots_used, View
-from refstore.engines.native.slots cimport is_live, pin
-from refstore.engines.native.names cimport find, Found, Name, name_hash, remove, remove_named
+from refstore.engines.native.slots cimport is_live, pin, word_row
+from refstore.engines.native.names cimport find, Found, Name, name_hash
+from refstore.engines.native.claims cimport Claim, find_claim
+from refstore.engines.native.publication cimport remove, remove_named
 from refstore.engines.native.recovery cimport (
-    recover_blocker_if_dead, recover_blocker_of, recover_dead,
+    recover_blocker_if_dead, recover_blocker_of, recover_dead, row_is_dead,
 )
 from refstore.engines.native.trim cimport trim_free
 from refstore.engines.native.stats cimport (
@@ -23,14 +26,19 @@ from refstore.engines.native.check cimport find_problems
 from refstore.engines.native.holders cimport all_holders, as_holder, holders_of, process_info
 from refstore.engines.native.errors cimport blocked, census_of, get_error, put_error
 from refstore.engines.native.contention cimport may_retry
+from refstore.engines.native.sleeping cimport deadline_ns
 from refstore.engines.native.put cimport (
-    begin_object, Draft, prepare, publish_object, put_array, put_buffer, put_bytes, set_deadline,
-    set_meta,
+    begin_object, block_of, claim_for, discard, Draft, prepare, publish_object, put_buffer,
+    put_bytes, set_meta,
 )
+from refstore.engines.native.put_arrays cimport put_array, start_by_header, start_shaped
 
 import numpy as np
 from refstore import _messages
-from refstore._arguments import checked_size, require_bytes_or_shape
+from refstore._arguments import (
+
+    checked_size, require_bytes_or_shape, require_name, require_order,
+)
 from refstore._errors import RefstoreError
 from refstore._names import require_text
 
@@ -45,8 +53,9 @@ cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
 
 @cython.no_gc_clear     # what it owns goes when it is collected, in whatever order
 cdef class ObjectCalls:
-    # The calls on single objects, and those that report.
+    # The calls on single objects, but for those that may wait, and those that report.
     cdef Attachment att
+    cdef bint is_closed         # what a call that waits looks at
 
     def __dealloc__(self):
         self.close_store()
@@ -54,6 +63,7 @@ cdef class ObjectCalls:
     cdef inline void close_store(self) noexcept:
         cdef Attachment att = self.att
         if att is not None:
+            self.is_closed = True
             self.att = None
             att.close_store()
 
@@ -67,6 +77,7 @@ cdef class ObjectCalls:
     def _open(self, Attachment att not None):
         self.close_store()
         self.att = att
+        self.is_closed = False
         att.stores += 1
 
     @property
@@ -88,6 +99,7 @@ cdef class ObjectCalls:
             Draft draft
             Name parsed
         prepare(&att.view, &draft)
+        draft.is_closed = &self.is_closed
         if timeout is not NO_WAIT or owned is not False or evictable is not None \
                 or meta is not NO_META:
             read_terms(&draft, timeout, owned, evictable, meta)
@@ -101,7 +113,7 @@ cdef class ObjectCalls:
         ref.slot = draft.slot
         ref.generation = draft.generation
         ref.tag = att.view.tag
-        publish_object(&att.view, draft.life, ref.slot, name, &parsed, replace)
+        publish_object(&att.view, &draft, name, &parsed, replace)
         if draft.owned:
             att.delete_unless_open()
         return ref
@@ -113,52 +125,36 @@ cdef class ObjectCalls:
             Writer writer = Writer.__new__(Writer)
             Draft draft
         prepare(&att.view, &draft)
+        draft.is_closed = &self.is_closed
         read_terms(&draft, timeout, owned, evictable, meta)
-        require_bytes_or_shape(nbytes, shape, dtype)
+        require_bytes_or_shape(nbytes, shape, dtype, header)
+        require_order(order)
+        require_name(claim, name)
         writer.parsed.hashed = 0
         if name is not None:
             writer.name = str.__str__(name) if isinstance(name, str) else name      # of a subclass
             read_name(&att.view, writer.name, &writer.parsed, False)
-            if not replace:
-                require_free_name(&att.view, name, &writer.parsed)
-        if nbytes is not None:
+            require_creatable(&att.view, name, &writer.parsed, replace)
+        if header is not None:
+            start_by_header(&att.view, &draft, header, checked_size(nbytes))
+        elif nbytes is not None:
             begin_object(&att.view, &draft, checked_size(nbytes), 0)
         else:
-            start_shaped(&att.view, &draft, shape, np.dtype(dtype))
+            start_shaped(&att.view, &draft, shape, np.dtype(dtype), order)
+        if claim:
+            claim_hard(&att.view, &draft, name, &writer.parsed, replace)
+            writer.claims = True
         writer.slot = draft.slot
         writer.att = writer.home = att
         writer.tag = att.view.tag
         writer.generation = draft.generation
-        writer.data = att.view.base + att.view.slots[writer.slot].offset
+        writer.data = block_of(&att.view, &draft)
         writer.nbytes = <Py_ssize_t>att.view.slots[writer.slot].nbytes
+        writer.may_shrink = nbytes is not None and header is None
         writer.is_writable = True
         writer.enlist()
         writer.replaces = replace
         return writer
-
-    def get(self, key, *, timeout=0, writable=False):
-        cdef:
-            Attachment att = self.use()
-            # first: nothing may fail once the pin is ours
-            PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)
-            Found found
-            uint64_t since = 0
-            int got
-        while True:
-            got = self.pin_key(att, key, &found)
-            if got >= 0:
-                break
-            if not may_retry(&att.view, &got, &since):
-                recover_blocker_of(&att.view, got)
-                raise get_error(&att.view, got, key, is_foreign(&att.view, key))
-        if adopt_pin(buf, att, found.slot, found.generation).order != c'C':
-            buf = as_direct(buf)
-        if got > 0:
-            recover_blocker_if_dead(&att.view, got)
-        count(&att.view, COUNT_GETS, 1)
-        if writable is not False and writable:
-            buf.go_private()
-        return buf
 
     cdef inline int pin_key(self, Attachment att, object key, Found *found) except? -128:
         # 0, or row + 1 as find() says, and a pin; or an error
@@ -192,12 +188,16 @@ cdef class ObjectCalls:
         return 0
 
     def delete(self, key):
-        cdef:
-            Attachment att = self.use()
-            View *v = &att.view
-            Name name
-            uint64_t since = 0
-            int got
+        cdef Attachment att = self.use()
+        cdef int got = self.remove_one(&att.view, key)
+        if got < 0:
+            raise get_error(&att.view, got, key, is_foreign(&att.view, key))
+
+    cdef inline int remove_one(self, View *v, object key) except? -128:
+        # 0 or more, or an error.
+        cdef Name name
+        cdef uint64_t since = 0
+        cdef int got
         if type(key) is not ObjectRef:
             read_name(v, key, &name, True)
         got = remove_key(v, key, &name)
@@ -205,9 +205,10 @@ cdef class ObjectCalls:
             got = remove_key(v, key, &name)
         if got < 0:
             recover_blocker_of(v, got)
-            raise get_error(v, got, key, is_foreign(v, key))
-        recover_blocker_if_dead(v, got)
-        count(v, COUNT_DELETES, 1)
+        else:
+            recover_blocker_if_dead(v, got)
+            count(v, COUNT_DELETES, 1)
+        return got
 
     def refcount(self, key):
         cdef Attachment att = self.use()        # stays, whatever another thread closes meanwhile
@@ -262,7 +263,8 @@ cdef class ObjectCalls:
             raise MemoryError("no memory to count the store's pages")
         return (v.header.capacity, census.used, census.free, census.largest_free,
                 census.objects, census.pinned, census.condemned,
-                *[count_all(v, counter) for counter in range(COUNT_RECOVERIES + 1)], count_processes(v))
+                *[count_all(v, counter) for counter in range(COUNT_RECOVERIES + 1)],
+                count_processes(v))
 
     def _problems(self):
         cdef Attachment att = self.use()
@@ -331,7 +333,7 @@ cdef object NO_META = b""
 
 cdef inline int read_terms(Draft *draft, object timeout, object owned, object evictable,
                            object meta) except -1:
-    set_deadline(draft, timeout)
+    draft.deadline = deadline_ns(timeout)
     draft.owned = bool(owned)
     if evictable is not None:
         draft.evictable = bool(evictable)
@@ -361,6 +363,28 @@ cdef inline int require_free_name(View *v, object text, Name *name) except -1:
     cdef Found found
     if find(v, name, &found, False) == 0:
         raise put_error(v, ERR_EXISTS, 0, text)
+    return 0
+
+
+cdef inline int require_creatable(View *v, object text, Name *name, bint replace) except -1:
+    cdef Claim claim
+    if not replace:
+        require_free_name(v, text, name)
+    if find_claim(v, name, &claim) and claim.is_hard and not row_is_dead(v, word_row(claim.word)):
+        raise put_error(v, blocked_by(ERR_CLAIMED, word_row(claim.word)), 0, text)
+    return 0
+
+
+cdef inline int claim_hard(View *v, Draft *draft, object text, const Name *name,
+                           bint replace) except -1:
+    cdef int got
+    try:
+        got = claim_for(v, draft, name, True, replace)
+        if got != 0:
+            raise put_error(v, got, v.slots[draft.slot].nbytes, text)
+    except BaseException:
+        discard(v, draft)
+        raise
     return 0
 
 

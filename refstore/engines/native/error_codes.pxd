@@ -21,6 +21,7 @@ cdef enum Error:
     ERR_DAMAGED = -13       # a number in the file that cannot be
     ERR_HELD = -14          # a process that lives holds a lock for long: wait, then try again
     ERR_UNCOMMITTED = -15   # no error: the block has yet to get its memory, which takes long
+    ERR_CLAIMED = -17       # a living process has claimed the name
     ERR_SIGNALS = -16       # too fast for the kernel to make a page: look at them, then try again
 
 

@@ -5,19 +5,15 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire
 from refstore.engines.native.error_codes cimport (
-    blocker_of, ERR_BUSY, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX, ERR_NO_MEMORY,
-    ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, kind_of_error,
+    blocker_of, ERR_BUSY, ERR_CLAIMED, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX,
+    ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, kind_of_error,
 )
 from refstore.engines.native.layout cimport KEPT, MAX_ROWS, PAGE, Row
 from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.view cimport file_of, next_live_row, row_at, slots_used, View
 from refstore.engines.native.stats cimport Census, take_census
 from refstore.engines.native.holders cimport has_ended, maker_of, may_be_held, pins_on, top_holders
-
-cdef inline str path_of(View *v):
-    import os
-    return os.fsdecode(<bytes>v.path)
-
+from refstore.engines.native.points cimport path_of
 
 cdef inline object busy(View *v, uint64_t row, str what):
     from refstore import _messages
@@ -92,13 +88,18 @@ cdef inline uint64_t add_up_waiting(View *v, uint64_t *kept) noexcept nogil:
 
 
 cdef inline object full(View *v, uint64_t needed, int error):
+    return full_for(v, needed, error, False)
+
+
+cdef inline object full_for(View *v, uint64_t needed, int error, bint has_waited):
+    # `has_waited`: this process is named first, which may have held up itself.
     from refstore import _messages
     cdef Census census
     cdef uint64_t[MAX_ROWS] kept
     cdef uint64_t row, made
     census_of(v, &census)
     memset(kept, 0, sizeof(kept))
-    holders = top_holders(v)
+    holders = top_holders(v, has_waited)
     made = add_up_waiting(v, kept) if holders else 0
     keepers = [(row_at(v, row).pid, kept[row]) for row in range(<uint64_t>MAX_ROWS) if kept[row]]
     room = _messages.Room(v.header.capacity, census.free, census.largest_free, census.pinned,
@@ -106,21 +107,30 @@ cdef inline object full(View *v, uint64_t needed, int error):
     return _messages.full(path_of(v), needed, why_full(v, needed, error), room, holders, file_of(v))
 
 
+cdef inline object room_error(View *v, int error, uint64_t nbytes, bint has_waited):
+    from refstore import _messages
+    return blocked(v, error, _messages.a_put(nbytes)) \
+        or full_for(v, nbytes, kind_of_error(error), has_waited)
+
+
 cdef inline object put_error(View *v, int error, uint64_t nbytes, object name):
     from refstore import _messages
     if kind_of_error(error) == ERR_EXISTS:
         return _messages.exists(path_of(v), name)
+    if kind_of_error(error) == ERR_CLAIMED:
+        from refstore import _waiting_messages
+        return _waiting_messages.claimed(path_of(v), name, row_at(v, blocker_of(error)).pid)
     what = _messages.a_put(nbytes) if name is None else f"publishing {name!r}"
     return blocked(v, error, what) or full(v, nbytes, kind_of_error(error))
 
 
 cdef inline object get_error(View *v, int error, object key, bint of_other_store):
-    from refstore import _messages
-    from refstore._errors import RefstoreError
-    if kind_of_error(error) == ERR_PINS:
-        return RefstoreError(f"this process holds 2**30 pins on {key!r}: release some")
-    if kind_of_error(error) == ERR_NOT_FOUND:
+    if kind_of_error(error) == ERR_NOT_FOUND:       # first: who has a cache gets it all the time
+        from refstore import _messages
         return _messages.not_found(path_of(v), key, of_other_store=of_other_store)
+    if kind_of_error(error) == ERR_PINS:
+        from refstore._errors import RefstoreError
+        return RefstoreError(f"this process holds 2**30 pins on {key!r}: release some")
     # a page, to count this process's pins in
     return blocked(v, error, f"the deletion of {key!r}") \
         or full(v, PAGE if error == ERR_NO_MEMORY else 0, error)

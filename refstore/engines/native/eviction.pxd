@@ -1,6 +1,6 @@
 # What goes when a put finds no room. By evict="lru", and in stores without a policy, the oldest of
-# ten samples; by evict="s3fifo" what its queues say. Only what makes room by itself is looked at: an
-# object whose block is of the very size, or a window; so a put that could not fit whatever went
+# ten samples; by evict="s3fifo" what its queues say. Only what makes room by itself is looked at:
+# an object whose block is of the very size, or a window; so a put that could not fit whatever went
 # evicts nothing.
 #
 # An object goes by an offer, which readers rescue: see slots.pxd. From the offer to its end the GIL
@@ -8,17 +8,20 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from refstore.engines.native.atomics cimport load_relaxed, prefetch
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS, ERR_NO_MEMORY
-from refstore.engines.native.layout cimport CLASSES, PAGE, Slot, SMALL_LIMIT
+from refstore.engines.native.layout cimport BIN_WORDS, CLASSES, PAGE, Slot, SMALL_LIMIT
 from refstore.engines.native.geometry cimport class_nbytes, class_of, extent_first, extent_pages
-from refstore.engines.native.view cimport run_is_there, slots_used, View
+from refstore.engines.native.view cimport bits_at, run_is_there, slots_used, View
+from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.ages cimport now, random_below
 from refstore.engines.native.slots cimport (
     free_slot, pinned_by, reuse_slot, unclaim, word_generation,
 )
-from refstore.engines.native.bins cimport find_free
-from refstore.engines.native.blocks cimport allocate_block, place_block
+from refstore.engines.native.bins cimport bin_of, find_free
+from refstore.engines.native.blocks cimport allocate_block, place_block, take_spare
+from refstore.engines.native.names cimport prefetch_cells
 from refstore.engines.native.recovery cimport recover_dead
 from refstore.engines.native.queues cimport next_victim, push, queue_of
 from refstore.engines.native.units cimport (
@@ -130,25 +133,34 @@ cdef inline bint pick_window(View *v, uint64_t i, Want *want, uint32_t least,
 
 # Which of them is picked
 
+cdef inline bint look_at_sample(View *v, uint64_t i, Want *want, Pick *pick) noexcept nogil:
+    # Whether slot `i` has something to choose among. A window is no older than what is drawn, so
+    # most of them are never looked at.
+    cdef uint64_t word
+    cdef uint32_t age
+    if not may_go(v, i, &word, &age):
+        return False
+    if not pick.is_any or age > pick.age:
+        if want.any_object or is_of_size(v, i, want):
+            pick_object(pick, i, word, age)
+        else:
+            pick_window(v, i, want, pick.age + 1 if pick.is_any else 0, pick)
+    return True
+
+
 cdef inline void pick_sample(View *v, Want *want, Pick *pick) noexcept nogil:
-    # The oldest of ten. A window is no older than what is drawn, so most of them are never looked
-    # at.
+    # The oldest of ten. Slots are far apart in memory: all are asked for before the first is used.
     cdef:
-        uint64_t n = slots_used(v), i, word
-        uint32_t age
-        int samples = 0, _
-    for _ in range(LOOKS if n else 0):
-        i = random_below(v, n)
-        if not may_go(v, i, &word, &age):
-            continue
-        if not pick.is_any or age > pick.age:
-            if want.any_object or is_of_size(v, i, want):
-                pick_object(pick, i, word, age)
-            else:
-                pick_window(v, i, want, pick.age + 1 if pick.is_any else 0, pick)
-        samples += 1
-        if samples == SAMPLES:
-            return
+        uint64_t n = slots_used(v)
+        uint64_t[SAMPLES] drawn
+        int looks = 0, samples = 0, k
+    while samples < SAMPLES and looks < LOOKS:
+        for k in range(SAMPLES):
+            drawn[k] = random_below(v, n)
+            prefetch(&v.slots[drawn[k]])
+        for k in range(SAMPLES):
+            samples += look_at_sample(v, drawn[k], want, pick)
+        looks += SAMPLES
 
 
 cdef inline bint pick_next(View *v, Want *want, Eviction *so_far, Pick *pick) noexcept nogil:
@@ -205,7 +217,8 @@ cdef inline bint pick(View *v, Want *want, Eviction *so_far, Pick *picked) noexc
     if v.has_queues and pick_next(v, want, so_far, picked):
         picked.is_queued = picked.is_object
         return True
-    pick_sample(v, want, picked)
+    if slots_used(v):
+        pick_sample(v, want, picked)
     if picked.is_any:
         return True
     so_far.passes += 1
@@ -227,6 +240,7 @@ cdef inline int evict_one(View *v, Want *want, Pick *picked, uint64_t *slot) noe
     cdef int got
     if not picked.is_object:
         return EVICTED if evict_window(v, &picked.window) else ERR_FULL
+    prefetch_cells(v, v.slots[picked.slot].name_hash)
     if not take_object(v, picked.slot, picked.word):
         return ERR_FULL
     if want.any_object and not is_of_size(v, picked.slot, want):
@@ -264,17 +278,74 @@ cdef inline int make_room(View *v, uint64_t nbytes, int why, Eviction *so_far,
     return why
 
 
-cdef inline int find_room(View *v, uint64_t nbytes, Eviction *so_far, uint64_t *slot) noexcept nogil:
-    # As allocate_block(), and what may go makes room. What dead processes hold comes back first, as
-    # far as they are known to be dead: it is looked at once in a tick.
+# Whether there is room as it is. That takes long to find out where there is none, and a cache is
+# always full; so what was found is believed for a tick, unless something is free by now. Only whole
+# runs that others have emptied stay unseen so long.
+
+cdef inline bint any_bits(uint64_t *words, uint64_t n) noexcept nogil:
+    cdef uint64_t k, found = 0
+    for k in range(n):
+        found |= load_relaxed(&words[k])        # relaxed: a guess
+    return found != 0
+
+
+cdef inline bint any_hints(View *v, uint64_t offset) noexcept nogil:
+    # in a bitmap of slots
+    return any_bits(summary_of(bits_at(v, offset), v.g.slot_words), (v.g.slot_words + 63) // 64)
+
+
+cdef inline bint any_listed(View *v, uint64_t pages) noexcept nogil:
+    # whether free pages may be so many
+    cdef int b = bin_of(pages), w = (b >> 6) + 1
+    if load_relaxed(&v.pool.bin_bits[b >> 6]) >> (b & 63):      # relaxed: a guess
+        return True
+    return any_bits(&v.pool.bin_bits[w], <uint64_t>(BIN_WORDS - w))
+
+
+cdef inline bint was_full(View *v, uint64_t nbytes) noexcept nogil:
+    cdef Want want
+    if not v.is_full or v.full_at != now(v) or nbytes < v.full_nbytes \
+            or any_hints(v, v.g.spare_bits):
+        return False
+    if v.full_error == ERR_FULL_SLOTS:
+        return not any_hints(v, v.g.empty_bits)
+    set_want(v, nbytes, v.full_error, &want)
+    return v.pool.top + want.pages > v.g.pages and not any_listed(v, want.pages)
+
+
+cdef inline int look_for_room(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:
+    # As allocate_block(). What dead processes hold comes back before anything is evicted: it is
+    # looked at once in a tick.
     cdef int got = allocate_block(v, nbytes, slot)
-    if so_far.is_due and is_full(got) and v.recovered_at != now(v):
-        v.recovered_at = now(v)
-        if recover_dead(v, False) == 0:
-            got = allocate_block(v, nbytes, slot)
-    while so_far.is_due and is_full(got):
+    if is_full(got) and v.full_at != now(v):
+        v.full_at = now(v)
+        v.is_full = False
+        recover_dead(v, False)
+        got = allocate_block(v, nbytes, slot)
+    if is_full(got):
+        v.full_nbytes = min(v.full_nbytes, nbytes) if v.is_full else nbytes
+        v.full_error = got
+        v.is_full = True
+    return got
+
+
+cdef inline int find_room(View *v, uint64_t nbytes, Eviction *so_far,
+                          uint64_t *slot) noexcept nogil:
+    # As allocate_block(), and what may go makes room.
+    cdef int got
+    if not so_far.is_due:
+        return allocate_block(v, nbytes, slot)
+    if not was_full(v, nbytes):
+        got = look_for_room(v, nbytes, slot)
+    else:
+        got = take_spare(v, nbytes, slot)
+        if is_full(got):
+            got = make_room(v, nbytes, v.full_error, so_far, slot)
+        if got == EVICTED or is_full(got):
+            got = look_for_room(v, nbytes, slot)
+    while is_full(got):
         got = make_room(v, nbytes, got, so_far, slot)
         if got != EVICTED:
             return got
-        got = allocate_block(v, nbytes, slot)
+        got = look_for_room(v, nbytes, slot)
     return got

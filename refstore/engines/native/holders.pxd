@@ -10,13 +10,14 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire, load_seq_cst, load_seq_cst_u32
 from refstore.engines.native.layout cimport (
-    CONDEMNED, KEPT, MAX_ROWS, OFFERED, PUBLISHING, Row, ROW_LEFT, SEALED, SLOTS_PER_STEP, WRITING,
+    CLAIMED, CONDEMNED, KEPT, MAX_ROWS, OFFERED, PUBLISHING, Row, ROW_LEFT, SEALED, SLOTS_PER_STEP,
+    WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.view cimport (
     is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, slots_used, View,
 )
-from refstore.engines.native.slots cimport word_generation, word_row, word_state
+from refstore.engines.native.slots cimport is_claim, word_generation, word_row, word_state
 from refstore.engines.native.names cimport NAME_WORDS, read_label
 from refstore.engines.native.recovery cimport row_is_dead
 from refstore.engines.native.stats cimport is_visible
@@ -27,7 +28,8 @@ cdef enum:
 
 cdef inline uint64_t maker_of(View *v, uint64_t i, uint64_t word) noexcept nogil:
     # row + 1 of the process that is making the object, or 0: nobody is
-    if word_state(word) == WRITING or word_state(word) == PUBLISHING and not is_visible(v, i, word):
+    if word_state(word) == WRITING or is_claim(word) \
+            or word_state(word) == PUBLISHING and not is_visible(v, i, word):
         return word_row(word) % MAX_ROWS + 1
     return 0
 
@@ -36,7 +38,7 @@ cdef inline bint may_be_held(View *v, uint64_t i, uint64_t word) noexcept nogil:
     cdef uint64_t state = word_state(word)
     if state == SEALED or state == OFFERED or state == CONDEMNED:
         return load_acquire(&v.slots[i].mask) != 0                       # [pin]
-    return state == WRITING or state == PUBLISHING
+    return state == WRITING or state == PUBLISHING or state == CLAIMED
 
 
 cdef inline uint32_t pins_on(View *v, uint64_t row, uint64_t i) noexcept nogil:
@@ -85,7 +87,7 @@ cdef inline list look_at(View *v, uint64_t i):
         maker = maker_of(v, i, word)
         nbytes = block_nbytes(&v.slots[i])
         seen = pins_seen(v, i, maker)
-        name = name_seen(v, i) if seen and not maker else None
+        name = name_seen(v, i) if seen and (not maker or is_claim(word)) else None
         if word_generation(load_seq_cst(&v.slots[i].word)) == word_generation(word):  # [seal]
             generation = None if maker else word_generation(word)
             return [(row, i, generation, name, cell, nbytes) for row, cell in seen]
@@ -169,7 +171,7 @@ cdef inline void add_up(View *v, uint64_t *held) noexcept nogil:
             row = next_live_row(v, <uint64_t>row + 1)
 
 
-cdef inline tuple top_holders(View *v):
+cdef inline tuple top_holders(View *v, bint own_first):
     # a TopHolder for each process that holds anything, largest first
     from refstore._errors import TopHolder
     cdef uint64_t[MAX_ROWS] held
@@ -177,6 +179,7 @@ cdef inline tuple top_holders(View *v):
     memset(held, 0, sizeof(held))
     add_up(v, held)
     # a key function would collide with that of another .pxd: Cython names both "lambda"
-    found = sorted([(-<int64_t>held[row], row_at(v, row).pid, keeper(row_at(v, row)))
+    found = sorted([(own_first and row != v.row, -<int64_t>held[row], row_at(v, row).pid,
+                     keeper(row_at(v, row)))
                     for row in range(<uint64_t>MAX_ROWS) if held[row]])
-    return tuple([TopHolder(pid, command, -negative) for negative, pid, command in found])
+    return tuple([TopHolder(pid, command, -negative) for _, negative, pid, command in found])

@@ -35,15 +35,16 @@
 # StoreCorruptedError, and check() reports what can be seen. A truth has one writer at a time, and
 # nothing that it could be rebuilt from.
 #
-#   truths  header: all but `moves`, `totals` and `tick`; in particular `live` and `live_words` (whose pins
-#           count) and `slots_used` (how far the table goes)
+#   truths  header: all but `moves`, `totals` and `tick`; in particular `live` and `live_words`
+#           (whose pins count) and `slots_used` (how far the table goes)
 #           pool: `lock`, `map_committed`, `runs_used`
 #           rows: `state`; name locks: `lock`
-#           slots: every field; of `last_use` the bit EVICTABLE. The word says whether the object lives, `extent`,
-#           or `run` and `block`, which pages are its own; `mask` says which rows may pin it
+#           slots: every field; of `last_use` the bit EVICTABLE. The word says whether the object
+#           lives, `extent`, or `run` and `block`, which pages are its own; `mask` says which rows
+#           may pin it
 #           runs: `live`, `committed`, `first`, `pages`, `blocks`, of which `twin` is a second copy
 #           pins, labels, and the bits of memory that is there: pins_ready (also whose pins count),
-#           labels_ready, index_ready, queues_ready, data_ready
+#           labels_ready, metas_ready, index_ready, queues_ready, data_ready
 #   hints   bits of empty slots and of spare extents, of runs by class and of dead runs, their
 #           summaries, and a run's `free`: the slot's word decides, and the slot's own `run` and
 #           `block`
@@ -65,8 +66,12 @@
 #   from        to           operation   primitive       if the process dies here
 #   FREE        WRITING      claim       CAS acq_rel     recovery: -> CONDEMNED, and reaped
 #   FREE        HELD         take space  CAS acq_rel     recovery: -> FREE
-#   FREE        CLAIMED      claim name  CAS acq_rel     recovery: -> FREE(gen+1)
-#   CLAIMED     FREE(gen+1)  let go      store release   a sweep sets the hint bit
+#   WRITING     CLAIMED      claim name  store release   recovery: -> CONDEMNED, and reaped
+#   CLAIMED     PUBLISHING   publish     store release   it is whole and lives on
+#   CLAIMED     FREE(gen+1)  give up     store release   a sweep sets the hint bit
+#   CLAIMED     RETIRED      give up     store release   a sweep sets the hint bit of its space
+#   CLAIMED     CONDEMNED    abort       store seq_cst   the last unpin or a sweep reaps it
+#   CLAIMED     CONDEMNED    recovery    CAS seq_cst     the last unpin or a sweep reaps it
 #   HELD        WRITING      take space  store release   recovery: -> CONDEMNED, and reaped
 #   HELD        FREE         unclaim     store release   a sweep sets the hint bit
 #   WRITING     FREE         unclaim     store release   a sweep sets the hint bit
@@ -149,6 +154,7 @@ cdef enum:
     INLINE_DIMS = 5
     LABEL_TEXT = 254
     META_INLINE = 256           # bytes; longer ones lie in the block
+    META_LIMIT = 65536
 
     QUEUES = 2                  # of s3fifo: the small one, the main one
 
@@ -255,7 +261,7 @@ cdef struct Header:
     char boot_id[40]            # of the boot after which it was last checked; by: maker, boot
     uint32_t flags              # FLAG_TEMPORARY or 0; by: maker
     uint32_t evict              # Evict: which objects make room for others; by: maker
-    uint64_t made_at            # seconds since the epoch, of which Slot.created counts on; by: maker
+    uint64_t made_at            # seconds since the epoch, from which Slot.created counts; by: maker
     uint64_t limit              # reserved: pages in use at most; by: nobody
     uint64_t _pad0[14]
     uint64_t slots_used         # slots below this are committed; by: grower
@@ -307,16 +313,16 @@ cdef struct Row:
     uint64_t counters[COUNTERS]  # of its process, by Counter; by: row
     uint64_t has_children       # 1: some without a row have its lock; for messages only; by: row
     uint64_t moved_to           # reserved: offset of the block that it moves; by: nobody
-    uint64_t waits_for          # slot + 1 of the claim that its process waits for, or 0; by: row
+    uint64_t _pad0
     uint32_t waiting            # of its threads; for reports only; by: row
     uint32_t owns_any           # 1 once its process has owned an object; by: row
     uint32_t maker              # + 1: its process in `makers`, or 0: not there yet; by: row
-    uint32_t _pad0[3]
+    uint32_t _pad1[3]
 
 cdef struct NameLock:
     uint64_t lock               # 0, or row + 1 of the holder; by: locker
     uint32_t changes            # futex word: a name under this lock changed; by: anyone
-    uint32_t awake_until        # ms/16 of the coarse clock until which somebody may sleep; by: anyone
+    uint32_t awake_until        # tick of 16 ms until which somebody may sleep; by: anyone
     uint64_t _pad0[6]
 
 cdef struct Maker:
@@ -357,7 +363,9 @@ cdef struct Slot:
     uint8_t text_nbytes         # of the label's text, 0 if none; by: owner
     uint8_t flags               # SlotFlag; by: owner
     # second line: read by those who want more than the bytes
-    uint64_t replaces_generation  # of the object that this one's publication replaces; by: owner
+    # of the object that this one's publication replaces; of a soft claim: of that for which its
+    # maker waits
+    uint64_t replaces_generation  # by: owner
     uint32_t replaces_slot      # + 1, or 0: none; by: owner
     uint32_t spill_nbytes       # of the description behind the payload, if it is there; by: owner
     uint64_t shape[INLINE_DIMS]  # of at most INLINE_DIMS axes; else see the label; by: owner
@@ -396,6 +404,7 @@ cdef struct PageTag:
 #   slots_used    is a multiple of SLOTS_PER_STEP, or max_objects; no slot past it is written
 #   runs_used     no run past it is written
 #   labels_ready  the bit of a step is set if one of its labels is written
+#   metas_ready   the bit of a step is set if one of its metas is written
 #   index_ready   the bit of a page of the index is set if the page is written
 #   queues_ready  the bit of a page of the queues and ghosts is set if the page is written
 #   pins_ready    the bit of a step is set if a live row pins one of its slots
@@ -408,7 +417,9 @@ cdef struct PageTag:
 #   makers        Row.maker is 0, or of an entry of `makers` that the row has taken
 #   put_by        of an object is 0, or of an entry that is taken
 #   owned_by      of an object is 0, or row + 1 of a live row with owns_any, and not GOING
-#   size          nbytes + spill_nbytes <= the bytes of the slot's block
+#   size          nbytes + spill_nbytes, and a meta's that has no room in the table, <= the bytes of
+#                 the slot's block
+#   meta          an object with FLAG_META has at most META_LIMIT bytes of meta
 #   offset        is where the block lies: at its extent, or in its run
 #   run           twin is run_twin() of a live run, and 0 of others; a slot's run is live and of its
 #                 size_class, and block < blocks
@@ -430,7 +441,10 @@ cdef struct PageTag:
 #   mask          has the bit of each row with such a cell
 #   label         the name of a live object with a name_hash has that hash
 #   index         a cell of the name's buckets leads to such a slot; no two have one name
+#   claim         the name of a CLAIMED slot has its name_hash, and a cell of its buckets leads to the
+#                 slot; no two hard ones have one name, and no two soft ones
 #   lock          nobody holds the space lock, or a name's
+#   turn          is 0, or row + 1 of a live row
 
 cdef inline void check_layout() noexcept nogil:
     STATIC_ASSERT(sizeof(Header) == 4096)

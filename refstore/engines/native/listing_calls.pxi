@@ -23,7 +23,7 @@ from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.arrays cimport kind_of
 
 
-cdef class ListingCalls(ObjectCalls):
+cdef class ListingCalls(MakingCalls):
     def _info(self, key):
         # the fields of ObjectInfo, in its order
         cdef:
@@ -57,7 +57,8 @@ cdef class ListingCalls(ObjectCalls):
         i = pinned_block(v, at, nbytes)
         if i < 0:
             return None
-        return make_ref(v.tag, <uint64_t>i, word_generation(load_acquire(&v.slots[i].word)))  # [seal]
+        return make_ref(v.tag, <uint64_t>i,
+                        word_generation(load_acquire(&v.slots[i].word)))  # [seal]
 
     def adopt(self, key):
         cdef Attachment att = self.use()
@@ -162,7 +163,7 @@ cdef tuple fields_seen(View *v, uint64_t i, uint64_t word, str state):
         make_ref(v.tag, i, word_generation(word)) if is_object else None,
         None if state is IS_WRITTEN else name_seen(v, i),
         KINDS[kind_of(v, i)] if is_object else None,
-        0 if state is IS_CLAIMED else min(slot.nbytes, block),
+        min(slot.nbytes, block),
         block, pins, *origin_seen(v, slot, word if not is_object else 0),
         v.header.made_at + slot.created / <double>PER_SECOND,
         is_object and slot.owned_by != 0, slot.last_use & EVICTABLE != 0, state)

@@ -1,6 +1,6 @@
 # Who put an object, and when. The process's pid and command stand in an entry of `makers`, which
-# outlives its row: a process takes one when it first puts something, and an entry is free again when
-# no live row and no slot names it. For reports only: without one, an object is put by nobody.
+# outlives its row: a process takes one when it first puts something, and an entry is free again
+# when no live row and no slot names it. For reports only: without one, an object is put by nobody.
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset

@@ -20,7 +20,7 @@ from refstore.engines.native.atomics cimport (
     ctz64, fetch_and_acquire, fetch_or_seq_cst, load_seq_cst,
 )
 from refstore.engines.native.error_codes cimport ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS
-from refstore.engines.native.layout cimport CHUNK, HUGE_PAGE, Label, PAGE, SLOTS_PER_STEP
+from refstore.engines.native.layout cimport CHUNK, HUGE_PAGE, Label, Meta, PAGE, SLOTS_PER_STEP
 from refstore.engines.native.system cimport allocate, MADV_COLLAPSE, madvise
 from refstore.engines.native.view cimport (
     bits_at, file_of, is_ready, pins_ready_of, slots_used, View,
@@ -188,6 +188,13 @@ cdef inline int commit_labels(View *v, uint64_t slot) noexcept nogil:
     return commit_unit(v, bits_at(v, v.g.labels_ready), step,
                        v.g.labels + step * SLOTS_PER_STEP * sizeof(Label),
                        SLOTS_PER_STEP * sizeof(Label))
+
+
+cdef inline int commit_metas(View *v, uint64_t slot) noexcept nogil:
+    cdef uint64_t step = slot // SLOTS_PER_STEP
+    return commit_unit(v, bits_at(v, v.g.metas_ready), step,
+                       v.g.metas + step * SLOTS_PER_STEP * sizeof(Meta),
+                       SLOTS_PER_STEP * sizeof(Meta))
 
 
 cdef inline int ensure_pins_committed(View *v, uint64_t slot) noexcept nogil:

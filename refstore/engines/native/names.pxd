@@ -1,35 +1,24 @@
 # Names: from a key to a slot by hashing into two buckets of eight cells, each a cache line. A
 # lookup reads both whole, so there are no tombstones and no displacement. A cell is a hint: the
-# slot's word says whether the object lives, the slot's label says what it is called. A cell whose
-# slot has moved on is free to overwrite.
-#
-# Writers of a name take its lock; readers take none. A name goes over to a new object by one CAS of
-# its cell, before the old object is condemned, so a reader who meets the condemned one finds the
-# cell changed and looks again.
+# slot's word says whether the object lives, or whether it is a claim, and the slot's label says
+# what it is called. A cell whose slot has moved on is free to overwrite.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from refstore.engines.native.debug cimport failpoint
-from refstore.engines.native.atomics cimport (
-    assign, cas_acq_rel, load_acquire, load_relaxed, store_release, store_release_u32, unlikely,
-)
+from refstore.engines.native.atomics cimport cas_acq_rel, load_acquire, prefetch
 from refstore.engines.native.error_codes cimport (
-    ERR_BUSY, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_SIGNALS, kind_of_error,
-    left_behind, with_blocker,
+    ERR_INDEX, ERR_NOT_FOUND, kind_of_error, left_behind, with_blocker,
 )
-from refstore.engines.native.layout cimport (
-    Bucket, BUCKET_CELLS, CONDEMNED, Label, NAME_LOCKS, PAGE, PUBLISHING, SEALED, Slot,
-)
+from refstore.engines.native.layout cimport Bucket, BUCKET_CELLS, Label, NAME_LOCKS, NameLock, PAGE
 from refstore.engines.native.view cimport (
     bits_at, bucket_at, damage, is_ready, label_at, labels_are_committed, name_lock_at, slots_used,
     View,
 )
 from refstore.engines.native.memory cimport commit_unit
-from refstore.engines.native.lock cimport lock, unlock
-from refstore.engines.native.slots cimport (
-    condemn, end_publishing, is_live, make_word, pin, reap_condemned, unpin, word_generation,
-)
+from refstore.engines.native.waiting cimport announce
+from refstore.engines.native.slots cimport is_claim, is_live, pin, unpin, word_generation
 
 cdef enum:
     MAX_ROUNDS = 1000000       # of one lookup: a second or so
@@ -109,8 +98,17 @@ cdef inline uint64_t cell_slot(uint64_t cell) noexcept nogil:
     return cell >> 36
 
 
+cdef inline uint64_t stripe_of(uint64_t hashed) noexcept nogil:
+    # the number of the name's lock, which other names share
+    return (hashed >> 8) % NAME_LOCKS
+
+
+cdef inline NameLock *stripe_named(View *v, uint64_t hashed) noexcept nogil:
+    return name_lock_at(v, stripe_of(hashed))
+
+
 cdef inline uint64_t *name_lock_of(View *v, uint64_t hashed) noexcept nogil:
-    return &name_lock_at(v, (hashed >> 8) % NAME_LOCKS).lock
+    return &stripe_named(v, hashed).lock
 
 
 cdef inline bint bucket_is_ready(View *v, uint64_t bucket) noexcept nogil:
@@ -129,13 +127,19 @@ cdef inline int ensure_buckets_committed(View *v, uint64_t hashed) noexcept nogi
     return 0
 
 
-cdef inline bint cell_is_live(View *v, uint64_t cell) noexcept nogil:
+cdef inline uint64_t word_behind(View *v, uint64_t cell) noexcept nogil:
+    # of the slot that a cell leads to; that of a FREE one if the slot has moved on
     cdef uint64_t word
     if cell == 0 or cell_slot(cell) >= v.slot_limit or cell_slot(cell) >= slots_used(v):
-        return False
+        return 0
     word = load_acquire(&v.slots[cell_slot(cell)].word)                  # [seal]
-    return is_live(word, word_generation(word)) \
-        and word_generation(word) & 0xFFFFF == cell >> 16 & 0xFFFFF
+    return word if word_generation(word) & 0xFFFFF == cell >> 16 & 0xFFFFF else 0
+
+
+cdef inline bint cell_is_live(View *v, uint64_t cell) noexcept nogil:
+    # whether it is still of use, to an object or to a claim
+    cdef uint64_t word = word_behind(v, cell)
+    return is_live(word, word_generation(word)) or is_claim(word)
 
 
 cdef inline bint has_name(View *v, uint64_t i, const Name *name) noexcept nogil:
@@ -159,18 +163,22 @@ cdef inline bint read_label(View *v, uint64_t i, uint64_t *words, uint64_t n) no
     return True
 
 
-cdef inline bint had_name(View *v, Found *found, const Name *name) noexcept nogil:
-    # As has_name(), without a pin, for which there may be no memory.
+cdef inline bint seems_to_have_name(View *v, uint64_t i, const Name *name) noexcept nogil:
+    # As has_name(), and neither is so; the caller looks at the word again.
     cdef:
         uint64_t[NAME_WORDS] words
         const uint8_t *label = <const uint8_t*>words
-    if load_acquire(&v.slots[found.slot].name_hash) != name.hashed:      # [seal]
+    if load_acquire(&v.slots[i].name_hash) != name.hashed:               # [seal]
         return False
-    if not read_label(v, found.slot, words, name.nbytes // 8 + 1):
+    if not read_label(v, i, words, name.nbytes // 8 + 1):
         return False
-    if label[0] != name.nbytes or memcmp(label + 1, name.utf8, name.nbytes) != 0:
-        return False
-    return is_live(load_acquire(&v.slots[found.slot].word), found.generation)        # [seal]
+    return label[0] == name.nbytes and memcmp(label + 1, name.utf8, name.nbytes) == 0
+
+
+cdef inline bint had_name(View *v, Found *found, const Name *name) noexcept nogil:
+    # As has_name(), without a pin, for which there may be no memory.
+    return seems_to_have_name(v, found.slot, name) \
+        and is_live(load_acquire(&v.slots[found.slot].word), found.generation)       # [seal]
 
 
 cdef inline int pin_named(View *v, Found *found, const Name *name) noexcept nogil:
@@ -185,7 +193,7 @@ cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found,
     cdef:
         int k, got
         int missed = ERR_NOT_FOUND
-        uint64_t cell
+        uint64_t cell, word
     for k in range(BUCKET_CELLS):
         cell = load_acquire(&bucket.cells[k])  # [index] the object is whole
         if cell == 0 or (cell ^ make_cell(0, 0, name.hashed)) & 0xFFFF:
@@ -193,8 +201,9 @@ cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found,
         failpoint()
         found.slot = cell_slot(cell)
         got = ERR_NOT_FOUND
-        if cell_is_live(v, cell):
-            found.generation = word_generation(load_acquire(&v.slots[found.slot].word))  # [seal]
+        word = word_behind(v, cell)
+        if is_live(word, word_generation(word)):
+            found.generation = word_generation(word)
             if pins:
                 got = pin_named(v, found, name)
             elif had_name(v, found, name):
@@ -253,6 +262,11 @@ cdef inline uint64_t *find_cell(View *v, uint64_t cell, uint64_t hashed) noexcep
     return NULL
 
 
+cdef inline void prefetch_cells(View *v, uint64_t hashed) noexcept nogil:
+    prefetch(bucket_at(v, bucket_of(v, hashed, 0)))
+    prefetch(bucket_at(v, bucket_of(v, hashed, 1)))
+
+
 cdef inline void unindex(View *v, uint64_t i, uint64_t generation, uint64_t hashed) noexcept nogil:
     # After the word says CONDEMNED, never before: else a death in between leaves an object that
     # nothing finds.
@@ -260,10 +274,26 @@ cdef inline void unindex(View *v, uint64_t i, uint64_t generation, uint64_t hash
     cdef uint64_t *at = find_cell(v, cell, hashed)
     if at != NULL:
         cas_acq_rel(at, &cell, 0)                                        # [index]
+    announce(v, stripe_named(v, hashed))
+
+
+cdef inline void clear_cell(View *v, uint64_t cell, uint64_t hashed,
+                            uint64_t *kept) noexcept nogil:
+    # of two cells that lead to one object the other one
+    cdef int which, k
+    cdef uint64_t *at
+    for which in range(2):
+        for k in range(BUCKET_CELLS):
+            at = &bucket_at(v, bucket_of(v, hashed, which)).cells[k]
+            if at != kept and load_acquire(at) == cell:                  # [index]
+                cas_acq_rel(at, &cell, 0)                                # [index]
+                return
 
 
 cdef inline int count_live(View *v, Bucket *bucket) noexcept nogil:
     cdef int k, n = 0
+    for k in range(BUCKET_CELLS):       # slots are far apart in memory: ask for all of them first
+        prefetch(&v.slots[cell_slot(bucket.cells[k])])
     for k in range(BUCKET_CELLS):
         n += cell_is_live(v, load_acquire(&bucket.cells[k]))             # [index]
     return n
@@ -287,117 +317,3 @@ cdef inline int index(View *v, uint64_t cell, uint64_t hashed) noexcept nogil:
     if count_live(v, first) > count_live(v, second):
         first, second = second, first
     return 0 if index_in(v, first, cell) or index_in(v, second, cell) else ERR_INDEX
-
-
-cdef inline int publish_locked(View *v, uint64_t i, uint64_t hashed, Found *old,
-                               bint replaces) noexcept nogil:
-    # The name's lock is ours and `old`, if there is one, is pinned.
-    cdef:
-        Slot *slot = &v.slots[i]
-        uint64_t generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours
-        uint64_t publishing = make_word(generation, PUBLISHING, v.row)
-        uint64_t cell = make_cell(i, generation, hashed)
-        bint indexed = False
-    assign(slot.replaces_generation, old.generation if replaces else 0)
-    # [seal] before the index changes: who recovers us must know what we meant to end
-    store_release_u32(&slot.replaces_slot, <uint32_t>(old.slot + 1) if replaces else 0)
-    store_release(&slot.word, publishing)  # [seal] the bytes are whole
-    if replaces:
-        indexed = cas_acq_rel(old.cell, &old.cell_value, cell)           # [index]
-    if not indexed and index(v, cell, hashed) != 0:
-        end_publishing(v, i, publishing, CONDEMNED)
-        reap_condemned(v, i)
-        return ERR_INDEX
-    if replaces:
-        condemn(v, old.slot, old.generation, True)
-    end_publishing(v, i, publishing, SEALED)
-    return 0
-
-
-cdef inline int publish(View *v, uint64_t i, bint replace) noexcept nogil:
-    # Seals slot `i`, which we are writing, under the name in its label. 0, or row + 1 of who pins
-    # what was replaced, or an error: on ERR_INDEX the slot is gone, on any other it is still ours.
-    cdef:
-        Slot *slot = &v.slots[i]
-        Label *label = label_at(v, i)
-        uint64_t hashed = slot.name_hash
-        Name name
-        Found old
-        int64_t reaped
-        int got = ensure_buckets_committed(v, hashed)
-        int found
-    if got == 0:
-        got = lock(v, name_lock_of(v, hashed))
-    if got != 0:
-        return got
-    name.utf8 = label.name
-    name.nbytes = label.name_nbytes
-    name.hashed = hashed
-    found = find(v, &name, &old, True)
-    if found >= 0 and not replace:
-        got = ERR_EXISTS
-    elif found < 0 and kind_of_error(found) != ERR_NOT_FOUND:
-        got = found
-    else:
-        got = publish_locked(v, i, hashed, &old, found >= 0)
-    unlock(name_lock_of(v, hashed))
-    # what was replaced is freed, if nobody else reads it
-    reaped = max(unpin(v, old.slot), found) if found >= 0 else left_behind(found)
-    if got == 0:
-        return <int>max(reaped, 0)
-    return with_blocker(got, reaped) if got == ERR_EXISTS else got
-
-
-cdef inline int remove(View *v, uint64_t i, uint64_t generation) noexcept nogil:
-    # Deletes by address: 0, or row + 1 of who pins it, or an error. The hash is read first: it
-    # belongs to this generation if the CAS of condemn() succeeds.
-    cdef uint64_t hashed
-    cdef int got
-    if i >= v.slot_limit or i >= slots_used(v):
-        return ERR_NOT_FOUND
-    hashed = load_acquire(&v.slots[i].name_hash)                         # [seal]
-    failpoint()
-    got = condemn(v, i, generation, False)
-    if unlikely(got == ERR_BUSY):
-        hashed = load_acquire(&v.slots[i].name_hash)  # [seal] as published
-        # until its publisher is through, or known to be dead
-        got = lock(v, name_lock_of(v, hashed))
-        if got != 0:
-            return got
-        got = condemn(v, i, generation, True)
-        unlock(name_lock_of(v, hashed))
-    if got == 0:
-        if hashed:
-            unindex(v, i, generation, hashed)
-        got = <int>max(reap_condemned(v, i), 0)
-    return got
-
-
-cdef inline int remove_named(View *v, const Name *name) noexcept nogil:
-    # As remove(). Pinned meanwhile, if there is memory for a pin: as long as the slot is not
-    # reused, the cell is its own. Each turn but the last means that somebody else deleted or
-    # replaced what we found.
-    cdef Found found
-    cdef int64_t reaped
-    cdef bint pins
-    cdef int got, missed = ERR_NOT_FOUND
-    while True:
-        got = find(v, name, &found, True)
-        pins = got >= 0
-        if got == ERR_NO_MEMORY or got == ERR_SIGNALS:
-            got = find(v, name, &found, False)
-        if got < 0:
-            return min(missed, got) if kind_of_error(got) == ERR_NOT_FOUND else got
-        missed = min(missed, with_blocker(ERR_NOT_FOUND, got))
-        got = remove(v, found.slot, found.generation)
-        if pins:
-            reaped = unpin(v, found.slot)
-            if got >= 0 and reaped:
-                got = <int>max(reaped, 0)       # the later look, without our own pin
-            elif got == ERR_NOT_FOUND:
-                got = with_blocker(got, reaped)
-        if got >= 0:
-            return max(got, left_behind(missed))
-        if kind_of_error(got) != ERR_NOT_FOUND:     # else it was replaced or deleted since
-            return got
-        missed = min(missed, got)

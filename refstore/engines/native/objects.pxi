@@ -9,14 +9,9 @@ from refstore.engines.native.atomics cimport assign, load_relaxed
 from refstore.engines.native.layout cimport KIND_OBJECT
 from refstore.engines.native.view cimport View
 from refstore.engines.native.points cimport look_for_signals, python_ran
-from refstore.engines.native.arrays cimport Shape
-from refstore.engines.native.put cimport (
-    begin_object, block_of, copy_in, discard, Draft, start_array,
-)
+from refstore.engines.native.put cimport begin_object, block_of, copy_in, discard, Draft
 
-from refstore._arguments import checked_size
 from refstore.payload import encode, fill
-from refstore.payload.arrays import measure
 
 
 @cython.final
@@ -88,13 +83,3 @@ cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
         raise
     assign(att.view.slots[draft.slot].kind, KIND_OBJECT)
     return 0
-
-
-cdef int start_shaped(View *v, Draft *draft, object shape, cnp.dtype dtype) except -1:
-    cdef Shape dims
-    cdef int axis
-    extents, nbytes = measure(shape, dtype)
-    dims.ndim = <int>len(extents)
-    for axis in range(dims.ndim):
-        dims.dims[axis] = <cnp.npy_intp>checked_size(extents[axis])
-    return start_array(v, draft, dtype, &dims, c'C', None, checked_size(nbytes))

@@ -113,7 +113,7 @@ cdef inline int new_file(str path, uint64_t capacity, uint64_t max_objects, int 
         os.fchmod(fd, mode)
         fill_file(fd, path, capacity, max_objects, temporary, evict)
         if getpid() != creator:
-            raise not_the_same()
+            raise not_the_same(path)
         failed = link_unnamed(fd, os.fsencode(path))
         if failed:
             raise OSError(failed, os.strerror(failed), path)

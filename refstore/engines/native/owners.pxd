@@ -21,7 +21,8 @@ from refstore.engines.native.layout cimport GOING, OFFERED, PUBLISHING, SEALED, 
 from refstore.engines.native.view cimport row_at, slots_used, View
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport unpin, word_generation, word_state
-from refstore.engines.native.names cimport name_lock_of, remove
+from refstore.engines.native.names cimport name_lock_of
+from refstore.engines.native.publication cimport remove
 
 cdef inline bint is_sealed(uint64_t word) noexcept nogil:
     return word_state(word) == SEALED or word_state(word) == OFFERED
@@ -95,7 +96,8 @@ cdef inline int give_to(View *v, uint64_t i, uint64_t generation, uint16_t owner
     return ERR_NOT_FOUND if got >= 0 else got
 
 
-cdef inline int give_pinned(View *v, uint64_t i, uint64_t generation, uint16_t owner) noexcept nogil:
+cdef inline int give_pinned(View *v, uint64_t i, uint64_t generation,
+                            uint16_t owner) noexcept nogil:
     # As give_to(), and the pin goes. Instead of 0, row + 1 of who pins what is deleted by now; that
     # error carries it, too.
     cdef int got = give_to(v, i, generation, owner)

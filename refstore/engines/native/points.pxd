@@ -46,11 +46,18 @@ cdef inline bint is_same_process(View *v, uint64_t life) noexcept nogil:
     return v.alive[0] != 0 and v.life == life
 
 
-cdef inline object not_the_same():
+cdef extern from "Python.h":
+    object PyUnicode_DecodeFSDefault(const char *s)
+
+
+cdef inline str path_of(View *v):
+    return PyUnicode_DecodeFSDefault(v.path)
+
+
+cdef inline object not_the_same(str path):
+    from refstore import _messages
     from refstore._errors import RefstoreError
-    return RefstoreError("this process was forked in the midst of a call, which its parent goes "
-                         "on with: "
-                         "nothing was done here")
+    return RefstoreError(_messages.forked_amid(path))
 
 
 cdef inline int python_ran(View *v, uint64_t life, const char *where) except -1:
@@ -58,7 +65,7 @@ cdef inline int python_ran(View *v, uint64_t life, const char *where) except -1:
     if IS_DEBUG:
         visit(where)
     if not is_same_process(v, life):
-        raise not_the_same()
+        raise not_the_same(path_of(v))
     return 0
 
 

@@ -52,7 +52,6 @@ cdef inline void join_row(View *v, uint64_t r) noexcept nogil:
     assign(row.pid, 0)          # the last owner's, which messages would name
     assign(row.recoverer, 0)
     assign(row.has_children, 0)
-    assign(row.waits_for, 0)
     assign(row.waiting, 0)
     assign(row.owns_any, 0)
     assign(row.maker, 0)
@@ -74,6 +73,7 @@ cdef inline void use_row(View *v, uint64_t r) noexcept nogil:
     memset(v.recent, 0, sizeof(v.recent))
     v.has_looked_for_maker = False
     v.maker = 0
+    v.turn_of = 0
     start_clock(v, now_ns() ^ r << 48)
     v.kept = 0                  # this and what follows: a forked child has its parent's
     v.loss = 0

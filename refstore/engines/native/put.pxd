@@ -16,43 +16,32 @@ from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign, load_relaxed
-from refstore.engines.native.error_codes cimport (
-    blocked_by, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_INDEX,
-    ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, kind_of_error,
-)
+from refstore.engines.native.error_codes cimport ERR_FULL, ERR_INDEX, ERR_UNCOMMITTED, kind_of_error
 from refstore.engines.native.layout cimport (
-    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, Label, LABEL_TEXT, MAX_ROWS, Slot,
+    EVICTABLE, FLAG_HARD_CLAIM, FLAG_META, KIND_BYTES, Label, Slot,
 )
-from refstore.engines.native.geometry cimport extent_first, extent_pages
-from refstore.engines.native.view cimport file_of, label_at, View
-from refstore.engines.native.memory cimport (
-    commit_data, commit_labels, note_refusal, step_end, wants_huge_pages,
-)
+from refstore.engines.native.geometry cimport block_nbytes, class_nbytes, class_of
+from refstore.engines.native.view cimport label_at, meta_at, View
+from refstore.engines.native.memory cimport commit_labels, commit_metas
+from refstore.engines.native.metas cimport meta_nbytes, meta_room, write_meta
 from refstore.engines.native.ages cimport count_put, first_use
-from refstore.engines.native.slots cimport (
-    abandon, free_slot, pins_condemned, reap_condemned, seal, unclaim, word_generation, word_row,
-)
+from refstore.engines.native.slots cimport free_slot, seal, unclaim, word_generation
 from refstore.engines.native.makers cimport sign
-from refstore.engines.native.runs cimport held_elsewhere
-from refstore.engines.native.names cimport Name, publish
+from refstore.engines.native.blocks cimport allocate_block
+from refstore.engines.native.names cimport Name
+from refstore.engines.native.claims cimport claim_name, give_up, give_up_to_views
+from refstore.engines.native.publication cimport publish
 from refstore.engines.native.owners cimport note_owner
-from refstore.engines.native.recovery cimport (
-    recover_blocker_if_dead, recover_blocker_of, recover_dead, row_is_dead, sweep,
-)
+from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.queues cimport first_queue, push
-from refstore.engines.native.eviction cimport Eviction, find_room, prepare_eviction
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
-from refstore.engines.native.errors cimport put_error
-from refstore.engines.native.contention cimport may_retry
-from refstore.engines.native.arrays cimport (
-    dims_of, NPY_ARRAY_WRITEABLE, plain_number, PyArray_CopyInto, set_layout, set_text, Shape,
-    view_of,
-)
+from refstore.engines.native.errors cimport put_error, room_error
+from refstore.engines.native.contention cimport may_retry, may_retry_until
+from refstore.engines.native.room cimport allocate_slot
 
 cdef enum:
     RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
     PIECE = 33554432            # bytes that are copied between two looks at signals
-    ATTEMPTS = 8                # to find a slot that nobody has in hand
 
 cdef struct Draft:
     # An object that this process is putting.
@@ -60,9 +49,10 @@ cdef struct Draft:
     uint64_t slot
     uint64_t generation
     bint is_begun               # the slot is ours, and has room
+    uint64_t claim              # slot + 1 of the claim on its name that we have, or 0
     # what the caller asked for
-    bint waits                  # for room, until `deadline`
-    uint64_t deadline           # ns of CLOCK_MONOTONIC, or 0: for ever
+    uint64_t deadline           # for room, as deadline_ns()
+    const bint *is_closed       # the store that was asked, meanwhile; or NULL
     bint owned                  # by this process
     bint evictable
     const char *meta            # bytes of the user's own
@@ -72,18 +62,12 @@ cdef struct Draft:
 cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.life = v.life
     draft.is_begun = False
-    draft.waits = False
+    draft.claim = 0
+    draft.deadline = 0
+    draft.is_closed = NULL
     draft.owned = False
     draft.evictable = v.evicts
     draft.meta_nbytes = 0
-
-
-cdef inline int set_deadline(Draft *draft, object timeout) except -1:
-    from refstore._arguments import deadline_of
-    at = deadline_of(timeout)
-    draft.waits = timeout is None or timeout > 0
-    draft.deadline = 0 if at is None else <uint64_t>(<double>at * 1e9)
-    return 0
 
 
 cdef inline int set_meta(Draft *draft, object meta) except -1:
@@ -98,102 +82,29 @@ cdef inline int set_meta(Draft *draft, object meta) except -1:
 cdef inline void discard(View *v, Draft *draft) noexcept:
     # What failed is given up by who began it, and by no child.
     if draft.is_begun and is_same_process(v, draft.life):
-        free_slot(v, draft.slot)
+        give_up(v, draft.slot)
     draft.is_begun = False
-
-
-cdef inline int commit_extent(View *v, uint64_t i) except? -128:
-    # Memory for the extent of a slot that is ours, without the GIL; without it, the slot is given
-    # back.
-    cdef:
-        uint64_t life = v.life
-        uint64_t page = extent_first(v.slots[i].extent)
-        uint64_t end = page + extent_pages(v.slots[i].extent)
-        uint64_t stop
-        int fd, got = 0
-        bint huge, refused
-    try:
-        while page < end and (got == 0 or got == ERR_SIGNALS):
-            stop = step_end(page, end)
-            huge = wants_huge_pages(v, page, stop)
-            refused = False
-            fd = file_of(v)
-            with nogil:
-                got = commit_data(v, fd, page, stop - page, huge, &refused)
-            if huge:
-                note_refusal(v, refused)
-            if got == 0:
-                page = stop
-            look_for_signals(v, life, "committing memory")
-    except BaseException:
-        if is_same_process(v, life):
-            unclaim(v, i)
-        raise
-    if got != 0:
-        unclaim(v, i)
-    return got
-
-
-cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t *slot) except? -128:
-    # When there is none: what dead processes held, then what garbage of this one still pins, then
-    # what may be evicted. In a store with a policy that comes first, since it is there to be full.
-    cdef uint64_t life = v.life
-    cdef int got, recovery = 0
-    cdef int attempt = 0
-    cdef uint64_t since = 0, held = 0, before
-    cdef Eviction eviction
-    prepare_eviction(v, &eviction)
-    while True:
-        got = find_room(v, nbytes, &eviction, slot)
-        if got == ERR_UNCOMMITTED:
-            got = commit_extent(v, slot[0])
-        if got == 0:
-            return 0
-        if may_retry(v, &got, &since):
-            continue
-        if kind_of_error(got) == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
-            return got
-        if attempt == 0:
-            recovery = recover_dead(v, True)
-            if may_retry(v, &recovery, &since):
-                continue
-            sweep(v, MAX_ROWS)      # of no dead row: hints that went missing
-        elif attempt == 1 and pins_condemned(v):
-            import gc
-            gc.collect()
-            python_ran(v, life, "collecting garbage")
-        elif not eviction.is_due:
-            eviction.is_due = True
-        elif kind_of_error(recovery) == ERR_BUSY:
-            return recovery         # room may come back from one that stands still
-        elif got == ERR_FULL_SLOTS and attempt < ATTEMPTS:
-            # Another process may hold slots in HELD, briefly or while it is stopped.
-            before = held
-            held = held_elsewhere(v)
-            if held == 0:
-                return got
-            if held == before:
-                got = blocked_by(ERR_DEAD if row_is_dead(v, word_row(held)) else ERR_HELD,
-                                 word_row(held))
-                if may_retry(v, &got, &since):
-                    continue
-                return got
-        else:
-            return got
-        attempt += 1
 
 
 cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t spill) except NULL:
     # A slot of ours with room for the payload, and `spill` bytes of description behind it.
-    cdef:
-        int got = ERR_FULL
-        Slot *slot
+    cdef int got = ERR_FULL
     if nbytes <= v.header.capacity:
-        got = allocate_slot(v, nbytes + spill, &draft.slot)
+        got = allocate_slot(v, nbytes + spill + meta_room(draft.meta_nbytes),
+                            draft.deadline, draft.is_closed, &draft.slot)
     if got != 0:
-        raise put_error(v, got, nbytes, None)
+        raise room_error(v, got, nbytes, draft.deadline != 0)
+    start_slot(v, draft, nbytes)
+    if draft.meta_nbytes:
+        require_committed(v, draft, False)
+        write_meta(v, draft.slot, draft.meta, draft.meta_nbytes, spill)
+    return &v.slots[draft.slot]
+
+
+cdef inline Slot *start_slot(View *v, Draft *draft, uint64_t nbytes) noexcept nogil:
+    # Of a slot that is ours, and has room. Until something else is said, it is one of bytes.
+    cdef Slot *slot = &v.slots[draft.slot]
     draft.is_begun = True
-    slot = &v.slots[draft.slot]
     draft.generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours
     assign(slot.nbytes, nbytes)
     assign(slot.kind, KIND_BYTES)
@@ -214,55 +125,73 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     return slot
 
 
-cdef inline int ensure_label_committed(View *v, uint64_t i) except -128:
-    # 0, or an error
+cdef inline int ensure_committed(View *v, uint64_t i, bint label) except -128:
+    # Memory for the label of a slot, or for its meta: 0, or an error.
     cdef uint64_t since = 0
-    cdef int got = commit_labels(v, i)
+    cdef int got = commit_labels(v, i) if label else commit_metas(v, i)
     while got != 0 and may_retry(v, &got, &since):
-        got = commit_labels(v, i)
+        got = commit_labels(v, i) if label else commit_metas(v, i)
     return got
 
 
-cdef inline int require_label(View *v, Draft *draft, uint64_t nbytes) except -1:
+cdef inline int require_committed(View *v, Draft *draft, bint label) except -1:
     cdef int got
     try:
-        got = ensure_label_committed(v, draft.slot)
+        got = ensure_committed(v, draft.slot, label)
         if got != 0:
-            raise put_error(v, got, nbytes, None)
+            raise put_error(v, got, v.slots[draft.slot].nbytes, None)
     except BaseException:
         discard(v, draft)
         raise
     return 0
 
 
-cdef inline int publish_named(View *v, uint64_t i, Name *name, bint replace) except -128:
-    # As publish().
+cdef inline int write_name(View *v, uint64_t i, const Name *name) except -128:
+    # 0, or an error
     cdef Label *label
-    cdef uint64_t since = 0
-    cdef int got = ensure_label_committed(v, i)
-    if got != 0:
-        return got
-    label = label_at(v, i)
-    assign(label.name_nbytes, <uint8_t>name.nbytes)
-    memcpy(label.name, name.utf8, name.nbytes)
-    failpoint()
-    assign(v.slots[i].name_hash, name.hashed)
-    got = publish(v, i, replace)
-    while got < 0 and may_retry(v, &got, &since):
-        got = publish(v, i, replace)
+    cdef int got = ensure_committed(v, i, True)
+    if got == 0:
+        label = label_at(v, i)
+        assign(label.name_nbytes, <uint8_t>name.nbytes)
+        memcpy(label.name, name.utf8, name.nbytes)
+        failpoint()
+        assign(v.slots[i].name_hash, name.hashed)
     return got
 
 
-cdef inline void abort_object(View *v, uint64_t i) noexcept nogil:
-    # Views of it may live, also in a child that was forked while we waited: then it goes with the
-    # last.
-    abandon(v, i)
-    reap_condemned(v, i)
+cdef inline int claim_for(View *v, const Draft *draft, const Name *name, bint is_hard,
+                          bint replace) except -128:
+    # As claim_name(), of the draft's slot.
+    cdef uint64_t since = 0
+    cdef int got = write_name(v, draft.slot, name)
+    if got != 0:
+        return got
+    if is_hard:
+        assign(v.slots[draft.slot].flags, v.slots[draft.slot].flags | FLAG_HARD_CLAIM)
+    got = claim_name(v, draft.slot, replace)
+    while got < 0 and may_retry_until(v, &got, &since, draft.deadline):
+        got = claim_name(v, draft.slot, replace)
+    return got
 
 
-cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, Name *name,
+cdef inline int publish_named(View *v, const Draft *draft, Name *name, bint replace) except -128:
+    # As publish().
+    cdef uint64_t i = draft.slot
+    cdef uint64_t since = 0
+    cdef int got = 0
+    if draft.claim != i + 1:            # else others read its name already
+        got = write_name(v, i, name)
+    if got == 0:
+        got = publish(v, i, replace, draft.claim)
+    while got < 0 and may_retry_until(v, &got, &since, draft.deadline):
+        got = publish(v, i, replace, draft.claim)
+    return got
+
+
+cdef inline int publish_object(View *v, const Draft *draft, object text, Name *name,
                                bint replace) except -1:
-    # Seals what we wrote. If this fails it is given up. `life`: ours when the call began.
+    # Seals what we wrote. If this fails it is given up.
+    cdef uint64_t i = draft.slot
     cdef uint64_t nbytes = v.slots[i].nbytes
     cdef uint64_t generation = word_generation(load_relaxed(&v.slots[i].word))  # relaxed: ours
     cdef int queue = first_queue(v, i, name.hashed) if v.has_queues else -1
@@ -272,14 +201,14 @@ cdef inline int publish_object(View *v, uint64_t life, uint64_t i, object text, 
         seal(v, i)
     else:
         try:
-            got = publish_named(v, i, name, replace)
+            got = publish_named(v, draft, name, replace)
         except BaseException:
-            if is_same_process(v, life):
-                abort_object(v, i)
+            if is_same_process(v, draft.life):
+                give_up_to_views(v, i)
             raise
         if got < 0:
             if kind_of_error(got) != ERR_INDEX:     # then it is condemned already
-                abort_object(v, i)
+                give_up_to_views(v, i)
             recover_blocker_of(v, got)
             raise put_error(v, got, nbytes, text)
         recover_blocker_if_dead(v, got)         # of what was replaced
@@ -339,75 +268,43 @@ cdef inline int put_buffer(View *v, Draft *draft, object obj) except -1:
     return 0
 
 
-cdef inline int start_array(View *v, Draft *draft, cnp.dtype dtype, Shape *shape, char order,
-                            tuple axes, uint64_t nbytes) except -1:
-    # A slot for an array, with its description written. `axes`: None stands for C order.
+cdef inline bint move_object(View *v, uint64_t *slot, uint64_t needed) noexcept nogil:
+    # What is being written, and nobody sees, goes to a smaller block with room for so many bytes.
+    # False if there is none without waiting for one.
     cdef:
-        int number = plain_number(dtype)
-        int axis
-        uint64_t spill
-        Slot *slot
-        bytes text = None
-    if not number or shape.ndim > INLINE_DIMS or order == c'K':
-        from refstore.payload.arrays import describe, has_plain_view
-        text = describe(dtype, dims_of(shape), tuple(range(shape.ndim)) if axes is None else axes)
-        if not has_plain_view(text):
-            order = c'K'
-        python_ran(v, draft.life, "describing an array")
-    spill = <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0
-    slot = begin_object(v, draft, nbytes, spill)
-    assign(slot.kind, KIND_ARRAY)
-    assign(slot.order, <uint8_t>order)
-    if text is None:
-        assign(slot.dtype, <uint8_t>number)
-        assign(slot.ndim, <uint8_t>shape.ndim)
-        for axis in range(shape.ndim):
-            assign(slot.shape[axis], <uint64_t>shape.dims[axis])
-    else:
-        if len(text) <= LABEL_TEXT:
-            require_label(v, draft, nbytes)
-        set_text(v, slot, draft.slot, PyBytes_AS_STRING(text), len(text))
-    return 0
+        uint64_t i, source = slot[0]
+        Slot *old = &v.slots[source]
+        int got
+    if (class_nbytes(class_of(needed)) if needed else 0) >= block_nbytes(old):
+        return False
+    got = allocate_block(v, needed, &i)
+    if got == 0 and (old.flags & FLAG_META) and commit_metas(v, i) != 0 \
+            or got == 0 and block_nbytes(&v.slots[i]) >= block_nbytes(old):
+        got = ERR_UNCOMMITTED
+    if got == 0:
+        copy_object(v, source, i)
+        free_slot(v, source)
+        slot[0] = i
+    elif got == ERR_UNCOMMITTED:
+        unclaim(v, i)
+    return got == 0
 
 
-cdef inline int put_strided(View *v, Draft *draft, cnp.ndarray array, Shape *shape) except -1:
-    # Not in C order: the axes keep the order in which they lie, without the gaps and what they
-    # repeat.
-    from refstore.payload.arrays import axes_in_memory, plain_axes, stored_part
+cdef inline void copy_object(View *v, uint64_t source, uint64_t target) noexcept nogil:
+    # Of bytes, with all that is said of them.
     cdef:
-        tuple axes = axes_in_memory(array)
-        cnp.dtype dtype = array.dtype
-        cnp.ndarray stored = stored_part(array, axes)
-        char order = c'K'
-        size_t nbytes = <size_t>cnp.PyArray_NBYTES(stored)
-        Shape dense
-    if axes == tuple(range(shape.ndim)):
-        order = c'C'
-    elif axes == tuple(range(shape.ndim))[::-1]:
-        order = c'F'
-    set_layout(&dense, stored, plain_axes(axes))
-    start_array(v, draft, dtype, shape, order, axes, nbytes)
-    if cnp.PyArray_IS_F_CONTIGUOUS(stored):
-        return copy_in(v, draft, block_of(v, draft), <char*>cnp.PyArray_DATA(stored), nbytes)
-    try:
-        PyArray_CopyInto(view_of(dtype, &dense, True, block_of(v, draft), NPY_ARRAY_WRITEABLE,
-                                 None), stored)
-        look_for_signals(v, draft.life, "copying what has gaps")
-    except BaseException:
-        discard(v, draft)
-        raise
-    return 0
-
-
-cdef inline int put_array(View *v, Draft *draft, cnp.ndarray array) except -1:
-    cdef:
-        Shape shape
-        int axis
-        size_t nbytes = <size_t>cnp.PyArray_NBYTES(array)
-    shape.ndim = cnp.PyArray_NDIM(array)
-    for axis in range(shape.ndim):
-        shape.dims[axis] = cnp.PyArray_DIM(array, axis)
-    if not cnp.PyArray_IS_C_CONTIGUOUS(array):
-        return put_strided(v, draft, array, &shape)
-    start_array(v, draft, array.dtype, &shape, c'C', None, nbytes)
-    return copy_in(v, draft, block_of(v, draft), <char*>cnp.PyArray_DATA(array), nbytes)
+        Slot *old = &v.slots[source]
+        uint64_t meta = meta_nbytes(v, source)
+        const char *octets = <const char*>meta_at(v, source).octets
+        Draft draft
+    prepare(v, &draft)
+    draft.slot = target
+    draft.owned = old.owned_by != 0
+    draft.evictable = old.last_use & EVICTABLE != 0
+    start_slot(v, &draft, old.nbytes)
+    assign(v.slots[target].created, old.created)
+    memcpy(block_of(v, &draft), v.base + old.offset, old.nbytes)
+    if old.flags & FLAG_META:
+        if meta_room(meta):
+            octets = v.base + old.offset + old.nbytes
+        write_meta(v, target, octets, meta, 0)

@@ -172,6 +172,6 @@ cdef inline int64_t next_victim(View *v, uint64_t *word, uint64_t *steps) noexce
         if word_state(word[0]) == SEALED \
                 and word_generation(word[0]) << 28 == entry << 28 \
                 and load_relaxed_u32(&v.slots[i].last_use) & EVICTABLE \
-                and is_unused(v, queue, i, word[0]):    # relaxed: an offer's CAS of the word decides
+                and is_unused(v, queue, i, word[0]):    # relaxed: an offer's CAS decides
             return <int64_t>i
     return -1

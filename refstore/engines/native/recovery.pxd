@@ -8,16 +8,18 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    assign, fetch_add_relaxed, fetch_and_seq_cst, load_acquire, load_relaxed, load_relaxed_u32,
-    load_seq_cst, store_relaxed, store_release, store_seq_cst_u32,
+    assign, cas_acq_rel, fetch_add_relaxed, fetch_and_seq_cst, load_acquire, load_relaxed,
+    load_relaxed_u32, load_seq_cst, load_seq_cst_u32, store_relaxed, store_release,
+    store_seq_cst_u32,
 )
 from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_EXISTS, ERR_HELD, ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, kind_of_error,
     left_behind,
 )
 from refstore.engines.native.layout cimport (
-    CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FREE, HELD, KEPT, MAX_ROWS, NAME_LOCKS, OFFERED,
-    PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    CLAIMED, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FLAG_HARD_CLAIM, FREE, HELD, KEPT,
+    MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE,
+    ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.system cimport (
@@ -29,12 +31,13 @@ from refstore.engines.native.view cimport (
 )
 from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
+from refstore.engines.native.waiting cimport announce, announce_room
 from refstore.engines.native.slots cimport (
     condemn, end_publishing, free_slot, reap_condemned, REAPED, restore_hint, restore_run_hints,
     unclaim, withdraw, word_generation, word_row, word_state,
 )
 from refstore.engines.native.rebuild cimport rebuild
-from refstore.engines.native.names cimport find_cell, make_cell
+from refstore.engines.native.names cimport find_cell, make_cell, unindex
 from refstore.engines.native.owners cimport delete_owned, is_sealed
 from refstore.engines.native.process_table cimport (
     ensure_first_pins_committed, join_row, mark_live, use_row,
@@ -58,6 +61,16 @@ cdef inline void condemn_dead(View *v, uint64_t i, uint64_t word) noexcept nogil
     # and pins it.
     end_publishing(v, i, word, CONDEMNED)
     v.recovered.unfinished += 1
+    v.recovered.nbytes += reap_counted(v, i)
+
+
+cdef inline void end_dead_claim(View *v, uint64_t i, uint64_t word) noexcept nogil:
+    # A Writer's has a block.
+    cdef uint64_t hashed = v.slots[i].name_hash
+    cdef bint is_hard = v.slots[i].flags & FLAG_HARD_CLAIM != 0
+    end_publishing(v, i, word, CONDEMNED)
+    unindex(v, i, word_generation(word), hashed)
+    v.recovered.unfinished += is_hard
     v.recovered.nbytes += reap_counted(v, i)
 
 
@@ -109,6 +122,8 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
                 free_slot(v, i)
             elif state == HELD:
                 unclaim(v, i)
+            elif state == CLAIMED:
+                end_dead_claim(v, i, word)
             elif state == PUBLISHING:
                 finish_dead_publish(v, i, word)
                 if owned:
@@ -119,10 +134,18 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
 
 
 cdef inline void release_locks(View *v, uint64_t dead) noexcept nogil:
+    # Whoever may sleep is told, at any name: what the dead one has changed without a word, it need
+    # not have locked, and who recovered it before us may have died just so.
     cdef uint64_t k
+    cdef NameLock *stripe
+    cdef bint is_locked, is_watched = load_seq_cst_u32(&v.header.any_until) != 0     # [wait]
     for k in range(<uint64_t>NAME_LOCKS):
-        if load_acquire(&name_lock_at(v, k).lock) == dead + 1:           # [lock]
-            unlock(&name_lock_at(v, k).lock)
+        stripe = name_lock_at(v, k)
+        is_locked = load_acquire(&stripe.lock) == dead + 1               # [lock]
+        if is_locked or is_watched or load_seq_cst_u32(&stripe.awake_until):     # [wait]
+            announce(v, stripe)
+        if is_locked:
+            unlock(&stripe.lock)
             v.recovered.locks += 1
 
 
@@ -146,6 +169,8 @@ cdef inline void recover_locked(View *v, uint64_t dead) noexcept nogil:
     v.recovered.pins += zero_pins(v, dead, 0)
     sweep(v, dead)
     release_locks(v, dead)
+    cas_acq_rel(&v.pool.turn, &owner, 0)                                 # [lock]
+    announce_room(v)
     free_row(v, dead)
     count(v, COUNT_RECOVERIES, 1)
 

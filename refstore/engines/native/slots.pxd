@@ -16,8 +16,9 @@ from refstore.engines.native.atomics cimport (
 )
 from refstore.engines.native.error_codes cimport ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, with_blocker
 from refstore.engines.native.layout cimport (
-    CLASSES, CONDEMNED, COUNT_RESCUES, FREE, GENERATION_LAST, KEPT, LIVE_STATES, LIVE_WORDS,
-    OFFERED, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    CLAIMED, CLASSES, CONDEMNED, COUNT_RESCUES, FREE, GENERATION_LAST, KEPT, LIVE_STATES,
+    LIVE_WORDS, OFFERED, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
+    WRITING,
 )
 from refstore.engines.native.view cimport (
     bits_at, class_bits_at, count, is_ready, pins_are_committed, pins_of, pins_ready_of, RECENT,
@@ -25,6 +26,7 @@ from refstore.engines.native.view cimport (
 )
 from refstore.engines.native.bitmap cimport hint_restore, hint_set
 from refstore.engines.native.memory cimport ensure_pins_committed
+from refstore.engines.native.waiting cimport announce_room
 
 cdef enum:
     REAPED = -1  # the result of a reap; 0: there was none; else row + 1 of who pins the block
@@ -61,6 +63,10 @@ cdef inline bint is_readable(uint64_t word, uint64_t generation) noexcept nogil:
         word_state(word) == SEALED or word_state(word) == PUBLISHING)
 
 
+cdef inline bint is_claim(uint64_t word) noexcept nogil:
+    return word_state(word) == CLAIMED
+
+
 # State transitions
 
 cdef inline bint claim(View *v, uint64_t i, uint64_t state) noexcept nogil:
@@ -77,6 +83,7 @@ cdef inline void give_hint(View *v, uint64_t i, uint64_t extent, uint64_t run, u
     # Tells allocators where slot `i`, just FREE, is to be found. The word is FREE before this is
     # called: an allocator that takes the hint first and then sees the slot in use drops the hint.
     cdef uint64_t before
+    v.is_full = False
     if extent:
         hint_set(bits_at(v, v.g.spare_bits), v.g.slot_words, i)
         v.recent[i % RECENT] = <uint32_t>(i + 1)
@@ -122,6 +129,7 @@ cdef inline void free_slot(View *v, uint64_t i) noexcept nogil:
     else:
         store_release(&slot.word, make_word(generation + 1, FREE, 0))    # [free]
     give_hint(v, i, extent, run, block, size_class)
+    announce_room(v)
 
 
 cdef inline bint reuse_slot(View *v, uint64_t i) noexcept nogil:
@@ -286,7 +294,8 @@ cdef inline int condemn(View *v, uint64_t i, uint64_t generation, bint name_is_o
 cdef inline bint withdraw(View *v, uint64_t i, uint64_t word) noexcept nogil:
     # OFFERED -> SEALED: by who offered the object, or recovers it. False if it was rescued, or
     # deleted.
-    return cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), SEALED, 0))  # [pin]
+    return cas_seq_cst(&v.slots[i].word, &word,
+                       make_word(word_generation(word), SEALED, 0))      # [pin]
 
 
 cdef inline uint64_t offer(View *v, uint64_t i, uint64_t word) noexcept nogil:

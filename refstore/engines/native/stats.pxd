@@ -121,6 +121,16 @@ cdef inline uint64_t count_processes(View *v) noexcept nogil:
     return n
 
 
+cdef inline uint64_t count_waiting(View *v) noexcept nogil:
+    # processes
+    cdef uint64_t n = 0
+    cdef int64_t row = next_live_row(v, 0)
+    while row >= 0:
+        n += row_at(v, <uint64_t>row).waiting != 0 and not row_is_dead(v, <uint64_t>row)
+        row = next_live_row(v, <uint64_t>row + 1)
+    return n
+
+
 cdef inline uint64_t count_all(View *v, int counter) noexcept nogil:
     cdef uint64_t n = load_relaxed(&v.header.totals[counter])  # relaxed: statistics
     cdef int64_t row = next_live_row(v, 0)

@@ -6,7 +6,7 @@
 # description, hence the lock, until the address space is gone, whatever the program does to its
 # descriptors.
 
-from libc.errno cimport EACCES, EAGAIN, EINTR, errno
+from libc.errno cimport EACCES, EAGAIN, EINTR, errno, ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from *:
@@ -61,6 +61,16 @@ cdef extern from *:
     static inline void refstore_futex_wake(void *word) {
         syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
     }
+    /* Linux 5.16. The numbers are those of its headers, which may be older here. */
+    struct refstore_watched { uint64_t expected, word; uint32_t flags, reserved; };
+    static inline int refstore_futex_waitv(const struct refstore_watched *words, unsigned n,
+                                           const struct timespec *deadline) {
+        return syscall(449, words, n, 0, deadline, CLOCK_MONOTONIC) >= 0 ? 0 : errno;
+    }
+    static inline int64_t refstore_link_count(int fd) {
+        struct stat st;
+        return fstat(fd, &st) == 0 ? (int64_t)st.st_nlink : -1;
+    }
     static inline int refstore_same_file(int fd, dev_t dev, ino_t ino) {
         struct stat st;
         return fstat(fd, &st) == 0 && st.st_dev == dev && st.st_ino == ino;
@@ -72,6 +82,8 @@ cdef extern from *:
     int open_file "refstore_open"(const char *path, int flags) noexcept nogil
     int high_descriptor "refstore_high_descriptor"(int fd) noexcept nogil
     bint same_file "refstore_same_file"(int fd, uint64_t dev, uint64_t ino) noexcept nogil
+    # how many names a file has; -1: not known
+    int64_t link_count "refstore_link_count"(int fd) noexcept nogil
     int F_OFD_SETLK
     int F_OFD_GETLK
     int F_WRLCK
@@ -102,17 +114,27 @@ cdef extern from *:
     cdef struct timespec:
         int64_t tv_sec
         int64_t tv_nsec
-    # 0 or the errno: EAGAIN if the word is another by then, ETIMEDOUT, EINTR
-    int futex_wait "refstore_futex_wait"(const void *word, uint32_t expected,
-                                         const timespec *deadline) noexcept nogil
+    int _futex_wait "refstore_futex_wait"(const void *word, uint32_t expected,
+                                          const timespec *deadline) noexcept nogil
     # all who sleep on it
     void futex_wake "refstore_futex_wake"(void *word) noexcept nogil
+    cdef struct Watched "refstore_watched":
+        uint64_t expected
+        uint64_t word           # its address
+        uint32_t flags          # WATCHED_32_BITS
+        uint32_t reserved
+    int _futex_waitv "refstore_futex_waitv"(const Watched *words, unsigned int n,
+                                            const timespec *deadline) noexcept nogil
     int CLOCK_MONOTONIC
     int CLOCK_MONOTONIC_COARSE
     int CLOCK_REALTIME_COARSE
     int clock_gettime(int clock, timespec *now) noexcept nogil
     int nanosleep(const timespec *asked, timespec *left) noexcept nogil
 
+
+cdef enum:
+    MAX_WATCHED = 128
+    WATCHED_32_BITS = 2         # and not private to a process
 
 cdef enum:
     LEAST_PIECE = 4096          # of memory that is asked for
@@ -193,3 +215,28 @@ cdef inline void sleep_us(int64_t microseconds) noexcept nogil:
     asked.tv_sec = 0
     asked.tv_nsec = microseconds * 1000
     nanosleep(&asked, NULL)
+
+
+cdef inline timespec as_timespec(uint64_t ns) noexcept nogil:
+    cdef timespec spec
+    spec.tv_sec = <int64_t>(ns // 1000000000)
+    spec.tv_nsec = <int64_t>(ns % 1000000000)
+    return spec
+
+
+cdef inline int futex_wait(const uint32_t *word, uint32_t expected, uint64_t until) noexcept nogil:
+    # `until`: as now_ns(). 0 or the errno: EAGAIN if the word is another by then, ETIMEDOUT, EINTR;
+    # another one if the kernel refuses.
+    cdef timespec deadline = as_timespec(until)
+    return _futex_wait(word, expected, &deadline)
+
+
+cdef inline int futex_waitv(const Watched *words, unsigned int n, uint64_t until) noexcept nogil:
+    # The same of any of up to MAX_WATCHED words.
+    cdef timespec deadline = as_timespec(until)
+    return _futex_waitv(words, n, &deadline)
+
+
+cdef inline bint is_answer(int got) noexcept nogil:
+    # of a kernel that has such a futex call, and lets this process use it
+    return got == 0 or got == EAGAIN or got == ETIMEDOUT or got == EINTR

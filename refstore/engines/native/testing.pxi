@@ -3,17 +3,18 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from refstore.engines.native.debug cimport (
-    arm_failpoint, count_passes, IS_DEBUG, set_busy_timeout, site_at, site_count,
+    arm_failpoint, count_passes, IS_DEBUG, set_busy_timeout, set_nap, site_at, site_count,
 )
 from refstore.engines.native.atomics cimport assign, load_relaxed, store_relaxed_u32, store_release
 from refstore.engines.native.error_codes cimport ERR_FULL
 from refstore.engines.native.layout cimport FREE
 from refstore.engines.native.view cimport View
 from refstore.engines.native.slots cimport make_word, pin, seal, unpin, word_generation, word_state
-from refstore.engines.native.names cimport remove
+from refstore.engines.native.publication cimport remove
+from refstore.engines.native.stats cimport count_waiting
 from refstore.engines.native.points cimport set_visitor
 from refstore.engines.native.errors cimport full
-from refstore.engines.native.put cimport allocate_slot
+from refstore.engines.native.room cimport allocate_slot
 
 import os
 import time
@@ -49,6 +50,16 @@ def _set_busy_timeout(long ms):
     set_busy_timeout(ms)
 
 
+def _set_nap(long ms):
+    """Debug builds: who waits for others sleeps up to so many ms at a time; -1: as usual."""
+    set_nap(ms)
+
+
+def _waiting(Engine engine not None):
+    """How many processes sleep until others have done something."""
+    return count_waiting(&engine.use().view)
+
+
 def _set_generation(Engine engine not None, uint64_t slot, uint64_t generation):
     """Debug builds: the generation of a FREE slot, to see what happens at the last one."""
     cdef View *v = &engine.use().view
@@ -81,7 +92,7 @@ def bench_put_delete(Engine engine not None, uint64_t nbytes, uint64_t n):
     cdef uint64_t _, i, generation
     began = time.perf_counter()
     for _ in range(n):
-        if allocate_slot(v, nbytes, &i) != 0:
+        if allocate_slot(v, nbytes, 0, NULL, &i) != 0:
             raise full(v, nbytes, ERR_FULL)
         assign(v.slots[i].nbytes, nbytes)
         assign(v.slots[i].name_hash, 0)

@@ -57,7 +57,11 @@ cdef struct View:
     bint evicts                 # what does not say otherwise may be evicted
     bint has_queues             # by s3fifo: gets count, where else they say when
     uint64_t random             # never 0
-    uint32_t recovered_at       # tick at which we last looked for dead processes before evicting
+    # what a put found full lately, in a store with a policy
+    bint is_full                # nothing has come free by us since
+    uint32_t full_at            # tick
+    uint64_t full_nbytes        # for so many bytes, and for more
+    int full_error
     uint64_t next_tick          # bytes that we shall have put when the clock of ages moves on
     uint32_t class_sizes[256]   # bytes of a block by size_class, 0 of those that are none
     uint32_t current[CLASSES]   # run + 1 that we cut from, or 0
@@ -72,6 +76,8 @@ cdef struct View:
     uint16_t maker              # + 1: our entry of `makers`, or 0: there was none
     uint64_t kept               # blocks that are KEPT in our row
     uint64_t forks_seen         # of those that took nothing for their children
+    uint64_t waits_for_room     # calls that ever did
+    uint64_t turn_of            # which of these has the turn among those of all processes, or 0
     bint dirty                  # something of ours can only come back as a dead process's does
     const char *damaged         # what the last ERR_DAMAGED found, with a place for a number
     uint64_t damaged_number
@@ -218,6 +224,10 @@ cdef inline bint is_ready(uint64_t *bits, uint64_t i) noexcept nogil:
 
 cdef inline bint labels_are_committed(View *v, uint64_t slot) noexcept nogil:
     return is_ready(bits_at(v, v.g.labels_ready), slot // SLOTS_PER_STEP)
+
+
+cdef inline bint metas_are_committed(View *v, uint64_t slot) noexcept nogil:
+    return is_ready(bits_at(v, v.g.metas_ready), slot // SLOTS_PER_STEP)
 
 
 cdef inline bint pins_are_committed(View *v, uint64_t slot) noexcept nogil:

@@ -12,19 +12,33 @@
 # in a word that came round, costs a nap and no more. Who wakes wakes all: one alone may wait for
 # another name of the stripe.
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from refstore.engines.native.debug cimport real_nap_ms
 from refstore.engines.native.atomics cimport (
     cas_seq_cst_u32, fetch_add_seq_cst_u32, load_seq_cst_u32,
 )
 from refstore.engines.native.layout cimport NameLock
-from refstore.engines.native.system cimport coarse_ms, futex_wait, futex_wake, now_ns
+from refstore.engines.native.system cimport (
+    coarse_ms, futex_wait, futex_wake, is_answer, now_ns, sleep_us,
+)
 from refstore.engines.native.view cimport View
+
+cdef extern from *:
+    const uint64_t FOREVER "UINT64_MAX"         # a deadline
 
 cdef enum:
     NAP_MS = 1000               # of one sleep
     LIVENESS_NAP_MS = 50        # where the death of another process matters
+    NO_FUTEX_NAP_US = 50000     # where the kernel has no futex for us
     TICK_MS = 16                # unit of deadlines in the file: 32 bits of it are two years
+
+
+cdef struct Nap:
+    # a sleep to come, on one word
+    const uint32_t *word
+    uint32_t seen
+    uint64_t end                # ns of CLOCK_MONOTONIC until which the others know of it
 
 
 cdef inline uint32_t sleep_tick() noexcept nogil:
@@ -34,16 +48,19 @@ cdef inline uint32_t sleep_tick() noexcept nogil:
 
 cdef inline bint is_ahead(uint32_t until, uint32_t tick) noexcept nogil:
     # ticks come round
-    return <uint32_t>(until - tick) < 0x80000000
+    return <uint32_t>(until - tick) >> 31 == 0
 
 
-cdef inline void register_sleeper(uint32_t *until, uint64_t nap_ms) noexcept nogil:
-    # From here on who changes the word wakes us, for this nap. Two ticks more: the clock is coarse.
+cdef inline uint64_t register_sleeper(uint32_t *until, uint64_t usual_nap_ms) noexcept nogil:
+    # From here on whoever changes the word wakes us, for so long. Two ticks more: the clock is
+    # coarse. Returns when that ends, by now_ns().
+    cdef uint64_t nap_ms = real_nap_ms(usual_nap_ms), end = now_ns() + nap_ms * 1000000
     cdef uint32_t wanted = sleep_tick() + <uint32_t>(nap_ms // TICK_MS) + 2
     cdef uint32_t seen = load_seq_cst_u32(until)                         # [wait]
     while (seen == 0 or not is_ahead(seen, wanted)) \
             and not cas_seq_cst_u32(until, &seen, wanted if wanted else 1):      # [wait]
         pass
+    return end
 
 
 cdef inline void wake_sleepers(uint32_t *word, uint32_t *until) noexcept nogil:
@@ -79,14 +96,20 @@ cdef inline void announce_room(View *v) noexcept nogil:
         wake_sleepers(&v.pool.room, &v.pool.room_until)
 
 
-cdef inline int sleep_on(const uint32_t *word, uint32_t seen, uint64_t nap_ms,
-                         uint64_t deadline_ns) noexcept nogil:
-    # Until the word is no longer `seen`, at most for a nap, and no longer than the deadline (0:
-    # none). Without the GIL, and with nothing in hand. As futex_wait().
-    cdef timespec until
-    cdef uint64_t at = now_ns() + nap_ms * 1000000
-    if deadline_ns and deadline_ns < at:
-        at = deadline_ns
-    until.tv_sec = <long long>(at // 1000000000)
-    until.tv_nsec = <long long>(at % 1000000000)
-    return futex_wait(word, seen, &until)
+cdef inline void begin_nap(Nap *nap, uint32_t *word, uint32_t *until,
+                           uint64_t nap_ms) noexcept nogil:
+    # Before the look: whoever changes after this what is looked for ends the sleep that follows.
+    nap.end = register_sleeper(until, nap_ms)
+    nap.word = word
+    nap.seen = load_seq_cst_u32(word)                                    # [wait]
+
+
+cdef inline void take_nap(const Nap *nap, uint64_t deadline) noexcept nogil:
+    # Without the GIL, and with nothing in hand. Who was stopped since begin_nap() does not sleep
+    # longer than others know of.
+    cdef uint64_t end = min(nap.end, deadline), now
+    if is_answer(futex_wait(nap.word, nap.seen, end)):
+        return
+    now = now_ns()
+    if now < end:
+        sleep_us(<int64_t>min((end - now) // 1000 + 1, <uint64_t>NO_FUTEX_NAP_US))

@@ -2,22 +2,43 @@
 
 cimport cython
 cimport numpy as cnp
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 
+from refstore.engines.native.atomics cimport load_relaxed
 from refstore.engines.native.error_codes cimport ERR_NO_MEMORY
-from refstore.engines.native.view cimport pins_are_committed
+from refstore.engines.native.layout cimport PAGE, SMALL_LIMIT
+from refstore.engines.native.view cimport pins_are_committed, View
 from refstore.engines.native.memory cimport ensure_pins_committed
-from refstore.engines.native.slots cimport abandon, free_slot, pin_own
+from refstore.engines.native.metas cimport meta_nbytes, meta_room, set_nbytes
+from refstore.engines.native.slots cimport pin_own, word_generation
+from refstore.engines.native.blocks cimport cut_extent
 from refstore.engines.native.names cimport Name
+from refstore.engines.native.claims cimport give_up, give_up_to_views
 from refstore.engines.native.fork cimport keep_pin, OpenWriter
-from refstore.engines.native.points cimport look_for_signals
+from refstore.engines.native.points cimport look_for_signals, python_ran
 from refstore.engines.native.errors cimport full
+from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.arrays cimport NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS
-from refstore.engines.native.put cimport publish_object
+from refstore.engines.native.put cimport (
+    Draft, move_object, PIECE, prepare, publish_object, RELEASES_GIL,
+)
 
+import operator
 import weakref
 from refstore import _buffers, _messages
 from refstore._errors import ObjectExistsError
+
+cdef int get_octets(object data, Py_buffer *view) except -1:
+    # The plain bytes of what has them in one piece; numpy says by a ValueError that it has not.
+    if isinstance(data, np.ndarray) and data.dtype.hasobject:
+        raise _messages.not_contiguous()
+    try:
+        PyObject_GetBuffer(data, view, PyBUF_SIMPLE)
+    except (BufferError, ValueError) as error:
+        raise _messages.not_contiguous() from error
+    return 0
 
 
 @cython.final
@@ -25,6 +46,9 @@ from refstore._errors import ObjectExistsError
 cdef class Writer(Block):
     cdef bint is_sealed
     cdef bint replaces
+    cdef bint may_shrink
+    cdef bint is_short          # shorter than it was made
+    cdef bint claims            # the name is ours till the end
     cdef object name
     cdef Name parsed            # of `name`, which keeps its bytes
     cdef Attachment home        # stays when the block is given back
@@ -52,13 +76,17 @@ cdef class Writer(Block):
     cdef void abort_object(self) noexcept:
         if not self.is_closed and self.is_ours():
             see_forks(self.att)
-            if self.exports == 0 and not self.is_kept and not self.open.is_shared:
-                free_slot(&self.att.view, self.slot)
+            if not self.is_seen():
+                give_up(&self.att.view, self.slot)
             elif self.pin_views():          # nothing may be put where they point
-                abandon(&self.att.view, self.slot)
+                give_up_to_views(&self.att.view, self.slot)
             else:  # not even memory for a pin: the block stays ours until somebody recovers our row
                 self.att.view.dirty = True
         self.close_views()
+
+    cdef bint is_seen(self) noexcept:
+        # whether anybody may look at the block, and write to it
+        return self.exports != 0 or self.is_kept or self.open.is_shared
 
     cdef void enlist(self) noexcept:
         global first_writer
@@ -117,23 +145,27 @@ cdef class Writer(Block):
     def seal(self):
         self.require_ours()
         cdef Attachment att = self.att
-        cdef uint64_t life = att.view.life
-        look_for_signals(&att.view, life, "before the seal")
+        cdef Draft draft
+        prepare(&att.view, &draft)
+        draft.slot = self.slot
+        draft.claim = self.slot + 1 if self.claims else 0
+        look_for_signals(&att.view, draft.life, "before the seal")
         self.require_ours()          # still
         see_forks(att)
-        if (self.exports or self.is_kept or self.open.is_shared) and not self.pinned \
-                and not self.pin_views():
+        self.shrink(True)
+        if self.is_seen() and not self.pinned and not self.pin_views():
             raise full(&self.att.view, <uint64_t>self.nbytes, ERR_NO_MEMORY)
         ref = make_ref(self.tag, self.slot, self.generation)
         self.is_closed = True
         self.is_writable = False        # nor may the flags of its arrays be set again
         self.exports += 1               # stays whole, whatever others let go of while this waits
         try:
-            publish_object(&self.att.view, life, self.slot, self.name, &self.parsed,
-                           self.replaces)
+            publish_object(&self.att.view, &draft, self.name, &self.parsed, self.replaces)
             self.is_sealed = True
             self.home.delete_unless_open()
-        except ObjectExistsError:
+        except ObjectExistsError as error:
+            if error.pid is not None:           # it is claimed
+                raise
             raise _messages.taken_meanwhile(att.path, self.name) from None
         finally:
             self.exports -= 1
@@ -142,6 +174,80 @@ cdef class Writer(Block):
         if array is not None:
             PyArray_CLEARFLAGS(<cnp.ndarray>array, NPY_ARRAY_WRITEABLE)
         return ref
+
+    def write_at(self, offset, data):
+        self.require_ours()
+        cdef:
+            Attachment att = self.att
+            uint64_t life = att.view.life
+            Py_ssize_t start, done = 0
+            Py_buffer view
+        start = operator.index(offset)
+        get_octets(data, &view)
+        try:
+            python_ran(&att.view, life, "asking for bytes to write")
+            self.require_ours()          # still
+            if start < 0 or start > self.nbytes - view.len:
+                raise _messages.no_place_to_write(start, view.len, self.nbytes)
+            self.exports += 1           # whoever ends the Writer meanwhile leaves us the block
+            try:
+                while done < view.len:
+                    done += self.write_piece(start + done, <char*>view.buf + done, view.len - done)
+                    if view.len >= RELEASES_GIL:
+                        look_for_signals(&att.view, life, "writing to a block")
+                        self.require_ours()
+            finally:
+                self.give_back_export()
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef Py_ssize_t write_piece(self, Py_ssize_t start, const char *octets, Py_ssize_t n) noexcept:
+        cdef char *target = self.data + start
+        cdef size_t piece = min(<size_t>n, <size_t>PIECE)
+        if piece < RELEASES_GIL:
+            memcpy(target, octets, piece)
+        else:
+            with nogil:
+                memcpy(target, octets, piece)
+        return <Py_ssize_t>piece
+
+    def truncate(self, nbytes):
+        self.require_ours()
+        cdef object size = operator.index(nbytes)
+        cdef uint64_t since = 0
+        cdef int got
+        self.require_ours()              # still
+        if not self.may_shrink:
+            raise _messages.no_truncation()
+        if not 0 <= size <= self.nbytes:
+            raise _messages.not_shorter(size, self.nbytes)
+        see_forks(self.att)
+        self.nbytes = size
+        self.is_short = True
+        self.array_ref = None
+        got = self.shrink(False)
+        # what does not come back now does so at the seal, or with the object
+        while got != 0 and may_retry(&self.att.view, &got, &since):
+            self.require_ours()
+            got = self.shrink(False)
+
+    cdef int shrink(self, bint ends) noexcept:
+        # The slot becomes as short as we are, with less room, unless somebody sees what would be
+        # given back. 0, or an error of the space lock. `ends`: whoever still sees it is to blame.
+        cdef View *v = &self.att.view
+        cdef uint64_t i = self.slot, needed
+        if not self.is_short or self.is_seen() and not ends:
+            return 0
+        set_nbytes(v, i, <uint64_t>self.nbytes)
+        if self.is_seen():
+            return 0
+        needed = <uint64_t>self.nbytes + meta_room(meta_nbytes(v, i))
+        if needed <= SMALL_LIMIT and move_object(v, &i, needed):
+            self.slot = self.open.slot = i
+            self.generation = word_generation(load_relaxed(&v.slots[i].word))   # relaxed: ours
+            self.data = v.base + v.slots[i].offset
+            return 0
+        return cut_extent(v, i, max((needed + PAGE - 1) // PAGE, <uint64_t>1))
 
     def abort(self):
         if not self.is_closed:

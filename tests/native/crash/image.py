@@ -37,7 +37,7 @@ class Image(NamedTuple):
     def mark(self) -> bytes:
         """The same for files that differ in nothing but pids and times."""
         header = layout.structs()["Header"].from_buffer_copy(self.pieces[0][1])
-        volatile = _volatile(header.capacity, header.max_objects)  # type: ignore[attr-defined]
+        volatile = _volatile(header.capacity, header.max_objects)
         found = hashlib.blake2b(digest_size=16)
         for at, data in self.pieces:
             found.update(at.to_bytes(8, "little"))

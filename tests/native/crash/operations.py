@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Operation(NamedTuple):
     run: Callable[[refstore.Store], None] | Callable[[str], refstore.Store]
     outcomes: Outcomes
     attaches: bool = False
+    is_timed: bool = False  # the clock says how often it passes a point, if at all
 
 
 def attach(path: str) -> refstore.Store:
@@ -184,6 +185,32 @@ def write_and_abort(store: refstore.Store) -> None:
     store.create(100).abort()
 
 
+def write_and_truncate(store: refstore.Store) -> None:
+    """To a smaller block, to fewer pages, and to both beside bytes of the user's own."""
+    for size, meta in ((10, b""), (40_000, b""), (10, b"m" * 100), (40_000, b"m" * 300)):
+        with store.create(100_000, meta=meta) as writer:
+            writer.write_at(0, SMALL)
+            writer.truncate(size)
+    with store.create(100_000, name="fresh", meta=b"m" * 300) as writer:
+        view = memoryview(writer)
+        view[:] = bytes(100_000)
+        writer.truncate(50_000)
+        view.release()
+
+
+def write_by_header(store: refstore.Store) -> None:
+    with (
+        store.get("small") as buf,
+        store.create(buf.nbytes, header=buf.header, name="fresh") as writer,
+    ):
+        writer.write_at(0, buf)
+
+
+def put_meta(store: refstore.Store) -> None:
+    store.put(SMALL, meta=b"m" * 100)
+    store.put(NEW, name="fresh", meta=b"m" * 5000)
+
+
 def write_and_keep_a_view(store: refstore.Store) -> None:
     with store.create(shape=100) as writer:
         array = writer.array
@@ -254,6 +281,43 @@ def trim(store: refstore.Store) -> None:
     store.trim()
 
 
+def wait_in_vain(store: refstore.Store) -> None:
+    """On one name, on several, on more than a kernel sleeps on at once."""
+    many = [f"nothing {k}" for k in range(500)]
+    for names in ([], ["large", "nothing"], many):
+        with contextlib.suppress(refstore.GetTimeoutError):
+            if names:
+                store.wait_any(names, count=len(names), timeout=0.001)
+            else:
+                store.wait("nothing", timeout=0.001)
+
+
+def wait_for_what_comes(store: refstore.Store) -> None:
+    with contextlib.suppress(refstore.GetTimeoutError):
+        known = store.ref("old") if "old" in store else None
+        store.wait("old", newer_than=known, timeout=0.001)
+    store.wait_any(["old", "fresh"], timeout=0.001)
+
+
+def wait_for_room(store: refstore.Store) -> None:
+    """In vain; then something comes free."""
+    for _ in range(2):
+        with contextlib.suppress(refstore.StoreFullError):
+            store.put(bytes(CAPACITY), timeout=0.001)
+        with contextlib.suppress(refstore.ObjectNotFoundError):
+            store.delete("small")
+
+
+def replace_what_is_waited_for(store: refstore.Store) -> None:
+    """Somebody has said that he may sleep on each of the words."""
+    engine: Any = store
+    for names in (["old", "small"], [f"nothing {k}" for k in range(500)]):
+        engine._watch().seen(names)
+    store.put(NEW, name="old", replace=True)
+    with contextlib.suppress(refstore.ObjectNotFoundError):
+        store.delete("small")
+
+
 def fork(store: refstore.Store) -> None:
     with store.get("large"), store.create(100) as writer:
         view = memoryview(writer)
@@ -301,6 +365,9 @@ OPERATIONS = [
     Operation("disown", disown, {"owned": {OWNED}}),
     Operation("write_and_seal", write_and_seal, {"fresh": {None, bytes(50000)}}),
     Operation("write_and_abort", write_and_abort, {}),
+    Operation("write_and_truncate", write_and_truncate, {"fresh": {None, bytes(50000)}}),
+    Operation("write_by_header", write_by_header, {"fresh": {None, SMALL}}),
+    Operation("put_meta", put_meta, {"fresh": {None, NEW}}),
     Operation("write_and_keep_a_view", write_and_keep_a_view, {}),
     Operation("fill_up", fill_up, _gone(*NAMED)),
     Operation("grow", grow, {}),
@@ -308,6 +375,15 @@ OPERATIONS = [
     Operation("run_out_of_slots", run_out_of_slots, {}),
     Operation("last_generation", last_generation, {}),
     Operation("trim", trim, {}),
+    Operation("wait_in_vain", wait_in_vain, {}, is_timed=True),
+    Operation("wait_for_what_comes", wait_for_what_comes, {}, is_timed=True),
+    Operation("wait_for_room", wait_for_room, _gone("small"), is_timed=True),
+    Operation(
+        "replace_what_is_waited_for",
+        replace_what_is_waited_for,
+        {"old": {OLD, NEW}, **_gone("small")},
+        is_timed=True,
+    ),
     Operation("fork", fork, {}),
 ]
 BY_NAME = {operation.name: operation for operation in OPERATIONS}

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import refstore
 from refstore import _core
+from tests.fuzz import layout
 from tests.native.crash import image
 from tests.native.crash.failpoints import failpoint
 from tests.native.crash.operations import CAPACITY, LARGE, NAMED, NEW, OWNED, SMALL
@@ -258,6 +259,36 @@ def mid_free(path: str) -> Scenario:
     return builder.done("mid_free_die", Others.DIE)
 
 
+def mid_wait(path: str) -> Scenario:
+    """Another process waits for room, and has the turn."""
+    builder = Builder(path)
+    builder.populate()
+    builder.another(
+        dies_at(
+            "take_turn", "cas_acq_rel(&v.pool.turn", lambda s: s.put(bytes(CAPACITY), timeout=None)
+        )
+    )
+    return builder.done("mid_wait_die", Others.DIE)
+
+
+def slept_before(path: str) -> Scenario:
+    """Others have slept on every word, long ago: nobody has taken their deadlines away."""
+    builder = Builder(path)
+    builder.populate()
+    scenario = builder.done("slept_before")
+    image.put_back(path, scenario.image)
+    with open(path, "r+b") as file:
+        for table in layout.native(CAPACITY, 2000).tables:
+            for field in table.fields:
+                if field.name.endswith("_until"):
+                    for entry in range(table.entries):
+                        file.seek(table.at + entry * table.stride + field.at)
+                        file.write(b"\1")
+    taken = image.take(path)
+    os.unlink(path)
+    return scenario._replace(image=taken)
+
+
 def owner(path: str, others: Others) -> Scenario:
     """Another process owns objects, one of which somebody made, and one that it has deleted."""
     builder = Builder(path)
@@ -317,6 +348,8 @@ def all_scenarios(path: str) -> Iterator[Scenario]:
     for make in (made, empty, populated, full, full_of_slots, fragmented, pinned):
         yield make(path)
     yield mid_free(path)
+    yield mid_wait(path)
+    yield slept_before(path)
     yield rebooted(path)
     yield condemned(path, Others.IDLE)
     for others in (Others.STOPPED, Others.DIE):

@@ -48,6 +48,13 @@ def create(store: refstore.Store) -> refstore.ObjectRef:
     return writer.ref
 
 
+def write_at(store: refstore.Store) -> refstore.ObjectRef:
+    with store.create(200_000, name="n", replace=True) as writer:
+        writer.write_at(0, helpers.pattern(6, 100_000))
+        writer.truncate(90_000)
+    return writer.ref
+
+
 def put_into_garbage(store: refstore.Store) -> refstore.ObjectRef:
     return store.put(helpers.pattern(3, 500_000))
 
@@ -60,6 +67,22 @@ def make_garbage(store: refstore.Store) -> None:
     store.delete(buffers[0].ref)
 
 
+def waits_in_vain(call: Callable[[refstore.Store], object]) -> Work:
+    def wait(store: refstore.Store) -> refstore.ObjectRef:
+        path = store.path
+        expected = refstore.GetTimeoutError, refstore.StoreFullError
+        _core._set_nap(10_000)  # one, for all of its time
+        try:
+            with contextlib.suppress(*expected, ValueError):  # closed meanwhile
+                call(store)
+        finally:
+            _core._set_nap(-1)
+        again = refstore.Store(path, create=False) if store.closed else store
+        return again.put(helpers.pattern(6, 100), name="n", replace=True)
+
+    return wait
+
+
 OPERATIONS: dict[str, Work] = {
     "bytes": lambda store: store.put(helpers.pattern(4, 100_000), name="n", replace=True),
     "view": put_view,
@@ -68,7 +91,11 @@ OPERATIONS: dict[str, Work] = {
     "array of records": lambda store: store.put(np.ones(3000, DTYPE)),
     "object": put_object,
     "create and seal": create,
+    "write at and truncate": write_at,
     "put into garbage": put_into_garbage,
+    "wait": waits_in_vain(lambda store: store.wait("nothing", timeout=0.1)),
+    "wait for room": waits_in_vain(lambda store: store.put(bytes(CAPACITY), timeout=0.1)),
+    "wait for many": waits_in_vain(lambda store: store.wait_any(["a", "b"], timeout=0.1)),
 }
 
 

@@ -77,6 +77,26 @@ JOBS = [
     right("publish", "K=2 CR=1 NO_REMOVE", quick=True),
     right("publish", "K=2 CR=2"),
     right("publish", "K=2 CR=2 NO_REMOVE"),
+    right("wait", "PUBS=2", quick=True),
+    right("wait", "PUBS=2 T=3"),
+    right("wait", "PUBS=2 ONE T=3"),
+    right("wait", "PUBS=2 CR=1 PASSER", quick=True),
+    right("wait", "PUBS=2 CR=2 PASSER"),
+    right("wait", "PUBS=1 CR=2 T=2"),
+    right("claims", "CR=0", quick=True),
+    right("claims", "CR=1 NAP", quick=True),
+    right("claims", "CR=2 NAP"),
+    right("claims", "CR=2 PASSER"),
+    right("claims", "CR=2 NAP K=2"),
+    right("claims", "CR=1 NAP W0=MAKE W1=PUT+REMOVE+MAKE K=2"),
+    right("claims", "CR=1 NAP W0=HARD W1=REPLACE+REMOVE+MAKE K=2"),
+    right("claims", "CR=1 NAP W0=RENEW W1=PUT+MAKE K=2"),
+    right("claims", "CR=1 NAP W0=MAKE W1=HARD+OTHER K=2"),
+    right("claims", "CR=0 N=3"),
+    right("claims", "CR=0 N=3 W1=PUT W2=HARD"),
+    right("claims", "CR=2 N=3 W1=RECOVER PASSER GONE"),
+    right("claims", f"{FORK} CR=0"),
+    right("claims", f"{FORK} CR=1 PASSER"),
     right("lock", "N=2 K=2 CR=2", quick=True),
     right("lock", "N=3 K=1 CR=1"),
     *wrong(
@@ -101,6 +121,24 @@ JOBS = [
         " RELEASE_FIRST UNINDEX_FIRST CONDEMN_PUBLISHING",
     ),
     *wrong("publish", "K=2 CR=1 NO_REMOVE", "SEAL_GAP* CONDEMN_FIRST CONDEMN_DEAD"),
+    *wrong("wait", "PUBS=2", "ANNOUNCE_FIRST READ_LATE* WAKE_ONE WRAP*"),
+    *wrong("wait", "PUBS=2 T=3", "DEADLINE_STORE RELATIVE CLEAR_BLIND"),
+    *wrong("wait", "PUBS=2 ONE", "LOOK_FIRST* REGISTER_LATE"),
+    *wrong("wait", "PUBS=2 CR=1 PASSER", "RECOVER_SILENT"),
+    *wrong("wait", "PUBS=1 CR=1 T=2", "NO_NAP"),
+    *wrong(
+        "claims",
+        "CR=0",
+        "NO_SECOND_LOOK* CLAIM_UNLOCKED CLAIM_FIRST* RAISE_SILENT* READ_LATE",
+    ),
+    *wrong("claims", "CR=1 NAP", "LOOKS_AT_NAME_ONLY LOOKS_AT_DEAD_ONLY* KEEP_CLAIM"),
+    *wrong("claims", "CR=1 PASSER", "RECOVER_SILENT"),
+    *wrong("claims", "CR=2 N=3 W1=RECOVER PASSER GONE", "ANNOUNCE_OWN"),
+    *wrong("claims", "CR=0 W0=HARD W1=PUT", "OVER_HARD*"),
+    *wrong("claims", "CR=0 W0=RENEW W1=PUT+MAKE K=2", "CLAIM_BEFORE_OBJECT"),
+    *wrong("claims", "CR=0 W0=MAKE W1=PUT+REMOVE+MAKE K=3", "OVER_TAKES_CELL"),
+    *wrong("claims", "CR=0 W0=MAKE W1=MAKE+OTHER K=2", "CLAIM_NOT_LIVE*"),
+    *wrong("claims", f"{FORK} CR=0", "CHILD_LETS_GO CHILD_PUBLISHES*"),
     *wrong(
         "lock",
         "N=3 K=1 CR=2",
@@ -122,7 +160,7 @@ def outcome_of(output: str) -> str:
 
 def run(job: Job) -> Result:
     defines = [f"-D{define}" for define in f"{job.defines} {job.mutation}".split()]
-    level = "-O0" if job.quick else "-O1" if job.mutation else "-O2"  # as long as the run is worth
+    level = "-O0" if job.quick or job.mutation else "-O1"  # what is short is not worth more
     began = time.monotonic()
     output = ""
     with tempfile.TemporaryDirectory(prefix="model-") as folder:
@@ -167,13 +205,13 @@ def main() -> int:
             return 2
     jobs = chosen(options.quick, options.part)
     bad = 0
-    print(f"{'model':9} {'configuration':24} {'broken':20} {'states':>11} {'seconds':>8}  result")
+    print(f"{'model':9} {'configuration':46} {'broken':20} {'states':>11} {'seconds':>8}  result")
     with ThreadPoolExecutor(options.jobs) as pool:
         for result in pool.map(run, jobs):
             job = result.job
             bad += not result.as_expected
             print(
-                f"{job.model:9} {job.defines:24} {job.mutation:20} {result.states:11,.0f}"
+                f"{job.model:9} {job.defines:46} {job.mutation:20} {result.states:11,.0f}"
                 f" {result.seconds:8.1f}  {result.outcome}"
                 + ("" if result.as_expected else "  <-- NOT AS EXPECTED"),
                 flush=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tests.native.mutants.mutation import Mutation
 from tests.native.mutants.of_owners import OF_OWNERS
+from tests.native.mutants.of_waiting import OF_WAITING
 
 __all__ = ["MUTATIONS", "Mutation"]
 
@@ -311,7 +312,7 @@ MUTATIONS = [
         "named_before_filled",
         "H35: a creator's death leaves half a store",
         "opening.pxd",
-        "        fill_file(fd, path, capacity, max_objects, temporary, evict)\n        if getpid() != creator:\n            raise not_the_same()\n        failed = link_unnamed(fd, os.fsencode(path))\n",
+        "        fill_file(fd, path, capacity, max_objects, temporary, evict)\n        if getpid() != creator:\n            raise not_the_same(path)\n        failed = link_unnamed(fd, os.fsencode(path))\n",
         "        failed = link_unnamed(fd, os.fsencode(path))\n        fill_file(fd, path, capacity, max_objects, temporary, evict)\n",
     ),
     Mutation(
@@ -418,4 +419,5 @@ MUTATIONS = [
         ("tests.fuzz.hints", "--only=].slots"),
     ),
     *OF_OWNERS,
+    *OF_WAITING,
 ]

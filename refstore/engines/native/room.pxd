@@ -1,0 +1,270 @@
+# Room for an object: a slot, and a block if it has bytes. Where there is none, what dead processes
+# held is freed first, and what garbage of this process pins. Then a call that may wait does so
+# until others free some; it holds nothing meanwhile.
+#
+# Who waits looks again when something comes free, and every so often, since a death frees, too. One
+# of all who wait has the turn, and the others let it try alone for a while: so what is large comes
+# in behind many that are small, and what is small is not held up for ever by what is too large.
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from refstore.engines.native.atomics cimport cas_acq_rel, load_acquire, load_seq_cst_u32
+from refstore.engines.native.error_codes cimport (
+    blocked_by, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_NO_MEMORY,
+    ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, kind_of_error,
+)
+from refstore.engines.native.layout cimport CONDEMNED, FREE, MAX_ROWS, PAGE, RETIRED, SEALED
+from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
+from refstore.engines.native.system cimport link_count, now_ns
+from refstore.engines.native.view cimport file_of, pins_are_committed, slots_used, top_of, View
+from refstore.engines.native.memory cimport commit_data, note_refusal, step_end, wants_huge_pages
+from refstore.engines.native.waiting cimport announce_room, begin_nap, LIVENESS_NAP_MS, Nap
+from refstore.engines.native.slots cimport pins_condemned, unclaim, word_row, word_state
+from refstore.engines.native.runs cimport held_elsewhere
+from refstore.engines.native.recovery cimport recover_dead, row_is_dead, sweep
+from refstore.engines.native.eviction cimport Eviction, find_room, is_full, prepare_eviction
+from refstore.engines.native.stats cimport longest_gap, mark_pages
+from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
+from refstore.engines.native.contention cimport may_retry_until
+from refstore.engines.native.sleeping cimport is_attached_alone, sleep_through
+
+cdef enum:
+    ATTEMPTS = 8                # to find a slot that nobody has in hand
+    HOLD_BACK_MS = 1000         # for which others let the one whose turn it is try alone
+    THOROUGH_EVERY_MS = 1000
+
+cdef struct RoomWait:
+    uint64_t number             # of this wait among those of the process
+    uint64_t tried_at           # ns; of the last try, or the beginning
+    uint64_t thorough_at        # ns
+    uint32_t seen               # the futex word before the last try
+    bint has_tried
+
+
+cdef inline int commit_extent(View *v, uint64_t i) except? -128:
+    # Memory for the extent of a slot that is ours, without the GIL; without it, the slot is given
+    # back.
+    cdef:
+        uint64_t life = v.life
+        uint64_t page = extent_first(v.slots[i].extent)
+        uint64_t end = page + extent_pages(v.slots[i].extent)
+        uint64_t stop
+        int fd, got = 0
+        bint huge, refused
+    try:
+        while page < end and (got == 0 or got == ERR_SIGNALS):
+            stop = step_end(page, end)
+            huge = wants_huge_pages(v, page, stop)
+            refused = False
+            fd = file_of(v)
+            with nogil:
+                got = commit_data(v, fd, page, stop - page, huge, &refused)
+            if huge:
+                note_refusal(v, refused)
+            if got == 0:
+                page = stop
+            look_for_signals(v, life, "committing memory")
+    except BaseException:
+        if is_same_process(v, life):
+            unclaim(v, i)
+        raise
+    if got != 0:
+        unclaim(v, i)
+    return got
+
+
+cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bint is_thorough,
+                                uint64_t *slot) except? -128:
+    # When there is none: if it `is_thorough`, what dead processes held, then what garbage of this
+    # one still pins; then what may be evicted. In a store with a policy that comes first, since it
+    # is there to be full.
+    cdef uint64_t life = v.life
+    cdef int got, recovery = 0
+    cdef int attempt = 0 if is_thorough else ATTEMPTS
+    cdef uint64_t since = 0, held = 0, before
+    cdef Eviction eviction
+    prepare_eviction(v, &eviction)
+    while True:
+        got = find_room(v, nbytes, &eviction, slot)
+        if got == ERR_UNCOMMITTED:
+            got = commit_extent(v, slot[0])
+        if got == 0:
+            return 0
+        if may_retry_until(v, &got, &since, deadline):
+            continue
+        if kind_of_error(got) == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
+            return got
+        if attempt == 0:
+            recovery = recover_dead(v, True)
+            if may_retry_until(v, &recovery, &since, deadline):
+                continue
+            sweep(v, MAX_ROWS)      # of no dead row: hints that went missing
+        elif attempt == 1 and pins_condemned(v):
+            import gc
+            gc.collect()
+            python_ran(v, life, "collecting garbage")
+        elif not eviction.is_due:
+            eviction.is_due = True
+        elif kind_of_error(recovery) == ERR_BUSY:
+            return recovery         # room may come back from one that stands still
+        elif got == ERR_FULL_SLOTS and attempt < ATTEMPTS:
+            # Another process may hold slots in HELD, briefly or while it is stopped.
+            before = held
+            held = held_elsewhere(v)
+            if held == 0:
+                return got
+            if held == before:
+                got = blocked_by(ERR_DEAD if row_is_dead(v, word_row(held)) else ERR_HELD,
+                                 word_row(held))
+                if may_retry_until(v, &got, &since, deadline):
+                    continue
+                return got
+        else:
+            return got
+        attempt += 1
+
+
+# Waiting
+
+cdef inline bint is_turn_of_others(View *v, uint64_t number) noexcept nogil:
+    # `number`: of the call that asks, among those of this process
+    cdef uint64_t turn = load_acquire(&v.pool.turn)                      # [lock]
+    if turn == v.row + 1:
+        return v.turn_of != 0 and v.turn_of != number
+    return turn != 0 and not row_is_dead(v, turn - 1)
+
+
+cdef inline bint take_turn(View *v, const RoomWait *wait) noexcept nogil:
+    cdef uint64_t turn = load_acquire(&v.pool.turn)                      # [lock]
+    if turn == v.row + 1 and v.turn_of == wait.number:
+        return True
+    if is_turn_of_others(v, wait.number):
+        return False
+    if not cas_acq_rel(&v.pool.turn, &turn, v.row + 1):                  # [lock]
+        return False
+    v.turn_of = wait.number
+    return True
+
+
+cdef inline void end_turn(View *v, const RoomWait *wait) noexcept nogil:
+    cdef uint64_t turn = v.row + 1
+    if v.turn_of == wait.number:
+        v.turn_of = 0
+        cas_acq_rel(&v.pool.turn, &turn, 0)                              # [lock]
+        announce_room(v)
+
+
+cdef inline bint is_worth_a_try(View *v, const RoomWait *wait, uint32_t seen, uint64_t now,
+                                uint64_t deadline) noexcept nogil:
+    cdef uint64_t waited_ms = (now - wait.tried_at) // 1000000
+    if now >= deadline or waited_ms >= HOLD_BACK_MS:
+        return True
+    return take_turn(v, wait) and (not wait.has_tried or seen != wait.seen)
+
+
+cdef inline bint is_ours(View *v, uint64_t i) noexcept nogil:
+    # whether this process keeps others from freeing the slot
+    cdef uint64_t word = load_acquire(&v.slots[i].word)                  # [seal]
+    if word_state(word) == FREE or word_state(word) == RETIRED:
+        return False
+    return word_row(word) == v.row and word_state(word) not in (SEALED, CONDEMNED) \
+        or pins_are_committed(v, i) and load_seq_cst_u32(&v.pins[i]) != 0        # [pin]
+
+
+cdef inline bint could_fit(View *v, uint64_t nbytes, int error) noexcept nogil:
+    # if all went that is not ours
+    cdef:
+        uint64_t i, ours = 0, held = 0
+        uint64_t top = min(v.g.pages, top_of(v))
+        unsigned char *used = <unsigned char*>calloc(top + 1, 1)
+        bint fits
+    if used == NULL:
+        return True
+    for i in range(slots_used(v)):
+        if is_ours(v, i):
+            ours += 1
+            held += block_nbytes(&v.slots[i])
+            if v.slots[i].extent:
+                mark_pages(used, top, extent_first(v.slots[i].extent),
+                           extent_pages(v.slots[i].extent))
+    if kind_of_error(error) == ERR_FULL_SLOTS:
+        fits = ours < v.slot_limit
+    else:
+        fits = held + nbytes <= v.g.pages * PAGE \
+            and nbytes <= longest_gap(used, top, v.g.pages) * PAGE
+    free(used)
+    return fits
+
+
+cdef inline bint waits_in_vain(View *v, uint64_t nbytes, int error) except -1:
+    # Whether nobody but the calling thread could ever make the room.
+    if kind_of_error(error) == ERR_NO_MEMORY or not is_attached_alone(v):
+        return False
+    from refstore import _threads
+    return not _threads.has_others() \
+        and (link_count(file_of(v)) == 0 or not could_fit(v, nbytes, error))
+
+
+cdef inline int wait_for_room(View *v, uint64_t nbytes, uint64_t deadline, const bint *is_closed,
+                              uint64_t number, uint64_t *slot) except? -128:
+    # As try_to_allocate(), until there is room or the time is over.
+    cdef:
+        uint64_t life = v.life
+        uint64_t now = now_ns()
+        RoomWait wait
+        Nap nap
+        int got = ERR_FULL
+    memset(&wait, 0, sizeof(RoomWait))
+    wait.number = number
+    wait.tried_at = wait.thorough_at = now
+    try:
+        while True:
+            begin_nap(&nap, &v.pool.room, &v.pool.room_until, LIVENESS_NAP_MS)
+            if is_worth_a_try(v, &wait, nap.seen, now, deadline):
+                got = try_again(v, &wait, nbytes, deadline, slot)
+                if not is_full(got) or waits_in_vain(v, nbytes, got):
+                    return got
+                wait.seen = nap.seen
+            if now >= deadline:
+                return got
+            sleep_through(v, life, &nap, deadline)
+            look_for_signals(v, life, "waiting for room")
+            if is_closed != NULL and is_closed[0]:
+                from refstore import _messages
+                raise _messages.closed()
+            now = now_ns()
+            if now >= nap.end:
+                recover_dead(v, False)
+    finally:
+        if is_same_process(v, life):
+            end_turn(v, &wait)
+
+
+cdef inline int try_again(View *v, RoomWait *wait, uint64_t nbytes, uint64_t deadline,
+                          uint64_t *slot) except? -128:
+    cdef uint64_t now = now_ns()
+    cdef bint is_thorough = now - wait.thorough_at >= THOROUGH_EVERY_MS * <uint64_t>1000000
+    wait.has_tried = True
+    wait.tried_at = now
+    if is_thorough:
+        wait.thorough_at = now
+    return try_to_allocate(v, nbytes, deadline, is_thorough, slot)
+
+
+cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline, const bint *is_closed,
+                              uint64_t *slot) except? -128:
+    # A slot of ours, in WRITING, with room for so much; or an error. `deadline`: as deadline_ns();
+    # `is_closed`: whether another thread has closed the store that was asked, or NULL.
+    cdef uint64_t number
+    cdef int got
+    if deadline == 0:
+        return try_to_allocate(v, nbytes, 0, True, slot)
+    v.waits_for_room += 1
+    number = v.waits_for_room
+    if not is_turn_of_others(v, number):
+        got = try_to_allocate(v, nbytes, deadline, True, slot)
+        if not is_full(got):
+            return got
+    return wait_for_room(v, nbytes, deadline, is_closed, number, slot)

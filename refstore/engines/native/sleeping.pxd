@@ -1,0 +1,104 @@
+# How a call waits for other processes: without the GIL, a nap at a time. In between, signals are
+# looked for, and whether anybody is left who could end the wait. Nothing is held meanwhile: no pin,
+# no lock, no slot.
+
+from libc.stdint cimport int64_t, uint64_t
+
+from refstore.engines.native.atomics cimport assign
+from refstore.engines.native.layout cimport COUNT_WAITED_NS, COUNT_WAITS, Row
+from refstore.engines.native.system cimport link_count, MAX_WATCHED, now_ns, Watched
+from refstore.engines.native.view cimport count, file_of, next_live_row, row_at, View
+from refstore.engines.native.waiting cimport FOREVER, Nap, take_nap
+from refstore.engines.native.stripes cimport (
+    look_at_all, sleep_on_all, sleeps_on_any, Stripes, watch_stripes,
+)
+from refstore.engines.native.recovery cimport row_is_dead
+from refstore.engines.native.points cimport is_same_process, look_for_signals, path_of
+
+cdef inline uint64_t deadline_ns(object timeout) except? 0:
+    # Of a call that begins here: ns of CLOCK_MONOTONIC, 0 if it does not wait, FOREVER.
+    from refstore._arguments import deadline_of
+    at = deadline_of(timeout)
+    if at is None:
+        return FOREVER
+    return <uint64_t>(<double>at * 1e9) if timeout > 0 else 0
+
+
+cdef inline bint is_attached_alone(View *v) noexcept nogil:
+    cdef int64_t row = next_live_row(v, 0)
+    while row >= 0:
+        if <uint64_t>row != v.row and not row_is_dead(v, <uint64_t>row):
+            return False
+        row = next_live_row(v, <uint64_t>row + 1)
+    return True
+
+
+cdef inline bint is_abandoned(View *v) noexcept nogil:
+    # nobody else is attached, and nobody can attach any more
+    return link_count(file_of(v)) == 0 and is_attached_alone(v)
+
+
+cdef inline void note_sleep(View *v, bint begins) noexcept nogil:
+    cdef Row *row = row_at(v, v.row)
+    assign(row.waiting, row.waiting + 1 if begins else row.waiting - 1)
+
+
+cdef inline void end_sleep(View *v, uint64_t life, uint64_t began) noexcept nogil:
+    if is_same_process(v, life):
+        note_sleep(v, False)
+        count(v, COUNT_WAITS, 1)
+        count(v, COUNT_WAITED_NS, now_ns() - began)
+
+
+cdef inline bint may_sleep(View *v, uint64_t now, uint64_t deadline, str what) except -1:
+    # False once the time is over. `what` waits, as in "wait('weights')".
+    if now >= deadline:
+        return False
+    if is_abandoned(v):
+        from refstore import _waiting_messages
+        raise _waiting_messages.abandoned(path_of(v), what)
+    return True
+
+
+cdef inline void sleep_through(View *v, uint64_t life, const Nap *nap, uint64_t deadline) noexcept:
+    cdef uint64_t began = now_ns()
+    note_sleep(v, True)
+    with nogil:
+        take_nap(nap, deadline)
+    end_sleep(v, life, began)
+
+
+cdef inline bint sleep_once(View *v, uint64_t life, const Nap *nap, uint64_t deadline,
+                            str what) except -1:
+    # False, at once, if the time is over.
+    if not may_sleep(v, now_ns(), deadline, what):
+        return False
+    sleep_through(v, life, nap, deadline)
+    look_for_signals(v, life, "waiting for a name")
+    return True
+
+
+cdef inline bint sleep_on_names(View *v, uint64_t life, Stripes *s, uint64_t deadline,
+                                str what) except -1:
+    # The same of many names.
+    cdef:
+        Watched[MAX_WATCHED] words
+        uint64_t now = now_ns()
+        unsigned int n
+        bint woken = False
+    if not may_sleep(v, now, deadline, what):
+        return False
+    note_sleep(v, True)
+    if sleeps_on_any(s):
+        with nogil:
+            take_nap(&s.any, deadline)
+            woken = now_ns() < s.any.end
+    else:
+        n = watch_stripes(v, s, words)
+        with nogil:
+            woken = sleep_on_all(s, words, n, deadline)
+    if not woken:
+        look_at_all(s)
+    end_sleep(v, life, now)
+    look_for_signals(v, life, "waiting for names")
+    return True

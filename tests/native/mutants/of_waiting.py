@@ -1,0 +1,79 @@
+"""Known ways to get it wrong how processes wait for each other."""
+
+from __future__ import annotations
+
+from tests.native.mutants.mutation import Mutation
+
+SLEEPERS = ("tests/native/crash/test_sleepers.py",)
+
+OF_WAITING = [
+    Mutation(
+        "announced_first",
+        "who looks and sleeps between the announcement and the change is told nothing",
+        "names.pxd",
+        "    else:\n        got = publish_locked(v, i, hashed, &old, found >= 0)\n"
+        "    if got == 0:\n        announce(v, stripe)\n",
+        "    else:\n        announce(v, stripe)\n"
+        "        got = publish_locked(v, i, hashed, &old, found >= 0)\n",
+        SLEEPERS,
+    ),
+    Mutation(
+        "recovered_in_silence",
+        "a publisher dies before it has told anybody, and so does nobody else",
+        "recovery.pxd",
+        "            announce(v, stripe)\n",
+        "            pass\n",
+        SLEEPERS,
+    ),
+    Mutation(
+        "word_read_after_the_look",
+        "what is published between the look and the reading of the word wakes nobody",
+        "waiting_calls.pxi",
+        "            begin_nap(&nap, &stripe.changes, &stripe.awake_until, NAP_MS)\n"
+        "            got = find_newer(v, name, &parsed, known, found, &is_known)\n",
+        "            got = find_newer(v, name, &parsed, known, found, &is_known)\n"
+        "            begin_nap(&nap, &stripe.changes, &stripe.awake_until, NAP_MS)\n",
+        SLEEPERS,
+    ),
+    Mutation(
+        "one_is_woken",
+        "of those who wait for names of one stripe only one looks again",
+        "system.pxd",
+        "FUTEX_WAKE, INT_MAX,",
+        "FUTEX_WAKE, 1,",
+        SLEEPERS,
+    ),
+    Mutation(
+        "removed_in_silence",
+        "a name that is deleted wakes nobody",
+        "names.pxd",
+        "        cas_acq_rel(at, &cell, 0)                                        # [index]\n"
+        "    announce(v, stripe_named(v, hashed))\n",
+        "        cas_acq_rel(at, &cell, 0)                                        # [index]\n",
+        SLEEPERS,
+    ),
+    Mutation(
+        "freed_in_silence",
+        "room comes free, and who waits for it sleeps on",
+        "slots.pxd",
+        "    give_hint(v, i, extent, run, block, size_class)\n    announce_room(v)\n",
+        "    give_hint(v, i, extent, run, block, size_class)\n",
+        SLEEPERS,
+    ),
+    Mutation(
+        "turn_left_by_the_dead",
+        "a dead process has the turn for ever, or who gets its row",
+        "recovery.pxd",
+        "    cas_acq_rel(&v.pool.turn, &owner, 0)                                 # [lock]\n",
+        "",
+        SLEEPERS,
+    ),
+    Mutation(
+        "room_recovered_in_silence",
+        "who frees a block dies before it has told anybody, and so does nobody else",
+        "recovery.pxd",
+        "    announce_room(v)\n    free_row(v, dead)\n",
+        "    free_row(v, dead)\n",
+        SLEEPERS,
+    ),
+]
