@@ -29,6 +29,7 @@ Claims = set[tuple[int, int]]  # slots and generations
 class Claim(NamedTuple):
     """A claim of somebody else's."""
 
+    row: int  # its maker's
     pid: int
     leads_back: bool  # its maker waits for an object that the caller makes
 
@@ -83,8 +84,9 @@ def of_others(c: Change, att: Attachment, utf8: bytes, own: Claims) -> Claim | N
         return None
     if recover_maker(c, att, claim):
         return of_others(c, att, utf8, own)
-    pid = process_table.pid_of(c, c[c.file.slot(claim) + MAKER])
-    return Claim(pid, bool(own) and _leads_back(c, att, own, claim))
+    row = c[c.file.slot(claim) + MAKER]
+    leads_back = bool(own) and _leads_back(c, att, own, claim)
+    return Claim(row, process_table.pid_of(c, row), leads_back)
 
 
 def make(c: Change, att: Attachment, call: Call) -> None:

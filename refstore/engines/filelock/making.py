@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextvars
+import time
 from collections.abc import Callable
 from typing import Final
 
 from refstore import _waiting_messages
 from refstore._arguments import deadline_of
 from refstore._errors import ObjectExistsError
-from refstore.engines.filelock import buffers, claims, lookups, slots
+from refstore.engines.filelock import buffers, claims, liveness, lookups, process_table, slots
 from refstore.engines.filelock.call import POLL, Asked, Call
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.life import is_from_here
-from refstore.engines.filelock.opened import Opened, changes
+from refstore.engines.filelock.opened import NAP, Opened, changes
 from refstore.engines.filelock.pins import Pin
 from refstore.engines.filelock.prepare import Prepared, prepare
 from refstore.engines.filelock.waiting import too_many_pins
@@ -100,7 +101,7 @@ class MakingCalls(Opened):
                 if not call.left(POLL):
                     seconds = 0.0 if timeout is None else timeout
                     raise _waiting_messages.not_made(att.path, name, found.pid, seconds)
-                self._sleep(call, seen, POLL)
+                _sleep_while_made(call, seen, found.row)
         finally:
             if is_waiting:
                 att.defer(claims.stop_waiting, att, own)
@@ -115,6 +116,24 @@ class MakingCalls(Opened):
         call.life.require_ours(call.att.path)
         self._attachment  # noqa: B018  the factory may have closed the store
         return prepare(made)
+
+
+def _sleep_while_made(call: Call, seen: int, row: int) -> None:
+    """Sleeps for a moment at least, and till names change, or the maker is dead; without the
+    lock, for which makers would wait."""
+    att, end = call.att, time.monotonic() + call.left(NAP)
+    path = process_table.lock_path(att.folder, row)
+    while (left := end - time.monotonic()) > 0:
+        call.sleep(min(POLL, left))
+        if changes(att.file) != seen or (row != att.row and not _is_held(path)):
+            break
+
+
+def _is_held(path: str) -> bool:
+    try:
+        return liveness.is_held(path)
+    except OSError:  # no descriptor left: nobody can tell
+        return True
 
 
 def _own_claims(tag: int) -> set[tuple[int, int]]:
