@@ -54,6 +54,8 @@ class Making:
                 self.outcome = bytes(buf)
         except BaseException as error:
             self.outcome = error
+        finally:
+            self.has_begun.set()
 
     def _make(self) -> object:
         self.has_begun.set()

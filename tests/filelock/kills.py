@@ -47,6 +47,7 @@ class Operation:
 
     work: Work
     deletes: bool = False  # the object "n"; else it is there, old or new, whenever the kill comes
+    in_steps: bool = False  # what is done stays, though what comes after it is interrupted
     evicts: bool = False  # the one object that may go
     after_a_death: bool = False
 
@@ -156,9 +157,13 @@ OPERATIONS = {
     "delete many": Operation(lambda store: store.delete_many(["n", "gone"]), deletes=True),
     "delete what is pinned": Operation(delete_pinned, deletes=True),
     "get or put what is there": Operation(lambda store: store.get_or_put("n", list).release()),
-    "get or put": Operation(lambda store: store.get_or_put("new", lambda: SMALL).release()),
-    "get or put large": Operation(lambda store: store.get_or_put("new", lambda: LARGE).release()),
-    "get or put from another": Operation(make_from_another),
+    "get or put": Operation(
+        lambda store: store.get_or_put("new", lambda: SMALL).release(), in_steps=True
+    ),
+    "get or put large": Operation(
+        lambda store: store.get_or_put("new", lambda: LARGE).release(), in_steps=True
+    ),
+    "get or put from another": Operation(make_from_another, in_steps=True),
     "wait": Operation(give_up_waiting(lambda store: store.wait("new", timeout=0.001))),
     "wait for room": Operation(
         give_up_waiting(lambda store: store.put(bytes(299_000), timeout=0.001))
@@ -180,7 +185,9 @@ OPERATIONS = {
         lambda store: store.delete("n"), deletes=True, after_a_death=True
     ),
     "get or put what the dead was making": Operation(
-        lambda store: store.get_or_put("making", lambda: SMALL).release(), after_a_death=True
+        lambda store: store.get_or_put("making", lambda: SMALL).release(),
+        in_steps=True,
+        after_a_death=True,
     ),
     "put what the dead had claimed": Operation(
         lambda store: store.put(SMALL, name="claimed"), after_a_death=True

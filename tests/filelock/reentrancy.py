@@ -235,7 +235,8 @@ def trial(operation: kills.Operation, act: str, number: int) -> Point:
                 refstore.Store(path, create=False).stats()
             gc.collect()
             with refstore.Store(path, create=False) as again:
-                if isinstance(error, Interrupt | Alarm) and not dropped and not operation.deletes:
+                may_change = dropped or operation.deletes or operation.in_steps
+                if isinstance(error, Interrupt | Alarm) and not may_change:
                     after = contents(again)
                     evicted = {ref: data for ref, data in before.items() if data != kills.LARGE}
                     is_undone = after == before or (operation.evicts and after == evicted)

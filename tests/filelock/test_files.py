@@ -18,6 +18,7 @@ from helpers import child_process
 import refstore
 from refstore import cli
 from refstore._temporary import collect_temporary
+from refstore.engines.filelock import liveness
 from tests.filelock import opcodes
 
 MakeStore = Callable[..., refstore.Store]
@@ -25,6 +26,26 @@ MakeStore = Callable[..., refstore.Store]
 
 def locks(folder: Path) -> list[Path]:
     return [entry for entry in folder.iterdir() if helpers.is_lock_folder(entry)]
+
+
+# -- locks ------------------------------------------------------------------------------------
+
+
+def test_two_who_ask_for_a_lock_at_once_do_not_take_each_other_for_its_holder(
+    folder: Path,
+) -> None:
+    path = str(folder / "some.lock")
+    asking = liveness.take(path, shared=True)
+    assert asking is not None
+    assert not liveness.is_held(path)
+    assert liveness.take(path) is None  # who wants it waits till both are through
+    asking.give_back()
+    held = liveness.take(path)
+    assert held is not None
+    assert liveness.is_held(path)
+    held.give_back()
+    assert not liveness.is_held(path)
+    os.unlink(path)
 
 
 # -- folders of locks -------------------------------------------------------------------------

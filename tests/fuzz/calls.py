@@ -22,7 +22,8 @@ COMMANDS = ("ls", "stat", "holders", "check", "recover", "gc", "rm")
 PUTS = (0, 1, 64, 100, 513, 4096, 40_000)
 FILLING = (60_000, 16_000, 3000, 100)  # bytes; sizes in which the room there is is taken
 MOST = 16  # puts of one size
-GROUPS = {"native": 7, "filelock": 4}  # of nine groups of calls, those that an image gets
+GROUPS = {"native": 7, "filelock": 4}  # of ten groups of calls, those that an image gets
+MOMENT = 0.001  # seconds that calls wait
 ENOUGH = 3  # calls that waited in vain, after which an image is over; 1 if each takes its time
 
 _OBJECTS = objects()
@@ -119,7 +120,7 @@ class Player:
         """All there is, in any order."""
         groups: list[Callable[[Store], None]] = [
             *(self.read, self.look, self.put, self.fill, self.replace, self.write, self.remove),
-            *(self.tend, self.send),
+            *(self.tend, self.send, self.meet),
         ]
         groups = self.chance.sample(groups, GROUPS[self.file.engine])
         if self.chance.random() < 0.04:
@@ -268,6 +269,30 @@ class Player:
         if writer is not None:
             with contextlib.suppress(ZeroDivisionError):
                 self.attempt("leave writer", writer.__exit__, ZeroDivisionError, None, None)
+
+    def meet(self, store: Store) -> None:
+        """What waits for others, keeps others waiting, or goes with its owner."""
+        name, other = self.chance.sample(self.names, 2) if len(self.names) > 1 else ("m", "n")
+        self.attempt("get", store.get, "a name in vain", timeout=MOMENT)
+        self.attempt("wait", store.wait, name, timeout=MOMENT)
+        known = self.chance.choice(self.refs) if self.refs else None
+        self.attempt("wait for a newer one", store.wait, name, newer_than=known, timeout=MOMENT)
+        self.attempt("wait_any", store.wait_any, self.names, timeout=MOMENT)
+        self.attempt("put and wait", store.put, b"\xfe" * 60_000, timeout=MOMENT)
+        for key in (name, "a new name"):
+            made = self.attempt(
+                "get_or_put", store.get_or_put, key, lambda: b"\xfe" * 500, timeout=MOMENT
+            )
+            self.held += [made] if made is not None else []
+        writer = self.attempt("claim", store.create, 700, name=other, replace=True, claim=True)
+        self.attempt("put what is claimed", store.put, b"\xfe", name=other, replace=True)
+        if writer is not None:
+            self.keep(self.attempt("seal", writer.seal))
+        self.keep(self.attempt("put owned", store.put, b"\xfe" * 90, owned=True))
+        for key in self.some_keys(4):
+            self.attempt("adopt", store.adopt, key)
+            if self.chance.random() < 0.5:
+                self.attempt("disown", store.disown, key)
 
     def remove(self, store: Store) -> None:
         for key in self.some_keys(8):

@@ -150,7 +150,8 @@ def _replaced(shelf: Shelf) -> None:
 
 
 def _held(shelf: Shelf) -> None:
-    """Held by somebody who is gone: pins, deleted objects, an open Writer."""
+    """Held by somebody who is gone: pins, deleted objects, open Writers, a claim, a name in the
+    making, and what it owned."""
     _populate(shelf)
     first = len(shelf.refs)
     for size in (20, 5000, 40_000):
@@ -163,7 +164,11 @@ def _hold(store: refstore.Store, deleted: list[Ref]) -> object:
     for raw in deleted:
         store.delete(refstore.ObjectRef(raw))
     writers = [store.create(9000, name="unfinished"), store.create(shape=(3, 4), dtype="i2")]
-    return held, writers, memoryview(writers[0])
+    writers.append(store.create(300, name="claimed", claim=True))
+    store.put(b"owned", name="owned", owned=True)
+    kept = held, writers, memoryview(writers[0])
+    store.get_or_put("in the making", lambda: os.kill(os.getpid(), signal.SIGKILL))
+    return kept
 
 
 def _crowded(shelf: Shelf) -> None:

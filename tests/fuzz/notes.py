@@ -16,13 +16,20 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from refstore._errors import ObjectExistsError, ObjectNotFoundError, RefstoreError, StoreFullError
+from refstore._errors import (
+    GetTimeoutError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    RefstoreError,
+    StoreFullError,
+)
 
 EXPECTED = (
     *(RefstoreError, OSError, ValueError, TypeError, KeyError, MemoryError, pickle.PickleError),
 )
 UNEXPECTED = (UnicodeError,)  # a ValueError, by chance: a text of the file that nobody looked at
-USUAL = (ObjectExistsError, ObjectNotFoundError, StoreFullError)  # of a sound file
+# Of a sound file.
+USUAL = (ObjectExistsError, ObjectNotFoundError, StoreFullError, GetTimeoutError)
 # Not of every kind, dtype and order: these may be BufferErrors, too.
 EXPORTS = (
     *("array", "touch array", "memoryview", "asarray", "frombuffer"),

@@ -249,7 +249,9 @@ def settle(busy_timeout_ms: int) -> None:
 
     sys.modules["torch"] = None  # type: ignore[assignment]
     warnings.simplefilter("ignore", refstore.RefstoreWarning)
-    _report_calls.RETRIES = 0  # that check() takes more: what is wrong stays wrong, and it would sleep
+    _report_calls.RETRIES = (
+        0  # that check() takes more: what is wrong stays wrong, and it would sleep
+    )
     argparse._ = str  # type: ignore[attr-defined]  # a command looks for translations at length
     with contextlib.suppress(ImportError):
         from refstore import _core

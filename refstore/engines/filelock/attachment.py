@@ -132,7 +132,6 @@ class Attachment(Owner):
         nbytes = prepared.nbytes
         if nbytes <= SMALL:
             what = _messages.a_put(nbytes)
-            self.let_others_try(call)
             call.wait_for_room(what, nbytes, self._put_small, call, prepared, pin)
             return
         self.begin(call, prepared.wanted(call.asked.meta))
@@ -232,15 +231,17 @@ class Attachment(Owner):
         in vain."""
         nbytes = wanted.nbytes
         what, near = _messages.a_put(nbytes), nbytes <= NEAR
-        self.let_others_try(call)
-        while True:
-            call.wait_for_room(what, nbytes, self._begin_writing, call, wanted, near)
-            if self.prepare_block(call, wanted, near):
-                return
-            self.give_up(call)
-            call.taken = None
-            if not self.sleep_for_room(call):
-                raise self.no_memory(call, nbytes)
+        try:
+            while True:
+                call.wait_for_room(what, nbytes, self._begin_writing, call, wanted, near)
+                if self.prepare_block(call, wanted, near):
+                    return
+                self.give_up(call)
+                call.taken = None
+                if not self.sleep_for_room(call):
+                    raise self.no_memory(call, nbytes)
+        finally:
+            self.end_turn(call)
 
     def no_memory(self, call: Call, nbytes: int) -> StoreFullError:
         """The file system has none for so many bytes."""

@@ -263,7 +263,6 @@ def _put_all(att: Attachment, batch: Sequence[One]) -> None:
         return
     call, nbytes = batch[0].call, sum(one.wanted.nbytes for one in batch)
     what = f"a put of {len(batch)} objects"
-    att.let_others_try(call)
     call.wait_for_room(what, nbytes, _begin, att, batch)
     for one in batch:
         if not att.prepare_block(one.call, one.wanted, one.is_near):

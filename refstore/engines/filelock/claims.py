@@ -9,7 +9,7 @@ are found by those whom they hold up. These operations run under the change lock
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from refstore import _messages, _waiting_messages
 from refstore.engines.filelock import names, process_table, recovery, slots
@@ -29,6 +29,7 @@ Claims = set[tuple[int, int]]  # slots and generations
 class Claim(NamedTuple):
     """A claim of somebody else's."""
 
+    row: int  # its maker's
     pid: int
     leads_back: bool  # its maker waits for an object that the caller makes
 
@@ -40,11 +41,14 @@ class Rivals(NamedTuple):
     claim: int | None = None  # a soft claim of somebody else's, which ends
 
 
+NO_RIVALS: Final = Rivals()
+
+
 def find_rivals(c: Change, att: Attachment, call: Call) -> Rivals:
     """Errors: ObjectExistsError if they keep the call from publishing."""
     asked = call.asked
     if asked.utf8 is None:
-        return Rivals()
+        return NO_RIVALS
     replaced, claim = names.look(c, asked.utf8)
     if replaced is not None and not asked.replace:
         raise _messages.exists(att.path, asked.utf8.decode())
@@ -80,8 +84,9 @@ def of_others(c: Change, att: Attachment, utf8: bytes, own: Claims) -> Claim | N
         return None
     if recover_maker(c, att, claim):
         return of_others(c, att, utf8, own)
-    pid = process_table.pid_of(c, c[c.file.slot(claim) + MAKER])
-    return Claim(pid, bool(own) and _leads_back(c, att, own, claim))
+    row = c[c.file.slot(claim) + MAKER]
+    leads_back = bool(own) and _leads_back(c, att, own, claim)
+    return Claim(row, process_table.pid_of(c, row), leads_back)
 
 
 def make(c: Change, att: Attachment, call: Call) -> None:

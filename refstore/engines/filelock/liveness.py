@@ -79,13 +79,13 @@ class LivenessLock:
     def __del__(self) -> None:
         self.let_go()
 
-    def take(self, path: str, mode: int) -> bool:
+    def take(self, path: str, mode: int, *, shared: bool = False) -> bool:
         """Whether the lock on the file, which is made if need be, is ours from here on."""
         access = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         # In one step: a child that is forked at any moment finds it here, and closes it.
         self._fds.extend(map(os.open, (path,), (access,), (mode,)))
         (fd,) = self._fds
-        if not _flock(fd):
+        if not _flock(fd, _fcntl.LOCK_SH if shared else _fcntl.LOCK_EX):
             self.let_go()
             return False
         if not os.fstat(fd).st_size:
@@ -121,7 +121,7 @@ class LivenessLock:
             self._lock = None
 
 
-def take(path: str, mode: int = 0o600) -> LivenessLock | None:
+def take(path: str, mode: int = 0o600, *, shared: bool = False) -> LivenessLock | None:
     """The lock on a file, which is made if need be; None if somebody has it."""
     if _fcntl is None:
         lock = new_lock(path, mode)
@@ -132,7 +132,7 @@ def take(path: str, mode: int = 0o600) -> LivenessLock | None:
         require_kernel_lock(lock)
         return LivenessLock(lock)
     held = LivenessLock()
-    return held if held.take(path, mode) else None
+    return held if held.take(path, mode, shared=shared) else None
 
 
 def leave_all_to_parent(own: list[LivenessLock]) -> None:
@@ -143,9 +143,9 @@ def leave_all_to_parent(own: list[LivenessLock]) -> None:
             held.leave_to_parent()
 
 
-def _flock(fd: int) -> bool:
+def _flock(fd: int, kind: int) -> bool:
     try:
-        _fcntl.flock(fd, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+        _fcntl.flock(fd, kind | _fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK):
             return False
@@ -157,7 +157,7 @@ def is_held(path: str) -> bool:
     """Whether somebody has the lock on a file; one that is not there is nobody's."""
     if not os.path.exists(path):
         return False
-    held = take(path)
+    held = take(path, shared=True)  # two who ask at once do not take each other for its holder
     if held is None:
         return True
     held.give_back()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextvars
+import time
 from collections.abc import Callable
 from typing import Final
 
 from refstore import _waiting_messages
 from refstore._arguments import deadline_of
 from refstore._errors import ObjectExistsError
-from refstore.engines.filelock import buffers, claims, lookups, slots
+from refstore.engines.filelock import buffers, claims, liveness, lookups, process_table, slots
 from refstore.engines.filelock.call import POLL, Asked, Call
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.life import is_from_here
-from refstore.engines.filelock.opened import Opened, changes
+from refstore.engines.filelock.opened import NAP, Opened, changes
 from refstore.engines.filelock.pins import Pin
 from refstore.engines.filelock.prepare import Prepared, prepare
 from refstore.engines.filelock.waiting import too_many_pins
@@ -89,7 +90,9 @@ class MakingCalls(Opened):
         try:
             while True:
                 seen = changes(att.file)
-                found = call.wait_for_room(what, 0, _get_or_claim, call, own, pin)
+                found = call.with_room(what, 0, _get_or_look, call, own, pin)
+                if found is None:
+                    found = call.wait_for_room(what, 0, _get_or_claim, call, own, pin)
                 if not isinstance(found, claims.Claim):
                     return found
                 is_waiting = bool(own)
@@ -98,7 +101,7 @@ class MakingCalls(Opened):
                 if not call.left(POLL):
                     seconds = 0.0 if timeout is None else timeout
                     raise _waiting_messages.not_made(att.path, name, found.pid, seconds)
-                self._sleep(call, seen, POLL)
+                _sleep_while_made(call, seen, found.row)
         finally:
             if is_waiting:
                 att.defer(claims.stop_waiting, att, own)
@@ -115,21 +118,44 @@ class MakingCalls(Opened):
         return prepare(made)
 
 
+def _sleep_while_made(call: Call, seen: int, row: int) -> None:
+    """Sleeps for a moment at least, and till names change, or the maker is dead; without the
+    lock, for which makers would wait."""
+    att, end = call.att, time.monotonic() + call.left(NAP)
+    path = process_table.lock_path(att.folder, row)
+    while (left := end - time.monotonic()) > 0:
+        call.sleep(min(POLL, left))
+        if changes(att.file) != seen or (row != att.row and not _is_held(path)):
+            break
+
+
+def _is_held(path: str) -> bool:
+    try:
+        return liveness.is_held(path)
+    except OSError:  # no descriptor left: nobody can tell
+        return True
+
+
 def _own_claims(tag: int) -> set[tuple[int, int]]:
     """Slots and generations of the claims under which this context makes objects of a store."""
     return {(slot, generation) for of, slot, generation in _making.get() if of == tag}
 
 
-def _get_or_claim(
+def _get_or_look(
     c: Change, call: Call, own: set[tuple[int, int]], pin: Pin
 ) -> int | claims.Claim | None:
-    """The generation of the object that is pinned, a claim of somebody else's, or a new one."""
+    """The generation of the object that is pinned, or a claim of somebody else's."""
     att, utf8 = call.att, call.asked.utf8
     assert utf8 is not None
     generation = lookups.get(c, att, utf8, pin)
-    if generation is not None:
-        return generation
-    claim = claims.of_others(c, att, utf8, own)
-    if claim is None:
-        claims.make(c, att, call)
-    return claim
+    return claims.of_others(c, att, utf8, own) if generation is None else generation
+
+
+def _get_or_claim(
+    c: Change, call: Call, own: set[tuple[int, int]], pin: Pin
+) -> int | claims.Claim | None:
+    """The same; if there is neither, the call has a claim."""
+    found = _get_or_look(c, call, own, pin)
+    if found is None:
+        claims.make(c, call.att, call)
+    return found

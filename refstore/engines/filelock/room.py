@@ -42,11 +42,10 @@ class RoomKeeper(Membership):
         """Runs an operation that allocates, see `try_with_eviction`. When the store is full it
         retries after recovering dead processes, then after collecting garbage of this one that
         still pins."""
-        try:
-            return self._run_with_remedies(call, what, operation, *args)
-        except slots.NoRoomError as error:
-            why = str(error)
-        raise self.full(call, nbytes, why)
+        found = self._run_with_remedies(call, what, operation, *args)
+        if isinstance(found, slots.NoRoomError):
+            raise self.full(call, nbytes, str(found))
+        return found
 
     def wait_for_room(
         self, call: Call, what: str, nbytes: int, operation: Operation[T], *args: object
@@ -54,36 +53,39 @@ class RoomKeeper(Membership):
         """The same, again and again until there is room or the call is over."""
         run = self._run_with_remedies
         try:
+            # read without the lock: who is wrong tries once too often, or sleeps once too often
+            if self.file.words[TURN]:
+                self.sleep_for_room(call)
             while True:
-                try:
-                    return run(call, what, operation, *args)
-                except slots.NoRoomError as error:
-                    why, needed = str(error), (error.units, error.total)
-                if self._would_wait_in_vain(call, why, *needed) or not self.sleep_for_room(call):
-                    raise self.full(call, nbytes, why)
+                found = run(call, what, operation, *args)
+                if not isinstance(found, slots.NoRoomError):
+                    return found
+                if self._would_wait_in_vain(call, found) or not self.sleep_for_room(call):
+                    raise self.full(call, nbytes, str(found))
                 run = self._run
         finally:
-            if self._turn is not None:
-                self.defer(self._end_turn, call)
+            self.end_turn(call)
 
     def _run_with_remedies(
         self, call: Call, what: str, operation: Operation[T], *args: object
-    ) -> T:
+    ) -> T | slots.NoRoomError:
         remedies: Iterator[Callable[[Call], bool]] | None = None
         while True:
-            try:
-                return self._run(call, what, operation, *args)
-            except slots.NoRoomError as error:
-                failed = error.with_traceback(None)
+            found = self._run(call, what, operation, *args)
+            if not isinstance(found, slots.NoRoomError) or str(found) == _messages.OVER_CAPACITY:
+                return found
             remedies = remedies or iter((self._recover, self._collect_garbage))
-            if str(failed) == _messages.OVER_CAPACITY:
-                raise failed
             if not any(remedy(call) for remedy in remedies):
-                raise failed
+                return found
 
-    def _run(self, call: Call, what: str, operation: Operation[T], *args: object) -> T:
-        result: T = call.run(what, self.try_with_eviction, operation, *args)
-        return result
+    def _run(
+        self, call: Call, what: str, operation: Operation[T], *args: object
+    ) -> T | slots.NoRoomError:
+        try:
+            result: T = call.run(what, self.try_with_eviction, operation, *args)
+            return result
+        except slots.NoRoomError as error:  # of which a signal handler's keeps nothing
+            return error.with_traceback(None)
 
     def full(self, call: Call, nbytes: int, why: str) -> StoreFullError:
         room, holders = call.run("counting", self._room)
@@ -174,30 +176,32 @@ class RoomKeeper(Membership):
         alone_until = time.monotonic() + HOLD_BACK
         while True:
             call.sleep(call.left(POLL))
-            is_due = time.monotonic() >= alone_until or not call.left(POLL)
-            if is_due or call.run("a turn", self._take_turn, call):
+            if time.monotonic() >= alone_until or not call.left(POLL) or self._has_turn(call):
                 return True
 
-    def let_others_try(self, call: Call) -> None:
-        """Called by those who may wait, before they try."""
-        # read without the lock: who is wrong tries once too often, or sleeps once too often
-        if call.until != 0.0 and self.file.words[TURN] and self._turn is not call:
-            self.sleep_for_room(call)
-
-    def _take_turn(self, c: Change, call: Call) -> bool:
-        """Whether it is this call's turn."""
+    def _has_turn(self, call: Call) -> bool:
+        """Whether it is this call's turn, which it takes if nobody has it."""
         if self._turn is not None:
             return self._turn is call
-        holder = c[TURN] - 1
-        if holder not in (-1, self.own) and process_table.is_alive(c, self.folder, holder):
+        # a dead one has it until somebody tries, and with that recovers it
+        is_free = self.file.words[TURN] in (0, self.own + 1)
+        return is_free and call.run("a turn", self._take_turn, call)
+
+    def _take_turn(self, c: Change, call: Call) -> bool:
+        if self._turn is not None or c[TURN] not in (0, self.own + 1):
             return False
         self._turn = call
         c[TURN] = self.own + 1
         c.commit()
         return True
 
+    def end_turn(self, call: Call) -> None:
+        """Called by those who may have slept for room."""
+        if self._turn is call:
+            self.defer(self._end_turn, call)
+
     def _end_turn(self, c: Change, call: Call) -> None:
-        if self._turn in (None, call):
+        if self._turn is call:
             if self.row is not None and c[TURN] == self.row + 1:
                 c[TURN] = 0
                 c.commit()
@@ -207,19 +211,17 @@ class RoomKeeper(Membership):
         self._turn = None
         super().after_fork_in_child()
 
-    def _would_wait_in_vain(
-        self, call: Call, why: str, units: int | None, total: int | None
-    ) -> bool:
+    def _would_wait_in_vain(self, call: Call, lack: slots.NoRoomError) -> bool:
         """Whether nobody but the calling thread could ever make the room."""
-        if why == _messages.OVER_CAPACITY:
+        if str(lack) == _messages.OVER_CAPACITY:
             return True
-        return not _threads.has_others() and call.run("counting", self._is_up_to_us, units, total)
+        return not _threads.has_others() and call.run("counting", self._is_up_to_us, lack)
 
-    def _is_up_to_us(self, c: Change, units: int | None, total: int | None) -> bool:
+    def _is_up_to_us(self, c: Change, lack: slots.NoRoomError) -> bool:
         self.recover_dead(c)
         if not self.is_last(c):
             return False
-        return self.is_removed() or not _could_fit(c, units or 0, total or 0)
+        return self.is_removed() or not _could_fit(c, lack.units or 0, lack.total or 0)
 
     def is_removed(self) -> bool:
         """Whether the file is gone, so that nobody can attach any more."""

@@ -174,8 +174,8 @@ def _find_slot(c: Change) -> int:
     return slot
 
 
-def _take_slot(c: Change, slot: int) -> None:
-    """It is in the list of free ones no longer, and in WRITING."""
+def _take_slot(c: Change, slot: int) -> int:
+    """It is in the list of free ones no longer, and in WRITING; returns its generation."""
     at = c.file.slot(slot)
     before = generation_of(c, slot)
     if before == LAST_GENERATION:
@@ -186,6 +186,7 @@ def _take_slot(c: Change, slot: int) -> None:
         c[SLOTS_USED] = slot + 1
     c[at + WORD] = before + 1 << 8 | WRITING
     c[at + SHAPE] = c[at + HASH] = c[at + NEXT] = 0
+    return before + 1
 
 
 def claim(c: Change, wanted: Wanted, by: By, near: bool, own: int | None = None) -> tuple[int, int]:
@@ -213,8 +214,7 @@ def claim(c: Change, wanted: Wanted, by: By, near: bool, own: int | None = None)
         or (wanted.meta and not file.commit_word(meta // 8))
     ):
         raise NoRoomError(_messages.NO_MEMORY)
-    if own is None:
-        _take_slot(c, slot)
+    generation = _take_slot(c, slot) if own is None else generation_of(c, slot)
     extents.take(c, unit, units)
     c[at + OFFSET] = unit
     c[at + UNITS] = units
@@ -228,7 +228,7 @@ def claim(c: Change, wanted: Wanted, by: By, near: bool, own: int | None = None)
         file.octets[label : label + len(wanted.text)] = wanted.text
     if wanted.meta and not meta_spill(len(wanted.meta)):
         file.octets[meta : meta + len(wanted.meta)] = wanted.meta
-    return slot, generation_of(c, slot)
+    return slot, generation
 
 
 def fit(c: Change, slot: int) -> int | None:
