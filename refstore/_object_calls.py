@@ -248,7 +248,7 @@ class ObjectCalls(EngineCalls):
             The names. Each was there while it was looked at.
 
         Errors:
-            ValueError: the store is closed.
+            TypeError, ValueError: the prefix is not a str, or the store is closed.
 
         Example:
             >>> _ = store.put(b"x", name="weights")

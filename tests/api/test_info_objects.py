@@ -158,7 +158,7 @@ def test_clear_leaves_what_is_pinned_to_its_pins(store: refstore.Store) -> None:
 
 @pytest.mark.parametrize("prefix", [b"bytes", 5])
 def test_a_prefix_is_text(store: refstore.Store, prefix: object) -> None:
-    wrong: list[object] = [store.objects, store.clear]
+    wrong: list[object] = [store.objects, store.clear, store.names]
     for call in wrong:
         with pytest.raises(TypeError, match="a name is a str"):
             call(prefix)  # type: ignore[operator]

@@ -22,6 +22,7 @@ from refstore._arguments import (
     require_name,
     require_order,
 )
+from refstore._names import require_text
 from refstore._refs import ObjectRef, make_ref, parts_of
 from refstore.engines.filelock import (
     check,
@@ -258,8 +259,9 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
         return iter([make_ref(*found, att.tag) for found in call.run("a list", lookups.live)])
 
     def names(self, prefix: str = "") -> list[str]:
+        start = require_text(prefix)
         found = self._call.run("a list", lookups.all_names)
-        return [name for name in found if name.startswith(prefix)]
+        return [name for name in found if name.startswith(start)]
 
     # --- the store as a whole
 
