@@ -38,6 +38,7 @@ GOALS: dict[str, row.Rows] = {
     "churn": one_process.churn,
     "usable": space_goals.usable,
     "mixed": space_goals.mixed,
+    "records": space_goals.records,
     "attached": many_processes.attached,
     "attach": many_processes.attach,
     "wake": waiting.wake,

@@ -21,7 +21,7 @@ import uvicorn
 from refstore import Store, aio
 
 WORKERS, ROWS, REQUESTS = 4, 1500, 300
-CAPACITY = 18 * 2**20 + 512 * 1024  # bytes; the matrix has 18,000,000
+CAPACITY = 18_750_000  # bytes, of which the matrix has 18,000,000
 
 
 def serve(store: Store, port: socket.socket) -> None:

@@ -7,10 +7,13 @@ from benchmarks import fragmentation
 from benchmarks.churn import log_uniform
 from benchmarks.goals.row import Effort, Row
 from refstore import Store, StoreFullError
+from refstore.shared import SharedList
 from stress.support import MIB, size
 
 _CAPACITY = 64 * MIB
 _OBJECTS = 100
+_ITEMS, _ITEM = 100_000, 100  # of a SharedList, and bytes of each
+_MOST = 16  # bytes of overhead an item
 _FILL = 0.95  # of the capacity: each object may round up to a page
 
 
@@ -36,6 +39,15 @@ def _fill_and_empty(store: Store, order: random.Random) -> None:
     order.shuffle(refs)
     for ref in refs:
         store.delete(ref)
+
+
+def records(effort: Effort) -> Sequence[Row]:
+    """Puts many small items as one SharedList: the bytes of its object that are no item's."""
+    items = (bytes(_ITEM) for _ in range(_ITEMS))
+    with Store.temporary(_CAPACITY) as store, SharedList.put(store, items) as shared:
+        overhead = store.info(shared.ref).nbytes / _ITEMS - _ITEM
+    what = f"overhead of a SharedList of {_ITEMS:,} items of {_ITEM} B, an item"
+    return [Row(what, "-", f"{overhead:.2f} B", None, f"<= {_MOST} B", overhead <= _MOST)]
 
 
 def mixed(effort: Effort) -> Sequence[Row]:

@@ -26,7 +26,7 @@ SAYS = {
     ),
     "dataset": (
         r"4 readers of 100000 records, memory of each:\n"
-        r"a list:       [3-9]\d(, [3-9]\d){3} MB\n"
+        r"a list:       [2-9]\d(, [2-9]\d){3} MB\n"
         r"a SharedList: 1?\d(, 1?\d){3} MB\n"
     ),
     "loader": r"40 batches, mean [+-]0\.00\d\d, 0 left in the store\n",
@@ -38,7 +38,7 @@ SAYS = {
     ),
     "web": (
         r"300 answers by [2-4] workers; 1 made the matrix\n"
-        r"\d+ results are cached, \d+ were evicted\n"
+        r"\d\d results are cached, \d\d were evicted\n"
     ),
 }
 
