@@ -9,7 +9,8 @@
  * pin with a ref of any generation so far, unpin, delete, recover a dead row, close. With FORK, the last
  * process is none until another one forks. With HOLD, an allocator may also take a slot and give it
  * back. With WRITER, a put stays open over other operations, forks among them. With ONE_BIT, all rows
- * share one bit of the masks. A step is one access to shared memory; a process may be delayed before
+ * share one bit of the masks. With EVICT, a process may also offer an object and take its block, if nobody
+ * rescues it; with THREADS, two of them are threads of one process that do. A step is one access to shared memory; a process may be delayed before
  * any step for as long as anything lasts, so a stopped process is among what is tried.
  *
  * Left out. Which free row lock_row() prefers: here it takes any. Counts above 1 in a cell; threads.
@@ -58,8 +59,18 @@
 #define MAY_PUT (c == 1)
 #endif
 #define MAY_COME_BACK false
+#define MAY_EVICT (c == 1)
+#elif defined(THREADS)
+/* processes 0 and 1 are threads of one, with its row, and evict; the other reads */
+#define OPS (c == 2 -> 3 : K)
+#define MAY_PIN (c == 2)
+#define MAY_DELETE false
+#define MAY_PUT false
+#define MAY_COME_BACK false
+#define MAY_EVICT (c != 2)
 #else
 #define OPS K
+#define MAY_EVICT true
 #define MAY_PIN true
 #define MAY_DELETE true
 #define MAY_PUT true
@@ -68,6 +79,7 @@
 
 #define FREE 0
 #define WRITING 1
+#define OFFERED 2
 #define SEALED 3
 #define CONDEMNED 4
 #define RECLAIMING 5
@@ -89,11 +101,21 @@
 #define MARKED(m_) (m_)
 #endif
 
+#ifdef EVICT
+#define DELETABLE (word[s] == WORD(g, SEALED, 0) || (GEN(word[s]) == g && ST(word[s]) == OFFERED))
+#else
+#define DELETABLE (word[s] == WORD(g, SEALED, 0))
+#endif
+
 byte word[S]; byte mask[S]; bit hint[S]; byte cell[R * S];
 bit state[R]; byte live; byte moves;
 byte lk[R];                     /* the kernel's: process + 1 that has the row's byte locked */
 byte holds[N * S];              /* what is true: generation + 1 that the process believes it may read */
 bit runs[N]; bit dead[N]; byte deaths; byte done; bit forked; byte child_row;
+#ifdef EVICT
+byte gone;                      /* generations that somebody has deleted, one bit each */
+byte gil;                       /* process + 1: a thread of the process whose threads evict */
+#endif
 #ifdef M_TSO
 byte buffered[N];               /* a plain store to the own cell is still in the store buffer */
 #endif
@@ -195,11 +217,11 @@ inline fork() {
 #endif
 
 inline forget() {
-	d_step { s = 0; g = 0; w = 0; k = 0; t = 0; rows = 0; moved = 0; before = 0; got = 0; ok = 0; pinned = 0 }
+	d_step { s = 0; g = 0; w = 0; k = 0; t = 0; rows = 0; moved = 0; before = 0; got = 0; ok = 0; pinned = 0; there = 0 }
 }
 
 proctype Process(byte c) {
-	byte me, s, g, w, k, t, rows, moved, before, n, mine, pinned;
+	byte me, s, g, w, k, t, rows, moved, before, n, mine, pinned, there;
 	bit got, ok, shared;
 #ifdef FORK
 	if
@@ -208,6 +230,10 @@ end:		d_step { child_row != 0 -> me = child_row - 1 }
 		goto lives
 	:: else -> me = c; goto lives
 	fi;
+#endif
+#ifdef THREADS
+	me = (c == 2 -> 2 : 0);
+	goto lives;
 #endif
 again:
 	{
@@ -240,8 +266,11 @@ lives:
 			:: mine && s == mine - 1 -> mine = 0; publish_object()
 			:: MAY_PIN && holds[c * S + s] == 0 && mine != s + 1 -> pin()
 			:: holds[c * S + s] != 0 -> unpin()
-			:: MAY_DELETE && mine != s + 1 && word[s] == WORD(g, SEALED, 0) -> remove()
+			:: MAY_DELETE && mine != s + 1 && DELETABLE -> remove()
 			:: MAY_PUT && mine == 0 && ST(word[s]) == FREE -> put()
+#ifdef EVICT
+			:: MAY_EVICT && ST(word[s]) == SEALED -> evict()
+#endif
 			:: atomic {
 				if
 				:: (live & 1) && lk[0] == 0 -> t = 0
@@ -268,7 +297,11 @@ lives:
 			:: else
 			fi;
 #endif
+#ifdef THREADS
+			if :: c == 2 -> leave() :: else fi;
+#else
 			leave();
+#endif
 			break
 		od;
 		skip;
@@ -333,6 +366,9 @@ proctype Last() {
 #else
 	atomic { done == N -> c = N }
 #endif
+#ifdef THREADS
+	lk[0] = 0;
+#endif
 	do
 	:: t < R ->
 		if
@@ -365,7 +401,7 @@ init {
 	byte i;
 	atomic {
 		do
-#if defined(FORK) && !defined(WRITER)
+#if (defined(FORK) && !defined(WRITER)) || defined(THREADS)
 		:: i < S -> word[i] = WORD(0, SEALED, 0); i++
 #else
 		:: i < S -> hint[i] = 1; i++
@@ -377,6 +413,8 @@ init {
 		:: i < N ->
 #ifdef FORK
 			runs[i] = (i < N - 1); lk[i] = (i < N - 1 -> i + 1 : 0); state[i] = (i < N - 1); live = 3;
+#elif defined(THREADS)
+			runs[i] = 1; state[0] = 1; lk[0] = 1; state[2] = 1; lk[2] = 3; live = 5;
 #else
 			runs[i] = 1;
 #endif

@@ -54,8 +54,8 @@ inline pinned_by() {
 	od
 }
 
-/* slots.pxd: try_reap -- `w` was CONDEMNED when loaded */
-inline try_reap() {
+/* slots.pxd: pinned_at_all -- got: as pinned_by(), and no fork has carried a pin past the scan */
+inline pinned_at_all() {
 #ifdef FORK
 	moved = moves;
 	do
@@ -73,8 +73,13 @@ inline try_reap() {
 	od;
 	atomic { moved = 0; before = 0 }
 #else
-	pinned_by();
+	pinned_by()
 #endif
+}
+
+/* slots.pxd: try_reap -- `w` was CONDEMNED when loaded */
+inline try_reap() {
+	pinned_at_all();
 	if
 	:: !got ->
 #ifdef M_NO_CLAIM               /* H6: two reapers may both see no pin */
@@ -121,7 +126,36 @@ inline unpin() {
 
 /* slots.pxd: is_readable */
 #define READABLE (GEN(word[s]) == g && ST(word[s]) == SEALED)
+#ifdef EVICT
+#define HOLD_IT assert((gone & BIT(g)) == 0); holds[c * S + s] = g + 1
+#else
 #define HOLD_IT holds[c * S + s] = g + 1
+#endif
+
+#ifdef EVICT
+/* slots.pxd: pin_offered -- our pin is there, and held nothing when we looked */
+inline pin_offered() {
+	w = word[s];
+	do
+	:: GEN(w) == g && (ST(w) == SEALED || ST(w) == OFFERED) ->
+#ifndef M_RESCUE_UNMARKED       /* the next offer's scan passes over who has rescued the object */
+		mask[s] = mask[s] | MARK(me);
+#endif
+		if
+#ifdef M_NO_RESCUE              /* H67: what is offered is read, and the offer stands */
+		:: ST(w) == OFFERED -> d_step { HOLD_IT; ok = 1 } break
+#else
+		:: d_step { ST(w) == OFFERED && word[s] == w -> word[s] = WORD(g, SEALED, 0); HOLD_IT; ok = 1 } break
+		:: d_step { ST(w) == OFFERED && word[s] != w -> w = word[s] }
+#endif
+		:: d_step { ST(w) == SEALED -> w = word[s]; if :: READABLE -> HOLD_IT; ok = 1 :: else fi }
+			if :: ok -> break :: else fi
+		fi
+	:: else -> break
+	od;
+	w = 0
+}
+#endif
 
 /* slots.pxd: pin */
 inline pin() {
@@ -151,6 +185,9 @@ inline pin() {
 	buffered[c] == 0;
 #endif
 #endif
+#ifdef EVICT
+	if :: !ok -> pin_offered() :: else fi;
+#endif
 	if
 	:: ok
 #ifdef M_UNDO_NO_REAP           /* H1: undoing a pin is not unpinning */
@@ -163,6 +200,9 @@ inline pin() {
 
 /* names.pxd: remove -- of an object without a name; slots.pxd: condemn -- its first load is in the CAS here */
 inline remove() {
+#ifdef EVICT
+	there = (GEN(word[s]) == g && (ST(word[s]) == SEALED || ST(word[s]) == OFFERED) -> BIT(g) : 0);
+#endif
 #ifdef M_SCAN_FIRST             /* H2: the pins are looked at before the word is condemned */
 	pinned_by();
 	if
@@ -179,8 +219,15 @@ inline remove() {
 	if
 	:: d_step { word[s] == WORD(g, SEALED, 0) -> word[s] = WORD(g, CONDEMNED, 0) }
 	   reap_condemned()
+#if defined(EVICT) && !defined(M_DELETE_BLIND)  /* what is offered is not there for who deletes */
+	:: d_step { GEN(word[s]) == g && ST(word[s]) == OFFERED -> word[s] = WORD(g, CONDEMNED, 0) }
+	   reap_condemned()
+#endif
 	:: else
-	fi
+	fi;
+#ifdef EVICT
+	gone = gone | there
+#endif
 #endif
 }
 
@@ -225,6 +272,61 @@ inline claim() {
 	:: else                         /* a hint that is not true is dropped */
 	fi
 }
+
+#ifdef EVICT
+/* slots.pxd: reuse_slot -- then the bytes are written */
+inline reuse_slot() {
+	mask[s] = 0;
+	d_step { assert(word[s] == w && NOBODY(s)); w = WORD(GEN(w) + 1, WRITING, me); word[s] = w }
+	publish_object()
+}
+
+/* units.pxd: may_go, take_object; slots.pxd: offer, withdraw, take_offered */
+inline evict() {
+	if
+	:: d_step { ST(word[s]) == SEALED -> w = word[s] }
+#ifdef THREADS
+#ifndef M_GIL_LET_GO            /* H68: another thread of the process offers it by the same word meanwhile */
+		d_step { gil == 0 -> gil = c + 1 }
+#endif
+#endif
+#ifdef M_OFFER_LATE             /* H67: the pins are looked at before the offer stands */
+		pinned_at_all();
+		if
+		:: d_step { !got && word[s] == w -> w = WORD(GEN(w), OFFERED, me); word[s] = w }
+#else
+		if
+		:: d_step { word[s] == w -> w = WORD(GEN(w), OFFERED, me); word[s] = w }
+			pinned_at_all();
+#endif
+			if
+			:: got ->
+				if :: d_step { word[s] == w -> word[s] = WORD(GEN(w), SEALED, 0) } :: else fi
+			:: !got ->
+				if
+#ifdef M_EVICT_STORE            /* H67: the block is taken by a store, whoever has rescued it since the scan */
+				:: d_step { assert(NOBODY(s)); w = WORD(GEN(w), RECLAIMING, me); word[s] = w }
+#else
+				:: d_step { word[s] == w -> assert(NOBODY(s)); w = WORD(GEN(w), RECLAIMING, me); word[s] = w }
+#endif
+					if
+					:: GEN(w) < LAST -> reuse_slot()
+					:: true -> free_slot()
+					fi
+#ifndef M_EVICT_STORE
+				:: else
+#endif
+				fi
+			fi
+		:: else
+		fi
+#ifdef THREADS
+		; d_step { if :: gil == c + 1 -> gil = 0 :: else fi }
+#endif
+	:: else
+	fi
+}
+#endif
 
 /* bitmap.pxd: hint_take */
 inline put() {
@@ -287,6 +389,12 @@ inline sweep(r_) {
 #ifdef HOLD
 		:: d_step { ST(word[s]) == HELD && ROW(word[s]) == r_ -> w = word[s] }
 		   unclaim()
+#endif
+#ifdef EVICT
+#ifndef M_LEAVE_OFFERED         /* who dies with an offer leaves an object that nobody can evict again */
+		:: d_step { ST(word[s]) == OFFERED && ROW(word[s]) == r_ -> w = word[s] }
+		   if :: d_step { word[s] == w -> word[s] = WORD(GEN(w), SEALED, 0) } :: else fi
+#endif
 #endif
 		:: else
 		fi;
