@@ -46,17 +46,23 @@ if os.environ.get("REFSTORE_WERROR"):
     warnings.append("-Werror")
 
 
-def core() -> list[Extension]:
-    """The compiled core, generated anew."""
-    modules: list[Extension] = cythonize(
-        Extension(
-            "refstore._core",
-            ["refstore/_core.pyx"],
-            include_dirs=[numpy.get_include()],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-            extra_compile_args=warnings + COMPILE[variant],
-            extra_link_args=LINK.get(variant, []),
-        ),
+def core() -> Extension:
+    """The compiled core."""
+    return Extension(
+        "refstore._core",
+        ["refstore/_core.pyx"],
+        include_dirs=[numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        extra_compile_args=warnings + COMPILE[variant],
+        extra_link_args=LINK.get(variant, []),
+        optional=asked_for is None,
+    )
+
+
+def translated(module: Extension) -> list[str]:
+    """Its C sources, generated anew."""
+    (made,) = cythonize(
+        module,
         build_dir=f"build/cython-{variant}",
         compiler_directives={
             "language_level": 3,
@@ -68,15 +74,16 @@ def core() -> list[Extension]:
         emit_linenums=variant != "release",  # sanitizers and gdb then name .pyx and .pxd lines
         force=True,
     )
-    for module in modules:
-        module.optional = asked_for is None  # cythonize() makes new ones, and forgets it
-    return modules
+    sources: list[str] = made.sources
+    return sources
 
 
 class OptionalBuild(build_ext):
     """Goes on without the core where it cannot be built and nobody asked for it."""
 
     def run(self) -> None:
+        for module in self.extensions:  # and not whenever pip asks this file something
+            module.sources = translated(module)
         super().run()
         if variant == "release" and not self.inplace:
             self.copy_extensions_to_source()
@@ -92,7 +99,7 @@ class OptionalBuild(build_ext):
 
 setup(
     cmdclass={"build_ext": OptionalBuild},
-    ext_modules=[] if variant == "none" else core(),
+    ext_modules=[] if variant == "none" else [core()],
     options={  # neither setuptools nor Cython sees a change of variant, so always rebuild
         "build": {"build_base": f"build/base-{variant}"},
         "build_ext": {"force": True},

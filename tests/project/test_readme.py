@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import builds
 import engines
 import pytest
 
@@ -77,6 +78,8 @@ class FirstUser:
             "PATH": f"{home / 'venv' / 'bin'}:{os.environ['PATH']}",
             "REFSTORE_DIR": str(stores),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_COMPILE": "1",  # most of what is installed is imported once, or never
+            "CC": builds.quick_compiler(home),
         }
 
     def run(self, *command: str, program: str | None = None) -> subprocess.CompletedProcess[str]:
