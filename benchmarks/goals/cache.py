@@ -103,9 +103,7 @@ def _churn_together(effort: Effort) -> Iterator[Row]:
                     floor.append(alone.window("ask", effort.worker_window).speed)
                     ours.append(both.window("ask", effort.worker_window).speed)
         what = f"the same, evict={policy!r}, two processes / one"
-        yield compared(
-            what, ours, floor, Goal(1.7, at_least=True), rate, str(effort.worker_rounds)
-        )
+        yield compared(what, ours, floor, Goal(1.7, at_least=True), rate, str(effort.worker_rounds))
 
 
 def _asking(store: Store, trace: Sequence[int]) -> Loop:

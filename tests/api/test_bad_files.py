@@ -233,15 +233,15 @@ LOCK_THAT_CANNOT_BE = """
     store = refstore.Store(path, create=False)
     store["n"] = b"x" * 1000
     with open(path, "rb") as file:
-        file.seek(2 * 4096)  # the rows, of 128 bytes, whose first word is 1 while they are taken
-        rows = file.read(1024 * 128)
-    taken = [row for row in range(1024) if struct.unpack_from("=Q", rows, row * 128)[0]]
+        file.seek(2 * 4096)  # the rows, of 320 bytes, whose first word is 1 while they are taken
+        rows = file.read(1024 * 320)
+    taken = [row for row in range(1024) if struct.unpack_from("=Q", rows, row * 320)[0]]
     assert len(taken) == 2 and 700 not in taken, taken  # the test's, and ours after it
     row = 700 if whose == "nobody" else taken[-1]
 
     def damage(value):
         with open(path, "r+b") as file:
-            for at in [4096] if where == "space" else range(34 * 4096, 50 * 4096, 64):
+            for at in [4096] if where == "space" else range(82 * 4096, 98 * 4096, 64):
                 file.seek(at)
                 file.write(struct.pack("=Q", value))
 

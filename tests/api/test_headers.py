@@ -78,8 +78,8 @@ def test_an_object_is_made_again(store: refstore.Store, make_store: MakeStore, o
 @engines.needs_core
 def test_a_header_goes_from_engine_to_engine(obj: Any) -> None:
     with (
-        refstore.Store.temporary("1MiB", backend="native") as native,
-        refstore.Store.temporary("1MiB", backend="filelock") as filelock,
+        refstore.Store.temporary("4MiB", backend="native") as native,
+        refstore.Store.temporary("4MiB", backend="filelock") as filelock,
     ):
         for one, other in ((native, filelock), (filelock, native)):
             with one.get(one.put(obj)) as buf, other.get(again(buf, other)) as copy:

@@ -29,8 +29,6 @@ cdef class BatchCalls(ListingCalls):
         terms.is_closed = &self.is_closed
         read_terms(&terms, timeout, owned, evictable, NO_META)
         batch.hold(att, asked)
-        if told is not None and not replace:
-            self.require_free_names(att, told)
         batch.measure_all()
         batch.begin_all(&terms)
         batch.describe_all()
@@ -42,13 +40,6 @@ cdef class BatchCalls(ListingCalls):
             if terms.owned:
                 att.delete_unless_open()
         return refs
-
-    cdef int require_free_names(self, Attachment att, list names) except -1:
-        cdef Name parsed
-        for name in names:
-            read_name(&att.view, name, &parsed, False)
-            require_free_name(&att.view, name, &parsed)
-        return 0
 
     def get_many(self, keys, *, timeout=0, writable=False):
         cdef:

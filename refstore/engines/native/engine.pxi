@@ -150,6 +150,7 @@ cdef class ObjectCalls:
         writer.generation = draft.generation
         writer.data = block_of(&att.view, &draft)
         writer.nbytes = <Py_ssize_t>att.view.slots[writer.slot].nbytes
+        writer.older_arrays = []
         writer.may_shrink = nbytes is not None and header is None
         writer.is_writable = True
         writer.enlist()

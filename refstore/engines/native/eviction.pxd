@@ -213,11 +213,12 @@ cdef inline void pick_larger(View *v, Want *want, Pick *pick) noexcept nogil:
 
 cdef inline bint pick(View *v, Want *want, Eviction *so_far, Pick *picked) noexcept nogil:
     # Samples first; then every slot and every window, so that what can be found is found.
+    cdef bint is_hard = so_far.refused >= MOST_REFUSED // 2     # nearly all there is is pinned
     picked.is_any = picked.is_queued = False
-    if v.has_queues and pick_next(v, want, so_far, picked):
+    if not is_hard and v.has_queues and pick_next(v, want, so_far, picked):
         picked.is_queued = picked.is_object
         return True
-    if slots_used(v):
+    if not is_hard and slots_used(v):
         pick_sample(v, want, picked)
     if picked.is_any:
         return True

@@ -184,6 +184,7 @@ cdef enum:
 cdef enum SlotFlag:
     FLAG_HARD_CLAIM = 1         # of CLAIMED: others get an error instead of the name
     FLAG_META = 2               # bytes of the user's own are in `metas`, or in the block
+    FLAG_UNSEALED = 4           # of CONDEMNED: it was given up, and never was an object
 
 cdef enum:
     # `last_use`

@@ -5,7 +5,8 @@ from libc.stdint cimport int64_t, uint16_t, uint64_t
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed_u32, load_seq_cst
 from refstore.engines.native.error_codes cimport ERR_NOT_FOUND, kind_of_error
 from refstore.engines.native.layout cimport (
-    CLAIMED, CONDEMNED, EVICTABLE, KEPT, Maker, MAKERS, MAX_ROWS, PUBLISHING, Slot, WRITING,
+    CLAIMED, CONDEMNED, EVICTABLE, FLAG_UNSEALED, KEPT, Maker, MAKERS, MAX_ROWS, PUBLISHING, Slot,
+    WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.view cimport (
@@ -154,7 +155,9 @@ cdef tuple fields_seen(View *v, uint64_t i, uint64_t word, str state):
     # The caller looks at the word again.
     cdef:
         Slot *slot = &v.slots[i]
-        bint is_object = state is LIVE or state is PENDING_DELETE
+        bint is_object = state is LIVE \
+            or state is PENDING_DELETE and slot.flags & FLAG_UNSEALED == 0
+        bint is_made = state is IS_WRITTEN or state is IS_CLAIMED
         uint64_t block = block_nbytes(slot)
         uint64_t pins = 0
     for _, cell in pins_seen(v, i, 0):
@@ -164,18 +167,18 @@ cdef tuple fields_seen(View *v, uint64_t i, uint64_t word, str state):
         None if state is IS_WRITTEN else name_seen(v, i),
         KINDS[kind_of(v, i)] if is_object else None,
         min(slot.nbytes, block),
-        block, pins, *origin_seen(v, slot, word if not is_object else 0),
+        block, pins, *origin_seen(v, slot, word_row(word) + 1 if is_made else 0),
         v.header.made_at + slot.created / <double>PER_SECOND,
         is_object and slot.owned_by != 0, slot.last_use & EVICTABLE != 0, state)
 
 
-cdef tuple origin_seen(View *v, Slot *slot, uint64_t word):
-    # pid and command of who put it; `word`: that names who is making it, else 0
+cdef tuple origin_seen(View *v, Slot *slot, uint64_t row):
+    # pid and command of who put it; `row`: + 1, of who is making it, else 0
     cdef uint64_t k = <uint64_t>slot.put_by - 1
     cdef Maker *maker
-    if word:
-        return (row_at(v, word_row(word) % MAX_ROWS).pid,
-                command_of(row_at(v, word_row(word) % MAX_ROWS)))
+    if row:
+        return (row_at(v, (row - 1) % MAX_ROWS).pid,
+                command_of(row_at(v, (row - 1) % MAX_ROWS)))
     if k >= MAKERS:
         return (0, "")
     maker = maker_at(v, k)
@@ -186,6 +189,7 @@ cdef int64_t pinned_block(View *v, uint64_t at, uint64_t nbytes) noexcept:
     # The slot that we pin in whose block these bytes of the file lie, or -1; not of what is being
     # written.
     cdef uint64_t i, offset, state
+    cdef bint is_object
     for i in range(slots_used(v)):
         if not pins_are_committed(v, i):
             continue
@@ -193,6 +197,7 @@ cdef int64_t pinned_block(View *v, uint64_t at, uint64_t nbytes) noexcept:
             continue
         state = word_state(load_acquire(&v.slots[i].word))               # [seal]
         offset = v.slots[i].offset
-        if offset <= at and at - offset + nbytes <= block_nbytes(&v.slots[i]) and state != WRITING:
-            return <int64_t>i
+        if offset <= at and at - offset + nbytes <= block_nbytes(&v.slots[i]):
+            is_object = state != WRITING and v.slots[i].flags & FLAG_UNSEALED == 0
+            return <int64_t>i if is_object else -1
     return -1

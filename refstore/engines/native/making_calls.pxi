@@ -28,7 +28,7 @@ from contextvars import ContextVar
 from refstore import _waiting_messages
 from refstore._errors import ObjectExistsError, StoreFullError
 
-cdef enum:
+cdef enum MakingLimit:
     SLOT_NAP_MS = 1000          # for which a call waits for a slot for its claim, and looks again
     SUSPICIONS = 2              # looks that see makers wait for each other, until it is so
     MOST_SUSPICIONS = 20        # if it should have been another one of them who said it

@@ -17,9 +17,9 @@ from refstore.engines.native.error_codes cimport (
     left_behind,
 )
 from refstore.engines.native.layout cimport (
-    CLAIMED, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FLAG_HARD_CLAIM, FREE, HELD, KEPT,
-    MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PUBLISHING, RECLAIMING, RETIRED, Row, ROW_FREE,
-    ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    CLAIMED, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FLAG_HARD_CLAIM, FLAG_UNSEALED, FREE,
+    HELD, KEPT, MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PUBLISHING, RECLAIMING, RETIRED, Row,
+    ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.system cimport (
@@ -59,6 +59,7 @@ cdef inline void condemn_replaced(View *v, Slot *slot) noexcept nogil:
 cdef inline void condemn_dead(View *v, uint64_t i, uint64_t word) noexcept nogil:
     # What a dead process was making. A child that it forked meanwhile may have views of the block,
     # and pins it.
+    assign(v.slots[i].flags, v.slots[i].flags | FLAG_UNSEALED)
     end_publishing(v, i, word, CONDEMNED)
     v.recovered.unfinished += 1
     v.recovered.nbytes += reap_counted(v, i)

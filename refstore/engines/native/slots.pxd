@@ -10,15 +10,15 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    cas_acq_rel, cas_seq_cst, ctz64, fetch_add_seq_cst_u32, fetch_or_release, fetch_or_seq_cst,
-    fetch_sub_seq_cst_u32, load_acquire, load_relaxed, load_seq_cst, load_seq_cst_u32,
-    store_relaxed, store_release, store_seq_cst, unlikely,
+    assign, cas_acq_rel, cas_seq_cst, ctz64, fetch_add_seq_cst_u32, fetch_or_release,
+    fetch_or_seq_cst, fetch_sub_seq_cst_u32, load_acquire, load_relaxed, load_seq_cst,
+    load_seq_cst_u32, store_relaxed, store_release, store_seq_cst, unlikely,
 )
 from refstore.engines.native.error_codes cimport ERR_BUSY, ERR_NOT_FOUND, ERR_PINS, with_blocker
 from refstore.engines.native.layout cimport (
-    CLAIMED, CLASSES, CONDEMNED, COUNT_RESCUES, FREE, GENERATION_LAST, KEPT, LIVE_STATES,
-    LIVE_WORDS, OFFERED, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot, SLOTS_PER_STEP,
-    WRITING,
+    CLAIMED, CLASSES, CONDEMNED, COUNT_RESCUES, FLAG_UNSEALED, FREE, GENERATION_LAST, KEPT,
+    LIVE_STATES, LIVE_WORDS, OFFERED, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot,
+    SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.view cimport (
     bits_at, class_bits_at, count, is_ready, pins_are_committed, pins_of, pins_ready_of, RECENT,
@@ -326,6 +326,7 @@ cdef inline void abandon(View *v, uint64_t i) noexcept nogil:
     # What was being written is not wanted, but views of it may live, and pins with them: it goes
     # with the last.
     cdef uint64_t generation = word_generation(load_relaxed(&v.slots[i].word))  # relaxed: ours
+    assign(v.slots[i].flags, v.slots[i].flags | FLAG_UNSEALED)
     store_seq_cst(&v.slots[i].word, make_word(generation, CONDEMNED, 0))  # [pin]
 
 

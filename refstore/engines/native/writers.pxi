@@ -54,6 +54,7 @@ cdef class Writer(Block):
     cdef Attachment home        # stays when the block is given back
     cdef OpenWriter open        # for the fork hooks, while it is neither sealed nor aborted
     cdef object array_ref       # weak: the array holds us
+    cdef list older_arrays      # the same, of before truncations
 
     def __init__(self):
         raise _messages.no_constructor("Writer")
@@ -153,6 +154,7 @@ cdef class Writer(Block):
         self.require_ours()          # still
         see_forks(att)
         self.shrink(True)
+        draft.slot = self.slot
         if self.is_seen() and not self.pinned and not self.pin_views():
             raise full(&self.att.view, <uint64_t>self.nbytes, ERR_NO_MEMORY)
         ref = make_ref(self.tag, self.slot, self.generation)
@@ -170,9 +172,10 @@ cdef class Writer(Block):
         finally:
             self.exports -= 1
             self.close_views()
-        array = self.array_ref() if self.array_ref is not None else None
-        if array is not None:
-            PyArray_CLEARFLAGS(<cnp.ndarray>array, NPY_ARRAY_WRITEABLE)
+        for array_ref in [self.array_ref, *self.older_arrays]:
+            array = array_ref() if array_ref is not None else None
+            if array is not None:
+                PyArray_CLEARFLAGS(<cnp.ndarray>array, NPY_ARRAY_WRITEABLE)
         return ref
 
     def write_at(self, offset, data):
@@ -224,6 +227,7 @@ cdef class Writer(Block):
         see_forks(self.att)
         self.nbytes = size
         self.is_short = True
+        self.older_arrays.append(self.array_ref)
         self.array_ref = None
         got = self.shrink(False)
         # what does not come back now does so at the seal, or with the object
@@ -242,7 +246,8 @@ cdef class Writer(Block):
         if self.is_seen():
             return 0
         needed = <uint64_t>self.nbytes + meta_room(meta_nbytes(v, i))
-        if needed <= SMALL_LIMIT and move_object(v, &i, needed):
+        # a claim is the slot's
+        if not self.claims and needed <= SMALL_LIMIT and move_object(v, &i, needed):
             self.slot = self.open.slot = i
             self.generation = word_generation(load_relaxed(&v.slots[i].word))   # relaxed: ours
             self.data = v.base + v.slots[i].offset

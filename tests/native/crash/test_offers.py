@@ -98,9 +98,7 @@ def test_an_offer_that_was_read_is_not_taken(make_store: MakeStore) -> None:
     assert store.check() == []
 
 
-def test_a_pin_that_moves_to_a_child_amid_the_scan_counts(
-    store: refstore.Store, path: str
-) -> None:
+def test_a_pin_that_moves_to_a_child_amid_the_scan_counts(store: refstore.Store, path: str) -> None:
     """The child's row comes before its parent's, and the scan has passed it."""
     store.get("it").release()  # so that our row is looked at, and stops the scan
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as lower:
