@@ -1,4 +1,4 @@
-"""Where in memory a view lies, whatever kind of object it is."""
+"""Addresses of views, whatever kind of object they are."""
 
 from __future__ import annotations
 

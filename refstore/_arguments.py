@@ -102,7 +102,7 @@ def deadline_of(timeout: object) -> float | None:
 
 
 def checked_meta(meta: object) -> bytes:
-    """What put() was given as `meta`; TypeError or ValueError."""
+    """The bytes that put() was given as `meta`; TypeError or ValueError."""
     if not isinstance(meta, bytes):
         raise TypeError(f"meta is {meta!r}: give bytes, not {type(meta).__name__}")
     if len(meta) > META_LIMIT:
@@ -118,7 +118,7 @@ def listed_names(names: Iterable[str]) -> list[str]:
 
 
 def checked_count(count: SupportsIndex, names: Sequence[str]) -> int:
-    """How many of the names a wait_any() waits for; TypeError or ValueError."""
+    """The number of names that a wait_any() waits for; TypeError or ValueError."""
     n = _number("count", count, "such as 1")
     if not 1 <= n <= len(names):
         raise ValueError(f"count is {n}, of {len(names)} names: it is 1 to their number")

@@ -14,7 +14,7 @@ __all__ = ["EngineCalls"]
 
 
 class EngineCalls:
-    """How the calls find their engine, for `Store`."""
+    """Finds the engine of the calls, for `Store`."""
 
     __slots__ = ()
 

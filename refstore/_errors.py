@@ -174,7 +174,7 @@ class StoreFullError(RefstoreError, MemoryError):
 
 
 class GetTimeoutError(RefstoreError, TimeoutError):
-    """What was waited for did not come in the time given. A TimeoutError, too.
+    """A wait ended with its time, and nothing had come. A TimeoutError, too.
 
     Parameters:
         pid: of get_or_put(): the process that is making the object; else None.

@@ -115,7 +115,7 @@ class Holder(NamedTuple):
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What is known of one object. Sizes are in bytes.
+    """A description of one object. Sizes are in bytes.
 
     Parameters:
         ref: of the object; None while it is being written, and of a claim.

@@ -63,6 +63,18 @@ def own_factory(path: str, name: str) -> RefstoreError:
     )
 
 
+def no_keys(keys: object) -> TypeError:
+    return TypeError(f"keys is one {type(keys).__name__}: give a list of refs and names")
+
+
+def no_factory(factory: object) -> TypeError:
+    return TypeError(f"factory is {factory!r}: give a function without parameters")
+
+
+def no_version(newer_than: object) -> TypeError:
+    return TypeError(f"newer_than is {newer_than!r}: give an ObjectRef or None")
+
+
 def abandoned(path: str, what: str) -> RefstoreError:
     """A wait that nobody can end. `what` waits, as in "wait('weights')"."""
     return RefstoreError(

@@ -1,8 +1,9 @@
 """Rows of stores that are caches: what they keep, and how fast they change."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
+from typing import Literal
 
 from benchmarks import traces
 from benchmarks.goals.row import Effort, Goal, Row, compared, timed
@@ -17,8 +18,9 @@ SEED = 1
 _WARM = 500_000  # gets: ever before the first that counts
 _DRAWN = 400_000  # gets that are gone through again and again
 _NAMES = [f"key {key}" for key in range(traces.KEYS)]
+_Policy = Literal["lru", "s3fifo"]
 # policy, trace, and by how many points its hit rate is to be better than that of exact LRU
-_POINTS = (
+_POINTS: tuple[tuple[_Policy, str, float, bool, float], ...] = (
     ("lru", "Zipf 0.8", 0.8, False, -1.0),
     ("lru", "Zipf 1.0", 1.0, False, -1.0),
     ("lru", "Zipf 0.9, shifting", 0.9, True, -1.0),
@@ -30,7 +32,7 @@ _POINTS = (
 
 def hit_rates(effort: Effort) -> Sequence[Row]:
     """Compares the share of gets that find their object with that of an exact LRU cache."""
-    return list(_hit_rates(effort.gets))
+    return list(_hit_rates(2 * effort.objects))
 
 
 def _hit_rates(gets: int) -> Iterator[Row]:
@@ -50,14 +52,14 @@ def _hit_rates(gets: int) -> Iterator[Row]:
         )
 
 
-def _hits(policy: str, trace: Sequence[int], warm: int) -> float:
+def _hits(policy: _Policy, trace: Sequence[int], warm: int) -> float:
     with Store.temporary(ROOM * SIZE, evict=policy) as store:
         look = _looker(store)
         look(trace[:warm])
         return look(trace[warm:]) / (len(trace) - warm)
 
 
-def _looker(store: Store) -> "Looker":
+def _looker(store: Store) -> Callable[[Sequence[int]], int]:
     """A function that asks for keys, puts those that are not there, and counts those that are."""
     get, put, data = store.get, store.put, memoryview(bytearray(b"\x01" * SIZE))
 
@@ -67,7 +69,7 @@ def _looker(store: Store) -> "Looker":
             try:
                 with get(_NAMES[key]):
                     hits += 1
-            except ObjectNotFoundError:
+            except ObjectNotFoundError:  # noqa: PERF203
                 put(data, name=_NAMES[key], replace=True)
         return hits
 

@@ -123,7 +123,7 @@ class Engine(Protocol):
         """The object that this process pins in whose block these bytes of its memory lie."""
 
     def _watch(self) -> Watch:
-        """For one thread that waits on behalf of others."""
+        """Makes a Watch, for one thread that waits on behalf of others."""
 
     def _problems(self) -> set[str]:
         """A sentence for each invariant that does not hold at this moment."""
@@ -138,7 +138,7 @@ class Engine(Protocol):
 
 
 class Watch(Protocol):
-    """How one thread sleeps until any of many names changes. It keeps no store open."""
+    """Sleeps, in one thread, until any of many names changes. It keeps no store open."""
 
     def seen(self, names: Sequence[str]) -> list[int]:
         """Takes part as a sleeper from here on; what to hand to sleep(), read before a look.

@@ -219,7 +219,7 @@ class Attachment(Owner):
         call.replaced, call.published = rivals.replaced is not None, c.next()
 
     def _write_spill(self, at: int, wanted: slots.Wanted, life: Life) -> None:
-        """What lies in the block besides its payload; that begins at `at`."""
+        """Writes what lies in the block besides its payload, which begins at `at`."""
         text, meta = wanted.text, wanted.meta
         if slots.text_spill(len(text)):
             Target(self.file, at + wanted.nbytes, len(text), life).copy(0, text)
@@ -271,11 +271,11 @@ class Attachment(Owner):
     def write(
         self, call: Call, block: buffers.Block, offset: int, octets: npt.NDArray[np.uint8]
     ) -> None:
-        """Copies bytes into the block that the call took."""
+        """Writes bytes into the block of the object that the call began."""
         Target(self.file, block.offset, block.nbytes, call.life).copy(offset, octets)
 
     def shrink(self, call: Call, nbytes: int, *, frees: bool) -> bool:
-        """Makes the object shorter that the call began, and with `frees` its block; whether it is
+        """Shortens the object that the call began, and with `frees` its block; whether it is
         still being written."""
         return call.run("truncate()", self._shrink, call, nbytes, frees)
 

@@ -240,7 +240,7 @@ class BatchCalls(Opened):
 
 def _listed(keys: Iterable[Key]) -> list[Key]:
     if isinstance(keys, (str, ObjectRef)):
-        raise TypeError(f"keys is one {type(keys).__name__}: give a list of refs and names")
+        raise _waiting_messages.no_keys(keys)
     return list(keys)
 
 
@@ -249,7 +249,7 @@ def _unpins(pins: Sequence[Pin]) -> list[Deferred]:
 
 
 def _refs(att: Attachment, batch: Sequence[One]) -> list[ObjectRef]:
-    """Of those that are published."""
+    """The refs of those that are published."""
     return [
         make_ref(one.call.slot, one.call.generation, att.tag)
         for one in batch

@@ -53,7 +53,7 @@ _dice = random.Random()
 
 
 def use_word(c: Change, evictable: bool) -> int:
-    """Of an object that is put."""
+    """The use of an object that is put."""
     return (EVICTABLE | _tick(c)) if evictable else 0
 
 
@@ -73,7 +73,7 @@ def _tick(c: Change) -> int:
 
 
 def admit(c: Change, slot: int) -> None:
-    """What is about to be published comes into the queues, where there are any."""
+    """Enters what is about to be published into the queues, where there are any."""
     at = c.file.slot(slot)
     if _has_queues(c) and c[at + USE] & EVICTABLE:
         queues.admit(c, slot, c[at + WORD] >> 8, c[at + HASH])
@@ -115,7 +115,7 @@ def _leaves(c: Change, slot: int) -> int:
 
 
 def _oldest(c: Change, units: int) -> int | None:
-    """Of some objects, each of which leaves enough room."""
+    """The oldest of some objects, each of which leaves enough room."""
     used, found = slots.used(c), dict[int, int]()
     for _ in range(DRAWS if used else 0):
         slot = int(_dice.random() * used)
@@ -134,7 +134,7 @@ def _oldest(c: Change, units: int) -> int | None:
 
 
 class _Blocks:
-    """What may go, and what is free, by place in the file."""
+    """Units that may go, and free ones, by place in the file."""
 
     def __init__(self, c: Change) -> None:
         word, use = recovery.column(c, WORD), recovery.column(c, USE)

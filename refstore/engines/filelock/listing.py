@@ -1,4 +1,4 @@
-"""The calls that describe objects."""
+"""Descriptions of objects, as info() and objects() give them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _info_of(c: Change, att: Attachment, key: Parsed) -> Info | None:
 
 
 def _described(c: Change, att: Attachment, first: int, prefix: str | None) -> list[Info]:
-    """Of the next TURN slots."""
+    """Describes the next TURN slots."""
     found, processes = [], dict[int, tuple[int, str]]()
     for slot in range(first, min(first + TURN, slots.used(c))):
         if c[c.file.slot(slot) + WORD] & 0xFF in STATES:

@@ -46,7 +46,7 @@ class MakingCalls(Opened):
         call.until = deadline_of(timeout) if timeout != 0 else 0.0
         call.asked = Asked(name, owned=owned, evictable=evictable)
         if not callable(factory):
-            raise TypeError(f"factory is {factory!r}: give a function without parameters")
+            raise _waiting_messages.no_factory(factory)
         pin = Pin(call.att)
         try:
             return self._get_or_make(call, name, factory, pin, timeout)

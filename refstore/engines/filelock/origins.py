@@ -29,7 +29,7 @@ __all__ = ["command_of", "is_known", "origin_of", "pid_of", "word"]
 
 
 def word(c: Change, row: int) -> int:
-    """Of an object that a row's process puts now. It gets its origin, if it has none, in a change
+    """Notes the origin of an object that a row's process puts now, in a change
     of its own."""
     at = process_table.row_at(c.file, row) + ROW_ORIGIN
     number = c[at]
@@ -93,7 +93,7 @@ def pid_of(c: Change, number: int) -> int:
 
 
 def command_of(c: Change, number: int) -> str:
-    """How the process was started; empty if it is not known."""
+    """The command of the process; empty if it is not known."""
     if number in (0, UNKNOWN):
         return ""
     return process_table.read_text(c, _entry(c, number) + ORIGIN_COMMAND, ORIGIN_NBYTES)

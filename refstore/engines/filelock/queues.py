@@ -103,7 +103,7 @@ def _resident(c: Change, entry: int) -> tuple[int, int] | None:
 
 
 def admit(c: Change, slot: int, generation: int, hashed: int) -> None:
-    """What is about to be published; `hashed`: of its name, 0 if it has none."""
+    """Enters what is about to be published; `hashed`: of its name, 0 if it has none."""
     push(c, MAIN if hashed and _was_here(c, hashed) else SMALL, slot, generation)
 
 
@@ -141,7 +141,7 @@ def _moves_on(c: Change, ring: int, slot: int) -> bool:
 
 
 def _group(c: Change, hashed: int) -> int | None:
-    """Where the name is remembered, if it is; None if there is no memory for that."""
+    """The place where the name is remembered; None if there is no memory for that."""
     at = c.file.g.ghosts + (hashed & c.file.g.ghost_mask) * GHOST_WAYS
     return at if hashed and c.file.commit_word(at) else None
 

@@ -122,7 +122,7 @@ def name(c: Change, slot: int) -> bytes:
 
 
 class Wanted(NamedTuple):
-    """What a block is to hold."""
+    """The contents of a block to come."""
 
     nbytes: int  # of payload
     kind: int
@@ -131,7 +131,7 @@ class Wanted(NamedTuple):
 
     @property
     def units(self) -> int:
-        """Of the block."""
+        """Units of the block."""
         spill = text_spill(len(self.text)) + meta_spill(len(self.meta))
         return -(-(self.nbytes + spill) // UNIT)
 
@@ -147,7 +147,7 @@ def meta_spill(nbytes: int) -> int:
 
 
 class By(NamedTuple):
-    """Who claims a slot, and when: words of the slot."""
+    """Words of a slot: its maker, and the time."""
 
     maker: int
     origin: int

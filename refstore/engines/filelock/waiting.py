@@ -130,7 +130,7 @@ def _known(att: Attachment, newer_than: ObjectRef | None) -> tuple[int, int] | N
     if newer_than is None:
         return None
     if not isinstance(newer_than, ObjectRef):
-        raise TypeError(f"newer_than is {newer_than!r}: give an ObjectRef or None")
+        raise _waiting_messages.no_version(newer_than)
     slot, generation, tag = parts_of(newer_than)
     return (slot, generation) if tag == att.tag else None
 

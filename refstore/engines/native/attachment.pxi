@@ -23,7 +23,7 @@ from refstore.engines.native.opening cimport (
 
 import os
 import weakref
-from refstore._arguments import POLICIES       # by the numbers of Evict
+from refstore import _arguments
 
 cdef extern from "Python.h":
     int Py_AtExit(void (*function)() noexcept nogil) noexcept
@@ -114,7 +114,7 @@ cdef class Attachment:
 
     @property
     def evict(self):
-        return POLICIES[min(self.view.header.evict, <uint32_t>EVICT_S3FIFO)]
+        return _arguments.POLICIES[min(self.view.header.evict, <uint32_t>EVICT_S3FIFO)]
 
     def is_of(self, int fd):
         found = os.fstat(fd)
@@ -175,7 +175,8 @@ def file_nbytes(uint64_t capacity, uint64_t max_objects):
 def make_file(str path not None, uint64_t capacity, uint64_t max_objects, int mode, bint temporary,
               evict):
     cdef CreatorLock lock = CreatorLock() if temporary else None
-    cdef int fd = new_file(path, capacity, max_objects, mode, temporary, POLICIES.index(evict))
+    cdef int fd = new_file(path, capacity, max_objects, mode, temporary,
+                           _arguments.POLICIES.index(evict))
     try:
         if lock is not None:
             lock.keep(fd)

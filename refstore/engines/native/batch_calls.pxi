@@ -14,6 +14,7 @@ from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns
 from refstore.engines.native.put cimport Draft, prepare
 
+from refstore import _waiting_messages
 from refstore._arguments import checked_names
 
 
@@ -125,7 +126,7 @@ cdef class BatchCalls(ListingCalls):
 
 cdef inline list listed(object keys):
     if isinstance(keys, (str, ObjectRef)):
-        raise TypeError(f"keys is one {type(keys).__name__}: give a list of refs and names")
+        raise _waiting_messages.no_keys(keys)
     return list(keys)
 
 

@@ -30,7 +30,10 @@ from refstore.engines.native.put cimport (
 )
 from refstore.engines.native.put_arrays cimport order_of
 
-from refstore.payload.arrays import axes_in_memory, describe, has_plain_view, plain_axes, stored_part
+from refstore.payload.arrays import (
+
+    axes_in_memory, describe, has_plain_view, plain_axes, stored_part,
+)
 
 cdef struct Item:
     uint64_t nbytes             # of the payload
@@ -45,6 +48,10 @@ cdef struct Piece:
     uint64_t at                 # in the payload
     uint64_t nbytes
     Py_ssize_t item
+
+
+cdef inline object no_memory_for(Py_ssize_t n):
+    return MemoryError(f"no memory to put {n} objects at once")
 
 
 @cython.final
@@ -88,7 +95,7 @@ cdef class Batch:
         self.items = <Item*>PyMem_Malloc(max(self.n, 1) * sizeof(Item))
         self.pieces = <Piece*>PyMem_Malloc(max(self.n, 1) * sizeof(Piece))
         if self.items == NULL or self.pieces == NULL:
-            raise MemoryError(f"no memory to put {self.n} objects at once")
+            raise no_memory_for(self.n)
         return 0
 
     # Measuring
@@ -117,7 +124,7 @@ cdef class Batch:
             pieces = <Piece*>PyMem_Realloc(self.pieces,
                                            (self.n_pieces * 2 + 8) * sizeof(Piece))
             if pieces == NULL:
-                raise MemoryError(f"no memory to put {self.n} objects at once")
+                raise no_memory_for(self.n)
             self.pieces = pieces
             self.room_for_pieces = self.n_pieces * 2 + 8
         self.pieces[self.n_pieces].source = source

@@ -146,14 +146,15 @@ cdef inline void set_waits_for(View *v, uint64_t i, const Claim *other) noexcept
     cdef Slot *slot = &v.slots[i]
     assign(slot.replaces_generation, word_generation(other.word) if other != NULL else 0)
     store_relaxed_u32(&slot.replaces_slot,
-                      <uint32_t>(other.slot + 1) if other != NULL else 0)  # relaxed: looked at twice
+                      <uint32_t>(other.slot + 1) if other != NULL else 0)  # relaxed: seen twice
 
 
 cdef inline bint follow_claim(View *v, Claim *claim) noexcept nogil:
     # on to the claim that the maker of this one waits for, if it does
     cdef uint64_t i = load_relaxed_u32(&v.slots[claim.slot].replaces_slot)       # relaxed: as above
     cdef uint64_t generation = v.slots[claim.slot].replaces_generation
-    if i == 0 or i > slots_used(v) or load_acquire(&v.slots[claim.slot].word) != claim.word:  # [seal]
+    if i == 0 or i > slots_used(v) \
+            or load_acquire(&v.slots[claim.slot].word) != claim.word:  # [seal]
         return False
     claim.slot = i - 1
     claim.word = load_acquire(&v.slots[i - 1].word)                      # [seal]

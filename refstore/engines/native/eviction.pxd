@@ -7,6 +7,7 @@
 # is kept.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_relaxed, prefetch
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS, ERR_NO_MEMORY
@@ -214,7 +215,7 @@ cdef inline void pick_larger(View *v, Want *want, Pick *pick) noexcept nogil:
 cdef inline bint pick(View *v, Want *want, Eviction *so_far, Pick *picked) noexcept nogil:
     # Samples first; then every slot and every window, so that what can be found is found.
     cdef bint is_hard = so_far.refused >= MOST_REFUSED // 2     # nearly all there is is pinned
-    picked.is_any = picked.is_queued = False
+    memset(picked, 0, sizeof(Pick))
     if not is_hard and v.has_queues and pick_next(v, want, so_far, picked):
         picked.is_queued = picked.is_object
         return True

@@ -442,8 +442,8 @@ cdef struct PageTag:
 #   mask          has the bit of each row with such a cell
 #   label         the name of a live object with a name_hash has that hash
 #   index         a cell of the name's buckets leads to such a slot; no two have one name
-#   claim         the name of a CLAIMED slot has its name_hash, and a cell of its buckets leads to the
-#                 slot; no two hard ones have one name, and no two soft ones
+#   claim         the name of a CLAIMED slot has its name_hash, and a cell of its buckets leads to
+#                 the slot; no two hard ones have one name, and no two soft ones
 #   lock          nobody holds the space lock, or a name's
 #   turn          is 0, or row + 1 of a live row
 

@@ -91,7 +91,7 @@ cdef inline uint32_t created_now(View *v) noexcept nogil:
 
 
 cdef inline void sign(View *v, Slot *slot, uint32_t *created) noexcept nogil:
-    # Of an object that we begin to put. `created`: 0, or what was found for another one of the call.
+    # Of an object that we begin to put. `created`: 0, or as found for another one of the call.
     if not v.has_looked_for_maker:
         take_maker(v)
     if created[0] == 0:

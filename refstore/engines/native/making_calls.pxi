@@ -49,7 +49,7 @@ cdef class MakingCalls(WaitingCalls):
             Found found
             int got
         if not PyCallable_Check(factory):
-            raise TypeError(f"factory is {factory!r}: give a function without parameters")
+            raise _waiting_messages.no_factory(factory)
         read_name(&att.view, name, &parsed, False)
         got = find(&att.view, &parsed, &found, True)
         if got >= 0:
@@ -215,7 +215,8 @@ cdef class Making:
 
     cdef int call_factory(self) except -1:
         claims = own_claims.get()
-        token = own_claims.set((*claims, (self.att.view.tag, self.claim.slot, self.claim.generation)))
+        claim = self.att.view.tag, self.claim.slot, self.claim.generation
+        token = own_claims.set((*claims, claim))
         try:
             self.made = self.factory()
             self.is_made = True

@@ -56,7 +56,7 @@ def _set_nap(long ms):
 
 
 def _waiting(Engine engine not None):
-    """How many processes sleep until others have done something."""
+    """Counts the processes that sleep until others have done something."""
     return count_waiting(&engine.use().view)
 
 

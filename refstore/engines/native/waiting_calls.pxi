@@ -136,7 +136,7 @@ cdef inline Found nothing_known() noexcept nogil:
 cdef int read_known(View *v, object newer_than, Found *known) except -1:
     # An object of another store is older than all of this one.
     if type(newer_than) is not ObjectRef:
-        raise TypeError(f"newer_than is {newer_than!r}: give an ObjectRef or None")
+        raise _waiting_messages.no_version(newer_than)
     if (<ObjectRef>newer_than).tag == v.tag:
         known.slot = (<ObjectRef>newer_than).slot
         known.generation = (<ObjectRef>newer_than).generation

@@ -69,7 +69,7 @@ cdef class NamesAsked:
 
 @cython.final
 cdef class Watch:
-    """A `Watch` of the interface."""
+    """The `Watch` of this engine."""
 
     cdef object att             # weak
     cdef uint32_t poked         # futex word of this process's own, guarded by the GIL

@@ -22,7 +22,6 @@ from tests.native.crash import image
 from tests.native.crash.failpoints import failpoint
 from tests.native.crash.operations import CAPACITY, LARGE, NAMED, NEW, OWNED, SMALL
 
-
 OFFERED = ("offer", "if not cas_seq_cst(&v.slots[i].word, &word, offered)")
 TAKEN = ("take_offered", "return cas_seq_cst(&v.slots[i].word, &offered")
 Policy = Literal["lru", "s3fifo"] | None

@@ -41,7 +41,8 @@ OF_EVICTION = [
         "what was rescued since the scan goes all the same",
         "slots.pxd",
         "    return cas_seq_cst(&v.slots[i].word, &offered,\n"
-        "                       make_word(word_generation(offered), RECLAIMING, v.row))   # [pin]\n",
+        "                       make_word(word_generation(offered), RECLAIMING, v.row))   "
+        "# [pin]\n",
         "    store_seq_cst(&v.slots[i].word,\n"
         "                  make_word(word_generation(offered), RECLAIMING, v.row))\n"
         "    return True\n",
@@ -51,7 +52,8 @@ OF_EVICTION = [
         "offered_not_rescued",
         "a reader goes by a pin that the evictor's scan has passed",
         "slots.pxd",
-        "        elif cas_seq_cst(&slot.word, &word, make_word(generation, SEALED, 0)):   # [pin]\n",
+        "        elif cas_seq_cst(&slot.word, &word, make_word(generation, SEALED, 0)):   "
+        "# [pin]\n",
         "        else:\n",
         OFFERS,
     ),
@@ -108,7 +110,8 @@ OF_EVICTION = [
         "reused_in_its_generation",
         "refs to what was evicted lead to what came in its place",
         "slots.pxd",
-        "    store_release(&v.slots[i].word, make_word(generation + 1, WRITING, v.row))  # [free]\n",
+        "    store_release(&v.slots[i].word, make_word(generation + 1, WRITING, v.row))  "
+        "# [free]\n",
         "    store_release(&v.slots[i].word, make_word(generation, WRITING, v.row))  # [free]\n",
         EVICTION,
     ),
@@ -124,7 +127,8 @@ OF_EVICTION = [
         "window_over_what_stays",
         "objects go for a put that does not fit all the same",
         "units.pxd",
-        "        elif not is_spare(word):\n            return False\n    window.end += unit.pages\n",
+        "        elif not is_spare(word):\n            return False\n"
+        "    window.end += unit.pages\n",
         "    window.end += unit.pages\n",
         EVICTION,
     ),
