@@ -105,11 +105,11 @@ IN_THE_DEAD_MAKERS_ROW = """
     path, end, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
     def rows_of(pid):
-        # state and pid begin each of the 1024 rows of 128 bytes, two pages into the file
+        # state and pid begin each of the 1024 rows of 320 bytes, two pages into the file
         with open(path, "rb") as file:
             file.seek(2 * 4096)
-            table = file.read(1024 * 128)
-        return [at for at in range(0, len(table), 128)
+            table = file.read(1024 * 320)
+        return [at for at in range(0, len(table), 320)
                 if struct.unpack_from("=QI", table, at) == (1, pid)]
 
     def in_the_grandchild():

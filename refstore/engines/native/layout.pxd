@@ -139,8 +139,8 @@ cdef enum:
     COUNTERS = 16
     COMMAND_NBYTES = 96
     LABEL_OF_PROCESS = 32       # bytes
-    MAKERS = 4096
-    MAKER_WORDS = 64            # MAKERS bits
+    MAKERS = 1024
+    MAKER_WORDS = 16            # MAKERS bits
     RECOVERIES_KEPT = 16
 
     CLASSES = 56                # 64 B steps up to 512 B, then 8 classes per doubling
