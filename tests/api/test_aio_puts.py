@@ -231,7 +231,7 @@ def test_those_that_wait_for_room_take_one_thread(
     loops.assert_at_rest(store)
 
 
-def test_a_put_that_is_cancelled_while_it_waits_for_room_leaves_nothing(
+def test_a_put_cancelled_while_it_waits_for_room_leaves_nothing(
     store: refstore.Store, in_loop: loops.InLoop
 ) -> None:
     store.put(bytes(store.capacity - 1000), name="full")

@@ -236,7 +236,7 @@ def test_a_writer_that_is_collected_ends_its_claim(store: refstore.Store) -> Non
     assert store.check() == []
 
 
-def test_a_view_that_outlives_the_claim_keeps_the_block_and_not_the_name(
+def test_a_view_that_outlives_its_claim_does_not_keep_the_name(
     store: refstore.Store,
 ) -> None:
     writer = claimed(store)

@@ -344,7 +344,7 @@ def test_what_is_put_and_deleted_meanwhile_is_in_nobodys_way(store: refstore.Sto
     assert bytes(store["n"]) == b"made"
 
 
-def test_who_asks_for_a_name_that_was_put_over_and_deleted_gets_the_makers(
+def test_a_name_put_over_and_deleted_meanwhile_is_the_makers(
     store: refstore.Store,
 ) -> None:
     """Or the maker gets theirs: whether a claim that was put over still holds is the engine's."""

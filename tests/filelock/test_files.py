@@ -31,7 +31,7 @@ def locks(folder: Path) -> list[Path]:
 # -- locks ------------------------------------------------------------------------------------
 
 
-def test_two_who_ask_for_a_lock_at_once_do_not_take_each_other_for_its_holder(
+def test_two_who_ask_for_a_lock_at_once_are_not_its_holders(
     folder: Path,
 ) -> None:
     path = str(folder / "some.lock")

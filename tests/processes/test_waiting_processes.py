@@ -152,7 +152,7 @@ def test_a_put_goes_over_the_claim_of_a_stopped_maker(store: refstore.Store, pat
     assert store.stats().used == 64
 
 
-def test_factories_in_two_processes_that_ask_for_each_others_names_do_not_hang(
+def test_makers_of_two_processes_that_need_each_other_do_not_hang(
     store: refstore.Store, path: str
 ) -> None:
     with child_processes(2, path) as (one, other):

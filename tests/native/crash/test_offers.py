@@ -167,9 +167,7 @@ def test_what_a_dead_process_has_offered_lives_on(store: refstore.Store, site: S
 
 
 @pytest.mark.parametrize("site", [OFFERED, SCANNED])
-def test_what_a_dead_process_has_offered_can_be_read_before_it_is_recovered(
-    store: refstore.Store, site: Site
-) -> None:
+def test_what_a_dead_process_has_offered_can_be_read(store: refstore.Store, site: Site) -> None:
     killed_at(site, evict(store))
     with store.get("it") as buf:
         assert bytes(buf) == OLD

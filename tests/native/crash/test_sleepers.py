@@ -145,7 +145,7 @@ def test_who_begins_to_wait_during_a_publication_is_woken_by_it(store: refstore.
         sleepers.enter_context(asleep(store, get(store, b"new"), any_of(store, 500)))
 
 
-def test_what_is_published_after_the_look_and_before_the_sleep_ends_it(
+def test_what_is_published_between_look_and_sleep_ends_it(
     store: refstore.Store,
 ) -> None:
     old = store.put(b"old", name="n")
