@@ -185,7 +185,7 @@ inline get_or_claim() {
 	atomic { looking = looking & ~BIT(c); e = 0; h = 0; j = 0; k = 0 }
 }
 
-/* names.pxd: publish -- of slot s, under our own claim or none; taken: the name is, or another has claimed it */
+/* publication.pxd: publish -- of slot s, under our own claim or none; taken: the name is, or another has claimed it */
 inline publish() {
 	do
 	:: true ->

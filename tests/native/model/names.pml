@@ -294,7 +294,7 @@ inline lock() {
 /* lock.pxd: unlock */
 inline unlock() { name_lock = 0 }
 
-/* names.pxd: publish_locked -- s: our slot, g: its generation, e: what the name leads to, in cell k; or 0 */
+/* publication.pxd: publish_locked -- s: our slot, g: its generation, e: what the name leads to, in cell k; or 0 */
 inline publish_locked() {
 	skip;
 #if !defined(M_NO_RECORD) && !defined(M_RECORD_LATE)
@@ -349,7 +349,7 @@ inline publish_locked() {
 	fi
 }
 
-/* names.pxd: remove -- of the object that slot s has now */
+/* publication.pxd: remove -- of the object that slot s has now */
 inline remove() {
 	g = GEN(word[s]);
 	do

@@ -73,7 +73,7 @@ inline reap_condemned() {
 	fi
 }
 
-/* names.pxd: remove; slots.pxd: condemn -- of generation g_, which goes with its owner */
+/* publication.pxd: remove; slots.pxd: condemn -- of generation g_, which goes with its owner */
 inline remove_owned(g_) {
 	if
 #ifdef M_NO_GENERATION          /* H91: whatever is in the slot by now */
@@ -241,7 +241,7 @@ inline give() {
 	fi
 }
 
-/* names.pxd: remove */
+/* publication.pxd: remove */
 inline remove() {
 	if
 	:: d_step { ST(word[s]) == SEALED -> g = GEN(word[s]) }

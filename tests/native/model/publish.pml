@@ -34,7 +34,7 @@
 
 #include "names.pml"
 
-/* slots.pxd: claim; names.pxd: publish; the unpin at its end reaps what was replaced */
+/* slots.pxd: claim; publication.pxd: publish; the unpin at its end reaps what was replaced */
 inline publish() {
 	s = 0;
 	do

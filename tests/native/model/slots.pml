@@ -198,7 +198,7 @@ inline pin() {
 	fi
 }
 
-/* names.pxd: remove -- of an object without a name; slots.pxd: condemn -- its first load is in the CAS here */
+/* publication.pxd: remove -- of an object without a name; slots.pxd: condemn -- its first load is in the CAS here */
 inline remove() {
 #ifdef EVICT
 	there = (GEN(word[s]) == g && (ST(word[s]) == SEALED || ST(word[s]) == OFFERED) -> BIT(g) : 0);

@@ -132,7 +132,7 @@ inline lock() {
 	od
 }
 
-/* names.pxd: publish -- the index, then the word, then the wake */
+/* publication.pxd: publish -- the index, then the word, then the wake */
 inline publish() {
 	lock();
 #ifdef M_ANNOUNCE_FIRST         /* H43: word and wake before the index */
