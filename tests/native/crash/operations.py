@@ -414,7 +414,7 @@ OPERATIONS = [
     Operation("write_by_header", write_by_header, {"fresh": {None, SMALL}}),
     Operation("put_meta", put_meta, {"fresh": {None, NEW}}),
     Operation("write_and_keep_a_view", write_and_keep_a_view, {}),
-    Operation("fill_up", fill_up, _gone(*NAMED)),
+    Operation("fill_up", fill_up, {**_gone(*NAMED), "owned": {OWNED, None}}),
     Operation("grow", grow, {}),
     Operation("reuse_runs", reuse_runs, {}),
     Operation("run_out_of_slots", run_out_of_slots, {}),
