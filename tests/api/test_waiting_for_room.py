@@ -48,6 +48,29 @@ def test_a_put_waits_for_room(make_store: MakeStore, put: Any, size: int) -> Non
     assert list(store) == [new]
 
 
+def test_a_batch_waits_for_room_that_is_in_one_piece_only_then(make_store: MakeStore) -> None:
+    store = make_store(MIB)
+    ref = store.put(bytes(600_000))  # beside it is room for one of three
+    with signals.done_while_waiting(lambda: store.delete(ref)):
+        refs = store.put_many([bytes(300_000)] * 3, timeout=LONG)
+    assert set(store) == set(refs)
+
+
+def test_a_batch_that_waits_leaves_the_processor_alone(make_store: MakeStore) -> None:
+    store = make_store(MIB)
+    store.put(bytes(600_000))
+    other = threading.Event()  # another thread could make room: it waits
+    thread = threading.Thread(target=other.wait)
+    thread.start()
+    began = time.thread_time()
+    with pytest.raises(refstore.StoreFullError):
+        store.put_many([bytes(300_000)] * 3, timeout=1)
+    used = time.thread_time() - began
+    other.set()
+    thread.join()
+    assert used < 0.5, "a sleeper whom its own steps wake takes nearly all of that second"
+
+
 @puts
 def test_a_put_waits_for_a_slot(make_store: MakeStore, put: Any) -> None:
     store = make_store(4 * MIB, max_objects=4)

@@ -15,15 +15,16 @@ from refstore.engines.native.error_codes cimport ERR_FULL
 from refstore.engines.native.layout cimport (
     INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT,
 )
+from refstore.engines.native.system cimport now_ns
 from refstore.engines.native.view cimport View
 from refstore.engines.native.waiting cimport begin_nap, LIVENESS_NAP_MS, Nap
 from refstore.engines.native.slots cimport free_slot
+from refstore.engines.native.blocks cimport forget_recent
 from refstore.engines.native.names cimport Name
 from refstore.engines.native.eviction cimport is_full
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error, room_error
-from refstore.engines.native.sleeping cimport sleep_once
-from refstore.engines.native.room cimport allocate_slot, waits_in_vain
+from refstore.engines.native.room cimport allocate_slot, sleep_for_room, waits_in_vain
 from refstore.engines.native.arrays cimport plain_number, set_shape, set_text, Shape
 from refstore.engines.native.put cimport (
     Draft, ensure_committed, PIECE, publish_object, RELEASES_GIL, start_slot,
@@ -31,7 +32,6 @@ from refstore.engines.native.put cimport (
 from refstore.engines.native.put_arrays cimport order_of
 
 from refstore.payload.arrays import (
-
     axes_in_memory, describe, has_plain_view, plain_axes, stored_part,
 )
 
@@ -206,17 +206,18 @@ cdef class Batch:
             Nap nap
             int got = ERR_FULL
         while self.nbytes <= v.header.capacity:
-            begin_nap(&nap, &v.pool.room, &v.pool.room_until, LIVENESS_NAP_MS)
             got = self.try_to_begin(terms)
             if got == 0:
                 return 0
             self.give_up()
-            if not is_full(got) or waits_in_vain(v, self.nbytes, got) \
-                    or not sleep_once(v, self.life, &nap, terms.deadline, "put_many()"):
+            if not is_full(got) or now_ns() >= terms.deadline \
+                    or waits_in_vain(v, self.nbytes, got):
                 break
-            if terms.is_closed != NULL and terms.is_closed[0]:
-                raise _messages.closed()
-        self.give_up()
+            forget_recent(v)            # else the pieces that we gave back stay as they were cut
+            # After it, since what we give back ourselves is no news. What others free in between is
+            # seen a nap later.
+            begin_nap(&nap, &v.pool.room, &v.pool.room_until, LIVENESS_NAP_MS)
+            sleep_for_room(v, self.life, &nap, terms.deadline, terms.is_closed)
         raise room_error(v, got, self.nbytes, terms.deadline != 0)
 
     cdef int try_to_begin(self, Draft *terms) except? -128:
@@ -239,7 +240,6 @@ cdef class Batch:
 
     cdef int describe_all(self) except -1:
         cdef Py_ssize_t k
-        cdef int got
         for k in range(self.n):
             if self.items[k].kind != KIND_BYTES:
                 assign(self.att.view.slots[self.items[k].slot].kind, <uint8_t>self.items[k].kind)

@@ -4,6 +4,7 @@
 # so that two processes share neither slots nor words.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel, ctz64, fetch_and_acquire, load_acquire, load_relaxed, store_relaxed,
@@ -49,6 +50,11 @@ cdef inline bint take_recent(View *v, uint64_t pages, uint64_t *slot) noexcept n
             return True
         unclaim(v, i - 1)
     return False
+
+
+cdef inline void forget_recent(View *v) noexcept nogil:
+    # so that what we freed lately is merged with its neighbours, and cut anew
+    memset(v.recent, 0, sizeof(v.recent))
 
 
 cdef inline int take_extent(View *v, uint64_t pages, uint64_t *slot) noexcept nogil:

@@ -36,7 +36,6 @@ from refstore.engines.native.put_arrays cimport put_array, start_by_header, star
 import numpy as np
 from refstore import _messages
 from refstore._arguments import (
-
     checked_size, require_bytes_or_shape, require_name, require_order,
 )
 from refstore._errors import RefstoreError

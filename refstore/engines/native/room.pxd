@@ -207,6 +207,17 @@ cdef inline bint waits_in_vain(View *v, uint64_t nbytes, int error) except -1:
         and (link_count(file_of(v)) == 0 or not could_fit(v, nbytes, error))
 
 
+cdef inline int sleep_for_room(View *v, uint64_t life, const Nap *nap, uint64_t deadline,
+                               const bint *is_closed) except -1:
+    # Between two tries; who waits holds nothing.
+    sleep_through(v, life, nap, deadline)
+    look_for_signals(v, life, "waiting for room")
+    if is_closed != NULL and is_closed[0]:
+        from refstore import _messages
+        raise _messages.closed()
+    return 0
+
+
 cdef inline int wait_for_room(View *v, uint64_t nbytes, uint64_t deadline, const bint *is_closed,
                               uint64_t number, uint64_t *slot) except? -128:
     # As try_to_allocate(), until there is room or the time is over.
@@ -229,11 +240,7 @@ cdef inline int wait_for_room(View *v, uint64_t nbytes, uint64_t deadline, const
                 wait.seen = nap.seen
             if now >= deadline:
                 return got
-            sleep_through(v, life, &nap, deadline)
-            look_for_signals(v, life, "waiting for room")
-            if is_closed != NULL and is_closed[0]:
-                from refstore import _messages
-                raise _messages.closed()
+            sleep_for_room(v, life, &nap, deadline, is_closed)
             now = now_ns()
             if now >= nap.end:
                 recover_dead(v, False)
