@@ -27,6 +27,7 @@ from refstore.engines.filelock.layout import (
     META,
     NBYTES,
     OFFSET,
+    PAGE,
     PUTS,
     SHAPE,
     TEXT_AT,
@@ -108,7 +109,7 @@ class Attachment(Owner):
 
     def pin(self, slot: int, generation: int, pin: Pin) -> None:
         """One more pin on a live object. Errors: ObjectNotFoundError."""
-        self.with_room(Call(self, here()), "a pin", 0, self._pin, slot, generation, pin)
+        self.with_room(Call(self, here()), "a pin", PAGE, self._pin, slot, generation, pin)
 
     def _pin(self, c: Change, slot: int, generation: int, pin: Pin) -> None:
         if not slots.is_live(c, slot, generation):
@@ -134,7 +135,7 @@ class Attachment(Owner):
             what = _messages.a_put(nbytes)
             call.wait_for_room(what, nbytes, self._put_small, call, prepared, pin)
             return
-        self.begin(call, prepared.wanted(call.asked.meta))
+        self.begin(call, prepared.wanted(call.asked.meta), pins=pin is not None)
         at = self.block(call.slot).offset
         prepared.fill(Target(self.file, at, nbytes, call.life))
         self.seal(call, pin)
@@ -173,7 +174,7 @@ class Attachment(Owner):
     def _put_small(self, c: Change, call: Call, prepared: Prepared, pin: Pin | None) -> None:
         rivals = claims.find_rivals(c, self, call)
         wanted = prepared.wanted(call.asked.meta)
-        slot, generation = self.claim(c, call, wanted, True)
+        slot, generation = self.claim(c, call, wanted, True, pin is not None)
         # What follows lies where nobody looks until the change is there.
         at = c.file.block_at(c[c.file.slot(slot) + OFFSET])
         if wanted.nbytes:
@@ -184,13 +185,15 @@ class Attachment(Owner):
         self._pin_own(c, call, pin)
         self._publish(c, call, rivals)
 
-    def claim(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> tuple[int, int]:
+    def claim(
+        self, c: Change, call: Call, wanted: slots.Wanted, near: bool, pins: bool
+    ) -> tuple[int, int]:
         """A slot of the call's and its generation; see `slots.claim`."""
         own, evictable = self.own, call.asked.evictable
         origin = origins.word(c, own)
         use = eviction.use_word(c, self.evict is not None if evictable is None else bool(evictable))
         by = slots.By(own, origin, use)
-        return slots.claim(c, wanted, by, near, call.slot if call.is_taken() else None)
+        return slots.claim(c, wanted, by, near, pins, call.slot if call.is_taken() else None)
 
     def _pin_own(self, c: Change, call: Call, pin: Pin | None) -> None:
         if pin is not None:
@@ -226,14 +229,14 @@ class Attachment(Owner):
         if spill := slots.meta_spill(len(meta)):
             Target(self.file, at + wanted.units * UNIT - spill, spill, life).copy(0, meta)
 
-    def begin(self, call: Call, wanted: slots.Wanted) -> None:
+    def begin(self, call: Call, wanted: slots.Wanted, *, pins: bool = True) -> None:
         """A slot in WRITING, with room, or in CLAIMED. The name is looked at so that nobody writes
-        in vain."""
+        in vain. `pins`: who began it may pin it before or as it is sealed."""
         nbytes = wanted.nbytes
         what, near = _messages.a_put(nbytes), nbytes <= NEAR
         try:
             while True:
-                call.wait_for_room(what, nbytes, self._begin_writing, call, wanted, near)
+                call.wait_for_room(what, nbytes, self._begin_writing, call, wanted, near, pins)
                 if self.prepare_block(call, wanted, near):
                     return
                 self.give_up(call)
@@ -255,9 +258,11 @@ class Attachment(Owner):
         self._write_spill(start, wanted, call.life)
         return True
 
-    def _begin_writing(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> None:
+    def _begin_writing(
+        self, c: Change, call: Call, wanted: slots.Wanted, near: bool, pins: bool
+    ) -> None:
         rivals, asked = claims.find_rivals(c, self, call), call.asked
-        slot, generation = self.claim(c, call, wanted, near)
+        slot, generation = self.claim(c, call, wanted, near, pins)
         if asked.claim:
             assert asked.utf8 is not None
             if rivals.claim is not None:

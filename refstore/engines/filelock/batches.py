@@ -20,7 +20,7 @@ from refstore.engines.filelock import buffers, claims, eviction, lookups, slots
 from refstore.engines.filelock.attachment import SMALL, Attachment
 from refstore.engines.filelock.call import Asked, Call
 from refstore.engines.filelock.journal import Change
-from refstore.engines.filelock.layout import DELETES, GETS, OFFSET, PUTS
+from refstore.engines.filelock.layout import DELETES, GETS, OFFSET, PAGE, PUTS
 from refstore.engines.filelock.life import here, is_from_here
 from refstore.engines.filelock.lookups import Parsed
 from refstore.engines.filelock.opened import Key, Opened
@@ -85,7 +85,7 @@ def _begin_each(c: Change, att: Attachment, batch: Sequence[One]) -> None:
 
 
 def _begin_one(c: Change, att: Attachment, one: One) -> None:
-    slot, generation = att.claim(c, one.call, one.wanted, one.is_near)
+    slot, generation = att.claim(c, one.call, one.wanted, one.is_near, False)
     one.call.take(slot, generation, c.next())
 
 
@@ -200,7 +200,7 @@ class BatchCalls(Opened):
             found: list[int] = []
             for at in range(0, len(asked), TURN):
                 some = slice(at, at + TURN)
-                got = call.with_room(what, 0, _pin, att, asked[some], parsed[some], pins[some])
+                got = call.with_room(what, PAGE, _pin, att, asked[some], parsed[some], pins[some])
                 if not isinstance(got, list):
                     att.defer_once(*_unpins(pins))
                     key = asked[at + got]

@@ -13,6 +13,7 @@ from refstore._errors import ObjectExistsError
 from refstore.engines.filelock import buffers, claims, liveness, lookups, process_table, slots
 from refstore.engines.filelock.call import POLL, Asked, Call
 from refstore.engines.filelock.journal import Change
+from refstore.engines.filelock.layout import PAGE
 from refstore.engines.filelock.life import is_from_here
 from refstore.engines.filelock.opened import NAP, Opened, changes
 from refstore.engines.filelock.pins import Pin
@@ -90,7 +91,7 @@ class MakingCalls(Opened):
         try:
             while True:
                 seen = changes(att.file)
-                found = call.with_room(what, 0, _get_or_look, call, own, pin)
+                found = call.with_room(what, PAGE, _get_or_look, call, own, pin)
                 if found is None:
                     found = call.wait_for_room(what, 0, _get_or_claim, call, own, pin)
                 if not isinstance(found, claims.Claim):

@@ -189,11 +189,13 @@ def _take_slot(c: Change, slot: int) -> int:
     return before + 1
 
 
-def claim(c: Change, wanted: Wanted, by: By, near: bool, own: int | None = None) -> tuple[int, int]:
+def claim(
+    c: Change, wanted: Wanted, by: By, near: bool, pins: bool, own: int | None = None
+) -> tuple[int, int]:
     """A slot in WRITING, with a block, its description and its meta as far as they lie outside of
     the block; returns it and its generation.
 
-    `near`: the block's memory is committed, too. Its maker can pin it without any more memory.
+    `near`: the block's memory is committed, too. `pins`: and that of a pin of its maker's.
     `own`: a slot of the maker's that has no block, and may be claimed, instead of a new one. If it
     raises, the change has nothing of it.
     """
@@ -210,7 +212,7 @@ def claim(c: Change, wanted: Wanted, by: By, near: bool, own: int | None = None)
     if (
         not extents.commit(c, unit, units)
         or (near and units and not file.commit(block, block + units * UNIT))
-        or not file.commit_word(_cell(c, by.maker, slot)[0])
+        or (pins and not file.commit_word(_cell(c, by.maker, slot)[0]))
         or (wanted.meta and not file.commit_word(meta // 8))
     ):
         raise NoRoomError(_messages.NO_MEMORY)

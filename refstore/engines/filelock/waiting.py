@@ -20,7 +20,7 @@ from refstore._refs import ObjectRef, parts_of
 from refstore.engines.filelock import buffers, lookups, slots
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.call import POLL, Call
-from refstore.engines.filelock.layout import MAX_PINS
+from refstore.engines.filelock.layout import MAX_PINS, PAGE
 from refstore.engines.filelock.mapping import Mapping
 from refstore.engines.filelock.opened import Key, Opened, changes
 from refstore.engines.filelock.pins import Pin
@@ -45,7 +45,7 @@ class WaitingCalls(Opened):
             call.until = deadline_of(timeout)
         parsed, pin = self._parse(att, key), Pin(att)
         try:
-            generation = call.with_room("a get", 0, lookups.get, att, parsed, pin)
+            generation = call.with_room("a get", PAGE, lookups.get, att, parsed, pin)
             if generation is None and waits and isinstance(key, str):
                 generation = self._wait_for(call, f"get({key!r})", key, None, pin, timeout)
             if generation is None:
@@ -86,7 +86,7 @@ class WaitingCalls(Opened):
         """The generation of the object that is pinned. Errors: GetTimeoutError, and others."""
         att, utf8 = call.att, encode_name(name)
         generation = self._look_until_found(
-            call, what, lambda: call.with_room(what, 0, lookups.get_newer, att, utf8, known, pin)
+            call, what, lambda: call.with_room(what, PAGE, lookups.get_newer, att, utf8, known, pin)
         )
         if generation is not None:
             return generation
