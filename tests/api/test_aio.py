@@ -175,6 +175,8 @@ def test_what_is_published_between_the_look_and_the_sleep_is_seen(
     monkeypatch.setattr(_watching, "NAP", LONG)  # no second look comes to the rescue
     in_loop(main())
     monkeypatch.undo()
+    for watcher in list(_watching._watchers.values()):
+        watcher._watch.poke()  # its thread may have begun to sleep for as long as that
 
 
 # -- cancelling
