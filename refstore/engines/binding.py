@@ -41,7 +41,7 @@ def _bind(face: type, module: Module) -> type:
     members: dict[str, Any] = {
         name: getattr(_documented(module), name)
         for name in _BOUND
-        if getattr(face, name) is getattr(Calls, name) and hasattr(module.Engine, name)
+        if getattr(face, name) is getattr(Calls, name)
     }
     members |= {
         # not in Store itself: before 3.11 a subclass with a __dict__ would then fit no engine

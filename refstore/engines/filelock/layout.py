@@ -11,9 +11,9 @@ All numbers are 64-bit words in the machine's order. Offsets in words, sizes by 
     ---      committed when the file is made; from here on as it is reached, by whole pages
     ...      slots                max_objects times SLOT_WORDS
     ...      labels               max_objects times LABEL_NBYTES: name, then the array's description
-    ...      metas                max_objects times META_NBYTES: the user's own bytes
     ...      pins                 ROWS times max_objects cells of 32 bits: pins[row][slot]
     ...      origins              ORIGIN_WORDS for each process whose objects are there
+    ...      metas                max_objects times META_NBYTES: the user's own bytes
     ...      queues               2 rings of slots for "s3fifo", and what its small one lost
     ...      tags                 2 words for each unit: boundary tags and links of free extents
     ...      data                 units of 64 bytes; the payload
@@ -227,11 +227,11 @@ class Geometry(NamedTuple):
     committed: int  # bytes: all before this is there from the start
     slots: int  # words
     labels: int  # bytes
-    metas: int  # bytes
     pins: int  # words
     pin_words: int  # of one row
     origins: int  # words
     n_origins: int
+    metas: int  # bytes
     rings: int  # words
     ring_words: int  # of one of the two: a power of two
     ghosts: int  # words
@@ -256,11 +256,11 @@ def lay_out(capacity: int, max_objects: int) -> Geometry:
     buckets = _up(rows + ROWS * ROW_WORDS * 8, PAGE)
     slots = committed = _up(buckets + n_buckets * 8, PAGE)
     labels = _up(slots + max_objects * SLOT_WORDS * 8, PAGE)
-    metas = _up(labels + max_objects * LABEL_NBYTES, PAGE)
-    pins = _up(metas + max_objects * META_NBYTES, PAGE)
+    pins = _up(labels + max_objects * LABEL_NBYTES, PAGE)
     row_nbytes = _up(max_objects * 4, PAGE)
     origins = pins + ROWS * row_nbytes
-    rings = _up(origins + n_origins * ORIGIN_WORDS * 8, PAGE)
+    metas = _up(origins + n_origins * ORIGIN_WORDS * 8, PAGE)
+    rings = _up(metas + max_objects * META_NBYTES, PAGE)
     ghosts = rings + 2 * ring_words * 8
     tags = ghosts + n_ghosts * GHOST_WAYS * 8
     data = _up(tags + units * 16, CHUNK)
@@ -274,11 +274,11 @@ def lay_out(capacity: int, max_objects: int) -> Geometry:
         committed=committed,
         slots=slots // 8,
         labels=labels,
-        metas=metas,
         pins=pins // 8,
         pin_words=row_nbytes // 8,
         origins=origins // 8,
         n_origins=n_origins,
+        metas=metas,
         rings=rings // 8,
         ring_words=ring_words,
         ghosts=ghosts // 8,

@@ -69,6 +69,7 @@ def adopt(c: Change, att: Attachment, key: Parsed) -> bool:
     if found is not None:
         att.make_own(c, found[0])
         c.commit()
+        att.disown_all()  # a thread may have closed the last `Store` meanwhile
     return found is not None
 
 

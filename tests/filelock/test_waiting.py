@@ -1,0 +1,132 @@
+"""What the filelock engine's waits depend on: the journal, the lock, the lock files of makers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import helpers
+import pytest
+import signals
+import workers
+from helpers import Session, child_process
+
+import refstore
+from refstore.engines.filelock.layout import COUNT, LOCK_COUNT
+from tests.filelock import opcodes
+from tests.filelock.test_kills import stopped_in_a_change
+
+LONG = helpers.BUSY_TIMEOUT
+
+
+def die_in_the_journal(session: Session, name: str) -> None:
+    """Killed as soon as the change that publishes is in the journal, and nowhere else yet."""
+    store: Any = session.store
+    store.put(b"x", name="earlier")
+    words, begun = store._attachment.file.words, 0
+
+    def step(_: int) -> None:
+        nonlocal begun
+        begun += words[COUNT] != 0
+        if begun:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with opcodes.each(step):
+        store.put(b"published", name=name)
+
+
+def test_what_a_dead_publisher_left_in_the_journal_ends_a_wait(
+    store: refstore.Store, path: str
+) -> None:
+    with child_process(path) as waiter, child_process(path) as publisher:
+        waiter.tell(workers.wait, "n")
+        assert waiter.receive() == ("said", "waiting")
+        publisher.tell(die_in_the_journal, "n")
+        with pytest.raises(ChildProcessError):
+            publisher.answer()
+        publisher.killed = True
+        assert waiter.answer() == b"published"
+    assert sorted(store.names()) == ["earlier", "n"]
+    assert store.check() == []
+
+
+def test_a_wait_is_as_patient_with_a_stopped_process_as_its_timeout(
+    store: refstore.Store, path: str
+) -> None:
+    with stopped_in_a_change(path, lambda: store.put(b"x" * 1000)) as pid:
+        began = time.monotonic()
+        with pytest.raises(refstore.StoreBusyError, match=f"process {pid}"):
+            store.get("n", timeout=7)
+        assert 6.9 < time.monotonic() - began < LONG
+    helpers.clear_up_after_the_dead(path)
+
+
+def test_a_wait_for_ever_outlasts_a_stopped_process(store: refstore.Store, path: str) -> None:
+    store.put(b"there", name="n")
+    with stopped_in_a_change(path, lambda: store.put(b"x" * 1000)) as pid:
+
+        def resume() -> None:
+            time.sleep(6)  # longer than other calls wait
+            os.kill(pid, signal.SIGCONT)
+
+        with signals.done_while_waiting(resume):
+            assert bytes(store.get("n", timeout=None)) == b"there"
+    helpers.clear_up_after_the_dead(path)
+
+
+CHILD = (
+    helpers.ROWS
+    + """
+import sys, warnings
+import refstore
+
+path, engine = sys.argv[1:]
+warnings.simplefilter("ignore")
+store = refstore.Store(path, create=False)
+writer = store.create(100, name="claimed", claim=True)
+
+def factory():
+    rows = Rows(path, engine)
+    rows.lock(True)
+    child = os.fork()           # which gets no place, and has its parent's lock
+    if child == 0:
+        sys.stdin.read()
+        os._exit(0)
+    rows.lock(False)
+    print(child, flush=True)
+    os.kill(os.getpid(), 9)
+
+store.get_or_put("making", factory)
+"""
+)
+
+
+def test_claims_of_a_dead_process_whose_child_keeps_its_row_are_in_nobodys_way(
+    store: refstore.Store, path: str
+) -> None:
+    with helpers.script(CHILD, path, "filelock") as parent:
+        int(helpers.line(parent))
+        parent.wait(LONG)
+        assert store.stats().processes == 2  # the row lives
+        assert bytes(store.get_or_put("making", lambda: b"by another", timeout=0)) == b"by another"
+        store.put(b"x", name="claimed")
+        assert store.check() == []
+    helpers.clear_up_after_the_dead(path)
+    assert sorted(store.names()) == ["claimed", "making"]
+    assert [row.state for row in store.objects()] == ["live", "live"]
+
+
+def test_who_waits_for_a_maker_does_not_take_the_lock(store: refstore.Store, path: str) -> None:
+    """But once a second: else makers would wait for those who wait for them."""
+    with child_process(path) as maker:
+        maker.tell(workers.make, "n", b"made")
+        assert maker.receive() == ("said", "making")
+        att: Any = store._attachment
+        before = att.file.words[LOCK_COUNT]
+        with pytest.raises(refstore.GetTimeoutError):
+            store.get_or_put("n", lambda: b"x", timeout=0.7)
+        assert att.file.words[LOCK_COUNT] - before < 8
+        maker.go_on()
+        assert maker.answer() == b"made"
