@@ -289,6 +289,30 @@ def test_a_name_that_is_taken_evicts_nothing(make_store: MakeStore, evict: str) 
     assert left(store, names) == names
 
 
+@pytest.mark.parametrize("evict", [None, *POLICIES])
+def test_what_finds_no_room_keeps_no_store(
+    make_store: MakeStore, path: str, evict: str | None
+) -> None:
+    store = make_store("1MiB", evict=evict)
+    store.put(bytes(SIZE), evictable=False)
+    calls: list[Callable[[], object]] = [
+        lambda: store.put(bytes(store.capacity)),
+        lambda: store.create(store.capacity),
+        lambda: store.put_many([bytes(SIZE)] * 30),
+    ]
+    gc.collect()
+    gc.disable()
+    try:
+        for call in calls:
+            with contextlib.suppress(refstore.StoreFullError):
+                call()
+        assert len(store) == 1
+        store.close()
+        assert helpers.mappings(path) == []
+    finally:
+        gc.enable()
+
+
 @policies
 def test_an_eviction_is_a_deletion_to_those_who_look(make_store: MakeStore, evict: str) -> None:
     store = make_store("1MiB", evict=evict)

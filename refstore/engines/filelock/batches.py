@@ -66,15 +66,15 @@ def _begin_each(c: Change, att: Attachment, batch: Sequence[One]) -> None:
     begin: Callable[[One], None] = functools.partial(_begin_one, c, att)
     evict = functools.partial(att.try_with_eviction, c, _begin_one, att)
     for k, one in enumerate(batch):
-        failed = None
+        story = None
         try:
             begin(one)
         except slots.NoRoomError as error:
-            failed = error.with_traceback(None)
-        if failed is not None:
+            story = error.story()
+        if story is not None:
             c.commit()
             if begin is evict or not eviction.may_fit(c, [one.wanted.units for one in batch[k:]]):
-                raise failed
+                raise slots.NoRoomError(*story)
             begin = evict
             begin(one)
         if c.is_full():

@@ -110,10 +110,10 @@ class RoomKeeper(Membership):
             try:
                 return operation(c, *args)
             except slots.NoRoomError as error:  # of which a signal handler's keeps nothing
-                failed = error.with_traceback(None)
-            remedies, units = remedies or iter((self._recover_sometimes, self._evict)), failed.units
+                story, units = error.story(), error.units
+            remedies = remedies or iter((self._recover_sometimes, self._evict))
             if units is None or not any(remedy(c, units) for remedy in remedies):
-                raise failed
+                raise slots.NoRoomError(*story)
 
     def _recover_sometimes(self, c: Change, _: int) -> bool:
         # where something is evicted for each put, the locks of all rows would take longer than it

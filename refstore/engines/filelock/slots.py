@@ -85,6 +85,10 @@ class NoRoomError(Exception):
         self.units = units
         self.total = total
 
+    def story(self) -> tuple[str, int | None, int | None]:
+        """What it is made of: for those who raise it anew, and keep no traceback till then."""
+        return str(self), self.units, self.total
+
 
 class TooManyPinsError(Exception):
     """A process cannot count more on one object."""
