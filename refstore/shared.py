@@ -49,16 +49,38 @@ class _Handle:
 
     @property
     def ref(self) -> ObjectRef:
-        """The ref of the object that has the records, for `store.delete()` and others."""
+        """The ref of the object that has the records, for `store.delete()` and others.
+
+        Example:
+            >>> from refstore.shared import SharedList
+            >>> with SharedList.put(store, ["one"], name="texts") as texts:
+            ...     texts.ref == store.ref("texts")
+            True
+        """
         return self._ref
 
     @property
     def closed(self) -> bool:
-        """Whether it is closed."""
+        """Whether it is closed.
+
+        Example:
+            >>> from refstore.shared import SharedList
+            >>> with SharedList.put(store, ["one"]) as texts:
+            ...     texts.closed
+            False
+        """
         return self._records is None
 
     def close(self) -> None:
-        """Unpins the records; a second call does nothing. Arrays that were taken stay valid."""
+        """Unpins the records; a second call does nothing. Arrays that were taken stay valid.
+
+        Example:
+            >>> from refstore.shared import SharedList
+            >>> texts = SharedList.put(store, ["one"])
+            >>> texts.close()
+            >>> texts.closed
+            True
+        """
         self._records = self._store = None
         self._buf.release()
 

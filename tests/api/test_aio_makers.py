@@ -465,7 +465,5 @@ def test_a_loop_that_ends_amid_a_factory_lets_its_claim_go(store: refstore.Store
         assert bytes(buf) == b"other"
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     del task, loop
-    for thread in threading.enumerate():
-        if thread.name.startswith("factory of"):
-            thread.join(helpers.BUSY_TIMEOUT)
+    loops.end_threads()
     loops.assert_at_rest(store)

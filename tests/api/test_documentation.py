@@ -13,8 +13,12 @@ import numpy as np
 import pytest
 
 import refstore
+from refstore import aio
+from refstore.mapping import StoreMapping
+from refstore.shared import SharedDict, SharedList
 
 CLASSES = [getattr(refstore, name) for name in refstore.__all__]
+CLASSES += [StoreMapping, SharedList, SharedDict]
 PARAMETERS, RETURNS, ERRORS, EXAMPLE = "Parameters:", "Returns:", "Errors:", "Example:"
 BOUND = ("put", "create", "get", "delete", "refcount", "ref", "names", "trim")
 BY_PYTHON = (
@@ -39,7 +43,7 @@ def is_ours(cls: type, name: str) -> bool:
     return owner.__module__.startswith("refstore") and name not in BY_PYTHON
 
 
-PUBLIC = dict(members())
+PUBLIC = dict(members()) | {f"aio.{name}": getattr(aio, name) for name in aio.__all__}
 
 
 def sections(doc: str) -> dict[str, str]:

@@ -51,12 +51,18 @@ def running(kind: str) -> Iterator[InLoop]:
 
 @contextlib.contextmanager
 def at_rest(kind: str) -> Iterator[InLoop]:
-    """The same; no thread that waits is left in the end."""
+    """The same; no thread that waits, or that ran a factory, is left in the end."""
     with running(kind) as run:
         yield run
-    for thread in waiting_threads():
-        thread.join(helpers.BUSY_TIMEOUT)
-    assert waiting_threads() == []
+    end_threads()
+
+
+def end_threads() -> None:
+    """Returns when the threads are gone that coroutines needed."""
+    for thread in threading.enumerate():
+        if thread.name.startswith((_watching.THREAD_NAME, "factory of ")):
+            thread.join(helpers.BUSY_TIMEOUT)
+            assert not thread.is_alive(), thread
 
 
 def waiting_threads() -> list[threading.Thread]:
