@@ -12,6 +12,7 @@ from typing import Any
 
 import engines
 import helpers
+import libraries
 import ml_dtypes
 import numpy as np
 import pytest
@@ -19,7 +20,10 @@ from pep3118 import REQUESTS, asked_for
 
 import refstore
 
-pytestmark = [pytest.mark.once("names the engine of each store"), engines.needs_core]
+pytestmark = [
+    pytest.mark.once("names the engine of each store"),
+    libraries.needed("refstore._core"),
+]
 
 BACKENDS: tuple[Any, ...] = engines.ENGINES
 GRID = np.arange(24, dtype="f4").reshape(2, 3, 4)

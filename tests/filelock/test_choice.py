@@ -11,6 +11,7 @@ from typing import Any
 
 import engines
 import helpers
+import libraries
 import other_locks
 import pytest
 import workers
@@ -21,7 +22,7 @@ from refstore import cli
 
 MAGIC = 0x65726F7473666572
 NUMBERS = {"native": 1, "filelock": 2}
-pytestmark = engines.needs_core
+pytestmark = libraries.needed("refstore._core")
 
 OTHER = {"native": "filelock", "filelock": "native"}
 

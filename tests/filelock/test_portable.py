@@ -12,6 +12,7 @@ from pathlib import Path
 
 import engines
 import helpers
+import libraries
 import pytest
 
 import refstore
@@ -211,7 +212,7 @@ print(warning.message)
     assert "refstore._core" in result.stdout
 
 
-@engines.needs_core
+@libraries.needed("refstore._core")
 @pytest.mark.parametrize("backend", ["native", "auto"])
 def test_a_native_store_without_the_core_is_an_error(folder: Path, path: str, backend: str) -> None:
     with refstore.Store(path, capacity="1MiB", backend="native") as store:

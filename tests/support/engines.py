@@ -21,8 +21,6 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
-
 TESTS = Path(__file__).resolve().parents[1]
 ENGINES = ("native", "filelock")
 VARIABLE = "REFSTORE_BACKEND"
@@ -66,14 +64,12 @@ OF_FOLDERS: dict[str, tuple[str, ...]] = {
     "fuzz": ("native",),
 }
 
-# Folders whose tests a debug build cannot change, since they call nothing of the core: Python by
-# itself, texts, models. What runs on the release build says all there is to say.
-SAME_ON_DEBUG = ("unit", "native/model", "native/mutants")
+# Folders whose tests a debug build cannot change, since they call nothing of it: Python by itself,
+# texts, models, and what is started among the sources, where the release build is. What runs on
+# that one says all there is to say.
+SAME_ON_DEBUG = ("unit", "project", "native/model", "native/mutants")
 
 HAS_CORE = importlib.util.find_spec("refstore._core") is not None
-
-
-needs_core = pytest.mark.skipif(not HAS_CORE, reason="needs both engines")
 
 
 def exports_by_itself() -> bool:
