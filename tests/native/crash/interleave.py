@@ -37,7 +37,15 @@ from tests.native.crash.trial import Fault, Point, Stage
 
 SCENARIOS = {
     *("populated", "condemned_die", "mid_replace_die", "mid_change_die", "full"),
-    *("owner_die", "mid_leave_die", "cache", "cache_s3fifo", "offered_die"),
+    *(
+        "claimed_die",
+        "mid_make_die",
+        "owner_die",
+        "mid_leave_die",
+        "cache",
+        "cache_s3fifo",
+        "offered_die",
+    ),
 }
 WORK = [
     "get",
@@ -51,6 +59,8 @@ WORK = [
     "put_large",
     "put_named",
     "replace",
+    "make_what_is_not_there",
+    "claim_and_replace",
     "recover",
 ]
 OWNERS = ["adopt", "disown", "recover", "delete_small"]  # what is done with what a dead one owned

@@ -323,6 +323,48 @@ def trim(store: refstore.Store) -> None:
     store.trim()
 
 
+def make_what_is_not_there(store: refstore.Store) -> None:
+    """One maker of a name, one that fails, and one whose name somebody else takes meanwhile."""
+    store.get_or_put("fresh", lambda: NEW, timeout=0.001)
+    with contextlib.suppress(ZeroDivisionError):
+        store.get_or_put("failed", lambda: 1 / 0, timeout=0.001)
+
+    def taken() -> bytes:
+        with contextlib.suppress(refstore.ObjectExistsError):
+            store.put(SMALL, name="taken")
+        return NEW
+
+    store.get_or_put("taken", taken, timeout=0.001)
+
+
+def make_from_others(store: refstore.Store) -> None:
+    """What another one makes is waited for in a factory."""
+
+    def make() -> bytes:
+        with store.get_or_put("fresh", lambda: NEW, timeout=0.001) as buf:
+            return bytes(buf)
+
+    store.get_or_put("taken", make, timeout=0.001)
+
+
+def claim_and_seal(store: refstore.Store) -> None:
+    with store.create(50000, name="fresh", claim=True) as writer:
+        memoryview(writer)[:] = bytes(50000)
+
+
+def claim_and_replace(store: refstore.Store) -> None:
+    with store.create(len(NEW), name="old", replace=True, claim=True) as writer:
+        writer.write_at(0, NEW)
+
+
+def claim_and_abort(store: refstore.Store) -> None:
+    for keeps in (False, True):
+        writer = store.create(50000, name="fresh", claim=True)
+        view = memoryview(writer) if keeps else None
+        writer.abort()
+        del view
+
+
 def wait_in_vain(store: refstore.Store) -> None:
     """On one name, on several, on more than a kernel sleeps on at once."""
     many = [f"nothing {k}" for k in range(500)]
@@ -420,6 +462,21 @@ OPERATIONS = [
     Operation("run_out_of_slots", run_out_of_slots, {}),
     Operation("last_generation", last_generation, {}),
     Operation("trim", trim, {}),
+    Operation(
+        "make_what_is_not_there",
+        make_what_is_not_there,
+        {"fresh": {None, NEW}, "taken": {None, SMALL, NEW}},
+        is_timed=True,
+    ),
+    Operation(
+        "make_from_others",
+        make_from_others,
+        {"fresh": {None, NEW}, "taken": {None, NEW}},
+        is_timed=True,
+    ),
+    Operation("claim_and_seal", claim_and_seal, {"fresh": {None, bytes(50000)}}),
+    Operation("claim_and_replace", claim_and_replace, {"old": {OLD, NEW}}),
+    Operation("claim_and_abort", claim_and_abort, {}),
     Operation("wait_in_vain", wait_in_vain, {}, is_timed=True),
     Operation("wait_for_what_comes", wait_for_what_comes, {}, is_timed=True),
     Operation("wait_for_room", wait_for_room, _gone("small"), is_timed=True),

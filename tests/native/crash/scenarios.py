@@ -277,6 +277,30 @@ def mid_free(path: str) -> Scenario:
     return builder.done("mid_free_die", Others.DIE)
 
 
+def mid_make(path: str, others: Others) -> Scenario:
+    """Another process makes the object of a name."""
+    builder = Builder(path)
+    builder.populate()
+    builder.another(lambda s: s.get_or_put("fresh", lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    return builder.done(f"mid_make_{others.name.lower()}", others)
+
+
+def claimed(path: str, others: Others) -> Scenario:
+    """Another process has claimed names, one of which has an object."""
+    builder = Builder(path)
+    builder.populate()
+
+    def claim(store: refstore.Store) -> object:
+        writers = [
+            store.create(700, name="fresh", claim=True),
+            store.create(100_000, name="old", claim=True, replace=True),
+        ]
+        return writers, memoryview(writers[0])
+
+    builder.another(claim)
+    return builder.done(f"claimed_{others.name.lower()}", others)
+
+
 def mid_wait(path: str) -> Scenario:
     """Another process waits for room, and has the turn."""
     builder = Builder(path)
@@ -384,6 +408,9 @@ def all_scenarios(path: str) -> Iterator[Scenario]:
         yield make(path)
     yield mid_free(path)
     yield mid_wait(path)
+    for others in (Others.IDLE, Others.DIE):
+        yield mid_make(path, others)
+        yield claimed(path, others)
     yield slept_before(path)
     yield rebooted(path)
     yield condemned(path, Others.IDLE)

@@ -83,6 +83,25 @@ def waits_in_vain(call: Callable[[refstore.Store], object]) -> Work:
     return wait
 
 
+def make(store: refstore.Store) -> refstore.ObjectRef:
+    path = store.path
+    try:
+        return store.get_or_put("m", lambda: helpers.pattern(7, 100)).ref
+    except ValueError:  # closed by the factory
+        assert store.closed
+        return refstore.Store(path, create=False).put(b"x", name="m")
+
+
+def make_in_a_factory(store: refstore.Store) -> refstore.ObjectRef:
+    """One waits for a claim that is not let go meanwhile."""
+    path = store.path
+    with contextlib.suppress(refstore.ObjectExistsError), store.create(1, name="m", claim=True):
+        waits_in_vain(lambda store: store.get_or_put("m", bytes, timeout=0.1))(store)
+        raise refstore.ObjectExistsError("", key="m")  # the Writer aborts
+    again = refstore.Store(path, create=False) if store.closed else store
+    return again.ref("n")
+
+
 OPERATIONS: dict[str, Work] = {
     "bytes": lambda store: store.put(helpers.pattern(4, 100_000), name="n", replace=True),
     "view": put_view,
@@ -95,6 +114,8 @@ OPERATIONS: dict[str, Work] = {
     "put into garbage": put_into_garbage,
     "wait": waits_in_vain(lambda store: store.wait("nothing", timeout=0.1)),
     "wait for room": waits_in_vain(lambda store: store.put(bytes(CAPACITY), timeout=0.1)),
+    "make": make,
+    "make what others make": make_in_a_factory,
     "wait for many": waits_in_vain(lambda store: store.wait_any(["a", "b"], timeout=0.1)),
 }
 
@@ -249,9 +270,8 @@ def populated(path: str) -> Iterator[refstore.Store]:
             os.unlink(path)
 
 
-# No operation here passes these yet: makers, and batches of what is large, pickled or described.
+# No operation here passes these yet: batches of what is large, pickled or described.
 NOT_PLAYED_YET = {
-    *("a factory", "waiting for a maker"),
     *("copying many objects", "describing one of many arrays", "pickling one of many"),
 }
 
