@@ -21,7 +21,15 @@ from benchmarks.comparison import latency, lifecycle, machine, plots, space, thr
 from benchmarks.comparison.results import Report
 from benchmarks.comparison.rounds import QUICK, THOROUGH, US, Comparison, on_many_cores, progress
 from benchmarks.comparison.tables import terminal
-from benchmarks.goals import fresh_memory, many_processes, one_process, row, waiting, weights
+from benchmarks.goals import (
+    batches,
+    fresh_memory,
+    many_processes,
+    one_process,
+    row,
+    waiting,
+    weights,
+)
 from benchmarks.goals import space as space_goals
 from benchmarks.peers.registry import FLOORS, PEERS, SLOW, present
 from stress.support import MIB, table
@@ -41,6 +49,8 @@ GOALS: dict[str, row.Rows] = {
     "records": space_goals.records,
     "attached": many_processes.attached,
     "attach": many_processes.attach,
+    "get-many": batches.many_gets,
+    "put-many": batches.many_puts,
     "wake": waiting.wake,
     "weights": weights.published,
     "baseline": many_processes.baseline,

@@ -29,7 +29,7 @@ from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns
 from refstore.engines.native.put cimport (
     begin_object, block_of, claim_for, discard, Draft, prepare, publish_object, put_buffer,
-    put_bytes, set_meta,
+    put_bytes, set_meta, set_owner,
 )
 from refstore.engines.native.put_arrays cimport put_array, start_by_header, start_shaped
 
@@ -334,9 +334,7 @@ cdef object NO_META = b""
 cdef inline int read_terms(Draft *draft, object timeout, object owned, object evictable,
                            object meta) except -1:
     draft.deadline = deadline_ns(timeout)
-    draft.owned = bool(owned)
-    if evictable is not None:
-        draft.evictable = bool(evictable)
+    set_owner(draft, owned, evictable)
     return set_meta(draft, meta)
 
 

@@ -198,6 +198,7 @@ cdef int64_t pinned_block(View *v, uint64_t at, uint64_t nbytes) noexcept:
         state = word_state(load_acquire(&v.slots[i].word))               # [seal]
         offset = v.slots[i].offset
         if offset <= at and at - offset + nbytes <= block_nbytes(&v.slots[i]):
-            is_object = state != WRITING and v.slots[i].flags & FLAG_UNSEALED == 0
+            is_object = state != WRITING and state != CLAIMED \
+                and v.slots[i].flags & FLAG_UNSEALED == 0
             return <int64_t>i if is_object else -1
     return -1

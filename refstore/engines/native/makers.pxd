@@ -7,11 +7,9 @@ from libc.string cimport memcpy, memset
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    assign, cas_acq_rel, load_acquire, load_acquire_u32, store_release_u32,
+    assign, cas_acq_rel, load_acquire, load_acquire_u32, store_release_u32, unlikely,
 )
-from refstore.engines.native.layout cimport (
-    FREE, Maker, MAKER_WORDS, MAKERS, MAX_ROWS, RETIRED, Row, Slot,
-)
+from refstore.engines.native.layout cimport FREE, Maker, MAKER_WORDS, MAKERS, MAX_ROWS, RETIRED, Row
 from refstore.engines.native.system cimport coarse_sixteenths, now_ns
 from refstore.engines.native.view cimport is_ready, maker_at, row_at, slots_used, View
 from refstore.engines.native.slots cimport word_state
@@ -90,11 +88,8 @@ cdef inline uint32_t created_now(View *v) noexcept nogil:
     return <uint32_t>(now - made) if now > made else 0      # it may have been set back
 
 
-cdef inline void sign(View *v, Slot *slot, uint32_t *created) noexcept nogil:
-    # Of an object that we begin to put. `created`: 0, or as found for another one of the call.
-    if not v.has_looked_for_maker:
+cdef inline uint16_t own_maker(View *v) noexcept nogil:
+    # + 1, for what we put, or 0
+    if unlikely(not v.has_looked_for_maker):
         take_maker(v)
-    if created[0] == 0:
-        created[0] = created_now(v)
-    assign(slot.created, created[0])
-    assign(slot.put_by, v.maker)
+    return v.maker

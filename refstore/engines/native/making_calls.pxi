@@ -21,7 +21,7 @@ from refstore.engines.native.errors cimport blocked, put_error
 from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns, sleep_through
 from refstore.engines.native.put cimport (
-    begin_object, claim_for, discard, Draft, prepare, publish_object,
+    begin_object, claim_for, discard, Draft, prepare, publish_object, set_owner,
 )
 
 from contextvars import ContextVar
@@ -89,9 +89,7 @@ cdef class Making:
         prepare(v, &self.terms)
         self.terms.deadline = deadline
         self.terms.is_closed = &self.store.is_closed
-        self.terms.owned = bool(owned)
-        if evictable is not None:
-            self.terms.evictable = bool(evictable)
+        set_owner(&self.terms, owned, evictable)
         read_name(v, self.name, &self.parsed, False)
         while True:
             got = self.wait_or_claim(found)

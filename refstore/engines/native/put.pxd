@@ -15,7 +15,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
-from refstore.engines.native.atomics cimport assign, load_relaxed
+from refstore.engines.native.atomics cimport assign, load_relaxed, unlikely
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_INDEX, ERR_UNCOMMITTED, kind_of_error
 from refstore.engines.native.layout cimport (
     EVICTABLE, FLAG_HARD_CLAIM, FLAG_META, KIND_BYTES, Label, Slot,
@@ -26,7 +26,7 @@ from refstore.engines.native.memory cimport commit_labels, commit_metas
 from refstore.engines.native.metas cimport meta_nbytes, meta_room, write_meta
 from refstore.engines.native.ages cimport count_put, first_use
 from refstore.engines.native.slots cimport free_slot, seal, unclaim, word_generation
-from refstore.engines.native.makers cimport sign
+from refstore.engines.native.makers cimport created_now, own_maker
 from refstore.engines.native.blocks cimport allocate_block
 from refstore.engines.native.names cimport Name
 from refstore.engines.native.claims cimport claim_name, give_up, give_up_to_views
@@ -50,26 +50,40 @@ cdef struct Draft:
     uint64_t generation
     bint is_begun               # the slot is ours, and has room
     uint64_t claim              # slot + 1 of the claim on its name that we have, or 0
-    uint32_t created            # as in the slot, or 0: not known yet
+    uint32_t created            # as in the slot
+    uint16_t put_by             # the same
     # what the caller asked for
     uint64_t deadline           # for room, as deadline_ns()
     const bint *is_closed       # the store that was asked, meanwhile; or NULL
+    bint is_plain               # neither of the next two
     bint owned                  # by this process
     bint evictable
     const char *meta            # bytes of the user's own
     uint64_t meta_nbytes
+    uint64_t meta_room          # bytes of them that the block holds
 
 
 cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.life = v.life
     draft.is_begun = False
     draft.claim = 0
+    draft.created = created_now(v)
+    draft.put_by = own_maker(v)
     draft.deadline = 0
     draft.is_closed = NULL
-    draft.created = 0
+    draft.is_plain = not v.evicts
     draft.owned = False
     draft.evictable = v.evicts
-    draft.meta_nbytes = 0
+    draft.meta_nbytes = draft.meta_room = 0
+
+
+cdef inline int set_owner(Draft *draft, object owned, object evictable) except -1:
+    # Whose the object is, and whether it may go for others.
+    draft.owned = bool(owned)
+    if evictable is not None:
+        draft.evictable = bool(evictable)
+    draft.is_plain = not draft.owned and not draft.evictable
+    return 0
 
 
 cdef inline int set_meta(Draft *draft, object meta) except -1:
@@ -78,6 +92,7 @@ cdef inline int set_meta(Draft *draft, object meta) except -1:
     cdef bytes octets = checked_meta(meta)
     draft.meta = PyBytes_AS_STRING(octets)
     draft.meta_nbytes = <uint64_t>len(octets)
+    draft.meta_room = meta_room(draft.meta_nbytes)
     return 0
 
 
@@ -92,12 +107,12 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     # A slot of ours with room for the payload, and `spill` bytes of description behind it.
     cdef int got = ERR_FULL
     if nbytes <= v.header.capacity:
-        got = allocate_slot(v, nbytes + spill + meta_room(draft.meta_nbytes),
+        got = allocate_slot(v, nbytes + spill + draft.meta_room,
                             draft.deadline, draft.is_closed, &draft.slot)
     if got != 0:
         raise room_error(v, got, nbytes, draft.deadline != 0)
     start_slot(v, draft, nbytes)
-    if draft.meta_nbytes:
+    if unlikely(draft.meta_nbytes != 0):
         require_committed(v, draft, False)
         write_meta(v, draft.slot, draft.meta, draft.meta_nbytes, spill)
     return &v.slots[draft.slot]
@@ -118,12 +133,15 @@ cdef inline Slot *start_slot(View *v, Draft *draft, uint64_t nbytes) noexcept no
     assign(slot.spill_nbytes, 0)
     assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
-    sign(v, slot, &draft.created)
-    assign(slot.last_use, first_use(v, draft.evictable))
+    assign(slot.last_use, 0)
+    assign(slot.created, draft.created)
+    assign(slot.put_by, draft.put_by)
     assign(slot.owned_by, 0)
-    if draft.owned:
-        note_owner(v)
-        assign(slot.owned_by, <uint16_t>(v.row + 1))
+    if not draft.is_plain:
+        assign(slot.last_use, first_use(v, draft.evictable))
+        if draft.owned:
+            note_owner(v)
+            assign(slot.owned_by, <uint16_t>(v.row + 1))
     return slot
 
 
@@ -301,10 +319,11 @@ cdef inline void copy_object(View *v, uint64_t source, uint64_t target) noexcept
         Draft draft
     prepare(v, &draft)
     draft.slot = target
+    draft.created = old.created
+    draft.is_plain = False
     draft.owned = old.owned_by != 0
     draft.evictable = old.last_use & EVICTABLE != 0
     start_slot(v, &draft, old.nbytes)
-    assign(v.slots[target].created, old.created)
     memcpy(block_of(v, &draft), v.base + old.offset, old.nbytes)
     if old.flags & FLAG_META:
         if meta_room(meta):

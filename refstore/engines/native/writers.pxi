@@ -148,13 +148,12 @@ cdef class Writer(Block):
         cdef Attachment att = self.att
         cdef Draft draft
         prepare(&att.view, &draft)
-        draft.slot = self.slot
-        draft.claim = self.slot + 1 if self.claims else 0
         look_for_signals(&att.view, draft.life, "before the seal")
         self.require_ours()          # still
         see_forks(att)
         self.shrink(True)
         draft.slot = self.slot
+        draft.claim = self.slot + 1 if self.claims else 0
         if self.is_seen() and not self.pinned and not self.pin_views():
             raise full(&self.att.view, <uint64_t>self.nbytes, ERR_NO_MEMORY)
         ref = make_ref(self.tag, self.slot, self.generation)

@@ -14,7 +14,8 @@ PAGE = 4096
 LIVE_WORDS_AT = 320  # Header.live_words
 LIVE_AT, LIVE_NBYTES = 384, 128  # Header.live: a bit for each row in use
 ROWS_AT, ROW_NBYTES, MAX_ROWS = 8192, 320, 1024  # Row.state comes first
-MAKERS_AT, MAKER_NBYTES, MAKERS = 401408, 144, 1024  # Maker.taken comes first
+MAKERS_AT, MAKER_NBYTES = 401408, 144  # Maker.taken comes first
+MAKERS = layout.constants()["MAKERS"]
 VOLATILE = {  # pids and times, which no two runs have in common
     "Row": ("pid", "recoverer"),
     "Maker": ("taken", "pid"),

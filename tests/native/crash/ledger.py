@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import refstore
@@ -78,6 +78,16 @@ class AccountedStore(refstore.Store):
         if name is None and not owned and not may_go:
             self.ledger.enter(ref, obj)
         return ref
+
+    def put_many(
+        self, objs: Iterable[object], *, names: Any = None, owned: bool = False, **terms: Any
+    ) -> list[refstore.ObjectRef]:
+        asked = list(objs)
+        refs = super().put_many(asked, names=names, owned=owned, **terms)
+        if names is None and not owned:
+            for ref, obj in zip(refs, asked, strict=True):
+                self.ledger.enter(ref, obj)
+        return refs
 
     def disown(self, key: refstore.ObjectRef | str) -> None:
         super().disown(key)

@@ -164,6 +164,20 @@ def leave(store: refstore.Store) -> None:
         memoryview(writer)[:] = SMALL
 
 
+def put_many(store: refstore.Store) -> None:
+    wide = [(f"field {i}", "f4") for i in range(40)]
+    arrays = [np.zeros((2, 3)), np.zeros(3, [("a", "f4")]), np.zeros(3, wide)]
+    store.put_many([SMALL, *arrays, {"w": np.ones(100)}])
+    store.put_many([SMALL, b""], owned=True)
+    store.put_many([NEW, LARGE], names=["fresh", "old"], replace=True)
+
+
+def delete_many(store: refstore.Store) -> None:
+    for buf in store.get_many(["small", "large"]):
+        buf.release()
+    store.delete_many(["small", "large", "small"])
+
+
 def adopt(store: refstore.Store) -> None:
     for name in ("small", "owned", "old"):
         with contextlib.suppress(refstore.ObjectNotFoundError):
@@ -443,6 +457,8 @@ OPERATIONS = [
     Operation("delete_pinned", delete_pinned, _gone("large")),
     Operation("get", get, {}),
     Operation("get_by_ref", get_by_ref, {}),
+    Operation("put_many", put_many, {"fresh": {None, NEW}, "old": {OLD, LARGE}}),
+    Operation("delete_many", delete_many, _gone("small", "large")),
     Operation("put_owned", put_owned, {"fresh": {None}}),
     Operation("leave", leave, {"fresh": {None}}),
     Operation("adopt", adopt, {**_gone("small", "old"), "owned": {None}}),

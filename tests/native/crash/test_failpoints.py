@@ -33,13 +33,9 @@ WITH_CHILDREN = {  # that have no row: see test_fork_kept.py and test_children.p
     "leave: store_release(&row_at(v, v.row).state, ROW_LEFT)",
 }
 
-# No operation of the matrix passes these yet: what a name that is known to the queues does, and
-# batches of arrays and objects.
+# No operation of the matrix passes these yet: what a name that is known to the queues does.
 NOT_PLAYED_YET = {
     "change_use: return cas_relaxed_u32(&slot.last_use, &before, after)",
-    "describe: assign(v.slots[i].order, <uint8_t>array[1])",
-    "describe_all: "
-    "assign(self.att.view.slots[self.items[k].slot].kind, <uint8_t>self.items[k].kind)",
     "first_queue: assign(v.slots[i].last_use, last_use | IN_MAIN)",
     "take_ghost: store_relaxed(&bucket.cells[k], 0)",
 }

@@ -1,4 +1,4 @@
-"""Known ways to get owners wrong."""
+"""Known ways to get owners and truncation wrong."""
 
 from __future__ import annotations
 
@@ -66,5 +66,15 @@ OF_OWNERS = [
         "        if self.stores == 0 and self.view.alive[0]:\n",
         "        if self.stores < 0 and self.view.alive[0]:\n",
         (MATRIX, "--only=populated leave"),
+    ),
+    Mutation(
+        "cut_under_a_view",
+        "what a view of a truncated object still shows is given to others",
+        "writers.pxi",
+        "        set_nbytes(v, i, <uint64_t>self.nbytes)\n"
+        "        if self.is_seen():\n"
+        "            return 0\n",
+        "        set_nbytes(v, i, <uint64_t>self.nbytes)\n",
+        ("tests/api/test_writer_write_at.py",),
     ),
 ]
