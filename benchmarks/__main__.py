@@ -23,6 +23,7 @@ from benchmarks.comparison.rounds import QUICK, THOROUGH, US, Comparison, on_man
 from benchmarks.comparison.tables import terminal
 from benchmarks.goals import (
     batches,
+    cache,
     fresh_memory,
     many_processes,
     one_process,
@@ -53,6 +54,8 @@ GOALS: dict[str, row.Rows] = {
     "put-many": batches.many_puts,
     "wake": waiting.wake,
     "weights": weights.published,
+    "hit-rates": cache.hit_rates,
+    "cache": cache.churn,
     "baseline": many_processes.baseline,
 }
 PARTS = ("goals", "speed", "traffic", "space", "kill", "plots")

@@ -29,7 +29,8 @@ _COUNTED = "__pyx_pw_10benchmarks_14machine_floors_*collected"
 _CORE = "_core"  # in the name of the file that the store's own instructions lie in
 _NOTHING = "loop"
 FLOORS = "benchmarks.machine_floors"
-WORKS = ("get", "put + delete", "put + get + delete", "put + delete by name", _NOTHING)
+_CACHED = "get from a cache"
+WORKS = ("get", _CACHED, "put + delete", "put + get + delete", "put + delete by name", _NOTHING)
 
 Counts = dict[str, float]
 
@@ -37,10 +38,11 @@ Counts = dict[str, float]
 def work(name: str) -> None:
     """Runs one work while callgrind counts; in a process of its own."""
     small = bytes(64)
-    with Store.temporary(MIB) as store:
+    with Store.temporary(MIB, evict="lru" if name == _CACHED else None) as store:
         ref = store.put(small)
         works: dict[str, Loop] = {
             "get": loops.gets(store, ref),
+            _CACHED: loops.gets(store, ref),
             "put + delete": loops.puts(store, small),
             "put + get + delete": loops.cycles(store, small),
             "put + delete by name": loops.named_puts(store, small, "name"),

@@ -28,7 +28,7 @@ def zipf(alpha: float, length: int, seed: int, *, shifts: bool = False) -> list[
 
 
 def exact_lru(trace: Sequence[int], room: int, warm: int) -> float:
-    """The share of hits of a cache that evicts by exact LRU; the first gets do not count."""
+    """The share of hits of a cache that evicts what was used longest ago, after so many gets."""
     there: OrderedDict[int, None] = OrderedDict()
     hits = 0
     for n, key in enumerate(trace):

@@ -184,9 +184,9 @@ def not_found(path: str, key: ObjectRef | str, *, of_other_store: bool) -> Objec
     """`key`: the ref or name that was asked for."""
     if of_other_store:
         return ObjectNotFoundError(f"{key!r} is a ref of another store than {path!r}", key=key)
-    what = f"object named {key!r}" if isinstance(key, str) else f"object {key!r}"
+    what = "object named" if isinstance(key, str) else "object"
     return ObjectNotFoundError(
-        f"there is no {what} in store {path!r}: it was never put here, or it was deleted",
+        f"there is no {what} {key!r} in store {path!r}: it was never put here, or it was deleted",
         key=key,
     )
 

@@ -27,6 +27,7 @@ if not __package__:
 import refstore
 from stress.crash_worker import (
     ABSENT,
+    CACHE,
     HOT,
     LENT,
     MAX_SIZE,
@@ -131,7 +132,7 @@ class Soak:
         self.stopped: tuple[int, float] | None = None  # which, and until when
         self.stop_is_short = True
         self.killed_with: set[int] = {ABSENT}  # ids of objects that were in transit
-        self.kills = self.stops = self.long_stops = self.joins = 0
+        self.kills = self.stops = self.long_stops = self.joins = self.evictions = 0
 
     def start(self, number: int) -> None:
         seed = self.random.getrandbits(32)
@@ -254,13 +255,14 @@ class Soak:
         self.wait_until(lambda: children() <= set(self.pids), "the child of a killed one works on")
         with refstore.Store(self.path, create=False) as store:
             audit(store, self.ledger, self.pattern, self.killed_with)
+            self.evictions = store.stats().evictions
         self.killed_with = {ABSENT}
         self.ledger.pause.value = 0
 
     def totals(self) -> str:
         ledger = self.ledger
         return (
-            f"{sum(ledger.operations)} operations, {self.kills} kills, "
+            f"{sum(ledger.operations)} operations, {self.evictions} evictions, {self.kills} kills, "
             f"{self.stops} stops ({self.long_stops} long, {sum(ledger.busy)} operations gave up), "
             f"{sum(ledger.forks)} forks, {self.joins + sum(ledger.rejoined)} left and joined"
         )
@@ -302,7 +304,8 @@ def audit(store: refstore.Store, ledger: Ledger, pattern: Pattern, killed_with: 
     used = store.stats().used
     named = {store.ref(name): name for name in store.names()}
     own = {own_name(n // OWN, n % OWN): ident for n, ident in enumerate(ledger.current) if ident}
-    strange = set(named.values()) - set(own) - {f"hot {k}" for k in range(HOT)}
+    strange = {name for name in named.values() if not name.startswith(CACHE)}
+    strange -= set(own) | {f"hot {k}" for k in range(HOT)}
     if strange or not set(own) <= set(named.values()):
         raise AssertionError(f"names {strange} are too many, or one of {set(own)} is lost")
     lent = dict(filter(None, map(ledger.borrow, range(ledger.procs * LENT))))
@@ -350,9 +353,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--procs", type=int, default=8)
     parser.add_argument("--rate", type=float, help="kills and stops a second")
     parser.add_argument("--capacity", type=parse_size, default=32 * MIB)
+    parser.add_argument("--evict", choices=("none", "lru", "s3fifo"), help="the store's policy")
     parser.add_argument("--seed", type=int, default=fresh_seed())
     add_backend(parser)
     options = parser.parse_args()
+    if options.evict is None:
+        options.evict = ("none", "lru", "s3fifo")[options.seed % 3]
     if options.rate is None:
         options.rate = RATES[options.backend]
     return options
@@ -361,8 +367,15 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     options = arguments()
     use_backend(options.backend)
-    print(f"seed {options.seed}, {options.procs} processes, {options.seconds:.0f} s", flush=True)
-    with refstore.Store(fresh_name("crash"), capacity=options.capacity, create=True) as store:
+    print(
+        f"seed {options.seed}, {options.procs} processes, {options.seconds:.0f} s, "
+        f"evict {options.evict}",
+        flush=True,
+    )
+    evict = None if options.evict == "none" else options.evict
+    with refstore.Store(
+        fresh_name("crash"), capacity=options.capacity, evict=evict, create=True
+    ) as store:
         path = store.path
     soak = Soak(options, path)
     try:
@@ -374,7 +387,7 @@ def main() -> int:
             f"FAULT: {error}\nafter {soak.totals()}\nrun: python -m stress.crash "
             f"--backend {options.backend} "
             f"--seed {options.seed} --procs {options.procs} --rate {options.rate:g} "
-            f"--capacity {options.capacity} --seconds {options.seconds:g}",
+            f"--capacity {options.capacity} --evict {options.evict} --seconds {options.seconds:g}",
             file=sys.stderr,
         )
         return 1

@@ -16,13 +16,15 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import accumulate
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import refstore
 from stress.pattern import Pattern, flat, kind_of
 
 OWN, HOT, LENT = 16, 8, 8  # names of each process, names of all, objects that each lends by ref
+CACHED = 2000  # names of what may be evicted: there is never room for all
 MAX_SIZE = 256 << 10
+CACHE = "cached "  # how these names begin
 ABSENT = 0
 _HELD = 20  # pins that a process keeps at most
 _CHILD_STEPS = 30
@@ -90,6 +92,7 @@ class CrashWorker:
             self.delete_own: 8,
             self.put_hot: 6,
             self.get_hot: 12,
+            self.use_cache: 24,
             self.put_and_delete: 8,
             self.lend: 8,
             self.borrow: 12,
@@ -191,6 +194,10 @@ class CrashWorker:
         ident = (self.ids + 1) << 40 | self.ledger.next_id[self.ids]
         return ident, self.pattern.value(ident, int(16 * (MAX_SIZE / 16) ** self.random.random()))
 
+    def put(self, value: object, *, name: str | None = None, replace: bool = False) -> Any:
+        """Put what has to stay."""
+        return self.store.put(value, name=name, replace=replace, evictable=False)
+
     # -- names ---------------------------------------------------------------------------------
 
     def change_own(self, k: int, ident: int, change: Callable[[str], object]) -> None:
@@ -210,7 +217,7 @@ class CrashWorker:
             self.change_own(
                 self.random.randrange(OWN),
                 ident,
-                lambda name: self.store.put(value, name=name, replace=True),
+                lambda name: self.put(value, name=name, replace=True),
             )
 
     def delete_own(self) -> None:
@@ -226,7 +233,7 @@ class CrashWorker:
         _, value = self.fresh()
         name = f"hot {self.random.randrange(HOT)}"
         with contextlib.suppress(refstore.StoreFullError, refstore.ObjectExistsError):
-            self.store.put(value, name=name, replace=self.random.random() < 0.8)
+            self.put(value, name=name, replace=self.random.random() < 0.8)
         if self.random.random() < 0.1:
             with contextlib.suppress(refstore.ObjectNotFoundError):
                 self.store.delete(name)
@@ -235,6 +242,16 @@ class CrashWorker:
         with contextlib.suppress(refstore.ObjectNotFoundError):
             self.keep(self.store.get(f"hot {self.random.randrange(HOT)}"), None)
 
+    def use_cache(self) -> None:
+        """Gets what may go at any time, or puts it."""
+        name = f"{CACHE}{int(CACHED * self.random.random() ** 2)}"
+        try:
+            self.keep(self.store.get(name), None)
+        except refstore.ObjectNotFoundError:
+            _, value = self.fresh()
+            with contextlib.suppress(refstore.StoreFullError, refstore.ObjectExistsError):
+                self.store.put(value, name=name, evictable=True)
+
     # -- refs ----------------------------------------------------------------------------------
 
     def put_and_delete(self) -> None:
@@ -242,7 +259,7 @@ class CrashWorker:
         ident, value = self.fresh()
         self.ledger.in_transit[self.number] = ident
         with contextlib.suppress(refstore.StoreFullError):
-            ref = self.store.put(value)
+            ref = self.put(value)
             if self.random.random() < 0.5:
                 self.keep(self.store.get(ref), ident)
             self.store.delete(ref)
@@ -264,7 +281,7 @@ class CrashWorker:
         ident, value = self.fresh()
         self.ledger.in_transit[self.number] = ident
         with contextlib.suppress(refstore.StoreFullError):
-            self.ledger.lend(at, self.store.put(value), ident)
+            self.ledger.lend(at, self.put(value), ident)
         self.ledger.in_transit[self.number] = ABSENT
 
     def borrow(self) -> None:
@@ -317,7 +334,8 @@ class CrashWorker:
             ident, _ = self.fresh()
         k = self.random.randrange(OWN)
         with contextlib.suppress(refstore.StoreFullError):
-            writer = self.store.create(size, name=own_name(self.number, k), replace=True)
+            name = own_name(self.number, k)
+            writer = self.store.create(size, name=name, replace=True, evictable=False)
             memoryview(writer)[: size // 2] = self.pattern.block(ident, size)[: size // 2].data
             self.half_written = writer, ident, k
 
@@ -384,8 +402,8 @@ class CrashWorker:
             self.ids += self.ledger.procs
             self.half_written = None  # the parent's alone
             for _ in range(_CHILD_STEPS):
-                choice = self.random.randrange(4)
-                (self.put_hot, self.get_hot, self.borrow, self.let_go)[choice]()
+                choice = self.random.randrange(5)
+                (self.put_hot, self.get_hot, self.borrow, self.use_cache, self.let_go)[choice]()
             if self.random.random() < 0.5:
                 self.let_go_of_everything()
                 self.store.close()

@@ -6,5 +6,6 @@ many_processes  times and rates of several processes
 fresh_memory    processor time for memory that was never used
 batches         calls on a thousand objects at once
 weights         what one process publishes to many
+cache           what caches keep, and how fast they change
 space           usable space and fragmentation
 """

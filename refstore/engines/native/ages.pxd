@@ -6,15 +6,12 @@
 # pinned, or is making it, stores `last_use`; others change it by a CAS, so that a later object in
 # the slot keeps its own.
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from refstore.engines.native.atomics cimport (
-    cas_relaxed_u32, fetch_add_relaxed_u32, load_relaxed, load_relaxed_u32, store_relaxed_u32,
-    unlikely,
+    cas_relaxed_u32, fetch_add_relaxed_u32, load_relaxed_u32, store_relaxed_u32, unlikely,
 )
-from refstore.engines.native.layout cimport (
-    COUNT_PUT_BYTES, COUNT_PUTS, EVICTABLE, Slot, TICK_MASK, USE_ONE, USES,
-)
+from refstore.engines.native.layout cimport COUNT_PUTS, EVICTABLE, Slot, TICK_MASK, USE_ONE, USES
 from refstore.engines.native.view cimport count, View
 
 cdef enum:
@@ -34,10 +31,6 @@ cdef inline uint64_t random_below(View *v, uint64_t n) noexcept nogil:
 
 # The clock
 
-cdef inline uint64_t put_nbytes(View *v) noexcept nogil:
-    return load_relaxed(&v.counters[<int>COUNT_PUT_BYTES])      # relaxed: ours
-
-
 cdef inline uint64_t tick_nbytes(View *v) noexcept nogil:
     return v.header.capacity // TICKS + 1
 
@@ -46,12 +39,12 @@ cdef inline void start_clock(View *v, uint64_t seed) noexcept nogil:
     # Our first tick comes after a part of its bytes, by chance: processes that put little and go
     # move the clock as well, on average as much as they put.
     v.random = seed * <uint64_t>0x9E3779B97F4A7C15 | 1
-    v.next_tick = random_below(v, TICKS) * tick_nbytes(v) // TICKS + 1
+    v.until_tick = <int64_t>(random_below(v, TICKS) * tick_nbytes(v) // TICKS)
 
 
 cdef inline void move_clock(View *v) noexcept nogil:
-    cdef uint64_t ticks = (put_nbytes(v) - v.next_tick) // tick_nbytes(v) + 1
-    v.next_tick += ticks * tick_nbytes(v)
+    cdef uint64_t ticks = <uint64_t>-v.until_tick // tick_nbytes(v) + 1
+    v.until_tick += <int64_t>(ticks * tick_nbytes(v))
     fetch_add_relaxed_u32(&v.header.tick, <uint32_t>ticks)      # relaxed: it orders nothing
 
 
@@ -61,8 +54,8 @@ cdef inline uint32_t now(View *v) noexcept nogil:
 
 cdef inline void count_put(View *v, uint64_t nbytes) noexcept nogil:
     count(v, COUNT_PUTS, 1)
-    count(v, COUNT_PUT_BYTES, nbytes + LEAST_BLOCK)
-    if unlikely(put_nbytes(v) >= v.next_tick):
+    v.until_tick -= <int64_t>(nbytes + LEAST_BLOCK)
+    if unlikely(v.until_tick < 0):
         move_clock(v)
 
 

@@ -8,7 +8,9 @@ from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire
-from refstore.engines.native.error_codes cimport blocked_by, ERR_CLAIMED, ERR_EXISTS, ERR_NOT_FOUND
+from refstore.engines.native.error_codes cimport (
+    blocked_by, ERR_CLAIMED, ERR_EXISTS, ERR_NOT_FOUND, kind_of_error,
+)
 from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_RECOVERIES, NAME_LIMIT
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, slots_used, View
 from refstore.engines.native.slots cimport is_live, pin, word_row
@@ -324,6 +326,14 @@ cdef inline bint is_live_object(View *v, uint64_t i, uint64_t generation) noexce
 
 cdef inline bint is_foreign(View *v, object key):
     return type(key) is ObjectRef and (<ObjectRef>key).tag != v.tag
+
+
+cdef inline object key_error(Attachment att, object key, int error):
+    # As get_error(), and quicker where nothing is there: who asks a cache hears that often.
+    cdef bint foreign = is_foreign(&att.view, key)
+    if kind_of_error(error) == ERR_NOT_FOUND:
+        return _messages.not_found(att.path, key, of_other_store=foreign)
+    return get_error(&att.view, error, key, foreign)
 
 
 # Defaults of parameters: whoever leaves them out is spared a look at each.

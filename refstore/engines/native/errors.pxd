@@ -125,12 +125,12 @@ cdef inline object put_error(View *v, int error, uint64_t nbytes, object name):
 
 
 cdef inline object get_error(View *v, int error, object key, bint of_other_store):
-    if kind_of_error(error) == ERR_NOT_FOUND:       # first: who has a cache gets it all the time
-        from refstore import _messages
-        return _messages.not_found(path_of(v), key, of_other_store=of_other_store)
+    from refstore import _messages
+    from refstore._errors import RefstoreError
     if kind_of_error(error) == ERR_PINS:
-        from refstore._errors import RefstoreError
         return RefstoreError(f"this process holds 2**30 pins on {key!r}: release some")
+    if kind_of_error(error) == ERR_NOT_FOUND:
+        return _messages.not_found(path_of(v), key, of_other_store=of_other_store)
     # a page, to count this process's pins in
     return blocked(v, error, f"the deletion of {key!r}") \
         or full(v, PAGE if error == ERR_NO_MEMORY else 0, error)

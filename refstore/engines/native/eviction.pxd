@@ -33,6 +33,7 @@ cdef enum:
     SAMPLES = 10
     LOOKS = 64                  # at slots, for so many samples
     MOST_REFUSED = 64           # offers of one put
+    MOST_QUEUED = 8             # of these, for what its queue says
     MOST_PASSES = 4             # of one put over the whole table
     MOST_ROUNDS = 64            # in which room that came free was taken by another process
     EVICTED = 1                 # room came free: try again
@@ -134,12 +135,14 @@ cdef inline bint pick_window(View *v, uint64_t i, Want *want, uint32_t least,
 
 # Which of them is picked
 
-cdef inline bint look_at_sample(View *v, uint64_t i, Want *want, Pick *pick) noexcept nogil:
+cdef inline bint look_at_sample(View *v, uint64_t i, Want *want, bint careful,
+                                Pick *pick) noexcept nogil:
     # Whether slot `i` has something to choose among. A window is no older than what is drawn, so
-    # most of them are never looked at.
+    # most of them are never looked at; and so are pins, unless one was in the way (`careful`): what
+    # is pinned for long is old.
     cdef uint64_t word
     cdef uint32_t age
-    if not may_go(v, i, &word, &age):
+    if not may_go(v, i, &word, &age) or careful and pinned_by(v, i):
         return False
     if not pick.is_any or age > pick.age:
         if want.any_object or is_of_size(v, i, want):
@@ -149,7 +152,7 @@ cdef inline bint look_at_sample(View *v, uint64_t i, Want *want, Pick *pick) noe
     return True
 
 
-cdef inline void pick_sample(View *v, Want *want, Pick *pick) noexcept nogil:
+cdef inline void pick_sample(View *v, Want *want, bint careful, Pick *pick) noexcept nogil:
     # The oldest of ten. Slots are far apart in memory: all are asked for before the first is used.
     cdef:
         uint64_t n = slots_used(v)
@@ -160,7 +163,7 @@ cdef inline void pick_sample(View *v, Want *want, Pick *pick) noexcept nogil:
             drawn[k] = random_below(v, n)
             prefetch(&v.slots[drawn[k]])
         for k in range(SAMPLES):
-            samples += look_at_sample(v, drawn[k], want, pick)
+            samples += look_at_sample(v, drawn[k], want, careful, pick)
         looks += SAMPLES
 
 
@@ -182,22 +185,27 @@ cdef inline bint pick_next(View *v, Want *want, Eviction *so_far, Pick *pick) no
     return False
 
 
-cdef inline void pick_from_all(View *v, Want *want, Pick *pick) noexcept nogil:
-    # The oldest of ten that nobody pins, if there are so many, from a place by chance.
+cdef inline bint pick_from_all(View *v, Want *want, Pick *pick) noexcept nogil:
+    # The oldest of ten that nobody pins, if there are so many, from a place by chance. False: none
+    # of any size may go.
     cdef:
         uint64_t n = slots_used(v), k, i, word
         uint64_t start = random_below(v, n) if n else 0
         uint32_t age
         int samples = 0
+        bint any_goes = False
     for k in range(n):
         i = (start + k) % n
-        if may_go(v, i, &word, &age) and (want.any_object or is_of_size(v, i, want)) \
-                and pinned_by(v, i) == 0:
+        if not may_go(v, i, &word, &age) or pinned_by(v, i):
+            continue
+        any_goes = True
+        if want.any_object or is_of_size(v, i, want):
             if not pick.is_any or age > pick.age:
                 pick_object(pick, i, word, age)
             samples += 1
             if samples == SAMPLES:
-                return
+                break
+    return any_goes
 
 
 cdef inline void pick_larger(View *v, Want *want, Pick *pick) noexcept nogil:
@@ -214,19 +222,19 @@ cdef inline void pick_larger(View *v, Want *want, Pick *pick) noexcept nogil:
 
 cdef inline bint pick(View *v, Want *want, Eviction *so_far, Pick *picked) noexcept nogil:
     # Samples first; then every slot and every window, so that what can be found is found.
-    cdef bint is_hard = so_far.refused >= MOST_REFUSED // 2     # nearly all there is is pinned
     memset(picked, 0, sizeof(Pick))
-    if not is_hard and v.has_queues and pick_next(v, want, so_far, picked):
+    if v.has_queues and so_far.refused < MOST_QUEUED and pick_next(v, want, so_far, picked):
         picked.is_queued = picked.is_object
         return True
-    if not is_hard and slots_used(v):
-        pick_sample(v, want, picked)
+    if slots_used(v):
+        pick_sample(v, want, so_far.refused > 0, picked)
     if picked.is_any:
         return True
     so_far.passes += 1
     if so_far.passes > MOST_PASSES:
         return False
-    pick_from_all(v, want, picked)
+    if not pick_from_all(v, want, picked):
+        return False
     if not picked.is_any and want.windows and any_window(v, want.pages, &picked.window):
         picked.is_any = True
         picked.is_object = False

@@ -219,7 +219,7 @@ cdef enum Counter:
     COUNT_RECOVERIES
     COUNT_WAITS             # calls that slept
     COUNT_WAITED_NS
-    COUNT_PUT_BYTES
+    COUNT_PUT_BYTES         # reserved
     COUNT_RESCUES           # objects that were offered for eviction, and read
     COUNT_HITS              # of get_or_put: the object was there
     COUNT_MISSES

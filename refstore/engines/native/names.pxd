@@ -292,8 +292,9 @@ cdef inline void clear_cell(View *v, uint64_t cell, uint64_t hashed,
 
 cdef inline int count_live(View *v, Bucket *bucket) noexcept nogil:
     cdef int k, n = 0
-    for k in range(BUCKET_CELLS):       # slots are far apart in memory: ask for all of them first
-        prefetch(&v.slots[cell_slot(bucket.cells[k])])
+    if v.evicts:                        # a cache is large: ask for all slots first
+        for k in range(BUCKET_CELLS):
+            prefetch(&v.slots[cell_slot(bucket.cells[k])])
     for k in range(BUCKET_CELLS):
         n += cell_is_live(v, load_acquire(&bucket.cells[k]))             # [index]
     return n

@@ -64,6 +64,8 @@ cdef inline uint64_t pop(View *v, int queue) noexcept nogil:
     cdef uint64_t end, n
     while True:
         end = load_relaxed(&v.pool.queue_end[queue])                    # relaxed: a hint
+        if end < begin:
+            cas_relaxed(&v.pool.queue_begin[queue], &begin, end)        # relaxed: it was damaged
         if end <= begin:
             return 0
         n = max(begin, end - min(end, v.g.queue_cells))     # those before are overwritten

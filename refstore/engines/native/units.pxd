@@ -20,6 +20,7 @@ from refstore.engines.native.ages cimport age_of
 from refstore.engines.native.slots cimport (
     free_slot, offer, pinned_by, take_offered, withdraw, word_generation, word_state,
 )
+from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.runs cimport release_run
 from refstore.engines.native.names cimport unindex
 from refstore.engines.native.queues cimport add_ghost, queue_of, SMALL_QUEUE
@@ -31,6 +32,7 @@ cdef struct Window:
     uint64_t first              # page
     uint64_t end
     uint32_t age                # of what was used last in it
+    bint is_broken              # nothing is known of some page that was looked at
 
 
 # Objects
@@ -118,7 +120,7 @@ cdef inline bint evict_run(View *v, uint64_t r) noexcept nogil:
         uint64_t[RUN_BLOCKS] offered
         uint64_t j, i, word, n = 0, k
         uint32_t age
-        bint released = False
+        bint released
     for j in range(min(<uint64_t>run.blocks, <uint64_t>RUN_BLOCKS)):
         i = run_slot(v, r, j)
         if i == 0 or not slot_is_of(v, i - 1, r, j):
@@ -138,10 +140,11 @@ cdef inline bint evict_run(View *v, uint64_t r) noexcept nogil:
         if take_offered(v, slots[k], offered[k]):   # else it was rescued, or deleted
             forget_object(v, slots[k], offered[k])
             free_slot(v, slots[k])
-    if lock(v, &v.pool.lock) == 0:
-        # at once, before somebody takes a block of it; else whoever needs the pages does it
-        released = run.live != 0 and release_run(v, r)
-        unlock(&v.pool.lock)
+    if lock(v, &v.pool.lock) != 0:
+        return True             # who needs the pages meets the lock as well
+    # at once, before somebody takes a block of it
+    released = run.live != 0 and release_run(v, r)
+    unlock(&v.pool.lock)
     return released
 
 
@@ -210,16 +213,17 @@ cdef inline bint window_from(View *v, uint64_t page, uint64_t pages, uint32_t le
     return True
 
 
-cdef inline bint any_window(View *v, uint64_t pages, Window *window) noexcept nogil:
-    # The first window of so many pages in the whole store: if there is none, no eviction makes room
-    # for them.
+cdef inline bint find_window(View *v, uint64_t pages, Window *window) noexcept nogil:
+    # The first window of so many pages.
     cdef Unit unit
     window.first = window.end = 0
+    window.is_broken = False
     while window.end - window.first < pages:
         if window.end >= v.g.pages:
             return False
         if not add_unit(v, window, 0):
             find_unit(v, window.end, &unit)
+            window.is_broken |= not unit.is_known
             window.end += unit.pages
             window.first = window.end
     find_unit(v, window.first, &unit)
@@ -227,6 +231,18 @@ cdef inline bint any_window(View *v, uint64_t pages, Window *window) noexcept no
         window.first += unit.pages
         find_unit(v, window.first, &unit)
     return True
+
+
+cdef inline bint any_window(View *v, uint64_t pages, Window *window) noexcept nogil:
+    # If there is none in the whole store, no eviction makes room for so many pages. What tags do
+    # not say is made anew.
+    if find_window(v, pages, window):
+        return True
+    if not window.is_broken or lock(v, &v.pool.lock) != 0:
+        return False
+    rebuild(v)
+    unlock(&v.pool.lock)
+    return find_window(v, pages, window)
 
 
 cdef inline bint evict_window(View *v, Window *window) noexcept nogil:

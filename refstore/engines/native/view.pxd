@@ -62,7 +62,7 @@ cdef struct View:
     uint32_t full_at            # tick
     uint64_t full_nbytes        # for so many bytes, and for more
     int full_error
-    uint64_t next_tick          # bytes that we shall have put when the clock of ages moves on
+    int64_t until_tick          # bytes that we have yet to put before the clock of ages moves on
     uint32_t class_sizes[256]   # bytes of a block by size_class, 0 of those that are none
     uint32_t current[CLASSES]   # run + 1 that we cut from, or 0
     uint32_t recent[RECENT]     # slots + 1 whose extents we freed last

@@ -37,7 +37,7 @@ cdef class WaitingCalls(ObjectCalls):
             if not may_retry(&att.view, &got, &since):
                 recover_blocker_of(&att.view, got)
                 if not deadline or kind_of_error(got) != ERR_NOT_FOUND or type(key) is ObjectRef:
-                    raise get_error(&att.view, got, key, is_foreign(&att.view, key))
+                    raise key_error(att, key, got)
                 known = nothing_known()
                 got = self.await_object(att, f"get({key!r})", key, &known, &found, deadline,
                                         timeout)

@@ -41,20 +41,18 @@ OF_EVICTION = [
         "what was rescued since the scan goes all the same",
         "slots.pxd",
         "    return cas_seq_cst(&v.slots[i].word, &offered,\n"
-        "                       make_word(word_generation(offered), RECLAIMING, v.row))   "
-        "# [pin]\n",
+        "                       make_word(word_generation(offered), RECLAIMING, v.row))",
         "    store_seq_cst(&v.slots[i].word,\n"
         "                  make_word(word_generation(offered), RECLAIMING, v.row))\n"
-        "    return True\n",
+        "    return True",
         OFFERS,
     ),
     Mutation(
         "offered_not_rescued",
         "a reader goes by a pin that the evictor's scan has passed",
         "slots.pxd",
-        "        elif cas_seq_cst(&slot.word, &word, make_word(generation, SEALED, 0)):   "
-        "# [pin]\n",
-        "        else:\n",
+        "        elif cas_seq_cst(&slot.word, &word, make_word(generation, SEALED, 0)):",
+        "        else:",
         OFFERS,
     ),
     Mutation(
@@ -110,9 +108,8 @@ OF_EVICTION = [
         "reused_in_its_generation",
         "refs to what was evicted lead to what came in its place",
         "slots.pxd",
-        "    store_release(&v.slots[i].word, make_word(generation + 1, WRITING, v.row))  "
-        "# [free]\n",
-        "    store_release(&v.slots[i].word, make_word(generation, WRITING, v.row))  # [free]\n",
+        "make_word(generation + 1, WRITING, v.row))",
+        "make_word(generation, WRITING, v.row))",
         EVICTION,
     ),
     Mutation(
