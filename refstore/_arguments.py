@@ -85,7 +85,8 @@ def require_create(create: object) -> None:
 
 
 def deadline_of(timeout: object) -> float | None:
-    """The time at which a call that begins now has waited enough, by time.monotonic(); None: never.
+    """The time at which a call that begins now has waited enough, by time.monotonic(); None: never;
+    0: it does not wait.
 
     Errors: TypeError or ValueError if the timeout is invalid.
     """
@@ -98,6 +99,8 @@ def deadline_of(timeout: object) -> float | None:
     seconds = float(cast(SupportsFloat, timeout))
     if not seconds >= 0:
         raise ValueError(f"timeout is {timeout!r}: it cannot be negative, nor NaN")
+    if seconds == 0:
+        return 0.0
     return None if seconds > LONGEST_WAIT else time.monotonic() + seconds
 
 

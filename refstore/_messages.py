@@ -54,9 +54,7 @@ class Room(NamedTuple):
     pinned_nbytes: int
     condemned: int
     writing_nbytes: int = 0
-    kept: Sequence[
-        tuple[int, int]
-    ] = ()  # for children that have no place: of each parent, pid first
+    kept: Sequence[tuple[int, int]] = ()  # of parents, pid first: for children that have no place
 
 
 # --- of operations

@@ -1,4 +1,4 @@
-"""The errors of calls that wait for other processes, as sentences, for both engines.
+"""The errors of calls that wait for others, and of their arguments, for both engines.
 
 Each function makes an exception and leaves it to its caller to raise it.
 """

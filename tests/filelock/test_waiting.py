@@ -103,7 +103,7 @@ store.get_or_put("making", factory)
 )
 
 
-def test_claims_of_a_dead_process_whose_child_keeps_its_row_are_in_nobodys_way(
+def test_claims_that_a_child_keeps_are_in_nobodys_way(
     store: refstore.Store, path: str
 ) -> None:
     with helpers.script(CHILD, path, "filelock") as parent:

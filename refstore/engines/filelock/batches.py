@@ -70,7 +70,7 @@ def _begin_each(c: Change, att: Attachment, batch: Sequence[One]) -> None:
         try:
             begin(one)
         except slots.NoRoomError as error:
-            story = error.story()
+            story = error.arguments()
         if story is not None:
             c.commit()
             if begin is evict or not eviction.may_fit(c, [one.wanted.units for one in batch[k:]]):
@@ -167,7 +167,7 @@ class BatchCalls(Opened):
     ) -> list[ObjectRef]:
         life = here()
         self._attachment  # noqa: B018  a closed store raises
-        until = deadline_of(timeout) if timeout != 0 else 0.0
+        until = deadline_of(timeout)
         objects = list(objs)
         told = checked_names(names, len(objects))
         prepared = [prepare(obj) for obj in objects]

@@ -154,7 +154,7 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
     ) -> ObjectRef:
         life = here()
         self._attachment  # noqa: B018  a closed store raises
-        until = deadline_of(timeout) if timeout != 0 else 0.0
+        until = deadline_of(timeout)
         asked = Asked(name, replace, False, owned, evictable, checked_meta(meta))
         prepared = prepare(obj)  # an error from there, which somebody may keep, keeps no store
         call = Call(self._attachment, life, asked, until, self._stay)

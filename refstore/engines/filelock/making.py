@@ -44,7 +44,7 @@ class MakingCalls(Opened):
         evictable: bool | None = None,
     ) -> buffers.PinnedBuffer:
         call = self._call
-        call.until = deadline_of(timeout) if timeout != 0 else 0.0
+        call.until = deadline_of(timeout)
         call.asked = Asked(name, owned=owned, evictable=evictable)
         if not callable(factory):
             raise _waiting_messages.no_factory(factory)

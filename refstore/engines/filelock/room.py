@@ -110,7 +110,7 @@ class RoomKeeper(Membership):
             try:
                 return operation(c, *args)
             except slots.NoRoomError as error:  # of which a signal handler's keeps nothing
-                story, units = error.story(), error.units
+                story, units = error.arguments(), error.units
             remedies = remedies or iter((self._recover_sometimes, self._evict))
             if units is None or not any(remedy(c, units) for remedy in remedies):
                 raise slots.NoRoomError(*story)

@@ -85,8 +85,8 @@ class NoRoomError(Exception):
         self.units = units
         self.total = total
 
-    def story(self) -> tuple[str, int | None, int | None]:
-        """What it is made of: for those who raise it anew, and keep no traceback till then."""
+    def arguments(self) -> tuple[str, int | None, int | None]:
+        """Arguments of an equal one, to be raised later and without this one's traceback."""
         return str(self), self.units, self.total
 
 

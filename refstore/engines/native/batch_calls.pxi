@@ -28,8 +28,7 @@ cdef class BatchCalls(ListingCalls):
             Draft terms
         prepare(&att.view, &terms)
         terms.is_closed = &self.is_closed
-        if timeout is not NO_WAIT or owned is not False or evictable is not None:
-            read_terms(&terms, timeout, owned, evictable, NO_META)
+        read_terms(&terms, timeout, owned, evictable, NO_META)
         batch.hold(att, asked)
         batch.measure_all()
         batch.begin_all(&terms)

@@ -20,22 +20,21 @@ from refstore.engines.native.layout cimport (
 )
 from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
-    bits_at, file_of, is_ready, is_within_block, label_at, labels_are_committed, maker_at,
-    name_lock_at, next_live_row, pins_of, pins_ready_of, row_at, run_is_sound, run_is_there,
-    runs_used, slot_is_of, slots_used, tag_at, top_of, View,
+    bits_at, file_of, is_ready, is_within_block, labels_are_committed, maker_at, name_lock_at,
+    next_live_row, pins_of, pins_ready_of, row_at, run_is_sound, run_is_there, runs_used,
+    slot_is_of, slots_used, tag_at, top_of, View,
 )
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.memory cimport is_committed
 from refstore.engines.native.metas cimport meta_nbytes, meta_room
 from refstore.engines.native.slots cimport (
-    is_claim, is_live, pinned_by, word_generation, word_row, word_state,
+    is_claim, is_live, is_sealed, pinned_by, word_generation, word_row, word_state,
 )
 from refstore.engines.native.makers cimport ROW_MASK
 from refstore.engines.native.bins cimport are_used, bin_of
 from refstore.engines.native.rebuild cimport has_bytes
 from refstore.engines.native.pages cimport extent_is_sane
-from refstore.engines.native.names cimport find_cell, make_cell, name_hash
-from refstore.engines.native.owners cimport is_sealed
+from refstore.engines.native.names cimport find_cell, make_cell, Name, name_hash, name_of
 from refstore.engines.native.recovery cimport row_is_dead
 
 cdef enum:
@@ -273,55 +272,43 @@ cdef inline void check_hints(View *v, set problems):
             problems.add(f"lost run: run {i} is not in use and no hint says so")
 
 
-cdef inline void check_names(View *v, set problems):
+cdef inline void check_name(View *v, uint64_t i, uint64_t word, dict names, set problems):
+    # `names`: with what kind of claim, if it is one, and the slots that have them
     from refstore import _problems
     cdef:
+        Slot *slot = &v.slots[i]
+        Name name
+        bint claims = is_claim(word)
+        uint64_t cell = make_cell(i, word_generation(word), slot.name_hash)
+    if not labels_are_committed(v, i):
+        problems.add(f"label: slot {i} has a name or claims one, but its label was never written")
+        return
+    name = name_of(v, i)
+    text = name.utf8[:name.nbytes]
+    if name_hash(v, name.utf8, name.nbytes) != slot.name_hash:
+        problems.add(_problems.wrong_hash(i))
+    key = text, claims, claims and slot.flags & FLAG_HARD_CLAIM
+    other = names.setdefault(key, i)
+    is_lost = find_cell(v, cell, slot.name_hash) == NULL
+    if is_lost and claims:
+        problems.add(f"claim: slot {i} claims {text!r}, and the index does not lead to it")
+    elif is_lost:
+        problems.add(f"index: slot {i} is live as {text!r}, and the index does not lead to it")
+    if other != i and claims:
+        problems.add(f"claim: slots {other} and {i} both claim {text!r}")
+    elif other != i:
+        problems.add(f"index: slots {other} and {i} are both live as {text!r}")
+
+
+cdef inline void check_names(View *v, set problems):
+    cdef:
         uint64_t i, word
-        Slot *slot
         dict names = {}
     for i in range(slots_used(v)):
-        slot = &v.slots[i]
-        word = load_acquire(&slot.word)                                  # [seal]
-        if not is_live(word, word_generation(word)) or slot.name_hash == 0:
-            continue
-        if not labels_are_committed(v, i):
-            problems.add(f"label: slot {i} has a name, but its label was never written")
-            continue
-        name = label_at(v, i).name[:label_at(v, i).name_nbytes]
-        if name_hash(v, label_at(v, i).name, label_at(v, i).name_nbytes) != slot.name_hash:
-            problems.add(_problems.wrong_hash(i))
-        if find_cell(v, make_cell(i, word_generation(word), slot.name_hash),
-                     slot.name_hash) == NULL:
-            problems.add(f"index: slot {i} is live as {name!r}, and the index does not lead to it")
-        if name in names:
-            problems.add(f"index: slots {names[name]} and {i} are both live as {name!r}")
-        names[name] = i
-
-
-cdef inline void check_claims(View *v, set problems):
-    from refstore import _problems
-    cdef:
-        uint64_t i, word
-        Slot *slot
-        dict claims = {}
-    for i in range(slots_used(v)):
-        slot = &v.slots[i]
-        word = load_acquire(&slot.word)                                  # [seal]
-        if not is_claim(word):
-            continue
-        if not labels_are_committed(v, i):
-            problems.add(f"label: slot {i} claims a name, but its label was never written")
-            continue
-        name = label_at(v, i).name[:label_at(v, i).name_nbytes]
-        if name_hash(v, label_at(v, i).name, label_at(v, i).name_nbytes) != slot.name_hash:
-            problems.add(_problems.wrong_hash(i))
-        if find_cell(v, make_cell(i, word_generation(word), slot.name_hash),
-                     slot.name_hash) == NULL:
-            problems.add(f"claim: slot {i} claims {name!r}, and the index does not lead to it")
-        claim = (name, slot.flags & FLAG_HARD_CLAIM)
-        if claim in claims:
-            problems.add(f"claim: slots {claims[claim]} and {i} both claim {name!r}")
-        claims[claim] = i
+        word = load_acquire(&v.slots[i].word)                            # [seal]
+        if is_claim(word) \
+                or is_live(word, word_generation(word)) and v.slots[i].name_hash != 0:
+            check_name(v, i, word, names, problems)
 
 
 cdef inline void check_pins(View *v, set problems):
@@ -493,7 +480,6 @@ cdef inline set find_problems(View *v):
         check_space(v, problems)
         check_memory(v, problems)
         check_names(v, problems)
-        check_claims(v, problems)
         check_pins(v, problems)
         check_reaps(v, problems)
         check_owners(v, problems)

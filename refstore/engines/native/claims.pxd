@@ -17,17 +17,15 @@ from refstore.engines.native.atomics cimport (
 from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_CLAIMED, ERR_EXISTS, ERR_NOT_FOUND, kind_of_error,
 )
-from refstore.engines.native.layout cimport (
-    Bucket, BUCKET_CELLS, CLAIMED, FLAG_HARD_CLAIM, Label, Slot,
-)
-from refstore.engines.native.view cimport bucket_at, label_at, slots_used, View
+from refstore.engines.native.layout cimport Bucket, BUCKET_CELLS, CLAIMED, FLAG_HARD_CLAIM, Slot
+from refstore.engines.native.view cimport bucket_at, slots_used, View
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport (
     abandon, free_slot, is_claim, make_word, reap_condemned, word_generation, word_row,
 )
 from refstore.engines.native.names cimport (
     bucket_is_ready, bucket_of, cell_slot, ensure_buckets_committed, find, Found, index, make_cell,
-    Name, name_lock_of, seems_to_have_name, unindex, word_behind,
+    Name, name_lock_of, name_of, seems_to_have_name, unindex, word_behind,
 )
 
 cdef struct Claim:
@@ -94,14 +92,9 @@ cdef inline int claim_name(View *v, uint64_t i, bint replace) noexcept nogil:
     # Slot `i`, which we are writing, claims the name in its label, as its flags say: 0, or an
     # error. The slot is ours in any case; on ERR_INDEX it is to be given up.
     cdef:
-        Label *label = label_at(v, i)
-        Name name
-        uint64_t *locked
+        Name name = name_of(v, i)
+        uint64_t *locked = name_lock_of(v, name.hashed)
         int got
-    name.utf8 = label.name
-    name.nbytes = label.name_nbytes
-    name.hashed = v.slots[i].name_hash
-    locked = name_lock_of(v, name.hashed)
     got = ensure_buckets_committed(v, name.hashed)
     if got == 0:
         got = lock(v, locked)

@@ -101,9 +101,7 @@ cdef class ObjectCalls:
             Name parsed
         prepare(&att.view, &draft)
         draft.is_closed = &self.is_closed
-        if timeout is not NO_WAIT or owned is not False or evictable is not None \
-                or meta is not NO_META:
-            read_terms(&draft, timeout, owned, evictable, meta)
+        read_terms(&draft, timeout, owned, evictable, meta)
         ref = ObjectRef.__new__(ObjectRef)      # nothing may fail between the seal and the return
         parsed.hashed = 0
         if name is not None:
@@ -343,9 +341,11 @@ cdef object NO_META = b""
 
 cdef inline int read_terms(Draft *draft, object timeout, object owned, object evictable,
                            object meta) except -1:
-    draft.deadline = deadline_ns(timeout)
-    set_owner(draft, owned, evictable)
-    return set_meta(draft, meta)
+    if timeout is not NO_WAIT:
+        draft.deadline = deadline_ns(timeout)
+    if owned is not False or evictable is not None:
+        set_owner(draft, owned, evictable)
+    return 0 if meta is NO_META else set_meta(draft, meta)
 
 
 # Names as the keys of calls: a str is checked and hashed once, and looked up as often as needed

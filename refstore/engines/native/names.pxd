@@ -142,6 +142,17 @@ cdef inline bint cell_is_live(View *v, uint64_t cell) noexcept nogil:
     return is_live(word, word_generation(word)) or is_claim(word)
 
 
+cdef inline Name name_of(View *v, uint64_t i) noexcept nogil:
+    # What the label of a slot says that nobody changes: it is ours, or its object is published.
+    cdef:
+        Label *label = label_at(v, i)
+        Name name
+    name.utf8 = label.name
+    name.nbytes = label.name_nbytes
+    name.hashed = v.slots[i].name_hash
+    return name
+
+
 cdef inline bint has_name(View *v, uint64_t i, const Name *name) noexcept nogil:
     # the slot is pinned, or its name lock is ours
     cdef Label *label

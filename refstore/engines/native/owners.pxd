@@ -17,16 +17,12 @@ from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel_u16, load_acquire, load_acquire_u16, load_seq_cst,
 )
 from refstore.engines.native.error_codes cimport ERR_NOT_FOUND, with_blocker
-from refstore.engines.native.layout cimport GOING, OFFERED, PUBLISHING, SEALED, Slot
+from refstore.engines.native.layout cimport GOING, PUBLISHING, Slot
 from refstore.engines.native.view cimport row_at, slots_used, View
 from refstore.engines.native.lock cimport lock, unlock
-from refstore.engines.native.slots cimport unpin, word_generation, word_state
+from refstore.engines.native.slots cimport is_sealed, unpin, word_generation, word_state
 from refstore.engines.native.names cimport name_lock_of
 from refstore.engines.native.publication cimport remove
-
-cdef inline bint is_sealed(uint64_t word) noexcept nogil:
-    return word_state(word) == SEALED or word_state(word) == OFFERED
-
 
 cdef inline bint take_from_owner(View *v, uint64_t i, uint64_t row) noexcept nogil:
     # whether the object in slot `i` goes with that row, and nobody adopts it any more

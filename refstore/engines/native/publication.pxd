@@ -14,8 +14,8 @@ from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_BUSY, ERR_CLAIMED, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
     ERR_SIGNALS, kind_of_error, left_behind, with_blocker,
 )
-from refstore.engines.native.layout cimport CONDEMNED, Label, NameLock, PUBLISHING, SEALED, Slot
-from refstore.engines.native.view cimport label_at, slots_used, View
+from refstore.engines.native.layout cimport CONDEMNED, NameLock, PUBLISHING, SEALED, Slot
+from refstore.engines.native.view cimport slots_used, View
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.waiting cimport announce
 from refstore.engines.native.slots cimport (
@@ -23,7 +23,7 @@ from refstore.engines.native.slots cimport (
 )
 from refstore.engines.native.names cimport (
     clear_cell, ensure_buckets_committed, find, find_cell, Found, index, make_cell, Name,
-    name_lock_of, stripe_named, unindex,
+    name_lock_of, name_of, stripe_named, unindex,
 )
 from refstore.engines.native.claims cimport cell_of_claim, Claim, find_claim
 
@@ -70,10 +70,9 @@ cdef inline int publish(View *v, uint64_t i, bint replace, uint64_t claim) noexc
     # `claim`: as of publish_locked().
     cdef:
         Slot *slot = &v.slots[i]
-        Label *label = label_at(v, i)
-        uint64_t hashed = slot.name_hash
+        Name name = name_of(v, i)
+        uint64_t hashed = name.hashed
         NameLock *stripe = stripe_named(v, hashed)
-        Name name
         Found old
         Claim other
         int64_t reaped
@@ -83,9 +82,6 @@ cdef inline int publish(View *v, uint64_t i, bint replace, uint64_t claim) noexc
         got = lock(v, &stripe.lock)
     if got != 0:
         return got
-    name.utf8 = label.name
-    name.nbytes = label.name_nbytes
-    name.hashed = hashed
     found = find(v, &name, &old, True)
     if found >= 0 and not replace:
         got = ERR_EXISTS

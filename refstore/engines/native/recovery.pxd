@@ -33,12 +33,12 @@ from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
 from refstore.engines.native.waiting cimport announce, announce_room
 from refstore.engines.native.slots cimport (
-    condemn, end_publishing, free_slot, reap_condemned, REAPED, restore_hint, restore_run_hints,
-    unclaim, withdraw, word_generation, word_row, word_state,
+    condemn, end_publishing, free_slot, is_sealed, reap_condemned, REAPED, restore_hint,
+    restore_run_hints, unclaim, withdraw, word_generation, word_row, word_state,
 )
 from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.names cimport find_cell, make_cell, unindex
-from refstore.engines.native.owners cimport delete_owned, is_sealed
+from refstore.engines.native.owners cimport delete_owned
 from refstore.engines.native.process_table cimport (
     ensure_first_pins_committed, join_row, mark_live, use_row,
 )

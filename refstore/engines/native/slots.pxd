@@ -56,6 +56,11 @@ cdef inline bint is_live(uint64_t word, uint64_t generation) noexcept nogil:
     return word_generation(word) == generation and LIVE_STATES >> word_state(word) & 1 != 0
 
 
+cdef inline bint is_sealed(uint64_t word) noexcept nogil:
+    # as before, and it is not being published
+    return word_state(word) == SEALED or word_state(word) == OFFERED
+
+
 cdef inline bint is_readable(uint64_t word, uint64_t generation) noexcept nogil:
     # Whether a pin that stands holds the object. PUBLISHING is whole, and only the index leads to
     # it; what is OFFERED goes unless it is rescued.

@@ -282,8 +282,8 @@ MUTATIONS = [
         "names_unlocked",
         "H29: two processes publish under one name at once",
         "publication.pxd",
-        "    if got == 0:\n        got = lock(v, &stripe.lock)\n    if got != 0:\n        return got\n    name.utf8",
-        "    if got != 0:\n        return got\n    name.utf8",
+        "    if got == 0:\n        got = lock(v, &stripe.lock)\n    if got != 0:\n        return got\n    found",
+        "    if got != 0:\n        return got\n    found",
         ("tests.native.crash.interleave", "--only=populated put_named put_named"),
     ),
     Mutation(
