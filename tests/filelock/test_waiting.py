@@ -103,9 +103,7 @@ store.get_or_put("making", factory)
 )
 
 
-def test_claims_that_a_child_keeps_are_in_nobodys_way(
-    store: refstore.Store, path: str
-) -> None:
+def test_claims_that_a_child_keeps_are_in_nobodys_way(store: refstore.Store, path: str) -> None:
     with helpers.script(CHILD, path, "filelock") as parent:
         int(helpers.line(parent))
         parent.wait(LONG)

@@ -12,6 +12,7 @@ import pytest
 
 import refstore
 from tests.fuzz import layout
+from tests.native.crash.scenarios import Policy
 from tests.native.test_damaged_fields import Fields, slot_of
 
 CAPACITY, OBJECTS = 1 << 20, 200  # as those of Fields
@@ -32,7 +33,7 @@ HINTS = [
 
 
 @pytest.fixture
-def cache(path: str, evict: str | None) -> Iterator[refstore.Store]:
+def cache(path: str, evict: Policy) -> Iterator[refstore.Store]:
     """A store, full of objects that may go; it need not be sound at the end."""
     with refstore.Store(
         path, capacity=CAPACITY, max_objects=OBJECTS, evict=evict, create=True

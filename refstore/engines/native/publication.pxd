@@ -69,7 +69,6 @@ cdef inline int publish(View *v, uint64_t i, bint replace, uint64_t claim) noexc
     # what was replaced, or an error: on ERR_INDEX the slot is gone, on any other it is still ours.
     # `claim`: as of publish_locked().
     cdef:
-        Slot *slot = &v.slots[i]
         Name name = name_of(v, i)
         uint64_t hashed = name.hashed
         NameLock *stripe = stripe_named(v, hashed)

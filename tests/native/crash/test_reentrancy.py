@@ -276,8 +276,6 @@ def populated(path: str) -> Iterator[refstore.Store]:
             os.unlink(path)
 
 
-
-
 def test_each_point_is_visited(folder: Path) -> None:
     visited: set[str] = set()
     for number, work in enumerate(OPERATIONS.values()):
