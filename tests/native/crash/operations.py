@@ -20,6 +20,8 @@ PASSING = tuple(bytes([k]) * (64, 3000, 50_000, 300_000)[k % 4] for k in range(2
 CACHED = tuple(f"cached {k}" for k in (10, 20, 30, 40, 100))  # some of what may go in a cache
 NAMED = {"small": SMALL, "large": LARGE, "old": OLD}  # in every scenario but the empty one
 
+CACHED_3 = bytes([3]) * 60_000  # what goes first in a cache
+
 SCENARIO: dict[bytes, bytes] = {}  # some objects of the scenario that is played, by ref
 
 Outcomes = dict[str, set[bytes | None]]  # by name; None: no such object
@@ -199,6 +201,17 @@ def churn(store: refstore.Store) -> None:
             assert bytes(buf) in PASSING
 
 
+def put_what_went(store: refstore.Store) -> None:
+    """What was evicted lately comes back, and what was read since stays."""
+    for k in range(4, 8):
+        with contextlib.suppress(refstore.ObjectNotFoundError):
+            store.get(f"cached {k}").release()
+    for _ in range(3):
+        store.put(LARGE[:60_000], evictable=True)
+    with contextlib.suppress(refstore.ObjectExistsError):
+        store.put(CACHED_3, name="cached 3", evictable=True)
+
+
 def delete_cached(store: refstore.Store) -> None:
     for name in CACHED:
         with contextlib.suppress(refstore.ObjectNotFoundError):
@@ -222,7 +235,9 @@ def get_and_fork(store: refstore.Store) -> None:
     put_small(store)
     os.close(pipe[0])
     os.close(pipe[1])
-    status = os.waitpid(child, 0)[1]
+    while os.WIFSTOPPED(status := os.waitpid(child, os.WUNTRACED)[1]):
+        os.kill(os.getpid(), signal.SIGSTOP)  # it was the one to stop: this one stops with it
+        os.kill(child, signal.SIGCONT)
     if os.WIFSIGNALED(status):  # it was the one to die: this one goes with it
         os.kill(os.getpid(), signal.SIGKILL)
     assert status == 0
@@ -464,6 +479,7 @@ OPERATIONS = [
     Operation("adopt", adopt, {**_gone("small", "old"), "owned": {None}}),
     Operation("disown", disown, {"owned": {OWNED}}),
     Operation("churn", churn, {f"passing {k}": {None, *PASSING} for k in range(3)}),
+    Operation("put_what_went", put_what_went, {"cached 3": {CACHED_3, None}}),
     Operation("delete_cached", delete_cached, {name: {None} for name in CACHED}),
     Operation("get_and_fork", get_and_fork, {}),
     Operation("write_and_seal", write_and_seal, {"fresh": {None, bytes(50000)}}),
