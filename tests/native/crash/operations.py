@@ -232,7 +232,8 @@ def get_and_fork(store: refstore.Store) -> None:
         os._exit(0 if all(bytes(buf) == data for buf, data in held) else 1)
     for buf, _ in held:
         buf.release()
-    put_small(store)
+    with contextlib.suppress(refstore.StoreFullError):
+        put_small(store)
     os.close(pipe[0])
     os.close(pipe[1])
     while os.WIFSTOPPED(status := os.waitpid(child, os.WUNTRACED)[1]):
