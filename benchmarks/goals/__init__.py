@@ -5,6 +5,8 @@ one_process     times that one process measures by itself
 many_processes  times and rates of several processes
 fresh_memory    processor time for memory that was never used
 batches         calls on a thousand objects at once
+waiting         how soon calls that wait return, and what they cost meanwhile
+makers          what one process makes for all
 weights         what one process publishes to many
 cache           what caches keep, and how fast they change
 space           usable space and fragmentation

@@ -5,19 +5,23 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Semaphore
 from statistics import median
+from typing import Literal
 
 from benchmarks.goals.row import Effort, Goal, Row, compared
-from refstore import Store
+from refstore import GetTimeoutError, Store
 from stress.baseline.build import compiled
 from stress.support import MIB, duration, reaped
 
 FLOORS = "benchmarks.machine_floors"
 CROWD = 1000
+WAITERS, WAIT = 8, 10.0  # processes, and seconds of each
+MOST = 0.01  # of a core
+_ENGINES: tuple[Literal["native", "filelock"], ...] = ("native", "filelock")
 _FORK = multiprocessing.get_context("fork")
 _TIMEOUT = 60.0
 _PAUSE = 0.0003  # seconds in which a reader has gone to sleep
@@ -39,6 +43,34 @@ def wake(effort: Effort) -> Sequence[Row]:
             f"{what}, {CROWD} waiters on other names", *crowded, Goal(6.0), duration, str(times)
         ),
     ]
+
+
+def idle(effort: Effort) -> Sequence[Row]:
+    """Lets processes wait for a name that never comes, on each engine."""
+    what = f"share of a core that {WAITERS} processes take that wait"
+    used, by_polling = (_used_by_waiters(backend) for backend in _ENGINES)
+    return [
+        Row(what, "-", f"{used:.3%}", None, f"< {MOST:.0%}", used < MOST),
+        Row(f"{what}, filelock engine", "-", f"{by_polling:.3%}", None, "-", None),
+    ]
+
+
+def _used_by_waiters(backend: Literal["native", "filelock"]) -> float:
+    here, there = _FORK.Pipe(duplex=False)
+    with Store.temporary(MIB, backend=backend) as store:
+        waiters = [_FORK.Process(target=_wait_in_vain, args=(store, there)) for _ in range(WAITERS)]
+        with reaped(waiters):
+            for waiter in waiters:
+                waiter.start()
+            used: list[float] = [here.recv() for _ in waiters]
+    return sum(used) / WAIT
+
+
+def _wait_in_vain(store: Store, answer: Connection) -> None:
+    began = time.process_time()
+    with suppress(GetTimeoutError):
+        store.wait("nothing", timeout=WAIT)
+    answer.send(time.process_time() - began)
 
 
 def _wakes(store: Store, times: int) -> tuple[list[float], list[float]]:
