@@ -183,7 +183,7 @@ def test_a_fork_without_memory_for_the_childs_pins(folder: Path) -> None:
         """
 import warnings
 warnings.simplefilter("ignore", refstore.RefstoreWarning)       # of a child without a place
-store = refstore.Store(disk + "/s", capacity="1MiB", max_objects=64)
+store = refstore.Store(disk + "/s", capacity="1MiB", max_objects=3000)
 ref = store.put(bytes(100_000))
 held = [store.get(ref)]
 fill_up()

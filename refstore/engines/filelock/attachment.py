@@ -135,7 +135,7 @@ class Attachment(Owner):
             what = _messages.a_put(nbytes)
             call.wait_for_room(what, nbytes, self._put_small, call, prepared, pin)
             return
-        self.begin(call, prepared.wanted(call.asked.meta), pins=pin is not None)
+        self.begin(call, prepared.wanted(call.asked.meta))
         at = self.block(call.slot).offset
         prepared.fill(Target(self.file, at, nbytes, call.life))
         self.seal(call, pin)
@@ -174,7 +174,7 @@ class Attachment(Owner):
     def _put_small(self, c: Change, call: Call, prepared: Prepared, pin: Pin | None) -> None:
         rivals = claims.find_rivals(c, self, call)
         wanted = prepared.wanted(call.asked.meta)
-        slot, generation = self.claim(c, call, wanted, True, pin is not None)
+        slot, generation = self.claim(c, call, wanted, True)
         # What follows lies where nobody looks until the change is there.
         at = c.file.block_at(c[c.file.slot(slot) + OFFSET])
         if wanted.nbytes:
@@ -185,15 +185,13 @@ class Attachment(Owner):
         self._pin_own(c, call, pin)
         self._publish(c, call, rivals)
 
-    def claim(
-        self, c: Change, call: Call, wanted: slots.Wanted, near: bool, pins: bool
-    ) -> tuple[int, int]:
+    def claim(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> tuple[int, int]:
         """A slot of the call's and its generation; see `slots.claim`."""
         own, evictable = self.own, call.asked.evictable
         origin = origins.word(c, own)
         use = eviction.use_word(c, self.evict is not None if evictable is None else bool(evictable))
         by = slots.By(own, origin, use)
-        return slots.claim(c, wanted, by, near, pins, call.slot if call.is_taken() else None)
+        return slots.claim(c, wanted, by, near, call.slot if call.is_taken() else None)
 
     def _pin_own(self, c: Change, call: Call, pin: Pin | None) -> None:
         if pin is not None:
@@ -229,14 +227,14 @@ class Attachment(Owner):
         if spill := slots.meta_spill(len(meta)):
             Target(self.file, at + wanted.units * UNIT - spill, spill, life).copy(0, meta)
 
-    def begin(self, call: Call, wanted: slots.Wanted, *, pins: bool = True) -> None:
+    def begin(self, call: Call, wanted: slots.Wanted) -> None:
         """A slot in WRITING, with room, or in CLAIMED. The name is looked at so that nobody writes
-        in vain. `pins`: who began it may pin it before or as it is sealed."""
+        in vain."""
         nbytes = wanted.nbytes
         what, near = _messages.a_put(nbytes), nbytes <= NEAR
         try:
             while True:
-                call.wait_for_room(what, nbytes, self._begin_writing, call, wanted, near, pins)
+                call.wait_for_room(what, nbytes, self._begin_writing, call, wanted, near)
                 if self.prepare_block(call, wanted, near):
                     return
                 self.give_up(call)
@@ -258,11 +256,9 @@ class Attachment(Owner):
         self._write_spill(start, wanted, call.life)
         return True
 
-    def _begin_writing(
-        self, c: Change, call: Call, wanted: slots.Wanted, near: bool, pins: bool
-    ) -> None:
+    def _begin_writing(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> None:
         rivals, asked = claims.find_rivals(c, self, call), call.asked
-        slot, generation = self.claim(c, call, wanted, near, pins)
+        slot, generation = self.claim(c, call, wanted, near)
         if asked.claim:
             assert asked.utf8 is not None
             if rivals.claim is not None:

@@ -85,7 +85,7 @@ def _begin_each(c: Change, att: Attachment, batch: Sequence[One]) -> None:
 
 
 def _begin_one(c: Change, att: Attachment, one: One) -> None:
-    slot, generation = att.claim(c, one.call, one.wanted, one.is_near, False)
+    slot, generation = att.claim(c, one.call, one.wanted, one.is_near)
     one.call.take(slot, generation, c.next())
 
 

@@ -93,7 +93,7 @@ def make(c: Change, att: Attachment, call: Call) -> None:
     """The call claims a name that nobody else has, softly."""
     utf8 = call.asked.utf8
     assert utf8 is not None
-    slot, generation = att.claim(c, call, slots.Wanted(0, BYTES), True, True)
+    slot, generation = att.claim(c, call, slots.Wanted(0, BYTES), True)
     slots.write_name(c, slot, utf8)
     slots.claim_name(c, slot, utf8, is_hard=False)
     call.take(slot, generation, c.next())

@@ -257,8 +257,8 @@ def lay_out(capacity: int, max_objects: int) -> Geometry:
     slots = committed = _up(buckets + n_buckets * 8, PAGE)
     labels = _up(slots + max_objects * SLOT_WORDS * 8, PAGE)
     pins = _up(labels + max_objects * LABEL_NBYTES, PAGE)
-    row_nbytes = _up(max_objects * 4, PAGE)
-    origins = pins + ROWS * row_nbytes
+    row_nbytes = _up(max_objects * 4, 8)  # rows of small stores share pages
+    origins = _up(pins + ROWS * row_nbytes, PAGE)
     metas = _up(origins + n_origins * ORIGIN_WORDS * 8, PAGE)
     rings = _up(metas + max_objects * META_NBYTES, PAGE)
     ghosts = rings + 2 * ring_words * 8

@@ -193,13 +193,11 @@ def _take_slot(c: Change, slot: int) -> int:
     return before + 1
 
 
-def claim(
-    c: Change, wanted: Wanted, by: By, near: bool, pins: bool, own: int | None = None
-) -> tuple[int, int]:
+def claim(c: Change, wanted: Wanted, by: By, near: bool, own: int | None = None) -> tuple[int, int]:
     """A slot in WRITING, with a block, its description and its meta as far as they lie outside of
     the block; returns it and its generation.
 
-    `near`: the block's memory is committed, too. `pins`: and that of a pin of its maker's.
+    `near`: the block's memory is committed, too. Its maker can pin it without any more memory.
     `own`: a slot of the maker's that has no block, and may be claimed, instead of a new one. If it
     raises, the change has nothing of it.
     """
@@ -216,7 +214,7 @@ def claim(
     if (
         not extents.commit(c, unit, units)
         or (near and units and not file.commit(block, block + units * UNIT))
-        or (pins and not file.commit_word(_cell(c, by.maker, slot)[0]))
+        or not file.commit_word(_cell(c, by.maker, slot)[0])
         or (wanted.meta and not file.commit_word(meta // 8))
     ):
         raise NoRoomError(_messages.NO_MEMORY)
@@ -435,7 +433,9 @@ def pinning_rows(c: Change, slot: int) -> list[int]:
 def prepare_pins(c: Change, row: int) -> None:
     """Memory for pins on all there is, as far as there is any."""
     last = min(used(c), c.file.g.max_objects - 1)
-    for at in range(_cell(c, row, 0)[0], _cell(c, row, last)[0] + 1, PAGE // 8):
+    words = PAGE // 8
+    first = _cell(c, row, 0)[0] // words * words
+    for at in range(first, _cell(c, row, last)[0] + 1, words):
         if not c.file.commit_word(at):
             return
 
