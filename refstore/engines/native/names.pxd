@@ -7,18 +7,22 @@ from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from refstore.engines.native.debug cimport failpoint
-from refstore.engines.native.atomics cimport cas_acq_rel, load_acquire, prefetch
+from refstore.engines.native.atomics cimport cas_acq_rel, load_acquire, prefetch, unlikely
 from refstore.engines.native.error_codes cimport (
     ERR_INDEX, ERR_NOT_FOUND, kind_of_error, left_behind, with_blocker,
 )
-from refstore.engines.native.layout cimport Bucket, BUCKET_CELLS, Label, NAME_LOCKS, NameLock, PAGE
+from refstore.engines.native.layout cimport (
+    Bucket, BUCKET_CELLS, Label, NAME_LOCKS, NameLock, PAGE, PUBLISHING,
+)
 from refstore.engines.native.view cimport (
     bits_at, bucket_at, damage, is_ready, label_at, labels_are_committed, name_lock_at, slots_used,
     View,
 )
 from refstore.engines.native.memory cimport commit_unit
 from refstore.engines.native.waiting cimport announce
-from refstore.engines.native.slots cimport is_claim, is_live, pin, unpin, word_generation
+from refstore.engines.native.slots cimport (
+    is_claim, is_live, pin, unpin, word_generation, word_state,
+)
 
 cdef enum:
     MAX_ROUNDS = 1000000       # of one lookup: a second or so
@@ -213,6 +217,9 @@ cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found,
         found.slot = cell_slot(cell)
         got = ERR_NOT_FOUND
         word = word_behind(v, cell)
+        if unlikely(word_state(word) == PUBLISHING) \
+                and load_acquire(&bucket.cells[k]) != cell:              # [index]
+            word = 0            # a claim when we read its cell: the name does not lead to it yet
         if is_live(word, word_generation(word)):
             found.generation = word_generation(word)
             if pins:
@@ -278,27 +285,17 @@ cdef inline void prefetch_cells(View *v, uint64_t hashed) noexcept nogil:
     prefetch(bucket_at(v, bucket_of(v, hashed, 1)))
 
 
-cdef inline void unindex(View *v, uint64_t i, uint64_t generation, uint64_t hashed) noexcept nogil:
-    # After the word says CONDEMNED, never before: else a death in between leaves an object that
-    # nothing finds.
-    cdef uint64_t cell = make_cell(i, generation, hashed)
+cdef inline void clear_cell(View *v, uint64_t cell, uint64_t hashed) noexcept nogil:
     cdef uint64_t *at = find_cell(v, cell, hashed)
     if at != NULL:
         cas_acq_rel(at, &cell, 0)                                        # [index]
+
+
+cdef inline void unindex(View *v, uint64_t i, uint64_t generation, uint64_t hashed) noexcept nogil:
+    # After the word says CONDEMNED, never before: else a death in between leaves an object that
+    # nothing finds.
+    clear_cell(v, make_cell(i, generation, hashed), hashed)
     announce(v, stripe_named(v, hashed))
-
-
-cdef inline void clear_cell(View *v, uint64_t cell, uint64_t hashed,
-                            uint64_t *kept) noexcept nogil:
-    # of two cells that lead to one object the other one
-    cdef int which, k
-    cdef uint64_t *at
-    for which in range(2):
-        for k in range(BUCKET_CELLS):
-            at = &bucket_at(v, bucket_of(v, hashed, which)).cells[k]
-            if at != kept and load_acquire(at) == cell:                  # [index]
-                cas_acq_rel(at, &cell, 0)                                # [index]
-                return
 
 
 cdef inline int count_live(View *v, Bucket *bucket) noexcept nogil:

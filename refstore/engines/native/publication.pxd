@@ -40,6 +40,11 @@ cdef inline int publish_locked(View *v, uint64_t i, uint64_t hashed, Found *old,
         uint64_t *at = NULL
         bint is_claimed = claim == i + 1
         bint indexed = False
+    if replaces and is_claimed:
+        # Before it can be read: else two objects have the name until `old` goes, and a reader may
+        # find the new one and then the old one.
+        clear_cell(v, cell, hashed)
+        is_claimed = False
     if replaces:
         at = old.cell
         seen = old.cell_value
@@ -58,8 +63,6 @@ cdef inline int publish_locked(View *v, uint64_t i, uint64_t hashed, Found *old,
         return ERR_INDEX
     if replaces:
         condemn(v, old.slot, old.generation, True)
-    if indexed and is_claimed:
-        clear_cell(v, cell, hashed, at)
     end_publishing(v, i, publishing, SEALED)
     return 0
 

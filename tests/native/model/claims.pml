@@ -3,20 +3,21 @@
  * while others wait; beside others that put, replace and delete, and claims that nobody may pass.
  *
  * Modelled. A claim is a slot in CLAIMED(row), with a cell of its name; it is made under the name's lock.
- * N processes, each with its own kind of work: MAKE gets the object or makes it under a claim; PUT
- * publishes over such a claim, REPLACE over an object, too; HARD and RENEW hold a hard claim while they
- * write, and RENEW's leaves the object that is there until the seal; REMOVE deletes; OTHER publishes under
- * another name, into any cell that leads nowhere; RECOVER recovers a dead row. Up to K works each over all
- * their lives; CR kills between any two steps, also of who recovers; a new process may take a dead one's
- * place, but for GONE and FORK. With FORK, the last process is none until a maker forks in the midst of its
- * work. With NAP a sleeper wakes by itself, and looks again, if that shows it anything; with PASSER,
- * somebody comes by and recovers the dead.
+ * N processes, each with its own kind of work: MAKE gets the object or makes it under a soft claim, which
+ * PUT passes over, and REPLACE, which passes over an object, too; HARD and RENEW write into the slot of a
+ * hard claim, which may stand beside a soft one, and RENEW's beside an object that it replaces; REMOVE
+ * deletes; OTHER publishes under another name, into any cell that leads nowhere; RECOVER recovers a dead
+ * row. Up to K works each over all their lives; CR kills between any two steps, also of who recovers; a new
+ * process may take a dead one's place, but for GONE and FORK. With FORK, the last process is none until a
+ * maker forks in the midst of its work. With NAP a sleeper wakes by itself, and looks again, if that shows
+ * it anything; with PASSER, somebody comes by and recovers the dead.
  *
  * Left out. What publish.pml leaves out. `awake_until` and the clock (wait.pml): here every announcement
- * wakes. Cycles of makers. A request that meets a hard claim gives up; so does a hard one that meets any.
+ * wakes. Makers that wait for each other. Who meets a hard claim and does not wait for it gives up.
  *
  * Checked. Never do two living makers of a name work at once, nor does one begin on what is there. Never
- * do two cells lead to a living object, or to a claim. Nobody puts a name that another has claimed hard.
+ * do cells lead to two objects, or to two claims of a kind; nobody who looks finds an older one than
+ * somebody found before. Nobody puts a name that another has claimed hard.
  * Who looks for what is there finds it. When all is quiet: nobody sleeps, no claim is left, and each slot is
  * FREE, or SEALED and the name leads to it.
  */
@@ -62,6 +63,7 @@ byte looking;                   /* who has read the futex word, and would find i
 byte asleep;                    /* who sleeps at it */
 byte making; byte born;         /* who runs a factory; and the claim that the child of one has from it */
 byte child_row;
+byte found;                     /* the newest object that somebody has found */
 
 #include "names.pml"
 
@@ -113,8 +115,8 @@ inline take_slot(st_) {
 	od
 }
 
-/* whose claim h is has died: again, once it is recovered */
-inline recover_claimant() {
+/* recover_maker -- again: who has claim h is dead, and recovered by now */
+inline recover_maker() {
 	if
 	:: d_step { h != 0 && IS_CLAIM(h) && lk[ROW(word[SLOT(h)])] == 0 -> t = ROW(word[SLOT(h)]); again = 1 }
 		recover_row(t);
@@ -123,33 +125,62 @@ inline recover_claimant() {
 	fi
 }
 
-/* mine: the cell of the claim that we have made; or 0, since by now e or h is in its way */
-inline claim_name() {
-#ifndef M_CLAIM_UNLOCKED        /* two claims of one name */
-	lock();
-#endif
-#ifndef M_NO_SECOND_LOOK        /* H60: what was not there may be by now */
+/* names.pxd: find -- by a reader: never older than what somebody has found */
+inline look() {
+	d_step { there = KEEPS && THERE; least = found }
 	find();
+#ifdef M_CLAIM_BEFORE_OBJECT    /* who finds a claim waits, though there is an object */
+	find_claim();
+	if :: h -> e = 0 :: else fi;
 #endif
+	atomic {
+		assert(!there || e != 0);
+		assert(e == 0 || version[SLOT(e)] >= least);
+		found = (e != 0 && version[SLOT(e)] > found -> version[SLOT(e)] : found);
+		there = 0; least = 0
+	}
+}
+
+/* claims.pxd: claim_name, claim_locked -- mine: the cell of the claim that we have made; or 0: e or h is in its way */
+inline claim_name() {
+	take_slot(WRITING);
 	if
-	:: (e != 0 && !replace) || h != 0
-	:: else ->
-		take_slot(CLAIMED);
+	:: s < S ->
+		if :: is_hard -> hard[s] = 1 :: else fi;
+#ifndef M_CLAIM_UNLOCKED        /* two claims of one name */
+		lock();
+#endif
+		atomic { e = 0; h = 0 }
+#ifndef M_NO_SECOND_LOOK        /* what was not there may be by now */
+		find();
+		find_claim();
+#endif
 		if
-		:: s < S ->
-			if :: is_hard -> hard[s] = 1 :: else fi;
+		:: (e != 0 && !replace) || (h != 0 && (hard[SLOT(h)] || !is_hard))
+		:: else ->
+			word[s] = WORD(g, CLAIMED, me);
 			index(CELL(s, g));
 			if
 			:: indexed -> atomic { assert(replace || !THERE); mine = CELL(s, g); indexed = 0 }
-			:: else -> d_step { word[s] = WORD(g + 1, FREE, 0); hard[s] = 0 }
+			:: else
 			fi
+		fi;
+#ifndef M_CLAIM_UNLOCKED
+		unlock();
+#endif
+		if
+		:: mine == 0 -> d_step { word[s] = WORD(g + 1, FREE, 0); hard[s] = 0 }
 		:: else
 		fi
+	:: else
 	fi;
-#ifndef M_CLAIM_UNLOCKED
-	unlock();
-#endif
-	d_step { e = 0; h = 0; j = 0; k = 0; s = 0; g = 0 }
+	d_step { e = 0; k = 0; s = 0; g = 0 }
+}
+
+/* claims.pxd: give_up, give_up_to_views -- the word, then the cell, then those who wait are told */
+inline give_up(e_) {
+	d_step { word[SLOT(e_)] = WORD(EGEN(e_) + 1, FREE, 0); hard[SLOT(e_)] = 0 }
+	unindex(e_)
 }
 
 /* get_or_put, and create(claim=True), as far as the claim; without one, there is an object or the name is refused */
@@ -159,16 +190,15 @@ inline get_or_claim() {
 #ifndef M_READ_LATE
 		looking = looking | BIT(c);                     /* `changes` is read before the look */
 #endif
-		there = KEEPS && THERE;
-		find();
-		atomic { assert(!there || e != 0); there = 0 }
+		look();
+		find_claim();
 #ifdef M_READ_LATE
 		looking = looking | BIT(c);
 #endif
 		if
 		:: e != 0 && !replace -> break
-		:: (e == 0 || replace) && h != 0 ->
-			recover_claimant();
+		:: (e == 0 || replace) && h != 0 && (!is_hard || hard[SLOT(h)]) ->
+			recover_maker();
 			if
 			:: again -> again = 0
 			:: !again && is_hard -> break
@@ -178,19 +208,24 @@ inline get_or_claim() {
 			claim_name();
 			if
 			:: mine -> break
+			:: mine == 0 && h == 0 -> break         /* no slot, or an object */
 			:: else
 			fi
 		fi
 	od;
-	atomic { looking = looking & ~BIT(c); e = 0; h = 0; j = 0; k = 0 }
+	atomic { looking = looking & ~BIT(c); e = 0; h = 0; k = 0 }
 }
 
-/* publication.pxd: publish -- of slot s, under our own claim or none; taken: the name is, or another has claimed it */
+/* publication.pxd: publish -- of slot s, under our own claim or none; taken: the name is, or another has claimed it hard */
 inline publish() {
 	do
 	:: true ->
 		lock();
 		find();
+		if
+		:: mine != CELL(s, g) -> find_claim()
+		:: else
+		fi;
 		if
 		:: e != 0 && !replace -> taken = 1
 #ifndef M_OVER_HARD             /* a hard claim is passed like any other */
@@ -200,16 +235,16 @@ inline publish() {
 		fi;
 		unlock();
 		if
-		:: taken && h != 0 && h != mine -> recover_claimant()
+		:: taken && h != 0 && h != mine -> recover_maker()
 		:: else
 		fi;
 		if
-		:: again -> d_step { again = 0; taken = 0 }
+		:: again -> d_step { again = 0; taken = 0; h = 0 }
 		:: else -> break
 		fi
 	od;
 	if
-	:: taken -> word[s] = WORD(g + 1, FREE, 0)
+	:: taken && mine != CELL(s, g) -> word[s] = WORD(g + 1, FREE, 0)
 	:: !taken && e != 0 -> reap_condemned(SLOT(e))
 	:: else
 	fi
@@ -242,31 +277,32 @@ inline work() {
 #endif
 }
 
-/* put; or what follows on a claim */
+/* put; or what follows on a claim: a hard one's slot is the object's */
 inline finish() {
 	if
 	:: true ->
-#ifdef M_CLAIM_FIRST            /* H61: it lets go of the claim, then publishes */
-		if :: mine -> let_claim_go(mine) :: else fi;
+#ifdef M_CLAIM_FIRST            /* it lets go of the claim, then publishes */
+		if :: mine != 0 && !is_hard -> give_up(mine) :: else fi;
 #endif
-		take_slot(WRITING);
 		if
-		:: s < S -> publish(); assert(!taken || !mine || !is_hard)
+		:: is_hard -> d_step { s = SLOT(mine); g = EGEN(mine) }
+		:: !is_hard -> take_slot(WRITING)
+		fi;
+		if
+		:: s < S -> publish(); assert(!taken || !is_hard)
 		:: else
 		fi
 	:: mine != 0                /* the factory raises: its caller gets that, another takes over; or the writer gives up */
 	fi;
 	if
-	:: mine ->
+	:: mine != 0 && IS_CLAIM(mine) ->
 		making = making & ~BIT(c);
-#if defined(M_RAISE_SILENT)     /* H62: and nobody is told */
-		d_step { word[SLOT(mine)] = WORD(EGEN(mine) + 1, FREE, 0) }
-#elif defined(M_CLAIM_FIRST)
-		if :: IS_CLAIM(mine) -> let_claim_go(mine) :: else fi
+#if defined(M_RAISE_SILENT)     /* and nobody is told */
+		d_step { word[SLOT(mine)] = WORD(EGEN(mine) + 1, FREE, 0); hard[SLOT(mine)] = 0 }
 #else
-		let_claim_go(mine)
+		give_up(mine)
 #endif
-	:: else
+	:: else -> making = making & ~BIT(c)
 	fi
 }
 
@@ -290,23 +326,23 @@ inline index_other() {
 
 inline forget() {
 	d_step {
-		s = 0; g = 0; e = 0; k = 0; h = 0; j = 0; r = 0; w = 0; t = 0; op = 0; mine = 0; seen = 0; my_s = 0; my_g = 0;
+		s = 0; g = 0; e = 0; k = 0; h = 0; j = 0; r = 0; w = 0; t = 0; op = 0; mine = 0; seen = 0; my_s = 0; my_g = 0; least = 0;
 		ok = 0; indexed = 0; moved = 0; there = 0; taken = 0; again = 0; is_hard = 0; replace = 0
 	}
 }
 
 proctype Process(byte c) {
-	byte me, s, g, e, k, h, j, r, w, t, n, op, mine, seen, my_s, my_g;
+	byte me, s, g, e, k, h, j, r, w, t, n, op, mine, seen, my_s, my_g, least;
 	bit ok, indexed, moved, there, taken, again, is_hard, replace;
 #ifdef FORK
 	if
 	:: c == 2 ->
 end:		d_step { child_row != 0 -> me = 2; mine = born }
 		/* it comes back from the work that its parent was at: its row is not the claim's */
-#ifdef M_CHILD_LETS_GO          /* H65: the child ends its parent's claim */
-		let_claim_go(mine);
+#ifdef M_CHILD_LETS_GO          /* the child ends its parent's claim */
+		give_up(mine);
 #endif
-#ifdef M_CHILD_PUBLISHES        /* H65: the child publishes under its parent's claim, and ends it */
+#ifdef M_CHILD_PUBLISHES        /* the child publishes under its parent's claim, and ends it */
 		goto returns;
 #endif
 		forget();
@@ -389,7 +425,8 @@ end:	do
 }
 
 proctype Monitor() {
-end:	atomic { (OBJECT(0) && OBJECT(1)) || (CLAIM(0) && CLAIM(1)) -> assert(false) }
+end:	atomic { ((OBJECT(0) && OBJECT(1)) ||
+	         (CLAIM(0) && CLAIM(1) && hard[SLOT(cells[0])] == hard[SLOT(cells[1])])) -> assert(false) }
 }
 
 /* recovery.pxd: recover_dead -- when all is quiet; then nothing may be left over */

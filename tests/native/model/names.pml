@@ -3,7 +3,7 @@
  * one inline each, and what of others they stand on. In each, `me` is the row that the process acts as,
  * `c` the process, `s` the slot, `g` its generation, `e` what the name leads to, as a cell, `k` that
  * cell's place, `w` a word that was loaded. With CLAIMS, a name may be claimed: `h` is the claim's cell,
- * `j` its place, `mine` the cell of our own claim.
+ * `mine` the cell of our own.
  */
 
 #define FREE 0
@@ -27,6 +27,9 @@ byte word[S]; byte replaces[S]; byte cells[CELLS]; byte name_lock;
 bit state[N];
 byte lk[N];                     /* the kernel's: process + 1 that has the row's byte locked */
 bit runs[N]; bit dead[N]; byte deaths; byte done;
+#ifdef CLAIMS
+byte version[S]; byte versions; /* what is true: the order in which objects came under the name */
+#endif
 
 /* slots.pxd: is_readable */
 #define READABLE(e_) (GEN(word[SLOT(e_)]) == EGEN(e_) && \
@@ -43,7 +46,7 @@ bit runs[N]; bit dead[N]; byte deaths; byte done;
 /* names.pxd: cell_is_live */
 #ifndef CLAIMS
 #define LIVE(k_) OBJECT(k_)
-#elif defined(M_CLAIM_NOT_LIVE) /* H59: another name takes the claim's cell */
+#elif defined(M_CLAIM_NOT_LIVE) /* another name takes the claim's cell */
 #define LIVE(k_) (cells[k_] == FOREIGN || OBJECT(k_))
 #else
 #define LIVE(k_) (cells[k_] == FOREIGN || OBJECT(k_) || CLAIM(k_))
@@ -85,6 +88,14 @@ inline end_publishing(s_, w_, st_) {
 	fi
 }
 
+#ifdef CLAIMS
+/* waiting.pxd: announce -- the futex word of the stripe changes, then all that sleep are woken: wait.pml */
+inline announce() {
+	looking = 0;
+	asleep = 0
+}
+#endif
+
 /* names.pxd: find_cell -- k: the cell that holds e_, or CELLS */
 inline find_cell(e_) {
 	k = 0;
@@ -109,31 +120,34 @@ inline unindex(e_) {
 		fi
 	:: else
 	fi;
+#ifdef CLAIMS
+	announce();
+#endif
 	k = 0
 }
 
 /* names.pxd: find, find_in -- e: the object that the name leads to, its cell k; or 0. The pin is in the
- * one step that looks. An object comes before a claim, which is h. */
+ * one step that looks. */
 inline find() {
 	d_step { moved = 1; e = 0; k = 0 }
 	do
 	:: moved && e == 0 ->
-#ifdef CLAIMS
-		d_step { moved = 0; k = 0; h = 0; j = 0 }
-#else
 		d_step { moved = 0; k = 0 }
-#endif
 		do
 		:: k < CELLS ->
 			if
 			:: d_step { NAMED(k) -> e = cells[k] }
 				if
+#if defined(CLAIMS) && !defined(M_NO_THIRD_LOOK)
+				:: READABLE(e) && ST(word[SLOT(e)]) == SEALED -> break
+				:: READABLE(e) && ST(word[SLOT(e)]) != SEALED ->
+					/* it may have been a claim when the cell was read, and its cell gone by now */
+					if
+					:: cells[k] == e -> break
+					:: else
+					fi
+#else                           /* who holds a cell of a claim finds the object before the name leads to it */
 				:: READABLE(e) -> break
-#ifdef CLAIMS
-				:: d_step { IS_CLAIM(e) -> h = e; j = k }
-#ifdef M_CLAIM_BEFORE_OBJECT    /* who finds the claim looks no further */
-					e = 0; break
-#endif
 #endif
 				:: else
 				fi;
@@ -150,6 +164,18 @@ inline find() {
 	od;
 	moved = 0
 }
+
+#ifdef CLAIMS
+/* claims.pxd: find_claim -- h: the cell of the claim on the name, of the hard one if there are two; or 0 */
+inline find_claim() {
+	d_step { h = 0; j = 0 }
+	do
+	:: j < CELLS ->
+		d_step { if :: CLAIM(j) && (h == 0 || hard[SLOT(cells[j])]) -> h = cells[j] :: else fi; j++ }
+	:: else -> j = 0; break
+	od
+}
+#endif
 
 /* names.pxd: index, index_in -- into any cell that leads nowhere; indexed: there was one */
 inline index(e_) {
@@ -169,21 +195,6 @@ inline index(e_) {
 	od;
 	seen = 0
 }
-
-#ifdef CLAIMS
-/* the futex word of the stripe changes, then all that sleep are woken; in full: wait.pml */
-inline announce() {
-	looking = 0;
-	asleep = 0
-}
-
-/* a claim ends: its word, then its cell, then those who wait for it are told */
-inline let_claim_go(e_) {
-	d_step { word[SLOT(e_)] = WORD(EGEN(e_) + 1, FREE, 0); hard[SLOT(e_)] = 0 }
-	unindex(e_);
-	announce()
-}
-#endif
 
 /* recovery.pxd: finish_dead_publish -- the index says how far the publisher got */
 inline finish_dead_publish() {
@@ -223,11 +234,9 @@ inline sweep(r_) {
 #ifdef CLAIMS
 #ifndef M_KEEP_CLAIM            /* the dead one's claim stays, and with it whoever waits */
 		:: d_step { ST(word[s]) == CLAIMED && ROW(word[s]) == r_ -> w = word[s] }
-			d_step { word[s] = WORD(GEN(w) + 1, FREE, 0); hard[s] = 0 }
-			unindex(CELL(s, GEN(w)))
-#ifdef M_ANNOUNCE_OWN           /* a stripe is told when a claim or a lock in it is let go: once */
-			; announce()
-#endif
+			end_publishing(s, w, CONDEMNED);        /* recovery.pxd: end_dead_claim */
+			unindex(CELL(s, GEN(w)));
+			reap_condemned(s)
 #endif
 #endif
 		:: else
@@ -302,11 +311,25 @@ inline publish_locked() {
 #else
 	replaces[s] = 0;            /* H26: nobody knows what the dead one meant to end */
 #endif
+#if defined(CLAIMS) && !defined(M_CELL_STAYS)   /* two objects have the name until the old one goes */
+	if
+	:: e != 0 && mine == CELL(s, g) ->
+		d_step { if :: cells[0] == mine -> cells[0] = 0 :: cells[1] == mine -> cells[1] = 0 :: else fi }
+	:: else
+	fi;
+#endif
 #ifdef M_INDEX_LAST             /* H26: sealed, then indexed: who dies between leaves what nobody finds */
 	word[s] = WORD(g, SEALED, 0);
 #else
 #ifndef M_SEAL_GAP              /* H26: indexed before it can be read */
+#ifdef CLAIMS
+	d_step {
+		assert(word[s] == WORD(g, WRITING, me) || word[s] == WORD(g, CLAIMED, me));
+		word[s] = WORD(g, PUBLISHING, me); versions++; version[s] = versions
+	}
+#else
 	d_step { assert(word[s] == WORD(g, WRITING, me)); word[s] = WORD(g, PUBLISHING, me) }
+#endif
 #endif
 #endif
 #ifdef M_CONDEMN_FIRST          /* H26: the old object goes before the new one is there */
@@ -318,10 +341,16 @@ inline publish_locked() {
 #ifdef CLAIMS
 	/* one CAS from the claim to the object: the place is there, whatever other names do */
 #ifdef M_OVER_TAKES_CELL        /* who publishes over a claim takes its cell: the maker is not seen any more */
-	:: d_step { e == 0 && h != 0 && cells[j] == h -> cells[j] = CELL(s, g); indexed = 1 }
+	:: d_step { e == 0 && h != 0 && h != CELL(s, g) && (cells[0] == h || cells[1] == h) ->
+		if :: cells[0] == h -> cells[0] = CELL(s, g) :: else -> cells[1] = CELL(s, g) fi; indexed = 1 }
 #else
-	:: d_step { e == 0 && mine != 0 && h == mine && cells[j] == h ->
-		cells[j] = CELL(s, g); indexed = 1; making = making & ~BIT(c) }
+	:: d_step { e == 0 && mine != 0 && mine != CELL(s, g) && (cells[0] == mine || cells[1] == mine) ->
+		if :: cells[0] == mine -> cells[0] = CELL(s, g) :: else -> cells[1] = CELL(s, g) fi;
+		indexed = 1; making = making & ~BIT(c) }
+#endif
+	:: d_step { e == 0 && mine == CELL(s, g) -> indexed = 1 }       /* it led to us all the time */
+#ifdef M_CELL_STAYS
+	:: d_step { e != 0 && cells[k] != e && mine == CELL(s, g) -> indexed = 1 }
 #endif
 #endif
 	:: else -> index(CELL(s, g))

@@ -76,7 +76,7 @@ inline reap_condemned() {
 /* publication.pxd: remove; slots.pxd: condemn -- of generation g_, which goes with its owner */
 inline remove_owned(g_) {
 	if
-#ifdef M_NO_GENERATION          /* H91: whatever is in the slot by now */
+#ifdef M_NO_GENERATION          /* whatever is in the slot by now */
 	:: d_step { ST(word[s]) == SEALED -> assert(MAY_GO(s)); owner[s] = 0; word[s] = WORD(GEN(word[s]), CONDEMNED, 0) }
 #else
 	:: d_step { word[s] == WORD(g_, SEALED, 0) -> assert(MAY_GO(s)); owner[s] = 0; word[s] = WORD(g_, CONDEMNED, 0) }
@@ -89,7 +89,7 @@ inline remove_owned(g_) {
 /* owners.pxd: take_from_owner -- got: the object goes with row r_, and nobody adopts it any more */
 inline take_from_owner(r_) {
 	d_step { o = owned[s]; got = 0 }
-#ifdef M_NO_TAKE                /* H88: looked at, and not taken */
+#ifdef M_NO_TAKE                /* looked at, and not taken */
 	got = (o == r_ + 1);
 #else
 	do
@@ -140,7 +140,7 @@ inline zero_pins(r_) {
 
 /* recovery.pxd: recover_locked; recovery.pxd: free_row; the dead row's kernel lock is ours */
 inline recover_locked(r_) {
-#ifdef M_ROW_FIRST              /* H89: the row is another's before its objects are gone */
+#ifdef M_ROW_FIRST              /* the row is another's before its objects are gone */
 	state[r_] = 0;
 #endif
 	zero_pins(r_);
@@ -218,7 +218,7 @@ inline give() {
 			:: else -> break
 			fi;
 			if
-#ifdef M_ADOPT_STORE            /* H88: whoever takes it from its owner meanwhile does not know */
+#ifdef M_ADOPT_STORE            /* whoever takes it from its owner meanwhile does not know */
 			:: d_step { owned[s] = to; owner[s] = (to != 0 -> c + 1 : 0) } break
 #else
 			:: d_step { owned[s] == o ->

@@ -106,6 +106,10 @@ JOBS = [
     right("owners", "N=2 K=2 CR=2"),
     right("owners", "N=3 K=1 CR=1"),
     right("owners", f"{FORK} K=1 CR=1"),
+    right("turns", "N=2 K=2 CR=1 PASSER", quick=True),
+    right("turns", "CR=0"),
+    right("turns", "CR=1 PASSER"),
+    right("turns", "N=2 K=2 CR=2 PASSER"),
     right("lock", "N=2 K=2 CR=2", quick=True),
     right("lock", "N=3 K=1 CR=1"),
     *wrong(
@@ -153,6 +157,7 @@ JOBS = [
     *wrong("claims", "CR=2 N=3 W1=RECOVER PASSER GONE", "ANNOUNCE_OWN"),
     *wrong("claims", "CR=0 W0=HARD W1=PUT", "OVER_HARD*"),
     *wrong("claims", "CR=0 W0=RENEW W1=PUT+MAKE K=2", "CLAIM_BEFORE_OBJECT"),
+    *wrong("claims", "CR=0 W0=RENEW W1=PUT+MAKE K=3", "CELL_STAYS NO_THIRD_LOOK"),
     *wrong("claims", "CR=0 W0=MAKE W1=PUT+REMOVE+MAKE K=3", "OVER_TAKES_CELL"),
     *wrong("claims", "CR=0 W0=MAKE W1=MAKE+OTHER K=2", "CLAIM_NOT_LIVE*"),
     *wrong("claims", f"{FORK} CR=0", "CHILD_LETS_GO CHILD_PUBLISHES*"),
@@ -163,6 +168,8 @@ JOBS = [
     ),
     *wrong("owners", "N=2 K=2 CR=2", "ROW_FIRST GOING_FORGOTTEN"),
     *wrong("owners", f"{FORK} K=1 CR=0", "CHILD_IS_PARENT"),
+    *wrong("turns", "CR=0", "TURN_IGNORED* END_SILENT"),
+    *wrong("turns", "CR=1 PASSER", "TURN_KEPT RECOVER_SILENT"),
     *wrong(
         "lock",
         "N=3 K=1 CR=2",

@@ -142,7 +142,7 @@ inline pin_offered() {
 		mask[s] = mask[s] | MARK(me);
 #endif
 		if
-#ifdef M_NO_RESCUE              /* H67: what is offered is read, and the offer stands */
+#ifdef M_NO_RESCUE              /* what is offered is read, and the offer stands */
 		:: ST(w) == OFFERED -> d_step { HOLD_IT; ok = 1 } break
 #else
 		:: d_step { ST(w) == OFFERED && word[s] == w -> word[s] = WORD(g, SEALED, 0); HOLD_IT; ok = 1 } break
@@ -286,11 +286,11 @@ inline evict() {
 	if
 	:: d_step { ST(word[s]) == SEALED -> w = word[s] }
 #ifdef THREADS
-#ifndef M_GIL_LET_GO            /* H68: another thread of the process offers it by the same word meanwhile */
+#ifndef M_GIL_LET_GO            /* another thread of the process offers it by the same word meanwhile */
 		d_step { gil == 0 -> gil = c + 1 }
 #endif
 #endif
-#ifdef M_OFFER_LATE             /* H67: the pins are looked at before the offer stands */
+#ifdef M_OFFER_LATE             /* the pins are looked at before the offer stands */
 		pinned_at_all();
 		if
 		:: d_step { !got && word[s] == w -> w = WORD(GEN(w), OFFERED, me); word[s] = w }
@@ -304,7 +304,7 @@ inline evict() {
 				if :: d_step { word[s] == w -> word[s] = WORD(GEN(w), SEALED, 0) } :: else fi
 			:: !got ->
 				if
-#ifdef M_EVICT_STORE            /* H67: the block is taken by a store, whoever has rescued it since the scan */
+#ifdef M_EVICT_STORE            /* the block is taken by a store, whoever has rescued it since the scan */
 				:: d_step { assert(NOBODY(s)); w = WORD(GEN(w), RECLAIMING, me); word[s] = w }
 #else
 				:: d_step { word[s] == w -> assert(NOBODY(s)); w = WORD(GEN(w), RECLAIMING, me); word[s] = w }

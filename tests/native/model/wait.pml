@@ -32,7 +32,7 @@
 #ifndef T
 #define T 0
 #endif
-#ifdef M_WRAP                   /* H45: it comes round while a waiter is about to sleep */
+#ifdef M_WRAP                   /* it comes round while a waiter is about to sleep */
 #define PASSES 2
 #else
 #define PASSES 8
@@ -54,7 +54,7 @@ bit dead[N]; bit ended[N]; byte deaths;
 #define NAP(c_) (1 + (c_))
 #define GOOD(c_) (there > KNOWN(c_))
 #define SLEEPS_ON(c_) ((asleep & BIT(c_)) && GOOD(c_) && now < ends[c_])
-#if T == 0 || defined(M_NO_NAP) /* H41: nobody tells the sleepers of a publisher that died before its wake */
+#if T == 0 || defined(M_NO_NAP) /* nobody tells the sleepers of a publisher that died before its wake */
 #define IS_OVER(c_) false
 #else
 #define IS_OVER(c_) (now >= ends[c_] || (now > T && GOOD(c_)))
@@ -64,7 +64,7 @@ bit dead[N]; bit ended[N]; byte deaths;
 inline wake_sleepers() {
 	if
 	:: d_step { until != 0 && until >= now -> until = 0 }
-#ifdef M_WAKE_ONE               /* H44: the one that is woken may wait for something else, or die */
+#ifdef M_WAKE_ONE               /* the one that is woken may wait for something else, or die */
 		if
 		:: d_step { asleep & 1 -> asleep = asleep & ~1 }
 		:: d_step { asleep & 2 -> asleep = asleep & ~2 }
@@ -107,7 +107,7 @@ inline recover_row(r_) {
 	:: d_step { lk[r_] == 0 -> lk[r_] = c + 1 }
 		if
 		:: state[r_] ->
-#ifndef M_RECOVER_SILENT        /* H42: recovery lets go of locks, and wakes nobody */
+#ifndef M_RECOVER_SILENT        /* recovery lets go of locks, and wakes nobody */
 			announce();
 #endif
 			if
@@ -135,7 +135,7 @@ inline lock() {
 /* publication.pxd: publish -- the index, then the word, then the wake */
 inline publish() {
 	lock();
-#ifdef M_ANNOUNCE_FIRST         /* H43: word and wake before the index */
+#ifdef M_ANNOUNCE_FIRST         /* word and wake before the index */
 	announce();
 #endif
 #ifdef M_LOOK_FIRST             /* the deadline is looked at before the index changes */
@@ -162,7 +162,7 @@ inline register_sleeper() {
 /* take_nap */
 inline take_nap() {
 	if
-#ifdef M_RELATIVE               /* H46: who was stopped before it sleeps longer than others know of */
+#ifdef M_RELATIVE               /* who was stopped before it sleeps longer than others know of */
 	:: d_step { changes == seen -> ends[c] = now + NAP(c); asleep = asleep | BIT(c); seen = 0; until = 0 }
 #else
 	:: d_step { changes == seen -> ends[c] = until; asleep = asleep | BIT(c); seen = 0; until = 0 }
@@ -199,7 +199,7 @@ proctype Waiter(byte c) {
 #ifdef M_REGISTER_LATE          /* who changes something after the look sees nobody */
 		register_sleeper();
 #endif
-#ifdef M_READ_LATE              /* H43: the word is read after the look */
+#ifdef M_READ_LATE              /* the word is read after the look */
 		seen = changes;
 #endif
 		take_nap()

@@ -25,7 +25,7 @@
 	void thread(unsigned i) { run((int)i); } }; \
 	int main() { \
 		rl::test_params p; \
-		p.search_type = SEARCH; p.iteration_count = ITERATIONS; p.execution_depth_limit = 4000; \
+		p.search_type = rl::sched_full; p.execution_depth_limit = 4000; \
 		bool good = rl::simulate<name>(p); \
 		std::printf("%s: %llu executions\n", good ? "holds" : "refuted", (unsigned long long)p.stop_iteration); \
 		return !good; }
