@@ -148,13 +148,11 @@ class Director:
                 b = self.start(pair, pair.b, lambda: self.prepare(pair))
                 self.require_as_told(pair, self.wait(b, os.WUNTRACED))
                 for child, operation in ((a, pair.a), (b, pair.b)):
-                    if child in self.children:
-                        os.kill(child, signal.SIGCONT)
-                        if status := self.wait(child):
-                            raise Fault(f"{operation.name} ended with {status:#x}")
+                    if child in self.children and (status := self.go_on(child)):
+                        raise Fault(f"{operation.name} ended with {status:#x}")
             finally:
                 for child in list(self.children):
-                    os.kill(child, signal.SIGKILL)
+                    os.killpg(child, signal.SIGKILL)  # and its own children
                     self.wait(child)
                 stage.await_children()
         stage.look(scenario, [pair.a.outcomes, pair.b.outcomes])
@@ -163,6 +161,14 @@ class Director:
         child = self.stage.start(pair.scenario, operation, ready)
         self.children.add(child)
         return child
+
+    def go_on(self, child: int) -> int:
+        """Its exit status. It may stop again: a child that it has forked has stopped, too."""
+        while True:
+            os.killpg(child, signal.SIGCONT)
+            status = self.wait(child, os.WUNTRACED)
+            if not os.WIFSTOPPED(status):
+                return status
 
     def wait(self, child: int, options: int = 0) -> int:
         status = os.waitpid(child, options)[1]

@@ -88,7 +88,10 @@ class Stage:
         self._ended.append(ended)
         child = os.fork()
         if child == 0:
+            os.setpgid(0, 0)
             self._act(scenario, operation, ready)
+        with contextlib.suppress(PermissionError, ProcessLookupError):  # it was quicker
+            os.setpgid(child, child)
         os.close(alive)
         return child
 

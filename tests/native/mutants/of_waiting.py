@@ -47,10 +47,18 @@ OF_WAITING = [
         "removed_in_silence",
         "a name that is deleted wakes nobody",
         "names.pxd",
-        "        cas_acq_rel(at, &cell, 0)                                        # [index]\n"
+        "    clear_cell(v, make_cell(i, generation, hashed), hashed)\n"
         "    announce(v, stripe_named(v, hashed))\n",
-        "        cas_acq_rel(at, &cell, 0)                                        # [index]\n",
+        "    clear_cell(v, make_cell(i, generation, hashed), hashed)\n",
         SLEEPERS,
+    ),
+    Mutation(
+        "claim_read_as_name",
+        "what is about to replace an object is found before the name leads to it, and then the old one",
+        "names.pxd",
+        "            word = 0            # a claim",
+        "            pass                # a claim",
+        ("tests/native/crash/test_claims.py",),
     ),
     Mutation(
         "freed_in_silence",

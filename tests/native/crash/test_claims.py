@@ -1,0 +1,64 @@
+"""Names that are claimed while an object has them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import helpers
+import pytest
+
+import refstore
+from refstore import _core
+from tests.native.crash.stopping import arm
+
+pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
+
+READ = ("find_in", "failpoint()")  # a cell of the name's buckets is read
+PUBLISHING = ("publish_locked", "store_release(&slot.word, publishing)")
+NAMES = [f"name {k}" for k in range(60)]  # of some of them the claim is read before the object
+
+
+def claims_and_stops(path: str, name: str) -> Callable[[], None]:
+    """Stops when the name is claimed, and again amid the seal."""
+
+    def work() -> None:
+        store = refstore.Store(path, create=False)
+        writer = store.create(3, name=name, replace=True, claim=True)
+        writer.write_at(0, b"new")
+        os.kill(os.getpid(), signal.SIGSTOP)
+        arm(PUBLISHING, signal.SIGSTOP)
+        writer.seal()
+
+    return work
+
+
+def reads_twice(path: str, name: str) -> Callable[[], None]:
+    """Stops once it has read a cell; what it finds then never goes back."""
+
+    def work() -> None:
+        store = refstore.Store(path, create=False)
+        arm(READ, signal.SIGSTOP)
+        found = [bytes(store[name]) for _ in range(2)]
+        assert found != [b"new", b"old"]
+
+    return work
+
+
+def test_nobody_finds_an_object_before_its_name_leads_to_it(
+    store: refstore.Store, path: str
+) -> None:
+    crowd = [store.put(b"", name=f"other {k}") for k in range(2000)]
+    for name in NAMES:
+        store[name] = b"old"
+    for ref in crowd:  # whose cells come free
+        store.delete(ref)
+    for name in NAMES:
+        with (
+            helpers.stopped(claims_and_stops(path, name)) as claimant,
+            helpers.stopped(reads_twice(path, name)),
+        ):
+            os.kill(claimant, signal.SIGCONT)
+            assert os.WIFSTOPPED(os.waitpid(claimant, os.WUNTRACED)[1])
+        assert bytes(store[name]) == b"new"
