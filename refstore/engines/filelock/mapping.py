@@ -6,7 +6,6 @@ whatever is reached for the first time is allocated by a system call before, whi
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import mmap
@@ -80,6 +79,38 @@ def copy_on_write(fd: int, nbytes: int, offset: int) -> mmap.mmap:
 _others: list[io.FileIO] = []
 
 
+class _Descriptor:
+    """A descriptor of a mapping's file, if there is one. The program may have closed it, and have
+    another file at its number, which is not ours to close."""
+
+    __slots__ = ("_file", "_found")
+
+    def __init__(self, found: tuple[int, int]) -> None:
+        self._file: io.FileIO | None = None
+        self._found = found  # device, inode
+
+    def take(self, file: io.FileIO) -> None:
+        self._file = file
+
+    def is_there(self) -> bool:
+        try:
+            found = os.fstat(self.number())
+        except (OSError, ValueError):
+            return False
+        return (found.st_dev, found.st_ino) == self._found
+
+    def number(self) -> int:
+        return -1 if self._file is None else self._file.fileno()
+
+    def close(self) -> None:
+        if self._file is not None and not self._file.closed:
+            if self.is_there():
+                self._file.close()
+            else:
+                _others.append(self._file)
+        self._file = None
+
+
 def _again(fd: int) -> io.FileIO:
     """Another descriptor of the same file, in one step that no signal handler interrupts."""
     return next(map(io.FileIO, map(os.dup, (fd,)), ("rb+",)))
@@ -111,7 +142,9 @@ class Mapping:
         self.header = header
         self.g: Geometry = lay_out(header.capacity, header.max_objects)
         self.found = found.st_dev, found.st_ino
-        self._own: io.FileIO | None = None  # the file, which ends even if `__del__` is interrupted
+        self._own = _Descriptor(self.found)
+        # Not by `__del__`: in a cycle the collector may end the file first, which warns then.
+        weakref.finalize(self, self._own.close).atexit = False
         try:
             size = self.g.file_size
             self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE, **UNTRACKED)
@@ -131,44 +164,25 @@ class Mapping:
         # copy would be lost in its callback.
         self.targets: dict[int, weakref.ref[Target]] = {}
         self._scrap: mmap.mmap | None = None  # see `remove`
-        self._own = _again(fd)
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            if self._has_descriptor() and self._own is not None:
-                self._own.close()
-            self._leave_to_program()
-
-    def _has_descriptor(self) -> bool:
-        # the program may have closed it, and have another file at its number
-        try:
-            found = os.fstat(-1 if self._own is None else self._own.fileno())
-        except (OSError, ValueError):
-            return False
-        return (found.st_dev, found.st_ino) == self.found
+        self._own.take(_again(fd))
 
     def descriptor(self) -> int:
         """A descriptor of the file. OSError if there is none any more, and no way to it."""
-        if not self._has_descriptor():
-            self._leave_to_program()
+        own = self._own
+        if not own.is_there():
+            own.close()
             try:
-                self._own = open_store(self.path, os.O_RDWR)
+                opened = open_store(self.path, os.O_RDWR)
             except OSError:
                 raise self._no_descriptor() from None
-            if not self._has_descriptor():
-                self._own.close()
+            own.take(opened)
+            if not own.is_there():
+                opened.close()
                 raise self._no_descriptor()
-        assert self._own is not None
-        return self._own.fileno()
+        return own.number()
 
     def _no_descriptor(self) -> OSError:
         return _limits.no_descriptor(self.path, "what was asked for")
-
-    def _leave_to_program(self) -> None:
-        # a number that is the program's by now must not be closed when our object ends
-        if self._own is not None and not self._own.closed and not self._has_descriptor():
-            _others.append(self._own)
-            self._own = None
 
     def descriptor_or_none(self) -> int:
         """A descriptor of the file, or -1."""

@@ -21,8 +21,8 @@ pytestmark = [
 @pytest.mark.parametrize(
     ("arguments", "least"),
     [
-        (("--depth=1", "--every=0.08"), 1000),
-        (("--depth=2", "--every=0.002"), 300),
+        (("--depth=1", "--every=0.02"), 1000),
+        (("--depth=2", "--every=0.0007"), 300),
         (("--depth=3", "--trials=600"), 300),
     ],
     ids=["one death", "two deaths", "three deaths"],
@@ -36,7 +36,7 @@ def test_killed_at_a_sample_of_points(arguments: tuple[str, ...], least: int) ->
 
 
 def test_stopped_in_each_others_midst_at_a_sample_of_points() -> None:
-    options = interleave.options_of(("--every=0.002",))
+    options = interleave.options_of(("--every=0.0007",))
     print("seed", options.seed)
     report = share_out(options, interleave.play)
     assert report.faults == []

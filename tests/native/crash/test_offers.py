@@ -24,7 +24,7 @@ OFFERED = ("offer", "if not cas_seq_cst(&v.slots[i].word, &word, offered)")
 LOOKED_AT = ("pinned_by", "failpoint()")  # one row, and the next one is to come
 SCANNED = ("pinned_at_all", "failpoint()")
 TAKEN = ("take_offered", "return cas_seq_cst")
-UNINDEXED = ("unindex", "cas_acq_rel(at, &cell, 0)")
+UNINDEXED = ("clear_cell", "cas_acq_rel(at, &cell, 0)")
 OLD, NEW = helpers.pattern(1, SIZE), helpers.pattern(2, SIZE)
 
 

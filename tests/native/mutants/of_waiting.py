@@ -54,7 +54,7 @@ OF_WAITING = [
     ),
     Mutation(
         "claim_read_as_name",
-        "what is about to replace an object is found before the name leads to it, and then the old one",
+        "who has read a claim finds what replaces an object, and then that object again",
         "names.pxd",
         "            word = 0            # a claim",
         "            pass                # a claim",
