@@ -2,7 +2,7 @@
 
 ops            random operations from several processes, every byte verified (ops_worker)
 crash          everything at once, while processes are killed, stopped, forked and replaced
-               (crash_worker)
+               (crash_worker, crash_ledger)
 epochs         the weight traffic of a parameter server, whose occupancy must be flat (weights)
 concurrent     throughput against the number of processes, beside the store that refstore replaces
                (workers)

@@ -25,18 +25,8 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # see stress/__init__.py
 
 import refstore
-from stress.crash_worker import (
-    ABSENT,
-    CACHE,
-    HOT,
-    LENT,
-    MAX_SIZE,
-    OWN,
-    CrashWorker,
-    Ledger,
-    ident_of,
-    own_name,
-)
+from stress.crash_ledger import ABSENT, LENT, OWN, Ledger
+from stress.crash_worker import CACHE, HOT, MADE, MAX_SIZE, CrashWorker, ident_of, own_name
 from stress.pattern import Pattern
 from stress.support import (
     MIB,
@@ -305,7 +295,7 @@ def audit(store: refstore.Store, ledger: Ledger, pattern: Pattern, killed_with: 
     named = {store.ref(name): name for name in store.names()}
     own = {own_name(n // OWN, n % OWN): ident for n, ident in enumerate(ledger.current) if ident}
     strange = {name for name in named.values() if not name.startswith(CACHE)}
-    strange -= set(own) | {f"hot {k}" for k in range(HOT)}
+    strange -= set(own) | {f"hot {k}" for k in range(HOT)} | {f"made {k}" for k in range(MADE)}
     if strange or not set(own) <= set(named.values()):
         raise AssertionError(f"names {strange} are too many, or one of {set(own)} is lost")
     lent = dict(filter(None, map(ledger.borrow, range(ledger.procs * LENT))))

@@ -1,12 +1,6 @@
-"""One process of `stress/crash.py`: its work until it is killed, and the record that it leaves.
-
-A process writes into a ledger outside the store before it acts. So its successor, and the audit at
-a quiet moment, can tell an object that was lost from one that was being made or deleted when its
-owner died.
-"""
+"""One process of `stress/crash.py`: its work until it is killed, and the record that it leaves."""
 
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
@@ -19,63 +13,20 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 import refstore
+from stress.crash_ledger import ABSENT, LENT, OWN, Ledger
 from stress.pattern import Pattern, flat, kind_of
 
-OWN, HOT, LENT = 16, 8, 8  # names of each process, names of all, objects that each lends by ref
+HOT = 8  # names that all processes put
+MADE = 4  # names whose objects are made by whoever asks first
 CACHED = 2000  # names of what may be evicted: there is never room for all
 MAX_SIZE = 256 << 10
 CACHE = "cached "  # how these names begin
-ABSENT = 0
 _HELD = 20  # pins that a process keeps at most
+_OWNED = 4  # objects that go with a process
+_WAIT = 0.02  # seconds
 _CHILD_STEPS = 30
-_FORK = multiprocessing.get_context("fork")
-_WORD = (1 << 64) - 1
 
 T = TypeVar("T")
-
-
-class Ledger:
-    """Memory that the processes share outside the store. Each writes only what is its own."""
-
-    def __init__(self, procs: int) -> None:
-        self.procs = procs
-        self.current = _FORK.RawArray("Q", procs * OWN)  # id under each own name, or ABSENT
-        self.intended = _FORK.RawArray("Q", procs * OWN)  # what is to be there after the operation
-        self.lent = _FORK.RawArray("Q", procs * LENT * 4)
-        self.in_transit = _FORK.RawArray("Q", procs)  # id of an object without a name or an owner
-        self.next_id = _FORK.RawArray("Q", procs * 2)  # those of a process's children by themselves
-        self.began = _FORK.RawArray("d", procs)  # when the operation under way began, or 0
-        self.operations = _FORK.RawArray("Q", procs)
-        self.forks = _FORK.RawArray("Q", procs)
-        self.rejoined = _FORK.RawArray("Q", procs)
-        self.busy = _FORK.RawArray("Q", procs)  # operations that a stopped process kept from ending
-        self.paused = _FORK.RawArray("b", procs)
-        self.leave = _FORK.RawArray("b", procs)
-        self.pause = _FORK.RawValue("b", 0)
-        self.calm_since = _FORK.RawValue("d", 1.0)  # 0 while a process is stopped
-
-    def lend(self, at: int, ref: refstore.ObjectRef, ident: int) -> None:
-        """Tells others of an object. A word over the other three shows a half-written entry."""
-        raw = bytes(ref)
-        low, high = (int.from_bytes(part, sys.byteorder) for part in (raw[:8], raw[8:]))
-        self.lent[at * 4 : at * 4 + 4] = [low, high, ident, low ^ high ^ ident ^ _WORD]
-
-    def borrow(self, at: int) -> tuple[refstore.ObjectRef, int] | None:
-        """A ref and its object's id; None if nothing is lent here, or only half."""
-        low, high, ident, over = self.lent[at * 4 : at * 4 + 4]
-        if low ^ high ^ ident ^ _WORD != over:
-            return None
-        raw = low.to_bytes(8, sys.byteorder) + high.to_bytes(8, sys.byteorder)
-        return refstore.ObjectRef(raw), ident
-
-    def take_back(self, at: int) -> None:
-        self.lent[at * 4 : at * 4 + 4] = [0] * 4
-
-    def forget(self, number: int) -> None:
-        """Notes that a process is gone, and in the middle of nothing."""
-        self.began[number] = 0.0
-        self.paused[number] = self.leave[number] = 0
-        self.in_transit[number] = ABSENT
 
 
 class CrashWorker:
@@ -87,12 +38,22 @@ class CrashWorker:
         self.ids = number  # which of the ledger's counters of ids is ours
         self.held: list[tuple[refstore.PinnedBuffer, int | None]] = []
         self.half_written: tuple[refstore.Writer, int, int] | None = None
+        self.claimed: tuple[refstore.Writer, int] | None = None
+        self.owned: list[refstore.ObjectRef] = []
+        self.newest: dict[str, refstore.ObjectRef] = {}
         work = {
             self.put_own: 16,
             self.delete_own: 8,
             self.put_hot: 6,
             self.get_hot: 12,
             self.use_cache: 24,
+            self.use_cache_by_batches: 3,
+            self.wait_for_hot: 4,
+            self.wait_for_room: 2,
+            self.make: 6,
+            self.put_owned: 6,
+            self.claim: 4,
+            self.end_claim: 4,
             self.put_and_delete: 8,
             self.lend: 8,
             self.borrow: 12,
@@ -167,6 +128,12 @@ class CrashWorker:
         if self.half_written is not None:
             self.half_written[0].abort()
             self.half_written = None
+        if self.claimed is not None:
+            self.claimed[0].abort()
+            self.claimed = None
+        while self.owned:
+            self.store.delete(self.owned[-1])
+            self.owned.pop()
 
     def look_after_predecessor(self) -> None:
         for k in range(OWN):
@@ -252,6 +219,85 @@ class CrashWorker:
             with contextlib.suppress(refstore.StoreFullError, refstore.ObjectExistsError):
                 self.store.put(value, name=name, evictable=True)
 
+    def use_cache_by_batches(self) -> None:
+        names = [f"{CACHE}{k}" for k in self.random.sample(range(CACHED), 4)]
+        with contextlib.suppress(refstore.StoreFullError):
+            values = [self.fresh()[1] for _ in names[:3]]
+            self.store.put_many(values, names=names[:3], replace=True, evictable=True)
+        with contextlib.suppress(refstore.ObjectNotFoundError):
+            for buf in self.store.get_many(names[:2]):
+                self.keep(buf, None)
+        self.store.delete_many(names[2:])
+
+    # -- processes that meet -------------------------------------------------------------------
+
+    def wait_for_hot(self) -> None:
+        name = f"hot {self.random.randrange(HOT)}"
+        with contextlib.suppress(refstore.GetTimeoutError):
+            buf = self.store.wait(name, newer_than=self.newest.get(name), timeout=_WAIT)
+            if buf.ref == self.newest.get(name):
+                raise AssertionError(f"{buf} is no newer than itself")
+            self.newest[name] = buf.ref
+            self.keep(buf, None)
+
+    def wait_for_room(self) -> None:
+        _, value = self.fresh()
+        name = f"hot {self.random.randrange(HOT)}"
+        with contextlib.suppress(refstore.StoreFullError, refstore.ObjectExistsError):
+            self.store.put(value, name=name, replace=True, timeout=_WAIT)
+
+    def make(self) -> None:
+        """Gets what whoever comes first makes, and fails at times."""
+        name = f"made {self.random.randrange(MADE)}"
+        with contextlib.suppress(
+            refstore.StoreFullError, refstore.GetTimeoutError, ArithmeticError
+        ):
+            self.keep(self.store.get_or_put(name, self.made, timeout=5 * _WAIT), None)
+        if self.random.random() < 0.3:
+            with contextlib.suppress(refstore.ObjectNotFoundError):
+                self.store.delete(name)
+
+    def made(self) -> object:
+        if self.random.random() < 0.2:
+            raise ArithmeticError
+        time.sleep(self.random.random() * _WAIT)
+        return self.fresh()[1]
+
+    def put_owned(self) -> None:
+        """Puts what goes with this process, and deletes or adopts some of it."""
+        if len(self.owned) == _OWNED:
+            self.store.delete(self.owned[0])
+            del self.owned[0]
+        if self.owned:
+            self.store.adopt(self.owned[-1])
+        with contextlib.suppress(refstore.StoreFullError):
+            self.owned.append(self.store.put(self.fresh()[1], owned=True, evictable=False))
+
+    def claim(self) -> None:
+        """Claims a name of all, which nobody else puts then, and writes the first half."""
+        if self.claimed is not None:
+            return
+        size = self.random.randrange(32, MAX_SIZE)
+        ident = self.ident_of_bytes()
+        with contextlib.suppress(refstore.StoreFullError, refstore.ObjectExistsError):
+            name = f"hot {self.random.randrange(HOT)}"
+            writer = self.store.create(size, name=name, replace=True, claim=True, evictable=False)
+            writer.write_at(0, self.pattern.block(ident, size)[: size // 2].data)
+            self.claimed = writer, ident
+
+    def end_claim(self) -> None:
+        if self.claimed is None:
+            return
+        writer, ident = self.claimed
+        self.claimed = None
+        if self.random.random() < 0.3:
+            writer.abort()
+            return
+        half = writer.nbytes // 2
+        writer.write_at(half, self.pattern.block(ident, writer.nbytes)[half:].data)
+        with contextlib.suppress(refstore.StoreFullError):
+            writer.seal()
+
     # -- refs ----------------------------------------------------------------------------------
 
     def put_and_delete(self) -> None:
@@ -329,15 +375,19 @@ class CrashWorker:
         if self.half_written is not None:
             return
         size = self.random.randrange(32, MAX_SIZE)
-        ident, _ = self.fresh()
-        while kind_of(ident) != "bytes":
-            ident, _ = self.fresh()
+        ident = self.ident_of_bytes()
         k = self.random.randrange(OWN)
         with contextlib.suppress(refstore.StoreFullError):
             name = own_name(self.number, k)
             writer = self.store.create(size, name=name, replace=True, evictable=False)
             memoryview(writer)[: size // 2] = self.pattern.block(ident, size)[: size // 2].data
             self.half_written = writer, ident, k
+
+    def ident_of_bytes(self) -> int:
+        ident, _ = self.fresh()
+        while kind_of(ident) != "bytes":
+            ident, _ = self.fresh()
+        return ident
 
     def finish_writing(self) -> None:
         if self.half_written is None:
@@ -400,7 +450,8 @@ class CrashWorker:
         try:
             self.random.seed(os.getpid())
             self.ids += self.ledger.procs
-            self.half_written = None  # the parent's alone
+            self.half_written = self.claimed = None  # the parent's alone
+            self.owned = []
             for _ in range(_CHILD_STEPS):
                 choice = self.random.randrange(5)
                 (self.put_hot, self.get_hot, self.borrow, self.use_cache, self.let_go)[choice]()
