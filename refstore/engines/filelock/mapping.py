@@ -6,6 +6,7 @@ whatever is reached for the first time is allocated by a system call before, whi
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import mmap
@@ -143,7 +144,7 @@ class Mapping:
         self.g: Geometry = lay_out(header.capacity, header.max_objects)
         self.found = found.st_dev, found.st_ino
         self._own = _Descriptor(self.found)
-        # Not by `__del__`: in a cycle the collector may end the file first, which warns then.
+        # In a cycle the collector may end the file before `__del__` comes; the file would warn.
         weakref.finalize(self, self._own.close).atexit = False
         try:
             size = self.g.file_size
@@ -165,6 +166,10 @@ class Mapping:
         self.targets: dict[int, weakref.ref[Target]] = {}
         self._scrap: mmap.mmap | None = None  # see `remove`
         self._own.take(_again(fd))
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self._own.close()
 
     def descriptor(self) -> int:
         """A descriptor of the file. OSError if there is none any more, and no way to it."""
