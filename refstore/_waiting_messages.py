@@ -22,15 +22,15 @@ def claimed(path: str, name: str, pid: int) -> ObjectExistsError:
 def not_published(path: str, name: str, seconds: float) -> GetTimeoutError:
     """Nothing has the name after a wait."""
     return GetTimeoutError(
-        f"nothing was published as {name!r} in store {path!r} within {seconds:g} seconds: see "
-        "whether its publisher runs, or give a longer timeout"
+        f"nothing was published as {name!r} in store {path!r} within {float(seconds):g} seconds: "
+        "see whether its publisher runs, or give a longer timeout"
     )
 
 
 def not_replaced(path: str, name: str, seconds: float) -> GetTimeoutError:
     """The name still has the object that the caller knows."""
     return GetTimeoutError(
-        f"{name!r} in store {path!r} has still the object of `newer_than` after {seconds:g} "
+        f"{name!r} in store {path!r} has still the object of `newer_than` after {float(seconds):g} "
         "seconds: see whether its publisher runs, or give a longer timeout"
     )
 
@@ -40,8 +40,8 @@ def not_enough(
 ) -> GetTimeoutError:
     """Too few of many names have objects."""
     return GetTimeoutError(
-        f"{len(ready)} of {asked} names have objects in store {path!r} after {seconds:g} seconds, "
-        f"and {count} were waited for: `ready` lists those that do",
+        f"{len(ready)} of {asked} names have objects in store {path!r} after {float(seconds):g} "
+        f"seconds, and {count} were waited for: `ready` lists those that do",
         ready=ready,
     )
 
@@ -50,7 +50,7 @@ def not_made(path: str, name: str, pid: int, seconds: float) -> GetTimeoutError:
     """Another caller's factory is not through."""
     return GetTimeoutError(
         f"process {pid} is making {name!r} of store {path!r}, and was not through after "
-        f"{seconds:g} seconds: give a longer timeout, or see what it does",
+        f"{float(seconds):g} seconds: give a longer timeout, or see what it does",
         pid=pid,
     )
 

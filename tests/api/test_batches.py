@@ -215,6 +215,27 @@ def test_private_views_of_many(store: refstore.Store) -> None:
     assert all(not any(bytes(buf)) for buf in store.get_many(refs))
 
 
+@pytest.mark.parametrize("evict", ["lru", "s3fifo", None])
+def test_a_batch_that_cannot_fit_evicts_nothing(make_store: MakeStore, evict: Any) -> None:
+    store = make_store("1MiB", max_objects=20, evict=evict)
+    for number in range(8):
+        store.put(bytes(100_000), name=f"{number}", evictable=True)
+    with store.get("0"):
+        for batch in ([bytes(330_000)] * 3, [b""] * 20):
+            with pytest.raises(refstore.StoreFullError):
+                store.put_many(batch)
+            assert (len(store), store.stats().evictions) == (8, 0)
+        assert len(store.put_many([bytes(200_000)] * 3)) == 3
+    assert store.check() == []
+
+
+@pytest.mark.parametrize("batch", [[bytes(300_000)] * 5, [b""] * 21], ids=["bytes", "slots"])
+def test_nobody_waits_for_room_that_can_never_be(make_store: MakeStore, batch: Any) -> None:
+    store = make_store("1MiB", max_objects=20)
+    with pytest.raises(refstore.StoreFullError, match=r"more than the capacity|max_objects"):
+        store.put_many(batch, timeout=None)
+
+
 def test_names_are_waited_for(store: refstore.Store) -> None:
     store.put(b"there", name="a")
     with signals.done_while_waiting(lambda: store.put_many([b"1", b"2"], names=["b", "c"])):
@@ -232,8 +253,11 @@ def test_a_wait_for_names_ends_and_pins_nothing(store: refstore.Store) -> None:
 def test_a_deleted_ref_is_not_waited_for(store: refstore.Store) -> None:
     ref = store.put(b"x")
     store.delete(ref)
-    with pytest.raises(refstore.ObjectNotFoundError):
-        store.get_many([ref], timeout=None)
+    wanted: list[list[refstore.ObjectRef | str]] = [[ref], ["never", ref], [ref, "never"]]
+    for keys in wanted:
+        with pytest.raises(refstore.ObjectNotFoundError):
+            store.get_many(keys, timeout=None)
+    assert store.stats().pinned == 0
 
 
 # -- delete_many ------------------------------------------------------------------------------

@@ -169,7 +169,12 @@ def test_a_factory_can_be_called(store: refstore.Store, factory: Any) -> None:
 
 def test_names_and_timeouts_are_checked_before_anything_is_made(store: refstore.Store) -> None:
     get_or_put: Any = store.get_or_put
-    for name, error in (("", ValueError), (b"n", TypeError), (store.put(b"x"), TypeError)):
+    for name, error in (
+        ("", ValueError),
+        (b"n", TypeError),
+        (None, TypeError),
+        (store.put(b"x"), TypeError),
+    ):
         with pytest.raises(error):
             get_or_put(name, never)
     for timeout, error in ((-1, ValueError), ("1", TypeError)):
@@ -344,22 +349,33 @@ def test_what_is_put_and_deleted_meanwhile_is_in_nobodys_way(store: refstore.Sto
     assert bytes(store["n"]) == b"made"
 
 
-def test_a_name_put_over_and_deleted_meanwhile_is_the_makers(
-    store: refstore.Store,
+def put_and_delete(store: refstore.Store) -> None:
+    store.put(b"put over it", name="n")
+    store.delete("n")
+
+
+def claim_and_give_up(store: refstore.Store) -> None:
+    store.create(1, name="n", claim=True).abort()
+
+
+def claim_and_delete(store: refstore.Store) -> None:
+    with store.create(1, name="n", claim=True):
+        pass
+    store.delete("n")
+
+
+@pytest.mark.parametrize("others", [put_and_delete, claim_and_give_up, claim_and_delete])
+def test_no_second_maker_begins_when_what_others_put_is_gone(
+    store: refstore.Store, others: Callable[[refstore.Store], None]
 ) -> None:
-    """Or the maker gets theirs: whether a claim that was put over still holds is the engine's."""
-    outcomes: list[bytes] = []
-    with Making(store, "n") as making:
-        store.delete(store.put(b"first", name="n"))
-        asking = threading.Thread(
-            target=lambda: outcomes.append(bytes(store.get_or_put("n", lambda: b"second")))
-        )
-        asking.start()
-        making.end()
-        asking.join(LONG)
-    assert outcomes == [making.outcome]
-    assert making.outcome in (b"made", b"second")
-    assert store.check() == []
+    with Making(store, "n") as maker:
+        others(store)
+        with pytest.raises(refstore.GetTimeoutError, match="is making 'n'"):
+            store.get_or_put("n", never, timeout=0.1)
+        assert store.check() == []
+    assert maker.outcome == b"made"
+    store.delete("n")
+    assert_nothing_left(store)
 
 
 def test_a_writer_that_claims_a_name_is_waited_for(store: refstore.Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fractions
 import gc
 import os
 import pickle
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import helpers
+import numpy as np
 import pytest
 import signals
 import workers
@@ -299,6 +301,13 @@ def test_a_store_that_is_closed_waits_no_more(store: refstore.Store, path: str, 
     ):
         wait(other)
     store.put(b"x", name="n")
+
+
+@waits
+def test_a_timeout_is_any_number(store: refstore.Store, wait: Any) -> None:
+    for timeout in (fractions.Fraction(1, 1000), np.float32(0.001), np.int8(0)):
+        with pytest.raises((refstore.GetTimeoutError, refstore.ObjectNotFoundError)):
+            wait(store, timeout)
 
 
 @waits

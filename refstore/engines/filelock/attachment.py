@@ -172,7 +172,7 @@ class Attachment(Owner):
         self.recover_condemned(c, slot)
 
     def _put_small(self, c: Change, call: Call, prepared: Prepared, pin: Pin | None) -> None:
-        rivals = claims.find_rivals(c, self, call)
+        replaced = claims.find_replaced(c, self, call)
         wanted = prepared.wanted(call.asked.meta)
         slot, generation = self.claim(c, call, wanted, True)
         # What follows lies where nobody looks until the change is there.
@@ -183,7 +183,7 @@ class Attachment(Owner):
         if not call.is_taken():
             call.take(slot, generation, c.next())
         self._pin_own(c, call, pin)
-        self._publish(c, call, rivals)
+        self._publish(c, call, replaced)
 
     def claim(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> tuple[int, int]:
         """A slot of the call's and its generation; see `slots.claim`."""
@@ -198,26 +198,24 @@ class Attachment(Owner):
             slots.pin(c, call.slot, self.own)
             pin.take(call.slot, c.next())
 
-    def _publish(self, c: Change, call: Call, rivals: claims.Rivals) -> None:
-        self.publish(c, call, rivals)
+    def _publish(self, c: Change, call: Call, replaced: int | None) -> None:
+        self.publish(c, call, replaced)
         c.commit()
         self.count(PUTS)
-        self.recover_condemned(c, rivals.replaced)
+        self.recover_condemned(c, replaced)
         if call.asked.owned:
             self.disown_all()  # a Writer may outlive the last `Store`
 
-    def publish(self, c: Change, call: Call, rivals: claims.Rivals) -> None:
+    def publish(self, c: Change, call: Call, replaced: int | None) -> None:
         """Makes an object of what was written, with the commit that is in preparation."""
         utf8 = call.asked.utf8
-        if rivals.claim is not None:
-            slots.unclaim(c, rivals.claim)
         if utf8 is not None:
             slots.write_name(c, call.slot, utf8)
-        slots.publish(c, call.slot, utf8, rivals.replaced)
+        slots.publish(c, call.slot, utf8, replaced)
         eviction.admit(c, call.slot)
         if call.asked.owned:
             self.make_own(c, call.slot)
-        call.replaced, call.published = rivals.replaced is not None, c.next()
+        call.replaced, call.published = replaced is not None, c.next()
 
     def _write_spill(self, at: int, wanted: slots.Wanted, life: Life) -> None:
         """Writes what lies in the block besides its payload, which begins at `at`."""
@@ -257,12 +255,11 @@ class Attachment(Owner):
         return True
 
     def _begin_writing(self, c: Change, call: Call, wanted: slots.Wanted, near: bool) -> None:
-        rivals, asked = claims.find_rivals(c, self, call), call.asked
+        claims.find_replaced(c, self, call)
+        asked = call.asked
         slot, generation = self.claim(c, call, wanted, near)
         if asked.claim:
             assert asked.utf8 is not None
-            if rivals.claim is not None:
-                slots.unclaim(c, rivals.claim)
             slots.write_name(c, slot, asked.utf8)
             slots.claim_name(c, slot, asked.utf8, is_hard=True)
         if not call.is_taken():
@@ -308,11 +305,11 @@ class Attachment(Owner):
     def _seal(self, c: Change, call: Call, pin: Pin | None) -> None:
         if not slots.is_written_by(c, call.slot, call.generation, self.own):
             raise self.file.damaged(f"slot {call.slot} was being written, and no longer is")
-        rivals = claims.find_rivals(c, self, call)
+        replaced = claims.find_replaced(c, self, call)
         if pin is None:
             self._fit(c, call)
         self._pin_own(c, call, pin)
-        self._publish(c, call, rivals)
+        self._publish(c, call, replaced)
 
 
 # --- attachments: one for each file and process

@@ -103,14 +103,14 @@ def _publish(c: Change, att: Attachment, batch: Sequence[One]) -> None:
     gone = []
     for done, one in enumerate(batch):
         try:
-            rivals = claims.find_rivals(c, att, one.call)
+            replaced = claims.find_replaced(c, att, one.call)
         except ObjectExistsError:
             c.commit()
             att.count(PUTS, done)
             raise
-        att.publish(c, one.call, rivals)
-        if rivals.replaced is not None:
-            gone.append(rivals.replaced)
+        att.publish(c, one.call, replaced)
+        if replaced is not None:
+            gone.append(replaced)
         if c.is_full():
             c.commit()
     c.commit()
@@ -207,6 +207,7 @@ class BatchCalls(Opened):
                     if timeout == 0 or not isinstance(key, str):
                         raise _messages.not_found(att.path, key, of_other_store=False)
                     missing[:] = [key]
+                    call.run(what, _require_refs, att, asked, parsed)
                     return None
                 found += got
             return found
@@ -238,6 +239,15 @@ class BatchCalls(Opened):
         )
 
 
+def _require_refs(
+    c: Change, att: Attachment, keys: Sequence[Key], parsed: Sequence[Parsed]
+) -> None:
+    """A ref is never waited for."""
+    for key, one in zip(keys, parsed, strict=True):
+        if isinstance(key, ObjectRef) and lookups.locate(c, one) is None:
+            raise _messages.not_found(att.path, key, of_other_store=False)
+
+
 def _listed(keys: Iterable[Key]) -> list[Key]:
     if isinstance(keys, (str, ObjectRef)):
         raise _waiting_messages.no_keys(keys)
@@ -263,6 +273,10 @@ def _put_all(att: Attachment, batch: Sequence[One]) -> None:
         return
     call, nbytes = batch[0].call, sum(one.wanted.nbytes for one in batch)
     what = f"a put of {len(batch)} objects"
+    if nbytes > att.file.header.capacity:
+        raise att.full(call, nbytes, _messages.OVER_CAPACITY)
+    if len(batch) > att.file.g.max_objects:
+        raise att.full(call, nbytes, _messages.no_slot(att.file.g.max_objects))
     call.wait_for_room(what, nbytes, _begin, att, batch)
     for one in batch:
         if not att.prepare_block(one.call, one.wanted, one.is_near):

@@ -1,15 +1,17 @@
 """Claims on names: who makes the object of a name that has none.
 
 A claim is a slot in CLAIMED, which is in the name's chain, and which nobody takes for an object.
-That of get_or_put() is soft: whoever publishes under the name ends it, and its maker finds out at
-the end. That of create(claim=True) is hard: it keeps others from publishing. Claims of the dead
-are found by those whom they hold up. These operations run under the change lock.
+That of get_or_put() is soft: others may publish under the name all the same, and its maker finds
+out at the end. It stays meanwhile, so that nobody else begins to make the object once what was
+published is deleted. That of create(claim=True) is hard: it keeps others from publishing; it may
+stand beside a soft one. Claims of the dead are found by those whom they hold up. These operations
+run under the change lock.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from refstore import _messages, _waiting_messages
 from refstore.engines.filelock import names, process_table, recovery, slots
@@ -21,7 +23,7 @@ from refstore.engines.filelock.prepare import BYTES
 if TYPE_CHECKING:
     from refstore.engines.filelock.attachment import Attachment
 
-__all__ = ["Claim", "Claims", "Rivals", "find_rivals", "make", "of_others", "stop_waiting"]
+__all__ = ["Claim", "Claims", "find_replaced", "make", "of_others", "stop_waiting"]
 
 Claims = set[tuple[int, int]]  # slots and generations
 
@@ -34,32 +36,24 @@ class Claim(NamedTuple):
     leads_back: bool  # its maker waits for an object that the caller makes
 
 
-class Rivals(NamedTuple):
-    """Slots that have the name under which something is to be published; None: there is none."""
+def find_replaced(c: Change, att: Attachment, call: Call) -> int | None:
+    """The slot of the object that has the name under which the call publishes, and which goes then.
 
-    replaced: int | None = None  # an object, which goes
-    claim: int | None = None  # a soft claim of somebody else's, which ends
-
-
-NO_RIVALS: Final = Rivals()
-
-
-def find_rivals(c: Change, att: Attachment, call: Call) -> Rivals:
-    """Errors: ObjectExistsError if they keep the call from publishing."""
+    Errors: ObjectExistsError if the call may not publish there.
+    """
     asked = call.asked
     if asked.utf8 is None:
-        return NO_RIVALS
+        return None
     replaced, claim = names.look(c, asked.utf8)
     if replaced is not None and not asked.replace:
         raise _messages.exists(att.path, asked.utf8.decode())
-    if claim is None or (call.is_taken() and claim == call.slot):
-        return Rivals(replaced)
-    if slots.is_hard(c, claim):
+    is_own = call.is_taken() and claim == call.slot
+    if claim is not None and not is_own and slots.is_hard(c, claim):
         if recover_maker(c, att, claim):
-            return find_rivals(c, att, call)
+            return find_replaced(c, att, call)
         pid = process_table.pid_of(c, c[c.file.slot(claim) + MAKER])
         raise _waiting_messages.claimed(att.path, asked.utf8.decode(), pid)
-    return Rivals(replaced, claim)
+    return replaced
 
 
 def recover_maker(c: Change, att: Attachment, claim: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Final
 from refstore import _waiting_messages
 from refstore._arguments import deadline_of
 from refstore._errors import ObjectExistsError
+from refstore._names import encode_name
 from refstore.engines.filelock import buffers, claims, liveness, lookups, process_table, slots
 from refstore.engines.filelock.call import POLL, Asked, Call
 from refstore.engines.filelock.journal import Change
@@ -48,6 +49,7 @@ class MakingCalls(Opened):
         call.asked = Asked(name, owned=owned, evictable=evictable)
         if not callable(factory):
             raise _waiting_messages.no_factory(factory)
+        encode_name(name)
         pin = Pin(call.att)
         try:
             return self._get_or_make(call, name, factory, pin, timeout)

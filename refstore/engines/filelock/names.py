@@ -9,7 +9,16 @@ import hashlib
 from collections.abc import Iterator
 
 from refstore.engines.filelock.journal import Change
-from refstore.engines.filelock.layout import CLAIMED, HASH, NEXT, SEALED, SHAPE, SLOTS_USED, WORD
+from refstore.engines.filelock.layout import (
+    CLAIMED,
+    HARD,
+    HASH,
+    NEXT,
+    SEALED,
+    SHAPE,
+    SLOTS_USED,
+    WORD,
+)
 from refstore.engines.filelock.mapping import Mapping
 
 _IN_CHAINS = (SEALED, CLAIMED)
@@ -34,9 +43,15 @@ def find(c: Change, utf8: bytes) -> int | None:
 
 
 def look(c: Change, utf8: bytes) -> tuple[int | None, int | None]:
-    """The same, and the slot of the claim on this name."""
-    found: dict[int, int] = {c[c.file.slot(slot) + WORD] & 0xFF: slot for slot in _named(c, utf8)}
-    return found.get(SEALED), found.get(CLAIMED)
+    """The same, and the slot of the claim on this name: of two the hard one, see `claims`."""
+    sealed = claim = None
+    for slot in _named(c, utf8):
+        at = c.file.slot(slot)
+        if c[at + WORD] & 0xFF == SEALED:
+            sealed = slot
+        elif claim is None or c[at + SHAPE] & HARD:
+            claim = slot
+    return sealed, claim
 
 
 def _named(c: Change, utf8: bytes) -> Iterator[int]:

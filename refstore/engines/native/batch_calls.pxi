@@ -50,6 +50,7 @@ cdef class BatchCalls(ListingCalls):
             uint64_t deadline = deadline_ns(timeout)
             Py_ssize_t missing = self.pin_all(att, asked, bufs, deadline != 0)
         while missing >= 0:             # nothing is pinned while this waits for it
+            self.require_refs(att, asked)
             bufs = [None] * len(asked)
             self.await_name(att, asked[missing], deadline, timeout)
             missing = self.pin_all(att, asked, bufs, True)
@@ -57,6 +58,13 @@ cdef class BatchCalls(ListingCalls):
             for buf in bufs:
                 (<PinnedBuffer>buf).go_private()
         return bufs
+
+    cdef int require_refs(self, Attachment att, list keys) except -1:
+        # a ref is never waited for
+        for key in keys:
+            if type(key) is ObjectRef and key not in self:
+                raise key_error(att, key, ERR_NOT_FOUND)
+        return 0
 
     cdef int await_name(self, Attachment att, object name, uint64_t deadline,
                         object timeout) except -1:

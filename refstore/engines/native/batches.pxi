@@ -11,7 +11,7 @@ from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.atomics cimport assign
-from refstore.engines.native.error_codes cimport ERR_FULL
+from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS
 from refstore.engines.native.layout cimport (
     INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT,
 )
@@ -21,10 +21,10 @@ from refstore.engines.native.waiting cimport begin_nap, LIVENESS_NAP_MS, Nap
 from refstore.engines.native.slots cimport free_slot
 from refstore.engines.native.blocks cimport forget_recent
 from refstore.engines.native.names cimport Name
-from refstore.engines.native.eviction cimport is_full
+from refstore.engines.native.eviction cimport is_full, Lot
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error, room_error
-from refstore.engines.native.room cimport allocate_slot, sleep_for_room, waits_in_vain
+from refstore.engines.native.room cimport sleep_for_room, try_to_allocate, waits_in_vain
 from refstore.engines.native.arrays cimport plain_number, set_shape, set_text, Shape
 from refstore.engines.native.put cimport (
     Draft, ensure_committed, PIECE, publish_object, RELEASES_GIL, start_slot,
@@ -204,8 +204,8 @@ cdef class Batch:
         cdef:
             View *v = &self.att.view
             Nap nap
-            int got = ERR_FULL
-        while self.nbytes <= v.header.capacity:
+            int got = ERR_FULL if <uint64_t>self.n <= v.slot_limit else ERR_FULL_SLOTS
+        while self.nbytes <= v.header.capacity and <uint64_t>self.n <= v.slot_limit:
             got = self.try_to_begin(terms)
             if got == 0:
                 return 0
@@ -224,12 +224,18 @@ cdef class Batch:
         cdef:
             View *v = &self.att.view
             Item *item
+            Lot lot
             int got
+        lot.objects = <uint64_t>self.n
+        lot.nbytes = self.nbytes
+        lot.may_fit = False
         while self.begun < self.n:
             item = &self.items[self.begun]
-            got = allocate_slot(v, item.nbytes + self.spill_of(item), 0, NULL, &item.slot)
+            got = try_to_allocate(v, item.nbytes + self.spill_of(item), 0, True, &lot, &item.slot)
             if got != 0:
                 return got
+            lot.objects -= 1
+            lot.nbytes -= item.nbytes
             terms.slot = item.slot
             start_slot(v, terms, item.nbytes)
             item.generation = terms.generation

@@ -9,16 +9,20 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from refstore.engines.native.atomics cimport load_relaxed, prefetch
+from refstore.engines.native.atomics cimport load_acquire, load_relaxed, prefetch
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS, ERR_NO_MEMORY
-from refstore.engines.native.layout cimport BIN_WORDS, CLASSES, PAGE, Slot, SMALL_LIMIT
-from refstore.engines.native.geometry cimport class_nbytes, class_of, extent_first, extent_pages
+from refstore.engines.native.layout cimport (
+    BIN_WORDS, CLASSES, FREE, PAGE, RETIRED, Slot, SMALL_LIMIT,
+)
+from refstore.engines.native.geometry cimport (
+    block_nbytes, class_nbytes, class_of, extent_first, extent_pages,
+)
 from refstore.engines.native.view cimport bits_at, run_is_there, slots_used, View
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.ages cimport now, random_below
 from refstore.engines.native.slots cimport (
-    free_slot, pinned_by, reuse_slot, unclaim, word_generation,
+    free_slot, pinned_by, reuse_slot, unclaim, word_generation, word_state,
 )
 from refstore.engines.native.bins cimport bin_of, find_free
 from refstore.engines.native.blocks cimport allocate_block, place_block, take_spare
@@ -53,7 +57,13 @@ cdef struct Pick:
     Window window
     uint32_t age
 
+cdef struct Lot:  # objects that are put together, or not at all
+    uint64_t objects            # that are yet to find room
+    uint64_t nbytes             # of them
+    bint may_fit                # as it was when the first of them found none
+
 cdef struct Eviction:  # by one put
+    Lot *lot                    # which it belongs to, or NULL
     bint is_due                 # the store has a policy, or nothing else has helped
     uint64_t refused
     uint64_t passes
@@ -62,6 +72,7 @@ cdef struct Eviction:  # by one put
 
 
 cdef inline void prepare_eviction(View *v, Eviction *so_far) noexcept nogil:
+    so_far.lot = NULL
     so_far.is_due = v.evicts
     so_far.refused = so_far.passes = so_far.rounds = so_far.steps = 0
 
@@ -266,6 +277,20 @@ cdef inline int evict_one(View *v, Want *want, Pick *picked, uint64_t *slot) noe
     return got
 
 
+cdef inline bint lot_may_fit(View *v, Lot *lot) noexcept nogil:
+    # If all went that may go: else nothing goes for it.
+    cdef uint64_t i, word, state, stays = 0, nbytes = 0
+    cdef uint32_t age
+    for i in range(slots_used(v)):
+        state = word_state(load_acquire(&v.slots[i].word))               # [seal]
+        if state == FREE or state == RETIRED or may_go(v, i, &word, &age) and not pinned_by(v, i):
+            continue
+        stays += 1
+        nbytes += block_nbytes(&v.slots[i])
+    lot.may_fit = stays + lot.objects <= v.slot_limit and nbytes + lot.nbytes <= v.g.pages * PAGE
+    return lot.may_fit
+
+
 cdef inline int make_room(View *v, uint64_t nbytes, int why, Eviction *so_far,
                           uint64_t *slot) noexcept nogil:
     # As evict_one(), or `why`: nothing more is to be had.
@@ -273,6 +298,8 @@ cdef inline int make_room(View *v, uint64_t nbytes, int why, Eviction *so_far,
         Want want
         Pick picked
         int got
+    if so_far.lot != NULL and not so_far.lot.may_fit and not lot_may_fit(v, so_far.lot):
+        return why
     set_want(v, nbytes, why, &want)
     while so_far.refused < MOST_REFUSED and so_far.rounds < MOST_ROUNDS:
         if not pick(v, &want, so_far, &picked):

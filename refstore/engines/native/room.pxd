@@ -24,7 +24,7 @@ from refstore.engines.native.waiting cimport announce_room, begin_nap, LIVENESS_
 from refstore.engines.native.slots cimport pins_condemned, unclaim, word_row, word_state
 from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.recovery cimport recover_dead, row_is_dead, sweep
-from refstore.engines.native.eviction cimport Eviction, find_room, is_full, prepare_eviction
+from refstore.engines.native.eviction cimport Eviction, find_room, is_full, Lot, prepare_eviction
 from refstore.engines.native.stats cimport longest_gap, mark_pages
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.contention cimport may_retry_until
@@ -76,7 +76,7 @@ cdef inline int commit_extent(View *v, uint64_t i) except? -128:
 
 
 cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bint is_thorough,
-                                uint64_t *slot) except? -128:
+                                Lot *lot, uint64_t *slot) except? -128:
     # When there is none: if it `is_thorough`, what dead processes held, then what garbage of this
     # one still pins; then what may be evicted. In a store with a policy that comes first, since it
     # is there to be full.
@@ -86,6 +86,7 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bin
     cdef uint64_t since = 0, held = 0, before
     cdef Eviction eviction
     prepare_eviction(v, &eviction)
+    eviction.lot = lot
     while True:
         got = find_room(v, nbytes, &eviction, slot)
         if got == ERR_UNCOMMITTED:
@@ -257,7 +258,7 @@ cdef inline int try_again(View *v, RoomWait *wait, uint64_t nbytes, uint64_t dea
     wait.tried_at = now
     if is_thorough:
         wait.thorough_at = now
-    return try_to_allocate(v, nbytes, deadline, is_thorough, slot)
+    return try_to_allocate(v, nbytes, deadline, is_thorough, NULL, slot)
 
 
 cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline, const bint *is_closed,
@@ -267,11 +268,11 @@ cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline, const
     cdef uint64_t number
     cdef int got
     if deadline == 0:
-        return try_to_allocate(v, nbytes, 0, True, slot)
+        return try_to_allocate(v, nbytes, 0, True, NULL, slot)
     v.waits_for_room += 1
     number = v.waits_for_room
     if not is_turn_of_others(v, number):
-        got = try_to_allocate(v, nbytes, deadline, True, slot)
+        got = try_to_allocate(v, nbytes, deadline, True, NULL, slot)
         if not is_full(got):
             return got
     return wait_for_room(v, nbytes, deadline, is_closed, number, slot)

@@ -23,7 +23,7 @@ pytestmark = [
     [
         (("--depth=1", "--every=0.02"), 1000),
         (("--depth=2", "--every=0.0007"), 300),
-        (("--depth=3", "--trials=600"), 300),
+        (("--depth=3", "--trials=400"), 300),
     ],
     ids=["one death", "two deaths", "three deaths"],
 )
