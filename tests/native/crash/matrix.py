@@ -30,7 +30,7 @@ from tests.native.crash.crew import (
     too_many_faults_end_it,
 )
 from tests.native.crash.operations import BY_NAME, OPERATIONS, Operation
-from tests.native.crash.scenarios import Scenario, all_scenarios, scenario_named
+from tests.native.crash.scenarios import Scenario, all_scenarios, end_naps, scenario_named
 from tests.native.crash.trial import RECOVERY, Fault, Point, Stage
 
 SCENARIOS = 32  # among which a sample of three deaths is shared out
@@ -107,6 +107,7 @@ class Player:
         self, scenario: Scenario, taken: image.Image, operation: Operation, point: Point
     ) -> image.Image:
         self.stage.kill(scenario, taken, operation, point)
+        end_naps(self.stage.path)
         return image.take(self.stage.path)
 
     def chosen(self, points: list[Point]) -> list[Point]:

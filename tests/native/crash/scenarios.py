@@ -52,7 +52,6 @@ class Builder:
     """Makes one scenario's file."""
 
     def __init__(self, path: str, max_objects: int = 2000, evict: Policy = None) -> None:
-        self.max_objects = max_objects
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         self.path = path
@@ -120,7 +119,7 @@ class Builder:
 
     def done(self, name: str, others: Others = Others.IDLE) -> Scenario:
         self.store.close()
-        end_naps(self.path, self.max_objects)
+        end_naps(self.path)
         taken = image.take(self.path)
         os.unlink(self.path)
         return Scenario(
@@ -129,10 +128,17 @@ class Builder:
         )
 
 
-def end_naps(path: str, max_objects: int, *, have_all_slept: bool = False) -> None:
+def end_naps(path: str, *, have_all_slept: bool = False) -> None:
     """Whoever slept did so long ago, so that the clock changes nothing in what is played."""
     with open(path, "r+b") as file:
-        for table in layout.native(CAPACITY, max_objects).tables:
+        (max_objects,) = [
+            field
+            for field in layout.native(CAPACITY, 1).tables[0].fields
+            if field.name == "max_objects"
+        ]
+        file.seek(max_objects.at)
+        n = int.from_bytes(file.read(max_objects.width), "little")
+        for table in layout.native(CAPACITY, n).tables:
             for field in table.fields:
                 if not field.name.endswith("_until"):
                     continue
@@ -335,7 +341,7 @@ def slept_before(path: str) -> Scenario:
     builder.populate()
     scenario = builder.done("slept_before")
     image.put_back(path, scenario.image)
-    end_naps(path, builder.max_objects, have_all_slept=True)
+    end_naps(path, have_all_slept=True)
     taken = image.take(path)
     os.unlink(path)
     return scenario._replace(image=taken)
