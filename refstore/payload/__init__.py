@@ -78,6 +78,10 @@ def unpickle(stream: memoryview, buffers: Iterable[object] = ()) -> Any:
     except (AttributeError, ModuleNotFoundError) as error:
         _explain(error)
         raise
+    except EOFError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise  # from within the object's own code
+        raise pickle.UnpicklingError(f"{error}: the pickle ends before it says so") from None
 
 
 def _explain(error: AttributeError | ModuleNotFoundError) -> None:

@@ -173,6 +173,23 @@ def test_a_frame_cut_anywhere_is_reported(kind: str) -> None:
         read(sound + b"\0")
 
 
+class EndsEarly:
+    def __reduce__(self) -> Any:
+        return _raise_eof, ()
+
+
+def _raise_eof() -> None:
+    raise EOFError("of its own")
+
+
+def test_a_pickle_that_ends_too_early_is_pickles_own_error() -> None:
+    for stream in (b"", b"\x80\x05"):
+        with pytest.raises(pickle.UnpicklingError):
+            payload.unpickle(memoryview(stream))
+    with pytest.raises(EOFError, match="of its own"):
+        payload.unpickle(memoryview(pickle.dumps(EndsEarly())))
+
+
 @settings(deadline=None, max_examples=300)
 @given(data=st.data(), kind=st.sampled_from(KINDS), forged=st.booleans())
 def test_damage_around_the_pickle_is_reported_or_harmless(
