@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from refstore import _core
+from tests.native.crash.contents import CACHED
 from tests.native.crash.crew import (
     Report,
     crew_parser,
@@ -31,7 +32,7 @@ from tests.native.crash.crew import (
     too_many_faults_end_it,
 )
 from tests.native.crash.failpoints import failpoints
-from tests.native.crash.operations import BY_NAME, CACHED, Operation
+from tests.native.crash.operations import BY_NAME, Operation
 from tests.native.crash.scenarios import Others, Scenario, all_scenarios, scenario_named
 from tests.native.crash.trial import Fault, Point, Stage
 

@@ -33,7 +33,7 @@ from tests.native.crash.operations import BY_NAME, OPERATIONS, Operation
 from tests.native.crash.scenarios import Scenario, all_scenarios, end_naps, scenario_named
 from tests.native.crash.trial import RECOVERY, Fault, Point, Stage
 
-SCENARIOS = 32  # among which a sample of three deaths is shared out
+SCENARIOS = 31  # among which a sample of three deaths is shared out
 SECONDS, THIRDS = 6, 12  # points of the recovery that a sample takes after each first, each second
 
 

@@ -6,23 +6,25 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 import refstore
-
-CAPACITY = 1 << 20
-SMALL, LARGE = bytes(range(100)), bytes(range(256)) * 400
-OLD, NEW = b"old" * 50, b"new" * 50
-OWNED = b"owned" * 30
-PASSING = tuple(bytes([k]) * (64, 3000, 50_000, 300_000)[k % 4] for k in range(24))
-CACHED = tuple(f"cached {k}" for k in (10, 20, 30, 40, 100))  # some of what may go in a cache
-NAMED = {"small": SMALL, "large": LARGE, "old": OLD}  # in every scenario but the empty one
-
-CACHED_3 = bytes([3]) * 60_000  # what goes first in a cache
-
-SCENARIO: dict[bytes, bytes] = {}  # some objects of the scenario that is played, by ref
+from tests.native.crash import meetings
+from tests.native.crash.contents import (
+    CACHED,
+    CACHED_3,
+    CAPACITY,
+    LARGE,
+    NAMED,
+    NEW,
+    OLD,
+    OWNED,
+    PASSING,
+    SCENARIO,
+    SMALL,
+)
 
 Outcomes = dict[str, set[bytes | None]]  # by name; None: no such object
 
@@ -353,85 +355,6 @@ def trim(store: refstore.Store) -> None:
     store.trim()
 
 
-def make_what_is_not_there(store: refstore.Store) -> None:
-    """One maker of a name, one that fails, and one whose name somebody else takes meanwhile."""
-    store.get_or_put("fresh", lambda: NEW, timeout=0.001)
-    with contextlib.suppress(ZeroDivisionError):
-        store.get_or_put("failed", lambda: 1 / 0, timeout=0.001)
-
-    def taken() -> bytes:
-        with contextlib.suppress(refstore.ObjectExistsError):
-            store.put(SMALL, name="taken")
-        return NEW
-
-    store.get_or_put("taken", taken, timeout=0.001)
-
-
-def make_from_others(store: refstore.Store) -> None:
-    """What another one makes is waited for in a factory."""
-
-    def make() -> bytes:
-        with store.get_or_put("fresh", lambda: NEW, timeout=0.001) as buf:
-            return bytes(buf)
-
-    store.get_or_put("taken", make, timeout=0.001)
-
-
-def claim_and_seal(store: refstore.Store) -> None:
-    with store.create(50000, name="fresh", claim=True) as writer:
-        memoryview(writer)[:] = bytes(50000)
-
-
-def claim_and_replace(store: refstore.Store) -> None:
-    with store.create(len(NEW), name="old", replace=True, claim=True) as writer:
-        writer.write_at(0, NEW)
-
-
-def claim_and_abort(store: refstore.Store) -> None:
-    for keeps in (False, True):
-        writer = store.create(50000, name="fresh", claim=True)
-        view = memoryview(writer) if keeps else None
-        writer.abort()
-        del view
-
-
-def wait_in_vain(store: refstore.Store) -> None:
-    """On one name, on several, on more than a kernel sleeps on at once."""
-    many = [f"nothing {k}" for k in range(500)]
-    for names in ([], ["large", "nothing"], many):
-        with contextlib.suppress(refstore.GetTimeoutError):
-            if names:
-                store.wait_any(names, count=len(names), timeout=0.001)
-            else:
-                store.wait("nothing", timeout=0.001)
-
-
-def wait_for_what_comes(store: refstore.Store) -> None:
-    with contextlib.suppress(refstore.GetTimeoutError):
-        known = store.ref("old") if "old" in store else None
-        store.wait("old", newer_than=known, timeout=0.001)
-    store.wait_any(["old", "fresh"], timeout=0.001)
-
-
-def wait_for_room(store: refstore.Store) -> None:
-    """In vain; then something comes free."""
-    for _ in range(2):
-        with contextlib.suppress(refstore.StoreFullError):
-            store.put(bytes(CAPACITY), timeout=0.001)
-        with contextlib.suppress(refstore.ObjectNotFoundError):
-            store.delete("small")
-
-
-def replace_what_is_waited_for(store: refstore.Store) -> None:
-    """Somebody has said that he may sleep on each of the words."""
-    engine: Any = store
-    for names in (["old", "small"], [f"nothing {k}" for k in range(500)]):
-        engine._watch().seen(names)
-    store.put(NEW, name="old", replace=True)
-    with contextlib.suppress(refstore.ObjectNotFoundError):
-        store.delete("small")
-
-
 def fork(store: refstore.Store) -> None:
     with store.get("large"), store.create(100) as writer:
         view = memoryview(writer)
@@ -497,25 +420,25 @@ OPERATIONS = [
     Operation("trim", trim, {}),
     Operation(
         "make_what_is_not_there",
-        make_what_is_not_there,
+        meetings.make_what_is_not_there,
         {"fresh": {None, NEW}, "taken": {None, SMALL, NEW}},
         is_timed=True,
     ),
     Operation(
         "make_from_others",
-        make_from_others,
+        meetings.make_from_others,
         {"fresh": {None, NEW}, "taken": {None, NEW}},
         is_timed=True,
     ),
-    Operation("claim_and_seal", claim_and_seal, {"fresh": {None, bytes(50000)}}),
-    Operation("claim_and_replace", claim_and_replace, {"old": {OLD, NEW}}),
-    Operation("claim_and_abort", claim_and_abort, {}),
-    Operation("wait_in_vain", wait_in_vain, {}, is_timed=True),
-    Operation("wait_for_what_comes", wait_for_what_comes, {}, is_timed=True),
-    Operation("wait_for_room", wait_for_room, _gone("small"), is_timed=True),
+    Operation("claim_and_seal", meetings.claim_and_seal, {"fresh": {None, bytes(50000)}}),
+    Operation("claim_and_replace", meetings.claim_and_replace, {"old": {OLD, NEW}}),
+    Operation("claim_and_abort", meetings.claim_and_abort, {}),
+    Operation("wait_in_vain", meetings.wait_in_vain, {}, is_timed=True),
+    Operation("wait_for_what_comes", meetings.wait_for_what_comes, {}, is_timed=True),
+    Operation("wait_for_room", meetings.wait_for_room, _gone("small"), is_timed=True),
     Operation(
         "replace_what_is_waited_for",
-        replace_what_is_waited_for,
+        meetings.replace_what_is_waited_for,
         {"old": {OLD, NEW}, **_gone("small")},
         is_timed=True,
     ),

@@ -19,8 +19,8 @@ import refstore
 from refstore import _core
 from tests.fuzz import layout
 from tests.native.crash import image
+from tests.native.crash.contents import CAPACITY, LARGE, NAMED, NEW, OWNED, SMALL
 from tests.native.crash.failpoints import failpoint
-from tests.native.crash.operations import CAPACITY, LARGE, NAMED, NEW, OWNED, SMALL
 
 OFFERED = ("offer", "if not cas_seq_cst(&v.slots[i].word, &word, offered)")
 TAKEN = ("take_offered", "return cas_seq_cst(&v.slots[i].word, &offered")

@@ -12,8 +12,8 @@ import pytest
 import refstore
 from refstore import _core
 from tests.native.crash import operations
+from tests.native.crash.contents import CAPACITY, NAMED
 from tests.native.crash.failpoints import failpoint, failpoints
-from tests.native.crash.operations import CAPACITY, NAMED
 
 pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
 

@@ -15,17 +15,10 @@ from typing import NamedTuple, NoReturn
 import refstore
 from refstore import _core
 from tests.native.crash import image
+from tests.native.crash.contents import CAPACITY, NEW, SCENARIO, SMALL
 from tests.native.crash.failpoints import Passes, failpoints
 from tests.native.crash.ledger import AccountedStore, Ledger
-from tests.native.crash.operations import (
-    CAPACITY,
-    NEW,
-    OPERATIONS,
-    SCENARIO,
-    SMALL,
-    Operation,
-    Outcomes,
-)
+from tests.native.crash.operations import OPERATIONS, Operation, Outcomes
 from tests.native.crash.scenarios import Others, Scenario
 
 
