@@ -28,9 +28,9 @@ def least(call: Callable[[], object], tries: int = 7) -> float:
 
 
 MANY: dict[str, Callable[[], Any]] = {
-    "list": lambda: [np.arange(8.0) for _ in range(10_000)],
-    "dict": lambda: {i: np.arange(4.0) for i in range(8_000)},
-    "mix": lambda: [{"a": np.arange(8), "b": [i, "text"]} for i in range(4_000)],
+    "list": lambda: [np.arange(8.0) for _ in range(50_000)],
+    "dict": lambda: {i: np.arange(4.0) for i in range(40_000)},
+    "mix": lambda: [{"a": np.arange(8), "b": [i, "text"]} for i in range(20_000)],
 }
 
 
