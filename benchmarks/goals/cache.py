@@ -12,7 +12,7 @@ from stress.measure import Loop
 from stress.support import KIB, rate
 from stress.workers import Workers
 
-Policy = Literal["lru", "s3fifo"]
+_Policy = Literal["lru", "s3fifo"]
 
 ROOM = 10_000  # objects
 SIZE = 4 * KIB
@@ -20,9 +20,9 @@ SEED = 1
 _WARM = 500_000  # gets: ever before the first that counts
 _DRAWN = 400_000  # gets that are gone through again and again
 _NAMES = [f"key {key}" for key in range(traces.KEYS)]
-POLICIES: tuple[Policy, ...] = ("lru", "s3fifo")
+_POLICIES: tuple[_Policy, ...] = ("lru", "s3fifo")
 # policy, trace, and by how many points its hit rate is to be better than that of exact LRU
-_POINTS: tuple[tuple[Policy, str, float, bool, float], ...] = (
+_POINTS: tuple[tuple[_Policy, str, float, bool, float], ...] = (
     ("lru", "Zipf 0.8", 0.8, False, -1.0),
     ("lru", "Zipf 1.0", 1.0, False, -1.0),
     ("lru", "Zipf 0.9, shifting", 0.9, True, -1.0),
@@ -54,7 +54,7 @@ def _hit_rates(gets: int) -> Iterator[Row]:
         )
 
 
-def _hits(policy: Policy, trace: Sequence[int], warm: int) -> float:
+def _hits(policy: _Policy, trace: Sequence[int], warm: int) -> float:
     with Store.temporary(ROOM * SIZE, evict=policy) as store:
         look = _looker(store)
         look(trace[:warm])
@@ -86,7 +86,7 @@ def churn(effort: Effort) -> Sequence[Row]:
 def _churn_alone(effort: Effort) -> Iterator[Row]:
     trace = traces.zipf(1.0, _DRAWN, SEED)
     for copies in (False, True):
-        for policy in POLICIES:
+        for policy in _POLICIES:
             with Store.temporary(ROOM * SIZE, evict=policy) as store:
                 what = f"full cache, evict={policy!r} / OrderedDict"
                 yield timed(
@@ -100,7 +100,7 @@ def _churn_alone(effort: Effort) -> Iterator[Row]:
 
 
 def _churn_together(effort: Effort) -> Iterator[Row]:
-    for policy in POLICIES:
+    for policy in _POLICIES:
         with Store.temporary(ROOM * SIZE, evict=policy) as store:
 
             def setup(index: int, store: Store = store) -> dict[str, Loop]:

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 
 from benchmarks.goals.row import Effort, Goal, Row, timed
 from refstore import Store
+from stress import loops
 from stress.measure import Loop
 from stress.support import MIB, duration, reaped
 
@@ -25,24 +26,13 @@ def present(effort: Effort) -> Sequence[Row]:
     with Store.temporary(MIB) as store:
         store.put(bytes(64), name="n")
         what = "get_or_put of a name that is there / get by name"
-        return [timed(what, effort, _asked(store), _got(store), Goal(1.1))]
+        return [timed(what, effort, _asked(store), loops.gets(store, "n"), Goal(1.1))]
 
 
 def _asked(store: Store) -> Loop:
     def run(turns: int) -> None:
-        get_or_put = store.get_or_put
         for _ in repeat(None, turns):
-            with get_or_put("n", bytes):
-                pass
-
-    return run
-
-
-def _got(store: Store) -> Loop:
-    def run(turns: int) -> None:
-        get = store.get
-        for _ in repeat(None, turns):
-            with get("n"):
+            with store.get_or_put("n", bytes):
                 pass
 
     return run

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import engines
 import helpers
+import libraries
 import ml_dtypes
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_an_object_is_made_again(store: refstore.Store, make_store: MakeStore, o
 
 @objects
 @pytest.mark.once("names the engine of each store")
-@engines.needs_core
+@libraries.needed("refstore._core")
 def test_a_header_goes_from_engine_to_engine(obj: Any) -> None:
     with (
         refstore.Store.temporary("4MiB", backend="native") as native,

@@ -21,8 +21,6 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
-
 TESTS = Path(__file__).resolve().parents[1]
 ENGINES = ("native", "filelock")
 VARIABLE = "REFSTORE_BACKEND"
@@ -72,7 +70,6 @@ OF_FOLDERS: dict[str, tuple[str, ...]] = {
 SAME_ON_DEBUG = ("unit", "project", "native/model", "native/mutants")
 
 HAS_CORE = importlib.util.find_spec("refstore._core") is not None
-needs_core = pytest.mark.skipif(not HAS_CORE, reason="needs both engines")
 
 
 def exports_by_itself() -> bool:
