@@ -66,15 +66,15 @@ def _begin_each(c: Change, att: Attachment, batch: Sequence[One]) -> None:
     begin: Callable[[One], None] = functools.partial(_begin_one, c, att)
     evict = functools.partial(att.try_with_eviction, c, _begin_one, att)
     for k, one in enumerate(batch):
-        story = None
+        lack = None
         try:
             begin(one)
         except slots.NoRoomError as error:
-            story = error.arguments()
-        if story is not None:
+            lack = error.arguments()
+        if lack is not None:
             c.commit()
             if begin is evict or not eviction.may_fit(c, [one.wanted.units for one in batch[k:]]):
-                raise slots.NoRoomError(*story)
+                raise slots.NoRoomError(*lack)
             begin = evict
             begin(one)
         if c.is_full():
@@ -190,8 +190,7 @@ class BatchCalls(Opened):
     ) -> list[buffers.PinnedBuffer]:
         call = self._call
         att, asked = call.att, _listed(keys)
-        if timeout != 0:
-            call.until = deadline_of(timeout)
+        call.until = deadline_of(timeout)
         parsed = [self._parse(att, key) for key in asked]
         what, pins, missing = f"get_many() of {len(asked)} keys", list[Pin](), list[str]()
 

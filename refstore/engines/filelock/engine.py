@@ -185,8 +185,7 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
         meta: bytes = b"",
     ) -> writers.Writer:
         call = self._call
-        if timeout != 0:
-            call.until = deadline_of(timeout)
+        call.until = deadline_of(timeout)
         require_bytes_or_shape(nbytes, shape, dtype, header)
         require_order(order)
         require_name(claim, name)

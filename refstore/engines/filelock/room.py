@@ -110,10 +110,10 @@ class RoomKeeper(Membership):
             try:
                 return operation(c, *args)
             except slots.NoRoomError as error:  # of which a signal handler's keeps nothing
-                story, units = error.arguments(), error.units
+                lack, units = error.arguments(), error.units
             remedies = remedies or iter((self._recover_sometimes, self._evict))
             if units is None or not any(remedy(c, units) for remedy in remedies):
-                raise slots.NoRoomError(*story)
+                raise slots.NoRoomError(*lack)
 
     def _recover_sometimes(self, c: Change, _: int) -> bool:
         # where something is evicted for each put, the locks of all rows would take longer than it

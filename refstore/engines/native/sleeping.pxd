@@ -21,7 +21,7 @@ cdef inline uint64_t deadline_ns(object timeout) except? 0:
     at = deadline_of(timeout)
     if at is None:
         return FOREVER
-    return <uint64_t>(<double>at * 1e9) if timeout > 0 else 0
+    return <uint64_t>(<double>at * 1e9)
 
 
 cdef inline bint is_attached_alone(View *v) noexcept nogil:
