@@ -177,7 +177,7 @@ class GetTimeoutError(RefstoreError, TimeoutError):
     """A wait ended with its time, and nothing had come. A TimeoutError, too.
 
     Parameters:
-        pid: of get_or_put(): the process that is making the object; else None.
+        pid: of the process that has claimed the name, and is making its object; else None.
         ready: of wait_any(): the names that have objects.
 
     Example:

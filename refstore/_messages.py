@@ -115,11 +115,14 @@ _OF_MAX_OBJECTS = "object slots (max_objects) are in use"
 NO_MEMORY = "the system gave no memory"
 NO_EXTENT = "no free extent is large enough"
 OVER_CAPACITY = "it is more than the capacity"
+OVER_WITH_META = f"with its description and meta {OVER_CAPACITY}"
 
 
 def _what_to_do(needed: int, why: str) -> str:
     if why == OVER_CAPACITY:
         return f"Make a store with a capacity of {needed} or more, or put it in parts"
+    if why == OVER_WITH_META:
+        return "Make a store with a larger capacity, or put what is large in an object of its own"
     if why.endswith(_OF_MAX_OBJECTS):
         return "Delete objects, or make a store with a larger max_objects"
     return "Delete or release objects, or make a larger store"

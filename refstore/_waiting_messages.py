@@ -19,11 +19,15 @@ def claimed(path: str, name: str, pid: int) -> ObjectExistsError:
     )
 
 
-def not_published(path: str, name: str, seconds: float) -> GetTimeoutError:
-    """Nothing has the name after a wait."""
+def not_published(path: str, name: str, seconds: float, maker: int | None = None) -> GetTimeoutError:
+    """Nothing has the name after a wait. `maker`: pid of who has claimed it, if that is known."""
+    what = "see whether its publisher runs, or give a longer timeout"
+    if maker is not None:
+        what = f"process {maker} has claimed it; see what it does, or give a longer timeout"
     return GetTimeoutError(
         f"nothing was published as {name!r} in store {path!r} within {float(seconds):g} seconds: "
-        "see whether its publisher runs, or give a longer timeout"
+        f"{what}",
+        pid=maker,
     )
 
 
@@ -60,6 +64,14 @@ def own_factory(path: str, name: str) -> RefstoreError:
     return RefstoreError(
         f"get_or_put({name!r}) in store {path!r} would wait for ever: that object is being made by "
         "this very thread, or by a factory that waits for an object that this thread makes"
+    )
+
+
+def own_writer(path: str, name: str) -> RefstoreError:
+    """The only thread of a process waits for what its own Writer has claimed."""
+    return RefstoreError(
+        f"get_or_put({name!r}) in store {path!r} would wait for ever: a Writer of this process has "
+        "claimed the name, and no other thread could seal it"
     )
 
 

@@ -134,11 +134,22 @@ def test_a_claim_that_is_given_up_is_taken_over(store: refstore.Store) -> None:
 def test_waits_for_a_claim_end_with_their_time(store: refstore.Store) -> None:
     with claimed(store):
         for wait in (store.get, store.wait):
-            with pytest.raises(refstore.GetTimeoutError):
+            with pytest.raises(refstore.GetTimeoutError, match="has claimed it") as caught:
                 wait("n", timeout=0.05)
+            assert caught.value.pid == os.getpid()
+        with pytest.raises(refstore.GetTimeoutError, match="has claimed it") as caught:
+            store.get_many(["n"], timeout=0.05)
+        assert caught.value.pid == os.getpid()
         with pytest.raises(refstore.GetTimeoutError) as caught:
             store.get_or_put("n", lambda: b"x", timeout=0.05)
         assert caught.value.pid == os.getpid()
+
+
+def test_a_wait_for_ones_own_writer_is_an_error(store: refstore.Store) -> None:
+    with claimed(store), pytest.raises(refstore.RefstoreError, match="would wait for ever"):
+        store.get_or_put("n", lambda: b"x")
+    with store.get_or_put("n", lambda: b"x") as buf:
+        assert bytes(buf) == b"claimed"
 
 
 # --- beside an object that has the name

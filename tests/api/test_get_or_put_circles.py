@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from making import LONG, Making, assert_nothing_left, never
@@ -32,6 +33,22 @@ def test_a_factory_that_asks_for_its_own_name_is_an_error(store: refstore.Store)
         return b"made"
 
     assert bytes(store.get_or_put("n", factory)) == b"made"
+
+
+class AsksForItself:
+    """Pickled with an object of the store, that of the name under which it is put."""
+
+    def __init__(self, store: refstore.Store) -> None:
+        self.store = store
+
+    def __reduce__(self) -> Any:
+        return bytes, (bytes(self.store.get_or_put("n", never)),)
+
+
+def test_a_value_whose_pickle_asks_for_its_name_is_an_error(store: refstore.Store) -> None:
+    with pytest.raises(refstore.RefstoreError, match="would wait for ever"):
+        store.get_or_put("n", lambda: [AsksForItself(store)])
+    assert_nothing_left(store)
 
 
 def test_a_factory_that_comes_back_to_its_name_is_an_error(store: refstore.Store) -> None:

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from refstore import _messages, _waiting_messages
 from refstore._arguments import checked_names, deadline_of
 from refstore._errors import ObjectExistsError, ObjectNotFoundError
+from refstore._names import encode_name
 from refstore._refs import ObjectRef, make_ref
 from refstore.engines.filelock import buffers, claims, eviction, lookups, slots
 from refstore.engines.filelock.attachment import SMALL, Attachment
@@ -215,7 +216,8 @@ class BatchCalls(Opened):
             generations = self._look_until_found(call, what, look)
             if generations is None:
                 assert timeout is not None
-                raise _waiting_messages.not_published(att.path, missing[0], timeout)
+                maker = call.run(what, claims.maker_of, encode_name(missing[0]))
+                raise _waiting_messages.not_published(att.path, missing[0], timeout, maker)
             private = bool(writable)
             return [
                 buffers.pinned(att, pin, generation, private)

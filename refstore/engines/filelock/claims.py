@@ -23,7 +23,7 @@ from refstore.engines.filelock.prepare import BYTES
 if TYPE_CHECKING:
     from refstore.engines.filelock.attachment import Attachment
 
-__all__ = ["Claim", "Claims", "find_replaced", "make", "of_others", "stop_waiting"]
+__all__ = ["Claim", "Claims", "find_replaced", "make", "maker_of", "of_others", "stop_waiting"]
 
 Claims = set[tuple[int, int]]  # slots and generations
 
@@ -33,6 +33,7 @@ class Claim(NamedTuple):
 
     row: int  # its maker's
     pid: int
+    is_hard: bool
     leads_back: bool  # its maker waits for an object that the caller makes
 
 
@@ -80,7 +81,13 @@ def of_others(c: Change, att: Attachment, utf8: bytes, own: Claims) -> Claim | N
         return of_others(c, att, utf8, own)
     row = c[c.file.slot(claim) + MAKER]
     leads_back = bool(own) and _leads_back(c, att, own, claim)
-    return Claim(row, process_table.pid_of(c, row), leads_back)
+    return Claim(row, process_table.pid_of(c, row), slots.is_hard(c, claim), leads_back)
+
+
+def maker_of(c: Change, utf8: bytes) -> int | None:
+    """The pid of who has claimed a name."""
+    claim = names.look(c, utf8)[1]
+    return None if claim is None else process_table.pid_of(c, c[c.file.slot(claim) + MAKER])
 
 
 def make(c: Change, att: Attachment, call: Call) -> None:

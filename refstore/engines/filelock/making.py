@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from refstore import _waiting_messages
+from refstore import _threads, _waiting_messages
 from refstore._arguments import deadline_of
 from refstore._errors import ObjectExistsError
 from refstore._names import encode_name
@@ -101,6 +101,9 @@ class MakingCalls(Opened):
                 is_waiting = bool(own)
                 if found.leads_back:
                     raise _waiting_messages.own_factory(att.path, name)
+                is_own_writer = found.is_hard and found.row == att.row
+                if call.until is None and is_own_writer and not _threads.has_others():
+                    raise _waiting_messages.own_writer(att.path, name)
                 if not call.left(POLL):
                     seconds = 0.0 if timeout is None else timeout
                     raise _waiting_messages.not_made(att.path, name, found.pid, seconds)
@@ -114,11 +117,11 @@ class MakingCalls(Opened):
         token = _making.set((*_making.get(), (call.att.tag, call.slot, call.generation)))
         try:
             made = factory()
+            call.life.require_ours(call.att.path)
+            self._attachment  # noqa: B018  the factory may have closed the store
+            return prepare(made)
         finally:
             _making.reset(token)
-        call.life.require_ours(call.att.path)
-        self._attachment  # noqa: B018  the factory may have closed the store
-        return prepare(made)
 
 
 def _sleep_while_made(call: Call, seen: int, row: int) -> None:

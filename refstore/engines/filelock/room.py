@@ -72,7 +72,7 @@ class RoomKeeper(Membership):
         remedies: Iterator[Callable[[Call], bool]] | None = None
         while True:
             found = self._run(call, what, operation, *args)
-            if not isinstance(found, slots.NoRoomError) or str(found) == _messages.OVER_CAPACITY:
+            if not isinstance(found, slots.NoRoomError) or _is_hopeless(found):
                 return found
             remedies = remedies or iter((self._recover, self._collect_garbage))
             if not any(remedy(call) for remedy in remedies):
@@ -213,7 +213,7 @@ class RoomKeeper(Membership):
 
     def _would_wait_in_vain(self, call: Call, lack: slots.NoRoomError) -> bool:
         """Whether nobody but the calling thread could ever make the room."""
-        if str(lack) == _messages.OVER_CAPACITY:
+        if _is_hopeless(lack):
             return True
         return not _threads.has_others() and call.run("counting", self._is_up_to_us, lack)
 
@@ -227,6 +227,10 @@ class RoomKeeper(Membership):
         """Whether the file is gone, so that nobody can attach any more."""
         fd = self.file.descriptor_or_none()
         return fd >= 0 and os.fstat(fd).st_nlink == 0
+
+
+def _is_hopeless(lack: slots.NoRoomError) -> bool:
+    return str(lack).endswith(_messages.OVER_CAPACITY)
 
 
 def _could_fit(c: Change, units: int, total: int) -> bool:

@@ -203,7 +203,8 @@ def claim(c: Change, wanted: Wanted, by: By, near: bool, own: int | None = None)
     """
     file, units = c.file, wanted.units
     if wanted.nbytes > file.header.capacity or units > file.g.units:
-        raise NoRoomError(_messages.OVER_CAPACITY)
+        is_over = wanted.nbytes > file.header.capacity
+        raise NoRoomError(_messages.OVER_CAPACITY if is_over else _messages.OVER_WITH_META)
     if own is None and not has_slot(c):
         raise NoRoomError(_messages.no_slot(file.g.max_objects), units)
     unit = extents.find(c, units)

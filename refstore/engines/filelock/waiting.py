@@ -17,7 +17,7 @@ from refstore._arguments import checked_count, deadline_of, listed_names
 from refstore._errors import RefstoreError
 from refstore._names import encode_name
 from refstore._refs import ObjectRef, parts_of
-from refstore.engines.filelock import buffers, lookups, slots
+from refstore.engines.filelock import buffers, claims, lookups, slots
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.call import POLL, Call
 from refstore.engines.filelock.layout import MAX_PINS, PAGE
@@ -93,7 +93,8 @@ class WaitingCalls(Opened):
         assert timeout is not None
         if known is not None and call.run(what, lookups.locate, utf8) == known:
             raise _waiting_messages.not_replaced(att.path, name, timeout)
-        raise _waiting_messages.not_published(att.path, name, timeout)
+        maker = call.run(what, claims.maker_of, utf8)
+        raise _waiting_messages.not_published(att.path, name, timeout, maker)
 
     def wait_any(
         self, names: Iterable[str], *, count: SupportsIndex = 1, timeout: float | None = None

@@ -346,7 +346,7 @@ cdef inline int take_small(View *v, uint64_t nbytes, uint64_t *slot) noexcept no
 cdef inline int commit_run_block(View *v, Slot *slot) noexcept nogil:
     cdef:
         Run *run = &v.runs[slot.run - 1]
-        uint64_t size = class_nbytes(slot.size_class)
+        uint64_t size = v.class_sizes[slot.size_class]
         int got
     if not run_is_sound(v, run, <uint64_t>slot.size_class + 1) \
             or (slot.block + 1) * size > run.pages * <uint64_t>PAGE:
@@ -375,6 +375,15 @@ cdef inline int place_block(View *v, uint64_t i) noexcept nogil:
     return 0 if is_committed(v, extent_first(extent), extent_pages(extent)) else ERR_UNCOMMITTED
 
 
+cdef inline int place_taken(View *v, uint64_t i) noexcept nogil:
+    # As place_block(), of what we have just taken. On an error but ERR_UNCOMMITTED it is given
+    # back; but not on ERR_DAMAGED, since its record is wrong: it is leaked on purpose.
+    cdef int got = place_block(v, i)
+    if got != 0 and got != ERR_UNCOMMITTED and got != ERR_DAMAGED:
+        unclaim(v, i)
+    return got
+
+
 cdef inline int take_spare(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:
     # As allocate_block(), if a block of the very size came free where we look first: without a
     # lock. Else ERR_FULL.
@@ -386,11 +395,8 @@ cdef inline int take_spare(View *v, uint64_t nbytes, uint64_t *slot) noexcept no
         found = take_recent(v, (nbytes + PAGE - 1) // PAGE, slot)
     if not found:
         return ERR_FULL
-    got = place_block(v, slot[0])
-    if got != ERR_NO_MEMORY:
-        return got
-    unclaim(v, slot[0])
-    return ERR_FULL
+    got = place_taken(v, slot[0])
+    return ERR_FULL if got == ERR_NO_MEMORY else got
 
 
 cdef inline int allocate_block(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:
@@ -412,10 +418,7 @@ cdef inline int allocate_block(View *v, uint64_t nbytes, uint64_t *slot) noexcep
         got = take_extent(v, (nbytes + PAGE - 1) // PAGE, slot)
     if got != 0:
         return got
-    got = place_block(v, slot[0])
-    if got == 0 or got == ERR_UNCOMMITTED or got == ERR_DAMAGED:
-        return got              # ERR_DAMAGED: the slot is leaked on purpose, its record is wrong
-    unclaim(v, slot[0])
+    got = place_taken(v, slot[0])
     if got != ERR_NO_MEMORY or not take_anywhere(v, class_of(nbytes), True, slot):
         return got
-    return place_block(v, slot[0])
+    return place_taken(v, slot[0])

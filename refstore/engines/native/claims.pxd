@@ -81,7 +81,7 @@ cdef inline int claim_locked(View *v, uint64_t i, const Name *name, bint replace
         return ERR_EXISTS
     if got != 0 and kind_of_error(got) != ERR_NOT_FOUND:
         return got
-    if find_claim(v, name, &other) and (other.is_hard or not is_hard):
+    if found.any_alike and find_claim(v, name, &other) and (other.is_hard or not is_hard):
         return blocked_by(ERR_CLAIMED, word_row(other.word))
     # [seal] name and flags; before the index, which may take the place of what is none
     store_release(&slot.word, make_word(generation, CLAIMED, v.row))

@@ -7,7 +7,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.string cimport memset
 
-from refstore.engines.native.atomics cimport load_acquire
+from refstore.engines.native.atomics cimport load_acquire, unlikely
 from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_CLAIMED, ERR_EXISTS, ERR_NOT_FOUND, kind_of_error,
 )
@@ -52,6 +52,16 @@ cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
     return ERR_NOT_FOUND
 
 
+cdef int remove_again(View *v, object key, const Name *name, int got) except? -128:
+    # after an error, which may pass
+    cdef uint64_t since = 0
+    while got < 0 and may_retry(v, &got, &since):
+        got = remove_key(v, key, name)
+    if got < 0:
+        recover_blocker_of(v, got)
+    return got
+
+
 @cython.no_gc_clear     # what it owns goes when it is collected, in whatever order
 cdef class ObjectCalls:
     # The calls on single objects, but for those that may wait, and those that report.
@@ -68,12 +78,16 @@ cdef class ObjectCalls:
             self.att = None
             att.close_store()
 
+    @cython.final
     cdef inline Attachment use(self):
+        if self.att is None or self.att.view.alive[0] == 0:
+            self.refuse()
+        return self.att
+
+    cdef int refuse(self) except -1:
         if self.att is None:
             raise _messages.closed()
-        if self.att.view.alive[0] == 0:
-            raise RefstoreError(_messages.forked(self.att.path))
-        return self.att
+        raise RefstoreError(_messages.forked(self.att.path))
 
     def _open(self, Attachment att not None):
         self.close_store()
@@ -109,9 +123,7 @@ cdef class ObjectCalls:
             if not replace:
                 require_free_name(&att.view, name, &parsed)
         put_any(att, &draft, obj)
-        ref.slot = draft.slot
-        ref.generation = draft.generation
-        ref.tag = att.view.tag
+        set_ref(ref, att.view.tag, draft.slot, draft.generation)
         publish_object(&att.view, &draft, name, &parsed, replace)
         if draft.owned:
             att.delete_unless_open()
@@ -193,19 +205,17 @@ cdef class ObjectCalls:
         if got < 0:
             raise get_error(&att.view, got, key, is_foreign(&att.view, key))
 
+    @cython.final
     cdef inline int remove_one(self, View *v, object key) except? -128:
         # 0 or more, or an error.
         cdef Name name
-        cdef uint64_t since = 0
         cdef int got
         if type(key) is not ObjectRef:
             read_name(v, key, &name, True)
         got = remove_key(v, key, &name)
-        while got < 0 and may_retry(v, &got, &since):
-            got = remove_key(v, key, &name)
-        if got < 0:
-            recover_blocker_of(v, got)
-        else:
+        if unlikely(got < 0):
+            got = remove_again(v, key, &name, got)
+        if got >= 0:
             recover_blocker_if_dead(v, got)
             count(v, COUNT_DELETES, 1)
         return got
@@ -341,6 +351,13 @@ cdef object NO_META = b""
 
 cdef inline int read_terms(Draft *draft, object timeout, object owned, object evictable,
                            object meta) except -1:
+    if timeout is NO_WAIT and owned is False and evictable is None and meta is NO_META:
+        return 0
+    return read_given_terms(draft, timeout, owned, evictable, meta)
+
+
+cdef int read_given_terms(Draft *draft, object timeout, object owned, object evictable,
+                          object meta) except -1:
     if timeout is not NO_WAIT:
         draft.deadline = deadline_ns(timeout)
     if owned is not False or evictable is not None:
@@ -399,6 +416,10 @@ cdef inline int claim_hard(View *v, Draft *draft, object text, const Name *name,
 cdef inline int put_any(Attachment att, Draft *draft, object obj) except -1:
     if type(obj) is bytes:
         return put_bytes(&att.view, draft, obj)
+    return put_other(att, draft, obj)
+
+
+cdef int put_other(Attachment att, Draft *draft, object obj) except -1:
     if type(obj) is cnp.ndarray and not (<cnp.ndarray>obj).dtype.hasobject:
         return put_array(&att.view, draft, obj)
     if isinstance(obj, (bytearray, memoryview)):

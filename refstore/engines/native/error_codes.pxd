@@ -22,6 +22,7 @@ cdef enum Error:
     ERR_HELD = -14          # a process that lives holds a lock for long: wait, then try again
     ERR_UNCOMMITTED = -15   # no error: the block has yet to get its memory, which takes long
     ERR_CLAIMED = -17       # a living process has claimed the name
+    ERR_TOO_LARGE = -18     # for the whole store, with what lies behind the payload
     ERR_SIGNALS = -16       # too fast for the kernel to make a page: look at them, then try again
 
 

@@ -6,7 +6,7 @@ from libc.string cimport memset
 from refstore.engines.native.atomics cimport load_acquire
 from refstore.engines.native.error_codes cimport (
     blocker_of, ERR_BUSY, ERR_CLAIMED, ERR_DAMAGED, ERR_EXISTS, ERR_FULL_SLOTS, ERR_INDEX,
-    ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, kind_of_error,
+    ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, ERR_TOO_LARGE, kind_of_error,
 )
 from refstore.engines.native.layout cimport KEPT, MAX_ROWS, PAGE, Row
 from refstore.engines.native.geometry cimport block_nbytes
@@ -57,6 +57,8 @@ cdef inline str why_full(View *v, uint64_t needed, int error):
         return "the name index is full around this name"
     if needed > v.header.capacity:
         return _messages.OVER_CAPACITY
+    if error == ERR_TOO_LARGE:
+        return _messages.OVER_WITH_META
     return _messages.NO_EXTENT
 
 

@@ -25,7 +25,7 @@ from refstore.engines.native.put cimport (
 )
 
 from contextvars import ContextVar
-from refstore import _waiting_messages
+from refstore import _threads, _waiting_messages
 from refstore._errors import ObjectExistsError, StoreFullError
 
 cdef enum MakingLimit:
@@ -124,6 +124,7 @@ cdef class Making:
                     if self.claim_name():
                         return ERR_NOT_FOUND
                 elif not self.recover_maker(&claim):
+                    self.require_no_writer(&claim)
                     suspicions = self.require_no_circle(&claim, own, suspicions)
                     self.sleep(&nap, &claim, own)
         finally:
@@ -141,6 +142,13 @@ cdef class Making:
         if got < 0:
             raise blocked(v, got, f"get_or_put({self.name!r})")
         return got == 1
+
+    cdef int require_no_writer(self, const Claim *claim) except -1:
+        # An error if the claim is that of a Writer which only this very thread could seal.
+        if self.terms.deadline == FOREVER and claim.is_hard \
+                and word_row(claim.word) == self.att.view.row and not _threads.has_others():
+            raise _waiting_messages.own_writer(self.att.path, self.name)
+        return 0
 
     cdef int require_no_circle(self, const Claim *claim, list own, int suspicions) except -1:
         # How many looks in a row have seen that the maker waits for us. Of all in the circle, the
@@ -204,22 +212,21 @@ cdef class Making:
     cdef bint make(self, Found *found) except -1:
         # Whether it is put, with a pin of ours; else somebody else has put something meanwhile.
         cdef View *v = &self.att.view
+        claim = v.tag, self.claim.slot, self.claim.generation
         try:
-            if not self.is_made:
-                self.call_factory()
-            return self.put_made(found)
+            token = own_claims.set((*own_claims.get(), claim))
+            try:
+                if not self.is_made:
+                    self.call_factory()
+                return self.put_made(found)
+            finally:
+                own_claims.reset(token)
         finally:
             discard(v, &self.claim)
 
     cdef int call_factory(self) except -1:
-        claims = own_claims.get()
-        claim = self.att.view.tag, self.claim.slot, self.claim.generation
-        token = own_claims.set((*claims, claim))
-        try:
-            self.made = self.factory()
-            self.is_made = True
-        finally:
-            own_claims.reset(token)
+        self.made = self.factory()
+        self.is_made = True
         python_ran(&self.att.view, self.terms.life, "a factory")
         self.store.use()
         return 0

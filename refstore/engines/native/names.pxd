@@ -38,6 +38,7 @@ cdef struct Found:
     uint64_t generation
     uint64_t *cell
     uint64_t cell_value
+    bint any_alike              # a cell on the way that the name might have: of it, or of a claim
 
 
 cdef inline uint64_t rotl(uint64_t x, int n) noexcept nogil:
@@ -214,6 +215,7 @@ cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found,
         if cell == 0 or (cell ^ make_cell(0, 0, name.hashed)) & 0xFFFF:
             continue
         failpoint()
+        found.any_alike = True
         found.slot = cell_slot(cell)
         got = ERR_NOT_FOUND
         word = word_behind(v, cell)
@@ -248,6 +250,7 @@ cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcep
         int rounds = 0
         bint moved = True
         uint64_t bucket
+    found.any_alike = False
     while moved:
         moved = False
         rounds += 1

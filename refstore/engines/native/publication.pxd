@@ -89,7 +89,7 @@ cdef inline int publish(View *v, uint64_t i, bint replace, uint64_t claim) noexc
         got = ERR_EXISTS
     elif found < 0 and kind_of_error(found) != ERR_NOT_FOUND:
         got = found
-    elif claim != i + 1 and find_claim(v, &name, &other) and other.is_hard:
+    elif claim != i + 1 and old.any_alike and find_claim(v, &name, &other) and other.is_hard:
         got = blocked_by(ERR_CLAIMED, word_row(other.word))
     else:
         got = publish_locked(v, i, hashed, &old, found >= 0, claim)
@@ -108,7 +108,7 @@ cdef inline int remove(View *v, uint64_t i, uint64_t generation) noexcept nogil:
     # belongs to this generation if the CAS of condemn() succeeds.
     cdef uint64_t hashed
     cdef int got
-    if i >= v.slot_limit or i >= slots_used(v):
+    if i >= slots_used(v):
         return ERR_NOT_FOUND
     hashed = load_acquire(&v.slots[i].name_hash)                         # [seal]
     failpoint()

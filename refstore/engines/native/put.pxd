@@ -16,9 +16,11 @@ from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign, load_relaxed, unlikely
-from refstore.engines.native.error_codes cimport ERR_FULL, ERR_INDEX, ERR_UNCOMMITTED, kind_of_error
+from refstore.engines.native.error_codes cimport (
+    ERR_INDEX, ERR_TOO_LARGE, ERR_UNCOMMITTED, kind_of_error,
+)
 from refstore.engines.native.layout cimport (
-    EVICTABLE, FLAG_HARD_CLAIM, FLAG_META, KIND_BYTES, Label, Slot,
+    EVICTABLE, FLAG_HARD_CLAIM, FLAG_META, KIND_BYTES, Label, PAGE, Slot,
 )
 from refstore.engines.native.geometry cimport block_nbytes, class_nbytes, class_of
 from refstore.engines.native.view cimport label_at, meta_at, View
@@ -105,10 +107,10 @@ cdef inline void discard(View *v, Draft *draft) noexcept:
 
 cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t spill) except NULL:
     # A slot of ours with room for the payload, and `spill` bytes of description behind it.
-    cdef int got = ERR_FULL
-    if nbytes <= v.header.capacity:
-        got = allocate_slot(v, nbytes + spill + draft.meta_room,
-                            draft.deadline, draft.is_closed, &draft.slot)
+    cdef uint64_t behind = spill + draft.meta_room
+    cdef int got = ERR_TOO_LARGE
+    if nbytes <= v.header.capacity and nbytes + behind <= v.g.pages * PAGE:
+        got = allocate_slot(v, nbytes + behind, draft.deadline, draft.is_closed, &draft.slot)
     if got != 0:
         raise room_error(v, got, nbytes, draft.deadline != 0)
     start_slot(v, draft, nbytes)
@@ -166,10 +168,10 @@ cdef inline int require_committed(View *v, Draft *draft, bint label) except -1:
     return 0
 
 
-cdef inline int write_name(View *v, uint64_t i, const Name *name) except -128:
+cdef inline int write_name(View *v, uint64_t i, const Name *name) noexcept nogil:
     # 0, or an error
     cdef Label *label
-    cdef int got = ensure_committed(v, i, True)
+    cdef int got = commit_labels(v, i)
     if got == 0:
         label = label_at(v, i)
         assign(label.name_nbytes, <uint8_t>name.nbytes)
@@ -179,61 +181,85 @@ cdef inline int write_name(View *v, uint64_t i, const Name *name) except -128:
     return got
 
 
-cdef inline int claim_for(View *v, const Draft *draft, const Name *name, bint is_hard,
-                          bint replace) except -128:
+cdef inline int claim_once(View *v, const Draft *draft, const Name *name, bint is_hard,
+                           bint replace) noexcept nogil:
     # As claim_name(), of the draft's slot.
-    cdef uint64_t since = 0
     cdef int got = write_name(v, draft.slot, name)
     if got != 0:
         return got
     if is_hard:
         assign(v.slots[draft.slot].flags, v.slots[draft.slot].flags | FLAG_HARD_CLAIM)
-    got = claim_name(v, draft.slot, replace)
-    while got < 0 and may_retry_until(v, &got, &since, draft.deadline):
-        got = claim_name(v, draft.slot, replace)
-    return got
+    return claim_name(v, draft.slot, replace)
 
 
-cdef inline int publish_named(View *v, const Draft *draft, Name *name, bint replace) except -128:
-    # As publish().
-    cdef uint64_t i = draft.slot
+cdef inline int claim_for(View *v, const Draft *draft, const Name *name, bint is_hard,
+                          bint replace) except -128:
+    # The same, until the time is over.
     cdef uint64_t since = 0
-    cdef int got = 0
-    if draft.claim != i + 1:            # else others read its name already
-        got = write_name(v, i, name)
-    if got == 0:
-        got = publish(v, i, replace, draft.claim)
+    cdef int got = claim_once(v, draft, name, is_hard, replace)
     while got < 0 and may_retry_until(v, &got, &since, draft.deadline):
-        got = publish(v, i, replace, draft.claim)
+        got = claim_once(v, draft, name, is_hard, replace)
     return got
 
 
-cdef inline int publish_object(View *v, const Draft *draft, object text, Name *name,
-                               bint replace) except -1:
-    # Seals what we wrote. If this fails it is given up.
+cdef inline int publish_once(View *v, const Draft *draft, const Name *name,
+                             bint replace) noexcept nogil:
+    # As publish().
+    cdef int got = 0
+    if draft.claim != draft.slot + 1:   # else others read its name already
+        got = write_name(v, draft.slot, name)
+    return publish(v, draft.slot, replace, draft.claim) if got == 0 else got
+
+
+cdef inline int publish_again(View *v, const Draft *draft, object text, const Name *name,
+                              bint replace, int got) except -1:
+    # After an error, which may pass; if it stays, what we wrote is given up.
     cdef uint64_t i = draft.slot
     cdef uint64_t nbytes = v.slots[i].nbytes
+    cdef uint64_t since = 0
+    try:
+        while got < 0 and may_retry_until(v, &got, &since, draft.deadline):
+            got = publish_once(v, draft, name, replace)
+    except BaseException:
+        if is_same_process(v, draft.life):
+            give_up_to_views(v, i)
+        raise
+    if got < 0:
+        if kind_of_error(got) != ERR_INDEX:     # then it is condemned already
+            give_up_to_views(v, i)
+        recover_blocker_of(v, got)
+        raise put_error(v, got, nbytes, text)
+    return got
+
+
+cdef inline int publish_or_queue(View *v, const Draft *draft, object text, const Name *name,
+                                 bint replace) except -1:
+    # Of what has a name, or belongs in a queue.
+    cdef uint64_t i = draft.slot
     cdef uint64_t generation = word_generation(load_relaxed(&v.slots[i].word))  # relaxed: ours
     cdef int queue = first_queue(v, i, name.hashed) if v.has_queues else -1
     cdef int got
-    failpoint()
     if name.hashed == 0:
         seal(v, i)
     else:
-        try:
-            got = publish_named(v, draft, name, replace)
-        except BaseException:
-            if is_same_process(v, draft.life):
-                give_up_to_views(v, i)
-            raise
-        if got < 0:
-            if kind_of_error(got) != ERR_INDEX:     # then it is condemned already
-                give_up_to_views(v, i)
-            recover_blocker_of(v, got)
-            raise put_error(v, got, nbytes, text)
+        got = publish_once(v, draft, name, replace)
+        if unlikely(got < 0):
+            got = publish_again(v, draft, text, name, replace, got)
         recover_blocker_if_dead(v, got)         # of what was replaced
     if queue >= 0:
         push(v, queue, i, generation)
+    return 0
+
+
+cdef inline int publish_object(View *v, const Draft *draft, object text, const Name *name,
+                               bint replace) except -1:
+    # Seals what we wrote. If this fails it is given up.
+    cdef uint64_t nbytes = v.slots[draft.slot].nbytes
+    failpoint()
+    if name.hashed == 0 and not v.has_queues:
+        seal(v, draft.slot)
+    else:
+        publish_or_queue(v, draft, text, name, replace)
     count_put(v, nbytes)
     return 0
 

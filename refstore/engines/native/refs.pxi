@@ -2,7 +2,7 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint64_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore import _messages
@@ -19,27 +19,25 @@ def reduce_refs_by(function):
 @cython.final
 @cython.freelist(1024)
 cdef class ObjectRef:
-    cdef uint64_t slot
+    cdef uint32_t slot
+    cdef bint is_set            # for ever
     cdef uint64_t generation
     cdef uint64_t tag
     cdef object __weakref__
 
-    def __cinit__(self, raw=None):
+    def __init__(self, raw):
         cdef const uint8_t *b
-        if raw is None:         # by make_ref; everybody else comes through __init__
-            return
         if not isinstance(raw, bytes):
             raise _messages.wrong_ref_type(raw)
         if PyBytes_GET_SIZE(raw) != 16:
             raise _messages.wrong_ref_size(len(raw))
+        if self.is_set:
+            return
         b = <const uint8_t*>PyBytes_AS_STRING(raw)
         memcpy(&self.slot, b, 4)
         memcpy(&self.generation, b + 4, 6)
         memcpy(&self.tag, b + 10, 6)
-
-    def __init__(self, raw):
-        if raw is None:
-            raise _messages.wrong_ref_type(raw)
+        self.is_set = True
 
     @staticmethod
     def from_hex(text):
@@ -74,9 +72,14 @@ cdef class ObjectRef:
         return restore_ref, (self.__bytes__(),)
 
 
-cdef inline ObjectRef make_ref(uint64_t tag, uint64_t slot, uint64_t generation):
-    cdef ObjectRef ref = <ObjectRef>ObjectRef.__new__(ObjectRef)
-    ref.slot = slot
+cdef inline void set_ref(ObjectRef ref, uint64_t tag, uint64_t slot, uint64_t generation) noexcept:
+    ref.slot = <uint32_t>slot
     ref.generation = generation
     ref.tag = tag
+    ref.is_set = True
+
+
+cdef inline ObjectRef make_ref(uint64_t tag, uint64_t slot, uint64_t generation):
+    cdef ObjectRef ref = <ObjectRef>ObjectRef.__new__(ObjectRef)
+    set_ref(ref, tag, slot, generation)
     return ref

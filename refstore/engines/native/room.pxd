@@ -23,6 +23,7 @@ from refstore.engines.native.memory cimport commit_data, note_refusal, step_end,
 from refstore.engines.native.waiting cimport announce_room, begin_nap, LIVENESS_NAP_MS, Nap
 from refstore.engines.native.slots cimport pins_condemned, unclaim, word_row, word_state
 from refstore.engines.native.runs cimport held_elsewhere
+from refstore.engines.native.blocks cimport take_spare
 from refstore.engines.native.recovery cimport recover_dead, row_is_dead, sweep
 from refstore.engines.native.eviction cimport Eviction, find_room, is_full, Lot, prepare_eviction
 from refstore.engines.native.stats cimport longest_gap, mark_pages
@@ -162,7 +163,8 @@ cdef inline bint is_worth_a_try(View *v, const RoomWait *wait, uint32_t seen, ui
     cdef uint64_t waited_ms = (now - wait.tried_at) // 1000000
     if now >= deadline or waited_ms >= HOLD_BACK_MS:
         return True
-    return take_turn(v, wait) and (not wait.has_tried or seen != wait.seen)
+    # a pin that goes makes room where objects may be evicted, and announces nothing
+    return take_turn(v, wait) and (v.evicts or not wait.has_tried or seen != wait.seen)
 
 
 cdef inline bint is_ours(View *v, uint64_t i) noexcept nogil:
@@ -268,6 +270,11 @@ cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline, const
     cdef uint64_t number
     cdef int got
     if deadline == 0:
+        got = ERR_FULL if v.evicts else take_spare(v, nbytes, slot)     # what is there mostly does
+        if got == ERR_UNCOMMITTED:
+            got = commit_extent(v, slot[0])
+        if got == 0 or got == ERR_DAMAGED:
+            return got
         return try_to_allocate(v, nbytes, 0, True, NULL, slot)
     v.waits_for_room += 1
     number = v.waits_for_room

@@ -279,13 +279,10 @@ cdef inline void pin_own(View *v, uint64_t i) noexcept nogil:
 
 
 cdef inline int condemn(View *v, uint64_t i, uint64_t generation, bint name_is_ours) noexcept nogil:
-    # Live -> CONDEMNED. From now on no get finds it; the caller unindexes and reaps.
-    # `name_is_ours`: we hold the lock of its name, so nobody publishes it, and a word that says so
-    # is wrong.
-    cdef uint64_t word
-    if i >= v.slot_limit or i >= slots_used(v):
-        return ERR_NOT_FOUND
-    word = load_seq_cst(&v.slots[i].word)                                # [pin]
+    # Live -> CONDEMNED, of a slot below slots_used. From now on no get finds it; the caller
+    # unindexes and reaps. `name_is_ours`: we hold the lock of its name, so nobody publishes it, and
+    # a word that says so is wrong.
+    cdef uint64_t word = load_seq_cst(&v.slots[i].word)                  # [pin]
     while word_generation(word) == generation:
         if word_state(word) == PUBLISHING and not name_is_ours:
             return ERR_BUSY         # its publisher is half way; wait for the name's lock

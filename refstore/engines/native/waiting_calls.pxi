@@ -5,10 +5,11 @@ from libc.stdint cimport int64_t, uint64_t
 
 from refstore.engines.native.error_codes cimport ERR_NOT_FOUND, kind_of_error, with_blocker
 from refstore.engines.native.layout cimport COUNT_GETS, NameLock
-from refstore.engines.native.view cimport count, View
+from refstore.engines.native.view cimport count, row_at, View
 from refstore.engines.native.waiting cimport begin_nap, Nap, NAP_MS
-from refstore.engines.native.slots cimport unpin
+from refstore.engines.native.slots cimport unpin, word_row
 from refstore.engines.native.names cimport find, Found, Name, stripe_named
+from refstore.engines.native.claims cimport Claim, find_claim
 from refstore.engines.native.stripes cimport see_changes
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.errors cimport get_error
@@ -84,7 +85,7 @@ cdef class WaitingCalls(ObjectCalls):
             self.use()              # still: another thread may have closed the store
         if is_known:
             raise _waiting_messages.not_replaced(att.path, name, timeout)
-        raise _waiting_messages.not_published(att.path, name, timeout)
+        raise _waiting_messages.not_published(att.path, name, timeout, claimed_by(v, &parsed))
 
     def wait_any(self, names, *, count=1, timeout=None):
         cdef:
@@ -124,12 +125,19 @@ cdef inline bint take_over(PinnedBuffer buf, Attachment att, const Found *found,
     return is_direct
 
 
+cdef inline object claimed_by(View *v, const Name *name):
+    # the pid of who has claimed it, or None
+    cdef Claim claim
+    return row_at(v, word_row(claim.word)).pid if find_claim(v, name, &claim) else None
+
+
 cdef inline Found nothing_known() noexcept nogil:
     cdef Found known
     known.slot = 0
     known.generation = ~<uint64_t>0     # no object's
     known.cell = NULL
     known.cell_value = 0
+    known.any_alike = False
     return known
 
 
