@@ -104,6 +104,33 @@ def test_what_is_too_large_leaves_nothing(store: refstore.Store) -> None:
     assert_nothing_left(store)
 
 
+MADE = {"none": b"", "small": b"x" * 100, "large": b"x" * 100_000, "array": np.ones(9), "list": [1]}
+
+
+@pytest.mark.parametrize("made", MADE.values(), ids=MADE.keys())
+def test_the_last_slot_is_enough(make_store: MakeStore, made: Any) -> None:
+    store = make_store(max_objects=1)
+    for _ in range(3):
+        with store.get_or_put("n", lambda: made) as buf:
+            assert pickle.dumps(buf.value if buf.kind != "bytes" else bytes(buf)) == pickle.dumps(
+                made
+            )
+            assert store.ref("n") == buf.ref
+            assert store.check() == []
+        store.delete("n")
+    assert_nothing_left(store)
+
+
+def test_what_fails_in_the_last_slot_leaves_nothing(make_store: MakeStore) -> None:
+    store = make_store(max_objects=1)
+    with pytest.raises(refstore.StoreFullError):
+        store.get_or_put("n", lambda: bytes(store.capacity + 1))
+    with pytest.raises(TypeError, match="cannot pickle"):
+        store.get_or_put("n", threading.Lock)
+    assert_nothing_left(store)
+    assert store.check() == []
+
+
 @pytest.mark.parametrize("factory", [None, b"x", 1])
 def test_a_factory_can_be_called(store: refstore.Store, factory: Any) -> None:
     with pytest.raises(TypeError, match=r"factory is .*: give a function"):

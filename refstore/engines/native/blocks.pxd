@@ -57,14 +57,9 @@ cdef inline void forget_recent(View *v) noexcept nogil:
     memset(v.recent, 0, sizeof(v.recent))
 
 
-cdef inline int take_extent(View *v, uint64_t pages, uint64_t *slot) noexcept nogil:
-    cdef int got
+cdef inline int give_extent(View *v, uint64_t i, uint64_t pages) noexcept nogil:
+    # So many pages for a slot of ours that has no block: 0, or an error.
     cdef int64_t first = ERR_MORE
-    if take_recent(v, pages, slot):
-        return 0
-    got = need_empty_slot(v, WRITING, slot)
-    if got != 0:
-        return got
     while first == ERR_MORE:
         first = ensure_map_committed(v, pages)
         if first == 0:
@@ -73,14 +68,26 @@ cdef inline int take_extent(View *v, uint64_t pages, uint64_t *slot) noexcept no
             break
         first = take_or_make_room(v, pages, False)
         if first >= 0:
-            assign(v.slots[slot[0]].offset, v.g.data + <uint64_t>first * PAGE)
-            assign(v.slots[slot[0]].extent, make_extent(<uint64_t>first, pages))
-            name_owner(v, <uint64_t>first, slot[0] + 1, 0)
+            assign(v.slots[i].offset, v.g.data + <uint64_t>first * PAGE)
+            assign(v.slots[i].extent, make_extent(<uint64_t>first, pages))
+            name_owner(v, <uint64_t>first, i + 1, 0)
         unlock(&v.pool.lock)
         if first >= 0:
             return 0
-    unclaim(v, slot[0])
     return <int>first
+
+
+cdef inline int take_extent(View *v, uint64_t pages, uint64_t *slot) noexcept nogil:
+    cdef int got
+    if take_recent(v, pages, slot):
+        return 0
+    got = need_empty_slot(v, WRITING, slot)
+    if got != 0:
+        return got
+    got = give_extent(v, slot[0], pages)
+    if got != 0:
+        unclaim(v, slot[0])
+    return got
 
 
 cdef inline int cut_extent(View *v, uint64_t i, uint64_t pages) noexcept nogil:

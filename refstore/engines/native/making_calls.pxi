@@ -28,6 +28,8 @@ from contextvars import ContextVar
 from refstore import _threads, _waiting_messages
 from refstore._errors import ObjectExistsError, StoreFullError
 
+cdef uint64_t NO_SLOT = ~<uint64_t>0
+
 cdef enum MakingLimit:
     SLOT_NAP_MS = 1000          # for which a call waits for a slot for its claim, and looks again
     SUSPICIONS = 2              # looks that see makers wait for each other, until it is so
@@ -235,8 +237,13 @@ cdef class Making:
         cdef View *v = &self.att.view
         cdef Draft draft = self.terms
         cdef int got
-        put_any(self.att, &draft, self.made)
+        draft.slot = NO_SLOT
         draft.claim = self.claim.slot + 1
+        try:
+            put_any(self.att, &draft, self.made)
+        finally:
+            if draft.slot == self.claim.slot:   # it has become the object's own
+                self.claim.is_begun = False
         found.slot = draft.slot
         found.generation = draft.generation
         try:

@@ -110,7 +110,8 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     cdef uint64_t behind = spill + draft.meta_room
     cdef int got = ERR_TOO_LARGE
     if nbytes <= v.header.capacity and nbytes + behind <= v.g.pages * PAGE:
-        got = allocate_slot(v, nbytes + behind, draft.deadline, draft.is_closed, &draft.slot)
+        got = allocate_slot(v, nbytes + behind, draft.deadline, draft.is_closed, draft.claim,
+                            &draft.slot)
     if got != 0:
         raise room_error(v, got, nbytes, draft.deadline != 0)
     start_slot(v, draft, nbytes)
@@ -133,7 +134,8 @@ cdef inline Slot *start_slot(View *v, Draft *draft, uint64_t nbytes) noexcept no
     assign(slot.text_nbytes, 0)
     assign(slot.flags, 0)
     assign(slot.spill_nbytes, 0)
-    assign(slot.name_hash, 0)
+    if draft.claim != draft.slot + 1:   # else others find the claim by it
+        assign(slot.name_hash, 0)
     assign(slot.replaces_slot, 0)
     assign(slot.last_use, 0)
     assign(slot.created, draft.created)

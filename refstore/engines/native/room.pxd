@@ -10,20 +10,20 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from refstore.engines.native.atomics cimport cas_acq_rel, load_acquire, load_seq_cst_u32
+from refstore.engines.native.atomics cimport assign, cas_acq_rel, load_acquire, load_seq_cst_u32
 from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_NO_MEMORY,
     ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, kind_of_error,
 )
-from refstore.engines.native.layout cimport CONDEMNED, FREE, MAX_ROWS, PAGE, RETIRED, SEALED
+from refstore.engines.native.layout cimport CONDEMNED, FREE, MAX_ROWS, PAGE, RETIRED, SEALED, Slot
 from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.system cimport link_count, now_ns
 from refstore.engines.native.view cimport file_of, pins_are_committed, slots_used, top_of, View
 from refstore.engines.native.memory cimport commit_data, note_refusal, step_end, wants_huge_pages
 from refstore.engines.native.waiting cimport announce_room, begin_nap, LIVENESS_NAP_MS, Nap
-from refstore.engines.native.slots cimport pins_condemned, unclaim, word_row, word_state
+from refstore.engines.native.slots cimport is_claim, pins_condemned, unclaim, word_row, word_state
 from refstore.engines.native.runs cimport held_elsewhere
-from refstore.engines.native.blocks cimport take_spare
+from refstore.engines.native.blocks cimport give_extent, place_block, take_spare
 from refstore.engines.native.recovery cimport recover_dead, row_is_dead, sweep
 from refstore.engines.native.eviction cimport Eviction, find_room, is_full, Lot, prepare_eviction
 from refstore.engines.native.stats cimport longest_gap, mark_pages
@@ -41,12 +41,13 @@ cdef struct RoomWait:
     uint64_t tried_at           # ns; of the last try, or the beginning
     uint64_t thorough_at        # ns
     uint32_t seen               # the futex word before the last try
+    uint64_t claim              # as of allocate_slot()
     bint has_tried
 
 
 cdef inline int commit_extent(View *v, uint64_t i) except? -128:
     # Memory for the extent of a slot that is ours, without the GIL; without it, the slot is given
-    # back.
+    # back, unless it is a claim.
     cdef:
         uint64_t life = v.life
         uint64_t page = extent_first(v.slots[i].extent)
@@ -69,11 +70,16 @@ cdef inline int commit_extent(View *v, uint64_t i) except? -128:
             look_for_signals(v, life, "committing memory")
     except BaseException:
         if is_same_process(v, life):
-            unclaim(v, i)
+            unclaim_unless_named(v, i)
         raise
     if got != 0:
-        unclaim(v, i)
+        unclaim_unless_named(v, i)
     return got
+
+
+cdef inline void unclaim_unless_named(View *v, uint64_t i) noexcept nogil:
+    if not is_claim(load_acquire(&v.slots[i].word)):                     # [seal]
+        unclaim(v, i)
 
 
 cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bint is_thorough,
@@ -126,6 +132,37 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bin
         else:
             return got
         attempt += 1
+
+
+cdef inline int give_block(View *v, uint64_t nbytes, uint64_t deadline, uint64_t i) except? -128:
+    # Whole pages for a slot of ours that claims a name and has none: 0, or an error.
+    cdef Slot *slot = &v.slots[i]
+    cdef uint64_t since = 0
+    cdef int got = 0
+    if nbytes == 0:
+        assign(slot.offset, v.g.data)
+        return 0
+    if slot.run:
+        return ERR_FULL_SLOTS
+    if not slot.extent:
+        got = give_extent(v, i, (nbytes + PAGE - 1) // PAGE)
+        while may_retry_until(v, &got, &since, deadline):
+            got = give_extent(v, i, (nbytes + PAGE - 1) // PAGE)
+    if got == 0:
+        got = place_block(v, i)
+    return commit_extent(v, i) if got == ERR_UNCOMMITTED else got
+
+
+cdef inline int try_with_claim(View *v, uint64_t nbytes, uint64_t deadline, bint is_thorough,
+                               uint64_t claim, uint64_t *slot) except? -128:
+    # As try_to_allocate(). Where there is no other slot, that of our own claim will do.
+    cdef int got = try_to_allocate(v, nbytes, deadline, is_thorough, NULL, slot)
+    if got != ERR_FULL_SLOTS or claim == 0:
+        return got
+    got = give_block(v, nbytes, deadline, claim - 1)
+    if got == 0:
+        slot[0] = claim - 1
+    return got
 
 
 # Waiting
@@ -222,7 +259,7 @@ cdef inline int sleep_for_room(View *v, uint64_t life, const Nap *nap, uint64_t 
 
 
 cdef inline int wait_for_room(View *v, uint64_t nbytes, uint64_t deadline, const bint *is_closed,
-                              uint64_t number, uint64_t *slot) except? -128:
+                              uint64_t claim, uint64_t number, uint64_t *slot) except? -128:
     # As try_to_allocate(), until there is room or the time is over.
     cdef:
         uint64_t life = v.life
@@ -232,6 +269,7 @@ cdef inline int wait_for_room(View *v, uint64_t nbytes, uint64_t deadline, const
         int got = ERR_FULL
     memset(&wait, 0, sizeof(RoomWait))
     wait.number = number
+    wait.claim = claim
     wait.tried_at = wait.thorough_at = now
     try:
         while True:
@@ -260,13 +298,14 @@ cdef inline int try_again(View *v, RoomWait *wait, uint64_t nbytes, uint64_t dea
     wait.tried_at = now
     if is_thorough:
         wait.thorough_at = now
-    return try_to_allocate(v, nbytes, deadline, is_thorough, NULL, slot)
+    return try_with_claim(v, nbytes, deadline, is_thorough, wait.claim, slot)
 
 
 cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline, const bint *is_closed,
-                              uint64_t *slot) except? -128:
+                              uint64_t claim, uint64_t *slot) except? -128:
     # A slot of ours, in WRITING, with room for so much; or an error. `deadline`: as deadline_ns();
-    # `is_closed`: whether another thread has closed the store that was asked, or NULL.
+    # `is_closed`: whether another thread has closed the store that was asked, or NULL; `claim`:
+    # slot + 1 of one of ours without a block, which may be it, or 0.
     cdef uint64_t number
     cdef int got
     if deadline == 0:
@@ -275,11 +314,11 @@ cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline, const
             got = commit_extent(v, slot[0])
         if got == 0 or got == ERR_DAMAGED:
             return got
-        return try_to_allocate(v, nbytes, 0, True, NULL, slot)
+        return try_with_claim(v, nbytes, 0, True, claim, slot)
     v.waits_for_room += 1
     number = v.waits_for_room
     if not is_turn_of_others(v, number):
-        got = try_to_allocate(v, nbytes, deadline, True, NULL, slot)
+        got = try_with_claim(v, nbytes, deadline, True, claim, slot)
         if not is_full(got):
             return got
-    return wait_for_room(v, nbytes, deadline, is_closed, number, slot)
+    return wait_for_room(v, nbytes, deadline, is_closed, claim, number, slot)

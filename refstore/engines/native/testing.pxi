@@ -92,7 +92,7 @@ def bench_put_delete(Engine engine not None, uint64_t nbytes, uint64_t n):
     cdef uint64_t _, i, generation
     began = time.perf_counter()
     for _ in range(n):
-        if allocate_slot(v, nbytes, 0, NULL, &i) != 0:
+        if allocate_slot(v, nbytes, 0, NULL, 0, &i) != 0:
             raise full(v, nbytes, ERR_FULL)
         assign(v.slots[i].nbytes, nbytes)
         assign(v.slots[i].name_hash, 0)

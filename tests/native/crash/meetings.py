@@ -23,6 +23,24 @@ def make_what_is_not_there(store: refstore.Store) -> None:
     store.get_or_put("taken", taken, timeout=0.001)
 
 
+def make_in_the_last_slot(store: refstore.Store) -> None:
+    """The claim has it, so what is made goes there; once somebody has put under the name."""
+    empty = []
+    with contextlib.suppress(refstore.StoreFullError):
+        while True:
+            empty.append(store.put(b"", evictable=False))
+
+    def make() -> bytes:
+        store.delete(empty.pop())
+        store.put(SMALL, name="fresh")
+        return NEW
+
+    for factory in (lambda: b"", lambda: NEW, make):
+        store.delete(empty.pop())
+        store.get_or_put("fresh", factory, timeout=0.001)
+        store.delete("fresh")
+
+
 def make_from_others(store: refstore.Store) -> None:
     """What another one makes is waited for in a factory."""
 

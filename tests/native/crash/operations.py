@@ -425,6 +425,12 @@ OPERATIONS = [
         is_timed=True,
     ),
     Operation(
+        "make_in_the_last_slot",
+        meetings.make_in_the_last_slot,
+        {"fresh": {None, b"", SMALL, NEW}},
+        is_timed=True,
+    ),
+    Operation(
         "make_from_others",
         meetings.make_from_others,
         {"fresh": {None, NEW}, "taken": {None, NEW}},
