@@ -19,7 +19,9 @@ def claimed(path: str, name: str, pid: int) -> ObjectExistsError:
     )
 
 
-def not_published(path: str, name: str, seconds: float, maker: int | None = None) -> GetTimeoutError:
+def not_published(
+    path: str, name: str, seconds: float, maker: int | None = None
+) -> GetTimeoutError:
     """Nothing has the name after a wait. `maker`: pid of who has claimed it, if that is known."""
     what = "see whether its publisher runs, or give a longer timeout"
     if maker is not None:

@@ -18,6 +18,8 @@ from making import LONG, Making, assert_nothing_left, never
 
 import refstore
 
+MakeStore = Callable[..., refstore.Store]
+
 
 @pytest.mark.parametrize("size", [0, 100, 40_000, 3_000_000])
 def test_what_is_not_there_is_made_once(store: refstore.Store, size: int) -> None:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug
 
 Work = Callable[[refstore.Store], None]
 OLD_BLOCK = 192  # bytes of the block of the object that is replaced
-EXTENT_SET = ("take_extent", "assign(v.slots[slot[0]].extent")
+EXTENT_SET = ("give_extent", "assign(v.slots[i].extent")
 FILLED = ("publish_object", "failpoint()")
 REPLACES_SET = ("publish_locked", "store_release_u32(&slot.replaces_slot")
 PUBLISHING = ("publish_locked", "store_release(&slot.word, publishing)")
