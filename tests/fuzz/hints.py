@@ -40,7 +40,7 @@ BATCH = 200  # bits that one process flips before it tells
 # Beside the tables of bits, all of which are hints but those of committed memory.
 HINTS = {
     "Header": {"moves", "totals"},
-    "Pool": {"top", "orphans", "bin_bits", "class_pages", "bin_head", "release_next"},
+    "Pool": {"top", "unowned_blocks", "bin_bits", "class_pages", "bin_head", "release_next"},
     "Row": {"pid", "recoverer", "command", "counters"},
     "Run": {"free", "unowned", "slots"},
     "Bucket": {"cells"},

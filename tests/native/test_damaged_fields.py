@@ -246,11 +246,11 @@ def seen(store: refstore.Store) -> set[str]:
         ("Run", "first", 3, "run"),
         ("Run", "pages", 3, "run"),
         ("Run", "blocks", 0, "run"),
-        ("Run", "unowned", 0, "orphan"),
-        ("Run", "unowned", 0, "orphans"),
+        ("Run", "unowned", 0, "unowned"),
+        ("Run", "unowned", 0, "unowned_blocks"),
         ("Run", "slots", 0, "block"),
         ("Run", "free", 5, "lost slot"),
-        ("Pool", "orphans", 0, "orphans"),
+        ("Pool", "unowned_blocks", 0, "unowned_blocks"),
         ("Pool", "class_pages", 1, "class_pages"),
         ("Pool", "bin_bits", 3, "bins"),
         ("Pool", "bin_head", 0, "bins"),
@@ -315,7 +315,7 @@ def test_check_sees_a_publisher_that_there_is_not(damaged: refstore.Store, field
 def test_check_sees_a_slot_and_a_run_that_disagree(damaged: refstore.Store, fields: Fields) -> None:
     ref = damaged.put(b"x")
     fields.set("Run", 0, "slots", 0, fields.get("Slot", slot_of(ref), "block"))
-    assert {"block", "orphan"} <= seen(damaged)
+    assert {"block", "unowned"} <= seen(damaged)
 
 
 def test_check_sees_a_pin_that_a_mask_denies(damaged: refstore.Store, fields: Fields) -> None:

@@ -17,7 +17,7 @@
 #                times, it was that object's.
 #   [free]       what a slot owns (extent, run, block) and its empty mask, before who claims or
 #                sweeps the slot
-#   [stock]      which block of a run a slot has, before who finds its maker dead
+#   [block]      which block of a run a slot has, before who finds its maker dead
 #   [hint]       the slot is FREE, or the record of the run unused, before who takes its hint
 #   [summary]    a bit of a word, before who finds the word by its summary; who clears the bit of a
 #                word looks at the word again

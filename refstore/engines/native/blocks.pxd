@@ -194,7 +194,8 @@ cdef inline uint64_t run_blocks(View *v, int size_class) noexcept nogil:
 
 
 cdef inline int new_run(View *v, uint64_t *r) noexcept nogil:
-    # A run number whose record is committed. Taken by its hint; stock() makes sure under the lock.
+    # A run number whose record is committed. Taken by its hint; give_blocks() makes sure under the
+    # lock.
     cdef:
         int64_t taken
         uint64_t used, end
@@ -224,12 +225,12 @@ cdef inline void keep_block_in_slot(View *v, uint64_t i, uint64_t r, uint64_t j,
     assign(slot.size_class, <unsigned char>size_class)
     # last: a death in between leaves a slot without a block, and never one with half of another's
     # place
-    store_release_u32(&slot.run, <uint32_t>(r + 1))                      # [stock]
+    store_release_u32(&slot.run, <uint32_t>(r + 1))                      # [block]
     store_relaxed_u32(&v.runs[r].slots[j],
                       <uint32_t>(i + 1))  # relaxed: a hint, checked against the slot
 
 
-cdef inline uint64_t put_back_spare(View *v, int size_class, uint32_t *held,
+cdef inline uint64_t give_unowned(View *v, int size_class, uint32_t *held,
                                     uint64_t n) noexcept nogil:
     # Gives unowned blocks of the class to slots that we hold; returns how many.
     cdef uint64_t r, j, used = 0
@@ -241,7 +242,8 @@ cdef inline uint64_t put_back_spare(View *v, int size_class, uint32_t *held,
             if v.runs[r].slots[j] == 0 and v.runs[r].unowned >> j & 1 and used < n:
                 keep_block_in_slot(v, held[used], r, j, size_class)
                 assign(v.runs[r].unowned, v.runs[r].unowned & ~(<uint64_t>1 << j))
-                assign(v.pool.orphans, v.pool.orphans - min(v.pool.orphans, <uint64_t>1))
+                assign(v.pool.unowned_blocks,
+                       v.pool.unowned_blocks - min(v.pool.unowned_blocks, <uint64_t>1))
                 used += 1
     return used
 
@@ -282,19 +284,19 @@ cdef inline int64_t cut_run(View *v, int size_class, uint64_t r, uint32_t *held,
     return <int64_t>n
 
 
-cdef inline int64_t stock(View *v, int size_class, uint64_t r, uint32_t *held,
+cdef inline int64_t give_blocks(View *v, int size_class, uint64_t r, uint32_t *held,
                           uint64_t n) noexcept nogil:
-    cdef int64_t stocked = lock(v, &v.pool.lock)
-    if stocked != 0:
-        return stocked
-    if v.pool.orphans:
-        stocked = <int64_t>put_back_spare(v, size_class, held, n)
-    if stocked == 0:
-        stocked = cut_run(v, size_class, r, held, n)
+    cdef int64_t given = lock(v, &v.pool.lock)
+    if given != 0:
+        return given
+    if v.pool.unowned_blocks:
+        given = <int64_t>give_unowned(v, size_class, held, n)
+    if given == 0:
+        given = cut_run(v, size_class, r, held, n)
     else:
         hint_set(bits_at(v, v.g.run_bits), v.g.run_words, r)
     unlock(&v.pool.lock)
-    return stocked
+    return given
 
 
 cdef inline int make_blocks(View *v, int size_class, uint64_t *slot) noexcept nogil:
@@ -305,7 +307,7 @@ cdef inline int make_blocks(View *v, int size_class, uint64_t *slot) noexcept no
         uint64_t i, k
         # new_run() fails only before it has taken one, and then a hint for 0 is harmless
         uint64_t r = 0
-        int64_t stocked
+        int64_t given
         int got = need_empty_slot(v, HELD, &i)
     while got == 0:
         held[n] = <uint32_t>i
@@ -315,25 +317,25 @@ cdef inline int make_blocks(View *v, int size_class, uint64_t *slot) noexcept no
         got = take_empty_slot(v, HELD, &i)
     if n == 0:
         return got
-    stocked = 0
-    while stocked == 0 or stocked == ERR_MORE:
-        stocked = new_run(v, &r)
-        if stocked == 0:
-            stocked = ensure_map_committed(v, (n * class_nbytes(size_class) + PAGE - 1) // PAGE)
-        if stocked == 0:
-            stocked = stock(v, size_class, r, held, n)
-        if stocked < 0:
+    given = 0
+    while given == 0 or given == ERR_MORE:
+        given = new_run(v, &r)
+        if given == 0:
+            given = ensure_map_committed(v, (n * class_nbytes(size_class) + PAGE - 1) // PAGE)
+        if given == 0:
+            given = give_blocks(v, size_class, r, held, n)
+        if given < 0:
             hint_set(bits_at(v, v.g.run_bits), v.g.run_words, r)
-    if stocked > 0:
+    if given > 0:
         # HELD becomes WRITING for the caller
         store_release(&v.slots[held[0]].word,
                       make_word(word_generation(load_relaxed(&v.slots[held[0]].word)),
                                 WRITING, v.row))                         # [free] relaxed: ours
         slot[0] = held[0]
         v.current[size_class] = v.slots[held[0]].run
-    for k in range(1 if stocked > 0 else 0, n):
+    for k in range(1 if given > 0 else 0, n):
         unclaim(v, held[k])
-    return 0 if stocked > 0 else <int>stocked
+    return 0 if given > 0 else <int>given
 
 
 cdef inline int take_small(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:

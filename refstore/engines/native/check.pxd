@@ -378,7 +378,7 @@ cdef inline void check_run_block(View *v, uint64_t r, uint64_t j, uint64_t slot,
                                  set problems):
     # `slot`: + 1, or 0, as the run says
     if unowned == (slot != 0):
-        problems.add(f"orphan: block {j} of run {r} has a slot and has none")
+        problems.add(f"unowned: block {j} of run {r} has a slot and has none")
     elif slot and (slot > slots_used(v) or not slot_is_of(v, slot - 1, r, j)):
         problems.add(f"block: block {j} of run {r} is said to be of slot {slot - 1}, which denies "
                      "it")
@@ -387,7 +387,7 @@ cdef inline void check_run_block(View *v, uint64_t r, uint64_t j, uint64_t slot,
 cdef inline void check_runs(View *v, set problems):
     # what a run's record says twice, and the pool of all of them
     cdef:
-        uint64_t r, j, live, orphans = 0
+        uint64_t r, j, live, unowned = 0
         uint64_t[CLASSES] pages
         Run *run
     memset(pages, 0, sizeof(pages))
@@ -401,11 +401,11 @@ cdef inline void check_runs(View *v, set problems):
             continue
         for j in range(min(<uint64_t>run.blocks, <uint64_t>RUN_BLOCKS)):
             check_run_block(v, r, j, run.slots[j], run.unowned >> j & 1, problems)
-        orphans += <uint64_t>popcount64(run.unowned)
+        unowned += <uint64_t>popcount64(run.unowned)
         pages[live - 1] += run.pages
-    if orphans != v.pool.orphans:
-        problems.add(f"orphans: {orphans} blocks are without a slot, and {v.pool.orphans} are "
-                     "said to be")
+    if unowned != v.pool.unowned_blocks:
+        problems.add(f"unowned_blocks: {unowned} blocks are without a slot, and "
+                     f"{v.pool.unowned_blocks} are said to be")
     for r in range(<uint64_t>CLASSES):
         if pages[r] != v.pool.class_pages[r]:
             problems.add(f"class_pages: runs of class {r} have {pages[r]} pages, and "

@@ -52,7 +52,7 @@
 #           pool: `top`, `bin_bits`, `bin_head`; page map; used bits: pages are free if their tags
 #           and links say so and no used bit denies it; slots and runs say whose they are else
 #           pool: `queue_end`, `queue_begin`, `ghosts_known`; queues; ghosts: what is evicted first
-#           pool: `orphans`, `class_pages`, `release_next`: how large, where to begin
+#           pool: `unowned_blocks`, `class_pages`, `release_next`: how large, where to begin
 #           index: a cell leads to a slot, whose word and label decide; a lost one hides a name
 #           rows: `pid`, `command`, `recoverer`, counters; header: `moves`, `totals`, `tick`
 #
@@ -286,7 +286,7 @@ cdef struct Pool:
     uint64_t _pad0[7]
     uint64_t top                # pages from here on were never used and are in no bin; by: space
     uint64_t map_committed      # page map entries below this are committed; by: grower
-    uint64_t orphans            # unowned blocks of live runs; by: space
+    uint64_t unowned_blocks     # unowned blocks of live runs; by: space
     uint64_t runs_used          # run records below this are committed; by: grower
     uint64_t bin_bits[BIN_WORDS]  # bit = bin with a list; by: space
     uint64_t class_pages[CLASSES]  # pages in runs of the class: how large the next is; by: space
@@ -425,8 +425,8 @@ cdef struct PageTag:
 #   run           twin is run_twin() of a live run, and 0 of others; a slot's run is live and of its
 #                 size_class, and block < blocks
 #   block         runs[r].slots[j] == i + 1 if and only if slots[i].run == r + 1 and .block == j
-#   orphan        runs[r].unowned has bit j if and only if runs[r].slots[j] == 0, for j < blocks
-#   orphans       pool.orphans == the bits in `unowned` of all live runs
+#   unowned       runs[r].unowned has bit j if and only if runs[r].slots[j] == 0, for j < blocks
+#   unowned_blocks  pool.unowned_blocks == the bits in `unowned` of all live runs
 #   class_pages   class_pages[c] == the pages of all live runs of class c
 #   extent        extents and runs end at `top` or before, in pages that the map reaches
 #   overlap       no page is in two extents or runs, no block in two slots

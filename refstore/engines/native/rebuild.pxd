@@ -24,7 +24,7 @@ cdef inline bint has_bytes(uint64_t state) noexcept nogil:
 
 cdef inline Run *run_of(View *v, uint64_t i) noexcept nogil:
     # the run that slot `i` has a block of, or NULL
-    cdef uint32_t number = load_acquire_u32(&v.slots[i].run)  # [stock] its block is whole
+    cdef uint32_t number = load_acquire_u32(&v.slots[i].run)  # [block] its block is whole
     cdef Run *run
     if number == 0 or number > runs_used(v):
         return NULL
@@ -50,7 +50,7 @@ cdef inline void forget_owners(View *v) noexcept nogil:
         assign(v.runs[r].unowned, ~<uint64_t>0)
         for j in range(<uint64_t>RUN_BLOCKS):
             store_relaxed_u32(&v.runs[r].slots[j], 0)  # relaxed: a hint; see restore_hints()
-    assign(v.pool.orphans, 0)
+    assign(v.pool.unowned_blocks, 0)
     memset(v.pool.class_pages, 0, sizeof(v.pool.class_pages))
     failpoint()
 
@@ -120,7 +120,8 @@ cdef inline uint64_t use_run(View *v, uint64_t r) noexcept nogil:
     if run_is_sound(v, run, run.live):
         assign(run.unowned, run.unowned & ~<uint64_t>0 >> (RUN_BLOCKS - run.blocks))
         if <uint64_t>popcount64(run.unowned) < run.blocks:
-            assign(v.pool.orphans, v.pool.orphans + <uint64_t>popcount64(run.unowned))
+            assign(v.pool.unowned_blocks,
+                   v.pool.unowned_blocks + <uint64_t>popcount64(run.unowned))
             assign(v.pool.class_pages[size_class], v.pool.class_pages[size_class] + run.pages)
             end = use_pages(v, run.first, run.pages)
             if end:

@@ -173,7 +173,7 @@ cdef inline bint release_run(View *v, uint64_t r) noexcept nogil:
     if whole:
         assign(run.twin, 0)
         assign(v.pool.class_pages[size_class], v.pool.class_pages[size_class] - run.pages)
-        assign(v.pool.orphans, v.pool.orphans - <uint64_t>popcount64(run.unowned))
+        assign(v.pool.unowned_blocks, v.pool.unowned_blocks - <uint64_t>popcount64(run.unowned))
         free_pages(v, run.first, run.pages)
         hint_set(bits_at(v, v.g.run_bits), v.g.run_words, r)
     if not agrees:
@@ -227,7 +227,7 @@ cdef inline bint detach_blocks(View *v) noexcept nogil:
             fetch_and_acquire(&v.runs[r].free, ~(<uint64_t>1 << j))      # [hint]
             store_relaxed_u32(&v.runs[r].slots[j], 0)   # relaxed: a hint, checked against the slot
             assign(v.runs[r].unowned, v.runs[r].unowned | <uint64_t>1 << j)
-            assign(v.pool.orphans, v.pool.orphans + 1)
+            assign(v.pool.unowned_blocks, v.pool.unowned_blocks + 1)
             assign(v.slots[i - 1].run, 0)
             unclaim(v, i - 1)
             stolen += 1

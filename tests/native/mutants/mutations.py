@@ -412,7 +412,7 @@ MUTATIONS = [
         ("tests.fuzz.hints", "--every=0.2", "--only=Pool"),
     ),
     Mutation(
-        "hint_believed_orphans",
+        "hint_believed_unowned",
         "a wrong bit in a run's record gives an object's block to another",
         "blocks.pxd",
         "            if v.runs[r].slots[j] == 0 and v.runs[r].unowned >> j & 1 and used < n:\n",
