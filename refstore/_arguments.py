@@ -6,9 +6,9 @@ import contextlib
 import operator
 import time
 from collections.abc import Iterable, Sequence
-from typing import SupportsFloat, SupportsIndex, cast
+from typing import Any, SupportsFloat, SupportsIndex, cast
 
-from refstore import _messages, _paths
+from refstore import _messages, _paths, _waiting_messages
 from refstore._names import encode_name
 
 __all__ = [
@@ -111,6 +111,13 @@ def checked_meta(meta: object) -> bytes:
     if len(meta) > META_LIMIT:
         raise ValueError(f"meta has {len(meta)} bytes: it can have {META_LIMIT}")
     return meta
+
+
+def listed_keys(keys: Iterable[Any], ref: type) -> list[Any]:
+    """The refs and names that a call was given, `ref` being the engine's class; TypeError."""
+    if isinstance(keys, (str, ref)):
+        raise _waiting_messages.no_keys(keys)
+    return list(keys)
 
 
 def listed_names(names: Iterable[str]) -> list[str]:

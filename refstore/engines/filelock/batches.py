@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from refstore import _messages, _waiting_messages
-from refstore._arguments import checked_names, deadline_of
+from refstore._arguments import checked_names, deadline_of, listed_keys
 from refstore._errors import ObjectExistsError, ObjectNotFoundError
 from refstore._names import encode_name
 from refstore._refs import ObjectRef, make_ref
@@ -190,7 +190,7 @@ class BatchCalls(Opened):
         self, keys: Iterable[Key], *, timeout: float | None = 0, writable: bool = False
     ) -> list[buffers.PinnedBuffer]:
         call = self._call
-        att, asked = call.att, _listed(keys)
+        att, asked = call.att, listed_keys(keys, ObjectRef)
         call.until = deadline_of(timeout)
         parsed = [self._parse(att, key) for key in asked]
         what, pins, missing = f"get_many() of {len(asked)} keys", list[Pin](), list[str]()
@@ -230,7 +230,7 @@ class BatchCalls(Opened):
     def delete_many(self, keys: Iterable[Key]) -> int:
         call = self._call
         att, parsed = call.att, list[Parsed]()
-        for key in _listed(keys):
+        for key in listed_keys(keys, ObjectRef):
             with contextlib.suppress(ObjectNotFoundError):  # it is of another store
                 parsed.append(self._parse(att, key))
         what = f"the deletion of {len(parsed)} objects"
@@ -247,12 +247,6 @@ def _require_refs(
     for key, one in zip(keys, parsed, strict=True):
         if isinstance(key, ObjectRef) and lookups.locate(c, one) is None:
             raise _messages.not_found(att.path, key, of_other_store=False)
-
-
-def _listed(keys: Iterable[Key]) -> list[Key]:
-    if isinstance(keys, (str, ObjectRef)):
-        raise _waiting_messages.no_keys(keys)
-    return list(keys)
 
 
 def _unpins(pins: Sequence[Pin]) -> list[Deferred]:

@@ -14,8 +14,7 @@ from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns
 from refstore.engines.native.put cimport Draft, prepare
 
-from refstore import _waiting_messages
-from refstore._arguments import checked_names
+from refstore._arguments import checked_names, listed_keys
 
 
 cdef class BatchCalls(ListingCalls):
@@ -44,7 +43,7 @@ cdef class BatchCalls(ListingCalls):
 
     def get_many(self, keys, *, timeout=0, writable=False):
         cdef:
-            list asked = listed(keys)
+            list asked = listed_keys(keys, ObjectRef)
             Attachment att = self.use()
             list bufs = [None] * len(asked)
             uint64_t deadline = deadline_ns(timeout)
@@ -114,7 +113,7 @@ cdef class BatchCalls(ListingCalls):
 
     def delete_many(self, keys):
         cdef:
-            list asked = listed(keys)
+            list asked = listed_keys(keys, ObjectRef)
             Attachment att = self.use()
             View *v = &att.view
             Name name
@@ -130,12 +129,6 @@ cdef class BatchCalls(ListingCalls):
             elif kind_of_error(got) != ERR_NOT_FOUND:
                 raise get_error(v, got, key, False)
         return n
-
-
-cdef inline list listed(object keys):
-    if isinstance(keys, (str, ObjectRef)):
-        raise _waiting_messages.no_keys(keys)
-    return list(keys)
 
 
 cdef class Engine(BatchCalls):
