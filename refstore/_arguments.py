@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, SupportsFloat, SupportsIndex, cast
 
-from refstore import _messages, _paths, _waiting_messages
+from refstore import _messages, _paths
 from refstore._names import encode_name
 
 __all__ = [
@@ -113,18 +113,35 @@ def checked_meta(meta: object) -> bytes:
     return meta
 
 
+def listed(
+    what: str, wanted: str, given: Iterable[Any], lone: type | tuple[type, ...]
+) -> list[Any]:
+    """What a call was given for several, as a list; TypeError if it is no iterable, or `lone`.
+
+    `what` is the parameter, `wanted` says what they are.
+    """
+    several: Iterable[Any] | None = None
+    if not isinstance(given, lone):
+        with contextlib.suppress(TypeError):
+            several = iter(given)
+    if several is not None:
+        return list(several)
+    raise TypeError(f"{what} is one {type(given).__name__}: give a list of {wanted}")
+
+
 def listed_keys(keys: Iterable[Any], ref: type) -> list[Any]:
     """The refs and names that a call was given, `ref` being the engine's class; TypeError."""
-    if isinstance(keys, (str, ref)):
-        raise _waiting_messages.no_keys(keys)
-    return list(keys)
+    return listed("keys", "refs and names", keys, (str, ref))
 
 
 def listed_names(names: Iterable[str]) -> list[str]:
-    """The names that a wait_any() waits for; TypeError."""
-    if isinstance(names, str):
-        raise TypeError("names is a str: give a list of names")
-    return list(names)
+    """The names that a call was given; TypeError."""
+    return listed("names", "names", names, str)
+
+
+def listed_objects(objs: Iterable[object]) -> list[object]:
+    """The objects that a put_many() was given; TypeError."""
+    return listed("objs", "objects", objs, (str, bytes, bytearray, memoryview))
 
 
 def checked_count(count: SupportsIndex, names: Sequence[str]) -> int:
@@ -139,9 +156,7 @@ def checked_names(names: Iterable[str] | None, n: int) -> list[str] | None:
     """The names of `n` objects of one put_many(); TypeError or ValueError."""
     if names is None:
         return None
-    if isinstance(names, str):
-        raise TypeError("names is a str: give a list of names, one for each object")
-    told = list(names)
+    told = listed_names(names)
     if len(told) != n:
         raise ValueError(f"{len(told)} names for {n} objects: give one for each")
     for name in told:

@@ -7,11 +7,11 @@ __all__ = ["NAME_LIMIT", "encode_key", "encode_name", "require_text"]
 NAME_LIMIT = 255  # bytes of UTF-8
 
 
-def require_text(name: object) -> str:
-    """`name`, if it is a str; TypeError otherwise."""
-    if isinstance(name, str):
-        return name
-    raise TypeError(f"a name is a str, not {type(name).__name__}")
+def require_text(text: object, what: str = "a name") -> str:
+    """`text`, if it is a str; TypeError otherwise."""
+    if isinstance(text, str):
+        return text
+    raise TypeError(f"{what} is a str, not {type(text).__name__}")
 
 
 def encode_name(name: object) -> bytes:

@@ -275,7 +275,7 @@ class ObjectCalls(EngineCalls):
             >>> store.clear("batch/")
             2
         """
-        if require_text(prefix):
+        if require_text(prefix, "a prefix"):
             return self._base().delete_many(self._base().names(prefix))
         return self._base().delete_many(self._base().__iter__())
 

@@ -61,7 +61,7 @@ class ReportCalls(EngineCalls):
             >>> [(one.name, one.state) for one in store.objects()]
             [('letters', 'live')]
         """
-        rows = self._base()._objects(None if prefix is None else require_text(prefix))
+        rows = self._base()._objects(None if prefix is None else require_text(prefix, "a prefix"))
         return (ObjectInfo(*row) for row in rows)
 
     def stats(self) -> StoreStats:

@@ -77,10 +77,6 @@ def own_writer(path: str, name: str) -> RefstoreError:
     )
 
 
-def no_keys(keys: object) -> TypeError:
-    return TypeError(f"keys is one {type(keys).__name__}: give a list of refs and names")
-
-
 def no_factory(factory: object) -> TypeError:
     return TypeError(f"factory is {factory!r}: give a function without parameters")
 

@@ -291,6 +291,8 @@ async def get_or_put(
         b'abc'
     """
     end = _end_of(timeout)
+    if not callable(factory):
+        raise _waiting_messages.no_factory(factory)
     while True:
         with contextlib.suppress(ObjectNotFoundError):
             return store.get(name)

@@ -151,7 +151,7 @@ def _add(builder: Builder, item: object, which: str) -> None:
 class SharedList(_Handle, Sequence[Any]):
     """A read-only sequence of records in shared memory, each decoded when it is asked for.
 
-    Bytes, text and ints come back as such; arrays of plain dtypes as read-only arrays over the
+    Bytes-like items come back as bytes, text and ints as such; arrays of plain dtypes as read-only arrays over the
     shared memory, in C order; all else as it was pickled, with large buffers in shared memory. Each
     use makes a new object. An item has an overhead of 5 bytes, or 9 if the records have more than
     4 GiB together; arrays are aligned beside that.

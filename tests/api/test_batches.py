@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import helpers
@@ -131,7 +131,7 @@ def test_a_batch_without_slots_leaves_nothing(make_store: MakeStore) -> None:
         (["a", ""], ValueError, "1 to 255 bytes"),
         (["a", 5], TypeError, "a name is a str"),
         (["a", None], TypeError, "a name is a str"),
-        ("ab", TypeError, "names is a str"),
+        ("ab", TypeError, "names is one str: give a list"),
     ],
 )
 def test_bad_names_are_refused_first(
@@ -139,6 +139,25 @@ def test_bad_names_are_refused_first(
 ) -> None:
     with pytest.raises(error, match=sentence):
         store.put_many([b"1", b"2"], names=names)
+    assert helpers.usage(store) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("one", [b"xyz", bytearray(3), memoryview(b"xyz"), "xyz", None, 5])
+def test_one_is_not_many(store: refstore.Store, one: Any) -> None:
+    for call in (store.put_many, store.get_many, store.delete_many):
+        if call == store.put_many or not isinstance(one, (bytes, bytearray, memoryview)):
+            with pytest.raises(TypeError, match=r"is one \w+: give a list of"):
+                call(one)
+    assert helpers.usage(store) == (0, 0, 0, 0)
+
+
+def test_an_error_of_the_iteration_comes_out(store: refstore.Store) -> None:
+    def fail() -> Iterator[object]:
+        yield b"x"
+        raise TypeError("in the iteration")
+
+    with pytest.raises(TypeError, match="in the iteration"):
+        store.put_many(fail())
     assert helpers.usage(store) == (0, 0, 0, 0)
 
 

@@ -160,7 +160,7 @@ def test_clear_leaves_what_is_pinned_to_its_pins(store: refstore.Store) -> None:
 def test_a_prefix_is_text(store: refstore.Store, prefix: object) -> None:
     wrong: list[object] = [store.objects, store.clear, store.names]
     for call in wrong:
-        with pytest.raises(TypeError, match="a name is a str"):
+        with pytest.raises(TypeError, match="a prefix is a str"):
             call(prefix)  # type: ignore[operator]
 
 

@@ -216,9 +216,10 @@ def test_a_count_is_an_int(store: refstore.Store, count: Any) -> None:
 @pytest.mark.parametrize(
     ("names", "error", "said"),
     [
-        ("abc", TypeError, "names is a str"),
+        ("abc", TypeError, "names is one str: give a list"),
+        (5, TypeError, "names is one int: give a list"),
         ([b"a"], TypeError, "a name is a str"),
-        (None, TypeError, "not iterable"),
+        (None, TypeError, "names is one NoneType: give a list"),
         ([""], ValueError, "1 to 255 bytes"),
         ([], ValueError, "of 0 names"),
     ],

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from refstore import _messages, _waiting_messages
-from refstore._arguments import checked_names, deadline_of, listed_keys
+from refstore._arguments import checked_names, deadline_of, listed_keys, listed_objects
 from refstore._errors import ObjectExistsError, ObjectNotFoundError
 from refstore._names import encode_name
 from refstore._refs import ObjectRef, make_ref
@@ -169,7 +169,7 @@ class BatchCalls(Opened):
         life = here()
         self._attachment  # noqa: B018  a closed store raises
         until = deadline_of(timeout)
-        objects = list(objs)
+        objects = listed_objects(objs)
         told = checked_names(names, len(objects))
         prepared = [prepare(obj) for obj in objects]
         att = self._attachment

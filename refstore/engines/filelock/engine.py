@@ -258,7 +258,7 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
         return iter([make_ref(*found, att.tag) for found in call.run("a list", lookups.live)])
 
     def names(self, prefix: str = "") -> list[str]:
-        start = require_text(prefix)
+        start = require_text(prefix, "a prefix")
         found = self._call.run("a list", lookups.all_names)
         return [name for name in found if name.startswith(start)]
 

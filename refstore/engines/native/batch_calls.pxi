@@ -14,13 +14,13 @@ from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns
 from refstore.engines.native.put cimport Draft, prepare
 
-from refstore._arguments import checked_names, listed_keys
+from refstore._arguments import checked_names, listed_keys, listed_objects
 
 
 cdef class BatchCalls(ListingCalls):
     def put_many(self, objs, *, names=None, replace=False, timeout=0, owned=False, evictable=None):
         cdef:
-            list asked = list(objs)
+            list asked = listed_objects(objs)
             list told = checked_names(names, len(asked))
             Attachment att = self.use()
             Batch batch = Batch.__new__(Batch)

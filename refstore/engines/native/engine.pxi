@@ -243,7 +243,7 @@ cdef class ObjectCalls:
         return iter(self._live(None))
 
     def names(self, prefix=""):
-        return self._live(require_text(prefix))
+        return self._live(require_text(prefix, "a prefix"))
 
     cdef list _live(self, str prefix):
         # refs, or names that begin so
