@@ -151,10 +151,10 @@ def _add(builder: Builder, item: object, which: str) -> None:
 class SharedList(_Handle, Sequence[Any]):
     """A read-only sequence of records in shared memory, each decoded when it is asked for.
 
-    Bytes-like items come back as bytes, text and ints as such; arrays of plain dtypes as read-only arrays over the
-    shared memory, in C order; all else as it was pickled, with large buffers in shared memory. Each
-    use makes a new object. An item has an overhead of 5 bytes, or 9 if the records have more than
-    4 GiB together; arrays are aligned beside that.
+    Bytes-like items come back as bytes, text and ints as such; arrays of plain dtypes as read-only
+    arrays over the shared memory, in C order; all else as it was pickled, with large buffers in
+    shared memory. Each use makes a new object. An item has an overhead of 5 bytes, or 9 if the
+    records have more than 4 GiB together; arrays are aligned beside that.
 
     A SharedList pins its object until it is closed or collected; it pickles as a handle, which
     opens the same object in the other process. It can be used by many threads, and in forked
