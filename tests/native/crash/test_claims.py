@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug
 
 READ = ("find_in", "failpoint()")  # a cell of the name's buckets is read
 PUBLISHING = ("publish_locked", "store_release(&slot.word, publishing)")
+BEGUN = ("start_slot", "assign(slot.spill_nbytes")
 NAMES = [f"name {k}" for k in range(60)]  # of some of them the claim is read before the object
 
 
@@ -62,3 +63,24 @@ def test_nobody_finds_an_object_before_its_name_leads_to_it(
             os.kill(claimant, signal.SIGCONT)
             assert os.WIFSTOPPED(os.waitpid(claimant, os.WUNTRACED)[1])
         assert bytes(store[name]) == b"new"
+
+
+def test_a_claim_is_seen_while_its_slot_takes_the_object(
+    make_store: Callable[..., refstore.Store],
+) -> None:
+    store = make_store(max_objects=1)
+
+    def make() -> bytes:
+        arm(BEGUN, signal.SIGSTOP)
+        return b"made"
+
+    def work() -> None:
+        with refstore.Store(store.path, create=False) as other:
+            other.get_or_put("n", make)
+
+    with helpers.stopped(work) as maker:
+        with pytest.raises(refstore.GetTimeoutError) as caught:
+            store.get_or_put("n", lambda: b"", timeout=0.05)
+        assert caught.value.pid == maker
+    assert bytes(store["n"]) == b"made"
+    assert store.check() == []
