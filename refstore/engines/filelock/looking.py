@@ -51,7 +51,7 @@ from refstore.engines.filelock.layout import (
 from refstore.engines.filelock.mapping import Glance, Mapping
 from refstore.engines.filelock.transaction import Operation
 
-__all__ = ["Look", "look"]
+__all__ = ["Look", "look", "processes"]
 
 TRIES: Final = 5  # before what is seen is taken as it is
 LONGEST: Final = 100  # tries, if nothing that makes sense is seen
@@ -159,7 +159,7 @@ class Look:
         return self._run("a look", recovery.past)
 
     def _processes(self) -> list[tuple[Any, ...]]:
-        return self._run("a look", _processes, self.folder)
+        return self._run("a look", processes, self.folder, None)
 
     def _page_states(self) -> bytes:
         return self._run("a look", _page_states)
@@ -178,8 +178,8 @@ def look(path: str, foreign: bool) -> Look:
 # --- operations
 
 
-def _processes(c: Change, folder: str) -> list[tuple[Any, ...]]:
-    """The fields of ProcessInfo, in its order."""
+def processes(c: Change, folder: str, own: int | None) -> list[tuple[Any, ...]]:
+    """The fields of ProcessInfo, in its order. `own`: the row of who asks, if it has one."""
     shares: dict[int, list[int]] = {row: [0, 0] for row in process_table.used_rows(c)}
     for one in check.holdings(c):
         share = shares.setdefault(one.row, [0, 0])
@@ -187,14 +187,16 @@ def _processes(c: Change, folder: str) -> list[tuple[Any, ...]]:
         share[1] += one.nbytes
     owners = recovery.used_slots(c, OWNED_BY)
     return [
-        (*_process(c, folder, row), *share, owners.count(row + 1), *_counters(c, row))
+        (*_process(c, folder, row, own), *share, owners.count(row + 1), *_counters(c, row))
         for row, share in sorted(shares.items())
     ]
 
 
-def _process(c: Change, folder: str, row: int) -> tuple[int, str, str, bool, bool, int]:
+def _process(
+    c: Change, folder: str, row: int, own: int | None
+) -> tuple[int, str, str, bool, bool, int]:
     at = process_table.row_at(c.file, row)
-    alive = process_table.is_alive(c, folder, row)
+    alive = check.is_alive(c, folder, row, own)
     return (
         process_table.pid_of(c, row),
         process_table.read_text(c, at + ROW_COMMAND, COMMAND_NBYTES),
