@@ -56,7 +56,7 @@ class StoreMapping(MutableMapping[str, Any]):
 
     def __init__(self, store: Store, prefix: str = "") -> None:
         self._store = store
-        self._prefix = require_text(prefix)
+        self._prefix = require_text(prefix, "a prefix")
 
     @property
     def store(self) -> Store:
