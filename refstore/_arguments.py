@@ -116,7 +116,7 @@ def checked_meta(meta: object) -> bytes:
 def listed(
     what: str, wanted: str, given: Iterable[Any], lone: type | tuple[type, ...]
 ) -> list[Any]:
-    """What a call was given for several, as a list; TypeError if it is no iterable, or `lone`.
+    """A list of what a call was given for several; TypeError if it is no iterable, or `lone`.
 
     `what` is the parameter, `wanted` says what they are.
     """

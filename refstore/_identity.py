@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from refstore._names import holds_control
+from refstore._names import holds_control, require_text
 
 __all__ = ["COMMAND_NBYTES", "LABEL_NBYTES", "command", "label", "on_label", "own_label", "shorten"]
 
@@ -73,9 +73,8 @@ def on_label(listener: Callable[[], None]) -> None:
     _listeners.append(listener)
 
 
-def _checked(text: object, what: str) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"{what} is a str, not {type(text).__name__}")
+def _checked(given: object, what: str) -> str:
+    text = require_text(given, what)
     if holds_control(text):
         raise ValueError(
             f"{what} must not hold control characters, nor other ends of lines: {text!r}"

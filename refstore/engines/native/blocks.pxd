@@ -231,7 +231,7 @@ cdef inline void keep_block_in_slot(View *v, uint64_t i, uint64_t r, uint64_t j,
 
 
 cdef inline uint64_t give_unowned(View *v, int size_class, uint32_t *held,
-                                    uint64_t n) noexcept nogil:
+                                  uint64_t n) noexcept nogil:
     # Gives unowned blocks of the class to slots that we hold; returns how many.
     cdef uint64_t r, j, used = 0
     for r in range(runs_used(v)):
@@ -285,7 +285,7 @@ cdef inline int64_t cut_run(View *v, int size_class, uint64_t r, uint32_t *held,
 
 
 cdef inline int64_t give_blocks(View *v, int size_class, uint64_t r, uint32_t *held,
-                          uint64_t n) noexcept nogil:
+                                uint64_t n) noexcept nogil:
     cdef int64_t given = lock(v, &v.pool.lock)
     if given != 0:
         return given
