@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import helpers
+import looks
 import other_locks
 import pytest
 from small_disk import needs_mount, run_on_small_disk
@@ -364,6 +365,34 @@ def test_another_user_opens_only_what_is_meant_for_it(
         if printed == "kept":
             assert bytes(store["from nobody"]) == b"y" * 100_000
         assert store.check() == []
+        store.unlink()
+
+
+LOOK_AS_NOBODY = """
+    import os, sys, numpy, refstore, looks
+    refstore.Store.temporary("1MiB").close()
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    looks.look_at_everything(None, sys.argv[1], foreign=True)
+    try:
+        refstore.Store(sys.argv[1], create=False, foreign=True)
+    except PermissionError:
+        print("only looked")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_who_may_only_read_a_store_can_look_at_it(folder: Path) -> None:
+    os.chmod(folder, 0o755)
+    path = str(folder / "s")
+    with refstore.Store(path, capacity="4MiB", mode=0o644) as store, store.create(100):
+        store["n"] = b"kept"
+        with store.get("n"):
+            support = str(Path(looks.__file__).parent)
+            paths = os.pathsep.join([support, os.environ.get("PYTHONPATH", "")])
+            result = helpers.run_script(LOOK_AS_NOBODY, path, env={"PYTHONPATH": paths})
+            assert (result.stdout.strip(), result.returncode) == ("only looked", 0), result
         store.unlink()
 
 
