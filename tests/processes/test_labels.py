@@ -21,9 +21,7 @@ def no_label(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     refstore.label("")
 
 
-def test_a_label_stands_before_the_command_wherever_a_process_is_named(
-    store: refstore.Store, path: str
-) -> None:
+def test_a_label_stands_before_the_command_in_all_reports(store: refstore.Store, path: str) -> None:
     with child_process(path) as child:
         command = child.do(workers.command)
         child.do(workers.set_label, "actor 3")
@@ -75,7 +73,7 @@ def test_the_environment_labels_a_process(monkeypatch: pytest.MonkeyPatch) -> No
         assert store.info(ref).command.startswith("from inside: ")
 
 
-def test_a_bad_label_in_the_environment_is_said_when_a_store_is_opened(
+def test_a_bad_label_in_the_environment_fails_the_opening(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_identity, "_given", None)
