@@ -115,7 +115,7 @@ _OF_MAX_OBJECTS = "object slots (max_objects) are in use"
 NO_MEMORY = "the system gave no memory"
 NO_EXTENT = "no free extent is large enough"
 OVER_CAPACITY = "it is more than the capacity"
-OVER_WITH_META = f"with its description and meta {OVER_CAPACITY}"
+OVER_WITH_META = f"in whole blocks, with description and meta, {OVER_CAPACITY}"
 
 
 def _what_to_do(needed: int, why: str) -> str:
@@ -190,6 +190,11 @@ def not_found(path: str, key: ObjectRef | str, *, of_other_store: bool) -> Objec
         f"there is no {what} {key!r} in store {path!r}: it was never put here, or it was deleted",
         key=key,
     )
+
+
+def blank_ref() -> ValueError:
+    """Somebody called `__new__` alone."""
+    return ValueError("this ObjectRef was never given its 16 bytes")
 
 
 def closed() -> ValueError:

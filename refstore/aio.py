@@ -78,7 +78,7 @@ async def get(
     found = await _until_found(store, [key], look, end)
     if found is None:
         assert timeout is not None
-        raise _waiting_messages.not_published(store.path, key, timeout)
+        raise _not_published(store, key, timeout)
     return found
 
 
@@ -121,7 +121,7 @@ async def wait(
     assert timeout is not None
     if newer_than is not None and name in store:
         raise _waiting_messages.not_replaced(store.path, name, timeout)
-    raise _waiting_messages.not_published(store.path, name, timeout)
+    raise _not_published(store, name, timeout)
 
 
 async def wait_any(
@@ -334,6 +334,16 @@ def _end_of(timeout: float | None) -> float:
     """End of a call that begins here, by time.monotonic(). Errors: TypeError, ValueError."""
     deadline = deadline_of(timeout)
     return math.inf if deadline is None else deadline
+
+
+def _not_published(store: Store, name: str, seconds: float) -> GetTimeoutError:
+    """Nothing has the name after a wait, but maybe a claim."""
+    maker = None
+    try:
+        store.wait(name, timeout=0).release()
+    except GetTimeoutError as error:
+        maker = error.pid
+    return _waiting_messages.not_published(store.path, name, seconds, maker)
 
 
 def _left(end: float) -> float:

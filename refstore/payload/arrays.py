@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refstore import _messages
+from refstore._signals import is_from_handler
 
 __all__ = [
     "DescriptionError",
@@ -161,10 +162,10 @@ def _has_format(description: bytes) -> bool:
         dtype = dtype_from(description)
         array: Any = np.empty(0, dtype)
         memoryview(array).release()
-    except ValueError:
-        return False
-    except Exception:  # whoever wants more of it than its bytes is told
-        return True
+    except Exception as error:
+        if is_from_handler(error):
+            raise
+        return not isinstance(error, ValueError)  # whoever wants more than its bytes is told
     return dtype.type is not np.void or dtype.names is not None
 
 
@@ -256,7 +257,9 @@ def dtype_from(description: bytes) -> np.dtype[Any]:
 def _dtype_from_text(text: str) -> np.dtype[Any] | None:
     try:
         dtype = np.dtype(text)
-    except Exception:  # TypeError, ValueError, warnings that are errors
+    except Exception as error:  # TypeError, ValueError, warnings that are errors
+        if is_from_handler(error):
+            raise
         return None
     return dtype if text in (dtype.str, dtype.str[0] + dtype.char) else None
 
@@ -267,9 +270,13 @@ def _dtype_from_pickle(pickled: bytes) -> Any:
     except (pickle.UnpicklingError, MemoryError):
         raise
     except ImportError as error:
+        if is_from_handler(error):
+            raise
         raise pickle.UnpicklingError(
             f"the dtype of this array belongs to a package that cannot be imported here: {error}; "
             "install it, or read bytes(buf)"
         ) from error
     except Exception as error:  # whatever a class does that is not a dtype's
+        if is_from_handler(error):
+            raise
         raise DescriptionError("the dtype") from error

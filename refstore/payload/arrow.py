@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refstore._pickled import named_in_pickles
+from refstore._signals import is_from_handler
 
 __all__ = ["Tables"]
 
@@ -309,7 +310,9 @@ def _reduce_polars(obj: Any) -> Any:
     try:
         table = frame.to_arrow(compat_level=polars.CompatLevel.newest())
         same = frame.width and polars.from_arrow(table.slice(0, 0)).schema == frame.schema
-    except Exception:  # pyarrow is missing, or Arrow knows no such type: polars has ways of its own
+    except Exception as error:  # no pyarrow, or no such type in it: polars has ways of its own
+        if is_from_handler(error):
+            raise
         same = False
     if not same:
         return _as_usual(obj)

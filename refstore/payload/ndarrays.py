@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from refstore._pickled import named_in_pickles
+from refstore._signals import is_from_handler
 
 __all__ = ["IN_STREAM", "reduce_array", "reducer"]
 
@@ -171,7 +172,9 @@ def _reduce_with_state(array: Array) -> Any:
         vars(twin).update(vars(array))
     try:
         function, args, state = twin.__reduce__()
-    except Exception:  # such as for want of what lies in slots
+    except Exception as error:  # such as for want of what lies in slots
+        if is_from_handler(error):
+            raise
         return _as_usual(array)
     if function is not _numpys_own or args != (cls, (0,), b"b"):
         return _as_usual(array)

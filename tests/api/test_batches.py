@@ -17,6 +17,7 @@ import workers
 import refstore
 
 MakeStore = Callable[..., refstore.Store]
+LONG_TYPE = np.dtype([(f"field {i}", "i4") for i in range(300)])  # a long description
 MIXED: list[Any] = [
     *(b"bytes", b"", bytearray(b"more"), memoryview(b"of them"), np.arange(12.0).reshape(3, 4)),
     *(np.asfortranarray(np.ones((5, 6))), np.zeros((0, 3)), {"a": np.arange(1000)}, None, "text"),
@@ -140,6 +141,18 @@ def test_bad_names_are_refused_first(
     with pytest.raises(error, match=sentence):
         store.put_many([b"1", b"2"], names=names)
     assert helpers.usage(store) == (0, 0, 0, 0)
+
+
+@pytest.mark.native(reason="the other engine's blocks are not rounded up to size classes")
+@pytest.mark.parametrize("timeout", [0, None])
+def test_a_batch_that_fits_in_no_way_evicts_nothing(make_store: MakeStore, timeout: Any) -> None:
+    store = make_store("64KiB", evict="lru")
+    kept = [store.put(bytes(4096)) for _ in range(16)]
+    described = np.zeros(54, LONG_TYPE)  # the description lies behind it
+    for batch in [bytes(20481)] * 3, [described]:
+        with pytest.raises(refstore.StoreFullError, match="in whole blocks"):
+            store.put_many(batch, timeout=timeout)
+    assert list(store) == kept
 
 
 @pytest.mark.parametrize("one", [b"xyz", bytearray(3), memoryview(b"xyz"), "xyz", None, 5])

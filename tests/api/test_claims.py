@@ -152,6 +152,20 @@ def test_a_wait_for_ones_own_writer_is_an_error(store: refstore.Store) -> None:
         assert bytes(buf) == b"claimed"
 
 
+def test_a_claim_in_the_last_slot_gives_way_to_a_hard_one(make_store: MakeStore) -> None:
+    store = make_store(max_objects=2)
+    writers: list[refstore.Writer] = []
+
+    def claim() -> bytes:
+        writers.append(claimed(store))
+        return b"own"
+
+    with pytest.raises(refstore.GetTimeoutError):
+        store.get_or_put("n", claim, timeout=0.05)
+    writers[0].seal()
+    assert bytes(store["n"]) == b"claimed"
+
+
 # --- beside an object that has the name
 
 

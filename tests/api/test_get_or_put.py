@@ -123,6 +123,15 @@ def test_the_last_slot_is_enough(make_store: MakeStore, made: Any) -> None:
     assert_nothing_left(store)
 
 
+@pytest.mark.parametrize("evict", ["lru", "s3fifo", None])
+def test_nothing_is_evicted_for_a_claim_that_has_a_slot(make_store: MakeStore, evict: Any) -> None:
+    store = make_store(max_objects=4, evict=evict)
+    for name in [*"abcd"] * 3:
+        store.get_or_put(name, lambda: b"x" * 100, evictable=True)
+    stats = store.stats()
+    assert (stats.puts, stats.objects, stats.evictions) == (4, 4, 0)
+
+
 def test_what_fails_in_the_last_slot_leaves_nothing(make_store: MakeStore) -> None:
     store = make_store(max_objects=1)
     with pytest.raises(refstore.StoreFullError):

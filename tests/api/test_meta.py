@@ -58,7 +58,7 @@ def test_long_meta_lies_in_the_block(store: refstore.Store) -> None:
 def test_meta_that_has_no_room_is_an_error(make_store: MakeStore) -> None:
     store = make_store("64KiB")
     for timeout in 0, None:  # there is nothing to wait for
-        with pytest.raises(refstore.StoreFullError, match="with its description and meta it is"):
+        with pytest.raises(refstore.StoreFullError, match="with description and meta, it is"):
             store.put(b"x" * 100, meta=b"m" * 65_536, timeout=timeout)
     assert helpers.usage(store) == (0, 0, 0, 0)
 

@@ -20,7 +20,7 @@ from refstore._errors import StoreFullError, TopHolder
 from refstore.engines.filelock import check, eviction, process_table, recovery, slots
 from refstore.engines.filelock.call import POLL, Call
 from refstore.engines.filelock.journal import Change
-from refstore.engines.filelock.layout import EVICTIONS, OFFSET, TURN, UNIT
+from refstore.engines.filelock.layout import EVICTIONS, FREE_SLOT, OFFSET, SLOTS_USED, TURN, UNIT
 from refstore.engines.filelock.membership import Membership
 from refstore.engines.filelock.transaction import Operation, T
 
@@ -54,7 +54,7 @@ class RoomKeeper(Membership):
         run = self._run_with_remedies
         try:
             # read without the lock: who is wrong tries once too often, or sleeps once too often
-            if self.file.words[TURN]:
+            if self.file.words[TURN] and not self._is_waited_for(call):
                 self.sleep_for_room(call)
             while True:
                 found = run(call, what, operation, *args)
@@ -168,6 +168,15 @@ class RoomKeeper(Membership):
         return recovery.holds_condemned(c, self.own)
 
     # --- waiting
+
+    def _is_waited_for(self, call: Call) -> bool:
+        """Whether the call has a claim's slot, and others may wait for that, since none is free."""
+        words = self.file.words
+        return (
+            call.is_taken()
+            and not words[FREE_SLOT]
+            and words[SLOTS_USED] >= self.file.g.max_objects
+        )
 
     def sleep_for_room(self, call: Call) -> bool:
         """Sleeps until another try is worth it; False at once if the call is over."""

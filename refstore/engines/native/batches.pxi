@@ -11,10 +11,11 @@ from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.atomics cimport assign
-from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS
+from refstore.engines.native.error_codes cimport ERR_FULL_SLOTS, ERR_TOO_LARGE
 from refstore.engines.native.layout cimport (
-    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT,
+    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT, PAGE,
 )
+from refstore.engines.native.geometry cimport block_for
 from refstore.engines.native.system cimport now_ns
 from refstore.engines.native.view cimport View
 from refstore.engines.native.waiting cimport begin_nap, LIVENESS_NAP_MS, Nap
@@ -199,13 +200,23 @@ cdef class Batch:
         text = self.arrays[item.array][3]
         return <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0
 
+    cdef uint64_t add_up_blocks(self):
+        # bytes of all that is put, as allocated
+        cdef Py_ssize_t k
+        cdef uint64_t nbytes = 0
+        for k in range(self.n):
+            nbytes += block_for(self.items[k].nbytes + self.spill_of(&self.items[k]))
+        return nbytes
+
     cdef int begin_all(self, Draft *terms) except -1:
         # Nothing is held while this waits: two batches would wait for each other.
         cdef:
             View *v = &self.att.view
             Nap nap
-            int got = ERR_FULL if <uint64_t>self.n <= v.slot_limit else ERR_FULL_SLOTS
-        while self.nbytes <= v.header.capacity and <uint64_t>self.n <= v.slot_limit:
+            uint64_t blocks = self.add_up_blocks()
+            int got = ERR_TOO_LARGE if <uint64_t>self.n <= v.slot_limit else ERR_FULL_SLOTS
+        while self.nbytes <= v.header.capacity and blocks <= v.g.pages * PAGE \
+                and <uint64_t>self.n <= v.slot_limit:
             got = self.try_to_begin(terms)
             if got == 0:
                 return 0
@@ -227,7 +238,7 @@ cdef class Batch:
             Lot lot
             int got
         lot.objects = <uint64_t>self.n
-        lot.nbytes = self.nbytes
+        lot.nbytes = self.add_up_blocks()
         lot.may_fit = False
         while self.begun < self.n:
             item = &self.items[self.begun]
@@ -235,7 +246,7 @@ cdef class Batch:
             if got != 0:
                 return got
             lot.objects -= 1
-            lot.nbytes -= item.nbytes
+            lot.nbytes -= block_for(item.nbytes + self.spill_of(item))
             terms.slot = item.slot
             start_slot(v, terms, item.nbytes)
             item.generation = terms.generation

@@ -299,14 +299,39 @@ cdef inline int64_t give_blocks(View *v, int size_class, uint64_t r, uint32_t *h
     return given
 
 
+cdef inline int64_t give_or_cut(View *v, int size_class, uint32_t *held,
+                                uint64_t n) noexcept nogil:
+    # Blocks of the class for slots of ours that have none: how many, or an error.
+    cdef uint64_t r = 0     # new_run() fails before it takes one, and then a hint for 0 is harmless
+    cdef int64_t given = 0
+    while given == 0 or given == ERR_MORE:
+        given = new_run(v, &r)
+        if given == 0:
+            given = ensure_map_committed(v, (n * class_nbytes(size_class) + PAGE - 1) // PAGE)
+        if given == 0:
+            given = give_blocks(v, size_class, r, held, n)
+        if given < 0:
+            hint_set(bits_at(v, v.g.run_bits), v.g.run_words, r)
+    return given
+
+
+cdef inline int give_block(View *v, uint64_t i, uint64_t nbytes) noexcept nogil:
+    # A block for a slot of ours that has none: 0, or an error.
+    cdef uint32_t held = <uint32_t>i
+    cdef int64_t given = ERR_FULL
+    if nbytes <= SMALL_LIMIT:
+        given = give_or_cut(v, class_of(nbytes), &held, 1)
+    if given == ERR_FULL or given == ERR_INDEX:
+        return give_extent(v, i, (nbytes + PAGE - 1) // PAGE)
+    return <int>min(given, <int64_t>0)
+
+
 cdef inline int make_blocks(View *v, int size_class, uint64_t *slot) noexcept nogil:
     # Gives blocks of the class to FREE slots; the first one is claimed for the caller.
     cdef:
         uint32_t[RUN_BLOCKS] held
         uint64_t n = 0, want = run_blocks(v, size_class)
         uint64_t i, k
-        # new_run() fails only before it has taken one, and then a hint for 0 is harmless
-        uint64_t r = 0
         int64_t given
         int got = need_empty_slot(v, HELD, &i)
     while got == 0:
@@ -317,15 +342,7 @@ cdef inline int make_blocks(View *v, int size_class, uint64_t *slot) noexcept no
         got = take_empty_slot(v, HELD, &i)
     if n == 0:
         return got
-    given = 0
-    while given == 0 or given == ERR_MORE:
-        given = new_run(v, &r)
-        if given == 0:
-            given = ensure_map_committed(v, (n * class_nbytes(size_class) + PAGE - 1) // PAGE)
-        if given == 0:
-            given = give_blocks(v, size_class, r, held, n)
-        if given < 0:
-            hint_set(bits_at(v, v.g.run_bits), v.g.run_words, r)
+    given = give_or_cut(v, size_class, held, n)
     if given > 0:
         # HELD becomes WRITING for the caller
         store_release(&v.slots[held[0]].word,

@@ -164,6 +164,13 @@ cdef inline uint64_t class_nbytes(int size_class) noexcept nogil:
     return (<uint64_t>1 << floor) + (step << (floor - 3))
 
 
+cdef inline uint64_t block_for(uint64_t nbytes) noexcept nogil:
+    # bytes of the smallest block for so many
+    if nbytes > SMALL_LIMIT:
+        return (nbytes + PAGE - 1) // PAGE * PAGE
+    return class_nbytes(class_of(nbytes)) if nbytes else 0
+
+
 cdef inline uint64_t block_nbytes(Slot *slot) noexcept nogil:
     if slot.extent:
         return extent_pages(slot.extent) * PAGE

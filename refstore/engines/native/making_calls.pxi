@@ -12,10 +12,10 @@ from refstore.engines.native.system cimport now_ns
 from refstore.engines.native.view cimport count, pins_are_committed, row_at, View
 from refstore.engines.native.memory cimport ensure_pins_committed
 from refstore.engines.native.waiting cimport begin_nap, FOREVER, LIVENESS_NAP_MS, Nap
-from refstore.engines.native.slots cimport make_word, pin_own, unpin, word_generation, word_row
+from refstore.engines.native.slots cimport make_word, word_generation, word_row
 from refstore.engines.native.names cimport find, Found, Name, stripe_named
 from refstore.engines.native.claims cimport Claim, find_claim, follow_claim, set_waits_for
-from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_row, row_is_dead
+from refstore.engines.native.recovery cimport recover_row, row_is_dead
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport blocked, put_error
 from refstore.engines.native.contention cimport may_retry
@@ -247,35 +247,30 @@ cdef class Making:
         found.slot = draft.slot
         found.generation = draft.generation
         try:
-            got = require_pin(v, &draft)
+            got = ensure_pinnable(v, draft.slot)
             if got != 0:
                 raise put_error(v, got, v.slots[draft.slot].nbytes, self.name)
         except BaseException:
             discard(v, &draft)
             raise
+        draft.is_pinned = True          # nothing evicts it before its maker has it
         try:
             publish_object(v, &draft, self.name, &self.parsed, False)
-        except BaseException as error:
-            if is_same_process(v, draft.life):
-                recover_blocker_if_dead(v, unpin(v, draft.slot))
-            if isinstance(error, ObjectExistsError):
-                return False
-            raise
+        except ObjectExistsError:
+            return False
         if draft.owned:
             self.att.delete_unless_open()
         return True
 
 
-cdef inline int require_pin(View *v, Draft *draft) except -128:
-    # Before the seal: nothing evicts it before its maker has it. 0, or an error.
+cdef inline int ensure_pinnable(View *v, uint64_t i) except -128:
+    # 0, or an error
     cdef uint64_t since = 0
     cdef int got = 0
-    if not pins_are_committed(v, draft.slot):
-        got = ensure_pins_committed(v, draft.slot)
+    if not pins_are_committed(v, i):
+        got = ensure_pins_committed(v, i)
         while got != 0 and may_retry(v, &got, &since):
-            got = ensure_pins_committed(v, draft.slot)
-    if got == 0:
-        pin_own(v, draft.slot)
+            got = ensure_pins_committed(v, i)
     return got
 
 

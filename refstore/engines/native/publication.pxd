@@ -14,7 +14,9 @@ from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_BUSY, ERR_CLAIMED, ERR_EXISTS, ERR_INDEX, ERR_NO_MEMORY, ERR_NOT_FOUND,
     ERR_SIGNALS, kind_of_error, left_behind, with_blocker,
 )
-from refstore.engines.native.layout cimport CONDEMNED, NameLock, PUBLISHING, SEALED, Slot
+from refstore.engines.native.layout cimport (
+    CONDEMNED, FLAG_HARD_CLAIM, NameLock, PUBLISHING, SEALED, Slot,
+)
 from refstore.engines.native.view cimport slots_used, View
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.waiting cimport announce
@@ -89,7 +91,8 @@ cdef inline int publish(View *v, uint64_t i, bint replace, uint64_t claim) noexc
         got = ERR_EXISTS
     elif found < 0 and kind_of_error(found) != ERR_NOT_FOUND:
         got = found
-    elif claim != i + 1 and old.any_alike and find_claim(v, &name, &other) and other.is_hard:
+    elif v.slots[i].flags & FLAG_HARD_CLAIM == 0 and old.any_alike \
+            and find_claim(v, &name, &other) and other.is_hard:
         got = blocked_by(ERR_CLAIMED, word_row(other.word))
     else:
         got = publish_locked(v, i, hashed, &old, found >= 0, claim)

@@ -27,7 +27,7 @@ from refstore.engines.native.view cimport label_at, meta_at, View
 from refstore.engines.native.memory cimport commit_labels, commit_metas
 from refstore.engines.native.metas cimport meta_nbytes, meta_room, write_meta
 from refstore.engines.native.ages cimport count_put, first_use
-from refstore.engines.native.slots cimport free_slot, seal, unclaim, word_generation
+from refstore.engines.native.slots cimport free_slot, pin_own, seal, unclaim, unpin, word_generation
 from refstore.engines.native.makers cimport created_now, own_maker
 from refstore.engines.native.blocks cimport allocate_block
 from refstore.engines.native.names cimport Name
@@ -57,6 +57,7 @@ cdef struct Draft:
     # what the caller asked for
     uint64_t deadline           # for room, as deadline_ns()
     const bint *is_closed       # the store that was asked, meanwhile; or NULL
+    bint is_pinned              # by its maker, from the publication on
     bint is_plain               # neither of the next two
     bint owned                  # by this process
     bint evictable
@@ -73,6 +74,7 @@ cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.put_by = own_maker(v)
     draft.deadline = 0
     draft.is_closed = NULL
+    draft.is_pinned = False
     draft.is_plain = not v.evicts
     draft.owned = False
     draft.evictable = v.evicts
@@ -210,7 +212,14 @@ cdef inline int publish_once(View *v, const Draft *draft, const Name *name,
     cdef int got = 0
     if draft.claim != draft.slot + 1:   # else others read its name already
         got = write_name(v, draft.slot, name)
-    return publish(v, draft.slot, replace, draft.claim) if got == 0 else got
+    if got != 0:
+        return got
+    if draft.is_pinned:                 # no longer than this: who is forked meanwhile has it, too
+        pin_own(v, draft.slot)
+    got = publish(v, draft.slot, replace, draft.claim)
+    if got < 0 and draft.is_pinned:
+        unpin(v, draft.slot)
+    return got
 
 
 cdef inline int publish_again(View *v, const Draft *draft, object text, const Name *name,

@@ -63,6 +63,8 @@ cdef class ObjectRef:
                 and self.tag == (<ObjectRef>other).tag)
 
     def __hash__(self):
+        if not self.is_set:     # it may be yet
+            raise _messages.blank_ref()
         return hash((self.slot, self.generation, self.tag))
 
     def __repr__(self):

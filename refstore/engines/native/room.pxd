@@ -23,9 +23,11 @@ from refstore.engines.native.memory cimport commit_data, note_refusal, step_end,
 from refstore.engines.native.waiting cimport announce_room, begin_nap, LIVENESS_NAP_MS, Nap
 from refstore.engines.native.slots cimport is_claim, pins_condemned, unclaim, word_row, word_state
 from refstore.engines.native.runs cimport held_elsewhere
-from refstore.engines.native.blocks cimport give_extent, place_block, take_spare
+from refstore.engines.native.blocks cimport allocate_block, give_block, place_block, take_spare
 from refstore.engines.native.recovery cimport recover_dead, row_is_dead, sweep
-from refstore.engines.native.eviction cimport Eviction, find_room, is_full, Lot, prepare_eviction
+from refstore.engines.native.eviction cimport (
+    any_hints, Eviction, find_room, is_full, Lot, prepare_eviction,
+)
 from refstore.engines.native.stats cimport longest_gap, mark_pages
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.contention cimport may_retry_until
@@ -33,12 +35,14 @@ from refstore.engines.native.sleeping cimport is_attached_alone, sleep_through
 
 cdef enum:
     ATTEMPTS = 8                # to find a slot that nobody has in hand
+    PAUSE = 20                  # times what a try has taken, until one that nothing has called for
     HOLD_BACK_MS = 1000         # for which others let the one whose turn it is try alone
     THOROUGH_EVERY_MS = 1000
 
 cdef struct RoomWait:
     uint64_t number             # of this wait among those of the process
     uint64_t tried_at           # ns; of the last try, or the beginning
+    uint64_t took               # ns; the last try
     uint64_t thorough_at        # ns
     uint32_t seen               # the futex word before the last try
     uint64_t claim              # as of allocate_slot()
@@ -134,20 +138,18 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bin
         attempt += 1
 
 
-cdef inline int give_block(View *v, uint64_t nbytes, uint64_t deadline, uint64_t i) except? -128:
-    # Whole pages for a slot of ours that claims a name and has none: 0, or an error.
+cdef inline int use_claim(View *v, uint64_t nbytes, uint64_t deadline, uint64_t i) except? -128:
+    # A block for a slot of ours that claims a name and has none: 0, or an error.
     cdef Slot *slot = &v.slots[i]
     cdef uint64_t since = 0
     cdef int got = 0
     if nbytes == 0:
         assign(slot.offset, v.g.data)
         return 0
-    if slot.run:
-        return ERR_FULL_SLOTS
-    if not slot.extent:
-        got = give_extent(v, i, (nbytes + PAGE - 1) // PAGE)
+    if not slot.run and not slot.extent:
+        got = give_block(v, i, nbytes)
         while may_retry_until(v, &got, &since, deadline):
-            got = give_extent(v, i, (nbytes + PAGE - 1) // PAGE)
+            got = give_block(v, i, nbytes)
     if got == 0:
         got = place_block(v, i)
     return commit_extent(v, i) if got == ERR_UNCOMMITTED else got
@@ -155,14 +157,20 @@ cdef inline int give_block(View *v, uint64_t nbytes, uint64_t deadline, uint64_t
 
 cdef inline int try_with_claim(View *v, uint64_t nbytes, uint64_t deadline, bint is_thorough,
                                uint64_t claim, uint64_t *slot) except? -128:
-    # As try_to_allocate(). Where there is no other slot, that of our own claim will do.
-    cdef int got = try_to_allocate(v, nbytes, deadline, is_thorough, NULL, slot)
-    if got != ERR_FULL_SLOTS or claim == 0:
-        return got
-    got = give_block(v, nbytes, deadline, claim - 1)
-    if got == 0:
-        slot[0] = claim - 1
-    return got
+    # As try_to_allocate(). Where no other slot is free that of our own claim will do, and nothing
+    # is evicted for one.
+    cdef int got
+    if claim != 0:
+        got = allocate_block(v, nbytes, slot)
+        if got == ERR_UNCOMMITTED:
+            got = commit_extent(v, slot[0])
+        if got == ERR_FULL_SLOTS:
+            got = use_claim(v, nbytes, deadline, claim - 1)
+            if got == 0:
+                slot[0] = claim - 1
+        if got == 0 or got == ERR_DAMAGED:
+            return got
+    return try_to_allocate(v, nbytes, deadline, is_thorough, NULL, slot)
 
 
 # Waiting
@@ -200,8 +208,11 @@ cdef inline bint is_worth_a_try(View *v, const RoomWait *wait, uint32_t seen, ui
     cdef uint64_t waited_ms = (now - wait.tried_at) // 1000000
     if now >= deadline or waited_ms >= HOLD_BACK_MS:
         return True
-    # a pin that goes makes room where objects may be evicted, and announces nothing
-    return take_turn(v, wait) and (v.evicts or not wait.has_tried or seen != wait.seen)
+    if not take_turn(v, wait):
+        return False
+    # A pin that goes makes room where objects may be evicted, and announces nothing.
+    return not wait.has_tried or seen != wait.seen \
+        or v.evicts and now - wait.tried_at >= wait.took * PAUSE
 
 
 cdef inline bint is_ours(View *v, uint64_t i) noexcept nogil:
@@ -294,11 +305,14 @@ cdef inline int try_again(View *v, RoomWait *wait, uint64_t nbytes, uint64_t dea
                           uint64_t *slot) except? -128:
     cdef uint64_t now = now_ns()
     cdef bint is_thorough = now - wait.thorough_at >= THOROUGH_EVERY_MS * <uint64_t>1000000
+    cdef int got
     wait.has_tried = True
     wait.tried_at = now
     if is_thorough:
         wait.thorough_at = now
-    return try_with_claim(v, nbytes, deadline, is_thorough, wait.claim, slot)
+    got = try_with_claim(v, nbytes, deadline, is_thorough, wait.claim, slot)
+    wait.took = now_ns() - now
+    return got
 
 
 cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline, const bint *is_closed,
@@ -317,7 +331,8 @@ cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline, const
         return try_with_claim(v, nbytes, 0, True, claim, slot)
     v.waits_for_room += 1
     number = v.waits_for_room
-    if not is_turn_of_others(v, number):
+    # who waits for a slot may wait for our claim's
+    if not is_turn_of_others(v, number) or claim != 0 and not any_hints(v, v.g.empty_bits):
         got = try_with_claim(v, nbytes, deadline, True, claim, slot)
         if not is_full(got):
             return got

@@ -1,0 +1,59 @@
+"""Exceptions of signal handlers are told from those of what was called."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from refstore._signals import is_from_handler
+from refstore.payload import arrays
+
+
+class Alarm:
+    """A handler that is an object, and one that is a method."""
+
+    def __call__(self, *_: object) -> None:
+        raise TimeoutError("an alarm")
+
+    def ring(self, *_: object) -> None:
+        raise TimeoutError("an alarm")
+
+
+def alarm(*_: object) -> None:
+    raise TimeoutError("an alarm")
+
+
+@pytest.fixture(params=[alarm, Alarm(), Alarm().ring], ids=["function", "object", "method"])
+def handler(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = signal.signal(signal.SIGUSR1, request.param)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.usefixtures("handler")
+def test_what_a_handler_raises_is_told_apart() -> None:
+    with pytest.raises(TimeoutError) as caught:
+        signal.raise_signal(signal.SIGUSR1)
+    assert is_from_handler(caught.value)
+
+
+@pytest.mark.usefixtures("handler")
+def test_what_others_raise_is_not_a_handlers() -> None:
+    with pytest.raises(pickle.UnpicklingError) as caught:
+        pickle.loads(b"no pickle")
+    assert not is_from_handler(caught.value)
+    assert not is_from_handler(TimeoutError("of nobody"))
+
+
+@pytest.mark.usefixtures("handler")
+def test_a_handler_amid_the_pickle_of_a_dtype_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: bytes) -> Any:
+        signal.raise_signal(signal.SIGUSR1)
+
+    monkeypatch.setattr(arrays.pickle, "loads", interrupted)
+    with pytest.raises(TimeoutError, match="an alarm"):
+        arrays._dtype_from_pickle(b"")
