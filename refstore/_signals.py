@@ -25,12 +25,8 @@ def _codes() -> set[CodeType]:
     found = set()
     for signo in signal.valid_signals():
         handler = signal.getsignal(signo)
-        for way in (
-            handler,
-            getattr(handler, "__func__", None),
-            getattr(handler, "__call__", None),
-        ):
-            code = getattr(way, "__code__", None)
+        for called in (handler, type(handler).__call__ if callable(handler) else None):
+            code = getattr(called, "__code__", None)  # of a method, its function's
             if isinstance(code, CodeType):
                 found.add(code)
     return found

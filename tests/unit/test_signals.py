@@ -54,6 +54,6 @@ def test_a_handler_amid_the_pickle_of_a_dtype_is_no_damage(monkeypatch: pytest.M
     def interrupted(_: bytes) -> Any:
         signal.raise_signal(signal.SIGUSR1)
 
-    monkeypatch.setattr(arrays.pickle, "loads", interrupted)
+    monkeypatch.setattr(pickle, "loads", interrupted)
     with pytest.raises(TimeoutError, match="an alarm"):
         arrays._dtype_from_pickle(b"")
