@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from refstore._refs import ObjectRef
 
-__all__ = ["Holder", "ObjectInfo", "Recovery", "StoreStats"]
+__all__ = ["Holder", "ObjectInfo", "PastRecovery", "ProcessInfo", "Recovery", "StoreStats"]
 
 
 @dataclass(frozen=True)
@@ -149,3 +149,32 @@ class ObjectInfo:
     owned: bool
     evictable: bool
     state: Literal["live", "pending delete", "writing", "claimed"]
+
+
+@dataclass(frozen=True)
+class ProcessInfo:
+    """A process that has a place in the store."""
+
+    pid: int
+    command: str
+    label: str
+    alive: bool
+    ended: bool
+    waiting: int
+    pins: int
+    bytes: int
+    owned: int
+    puts: int
+    gets: int
+    deletes: int
+    evictions: int
+
+
+@dataclass(frozen=True)
+class PastRecovery:
+    """A dead process whose things were given back."""
+
+    at: float
+    pid: int
+    command: str
+    nbytes: int
