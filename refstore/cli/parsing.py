@@ -15,6 +15,7 @@ from refstore.cli.completing import complete, complete_key, complete_store
 from refstore.cli.contents import delete, get, put, trim
 from refstore.cli.doctor import doctor
 from refstore.cli.holders import holders
+from refstore.cli.metrics import metrics
 from refstore.cli.objects import SORTS, STATES, objects
 from refstore.cli.output import note, show
 from refstore.cli.stores import check, gc, ls, recover, rm, stat
@@ -76,6 +77,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help=JSON)
     commands = _Commands(parser)
     _add_looks(commands)
+    _add_views(commands)
     _add_changes(commands)
     complete(parser)
     given = sys.argv[1:] if arguments is None else arguments
@@ -153,6 +155,17 @@ def _add_looks(commands: _Commands) -> None:
         "look for what is wrong on this machine, and say what to do; exit status 1 if something is",
         names=None,
         foreign=False,
+    )
+
+
+def _add_views(commands: _Commands) -> None:
+    """Commands that need an extra, and change nothing."""
+    served = commands.add(
+        metrics, "print a store's figures for Prometheus, or serve them; needs refstore[metrics]"
+    )
+    served.add_argument("--port", type=int, help="serve them at this port until interrupted")
+    served.add_argument(
+        "--address", default="127.0.0.1", help="the address to serve at; 127.0.0.1 if not given"
     )
 
 
