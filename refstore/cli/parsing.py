@@ -18,6 +18,7 @@ from refstore.cli.holders import holders
 from refstore.cli.metrics import metrics
 from refstore.cli.objects import SORTS, STATES, objects
 from refstore.cli.output import note, show
+from refstore.cli.pictures import map_
 from refstore.cli.stores import check, gc, ls, recover, rm, stat
 from refstore.engines import choice
 
@@ -102,7 +103,7 @@ class _Commands:
         text: str | None = None,
     ) -> _Parser:
         """`names`: None if it takes no store, "+" if it takes many."""
-        name = run.__name__
+        name = run.__name__.rstrip("_")  # `map` is Python's own
         made: _Parser = self._under.add_parser(
             name,
             help=does,
@@ -159,7 +160,13 @@ def _add_looks(commands: _Commands) -> None:
 
 
 def _add_views(commands: _Commands) -> None:
-    """Commands that need an extra, and change nothing."""
+    """Commands that show what others make of it, and change nothing."""
+    drawn = commands.add(
+        map_, "draw a store's memory by state; a PNG needs refstore[cli]", text=_OF_MAP
+    )
+    drawn.add_argument(
+        "-o", "--output", metavar="FILE", help="a .png or .svg; NAME.svg here if not given"
+    )
     served = commands.add(
         metrics, "print a store's figures for Prometheus, or serve them; needs refstore[metrics]"
     )
@@ -198,6 +205,9 @@ def _add_changes(commands: _Commands) -> None:
     )
     commands.add(gc, "remove temporary stores whose creator is dead", names=None, foreign=False)
 
+
+_OF_MAP = """Draw a store's memory by state, and print the picture's path. Its ground is
+transparent, and its colours are for light and dark ones."""
 
 _OF_GET = """Write an object to a file or to stdout: bytes as they are, an array in numpy's format
 (.npy), any other object as a pickle, which unpickles it first."""
