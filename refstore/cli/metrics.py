@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import refstore
 from refstore._errors import RefstoreError
+from refstore._limits import UNLIMITED
 from refstore._looking import Look
 from refstore.cli.output import MissingExtraError, flush, note, show_json
 from refstore.cli.reaching import look
@@ -124,7 +125,7 @@ class _Collector:
             stats = store.stats()
             for field, name, text in GAUGES:
                 value = getattr(stats, field, None)
-                if value is not None:
+                if value is not None and value != UNLIMITED:
                     gauge = GaugeMetricFamily(f"refstore_{name}", text, labels=["store"])
                     gauge.add_metric([self._name], value)
                     yield gauge

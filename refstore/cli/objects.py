@@ -14,7 +14,17 @@ from refstore.cli.reaching import look
 from refstore.cli.tables import Column, Row, show_table
 from refstore.cli.units import age_text, plural, size_text
 
-__all__ = ["SORTS", "STATES", "as_json", "living", "objects", "sorted_objects", "title"]
+__all__ = [
+    "COLUMNS",
+    "SORTS",
+    "STATES",
+    "as_json",
+    "living",
+    "objects",
+    "row_of",
+    "sorted_objects",
+    "title",
+]
 
 STATES = {  # as they are typed
     "live": "live",
@@ -50,7 +60,7 @@ def objects(options: argparse.Namespace) -> int:
         note(f"{options.name}: no such objects" if _is_picky(options) else f"{options.name}: empty")
     else:
         now = time.time()
-        show_table(COLUMNS, [_row(one, now) for one in found])
+        show_table(COLUMNS, [row_of(one, now) for one in found])
         total = size_text(sum(one.block_nbytes for one in found))
         show(f"{plural(len(found), 'object')}, {total}")
     return 0
@@ -98,7 +108,8 @@ def title(name: str | None, ref: Any) -> str:
     return "(no name yet)" if ref is None else str(ref.hex())
 
 
-def _row(one: ObjectInfo, now: float) -> Row:
+def row_of(one: ObjectInfo, now: float) -> Row:
+    """The cells of an object, for COLUMNS."""
     return Row(
         [
             *(title(one.name, one.ref), one.kind or "-", one.state, str(one.pins)),

@@ -9,12 +9,15 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import rich.console
 
+Line: TypeAlias = "list[tuple[str, str]]"  # pieces of text, with the style of each
+
 __all__ = [
+    "Line",
     "MissingExtraError",
     "complain",
     "console",
@@ -26,6 +29,7 @@ __all__ = [
     "printable",
     "show",
     "show_json",
+    "show_json_line",
     "show_styled",
     "show_wrapped",
     "width_of",
@@ -116,8 +120,8 @@ def show_wrapped(first: str, text: str) -> None:
         print(" " * indent + line)
 
 
-def show_styled(lines: Iterable[list[tuple[str, str]]]) -> None:
-    """Lines of pieces with the style of each, which only a terminal shows."""
+def show_styled(lines: Iterable[Line]) -> None:
+    """Print lines; their styles are for a terminal alone."""
     terminal = console()
     if terminal is None:
         for line in lines:
@@ -131,6 +135,10 @@ def show_styled(lines: Iterable[list[tuple[str, str]]]) -> None:
 
 def show_json(rows: Any) -> None:
     print(json.dumps(rows, indent=2))
+
+
+def show_json_line(row: Any) -> None:
+    print(json.dumps(row))
 
 
 def note(line: str) -> None:

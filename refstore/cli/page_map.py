@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from refstore._looking import PAGE
+from refstore._paths import PAGE
 
 __all__ = ["STATES", "PageState", "bytes_of", "mixed", "shares", "strongest"]
 
@@ -35,7 +35,7 @@ RANKS = (0, 1, 3, 5, 6, 4, 2)  # of the states: where a cell has several, the hi
 
 
 def shares(states: bytes, cells: int) -> npt.NDArray[Any]:
-    """For each cell the part of its pages that are in each state: (cells, states) of float32.
+    """The part of each cell's pages that are in each state: (cells, states) of float32.
 
     There are fewer cells where there are fewer pages.
     """
@@ -55,7 +55,7 @@ def shares(states: bytes, cells: int) -> npt.NDArray[Any]:
 
 
 def strongest(states: bytes, cells: int) -> npt.NDArray[Any]:
-    """For each cell the state that matters most of those that its pages are in."""
+    """The state of each cell: of those that its pages are in, the one that matters most."""
     pages = np.frombuffer(states, np.uint8)
     cells = min(cells, len(pages))
     if not cells:

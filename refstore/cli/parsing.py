@@ -20,6 +20,7 @@ from refstore.cli.objects import SORTS, STATES, objects
 from refstore.cli.output import note, show
 from refstore.cli.pictures import map_
 from refstore.cli.stores import check, gc, ls, recover, rm, stat
+from refstore.cli.top import top
 from refstore.engines import choice
 
 __all__ = ["parse"]
@@ -166,6 +167,19 @@ def _add_views(commands: _Commands) -> None:
     )
     drawn.add_argument(
         "-o", "--output", metavar="FILE", help="a .png or .svg; NAME.svg here if not given"
+    )
+    live = commands.add(
+        top, "show a store as it changes, on the whole terminal; needs refstore[cli]"
+    )
+    live.add_argument(
+        "--interval",
+        metavar="SECONDS",
+        type=float,
+        default=0.5,
+        help="between two looks; 0.5 if not given",
+    )
+    live.add_argument(
+        "--count", metavar="N", type=int, help="with --json: how many lines; until interrupted"
     )
     served = commands.add(
         metrics, "print a store's figures for Prometheus, or serve them; needs refstore[metrics]"

@@ -28,12 +28,7 @@ def look(name: str, foreign: bool) -> Look:
     path = path_of(name)
     with contextlib.suppress(OSError):  # first of all: who owns what is no store does not matter
         require_store(path)
-    try:
-        return Look(path, foreign=foreign)
-    except FileNotFoundError as error:
-        raise _messages.gone(path, error) from None
-    except OSError as error:
-        raise _messages.of_path(path, error) from None
+    return Look(path, foreign=foreign)
 
 
 def attach(name: str, foreign: bool) -> Store:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from refstore import _messages
 from refstore._errors import RefstoreError, StoreCorruptedError
 from refstore._header import is_store
+from refstore._limits import UNLIMITED
 from refstore._looking import Look
 from refstore._paths import store_folder
 from refstore._reports import PastRecovery, ProcessInfo, Recovery
@@ -20,7 +21,7 @@ from refstore.cli.reaching import attach, look, path_of, require_store, store_na
 from refstore.cli.tables import Column, Row, show_table
 from refstore.cli.units import age_text, percent_text, plural, size_text
 
-__all__ = ["check", "gc", "labelled", "ls", "recover", "rm", "stat"]
+__all__ = ["check", "gc", "labelled", "ls", "recover", "rm", "stat", "state_of"]
 
 SIZES = ("capacity", "used", "free", "largest_free", "resident", "file_system_free")
 ABANDONED = "temporary, and its creator is dead: `{command} gc` removes it"
@@ -139,7 +140,9 @@ def _shown(field: str, value: object, row: dict[str, object]) -> str:
         made = float(str(value))
         day = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(made))
         return f"{day} ({age_text(time.time() - made)} ago)"
-    if field in SIZES and value is not None:
+    if field == "file_system_free" and value == UNLIMITED:
+        return "no limit"
+    if field in SIZES:
         share = ""
         if field == "used":
             share = f", {percent_text(int(str(value)), int(str(row['capacity'])))}"
@@ -152,7 +155,7 @@ def _show_processes(name: str, processes: list[ProcessInfo]) -> None:
     rows = [
         Row(
             [
-                *(str(one.pid), labelled(one.label, one.command), _state(one), str(one.waiting)),
+                *(str(one.pid), labelled(one.label, one.command), state_of(one), str(one.waiting)),
                 *(str(one.pins), size_text(one.bytes), str(one.owned)),
             ]
         )
@@ -187,7 +190,8 @@ def labelled(label: str, command: str) -> str:
     return f"{label}: {command}" if label else command
 
 
-def _state(process: ProcessInfo) -> str:
+def state_of(process: ProcessInfo) -> str:
+    """Whether it is alive, has ended and is kept for its children, or is dead."""
     if not process.alive:
         return "dead"
     return "ended" if process.ended else "alive"

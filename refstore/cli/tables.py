@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from refstore.cli.output import (
+    Line,
     printable,
     show_styled,
     show_wrapped,
@@ -109,9 +110,9 @@ def layout(
     widths: Sequence[int],
     cells: Sequence[str],
     style: str = "",
-) -> list[tuple[str, str]]:
+) -> Line:
     """One line of the table, in pieces with their styles."""
-    line: list[tuple[str, str]] = []
+    line: Line = []
     for number, width, cell in zip(kept, widths, cells, strict=True):
         text = shorten(cell, width)
         space = " " * (width - width_of(text))
