@@ -11,7 +11,7 @@ from refstore._reports import ObjectInfo, ProcessInfo
 from refstore.cli.holders import Held
 from refstore.cli.objects import COLUMNS, row_of
 from refstore.cli.output import Line, printable
-from refstore.cli.page_map import STATES, bytes_of, strongest
+from refstore.cli.page_map import RANKS, STATES, bytes_of, strongest
 from refstore.cli.stores import labelled, state_of
 from refstore.cli.tables import Column, Row, fitted, layout, shorten
 from refstore.cli.units import age_text, count_text, percent_text, plural, rate_text, size_text
@@ -163,10 +163,12 @@ def _map(pages: bytes, width: int, height: int) -> list[Line]:
 
 
 def _legend(pages: bytes, width: int) -> list[Line]:
-    """The states that there are, with their bytes, as many as fit into a line."""
+    """The states that there are, with their bytes, those first that matter most; as many as fit."""
     line: Line = []
     taken = 0
-    for number, nbytes in enumerate(bytes_of(pages)):
+    sums = bytes_of(pages)
+    for number in sorted(range(len(STATES)), key=RANKS.__getitem__, reverse=True):
+        nbytes = sums[number]
         text = f" {STATES[number].name} {size_text(nbytes)}  "
         if nbytes and taken + 1 + len(text) <= width:
             line += [(GLYPHS[number], _colour(number)), (text, "")]

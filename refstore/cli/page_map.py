@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from refstore._paths import PAGE
 
-__all__ = ["STATES", "PageState", "bytes_of", "mixed", "shares", "strongest"]
+__all__ = ["RANKS", "STATES", "PageState", "bytes_of", "mixed", "shares", "strongest"]
 
 
 class PageState(NamedTuple):
