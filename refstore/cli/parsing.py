@@ -23,7 +23,7 @@ from refstore.cli.stores import check, gc, ls, recover, rm, stat
 from refstore.cli.top import top
 from refstore.engines import choice
 
-__all__ = ["parse"]
+__all__ = ["names", "parse"]
 
 OPTIONS = ("-h", "--help", "--version", "--json", "--foreign", "--")
 NAME = "a store's name, or the path of its file if it holds a path separator"
@@ -68,6 +68,19 @@ def _advice(given: Sequence[str], takes_names: Sequence[str]) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of one command, and the command as `run`; ends the program on bad usage."""
+    parser, commands = _made()
+    complete(parser)
+    given = sys.argv[1:] if arguments is None else arguments
+    _Parser.advice = _advice(given, commands.of_names)
+    return parser.parse_args(arguments)
+
+
+def names() -> list[str]:
+    """The names of all commands."""
+    return _made()[1].all
+
+
+def _made() -> tuple[_Parser, _Commands]:
     parser = _Parser(
         prog=_messages.command(),
         description="Look at refstore's stores, at what is in them, at who holds it; clear them.",
@@ -81,10 +94,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     _add_looks(commands)
     _add_views(commands)
     _add_changes(commands)
-    complete(parser)
-    given = sys.argv[1:] if arguments is None else arguments
-    _Parser.advice = _advice(given, commands.of_names)
-    return parser.parse_args(arguments)
+    return parser, commands
 
 
 class _Commands:
@@ -92,7 +102,8 @@ class _Commands:
 
     def __init__(self, parser: _Parser) -> None:
         self._under = parser.add_subparsers(metavar="COMMAND", required=True)
-        self.of_names: list[str] = []
+        self.all: list[str] = []
+        self.of_names: list[str] = []  # those that take names of stores
 
     def add(
         self,
@@ -122,6 +133,7 @@ class _Commands:
             _completed(made.add_argument("names", metavar="NAME", nargs="+", help=NAME))
         elif names is not None:
             _completed(made.add_argument("name", metavar="NAME", help=NAME))
+        self.all.append(name)
         if names is not None:
             self.of_names.append(name)
         return made
