@@ -17,10 +17,10 @@ from refstore._buffers import PinnedBuffer
 from refstore._errors import RefstoreError
 from refstore._refs import ObjectRef
 from refstore._store import Store
+from refstore._units import size_text
 from refstore.cli.objects import as_json
 from refstore.cli.output import complain, is_terminal, show, show_json
 from refstore.cli.reaching import attach, key_of
-from refstore.cli.units import size_text
 
 __all__ = ["delete", "get", "put", "trim"]
 

@@ -17,10 +17,10 @@ from refstore._errors import RefstoreError
 from refstore._paths import store_folder
 from refstore._reports import ProcessInfo, StoreStats
 from refstore._temporary import is_abandoned
+from refstore._units import plural, size_text
 from refstore.cli import surroundings
 from refstore.cli.output import one_line, show, show_json, show_styled, show_wrapped
 from refstore.cli.reaching import look, store_names
-from refstore.cli.units import plural, size_text
 from refstore.engines import choice
 
 __all__ = ["doctor"]
@@ -247,8 +247,8 @@ def _of_store(one: Seen) -> Iterator[Finding]:
         yield Finding(topic, "note", what, advice)
     elif one.stats is not None and one.stats.objects and not one.stats.processes:
         what = (
-            f"nobody is attached, and {plural(one.stats.objects, 'object')} take "
-            f"{size_text(one.stats.used)}"
+            f"nobody is attached, and {size_text(one.stats.used)} are used by "
+            f"{plural(one.stats.objects, 'object')}"
         )
         advice = f"`{command} rm {one.name}` if nobody will come back for them"
         yield Finding(topic, "note", what, advice)

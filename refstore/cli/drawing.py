@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from refstore._reports import ObjectInfo, ProcessInfo
+from refstore._units import age_text, count_text, percent_text, plural, rate_text, size_text
 from refstore.cli.holders import Held
 from refstore.cli.objects import COLUMNS, row_of
 from refstore.cli.output import Line, printable
 from refstore.cli.page_map import RANKS, STATES, bytes_of, strongest
 from refstore.cli.stores import labelled, state_of
 from refstore.cli.tables import Column, Row, fitted, layout, shorten
-from refstore.cli.units import age_text, count_text, percent_text, plural, rate_text, size_text
 from refstore.cli.watching import Moment, Rates
 
 __all__ = ["PROCESS_ORDERS", "About", "Table", "draw_object", "draw_objects", "draw_store"]

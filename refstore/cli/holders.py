@@ -11,12 +11,12 @@ from typing import TypeVar
 
 from refstore._looking import Look
 from refstore._reports import Holder, ObjectInfo
+from refstore._units import age_text, plural, size_text
 from refstore.cli.objects import title
 from refstore.cli.output import note, show, show_json
 from refstore.cli.reaching import look
 from refstore.cli.stores import labelled
 from refstore.cli.tables import Column, Row, show_table
-from refstore.cli.units import age_text, plural, size_text
 
 __all__ = ["Held", "find_held", "holders", "total"]
 

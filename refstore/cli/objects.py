@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from refstore._reports import ObjectInfo, ProcessInfo
+from refstore._units import age_text, plural, size_text
 from refstore.cli.output import note, show, show_json
 from refstore.cli.reaching import look
 from refstore.cli.tables import Column, Row, show_table
-from refstore.cli.units import age_text, plural, size_text
 
 __all__ = [
     "COLUMNS",

@@ -13,10 +13,10 @@ from xml.sax.saxutils import escape
 import numpy as np
 import numpy.typing as npt
 
+from refstore._units import percent_text, size_text
 from refstore.cli.output import MissingExtraError, printable, show, show_json
 from refstore.cli.page_map import STATES, bytes_of, mixed, shares
 from refstore.cli.reaching import look
-from refstore.cli.units import percent_text, size_text
 
 __all__ = ["map_"]
 

@@ -16,10 +16,10 @@ from refstore._looking import Look
 from refstore._paths import store_folder
 from refstore._reports import PastRecovery, ProcessInfo, Recovery
 from refstore._temporary import collect_temporary, is_abandoned
+from refstore._units import age_text, percent_text, plural, size_text
 from refstore.cli.output import complain, note, one_line, show, show_json
 from refstore.cli.reaching import attach, look, path_of, require_store, store_names
 from refstore.cli.tables import Column, Row, show_table
-from refstore.cli.units import age_text, percent_text, plural, size_text
 
 __all__ = ["check", "gc", "labelled", "ls", "recover", "rm", "stat", "state_of"]
 

@@ -18,8 +18,8 @@ from command import Command
 from helpers import child_process, child_processes
 
 import refstore
-from refstore import _messages
-from refstore.cli import stores, units
+from refstore import _messages, _units
+from refstore.cli import stores
 from refstore.engines import choice
 
 # --- ls
@@ -435,4 +435,4 @@ def test_the_module_runs_as_the_command_does(run: Command, train: refstore.Store
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3 << 29, "1.5 GiB"), (1 << 46, "64.0 TiB")],
 )
 def test_sizes_are_rounded_for_people(nbytes: int, text: str) -> None:
-    assert units.size_text(nbytes) == text
+    assert _units.size_text(nbytes) == text
