@@ -51,6 +51,7 @@ GOALS: dict[str, row.Rows] = {
     "records": space_goals.records,
     "attached": many_processes.attached,
     "attach": many_processes.attach,
+    "stats": many_processes.stats,
     "get-many": batches.many_gets,
     "put-many": batches.many_puts,
     "wake": waiting.wake,

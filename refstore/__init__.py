@@ -21,6 +21,7 @@ from refstore._errors import (
     StoreVersionError,
     TopHolder,
 )
+from refstore._identity import label
 from refstore._refs import ObjectRef
 from refstore._reports import Holder, ObjectInfo, Recovery, StoreStats
 from refstore._store import Store
@@ -46,4 +47,5 @@ __all__ = [
     "StoreVersionError",
     "TopHolder",
     "Writer",
+    "label",
 ]

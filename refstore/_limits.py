@@ -16,6 +16,7 @@ __all__ = [
     "cannot_map",
     "committed",
     "free_address_space",
+    "free_on",
     "no_descriptor",
     "no_private_view",
     "no_room_for_tables",
@@ -23,6 +24,7 @@ __all__ = [
     "of_descriptors",
     "of_file_size",
     "of_full_disk",
+    "resident",
     "spare_memory",
     "why_no_memory",
 ]
@@ -116,6 +118,21 @@ def _file_system(where: int | str) -> FileSystem | None:
     if not found.f_blocks:  # as of a tmpfs that may be as large as it likes
         return None
     return FileSystem(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+def resident(fd: int) -> int:
+    """Bytes of memory, or of disk, that the file behind `fd` takes; 0 if that is not known."""
+    try:
+        return os.fstat(fd).st_blocks * 512
+    except (OSError, AttributeError):  # a system that does not say
+        return 0
+
+
+def free_on(fd: int) -> int:
+    """Bytes that are free, for this user, on the file system of the file behind `fd`; UNLIMITED
+    where it has no limit or does not say."""
+    has = _file_system(fd)
+    return UNLIMITED if has is None else has.free
 
 
 def spare_memory(fd: int) -> int:

@@ -1,10 +1,20 @@
-"""Rules for names of objects, for both engines."""
+"""Rules for names, for both engines."""
 
 from __future__ import annotations
 
-__all__ = ["NAME_LIMIT", "encode_key", "encode_name", "require_text"]
+import re
+
+__all__ = ["NAME_LIMIT", "encode_key", "encode_name", "holds_control", "require_text"]
 
 NAME_LIMIT = 255  # bytes of UTF-8
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def holds_control(text: str) -> bool:
+    """Whether a text has control characters, or ends of lines of whatever kind."""
+    return _CONTROL.search(text) is not None
 
 
 def require_text(name: object) -> str:

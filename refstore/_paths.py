@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 from refstore._limits import MAPPINGS, free_address_space
+from refstore._names import holds_control
 
 __all__ = [
     "TEMPORARY_PREFIX",
@@ -186,7 +187,7 @@ def check_name(name: str | os.PathLike[str]) -> str:
     last = re.split(_SEPARATORS, text)[-1]
     if last in ("", ".", ".."):
         raise ValueError(f"{text!r} names a directory, not a store")
-    if _CONTROL.search(last):
+    if holds_control(last):
         raise ValueError(
             f"a store's name must not hold control characters, nor other ends of lines: {text!r}"
         )
@@ -201,7 +202,6 @@ def check_name(name: str | os.PathLike[str]) -> str:
     return text
 
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SEPARATORS = "[" + re.escape(os.sep + (os.altsep or "")) + "]"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from refstore import _logging
 from refstore._engine_calls import EngineCalls
@@ -11,7 +12,10 @@ from refstore._names import require_text
 from refstore._refs import ObjectRef
 from refstore._reports import Holder, ObjectInfo, Recovery, StoreStats
 
-__all__ = ["ReportCalls"]
+if TYPE_CHECKING:
+    from refstore.engines.interface import HolderRow
+
+__all__ = ["ReportCalls", "by_size", "lasting"]
 
 RETRIES = 5  # more that check() takes before it reports
 RETRY_DELAY = 0.02  # seconds
@@ -105,8 +109,7 @@ class ReportCalls(EngineCalls):
             ...     [(holder.name, holder.pins) for holder in store.holders()]
             [('weights', 1)]
         """
-        found = [Holder(*row) for row in self._base()._holders(ref_or_name)]
-        return sorted(found, key=lambda holder: (-holder.bytes, holder.pid))
+        return by_size(self._base()._holders(ref_or_name))
 
     def recover(self) -> Recovery:
         """Frees what dead processes held. It also happens by itself, when it is needed.
@@ -146,11 +149,21 @@ class ReportCalls(EngineCalls):
             >>> store.check()
             []
         """
-        look = self._base()._problems
-        problems = look()
-        for _ in range(RETRIES):
-            if not problems:
-                break
-            time.sleep(RETRY_DELAY)
-            problems &= look()
-        return sorted(problems)
+        return lasting(self._base()._problems)
+
+
+def by_size(rows: Iterable[HolderRow]) -> list[Holder]:
+    """The holders, largest first."""
+    found = [Holder(*row) for row in rows]
+    return sorted(found, key=lambda holder: (-holder.bytes, holder.pid))
+
+
+def lasting(look: Callable[[], set[str]]) -> list[str]:
+    """The problems that several looks find, in order."""
+    problems = look()
+    for _ in range(RETRIES):
+        if not problems:
+            break
+        time.sleep(RETRY_DELAY)
+        problems &= look()
+    return sorted(problems)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ __all__ = ["Holder", "ObjectInfo", "PastRecovery", "ProcessInfo", "Recovery", "S
 class StoreStats:
     """Counts of a store. Sizes are in bytes; exact when nobody is at work on the store.
 
-    The first seven are counted from the slots; the others are kept per process and added up.
+    The first seven are counted from the slots. `puts` to `recoveries` are kept per process and
+    added up.
 
     Parameters:
         capacity: bytes of payload that fit.
@@ -25,6 +26,11 @@ class StoreStats:
         objects: live objects.
         pinned: objects that are pinned, live or deleted.
         condemned: objects that are deleted, and kept by pins.
+        resident: bytes that the file takes of the memory, or of the disk, on which it lies: its
+            tables, and blocks that were used and have not been given back by trim().
+        file_system_free: bytes that are left there for this user; 2**62 where there is no limit.
+            It does not count when two are compared.
+        waiting: processes that wait in a call, for a name or for room.
         puts: objects published so far.
         gets: calls of get() so far.
         deletes: objects deleted so far, by delete() or replaced.
@@ -46,6 +52,9 @@ class StoreStats:
     objects: int
     pinned: int
     condemned: int
+    resident: int
+    file_system_free: int = field(compare=False)  # of the system, and not of the store
+    waiting: int
     puts: int
     gets: int
     deletes: int
@@ -82,6 +91,58 @@ class Recovery:
 
     def __bool__(self) -> bool:
         return self.processes > 0
+
+
+@dataclass(frozen=True)
+class ProcessInfo:
+    """A description of one process that is attached, or died attached and was not cleaned up after.
+
+    Parameters:
+        pid: of the process; 0 while it is not known.
+        command: how it was started: the script or module and its arguments, cut short.
+        label: what it calls itself by `refstore.label`; empty if it has none.
+        alive: whether it, or a child that it keeps something for, is alive.
+        ended: whether it has ended, and a child keeps its place.
+        waiting: threads of it that wait in a call.
+        pins: on all objects.
+        bytes: of the blocks that it pins or is writing, as allocated.
+        owned: objects that go with it.
+        puts: objects that it published.
+        gets: calls of get().
+        deletes: objects that it deleted, or replaced.
+        evictions: objects that it deleted to make room.
+    """
+
+    pid: int
+    command: str
+    label: str
+    alive: bool
+    ended: bool
+    waiting: int
+    pins: int
+    bytes: int
+    owned: int
+    puts: int
+    gets: int
+    deletes: int
+    evictions: int
+
+
+@dataclass(frozen=True)
+class PastRecovery:
+    """A process that died attached, and was cleaned up after.
+
+    Parameters:
+        at: when it was, in seconds since the epoch.
+        pid: of the dead process; 0 if it died before it could say.
+        command: how it was started, cut short, after its label if it had one.
+        nbytes: bytes of blocks that came free, as allocated.
+    """
+
+    at: float
+    pid: int
+    command: str
+    nbytes: int
 
 
 class Holder(NamedTuple):
@@ -149,32 +210,3 @@ class ObjectInfo:
     owned: bool
     evictable: bool
     state: Literal["live", "pending delete", "writing", "claimed"]
-
-
-@dataclass(frozen=True)
-class ProcessInfo:
-    """A process that has a place in the store."""
-
-    pid: int
-    command: str
-    label: str
-    alive: bool
-    ended: bool
-    waiting: int
-    pins: int
-    bytes: int
-    owned: int
-    puts: int
-    gets: int
-    deletes: int
-    evictions: int
-
-
-@dataclass(frozen=True)
-class PastRecovery:
-    """A dead process whose things were given back."""
-
-    at: float
-    pid: int
-    command: str
-    nbytes: int

@@ -4,6 +4,8 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import repeat
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event, Semaphore
@@ -12,7 +14,7 @@ from benchmarks.goals.row import Effort, Goal, Row, throughput, timed
 from refstore import Store
 from stress import loops
 from stress.baseline import workloads
-from stress.measure import Loop, spread
+from stress.measure import Loop, Timed, interleave, spread
 from stress.support import MIB, child_answer, duration, fresh_name, reaped
 from stress.workers import Workers
 
@@ -21,6 +23,8 @@ _IDLE = 200
 _FORK = multiprocessing.get_context("fork")
 _TIMEOUT = 60.0
 _ATTACH_SECONDS = 0.010
+_OBJECTS, _PINNED, _SLOTS = 100_000, 1000, 131_072
+_STATS_SECONDS = 0.001
 
 
 def one_store_or_two(effort: Effort) -> Sequence[Row]:
@@ -56,25 +60,54 @@ def one_store_or_two(effort: Effort) -> Sequence[Row]:
 
 def attached(effort: Effort) -> Sequence[Row]:
     """Works on a store that many processes have open and do nothing with."""
-    with Store.temporary(64 * MIB) as crowded, _idle(crowded), Store.temporary(64 * MIB) as alone:
+    with (
+        Store.temporary(64 * MIB) as crowded,
+        _idle(crowded, _IDLE),
+        Store.temporary(64 * MIB) as alone,
+    ):
         what = f"put/get/delete of 64 B with {_IDLE} idle processes attached / none"
         loop, floor = loops.cycles(crowded, SMALL), loops.cycles(alone, SMALL)
         return [timed(what, effort, loop, floor, Goal(1.3))]
 
 
+def stats(effort: Effort) -> Sequence[Row]:
+    """Counts a store that is nearly full of objects, with others attached and some pinned."""
+    rows = []
+    for nbytes in (64, 4096):
+        with Store.temporary(2 * _OBJECTS * nbytes, max_objects=_SLOTS) as store, _idle(store, 3):
+            refs = store.put_many([bytes(nbytes)] * _OBJECTS)
+            held = store.get_many(refs[:: _OBJECTS // _PINNED])
+            (seconds,) = interleave([Timed(_counted(store), effort.window)], effort.rounds)
+            for buf in held:
+                buf.release()
+        taken = spread(seconds)
+        what = f"stats() of {_OBJECTS:,} objects of {nbytes} B of {_SLOTS:,}, 4 processes attached"
+        row = Row(what, "-", taken.text(duration), None, f"< {duration(_STATS_SECONDS)}", None)
+        rows.append(replace(row, met=taken.median < _STATS_SECONDS, rounds=str(effort.rounds)))
+    return rows
+
+
+def _counted(store: Store) -> Loop:
+    def run(turns: int) -> None:
+        for _ in repeat(None, turns):
+            store.stats()
+
+    return run
+
+
 @contextmanager
-def _idle(store: Store) -> Iterator[None]:
+def _idle(store: Store, count: int) -> Iterator[None]:
     ready, stop = _FORK.Semaphore(0), _FORK.Event()
     children: list[BaseProcess] = [
         _FORK.Process(target=_wait_attached, args=(store, ready, stop), daemon=True)
-        for _ in range(_IDLE)
+        for _ in range(count)
     ]
     with reaped(children):
         for child in children:
             child.start()
         for _ in children:
             if not ready.acquire(timeout=_TIMEOUT):
-                raise RuntimeError(f"not all of {_IDLE} processes could attach")
+                raise RuntimeError(f"not all of {count} processes could attach")
         yield
         stop.set()
 

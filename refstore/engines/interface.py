@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from refstore._buffers import PinnedBuffer, Writer
     from refstore._refs import ObjectRef
 
-__all__ = ["Attachment", "CreatorLock", "Engine", "Module", "Watch"]
+    HolderRow = tuple[int, str, ObjectRef | None, str | None, int, int, bool]
+
+__all__ = ["Attachment", "CreatorLock", "Engine", "Look", "Module", "Watch"]
 
 
 class Attachment(Protocol):
@@ -131,10 +133,41 @@ class Engine(Protocol):
     def _recover_all(self) -> tuple[int, tuple[int, ...], int, int, int, int, int]:
         """Recovers; the fields of Recovery, in its order."""
 
-    def _holders(
-        self, key: ObjectRef | str | None
-    ) -> list[tuple[int, str, ObjectRef | None, str | None, int, int, bool]]:
+    def _holders(self, key: ObjectRef | str | None) -> list[HolderRow]:
         """The fields of Holder, for each holder of one object or of any."""
+
+
+class Look(Protocol):
+    """A look at a store without being attached: it takes no place in the process table, pins
+    nothing and writes nothing. The calls of `Engine` that it has in common are the same here."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def uuid(self) -> bytes: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def max_objects(self) -> int: ...
+    @property
+    def evict(self) -> Literal["lru", "s3fifo"] | None: ...
+    @property
+    def made_at(self) -> float:
+        """Seconds since the epoch."""
+
+    def _census(self) -> tuple[int, ...]: ...
+    def _info(self, key: ObjectRef | str) -> tuple[Any, ...]: ...
+    def _objects(self, prefix: str | None) -> Iterable[tuple[Any, ...]]: ...
+    def _holders(self, key: ObjectRef | str | None) -> list[HolderRow]: ...
+    def _problems(self) -> set[str]: ...
+    def _processes(self) -> list[tuple[Any, ...]]:
+        """The fields of ProcessInfo, in its order, of each process that has a place."""
+
+    def _recoveries(self) -> list[tuple[Any, ...]]:
+        """The fields of PastRecovery, in its order, newest first."""
+
+    def _page_states(self) -> bytes:
+        """A number for each page of the data, as `_looking.PageState` has them."""
 
 
 class Watch(Protocol):
@@ -196,6 +229,9 @@ class Module(Protocol):
     def attach(self, path: str, foreign: bool) -> Attachment:
         """Attaches. Errors: FileNotFoundError, StoreCorruptedError, StoreVersionError,
         PermissionError."""
+
+    def look(self, path: str, foreign: bool) -> Look:
+        """Looks at a store from outside. Errors: as of attach()."""
 
     def unsupported_reason(self, folder: str) -> str | None:
         """The reason why a folder cannot hold a store of this engine; None if it can."""

@@ -14,6 +14,7 @@ import refstore
 
 FIELDS = {
     *("capacity", "used", "free", "largest_free", "objects", "pinned", "condemned"),
+    *("resident", "file_system_free", "waiting"),
     *("puts", "gets", "deletes", "evictions", "recoveries", "processes"),
 }
 
@@ -92,6 +93,29 @@ def test_an_empty_store_is_all_free(store: refstore.Store) -> None:
     assert (stats.objects, stats.pinned, stats.condemned) == (0, 0, 0)
     assert (stats.puts, stats.gets, stats.deletes) == (0, 0, 0)
     assert (stats.evictions, stats.recoveries, stats.processes) == (0, 0, 1)
+    assert stats.waiting == 0
+
+
+def test_resident_is_what_the_file_takes(store: refstore.Store) -> None:
+    def taken() -> int:
+        return os.stat(store.path).st_blocks * 512
+
+    before = store.stats().resident
+    assert 0 < before == taken() < store.capacity
+    ref = store.put(b"x" * 4_000_000)
+    assert store.stats().resident == taken() >= before + 4_000_000
+    store.delete(ref)
+    assert store.stats().resident == taken() >= before + 4_000_000
+    store.trim()
+    assert store.stats().resident == taken() < before + 4_000_000
+
+
+def test_file_system_free_is_what_others_can_still_take(store: refstore.Store) -> None:
+    def free() -> int:
+        found = os.statvfs(store.path)
+        return found.f_bavail * found.f_frsize if found.f_blocks else 2**62
+
+    assert store.stats().file_system_free == pytest.approx(free(), abs=64 << 20)
 
 
 def test_used_and_free_share_the_capacity(store: refstore.Store) -> None:

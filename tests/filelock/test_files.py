@@ -35,7 +35,9 @@ def test_two_who_ask_for_a_lock_at_once_are_not_its_holders(
     folder: Path,
 ) -> None:
     path = str(folder / "some.lock")
-    asking = liveness.take(path, shared=True)
+    Path(path).touch()
+    asking = liveness.LivenessLock()
+    assert asking.probe(path)
     assert asking is not None
     assert not liveness.is_held(path)
     assert liveness.take(path) is None  # who wants it waits till both are through

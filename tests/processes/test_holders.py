@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
-import engines
 import helpers
 import pytest
 import workers
 from helpers import child_process, child_processes
 
 import refstore
+from refstore import _identity
 
 ME = os.getpid()
 
 
-def command_of(pid: int) -> str:
-    """The beginning of how a process was started, on one line."""
-    kept = 39 if os.environ[engines.VARIABLE] == "filelock" else 95  # bytes
-    text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")[:kept]
-    return " ".join(text.decode("utf-8", "replace").split())
+def my_command() -> str:
+    return " ".join(_identity.command().decode().split())
 
 
 def test_nobody_holds_what_is_only_there(store: refstore.Store) -> None:
@@ -37,7 +33,7 @@ def test_ones_own_pins(store: refstore.Store) -> None:
     nbytes = store.stats().used
     with store.get(ref), store.get("n") as buf:
         view = helpers.flat(buf)
-        row = refstore.Holder(ME, command_of(ME), ref, "n", 2, nbytes, True)
+        row = refstore.Holder(ME, my_command(), ref, "n", 2, nbytes, True)
         assert store.holders() == store.holders(ref) == store.holders("n") == [row]
     assert store.holders() == [row._replace(pins=1)]
     del view, buf
@@ -64,7 +60,7 @@ def test_other_processes_pins(store: refstore.Store, path: str) -> None:
         assert len(seen) == len(store.holders()) == 4
         for child, pins in zip(children, (2, 1), strict=True):
             row = seen[child.pid, small]
-            assert (row.command, row.name, row.pins) == (command_of(child.pid), "small", pins)
+            assert (row.command, row.name, row.pins) == (child.do(workers.command), "small", pins)
             assert (seen[child.pid, large].name, seen[child.pid, large].pins) == (None, 1)
         assert {row.pid for row in store.holders("small")} == {child.pid for child in children}
         assert {row.ref for row in store.holders(large)} == {large}
@@ -159,7 +155,7 @@ def test_a_forked_child_holds_what_it_inherited(store: refstore.Store) -> None:
     ref = store.put(b"x")
     with store.get(ref) as buf, child_process(store, "fork") as child:
         rows = [(row.pid, row.command, row.pins, row.alive) for row in store.holders(ref)]
-        assert rows == [(pid, command_of(ME), 1, True) for pid in sorted((ME, child.pid))]
+        assert rows == [(pid, my_command(), 1, True) for pid in sorted((ME, child.pid))]
         buf.release()
         assert [row.pid for row in store.holders(ref)] == [child.pid]
 

@@ -16,7 +16,7 @@ import numpy as np
 from helpers import Session
 
 import refstore
-from refstore import aio
+from refstore import _identity, aio
 from refstore.mapping import StoreMapping
 
 
@@ -153,6 +153,26 @@ def refcount(session: Session, key: Any) -> int:
 
 def processes(session: Session) -> int:
     return session.store.stats().processes
+
+
+def command(session: Session) -> str:
+    """How the child is named to people."""
+    return _identity.command().decode()
+
+
+def set_label(session: Session, text: str) -> None:
+    refstore.label(text)
+
+
+def await_name(session: Session, name: str) -> bytes:
+    """As wait(), in a coroutine."""
+
+    async def main() -> bytes:
+        session.say("waiting")
+        with await aio.wait(session.store, name) as buf:
+            return bytes(buf)
+
+    return asyncio.run(main())
 
 
 def recover(session: Session) -> refstore.Recovery:

@@ -44,7 +44,8 @@ def fields_of_filelock(text: str) -> list[tuple[str, str]]:
     for start, end in (
         ("HOME: Final", "JOURNAL: Final"),
         ("ROW_STATE: Final", "COMMAND_NBYTES"),
-        ("ORIGIN_PID: Final", "ORIGIN_NBYTES"),
+        ("ORIGIN_PID: Final", "ORIGINS_LIMIT"),
+        ("PAST_AT: Final", "PER_DOUBLING"),
     ):
         found += CONSTANT.findall(text[text.index(start) : text.index(end)])
     found += CONSTANT.findall(text[text.index("\nWORD: Final") : text.index("FREE, WRITING")])

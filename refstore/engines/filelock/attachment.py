@@ -14,13 +14,14 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from refstore import _messages
+from refstore import _identity, _messages
 from refstore._arguments import META_LIMIT
 from refstore._errors import StoreFullError
 from refstore._paths import open_store
 from refstore._refs import make_ref
 from refstore.engines.filelock import buffers, claims, eviction, liveness, origins, slots
 from refstore.engines.filelock.call import Call
+from refstore.engines.filelock.files import require_own
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     KINDS,
@@ -198,6 +199,12 @@ class Attachment(Owner):
             slots.pin(c, call.slot, self.own)
             pin.take(call.slot, c.next())
 
+    def write_label(self, c: Change) -> None:
+        """Says in the file what this process calls itself."""
+        if self.row is not None:
+            origins.write_label(c, self.row)
+            c.commit()
+
     def _publish(self, c: Change, call: Call, replaced: int | None) -> None:
         self.publish(c, call, replaced)
         c.commit()
@@ -333,14 +340,18 @@ def attach(path: str, foreign: bool) -> Attachment:
             if attachment is not None and attachment.is_alive():
                 return attachment
             header = read_header(fd, path, found)
-            geteuid = getattr(os, "geteuid", None)
-            if geteuid is not None and found.st_uid != geteuid() and not foreign:
-                raise _messages.other_user(path, found.st_uid)
+            require_own(path, found, foreign)
             attachment = Attachment(path, fd, header, found)
             _joining[:] = [weakref.ref(attachment)]
             attachment.join()
             _attachments[found.st_dev, found.st_ino] = attachment
             return attachment
+
+
+def _label_all() -> None:
+    for attachment in list(_attachments.values()):
+        if attachment.is_alive() and attachment.row is not None:
+            attachment.defer(attachment.write_label)
 
 
 def _before_fork() -> None:
@@ -398,3 +409,4 @@ if hasattr(os, "register_at_fork"):
         after_in_child=_after_fork_in_child,
     )
 atexit.register(_at_exit)
+_identity.on_label(_label_all)

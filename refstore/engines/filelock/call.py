@@ -102,7 +102,8 @@ class Call:
     def sleep(self, seconds: float) -> None:
         """Sleeps. Errors: ValueError if the store is closed meanwhile, RefstoreError in a child
         that is forked meanwhile."""
-        time.sleep(seconds)
+        with self.att.sleeping():
+            time.sleep(seconds)
         self.life.require_ours(self.att.path)
         if self.stay is not None and self.stay.is_over:
             raise _messages.closed()

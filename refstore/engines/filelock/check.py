@@ -128,11 +128,12 @@ def _bounded(c: Change, free: int, largest: int, spare: int) -> tuple[int, int]:
     return min(free, total + spare), min(largest, spare if c[TRIMS] else longest)
 
 
-def stats(c: Change, folder: str, own: int) -> tuple[int, ...]:
+def stats(c: Change, folder: str, own: int | None) -> tuple[int, ...]:
     """The fields of StoreStats, in order."""
     counted = census(c)
-    room = counted.room
+    room, fd = counted.room, c.file.descriptor_or_none()
     rows = process_table.used_rows(c)
+    alive = [row for row in rows if is_alive(c, folder, row, own)]
     counters = [
         c[TOTALS + k] + sum(c[process_table.row_at(c.file, row) + ROW_COUNTERS + k] for row in rows)
         for k in range(COUNTERS)
@@ -140,12 +141,15 @@ def stats(c: Change, folder: str, own: int) -> tuple[int, ...]:
     return (
         *(room.capacity, counted.used, room.free, room.largest_free),
         *(counted.objects, room.pinned, room.condemned),
+        *(_limits.resident(fd), _limits.free_on(fd)),
+        sum(process_table.waiting_of(c, row) != 0 for row in alive),
         *counters,
-        sum(is_alive(c, folder, row, own) and not recovery.has_left(c, row) for row in rows),
+        sum(not recovery.has_left(c, row) for row in alive),
     )
 
 
-def is_alive(c: Change, folder: str, row: int, own: int) -> bool:
+def is_alive(c: Change, folder: str, row: int, own: int | None) -> bool:
+    """`own`: the row of who asks, if it has one."""
     return row == own or process_table.is_alive(c, folder, row)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Literal, SupportsIndex
+from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from refstore import _children, _messages
+from refstore import _messages
 from refstore._arguments import (
     checked_meta,
     checked_size,
@@ -28,10 +28,9 @@ from refstore.engines.filelock import (
     check,
     extents,
     files,
+    listing,
     liveness,
     lookups,
-    process_table,
-    recovery,
     slots,
     writers,
 )
@@ -39,15 +38,18 @@ from refstore.engines.filelock.attachment import Attachment, attach, leave_if_ex
 from refstore.engines.filelock.batches import BatchCalls
 from refstore.engines.filelock.call import Asked, Call
 from refstore.engines.filelock.files import remove_orphans
-from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import OBJECTS_LIMIT, lay_out
 from refstore.engines.filelock.life import here
 from refstore.engines.filelock.listing import ListingCalls
+from refstore.engines.filelock.looking import look
 from refstore.engines.filelock.making import MakingCalls
 from refstore.engines.filelock.opened import Key
 from refstore.engines.filelock.prepare import BYTES, by_header, by_shape, prepare
 from refstore.engines.filelock.transaction import Operation
 from refstore.engines.filelock.waiting import WaitingCalls
+
+if TYPE_CHECKING:
+    from refstore.engines.interface import HolderRow
 
 __all__ = [
     "BACKEND",
@@ -58,6 +60,7 @@ __all__ = [
     "file_nbytes",
     "is_creator_alive",
     "is_unused",
+    "look",
     "make_file",
     "remove_orphans",
     "unsupported_reason",
@@ -103,32 +106,6 @@ def make_file(
 
 def unsupported_reason(folder: str) -> str | None:
     return None
-
-
-# --- operations, under the change lock
-
-
-Person = tuple[int, str, bool, bool]  # pid, command, whether it lives, and only by children
-
-
-def _holders(
-    c: Change, att: Attachment, key: tuple[int, int] | bytes | None
-) -> tuple[list[check.Holding], dict[int, Person]] | None:
-    if key is None:
-        seen = check.holdings(c)
-    else:
-        found = key if isinstance(key, tuple) else lookups.locate(c, key)
-        if found is None or found[0] >= att.max_objects:
-            return None
-        seen = [one for one in check.holdings(c, found[0]) if one.generation == found[1]]
-        if not seen and not slots.is_live(c, *found):
-            return None
-    people = {}
-    for row in {one.row for one in seen}:
-        alive = check.is_alive(c, att.folder, row, att.own)
-        ended = alive and recovery.has_ended(c, row)
-        people[row] = process_table.pid_of(c, row), process_table.command_of(c, row), alive, ended
-    return seen, people
 
 
 # --- one open store
@@ -281,20 +258,12 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
         call.run("recover()", att.recover_dead)
         return att.report.take()
 
-    def _holders(
-        self, key: Key | None
-    ) -> list[tuple[int, str, ObjectRef | None, str | None, int, int, bool]]:
+    def _holders(self, key: Key | None) -> list[HolderRow]:
         call = self._call
         att = call.att
         parsed = None if key is None else self._parse(att, key)
-        found = call.run("holders()", _holders, att, parsed)
-        if found is None:
+        rows = call.run("holders()", listing.holders, att, att.own, parsed)
+        if rows is None:
             assert key is not None
             raise _messages.not_found(att.path, key, of_other_store=False)
-        rows = []
-        for one in found[0]:
-            pid, command, alive, ended = found[1][one.row]
-            command = _children.holder(command, one.kept, ended)
-            ref = None if one.generation is None else make_ref(one.slot, one.generation, att.tag)
-            rows.append((pid, command, ref, one.name, one.pins, one.nbytes, alive))
         return rows

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import itertools
 import mmap
-import os
 from collections.abc import Iterator
 
+from refstore import _limits
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import BITMAP, BITMAP_WORDS, TRIMS, UNIT, bin_of
 from refstore.engines.filelock.life import here
@@ -216,7 +216,7 @@ def trim(c: Change) -> int:
         return 0
     file = c.file
     c.words[TRIMS] = c.words[TRIMS] + 1 & 0xFFFFFFFF  # first: from here on nothing is near
-    before = _stored(c)
+    before = _limits.resident(c.file.descriptor_or_none())
     life = here()
     for unit, units in extents(c):
         start = -(-file.block_at(unit) // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -226,11 +226,4 @@ def trim(c: Change) -> int:
                 file.remove(start, end, life)
             except OSError:  # a file system that cannot
                 break
-    return max(before - _stored(c), 0)
-
-
-def _stored(c: Change) -> int:
-    try:
-        return os.fstat(c.file.descriptor()).st_blocks * 512
-    except (OSError, AttributeError):
-        return 0
+    return max(before - _limits.resident(c.file.descriptor_or_none()), 0)

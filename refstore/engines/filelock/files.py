@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from filelock import Timeout
 
-from refstore import _limits
+from refstore import _limits, _messages
 from refstore._errors import RefstoreError
 from refstore._paths import open_file, open_store
 from refstore.engines.filelock import liveness
@@ -202,6 +202,13 @@ def is_unused(fd: int, path: str) -> bool:
         return False
     words = memoryview(octets).cast("Q")
     return not words[SLOTS_USED] and not any(words[g.rows :: ROW_WORDS].tolist())
+
+
+def require_own(path: str, found: os.stat_result, foreign: bool) -> None:
+    """PermissionError if another user owns the file."""
+    geteuid = getattr(os, "geteuid", None)
+    if geteuid is not None and found.st_uid != geteuid() and not foreign:
+        raise _messages.other_user(path, found.st_uid)
 
 
 def is_store(path: str, uuid: bytes) -> bool:

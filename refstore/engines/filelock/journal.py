@@ -12,6 +12,9 @@ before. So a death anywhere is before the change or after it; so is a KeyboardIn
     during that again                       the same, once more
     after the last value                    the same, to no effect
     after the count is 0                    it is done
+
+Who looks without the lock reads `WRITES` before and after: what it saw is of one moment if that is
+the same and even, or if it is the same and who writes the change stands still.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from array import array
 from itertools import chain
 from typing import Final
 
-from refstore.engines.filelock.layout import COUNT, JOURNAL, LOCK_COUNT, PAIRS
-from refstore.engines.filelock.mapping import Mapping
+from refstore.engines.filelock.layout import COUNT, JOURNAL, LOCK_COUNT, PAIRS, PAST, WRITES
+from refstore.engines.filelock.mapping import Glance, Mapping
 
 ROOM: Final = 64  # words
 
@@ -60,11 +63,13 @@ class Change:
         self._due = self.commits + 1
         pairs = array("Q", chain.from_iterable(new.items()))
         words[JOURNAL : JOURNAL + 2 * n] = pairs
+        words[WRITES] |= 1
         words[COUNT] = n
         self.commits = self._due
         for i, value in new.items():
             words[i] = value
         words[COUNT] = 0
+        words[WRITES] = words[WRITES] + 1 & 0xFFFFFFFF
         new.clear()
 
     def finish(self) -> None:
@@ -92,7 +97,7 @@ class Moment:
         return self._change.commits >= self._commits
 
 
-def replay(file: Mapping) -> None:
+def replay(file: Mapping | Glance) -> None:
     """Ends the change that somebody began, if there is one."""
     words = file.words
     n = words[COUNT]
@@ -103,9 +108,10 @@ def replay(file: Mapping) -> None:
     end = file.g.data // 8
     for at in range(JOURNAL, JOURNAL + 2 * n, 2):
         i = words[at]
-        if not LOCK_COUNT < i < end or JOURNAL <= i < file.g.bins:
+        if not LOCK_COUNT < i < end or JOURNAL <= i < PAST:
             raise file.damaged(f"a pair of the journal leads to word {i}")
         if i * 8 >= file.g.committed and not file.commit_word(i):
             raise OSError(errno.ENOSPC, "no memory for a change that was begun", file.path)
         words[i] = words[at + 1]
     words[COUNT] = 0
+    words[WRITES] = (words[WRITES] | 1) + 1 & 0xFFFFFFFF

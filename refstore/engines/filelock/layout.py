@@ -5,6 +5,7 @@ All numbers are 64-bit words in the machine's order. Offsets in words, sizes by 
     0        header, fixed        16 words; never changes, but for the boot id and the home
     64       header, moving       the words named below
     128      journal              PAIRS times (index of a word, its new value)
+    640      recoveries           PAST_KEPT times PAST_WORDS: the last ones, a ring
     ...      bins                 BINS words: first free extent of each size class, as unit + 1
     ...      rows                 ROWS times ROW_WORDS: one for each attached process
     ...      buckets              slot + 1 of the first object of each chain of names
@@ -32,7 +33,6 @@ of a slot that is pinned, which nobody changes. Each field says by whom it is wr
     first    who holds the change lock and attaches at another place or after a boot, at once
     taker    who holds the change lock, at once
     row      the row's process, at once
-    nobody   reserved: 0
 
 Labels and metas are written by the slot's maker, at once; queues by `taker`; cells of pins and all
 other words by `lock`.
@@ -112,9 +112,19 @@ TICK: Final = 97  # counts puts and gets, for USE; by: taker
 SMALL: Final = 98  # 2 words, of a ring: entries that were ever taken out, and put in; by: taker
 MAIN: Final = 100  # the same; by: taker
 GHOSTS: Final = 102  # how many names the small ring lost so far; by: taker
+WRITES: Final = 103  # odd while a change is written, and another one after it; by: taker
+RECOVERED: Final = 104  # how many dead processes were ever recovered; by: lock
 JOURNAL: Final = 128
 
 PAIRS: Final = 256  # no change has more
+PAST: Final = JOURNAL + 2 * PAIRS  # PAST_KEPT times PAST_WORDS: the last recoveries, a ring
+PAST_KEPT: Final = 16
+PAST_WORDS: Final = 19
+PAST_AT: Final = 0  # seconds since the epoch, 0: there was none; by: lock
+PAST_PID: Final = 1  # of the dead process; by: lock
+PAST_NBYTES: Final = 2  # that came free; by: lock
+PAST_COMMAND: Final = 3  # as ROW_COMMAND, 12 words; by: lock
+PAST_LABEL: Final = 15  # as ROW_LABEL, 4 words; by: lock
 PER_DOUBLING: Final = 8
 BINS: Final = 320
 BITMAP_WORDS: Final = BINS // 64
@@ -122,14 +132,17 @@ BITMAP_WORDS: Final = BINS // 64
 # --- a row
 
 ROWS: Final = 256
-ROW_WORDS: Final = 16
+ROW_WORDS: Final = 32
 ROW_STATE: Final = 0  # 0: free, else of these bits; by: lock
 ATTACHED, HAS_CHILDREN, LEFT = 1, 2, 4  # without a row, but with the row's lock; in good order
 ROW_PID: Final = 1  # for messages; by: lock, row
 ROW_COUNTERS: Final = 2  # of its process: COUNTERS words; by: lock, row
-ROW_COMMAND: Final = 8  # 5 words, for messages; by: lock
-ROW_ORIGIN: Final = 15  # of its process, 0: it has put nothing yet; by: lock
-COMMAND_NBYTES: Final = 40
+ROW_WAITING: Final = 7  # of its threads; by: lock, row
+ROW_COMMAND: Final = 8  # 12 words, for messages; by: lock
+ROW_LABEL: Final = 20  # 4 words, what its process calls itself, for messages; by: lock
+ROW_ORIGIN: Final = 24  # of its process, 0: it has put nothing yet; by: lock
+COMMAND_NBYTES: Final = 96
+LABEL_OF_PROCESS: Final = 32  # bytes
 COUNTERS: Final = 5
 PUTS, GETS, DELETES, EVICTIONS, RECOVERIES = range(COUNTERS)
 
@@ -138,8 +151,7 @@ PUTS, GETS, DELETES, EVICTIONS, RECOVERIES = range(COUNTERS)
 ORIGIN_WORDS: Final = 18
 ORIGIN_PID: Final = 0  # by: lock
 ORIGIN_COMMAND: Final = 1  # 12 words; by: lock
-ORIGIN_LABEL: Final = 13  # 4 words, reserved: what its user calls the process; by: nobody
-ORIGIN_NBYTES: Final = 96  # of the command
+ORIGIN_LABEL: Final = 13  # 4 words, as ROW_LABEL; by: lock
 ORIGINS_LIMIT: Final = 1 << 16
 UNKNOWN: Final = (1 << 32) - 1  # in place of an origin's number: none was left
 
@@ -251,7 +263,7 @@ def lay_out(capacity: int, max_objects: int) -> Geometry:
     n_origins = min(max_objects + ROWS, ORIGINS_LIMIT)
     ring_words = 1 << max(2 * max_objects - 1, 511).bit_length()  # half may be of what is gone
     n_ghosts = ring_words // GHOST_WAYS
-    bins = _up((JOURNAL + 2 * PAIRS) * 8, PAGE)
+    bins = _up((PAST + PAST_KEPT * PAST_WORDS) * 8, PAGE)
     rows = _up(bins + BINS * 8, PAGE)
     buckets = _up(rows + ROWS * ROW_WORDS * 8, PAGE)
     slots = committed = _up(buckets + n_buckets * 8, PAGE)

@@ -1,13 +1,13 @@
-"""Descriptions of objects, as info() and objects() give them."""
+"""Descriptions of objects, and of who holds them, as info(), objects() and holders() give them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from refstore import _messages
+from refstore import _children, _messages
 from refstore._refs import ObjectRef, make_ref
-from refstore.engines.filelock import lookups, origins, recovery, slots
+from refstore.engines.filelock import check, lookups, origins, process_table, recovery, slots
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.call import Call
 from refstore.engines.filelock.journal import Change
@@ -35,7 +35,10 @@ from refstore.engines.filelock.lookups import Parsed
 from refstore.engines.filelock.opened import Key, Opened
 from refstore.payload.frames import address_of
 
-__all__ = ["ListingCalls"]
+if TYPE_CHECKING:
+    from refstore.engines.interface import HolderRow
+
+__all__ = ["ListingCalls", "Of", "described", "holders", "info_of"]
 
 TURN: Final = 1000  # slots that are looked at under one lock
 
@@ -47,36 +50,47 @@ STATES: Final = {
 }
 
 Info = tuple[Any, ...]  # the fields of ObjectInfo, in its order
+Person = tuple[int, str, bool, bool]  # pid, command, whether it lives, and only by children
+
+
+class Of(Protocol):
+    """The store that is listed."""
+
+    path: str
+    folder: str
+    tag: int
+    max_objects: int
 
 
 # --- operations, under the change lock
 
 
-def _info_of(c: Change, att: Attachment, key: Parsed) -> Info | None:
+def info_of(c: Change, of: Of, key: Parsed) -> Info | None:
+    """Describes a live object."""
     found = lookups.locate(c, key)
-    return None if found is None else _describe(c, att, found[0], {})
+    return None if found is None else _describe(c, of, found[0], {})
 
 
-def _described(c: Change, att: Attachment, first: int, prefix: str | None) -> list[Info]:
+def described(c: Change, of: Of, first: int, prefix: str | None) -> list[Info]:
     """Describes the next TURN slots."""
     found, processes = [], dict[int, tuple[int, str]]()
     for slot in range(first, min(first + TURN, slots.used(c))):
         if c[c.file.slot(slot) + WORD] & 0xFF in STATES:
-            info = _describe(c, att, slot, processes)
+            info = _describe(c, of, slot, processes)
             if prefix is None or (info[1] is not None and info[1].startswith(prefix)):
                 found.append(info)
     return found
 
 
-def _describe(c: Change, att: Attachment, slot: int, processes: dict[int, tuple[int, str]]) -> Info:
+def _describe(c: Change, of: Of, slot: int, processes: dict[int, tuple[int, str]]) -> Info:
     """`processes`: pid and command by origin, as far as they were looked up."""
     at = c.file.slot(slot)
     word, use, shape, origin = c[at + WORD], c[at + USE], c[at + SHAPE], c[at + ORIGIN]
     ref = kind = None
     if not slots.is_half_made(word) and not use & ABORTED:
         if shape & 0xFF >= len(KINDS):
-            raise _messages.damaged_object(att.path, _messages.KIND_OF_OBJECT, slot)
-        ref, kind = make_ref(slot, slots.generation_of(c, slot), att.tag), KINDS[shape & 0xFF]
+            raise _messages.damaged_object(of.path, _messages.KIND_OF_OBJECT, slot)
+        ref, kind = make_ref(slot, slots.generation_of(c, slot), of.tag), KINDS[shape & 0xFF]
     number = origin & UNKNOWN
     if number not in processes:
         processes[number] = origins.pid_of(c, number), origins.command_of(c, number)
@@ -88,6 +102,37 @@ def _describe(c: Change, att: Attachment, slot: int, processes: dict[int, tuple[
         *(c[at + OWNED_BY] != 0, use & EVICTABLE != 0),
         STATES[word & 0xFF],
     )
+
+
+def holders(
+    c: Change, of: Of, own: int | None, key: tuple[int, int] | bytes | None
+) -> list[HolderRow] | None:
+    """The fields of Holder, in its order, for each holder of one object or of any; None if there is
+    no such object. `own`: the row of who asks."""
+    if key is None:
+        seen = check.holdings(c)
+    else:
+        found = key if isinstance(key, tuple) else lookups.locate(c, key)
+        if found is None or found[0] >= of.max_objects:
+            return None
+        seen = [one for one in check.holdings(c, found[0]) if one.generation == found[1]]
+        if not seen and not slots.is_live(c, *found):
+            return None
+    people = {row: _person(c, of, row, own) for row in {one.row for one in seen}}
+    return [_as_holder(one, people[one.row], of.tag) for one in seen]
+
+
+def _person(c: Change, of: Of, row: int, own: int | None) -> Person:
+    alive = check.is_alive(c, of.folder, row, own)
+    ended = alive and recovery.has_ended(c, row)
+    return process_table.pid_of(c, row), process_table.command_of(c, row), alive, ended
+
+
+def _as_holder(one: check.Holding, person: Person, tag: int) -> HolderRow:
+    pid, command, alive, ended = person
+    command = _children.holder(command, one.kept, ended)
+    ref = None if one.generation is None else make_ref(one.slot, one.generation, tag)
+    return pid, command, ref, one.name, one.pins, one.nbytes, alive
 
 
 def _pinned_at(c: Change, att: Attachment, start: int, end: int) -> tuple[int, int] | None:
@@ -117,7 +162,7 @@ class ListingCalls(Opened):
     def _info(self, key: Key) -> Info:
         call = self._call
         att = call.att
-        info = call.run("info()", _info_of, att, self._parse(att, key))
+        info = call.run("info()", info_of, att, self._parse(att, key))
         if info is None:
             raise _messages.not_found(att.path, key, of_other_store=False)
         return info
@@ -128,7 +173,7 @@ class ListingCalls(Opened):
     def _each(self, call: Call, prefix: str | None) -> Iterator[Info]:
         first = 0
         while first < call.run("objects()", slots.used):
-            yield from call.run("objects()", _described, call.att, first, prefix)
+            yield from call.run("objects()", described, call.att, first, prefix)
             first += TURN
             call = self._call  # the store may be closed by now, or this a forked child
 

@@ -79,15 +79,25 @@ class LivenessLock:
     def __del__(self) -> None:
         self.let_go()
 
-    def take(self, path: str, mode: int, *, shared: bool = False) -> bool:
-        """Whether the lock on the file, which is made if need be, is ours from here on."""
-        access = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    def probe(self, path: str) -> bool:
+        """Whether nobody has the lock on the file; this one may for a moment, with others who ask.
+        FileNotFoundError."""
+        return self._take(path, os.O_RDONLY, 0, _fcntl.LOCK_SH)
+
+    def _take(self, path: str, access: int, mode: int, kind: int) -> bool:
+        access |= os.O_CLOEXEC | os.O_NOFOLLOW
         # In one step: a child that is forked at any moment finds it here, and closes it.
         self._fds.extend(map(os.open, (path,), (access,), (mode,)))
-        (fd,) = self._fds
-        if not _flock(fd, _fcntl.LOCK_SH if shared else _fcntl.LOCK_EX):
-            self.let_go()
+        if _flock(self._fds[0], kind):
+            return True
+        self.let_go()
+        return False
+
+    def take(self, path: str, mode: int) -> bool:
+        """Whether the lock on the file, which is made if need be, is ours from here on."""
+        if not self._take(path, os.O_RDWR | os.O_CREAT, mode, _fcntl.LOCK_EX):
             return False
+        (fd,) = self._fds
         if not os.fstat(fd).st_size:
             os.ftruncate(fd, 1)  # so that it can be mapped
             with contextlib.suppress(PermissionError):
@@ -121,7 +131,7 @@ class LivenessLock:
             self._lock = None
 
 
-def take(path: str, mode: int = 0o600, *, shared: bool = False) -> LivenessLock | None:
+def take(path: str, mode: int = 0o600) -> LivenessLock | None:
     """The lock on a file, which is made if need be; None if somebody has it."""
     if _fcntl is None:
         lock = new_lock(path, mode)
@@ -132,7 +142,7 @@ def take(path: str, mode: int = 0o600, *, shared: bool = False) -> LivenessLock 
         require_kernel_lock(lock)
         return LivenessLock(lock)
     held = LivenessLock()
-    return held if held.take(path, mode, shared=shared) else None
+    return held if held.take(path, mode) else None
 
 
 def leave_all_to_parent(own: list[LivenessLock]) -> None:
@@ -157,11 +167,18 @@ def is_held(path: str) -> bool:
     """Whether somebody has the lock on a file; one that is not there is nobody's."""
     if not os.path.exists(path):
         return False
-    held = take(path, shared=True)  # two who ask at once do not take each other for its holder
-    if held is None:
-        return True
-    held.give_back()
-    return False
+    if _fcntl is None:
+        held = take(path)
+        is_free = held is not None
+    else:
+        held = LivenessLock()
+        try:
+            is_free = held.probe(path)
+        except FileNotFoundError:
+            return False
+    if held is not None:
+        held.give_back()
+    return not is_free
 
 
 def shows(path: str, mode: int) -> bool:

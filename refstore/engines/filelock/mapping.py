@@ -112,60 +112,39 @@ class _Descriptor:
         self._file = None
 
 
-def _again(fd: int) -> io.FileIO:
+def _again(fd: int, mode: str) -> io.FileIO:
     """Another descriptor of the same file, in one step that no signal handler interrupts."""
-    return next(map(io.FileIO, map(os.dup, (fd,)), ("rb+",)))
+    return next(map(io.FileIO, map(os.dup, (fd,)), (mode,)))
 
 
-class Mapping:
-    """The mapped file. `words` is all of it, 8 bytes each; `octets` the same, one byte each."""
+class Tables:
+    """The file, and where in it what is. `words` is as much of it as is mapped, 8 bytes each;
+    `octets` the same, one byte each."""
 
     __slots__ = (
         "__weakref__",
-        "_near",
-        "_near_pages",
+        "_access",
         "_own",
-        "_scrap",
-        "_trims",
         "found",
         "g",
         "header",
         "octets",
         "path",
-        "readable",
-        "targets",
         "words",
-        "writable",
     )
 
-    def __init__(self, path: str, fd: int, header: Header, found: os.stat_result) -> None:
+    octets: memoryview
+    words: memoryview
+
+    def __init__(self, path: str, header: Header, found: os.stat_result, access: int) -> None:
         self.path = path
         self.header = header
         self.g: Geometry = lay_out(header.capacity, header.max_objects)
         self.found = found.st_dev, found.st_ino
+        self._access = access
         self._own = _Descriptor(self.found)
         # In a cycle the collector may end the file before `__del__` comes; the file would warn.
         weakref.finalize(self, self._own.close).atexit = False
-        try:
-            size = self.g.file_size
-            self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE, **UNTRACKED)
-            self.readable = mmap.mmap(fd, size, access=mmap.ACCESS_READ, **UNTRACKED)
-        except (ValueError, OverflowError):
-            raise _limits.cannot_map(path, size, errno.ENOMEM) from None
-        except OSError as error:
-            if error.errno != errno.ENOMEM:
-                raise
-            raise _limits.cannot_map(path, size, errno.ENOMEM) from None
-        self.octets = memoryview(self.writable)
-        self.words = self.octets.cast("Q")
-        self._near: set[int] = set()  # chunks that are committed, for as long as nobody trims
-        self._near_pages: set[int] = set()  # the same, of what is reached page by page
-        self._trims = -1
-        # By id: what is being filled. No collection of weak references: a signal that comes in a
-        # copy would be lost in its callback.
-        self.targets: dict[int, weakref.ref[Target]] = {}
-        self._scrap: mmap.mmap | None = None  # see `remove`
-        self._own.take(_again(fd))
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
@@ -177,7 +156,7 @@ class Mapping:
         if not own.is_there():
             own.close()
             try:
-                opened = open_store(self.path, os.O_RDWR)
+                opened = open_store(self.path, self._access)
             except OSError:
                 raise self._no_descriptor() from None
             own.take(opened)
@@ -199,6 +178,69 @@ class Mapping:
     def damaged(self, what: str) -> StoreCorruptedError:
         """`what`: a sentence that names the field."""
         return _messages.damaged_file(self.path, what)
+
+    def leads_out(self) -> StoreCorruptedError:
+        return self.damaged("a number in it leads out of it")
+
+    # --- addresses
+
+    def slot(self, slot: int) -> int:
+        """The first word of a slot."""
+        if not 0 <= slot < self.g.max_objects:
+            raise self.damaged(f"something leads to slot {slot} of {self.g.max_objects}")
+        return self.g.slots + slot * 16
+
+    def label(self, slot: int) -> int:
+        return self.g.labels + slot * LABEL_NBYTES
+
+    def meta(self, slot: int) -> int:
+        return self.g.metas + slot * META_NBYTES
+
+    def block_at(self, unit: int) -> int:
+        return self.g.data + unit * UNIT
+
+    def name(self, slot: int, nbytes: int) -> bytes:
+        if nbytes > NAME_LIMIT:
+            raise self.damaged(f"the name of slot {slot} has {nbytes} bytes")
+        at = self.label(slot)
+        return bytes(self.octets[at : at + nbytes])
+
+
+class Mapping(Tables):
+    """The file of a process that is attached, mapped twice."""
+
+    __slots__ = (
+        "_near",
+        "_near_pages",
+        "_scrap",
+        "_trims",
+        "readable",
+        "targets",
+        "writable",
+    )
+
+    def __init__(self, path: str, fd: int, header: Header, found: os.stat_result) -> None:
+        super().__init__(path, header, found, os.O_RDWR)
+        try:
+            size = self.g.file_size
+            self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE, **UNTRACKED)
+            self.readable = mmap.mmap(fd, size, access=mmap.ACCESS_READ, **UNTRACKED)
+        except (ValueError, OverflowError):
+            raise _limits.cannot_map(path, size, errno.ENOMEM) from None
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise _limits.cannot_map(path, size, errno.ENOMEM) from None
+        self.octets = memoryview(self.writable)
+        self.words = self.octets.cast("Q")
+        self._near: set[int] = set()  # chunks that are committed, for as long as nobody trims
+        self._near_pages: set[int] = set()  # the same, of what is reached page by page
+        self._trims = -1
+        # By id: what is being filled. No collection of weak references: a signal that comes in a
+        # copy would be lost in its callback.
+        self.targets: dict[int, weakref.ref[Target]] = {}
+        self._scrap: mmap.mmap | None = None  # see `remove`
+        self._own.take(_again(fd, "rb+"))
 
     def stop_writing(self, *, is_lost: bool) -> None:
         """Stops all writes of a forked child, whatever frames of its parent's calls it is in.
@@ -292,25 +334,28 @@ class Mapping:
                 return False
         return True
 
-    # --- addresses
 
-    def slot(self, slot: int) -> int:
-        """The first word of a slot."""
-        if not 0 <= slot < self.g.max_objects:
-            raise self.damaged(f"something leads to slot {slot} of {self.g.max_objects}")
-        return self.g.slots + slot * 16
+class Glance(Tables):
+    """The tables of the file, for a process that only looks: nothing that it does reaches the file.
 
-    def label(self, slot: int) -> int:
-        return self.g.labels + slot * LABEL_NBYTES
+    `is_own`: changes of it are of this process alone, and what others change may not show.
+    """
 
-    def meta(self, slot: int) -> int:
-        return self.g.metas + slot * META_NBYTES
+    __slots__ = ()
 
-    def block_at(self, unit: int) -> int:
-        return self.g.data + unit * UNIT
+    def __init__(
+        self, path: str, fd: int, header: Header, found: os.stat_result, *, is_own: bool
+    ) -> None:
+        super().__init__(path, header, found, os.O_RDONLY)
+        access, size = mmap.ACCESS_COPY if is_own else mmap.ACCESS_READ, self.g.data
+        try:
+            self.octets = memoryview(mmap.mmap(fd, size, access=access, **UNTRACKED))
+        except (ValueError, OverflowError, OSError) as error:
+            failed = getattr(error, "errno", None) or errno.ENOMEM
+            raise _limits.cannot_map(path, size, failed) from None
+        self.words = self.octets.cast("Q")
+        self._own.take(_again(fd, "rb"))
 
-    def name(self, slot: int, nbytes: int) -> bytes:
-        if nbytes > NAME_LIMIT:
-            raise self.damaged(f"the name of slot {slot} has {nbytes} bytes")
-        at = self.label(slot)
-        return bytes(self.octets[at : at + nbytes])
+    def commit_word(self, i: int) -> bool:
+        """As of a `Mapping`: what is written to is not the file's."""
+        return True

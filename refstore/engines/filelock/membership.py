@@ -8,8 +8,10 @@ import math
 import mmap
 import os
 import sys
+import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final
 
 from refstore import _children, _messages
@@ -34,6 +36,7 @@ from refstore.engines.filelock.layout import (
     ROW_COUNTERS,
     ROW_PID,
     ROW_STATE,
+    ROW_WAITING,
     ROWS,
     Header,
     boot_id,
@@ -59,6 +62,7 @@ class Membership(StoreLock):
         self.child_row: tuple[int, liveness.LivenessLock] | None = None
         self.is_lost = False  # a child without a row
         self._is_kept_for_child = False  # what one inherits that is forked now
+        self._forget_sleepers()
         self._loss: str | None = None  # why a child had to go without one
         self._has_warned = False  # of that
         mapping = Mapping(path, fd, header, found)
@@ -145,6 +149,24 @@ class Membership(StoreLock):
         )
         words[at] = words[at] + n & (1 << 64) - 1
 
+    @contextlib.contextmanager
+    def sleeping(self) -> Iterator[None]:
+        """Counts a thread among those that wait, for reports."""
+        me = object()
+        try:
+            self.note_sleeper(me, sleeps=True)
+            yield
+        finally:
+            self.note_sleeper(me, sleeps=False)
+
+    def note_sleeper(self, sleeper: object, *, sleeps: bool) -> None:
+        """The same for who keeps no attachment while it waits: when that begins, and ends."""
+        with self._sleepers_lock:
+            (self._sleepers.add if sleeps else self._sleepers.discard)(sleeper)
+            if self.row is not None and self.is_alive():
+                at = process_table.row_at(self.file, self.row) + ROW_WAITING
+                self.file.words[at] = len(self._sleepers)
+
     # --- coming and going
 
     def join(self) -> None:
@@ -193,7 +215,7 @@ class Membership(StoreLock):
                 errno.EOPNOTSUPP, "the file system's locks do not hold between processes", self.path
             )
         self.pid, self.row, self._liveness = os.getpid(), row, lock
-        process_table.enter(c, row, self.pid, process_table.own_command())
+        process_table.enter(c, row, self.pid)
         c.commit()
         slots.prepare_pins(c, row)
 
@@ -285,6 +307,10 @@ class Membership(StoreLock):
         home: Any = self  # an Attachment
         return writers.open_writers(home)
 
+    def _forget_sleepers(self) -> None:
+        self._sleepers: set[object] = set()  # one for each thread that waits
+        self._sleepers_lock = threading.RLock()
+
     # --- fork
 
     def before_fork(self) -> None:
@@ -342,7 +368,7 @@ class Membership(StoreLock):
     def _reserve_for_child(self, c: Change) -> tuple[int, liveness.LivenessLock]:
         row, lock = self._free_row(c)
         try:
-            process_table.enter(c, row, 0, process_table.own_command())
+            process_table.enter(c, row, 0)
             pins = {i: slots.views_of(c, self.own, i) for i in recovery.pinned_slots(c, self.own)}
             for slot in self._open_writers():  # a child can write by them, too
                 pins[slot] = pins.get(slot, 0) + 1
@@ -377,6 +403,7 @@ class Membership(StoreLock):
 
     def after_fork_in_child(self) -> None:
         self.is_lost = True
+        self._forget_sleepers()
         self.report = recovery.Report()
         self.new_locks()
         self.file.stop_writing(is_lost=self.child_row is None)

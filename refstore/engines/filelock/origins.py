@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import time
 
+from refstore import _identity
 from refstore.engines.filelock import process_table, recovery
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
+    COMMAND_NBYTES,
     FREE,
+    LABEL_OF_PROCESS,
     ORIGIN,
     ORIGIN_COMMAND,
-    ORIGIN_NBYTES,
+    ORIGIN_LABEL,
     ORIGIN_PID,
     ORIGIN_WORDS,
     ORIGINS_USED,
     PER_SECOND,
     RETIRED,
+    ROW_LABEL,
     ROW_ORIGIN,
     UNKNOWN,
     WORD,
 )
 
-__all__ = ["command_of", "is_known", "origin_of", "pid_of", "word"]
+__all__ = ["command_of", "is_known", "origin_of", "pid_of", "word", "write_label"]
 
 
 def word(c: Change, row: int) -> int:
@@ -45,13 +49,25 @@ def _take(c: Change, row: int) -> int:
     number = _unused(c)
     if number is None:
         return UNKNOWN
-    entry, command = _entry(c, number), process_table.own_command()
+    entry = _entry(c, number)
     if not c.file.commit(entry * 8, (entry + ORIGIN_WORDS) * 8):
         return UNKNOWN
     c[ORIGINS_USED] = max(c[ORIGINS_USED], number)
     c[entry + ORIGIN_PID] = process_table.pid_of(c, row)
-    process_table.write_text(c, entry + ORIGIN_COMMAND, ORIGIN_NBYTES, command)
+    process_table.write_text(c, entry + ORIGIN_COMMAND, COMMAND_NBYTES, _identity.command())
+    _write_label(c, entry + ORIGIN_LABEL)
     return number
+
+
+def _write_label(c: Change, at: int) -> None:
+    process_table.write_text(c, at, LABEL_OF_PROCESS, _identity.own_label())
+
+
+def write_label(c: Change, row: int) -> None:
+    """Writes what this process calls itself into its row, and beside what it has put."""
+    _write_label(c, process_table.row_at(c.file, row) + ROW_LABEL)
+    if origin_of(c, row) not in (0, UNKNOWN):
+        _write_label(c, _entry(c, origin_of(c, row)) + ORIGIN_LABEL)
 
 
 def _unused(c: Change) -> int | None:
@@ -93,7 +109,8 @@ def pid_of(c: Change, number: int) -> int:
 
 
 def command_of(c: Change, number: int) -> str:
-    """The command of the process; empty if it is not known."""
+    """The name of the process for people; empty if it is not known."""
     if number in (0, UNKNOWN):
         return ""
-    return process_table.read_text(c, _entry(c, number) + ORIGIN_COMMAND, ORIGIN_NBYTES)
+    at = _entry(c, number)
+    return process_table.read_command(c, at + ORIGIN_COMMAND, at + ORIGIN_LABEL)

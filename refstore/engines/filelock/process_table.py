@@ -5,20 +5,23 @@ Called under the change lock; `membership` alone takes rows and leaves them.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 
+from refstore import _identity
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     ATTACHED,
     COMMAND_NBYTES,
     COUNTERS,
+    LABEL_OF_PROCESS,
     ROW_COMMAND,
     ROW_COUNTERS,
+    ROW_LABEL,
     ROW_ORIGIN,
     ROW_PID,
     ROW_STATE,
+    ROW_WAITING,
     ROW_WORDS,
     ROWS,
 )
@@ -42,13 +45,6 @@ def used_rows(c: Change) -> list[int]:
     return [row for row, state in enumerate(states) if state]
 
 
-def own_command() -> bytes:
-    """The command line of this process, cut short."""
-    with contextlib.suppress(OSError), open("/proc/self/cmdline", "rb") as file:
-        return file.read(200).replace(b"\0", b" ")
-    return " ".join([sys.executable or "python", *sys.argv]).encode()[:200]
-
-
 def write_text(c: Change, at: int, nbytes: int, text: bytes) -> None:
     """Text in the words from `at` on, cut so that a zero ends it."""
     padded = text[: nbytes - 1].ljust(nbytes, b"\0")
@@ -63,23 +59,37 @@ def read_text(c: Change, at: int, nbytes: int) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
-def enter(c: Change, row: int, pid: int, command: bytes) -> None:
-    """A row whose lock is ours becomes a process's."""
+def enter(c: Change, row: int, pid: int) -> None:
+    """A row whose lock is ours becomes this process's, or its child's."""
     at = row_at(c.file, row)
-    write_text(c, at + ROW_COMMAND, COMMAND_NBYTES, command)
+    write_text(c, at + ROW_COMMAND, COMMAND_NBYTES, _identity.command())
+    write_text(c, at + ROW_LABEL, LABEL_OF_PROCESS, _identity.own_label())
     c[at + ROW_PID] = pid
-    c[at + ROW_ORIGIN] = 0
+    c[at + ROW_ORIGIN] = c[at + ROW_WAITING] = 0
     for k in range(COUNTERS):
         c[at + ROW_COUNTERS + k] = 0
     c[at + ROW_STATE] = ATTACHED
 
 
 def command_of(c: Change, row: int) -> str:
-    return read_text(c, row_at(c.file, row) + ROW_COMMAND, COMMAND_NBYTES)
+    """The name of a row's process for people: its command, after its label if it has one."""
+    at = row_at(c.file, row)
+    return read_command(c, at + ROW_COMMAND, at + ROW_LABEL)
+
+
+def read_command(c: Change, command: int, label: int) -> str:
+    """The same from the words where both begin."""
+    said, text = read_text(c, label, LABEL_OF_PROCESS), read_text(c, command, COMMAND_NBYTES)
+    return f"{said}: {text}" if said else text
 
 
 def pid_of(c: Change, row: int) -> int:
     return c[row_at(c.file, row) + ROW_PID] & 0xFFFFFFFF
+
+
+def waiting_of(c: Change, row: int) -> int:
+    """The number of threads of a row's process that wait in a call."""
+    return c[row_at(c.file, row) + ROW_WAITING]
 
 
 def is_alive(c: Change, folder: str, row: int) -> bool:

@@ -5,6 +5,8 @@ Called under the change lock, by `attachment` and `membership`.
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,7 +21,17 @@ from refstore.engines.filelock.layout import (
     MAKER,
     MASK,
     OWNED_BY,
+    PAST,
+    PAST_AT,
+    PAST_COMMAND,
+    PAST_KEPT,
+    PAST_LABEL,
+    PAST_NBYTES,
+    PAST_PID,
+    PAST_WORDS,
+    RECOVERED,
     RECOVERIES,
+    ROW_COMMAND,
     ROW_COUNTERS,
     ROW_STATE,
     SLOT_WORDS,
@@ -29,7 +41,7 @@ from refstore.engines.filelock.layout import (
     UNITS,
     WORD,
 )
-from refstore.engines.filelock.process_table import is_alive, pid_of, row_at
+from refstore.engines.filelock.process_table import is_alive, pid_of, read_command, row_at
 
 _LOW_64 = (1 << 64) - 1
 PIDS_KEPT = 256  # in a report of the dead
@@ -136,6 +148,28 @@ def has_ended(c: Change, row: int) -> bool:
     return state & LEFT != 0 or (state & HAS_CHILDREN != 0 and _children.has_ended(pid_of(c, row)))
 
 
+def note(c: Change, row: int, freed: int) -> None:
+    """A row's process died, and so many bytes came free; to be committed with the row's end."""
+    at, number = row_at(c.file, row), c[RECOVERED]
+    entry = PAST + number % PAST_KEPT * PAST_WORDS
+    c[RECOVERED] = number + 1 & _LOW_64
+    c[entry + PAST_AT] = int(time.time())
+    c[entry + PAST_PID] = pid_of(c, row)
+    c[entry + PAST_NBYTES] = freed
+    for k in range(PAST_WORDS - PAST_COMMAND):  # its label follows the command in both
+        c[entry + PAST_COMMAND + k] = c[at + ROW_COMMAND + k]
+
+
+def past(c: Change) -> list[tuple[float, int, str, int]]:
+    """Lists the last recoveries, by the fields of PastRecovery, newest first."""
+    found = []
+    for number in range(c[RECOVERED] - 1, max(c[RECOVERED] - 1 - PAST_KEPT, -1), -1):
+        at = PAST + number % PAST_KEPT * PAST_WORDS
+        command = read_command(c, at + PAST_COMMAND, at + PAST_LABEL)
+        found.append((float(c[at + PAST_AT]), c[at + PAST_PID], command, c[at + PAST_NBYTES]))
+    return found
+
+
 def fold(c: Change, row: int, died: bool) -> None:
     """The row's counts go to the store's, and the row is free."""
     at = row_at(c.file, row)
@@ -155,8 +189,10 @@ def recover(c: Change, folder: str, rows: list[int], own: int | None, report: Re
     for row in rows:
         if row == own or not c[row_at(c.file, row) + ROW_STATE] or is_alive(c, folder, row):
             continue
+        before = report.nbytes
         clear_row(c, row, report)
         pid = pid_of(c, row)
+        note(c, row, report.nbytes - before)
         fold(c, row, died=True)
         report.processes += 1
         report.pids = [*report.pids, *([pid] if pid else [])][-PIDS_KEPT:]

@@ -132,7 +132,7 @@ class StoreLock:
             if is_from_here(error):
                 life.require_ours(self.file.path)
                 if isinstance(error, IndexError | OverflowError):
-                    raise self.file.damaged("a number in it leads out of it") from None
+                    raise self.file.leads_out() from None
             raise
 
     def _run_locked(

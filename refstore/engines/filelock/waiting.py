@@ -21,7 +21,6 @@ from refstore.engines.filelock import buffers, lookups, slots
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.call import POLL, Call
 from refstore.engines.filelock.layout import MAX_PINS, PAGE
-from refstore.engines.filelock.mapping import Mapping
 from refstore.engines.filelock.opened import Key, Opened, changes
 from refstore.engines.filelock.pins import Pin
 
@@ -118,7 +117,7 @@ class WaitingCalls(Opened):
         return ready
 
     def _watch(self) -> Watch:
-        return Watch(self._attachment.file)
+        return Watch(self._attachment)
 
 
 def too_many_pins(key: Key) -> RefstoreError:
@@ -138,10 +137,11 @@ def _known(att: Attachment, newer_than: ObjectRef | None) -> tuple[int, int] | N
 class Watch:
     """A `Watch` of the interface."""
 
-    __slots__ = ("_file", "_poked")
+    __slots__ = ("_att", "_file", "_poked")
 
-    def __init__(self, file: Mapping) -> None:
-        self._file = weakref.ref(file)
+    def __init__(self, att: Attachment) -> None:
+        self._att = weakref.ref(att)
+        self._file = weakref.ref(att.file)
         self._poked = threading.Event()
 
     def seen(self, names: Sequence[str]) -> list[int]:
@@ -149,12 +149,19 @@ class Watch:
         return [0 if file is None else changes(file)]
 
     def sleep(self, names: Sequence[str], seen: Sequence[int], seconds: float) -> None:
+        self._note(names, sleeps=True)
         end = time.monotonic() + seconds
         while not self._has_changed(seen[0]):
             left = end - time.monotonic()
             if left <= 0 or self._poked.wait(min(POLL, left)):
                 break
         self._poked.clear()
+        self._note(names, sleeps=False)
+
+    def _note(self, names: Sequence[str], *, sleeps: bool) -> None:
+        att = self._att()  # not kept, as below
+        if names and att is not None:
+            att.note_sleeper(self, sleeps=sleeps)
 
     def _has_changed(self, seen: int) -> bool:
         file = self._file()  # not kept: a store that is closed meanwhile is unmapped

@@ -12,18 +12,19 @@ from refstore.engines.native.system cimport (
     getpid, MADV_DONTFORK, madvise, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
 )
 from refstore.engines.native.view cimport row_at, View
+from refstore.engines.native.makers cimport set_label
 from refstore.engines.native.owners cimport delete_all_owned
 from refstore.engines.native.recovery cimport leave
 from refstore.engines.native.mapping cimport unmap_view
 from refstore.engines.native.fork cimport keep_inherited, LOSS_GIL, OpenWriter
 from refstore.engines.native.opening cimport (
-    identify, is_creator_locked, join, look_after_reboot, missing_feature, new_file, own_command,
-    read_header, was_never_used,
+    identify, is_creator_locked, join, look_after_reboot, missing_feature, new_file, read_header,
+    was_never_used,
 )
 
 import os
 import weakref
-from refstore import _arguments
+from refstore import _arguments, _identity
 
 cdef extern from "Python.h":
     int Py_AtExit(void (*function)() noexcept nogil) noexcept
@@ -86,7 +87,7 @@ cdef class Attachment:
 
     cdef int take_part(self, str path, int fd, const Header *h, object found) except -1:
         global first_view
-        cdef bytes command = own_command()
+        cdef bytes command = _identity.command(), label = _identity.own_label()
         self.view.forks_seen = load_acquire(&unseen_forks)                  # [fork]
         self.path = path
         self.encoded_path = os.fsencode(path)
@@ -100,7 +101,7 @@ cdef class Attachment:
         self.joined = True
         self.view.next = first_view
         first_view = &self.view
-        identify(row_at(&self.view, self.view.row), command)
+        identify(row_at(&self.view, self.view.row), command, label)
         look_after_reboot(&self.view, path)
         return 0
 
@@ -131,6 +132,19 @@ cdef void delete_owned_at_exit() noexcept nogil:
 
 
 Py_AtExit(delete_owned_at_exit)
+
+
+def label_all():
+    """Tells the stores that this process has open what it calls itself."""
+    cdef bytes label = _identity.own_label()
+    cdef View *v = first_view
+    while v != NULL:
+        if v.alive[0]:
+            set_label(v, PyBytes_AS_STRING(label), <size_t>len(label))
+        v = v.next
+
+
+_identity.on_label(label_all)
 
 
 cdef inline void see_forks(Attachment att) noexcept:

@@ -32,6 +32,7 @@ from refstore.engines.native.put cimport (
 from refstore.engines.native.put_arrays cimport order_of
 
 from refstore.payload.arrays import (
+
     axes_in_memory, describe, has_plain_view, plain_axes, stored_part,
 )
 

@@ -1,32 +1,26 @@
-# The calls of a store on single objects, but for those that may wait for other processes, and its
-# reports: `engines/binding.py` makes them methods of Store.
+# The calls of a store on single objects, but for those that may wait for other processes:
+# `engines/binding.py` makes them methods of Store.
 
 cimport cython
 cimport numpy as cnp
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdint cimport int64_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
-from refstore.engines.native.atomics cimport load_acquire
 from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_CLAIMED, ERR_EXISTS, ERR_NOT_FOUND, kind_of_error,
 )
-from refstore.engines.native.layout cimport COUNT_DELETES, COUNT_RECOVERIES, NAME_LIMIT
-from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, slots_used, View
-from refstore.engines.native.slots cimport is_live, pin, word_row
-from refstore.engines.native.names cimport find, Found, Name, name_hash
+from refstore.engines.native.layout cimport COUNT_DELETES
+from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, View
+from refstore.engines.native.slots cimport pin, word_row
+from refstore.engines.native.names cimport find, Found, Name
 from refstore.engines.native.claims cimport Claim, find_claim
 from refstore.engines.native.publication cimport remove, remove_named
 from refstore.engines.native.recovery cimport (
     recover_blocker_if_dead, recover_blocker_of, recover_dead, row_is_dead,
 )
 from refstore.engines.native.trim cimport trim_free
-from refstore.engines.native.stats cimport (
-    Census, count_all, count_pins, count_processes, next_live, slot_name,
-)
-from refstore.engines.native.check cimport find_problems
-from refstore.engines.native.holders cimport all_holders, as_holder, holders_of, process_info
-from refstore.engines.native.errors cimport blocked, census_of, get_error, put_error
+from refstore.engines.native.stats cimport count_pins, next_live, slot_name
+from refstore.engines.native.errors cimport blocked, get_error, put_error
 from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns
 from refstore.engines.native.put cimport (
@@ -38,6 +32,7 @@ from refstore.engines.native.put_arrays cimport put_array, start_by_header, star
 import numpy as np
 from refstore import _messages
 from refstore._arguments import (
+
     checked_size, require_bytes_or_shape, require_name, require_order,
 )
 from refstore._errors import RefstoreError
@@ -53,8 +48,8 @@ cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
 
 
 @cython.no_gc_clear     # what it owns goes when it is collected, in whatever order
-cdef class ObjectCalls:
-    # The calls on single objects, but for those that may wait, and those that report.
+cdef class ObjectCalls(Reports):
+    # The calls on single objects, but for those that may wait.
     cdef Attachment att
     cdef bint is_closed         # what a call that waits looks at
 
@@ -74,6 +69,11 @@ cdef class ObjectCalls:
         if self.att.view.alive[0] == 0:
             raise RefstoreError(_messages.forked(self.att.path))
         return self.att
+
+    cdef object in_use(self, View **v):
+        cdef Attachment att = self.use()
+        v[0] = &att.view
+        return att
 
     def _open(self, Attachment att not None):
         self.close_store()
@@ -168,25 +168,6 @@ cdef class ObjectCalls:
         read_name(&att.view, key, &name, True)
         return find(&att.view, &name, found, True)
 
-    cdef bint locate(self, object key, Found *found) except -1:
-        # Where a live object is, if it is there: a snapshot. It takes no pin, for which there may
-        # be no memory.
-        cdef Attachment att = self.use()
-        cdef Name name
-        if type(key) is ObjectRef:
-            found.slot = (<ObjectRef>key).slot
-            found.generation = (<ObjectRef>key).generation
-            return (<ObjectRef>key).tag == att.view.tag \
-                and is_live_object(&att.view, found.slot, found.generation)
-        read_name(&att.view, key, &name, True)
-        return find(&att.view, &name, found, False) == 0
-
-    cdef int require_object(self, object key, Found *found) except -1:
-        cdef Attachment att = self.use()        # as above
-        if not self.locate(key, found):
-            raise get_error(&att.view, ERR_NOT_FOUND, key, is_foreign(&att.view, key))
-        return 0
-
     def delete(self, key):
         cdef Attachment att = self.use()
         cdef int got = self.remove_one(&att.view, key)
@@ -213,18 +194,19 @@ cdef class ObjectCalls:
     def refcount(self, key):
         cdef Attachment att = self.use()        # stays, whatever another thread closes meanwhile
         cdef Found found
-        self.require_object(key, &found)
+        require_object(&att.view, key, &found)
         return 1 + count_pins(&att.view, found.slot)
 
     def ref(self, name):
         cdef Attachment att = self.use()        # as above
         cdef Found found
-        self.require_object(name, &found)
+        require_object(&att.view, name, &found)
         return make_ref(att.view.tag, found.slot, found.generation)
 
     def __contains__(self, key):
+        cdef Attachment att = self.use()        # as above
         cdef Found found
-        return self.locate(key, &found)
+        return find_object(&att.view, key, &found)
 
     def __len__(self):
         return len(self._live(None))
@@ -254,22 +236,6 @@ cdef class ObjectCalls:
         # a name that is going over to another object is there twice
         return list(dict.fromkeys(found))
 
-    def _census(self):
-        # the fields of StoreStats, in its order
-        cdef Attachment att = self.use()        # stays, whatever a finalizer closes meanwhile
-        cdef View *v = &att.view
-        cdef Census census
-        if census_of(v, &census) != 0:
-            raise MemoryError("no memory to count the store's pages")
-        return (v.header.capacity, census.used, census.free, census.largest_free,
-                census.objects, census.pinned, census.condemned,
-                *[count_all(v, counter) for counter in range(COUNT_RECOVERIES + 1)],
-                count_processes(v))
-
-    def _problems(self):
-        cdef Attachment att = self.use()
-        return find_problems(&att.view)
-
     def _recover_all(self):
         # the fields of Recovery, in its order
         cdef Attachment att = self.use()
@@ -280,28 +246,6 @@ cdef class ObjectCalls:
         if got != 0:
             raise blocked(&att.view, got, "recover()")
         return take_recovery_report(&att.view)
-
-    def _holders(self, key):
-        # the fields of Holder, in its order, for each holder of the object, or of any
-        cdef:
-            Attachment att = self.use()
-            Found found
-            list seen = None
-            dict people = {}
-        if key is None:
-            seen = all_holders(&att.view)
-        elif type(key) is not ObjectRef:
-            self.require_object(key, &found)
-            seen = holders_of(&att.view, found.slot, found.generation)
-        elif not is_foreign(&att.view, key):
-            seen = holders_of(&att.view, (<ObjectRef>key).slot, (<ObjectRef>key).generation)
-        if seen is None:
-            raise get_error(&att.view, ERR_NOT_FOUND, key, is_foreign(&att.view, key))
-        for row in {holder[0] for holder in seen}:
-            people[row] = process_info(&att.view, row)
-        return [as_holder(people[held[0]], held,
-                          None if held[2] is None else make_ref(att.view.tag, held[1], held[2]))
-                for held in seen]
 
     def trim(self):
         cdef Attachment att = self.use()
@@ -316,14 +260,6 @@ cdef class ObjectCalls:
         if error is not None:
             raise error
         return given
-
-
-cdef inline bint is_live_object(View *v, uint64_t i, uint64_t generation) noexcept nogil:
-    return i < slots_used(v) and is_live(load_acquire(&v.slots[i].word), generation)  # [seal]
-
-
-cdef inline bint is_foreign(View *v, object key):
-    return type(key) is ObjectRef and (<ObjectRef>key).tag != v.tag
 
 
 cdef inline object key_error(Attachment att, object key, int error):
@@ -346,24 +282,6 @@ cdef inline int read_terms(Draft *draft, object timeout, object owned, object ev
     if owned is not False or evictable is not None:
         set_owner(draft, owned, evictable)
     return 0 if meta is NO_META else set_meta(draft, meta)
-
-
-# Names as the keys of calls: a str is checked and hashed once, and looked up as often as needed
-
-cdef inline int read_name(View *v, object name, Name *parsed, bint is_key) except -1:
-    # `is_key`: a ref would have done, too
-    cdef Py_ssize_t nbytes = 0
-    if isinstance(name, str):
-        try:
-            parsed.utf8 = <const uint8_t*>PyUnicode_AsUTF8AndSize(name, &nbytes)
-        except UnicodeEncodeError:
-            nbytes = 0
-    if not 0 < nbytes <= NAME_LIMIT:
-        from refstore._names import encode_key, encode_name
-        (encode_key if is_key else encode_name)(name)       # raises
-    parsed.nbytes = <uint64_t>nbytes
-    parsed.hashed = name_hash(v, parsed.utf8, parsed.nbytes)
-    return 0
 
 
 cdef inline int require_free_name(View *v, object text, Name *name) except -1:

@@ -84,6 +84,7 @@ cdef inline void end_fork_of_writers(OpenWriter *writer, bint in_child) noexcept
 cdef inline void copy_command(View *v, uint64_t row) noexcept nogil:
     cdef Row *mine = row_at(v, v.row)
     memcpy(row_at(v, row).command, mine.command, sizeof(mine.command))  # its pid is not known yet
+    memcpy(row_at(v, row).label, mine.label, sizeof(mine.label))
     failpoint()
 
 

@@ -8,7 +8,7 @@ from refstore.engines.native.atomics cimport clz64
 from refstore.engines.native.layout cimport (
     BINS, Bucket, BUCKET_CELLS, CHUNK, CLASSES, COUNTERS, EXACT_BINS, FORMAT_VERSION, Header,
     HUGE_PAGE, INLINE_DIMS, Label, Maker, MAKERS, MAX_ROWS, Meta, NAME_LOCKS, NameLock, PAGE,
-    PageTag, Pool, QUEUES, Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, SMALL_LIMIT,
+    PageTag, PastRecovery, Pool, QUEUES, Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, SMALL_LIMIT,
 )
 
 cdef struct Geometry:
@@ -57,15 +57,16 @@ cdef inline uint64_t fingerprint() noexcept nogil:
     # failpoints away from files in use
     cdef:
         uint64_t hashed = 0xcbf29ce484222325
-        uint64_t[27] facts
+        uint64_t[28] facts
         int i
     facts[:] = [
         sizeof(Header), sizeof(Pool), sizeof(Row), sizeof(NameLock), sizeof(Run), sizeof(Slot),
         sizeof(Label), sizeof(Bucket), sizeof(PageTag), PAGE, CHUNK, HUGE_PAGE, MAX_ROWS, CLASSES,
         SMALL_LIMIT, RUN_BLOCKS, SLOTS_PER_STEP, NAME_LOCKS, BINS, EXACT_BINS, INLINE_DIMS,
-        COUNTERS, MAKERS, sizeof(Maker), sizeof(Meta), FORMAT_VERSION, <uint64_t>IS_DEBUG,
+        COUNTERS, MAKERS, sizeof(Maker), sizeof(Meta), sizeof(PastRecovery), FORMAT_VERSION,
+        <uint64_t>IS_DEBUG,
     ]
-    for i in range(27):
+    for i in range(28):
         hashed = (hashed ^ facts[i]) * <uint64_t>0x100000001b3
     return hashed
 

@@ -10,14 +10,16 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire, load_seq_cst, load_seq_cst_u32
 from refstore.engines.native.layout cimport (
-    CLAIMED, CONDEMNED, KEPT, MAX_ROWS, OFFERED, PUBLISHING, Row, ROW_LEFT, SEALED, SLOTS_PER_STEP,
-    WRITING,
+    CLAIMED, CONDEMNED, COUNT_EVICTIONS, GOING, KEPT, MAX_ROWS, OFFERED, PastRecovery, PUBLISHING,
+    RECOVERIES_KEPT, Row, ROW_LEFT, SEALED, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.view cimport (
     is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, slots_used, View,
 )
-from refstore.engines.native.slots cimport is_claim, word_generation, word_row, word_state
+from refstore.engines.native.slots cimport (
+    is_claim, is_sealed, word_generation, word_row, word_state,
+)
 from refstore.engines.native.names cimport NAME_WORDS, read_label
 from refstore.engines.native.recovery cimport row_is_dead
 from refstore.engines.native.stats cimport is_visible
@@ -122,8 +124,14 @@ cdef inline str printable(bytes text):
     return "".join([letter if letter.isprintable() else "?" for letter in words])
 
 
-cdef inline str command_of(Row *row):
-    return printable(row.command[:sizeof(row.command)])
+cdef inline str with_label(bytes label, bytes command):
+    # how a process is named to people
+    cdef str said = printable(label)
+    return f"{said}: {printable(command)}" if said else printable(command)
+
+
+cdef inline str called(Row *row):
+    return with_label(row.label[:sizeof(row.label)], row.command[:sizeof(row.command)])
 
 
 cdef inline bint has_ended(Row *row):
@@ -135,7 +143,7 @@ cdef inline bint has_ended(Row *row):
 cdef inline tuple process_info(View *v, uint64_t row):
     # (pid, command, alive, has ended)
     cdef bint alive = not row_is_dead(v, row)
-    return (row_at(v, row).pid, command_of(row_at(v, row)), alive,
+    return (row_at(v, row).pid, called(row_at(v, row)), alive,
             alive and has_ended(row_at(v, row)))
 
 
@@ -150,36 +158,76 @@ cdef inline tuple as_holder(tuple who, tuple held, object ref):
 
 cdef inline str keeper(Row *row):
     from refstore import _children
-    return _children.keeper(command_of(row), has_ended(row))
+    return _children.keeper(called(row), has_ended(row))
 
 
-cdef inline void add_up(View *v, uint64_t *held) noexcept nogil:
-    # held[row]: bytes of the blocks that it pins or is making
+cdef struct Share:
+    # of one row
+    uint64_t nbytes             # of the blocks that it pins or is making
+    uint64_t pins
+    uint64_t owned              # objects
+
+
+cdef inline void add_up(View *v, Share *shares) noexcept nogil:
+    # `shares`: of all rows, zeroed
     cdef:
-        uint64_t i, word, maker, nbytes
+        uint64_t i, word, maker, nbytes, owner
+        uint32_t cell
         int64_t row
     for i in range(slots_used(v)):
         word = load_acquire(&v.slots[i].word)                            # [seal]
+        owner = v.slots[i].owned_by & ~<uint64_t>GOING
+        if 0 < owner <= MAX_ROWS and is_sealed(word):
+            shares[owner - 1].owned += 1
         if not may_be_held(v, i, word):
             continue
         maker = maker_of(v, i, word)
         nbytes = block_nbytes(&v.slots[i])
         row = next_live_row(v, 0)
         while row >= 0:
-            if <uint64_t>row + 1 == maker or pins_on(v, <uint64_t>row, i):
-                held[row] += nbytes
+            cell = pins_on(v, <uint64_t>row, i)
+            if <uint64_t>row + 1 == maker or cell:
+                shares[row].nbytes += nbytes
+            shares[row].pins += pins_in(cell)
             row = next_live_row(v, <uint64_t>row + 1)
+
+
+cdef inline tuple process_seen(View *v, uint64_t r, const Share *share):
+    # the fields of ProcessInfo, in its order
+    cdef Row *row = row_at(v, r)
+    cdef bint alive = not row_is_dead(v, r)
+    return (row.pid, printable(row.command[:sizeof(row.command)]),
+            printable(row.label[:sizeof(row.label)]), alive, alive and has_ended(row),
+            row.waiting if alive else 0, share.pins, share.nbytes, share.owned,
+            *[row.counters[counter] for counter in range(COUNT_EVICTIONS + 1)])
+
+
+cdef inline list past_recoveries(View *v):
+    # the fields of PastRecovery, in its order, newest first; not what is being written just now
+    cdef:
+        uint64_t known = load_acquire(&v.header.recoveries_known)        # [past]
+        uint64_t n, at
+        PastRecovery *past
+        list found = []
+    for n in range(min(known, <uint64_t>RECOVERIES_KEPT)):
+        past = &v.header.recoveries[(known - 1 - n) % RECOVERIES_KEPT]
+        at = load_acquire(&past.at)                                      # [past]
+        seen = (at, past.pid, with_label(past.label[:sizeof(past.label)],
+                                         past.command[:sizeof(past.command)]), past.nbytes)
+        if at and load_acquire(&past.at) == at:                          # [past]
+            found.append(seen)
+    return found
 
 
 cdef inline tuple top_holders(View *v, bint own_first):
     # a TopHolder for each process that holds anything, largest first
     from refstore._errors import TopHolder
-    cdef uint64_t[MAX_ROWS] held
+    cdef Share[MAX_ROWS] shares
     cdef uint64_t row
-    memset(held, 0, sizeof(held))
-    add_up(v, held)
+    memset(shares, 0, sizeof(shares))
+    add_up(v, shares)
     # a key function would collide with that of another .pxd: Cython names both "lambda"
-    found = sorted([(own_first and row != v.row, -<int64_t>held[row], row_at(v, row).pid,
+    found = sorted([(own_first and row != v.row, -<int64_t>shares[row].nbytes, row_at(v, row).pid,
                      keeper(row_at(v, row)))
-                    for row in range(<uint64_t>MAX_ROWS) if held[row]])
+                    for row in range(<uint64_t>MAX_ROWS) if shares[row].nbytes])
     return tuple([TopHolder(pid, command, -negative) for _, negative, pid, command in found])

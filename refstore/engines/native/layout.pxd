@@ -54,7 +54,8 @@
 #           pool: `queue_end`, `queue_begin`, `ghosts_known`; queues; ghosts: what is evicted first
 #           pool: `orphans`, `class_pages`, `release_next`: how large, where to begin
 #           index: a cell leads to a slot, whose word and label decide; a lost one hides a name
-#           rows: `pid`, `command`, `recoverer`, counters; header: `moves`, `totals`, `tick`
+#           rows: `pid`, `command`, `label`, `recoverer`, counters; makers
+#           header: `moves`, `totals`, `tick`, `recoveries`, `recoveries_known`
 #
 # The slot word:
 #
@@ -243,11 +244,12 @@ cdef enum Counter:
 
 cdef struct PastRecovery:
     # of which the row is the one that was recovered
-    uint64_t at                 # seconds since the epoch; by: row
+    uint64_t at                 # seconds since the epoch; 0: it is being written; by: row
     uint32_t pid                # of the dead process; by: row
     uint32_t _pad0
     uint64_t nbytes             # that came free; by: row
-    char command[40]            # of the dead process, cut short; by: row
+    char command[COMMAND_NBYTES]  # as the dead process's Row.command; by: row
+    char label[LABEL_OF_PROCESS]  # as its Row.label; by: row
 
 cdef struct Header:
     uint64_t magic              # written last when the file is made; by: maker
@@ -279,7 +281,7 @@ cdef struct Header:
     uint32_t _pad4[14]
     PastRecovery recoveries[RECOVERIES_KEPT]  # the last ones, a ring; by: row
     uint64_t recoveries_known   # how many there ever were; by: anyone
-    uint64_t _pad5[287]
+    uint64_t _pad5[111]
 
 cdef struct Pool:
     uint64_t lock               # 0, or row + 1 of the holder: the space lock; by: locker
@@ -310,7 +312,7 @@ cdef struct Row:
     uint32_t pid                # for messages only; by: row
     uint32_t recoverer          # pid of who recovers the dead one; for messages only; by: row
     char command[COMMAND_NBYTES]  # for messages only; by: row
-    char label[LABEL_OF_PROCESS]  # reserved: what its process calls itself; by: nobody
+    char label[LABEL_OF_PROCESS]  # what its process calls itself, for messages only; by: row
     uint64_t counters[COUNTERS]  # of its process, by Counter; by: row
     uint64_t has_children       # 1: some without a row have its lock; for messages only; by: row
     uint64_t moved_to           # reserved: offset of the block that it moves; by: nobody
@@ -331,7 +333,7 @@ cdef struct Maker:
     uint32_t pid                # for reports only; by: row
     uint32_t _pad0
     char command[COMMAND_NBYTES]  # for reports only; by: row
-    char label[LABEL_OF_PROCESS]  # reserved: as Row.label; by: nobody
+    char label[LABEL_OF_PROCESS]  # as Row.label; by: row
 
 cdef struct Run:
     uint64_t live               # 0, or class + 1; by: space
@@ -450,6 +452,7 @@ cdef struct PageTag:
 cdef inline void check_layout() noexcept nogil:
     STATIC_ASSERT(sizeof(Header) == 4096)
     STATIC_ASSERT(sizeof(Pool) == 4096)
+    STATIC_ASSERT(sizeof(PastRecovery) == 152)
     STATIC_ASSERT(sizeof(Row) == 320)
     STATIC_ASSERT(sizeof(Maker) == 144)
     STATIC_ASSERT(sizeof(Meta) == 264)

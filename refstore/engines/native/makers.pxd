@@ -77,9 +77,21 @@ cdef inline void take_maker(View *v) noexcept nogil:
     maker = maker_at(v, <uint64_t>k)
     assign(maker.pid, row.pid)
     memcpy(maker.command, row.command, sizeof(maker.command))
+    memcpy(maker.label, row.label, sizeof(maker.label))
     failpoint()
     store_release_u32(&row.maker, <uint32_t>k + 1)                       # [maker]
     v.maker = <uint16_t>(k + 1)
+
+
+cdef inline void set_label(View *v, const char *label, size_t nbytes) noexcept nogil:
+    # Of our process, and of what it has put; shorter than the field.
+    cdef Row *row = row_at(v, v.row)
+    memset(row.label, 0, sizeof(row.label))
+    memcpy(row.label, label, nbytes)
+    failpoint()
+    if v.maker:
+        memcpy(maker_at(v, <uint64_t>v.maker - 1).label, row.label, sizeof(row.label))
+        failpoint()
 
 
 cdef inline uint32_t created_now(View *v) noexcept nogil:

@@ -1,7 +1,7 @@
 # The file itself: made complete or not at all, checked before a number in it is believed,
 # mapped twice.
 
-from libc.errno cimport ENOMEM, ENOSPC, errno
+from libc.errno cimport EFAULT, ENOMEM, ENOSPC, errno
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -13,8 +13,9 @@ from refstore.engines.native.layout cimport (
 )
 from refstore.engines.native.geometry cimport class_nbytes, fingerprint, lay_out, round_up
 from refstore.engines.native.system cimport (
-    allocate, close, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE,
-    MAP_PRIVATE, MAP_SHARED, mmap, munmap, PROT_NONE, PROT_READ, PROT_WRITE, same_file,
+    allocate, close, MADV_POPULATE_READ, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED,
+    MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, mmap, munmap, O_RDWR, PROT_NONE, PROT_READ,
+    PROT_WRITE, same_file,
 )
 from refstore.engines.native.view cimport (
     bits_at, map_end, pins_ready_of, runs_used, slots_used, View,
@@ -85,7 +86,13 @@ cdef inline HeaderFault validate_header(const Header *h, uint64_t file_nbytes) n
 
 
 cdef inline bint is_there(View *v, uint64_t at, uint64_t nbytes) noexcept nogil:
-    return nbytes == 0 or allocate(v.fd, at, nbytes) != ENOSPC
+    # Who only looks has the kernel read it, which says no where a touch is a SIGBUS.
+    if nbytes == 0:
+        return True
+    if v.access == O_RDWR:
+        return allocate(v.fd, at, nbytes) != ENOSPC
+    return madvise(v.base + at // PAGE * PAGE, at % PAGE + nbytes, MADV_POPULATE_READ) == 0 \
+        or errno != EFAULT
 
 
 cdef inline bint marks_hold(View *v, uint64_t *bits, uint64_t n, uint64_t at,
@@ -121,8 +128,10 @@ cdef inline const char *claim_without_memory(View *v) noexcept nogil:
     if not marks_hold(v, bits_at(v, v.g.index_ready), (v.g.page_map - v.g.index) // PAGE, v.g.index,
                       PAGE):
         return b"index_ready"
-    if not marks_hold(v, bits_at(v, v.g.data_ready), (v.g.pages * PAGE + CHUNK - 1) // CHUNK,
-                      v.g.data, CHUNK):
+    # the data is not mapped to look
+    if v.access == O_RDWR and not marks_hold(v, bits_at(v, v.g.data_ready),
+                                             (v.g.pages * PAGE + CHUNK - 1) // CHUNK, v.g.data,
+                                             CHUNK):
         return b"data_ready"
     for row in range(<uint64_t>MAX_ROWS):
         if not marks_hold(v, pins_ready_of(v, row), v.g.steps, v.g.pins + row * v.g.pins_stride,
@@ -175,25 +184,8 @@ cdef inline int map_twice(View *v) noexcept nogil:
     return 0
 
 
-cdef inline int map_store(View *v, const Header *h) noexcept nogil:
-    # `h` is sound and s.fd is a description of our own. Returns 0 or the errno, with nothing left
-    # behind but s.fd.
-    cdef void *alive
-    cdef int failed, size_class
-    lay_out(h.capacity, h.max_objects, &v.g)
-    failed = map_twice(v)
-    if failed:
-        return failed
-    alive = mmap(NULL, ALIVE_NBYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    if alive == MAP_FAILED:
-        return errno
-    v.alive = <uint64_t*>alive
-    if madvise(alive, ALIVE_NBYTES, MADV_WIPEONFORK) != 0:
-        return errno
-    v.alive[0] = 1
-    v.pins_ready = <unsigned char*>calloc(v.g.steps, 1)
-    if v.pins_ready == NULL:
-        return ENOMEM
+cdef inline void find_parts(View *v, const Header *h) noexcept nogil:
+    cdef int size_class
     v.header = <Header*>v.base
     v.pool = <Pool*>(v.base + v.g.pool)
     v.slots = <Slot*>(v.base + v.g.slots)
@@ -208,4 +200,40 @@ cdef inline int map_store(View *v, const Header *h) noexcept nogil:
     v.evicts = h.evict != EVICT_NONE
     v.has_queues = h.evict == EVICT_S3FIFO
     v.child_fd = v.recovery_fd = -1
+
+
+cdef inline int map_to_look(View *v, const Header *h) noexcept nogil:
+    # The tables, to read: `h` is sound. Returns 0 or the errno.
+    cdef void *at
+    lay_out(h.capacity, h.max_objects, &v.g)
+    at = mmap(NULL, v.g.data, PROT_READ, MAP_SHARED | MAP_NORESERVE, v.fd, 0)
+    if at == MAP_FAILED:
+        return errno
+    v.room = at
+    v.room_nbytes = v.g.data
+    v.base = v.ro_base = <char*>at
+    find_parts(v, h)
+    return 0
+
+
+cdef inline int map_store(View *v, const Header *h) noexcept nogil:
+    # `h` is sound and s.fd is a description of our own. Returns 0 or the errno, with nothing left
+    # behind but s.fd.
+    cdef void *alive
+    cdef int failed
+    lay_out(h.capacity, h.max_objects, &v.g)
+    failed = map_twice(v)
+    if failed:
+        return failed
+    alive = mmap(NULL, ALIVE_NBYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if alive == MAP_FAILED:
+        return errno
+    v.alive = <uint64_t*>alive
+    if madvise(alive, ALIVE_NBYTES, MADV_WIPEONFORK) != 0:
+        return errno
+    v.alive[0] = 1
+    v.pins_ready = <unsigned char*>calloc(v.g.steps, 1)
+    if v.pins_ready == NULL:
+        return ENOMEM
+    find_parts(v, h)
     return 0

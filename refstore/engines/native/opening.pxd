@@ -8,20 +8,21 @@ from libc.string cimport memcpy
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.layout cimport (
-    CAPACITY_LIMIT, COMMAND_NBYTES, FLAG_TEMPORARY, FORMAT_VERSION, Header, LIVE_WORDS, LOCK_BOOT,
-    LOCK_CREATOR, MAX_ROWS, OBJECTS_LIMIT, PAGE, Row,
+    CAPACITY_LIMIT, FLAG_TEMPORARY, FORMAT_VERSION, Header, LIVE_WORDS, LOCK_BOOT, LOCK_CREATOR,
+    MAX_ROWS, OBJECTS_LIMIT, PAGE, Row,
 )
 from refstore.engines.native.geometry cimport Geometry, lay_out
 from refstore.engines.native.system cimport (
     allocate, byte_is_locked, close, getpid, high_descriptor, lock_byte, locks_bytes, MAP_FAILED,
     MAP_SHARED, mmap, munmap, O_RDONLY, O_RDWR, PROT_READ, PROT_WRITE, reopen,
 )
-from refstore.engines.native.view cimport View
+from refstore.engines.native.view cimport NO_ROW, View
 from refstore.engines.native.process_table cimport lock_row
 from refstore.engines.native.recovery cimport enter
 from refstore.engines.native.mapping cimport (
     claim_without_memory, fill_header, HEADER_NOT_A_STORE, HEADER_OTHER_BUILD, HEADER_OTHER_ENGINE,
-    HEADER_OTHER_VERSION, HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, map_store, validate_header,
+    HEADER_OTHER_VERSION, HEADER_SOUND, HEADER_TRUNCATED, link_unnamed, map_store, map_to_look,
+    validate_header,
 )
 from refstore.engines.native.check cimport find_problems
 from refstore.engines.native.points cimport not_the_same
@@ -203,7 +204,8 @@ cdef inline int join(View *v, int fd, const Header *h, str path) except -1:
     from refstore._errors import RefstoreError
     cdef int failed
     cdef int64_t row
-    v.fd = reopen(fd, O_RDWR)
+    v.access = O_RDWR
+    v.fd = reopen(fd, v.access)
     if v.fd < 0:
         raise no_descriptor(path)
     v.fd = high_descriptor(v.fd)
@@ -221,14 +223,27 @@ cdef inline int join(View *v, int fd, const Header *h, str path) except -1:
     return 0
 
 
-cdef inline bytes own_command():
-    return beginning_of("/proc/self/cmdline", 400).replace(b"\0", b" ")[:COMMAND_NBYTES - 1]
+cdef inline int look_into(View *v, int fd, const Header *h, str path) except -1:
+    # Without a row, and by a mapping that nobody writes through. On an exception, unmap_view()
+    # clears up.
+    import os
+    from refstore import _limits
+    cdef int failed
+    v.access = O_RDONLY
+    v.row = NO_ROW
+    v.fd = high_descriptor(os.dup(fd))
+    failed = map_to_look(v, h)
+    if failed:
+        raise _limits.cannot_map(path, v.g.data, failed)
+    require_memory(v, path)
+    return 0
 
 
-cdef inline void identify(Row *row, bytes command) noexcept:
-    # for messages only
+cdef inline void identify(Row *row, bytes command, bytes label) noexcept:
+    # for messages only; both are shorter than their fields
     assign(row.pid, <unsigned int>getpid())
     memcpy(row.command, PyBytes_AS_STRING(command), <size_t>len(command))
+    memcpy(row.label, PyBytes_AS_STRING(label), <size_t>len(label))
     failpoint()
 
 

@@ -56,6 +56,7 @@ cdef inline void join_row(View *v, uint64_t r) noexcept nogil:
     assign(row.owns_any, 0)
     assign(row.maker, 0)
     memset(row.command, 0, sizeof(row.command))
+    memset(row.label, 0, sizeof(row.label))
     failpoint()
     store_release(&row.state, ROW_ATTACHED)                              # [row]
     mark_live(v, r)

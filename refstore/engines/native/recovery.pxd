@@ -5,11 +5,12 @@
 # last.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    assign, cas_acq_rel, fetch_add_relaxed, fetch_and_seq_cst, load_acquire, load_relaxed,
-    load_relaxed_u32, load_seq_cst, load_seq_cst_u32, store_relaxed, store_release,
+    assign, cas_acq_rel, fetch_add_relaxed, fetch_add_seq_cst, fetch_and_seq_cst, load_acquire,
+    load_relaxed, load_relaxed_u32, load_seq_cst, load_seq_cst_u32, store_relaxed, store_release,
     store_seq_cst_u32,
 )
 from refstore.engines.native.error_codes cimport (
@@ -18,12 +19,12 @@ from refstore.engines.native.error_codes cimport (
 )
 from refstore.engines.native.layout cimport (
     CLAIMED, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FLAG_HARD_CLAIM, FLAG_UNSEALED, FREE,
-    HELD, KEPT, MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PUBLISHING, RECLAIMING, RETIRED, Row,
-    ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    HELD, KEPT, MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PastRecovery, PUBLISHING, RECLAIMING,
+    RECOVERIES_KEPT, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.system cimport (
-    byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
+    byte_is_locked, close, coarse_sixteenths, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
 )
 from refstore.engines.native.view cimport (
     class_bits_at, count, damage, file_of, is_ready, name_lock_at, next_live_row, PIDS_KEPT,
@@ -157,9 +158,22 @@ cdef inline void count_dead(Recovered *back, Row *row) noexcept nogil:
         back.known += 1
 
 
+cdef inline void note_recovery(View *v, Row *row, uint64_t nbytes) noexcept nogil:
+    # For reports. Two that come round at once may write one entry.
+    cdef uint64_t n = fetch_add_seq_cst(&v.header.recoveries_known, 1)   # [past]
+    cdef PastRecovery *past = &v.header.recoveries[n % RECOVERIES_KEPT]
+    store_release(&past.at, 0)                                           # [past]
+    assign(past.pid, row.pid)
+    assign(past.nbytes, nbytes)
+    memcpy(past.command, row.command, sizeof(past.command))
+    memcpy(past.label, row.label, sizeof(past.label))
+    failpoint()
+    store_release(&past.at, coarse_sixteenths() // 16)                   # [past]
+
+
 cdef inline void recover_locked(View *v, uint64_t dead) noexcept nogil:
     # The dead row's kernel lock is ours, and who waits for it waits for us.
-    cdef uint64_t owner = dead + 1
+    cdef uint64_t owner = dead + 1, before = v.recovered.nbytes
     count_dead(&v.recovered, row_at(v, dead))
     assign(row_at(v, dead).recoverer, <uint32_t>getpid())
     if load_acquire(&v.pool.lock) == owner:                              # [lock]
@@ -172,6 +186,7 @@ cdef inline void recover_locked(View *v, uint64_t dead) noexcept nogil:
     release_locks(v, dead)
     cas_acq_rel(&v.pool.turn, &owner, 0)                                 # [lock]
     announce_room(v)
+    note_recovery(v, row_at(v, dead), v.recovered.nbytes - before)
     free_row(v, dead)
     count(v, COUNT_RECOVERIES, 1)
 

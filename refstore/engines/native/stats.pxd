@@ -3,15 +3,17 @@
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memchr, memset
 
-from refstore.engines.native.atomics cimport load_acquire, load_relaxed, load_relaxed_u32
+from refstore.engines.native.atomics cimport load_acquire, load_relaxed, load_relaxed_u32, prefetch
 from refstore.engines.native.layout cimport (
-    CHUNK, CONDEMNED, FREE, HELD, PAGE, PUBLISHING, RETIRED, ROW_LEFT, Run, Slot, SLOTS_PER_STEP,
+    CHUNK, CONDEMNED, FREE, HELD, PAGE, PUBLISHING, RECLAIMING, RETIRED, ROW_LEFT, Run, Slot,
+    SLOTS_PER_STEP,
 )
 from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
     bits_at, is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, run_is_there,
-    slots_used, View,
+    runs_used, slots_used, View,
 )
 from refstore.engines.native.slots cimport is_live, pinned_by, word_generation, word_state
 from refstore.engines.native.names cimport find_cell, make_cell, name_hash, NAME_WORDS, read_label
@@ -26,28 +28,55 @@ cdef struct Census:
     uint64_t pinned
     uint64_t pinned_nbytes
     uint64_t condemned
-    uint64_t processes
+    # while it is taken
+    unsigned char *pages        # 1: in use; of those before `end`
+    uint64_t end
+    unsigned char *runs         # 1: a block of it is in use
+
+
+cdef enum:
+    AHEAD = 16                  # slots that are fetched before they are looked at
+
+
+cdef enum:
+    # bit = state of a slot whose block is in use
+    IN_USE_STATES = ~(1 << FREE | 1 << HELD | 1 << RETIRED) & 0xFFFF
 
 
 cdef inline bint holds_block(uint64_t word) noexcept nogil:
-    cdef uint64_t state = word_state(word)
-    return state != FREE and state != HELD and state != RETIRED
+    return IN_USE_STATES >> word_state(word) & 1 != 0
 
 
 cdef inline void mark_pages(unsigned char *used, uint64_t end, uint64_t first,
                             uint64_t pages) noexcept nogil:
-    cdef uint64_t page
-    for page in range(first, min(first + pages, end)):
-        used[page] = 1
+    if first < end:
+        memset(used + first, 1, min(pages, end - first))
+
+
+cdef inline void mark_runs(View *v, unsigned char *used, uint64_t end,
+                           const unsigned char *has_objects) noexcept nogil:
+    # those of which a block is in use
+    cdef uint64_t i
+    for i in range(runs_used(v)):
+        if has_objects[i]:
+            mark_pages(used, end, v.runs[i].first, v.runs[i].pages)
+
+
+cdef inline uint64_t length_of(const unsigned char *from_, uint64_t n, int value) noexcept nogil:
+    # how many bytes there are before the first with that value
+    cdef const unsigned char *at = <const unsigned char*>memchr(from_, value, n)
+    return n if at == NULL else <uint64_t>(at - from_)
 
 
 cdef inline uint64_t longest_gap(unsigned char *used, uint64_t end, uint64_t pages) noexcept nogil:
     # all pages from `end` on are free
-    cdef uint64_t page, run = 0, longest = 0
-    for page in range(end):
-        run = 0 if used[page] else run + 1
-        longest = max(longest, run)
-    return max(longest, run + pages - end)
+    cdef uint64_t page = 0, gap, longest = pages - end
+    while page < end:
+        page += length_of(used + page, end - page, 0)
+        gap = length_of(used + page, end - page, 1)
+        page += gap
+        longest = max(longest, gap if page < end else gap + pages - end)
+    return longest
 
 
 cdef inline void bound_free(View *v, Census *census, unsigned char *used, uint64_t end,
@@ -68,47 +97,115 @@ cdef inline void bound_free(View *v, Census *census, unsigned char *used, uint64
     census.largest_free = min(census.free, max(census.largest_free, census.free_block))
 
 
+cdef inline void count_slot(View *v, Census *census, uint64_t i) noexcept nogil:
+    # All that it looks at is in the first cache line of the slot, but for pins.
+    cdef:
+        Slot *slot = &v.slots[i]
+        uint64_t word = load_acquire(&slot.word)                         # [seal]
+        uint64_t nbytes = block_nbytes(slot)
+    if not holds_block(word):
+        if slot.run:
+            census.free_block = max(census.free_block, nbytes)
+        return
+    census.used += nbytes
+    census.objects += is_visible(v, i, word)
+    census.condemned += word_state(word) == CONDEMNED
+    if load_acquire(&slot.mask) and pinned_by(v, i):                     # [pin]
+        census.pinned += 1
+        census.pinned_nbytes += nbytes
+    if slot.extent:
+        mark_pages(census.pages, census.end, extent_first(slot.extent), extent_pages(slot.extent))
+    elif slot.run - <uint64_t>1 < v.g.max_runs:
+        census.runs[slot.run - 1] = 1
+
+
 cdef inline int take_census(View *v, Census *census, uint64_t spare) noexcept nogil:
     # 0, or -1 without memory for the page map. On a busy store, as true as any count of moving
     # things. `spare`: bytes that the file system has for blocks without memory.
-    cdef:
-        uint64_t i, word
-        uint64_t top = min(load_relaxed(&v.pool.top), v.g.pages)  # relaxed: bounds a scan
-        uint64_t n_slots = slots_used(v)
-        unsigned char *used = <unsigned char*>calloc(v.g.pages if top > v.g.pages else top + 1, 1)
-        Slot *slot
-        Run *run
-    if used == NULL:
+    cdef uint64_t i
+    census.end = min(load_relaxed(&v.pool.top), v.g.pages)  # relaxed: bounds a scan
+    census.pages = <unsigned char*>calloc(census.end + 1 + v.g.max_runs, 1)
+    if census.pages == NULL:
         return -1
-    for i in range(n_slots):
-        slot = &v.slots[i]
-        word = load_acquire(&slot.word)                                  # [seal]
-        if not holds_block(word):
-            if slot.run:
-                census.free_block = max(census.free_block, block_nbytes(slot))
-            continue
-        census.used += block_nbytes(slot)
-        if is_visible(v, i, word):
-            census.objects += 1
-        if word_state(word) == CONDEMNED:
-            census.condemned += 1
-        if pinned_by(v, i):
-            census.pinned += 1
-            census.pinned_nbytes += block_nbytes(slot)
-        if slot.extent:
-            mark_pages(used, top, extent_first(slot.extent), extent_pages(slot.extent))
-        elif run_is_there(v, slot.run):
-            run = &v.runs[slot.run - 1]
-            if run.first < top and not used[run.first]:
-                mark_pages(used, top, run.first, run.pages)
+    census.runs = census.pages + census.end + 1
+    for i in range(slots_used(v)):
+        prefetch(&v.slots[i + AHEAD])
+        count_slot(v, census, i)
+    mark_runs(v, census.pages, census.end, census.runs)
     census.free = v.header.capacity - min(census.used, v.header.capacity)
     if spare < census.free:
-        bound_free(v, census, used, top, spare)
+        bound_free(v, census, census.pages, census.end, spare)
     else:
-        census.largest_free = min(census.free,
-                                  max(longest_gap(used, top, v.g.pages) * PAGE, census.free_block))
-    free(used)
+        census.largest_free = longest_gap(census.pages, census.end, v.g.pages) * PAGE
+        census.largest_free = min(census.free, max(census.largest_free, census.free_block))
+    free(census.pages)
     return 0
+
+
+# What each page of the data is used for, for those who draw it. A page that several blocks share
+# shows the strongest of their states; the order of the numbers is not that of strength.
+
+cdef enum PageState:
+    PAGE_NEVER_USED
+    PAGE_FREE
+    PAGE_LIVE
+    PAGE_PINNED                 # live, too
+    PAGE_PENDING_DELETE
+    PAGE_WRITTEN                # or claimed
+    PAGE_OF_RUN                 # cut into blocks, none of which has an object there
+
+
+cdef inline int strength(unsigned char state) noexcept nogil:
+    # by whom it is kept longest in use
+    if state == PAGE_OF_RUN:
+        return 2
+    return state if state <= PAGE_FREE else 3 if state == PAGE_LIVE else 6 if state == PAGE_PINNED \
+        else state
+
+
+cdef inline unsigned char page_state_of(View *v, uint64_t i, uint64_t word) noexcept nogil:
+    # of the pages of a slot's block
+    if not holds_block(word):
+        return PAGE_FREE
+    if is_visible(v, i, word):
+        return PAGE_PINNED if pinned_by(v, i) else PAGE_LIVE
+    if word_state(word) == CONDEMNED or word_state(word) == RECLAIMING:
+        return PAGE_PENDING_DELETE
+    return PAGE_WRITTEN
+
+
+cdef inline void paint(View *v, unsigned char *states, uint64_t first, uint64_t end,
+                       unsigned char state) noexcept nogil:
+    cdef uint64_t page
+    for page in range(first, min(end, v.g.pages)):
+        if strength(states[page]) < strength(state):
+            states[page] = state
+
+
+cdef inline void fill_page_states(View *v, unsigned char *states) noexcept nogil:
+    # `states`: one PageState for each page of the data
+    cdef:
+        uint64_t i, at, word
+        uint64_t top = min(load_relaxed(&v.pool.top), v.g.pages)  # relaxed: a report
+        unsigned char state
+        Slot *slot
+        Run *run
+    memset(states, PAGE_FREE, top)
+    memset(states + top, PAGE_NEVER_USED, v.g.pages - top)
+    for i in range(runs_used(v)):
+        run = &v.runs[i]
+        if load_acquire(&run.live):                                      # [run]
+            paint(v, states, run.first, run.first + <uint64_t>run.pages, PAGE_OF_RUN)
+    for i in range(slots_used(v)):
+        slot = &v.slots[i]
+        word = load_acquire(&slot.word)                                  # [seal]
+        state = page_state_of(v, i, word)
+        if slot.extent:
+            paint(v, states, extent_first(slot.extent),
+                  extent_first(slot.extent) + extent_pages(slot.extent), state)
+        elif slot.run and state != PAGE_FREE and run_is_there(v, slot.run):
+            at = v.runs[slot.run - 1].first * <uint64_t>PAGE + slot.block * block_nbytes(slot)
+            paint(v, states, at // PAGE, (at + block_nbytes(slot) + PAGE - 1) // PAGE, state)
 
 
 cdef inline uint64_t count_processes(View *v) noexcept nogil:

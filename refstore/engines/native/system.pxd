@@ -50,6 +50,9 @@ cdef extern from *:
     #ifndef MADV_COLLAPSE
     #define MADV_COLLAPSE 25            /* Linux 6.1; an older kernel says EINVAL */
     #endif
+    #ifndef MADV_POPULATE_READ
+    #define MADV_POPULATE_READ 22       /* Linux 5.14; the same */
+    #endif
     /* Shared futexes: their key is the file and the offset, whatever mapping they are reached by.
        The deadline is absolute, by CLOCK_MONOTONIC: a sleeper that is stopped on the way, or whom a
        signal interrupts, does not sleep longer. */
@@ -106,6 +109,7 @@ cdef extern from *:
     int MAP_FIXED
     void *MAP_FAILED
     int MADV_COLLAPSE
+    int MADV_POPULATE_READ
     int MADV_WIPEONFORK
     int MADV_DONTFORK
     void *mmap(void *at, size_t nbytes, int prot, int flags, int fd, int64_t offset) noexcept nogil

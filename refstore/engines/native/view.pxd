@@ -12,7 +12,10 @@ from refstore.engines.native.layout cimport (
     Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
 )
 from refstore.engines.native.geometry cimport extent_first, extent_pages, Geometry
-from refstore.engines.native.system cimport close, high_descriptor, O_RDWR, open_file, same_file
+from refstore.engines.native.system cimport close, high_descriptor, open_file, same_file
+
+cdef extern from *:
+    const uint64_t NO_ROW "UINT64_MAX"
 
 cdef enum:
     RECENT = 8
@@ -42,12 +45,13 @@ cdef struct View:
     uint32_t *pins              # our row's cells
     uint64_t *counters          # our row's
     uint64_t tag
-    uint64_t row
+    uint64_t row                # NO_ROW where this process only looks
     uint64_t row_bit            # in a slot's mask
     uint64_t slot_limit
     uint64_t *alive             # 1; the kernel makes it 0 in a child that no hook has seen
     uint64_t life  # forks between the first process that had this and us: rows are used again
     int fd  # of the description that holds the row's lock; maybe closed by the program
+    int access                  # O_RDWR, or O_RDONLY where this process only looks
     const char *path            # to open the file again, if the program closed our descriptor
     uint64_t dev
     uint64_t ino
@@ -206,7 +210,7 @@ cdef inline int file_of(View *v) noexcept nogil:
     cdef int fd
     if same_file(v.fd, v.dev, v.ino):
         return v.fd
-    fd = open_file(v.path, O_RDWR)
+    fd = open_file(v.path, v.access)
     if fd < 0 or not same_file(fd, v.dev, v.ino):
         close(fd)
         return -1

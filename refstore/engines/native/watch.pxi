@@ -15,6 +15,7 @@ from refstore.engines.native.stripes cimport (
     ask, clear_stripes, is_in, see_changes, sleep_on_all, sleeps_on_any, Stripes, watch_stripes,
     watch_word,
 )
+from refstore.engines.native.sleeping cimport note_sleep
 
 import weakref
 
@@ -99,6 +100,7 @@ cdef class Watch:
             Stripes stripes
             Watched[MAX_WATCHED] words
             unsigned int n = 0
+            uint64_t life = 0
             uint64_t deadline = now_ns() + <uint64_t>(max(min(seconds, 1e6), 0.0) * 1e9)
         self.begin(&stripes)
         if att is not None:
@@ -109,10 +111,16 @@ cdef class Watch:
             self.is_on_any = sleeps_on_any(&stripes)
             if not self.is_on_any:
                 n = watch_stripes(&att.view, &stripes, words)
+            if names:
+                note_sleep(&att.view, True)
+                life = att.view.life
             # The store may be closed while we sleep. The kernel finds the words gone then, or
             # somebody else's, and we do not look at them.
             att = None
         self.take_nap(&stripes, words, n, deadline)
+        att = self.attachment()
+        if names and att is not None and att.view.life == life:
+            note_sleep(&att.view, False)
 
     cdef void begin(self, Stripes *stripes) noexcept:
         clear_stripes(stripes)

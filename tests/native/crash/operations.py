@@ -192,6 +192,11 @@ def disown(store: refstore.Store) -> None:
     store.disown(store.ref("owned"))
 
 
+def put_and_label(store: refstore.Store) -> None:
+    store.put(b"x")
+    refstore.label("crew")
+
+
 def churn(store: refstore.Store) -> None:
     """Objects that may go, where there is never room for all."""
     for k, data in enumerate(PASSING):
@@ -402,6 +407,7 @@ OPERATIONS = [
     Operation("leave", leave, {"fresh": {None}}),
     Operation("adopt", adopt, {**_gone("small", "old"), "owned": {None}}),
     Operation("disown", disown, {"owned": {OWNED}}),
+    Operation("put_and_label", put_and_label, {}),
     Operation("churn", churn, {f"passing {k}": {None, *PASSING} for k in range(3)}),
     Operation("put_what_went", put_what_went, {"cached 3": {CACHED_3, None}}),
     Operation("delete_cached", delete_cached, {name: {None} for name in CACHED}),

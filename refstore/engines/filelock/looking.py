@@ -1,0 +1,237 @@
+"""A look at a store from outside: it is mapped to be read, and its lock is not taken.
+
+What a look sees may be changed under its hands. Each change says so by a word of the header, and
+then the look begins again. A change that its maker began and did not end, since it died or is
+stopped, stands in the journal: a look ends it for itself, in a copy of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, Final, Literal, TypeVar, cast
+
+from refstore import _limits, _messages
+from refstore._errors import RefstoreError
+from refstore._names import encode_key
+from refstore._paths import open_store
+from refstore._refs import ObjectRef, parts_of
+from refstore.engines.filelock import (
+    check,
+    listing,
+    lookups,
+    process_table,
+    recovery,
+    slots,
+)
+from refstore.engines.filelock.files import require_own
+from refstore.engines.filelock.journal import Change, replay
+from refstore.engines.filelock.layout import (
+    COMMAND_NBYTES,
+    CONDEMNED,
+    COUNT,
+    HOLDER,
+    LABEL_OF_PROCESS,
+    OFFSET,
+    OWNED_BY,
+    PAGE,
+    PER_SECOND,
+    RECOVERIES,
+    ROW_COMMAND,
+    ROW_COUNTERS,
+    ROW_LABEL,
+    SEALED,
+    UNIT,
+    WRITES,
+    locks_of,
+    policy_of,
+    read_header,
+)
+from refstore.engines.filelock.mapping import Glance, Mapping
+from refstore.engines.filelock.transaction import Operation
+
+__all__ = ["Look", "look"]
+
+TRIES: Final = 5  # before what is seen is taken as it is
+LONGEST: Final = 100  # tries, if nothing that makes sense is seen
+PAUSE: Final = 0.001  # seconds between two
+
+_PAGE_UNITS: Final = PAGE // UNIT
+_NEVER_USED, _FREE, _LIVE, _PINNED, _PENDING_DELETE, _WRITTEN = range(6)  # see interface.Look
+_STRENGTH: Final = bytes([0, 1, 2, 5, 3, 4])  # of two states of one page, which is shown
+
+T = TypeVar("T")
+
+
+class Look:
+    """A `Look` of the interface."""
+
+    def __init__(self, path: str, fd: int, found: os.stat_result) -> None:
+        self._header = header = read_header(fd, path, found)
+        self._found = found
+        self._file = Glance(path, fd, header, found, is_own=False)
+        self.path = path
+        self.folder = locks_of(path, header.uuid)
+        self.uuid = header.uuid
+        self.tag = header.tag
+        self.capacity = header.capacity
+        self.max_objects = header.max_objects
+        self.evict: Literal["lru", "s3fifo"] | None = policy_of(header)
+        self.made_at = header.made_at / PER_SECOND
+
+    # --- looking
+
+    def _run(self, what: str, operation: Operation[T], *args: Any) -> T:
+        """Result of an operation that changes nothing. Errors: what it raises, StoreBusyError."""
+        last: list[T] = []
+        before = None
+        for tries in range(LONGEST):
+            stamp = self._stamp()
+            error: Exception | None = None
+            try:
+                last[:] = [operation(self._change(), *args)]
+            except (RefstoreError, LookupError, OverflowError, ValueError) as raised:
+                error = raised
+            is_settled = self._stamp() == stamp and (stamp[0] % 2 == 0 or stamp == before)
+            if is_settled or (last and tries >= TRIES):
+                return self._result(last, error)
+            before = stamp
+            time.sleep(PAUSE)
+        raise _messages.busy(self.path, self._file.words[HOLDER], what)
+
+    def _result(self, last: list[T], error: Exception | None) -> T:
+        if error is None or (last and not isinstance(error, RefstoreError)):
+            return last[0]
+        if isinstance(error, RefstoreError):
+            raise error
+        raise self._file.leads_out() from None
+
+    def _stamp(self) -> tuple[int, int]:
+        words = self._file.words
+        return words[WRITES], words[COUNT]
+
+    def _change(self) -> Change:
+        file = self._file
+        if file.words[COUNT]:
+            fd = file.descriptor()
+            file = Glance(self.path, fd, self._header, self._found, is_own=True)
+            replay(file)
+        return Change(cast(Mapping, file))  # who only reads needs no more of it
+
+    # --- reports
+
+    def _census(self) -> tuple[int, ...]:
+        return self._run("stats()", check.stats, self.folder, None)
+
+    def _info(self, key: ObjectRef | str) -> tuple[Any, ...]:
+        info = self._run("info()", listing.info_of, self, self._parse(key))
+        if info is None:
+            raise _messages.not_found(self.path, key, of_other_store=False)
+        return info
+
+    def _objects(self, prefix: str | None) -> Iterator[tuple[Any, ...]]:
+        first = 0
+        while first < self._run("objects()", slots.used):
+            yield from self._run("objects()", listing.described, self, first, prefix)
+            first += listing.TURN
+
+    def _holders(self, key: ObjectRef | str | None) -> Any:
+        parsed = None if key is None else self._parse(key)
+        rows = self._run("holders()", listing.holders, self, None, parsed)
+        if rows is None:
+            assert key is not None
+            raise _messages.not_found(self.path, key, of_other_store=False)
+        return rows
+
+    def _parse(self, key: ObjectRef | str) -> lookups.Parsed:
+        if not isinstance(key, ObjectRef):
+            return encode_key(key)
+        slot, generation, tag = parts_of(key)
+        if tag != self.tag:
+            raise _messages.not_found(self.path, key, of_other_store=True)
+        return slot, generation
+
+    def _problems(self) -> set[str]:
+        return self._run("check()", check.problems)
+
+    def _recoveries(self) -> list[tuple[float, int, str, int]]:
+        return self._run("a look", recovery.past)
+
+    def _processes(self) -> list[tuple[Any, ...]]:
+        return self._run("a look", _processes, self.folder)
+
+    def _page_states(self) -> bytes:
+        return self._run("a look", _page_states)
+
+
+def look(path: str, foreign: bool) -> Look:
+    """A look at the store at `path`."""
+    with open_store(path, os.O_RDONLY) as opened:
+        fd = opened.fileno()
+        found = os.fstat(fd)
+        seen = Look(path, fd, found)
+        require_own(path, found, foreign)
+        return seen
+
+
+# --- operations
+
+
+def _processes(c: Change, folder: str) -> list[tuple[Any, ...]]:
+    """The fields of ProcessInfo, in its order."""
+    shares: dict[int, list[int]] = {row: [0, 0] for row in process_table.used_rows(c)}
+    for one in check.holdings(c):
+        share = shares.setdefault(one.row, [0, 0])
+        share[0] += one.pins
+        share[1] += one.nbytes
+    owners = recovery.used_slots(c, OWNED_BY)
+    return [
+        (*_process(c, folder, row), *share, owners.count(row + 1), *_counters(c, row))
+        for row, share in sorted(shares.items())
+    ]
+
+
+def _process(c: Change, folder: str, row: int) -> tuple[int, str, str, bool, bool, int]:
+    at = process_table.row_at(c.file, row)
+    alive = process_table.is_alive(c, folder, row)
+    return (
+        process_table.pid_of(c, row),
+        process_table.read_text(c, at + ROW_COMMAND, COMMAND_NBYTES),
+        process_table.read_text(c, at + ROW_LABEL, LABEL_OF_PROCESS),
+        alive,
+        alive and recovery.has_ended(c, row),
+        process_table.waiting_of(c, row) if alive else 0,
+    )
+
+
+def _counters(c: Change, row: int) -> list[int]:
+    at = process_table.row_at(c.file, row) + ROW_COUNTERS
+    return [c[at + k] for k in range(RECOVERIES)]  # those before it
+
+
+def _page_states(c: Change) -> bytes:
+    """A PageState for each page of the data."""
+    file = c.file
+    states = bytearray(file.g.units // _PAGE_UNITS)
+    for start, end in _limits.committed(file.descriptor_or_none(), file.g.data, file.g.file_size):
+        first, last = ((at - file.g.data) // PAGE for at in (start, end + PAGE - 1))
+        states[first:last] = bytes([_FREE]) * (min(last, len(states)) - first)
+    for held in check.blocks(c):
+        if held.nbytes:
+            _paint(states, c[file.slot(held.slot) + OFFSET], held.nbytes // UNIT, _state_of(held))
+    return bytes(states)
+
+
+def _state_of(held: check.Held) -> int:
+    if held.state == SEALED:
+        return _PINNED if held.pinned else _LIVE
+    return _PENDING_DELETE if held.state == CONDEMNED else _WRITTEN
+
+
+def _paint(states: bytearray, unit: int, units: int, state: int) -> None:
+    first, last = unit // _PAGE_UNITS, min((unit + units - 1) // _PAGE_UNITS + 1, len(states))
+    states[first + 1 : last - 1] = bytes([state]) * max(last - first - 2, 0)  # its own
+    for page in {first, last - 1}:  # which others may share
+        if 0 <= page < len(states) and _STRENGTH[states[page]] < _STRENGTH[state]:
+            states[page] = state

@@ -1,0 +1,27 @@
+"""Looks at a store from outside, by tests and by their children."""
+
+from __future__ import annotations
+
+import contextlib
+
+from helpers import Session
+
+import refstore
+from refstore._looking import Look
+
+
+def look_at_everything(session: Session | None, path: str) -> None:
+    """Look from outside at all that there is."""
+    with Look(path) as look:
+        look.stats()
+        for info in look.objects():
+            if info.ref is not None:
+                with contextlib.suppress(refstore.ObjectNotFoundError):
+                    look.holders(info.ref)
+            if info.name is not None and info.state == "live":
+                assert look.info(info.name).ref == info.ref
+        look.holders()
+        look.processes()
+        look.recoveries()
+        look.page_states()
+        assert look.problems() == []
