@@ -22,7 +22,7 @@ __all__ = ["metrics"]
 
 LARGEST = 10  # processes that have figures of their own
 GAUGES = (  # field of StoreStats, name, help
-    ("capacity", "capacity_bytes", "Bytes of payload that fit."),
+    ("capacity", "capacity_bytes", "Capacity of the store, in bytes."),
     ("used", "used_bytes", "Bytes of blocks being written, live, or deleted and still pinned."),
     ("free", "free_bytes", "Bytes that are not used."),
     ("largest_free", "largest_free_bytes", "Bytes of the largest object that fits now."),

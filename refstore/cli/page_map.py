@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from refstore._paths import PAGE
 
-__all__ = ["RANKS", "STATES", "PageState", "bytes_of", "mixed", "shares", "strongest"]
+__all__ = ["RANKS", "STATES", "Shown", "bytes_of", "mixed", "shares", "strongest"]
 
 
-class PageState(NamedTuple):
-    """A state of pages: how it is called and shown."""
+class Shown(NamedTuple):
+    """A state of pages, as it is called and shown."""
 
     name: str
     colour: tuple[int, int, int]
@@ -23,13 +23,13 @@ class PageState(NamedTuple):
 
 
 STATES = (  # by the numbers of Look.page_states()
-    PageState("never used", (128, 128, 128), 0.18, "."),
-    PageState("free", (128, 128, 128), 0.45, "-"),
-    PageState("live", (58, 134, 214), 1.0, "o"),
-    PageState("pinned", (0, 158, 115), 1.0, "#"),
-    PageState("pending delete", (222, 94, 20), 1.0, "x"),
-    PageState("being written", (204, 104, 167), 1.0, "w"),
-    PageState("blocks without objects", (120, 170, 220), 0.5, "_"),
+    Shown("never used", (128, 128, 128), 0.18, "."),
+    Shown("free", (128, 128, 128), 0.45, "-"),
+    Shown("live", (58, 134, 214), 1.0, "o"),
+    Shown("pinned", (0, 158, 115), 1.0, "#"),
+    Shown("pending delete", (222, 94, 20), 1.0, "x"),
+    Shown("being written", (204, 104, 167), 1.0, "w"),
+    Shown("blocks without objects", (120, 170, 220), 0.5, "_"),
 )
 RANKS = (0, 1, 3, 5, 6, 4, 2)  # of the states: where a cell has several, the highest is shown
 

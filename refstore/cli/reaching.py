@@ -26,24 +26,27 @@ def path_of(name: str) -> str:
 def look(name: str, foreign: bool) -> Look:
     """A look at the store, which takes no part in it and changes nothing."""
     path = path_of(name)
-    with contextlib.suppress(OSError):  # first of all: who owns what is no store does not matter
-        require_store(path)
+    require_store(path)
     return Look(path, foreign=foreign)
 
 
 def attach(name: str, foreign: bool) -> Store:
     """The store that is there, whichever engine programs are told to use."""
     path = path_of(name)
-    with contextlib.suppress(OSError):
-        require_store(path)
+    require_store(path)
     return attached(Store, path, foreign=foreign)
 
 
 def require_store(path: str) -> None:
-    """StoreCorruptedError if something else is at the path."""
-    with open_store(path, os.O_RDONLY) as file:
-        if not holds_store(file.fileno()):
-            raise _messages.no_store(path, _messages.NOT_A_STORE)
+    """An error if there is none at the path, whoever owns what is there."""
+    try:
+        with open_store(path, os.O_RDONLY) as file:
+            if not holds_store(file.fileno()):
+                raise _messages.no_store(path, _messages.NOT_A_STORE)
+    except FileNotFoundError as error:
+        raise _messages.gone(path, error) from None
+    except OSError as error:
+        raise _messages.of_path(path, error) from None
 
 
 def store_names(folder: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ from refstore._paths import store_folder
 from refstore._reports import PastRecovery, ProcessInfo, Recovery
 from refstore._temporary import collect_temporary, is_abandoned
 from refstore._units import age_text, percent_text, plural, size_text
-from refstore.cli.output import complain, note, one_line, show, show_json
+from refstore.cli.output import complain, note, one_line, show, show_json, show_wrapped
 from refstore.cli.reaching import attach, look, path_of, require_store, store_names
 from refstore.cli.tables import Column, Row, show_table
 
@@ -130,7 +130,8 @@ def stat(options: argparse.Namespace) -> int:
         show("")
         _show_processes(options.name, processes)
     if recovered:
-        show("\nlast recoveries:")
+        show("")
+        show("last recoveries:")
         _show_recoveries(recovered)
     return 0
 
@@ -166,11 +167,12 @@ def _show_processes(name: str, processes: list[ProcessInfo]) -> None:
         show(f"and {len(largest) - LISTED} more: --json lists all")
     dead = [one for one in processes if not one.alive]
     if dead:
-        show(
-            f"\n{plural(len(dead), 'dead process')} with "
+        show("")
+        show_wrapped(
+            f"{plural(len(dead), 'dead process')}: ",
             f"{plural(sum(one.pins for one in dead), 'pin')}, "
-            f"{size_text(sum(one.bytes for one in dead))}: it comes back as soon as somebody "
-            f"needs it, or by `{_messages.command()} recover {name}`"
+            f"{size_text(sum(one.bytes for one in dead))}; that comes back when somebody needs it, "
+            f"or by `{_messages.command()} recover {name}`",
         )
 
 
@@ -273,8 +275,8 @@ def _remove_or_say_why(name: str) -> str | None:
 
 def _remove(path: str) -> None:
     # Without attaching: it may be broken, another user's, or of an engine that is not there.
+    require_store(path)
     try:
-        require_store(path)
         os.unlink(path)
     except FileNotFoundError as error:
         raise _messages.gone(path, error) from None

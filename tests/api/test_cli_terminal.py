@@ -18,6 +18,7 @@ pytest.importorskip("textual")
 pytest.importorskip("rich")
 
 LONG = "experiments/2026/a name that is far too long for a terminal/of eighty columns/weights"
+DELETED = re.compile(r"pending delete (96|100)\.0 KiB")  # as either engine rounds it
 LOOKS = [
     ["ls"],
     ["stat", "train"],
@@ -103,7 +104,7 @@ def test_top_shows_the_store_as_it_changes(busy: refstore.Store, columns: int, r
         assert top.lines[0].startswith("train  ")
         assert f"of {busy.capacity >> 20}.0 MiB" in top.lines[1]
         top.wait_for(shows("2 objects, 2 pinned, 1 pending delete"))
-        top.wait_for(shows("pending delete 100.0 KiB"))
+        top.wait_for(DELETED.search)
         assert len(top.lines) == rows
         assert max(map(width_of, top.lines)) <= columns
 
@@ -159,7 +160,7 @@ def test_top_follows_its_window(busy: refstore.Store) -> None:
 
 def test_top_has_colours_for_states(busy: refstore.Store) -> None:
     with on_terminal(80, 24, "top", "train") as top:
-        top.wait_for(lambda text: "pending delete 100.0 KiB" in text)
+        top.wait_for(DELETED.search)
         assert {"de5e14", "009e73"} <= top.colours()
         top.press("q")
         assert top.status() == 0

@@ -44,7 +44,6 @@ class Terminal:
             stderr=theirs,
             env=inherited | known | environment,
             start_new_session=True,
-            preexec_fn=_take_terminal,
         )
         os.close(theirs)
         self.raw = b""
@@ -107,10 +106,6 @@ class Terminal:
         self.raw += said
         self._stream.feed(UNKNOWN.sub(b"", said))
         return bool(said)
-
-
-def _take_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @contextlib.contextmanager
