@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,10 @@ def _colour(state: int) -> str:
 GLYPHS = "·░▒█▞▓▁"  # by state: without colours, too, they differ
 
 
+# The pages are looked at less often than all else, hence what is kept of them.
+
+
+@functools.lru_cache(maxsize=1)
 def _map(pages: bytes, width: int, height: int) -> list[Line]:
     """Rows of cells; of neighbours that are alike one piece."""
     cells = strongest(pages, width * height).tolist()
@@ -162,6 +167,7 @@ def _map(pages: bytes, width: int, height: int) -> list[Line]:
     return lines
 
 
+@functools.lru_cache(maxsize=1)
 def _legend(pages: bytes, width: int) -> list[Line]:
     """The states that there are, with their bytes, those first that matter most; as many as fit."""
     line: Line = []

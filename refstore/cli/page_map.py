@@ -78,5 +78,5 @@ def mixed(parts: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def bytes_of(states: bytes) -> Sequence[int]:
     """Bytes of the pages in each state."""
-    counts = np.bincount(np.frombuffer(states, np.uint8), minlength=len(STATES))
-    return [int(count) * PAGE for count in counts]
+    pages = np.frombuffer(states, np.uint8)
+    return [int(np.count_nonzero(pages == number)) * PAGE for number in range(len(STATES))]

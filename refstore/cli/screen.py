@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -23,6 +24,7 @@ from refstore.cli.watching import Moment, Rates, rates_between, take
 
 __all__ = ["Screen"]
 
+MAP_EVERY = 0.9  # seconds at least between two looks at the pages, which take longest
 STORE_ORDERS = {"b": "bytes", "p": "pins", "r": "rate", "w": "waiting"}
 OBJECT_ORDERS = {"s": "size", "a": "age", "p": "pins", "n": "name"}
 STEPS = {"up": -1, "down": 1, "k": -1, "j": 1}
@@ -71,6 +73,7 @@ class Screen(App[None]):
             name, store.path, store.backend, store.evict, store.capacity, store.max_objects
         )
         self._moment: Moment = take(store)
+        self._pages_at = self._moment.at
         self._rates: Rates = rates_between(None, self._moment)
         self._order, self._objects_order = "bytes", "size"
         self._processes, self._table = Table(), Table()
@@ -91,11 +94,14 @@ class Screen(App[None]):
         if self._objects is not None:
             return  # a list that moves cannot be read
         old = self._moment
+        is_due = time.monotonic() - self._pages_at >= MAP_EVERY
         try:
-            self._moment = take(self._store)
+            self._moment = take(self._store, None if is_due else old.pages)
         except (RefstoreError, OSError) as error:
             self.exit(return_code=2, message=f"refstore: {error}")
             return
+        if is_due:
+            self._pages_at = self._moment.at
         self._rates = rates_between(old, self._moment)
         self._draw()
 

@@ -34,11 +34,11 @@ def top(options: argparse.Namespace) -> int:
 
 def _tell(store: Look, name: str, interval: float, count: int | None) -> None:
     """A line of JSON each time, until it has been told often enough or interrupted."""
-    old = take(store, pages=False)
+    old = take(store, pages=b"")
     told = 0
     while count is None or told < count:
         time.sleep(interval)
-        new = take(store, pages=False)
+        new = take(store, pages=b"")
         show_json_line(_as_json(name, new, rates_between(old, new)))
         flush()
         old, told = new, told + 1

@@ -41,15 +41,15 @@ class Rates:
 NONE = Rates(dict.fromkeys(COUNTED, 0.0), {})
 
 
-def take(store: Look, *, pages: bool = True) -> Moment:
-    """Reads without locks: each figure is right, and they may be of slightly different times."""
-    return Moment(
-        time.monotonic(),
-        store.stats(),
-        store.processes(),
-        store.recoveries(),
-        store.page_states() if pages else b"",
-    )
+def take(store: Look, pages: bytes | None = None) -> Moment:
+    """Reads without locks: each figure is right, and they may be of slightly different times.
+
+    `pages`: those of an earlier moment, if they are new enough.
+    """
+    if pages is None:
+        pages = store.page_states()
+    at = time.monotonic()
+    return Moment(at, store.stats(), store.processes(), store.recoveries(), pages)
 
 
 def rates_between(old: Moment | None, new: Moment) -> Rates:
