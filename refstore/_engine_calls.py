@@ -6,7 +6,7 @@ in Python are for those that are not bound, and for subclasses that reach the en
 
 from __future__ import annotations
 
-from typing import cast
+from typing import ClassVar, cast
 
 from refstore.engines import interface
 
@@ -17,6 +17,7 @@ class EngineCalls:
     """Finds the engine of the calls, for `Store`."""
 
     __slots__ = ()
+    _tracks: ClassVar[bool] = False  # which lines call: `binding` says so
 
     def _base(self) -> interface.Engine:
         return cast(interface.Engine, super())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from refstore import _header, _messages
 from refstore._names import require_text
-from refstore._report_calls import by_size, lasting
+from refstore._report_calls import add_sites, by_size, lasting
 from refstore._reports import Holder, ObjectInfo, PastRecovery, ProcessInfo, StoreStats
 from refstore.engines import choice
 
@@ -157,7 +157,10 @@ class Look:
 
     def holders(self, key: ObjectRef | str | None = None) -> list[Holder]:
         """Lists who keeps which objects in memory, largest first, as `Store.holders`."""
-        return by_size(self._seen._holders(key))
+        seen = self._seen
+        found = by_size(seen._holders(key))
+        add_sites(found, seen.uuid, seen._processes())
+        return found
 
     def processes(self) -> list[ProcessInfo]:
         """Describes the processes that have a place in the store, dead ones among them."""

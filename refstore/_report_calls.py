@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from refstore import _logging
 from refstore._engine_calls import EngineCalls
 from refstore._names import require_text
 from refstore._refs import ObjectRef
 from refstore._reports import Holder, ObjectInfo, Recovery, StoreStats
+from refstore._sites import Told
 
 if TYPE_CHECKING:
     from refstore.engines.interface import HolderRow
 
-__all__ = ["ReportCalls", "by_size", "lasting"]
+__all__ = ["ReportCalls", "add_sites", "by_size", "lasting"]
 
 RETRIES = 5  # more that check() takes before it reports
 RETRY_DELAY = 0.02  # seconds
@@ -109,7 +110,11 @@ class ReportCalls(EngineCalls):
             ...     [(holder.name, holder.pins) for holder in store.holders()]
             [('weights', 1)]
         """
-        return by_size(self._base()._holders(ref_or_name))
+        base = self._base()
+        found = by_size(base._holders(ref_or_name))
+        if self._tracks:
+            add_sites(found, base._attachment.uuid, base._processes())
+        return found
 
     def recover(self) -> Recovery:
         """Frees what dead processes held. It also happens by itself, when it is needed.
@@ -156,6 +161,16 @@ def by_size(rows: Iterable[HolderRow]) -> list[Holder]:
     """The holders, largest first."""
     found = [Holder(*row) for row in rows]
     return sorted(found, key=lambda holder: (-holder.bytes, holder.pid))
+
+
+def add_sites(holders: list[Holder], uuid: bytes, processes: list[tuple[Any, ...]]) -> None:
+    """Adds what those processes tell of the lines behind pins and puts."""
+    told = Told(uuid, [row[0] for row in processes])
+    for holder in holders:
+        if holder.ref is not None:
+            ref = bytes(holder.ref)
+            holder.pinned_at = told.pins(holder.pid, ref, holder.pins)
+            holder.put_at = told.put(ref)
 
 
 def lasting(look: Callable[[], set[str]]) -> list[str]:

@@ -145,7 +145,17 @@ class PastRecovery:
     nbytes: int
 
 
-class Holder(NamedTuple):
+class _Holder(NamedTuple):
+    pid: int
+    command: str
+    ref: ObjectRef | None
+    name: str | None
+    pins: int
+    bytes: int
+    alive: bool
+
+
+class Holder(_Holder):
     """One process and one object that it keeps in memory, by pins or because it is writing it.
 
     Parameters:
@@ -158,6 +168,9 @@ class Holder(NamedTuple):
         alive: whether the process, or a child that it keeps this for, is alive; what a dead one
             holds is freed when it is needed.
 
+    Beside the seven, `pinned_at` has the line of the program behind each pin, and `put_at` the one
+    that put the object, if the process that did it was made to track: see `Store(track=True)`.
+
     Example:
         >>> ref = store.put(b"x")
         >>> with store.get(ref):
@@ -165,13 +178,8 @@ class Holder(NamedTuple):
         True
     """
 
-    pid: int
-    command: str
-    ref: ObjectRef | None
-    name: str | None
-    pins: int
-    bytes: int
-    alive: bool
+    pinned_at: tuple[str, ...] = ()
+    put_at: str | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from refstore._arguments import (
 from refstore._calls import Calls
 from refstore._errors import RefstoreError, StoreVersionError
 from refstore._pickled import named_in_pickles
+from refstore._sites import tracks_by_environment
 from refstore._temporary import collect_temporary, give_up, own
 from refstore.engines import choice, interface
 from refstore.engines.binding import bound
@@ -64,6 +65,8 @@ class Store(Calls):
         mode: permissions of a new store's file.
         foreign: whether to attach to another user's store. Its objects are unpickled, which can
             run that user's code.
+        track: whether holders() tells which lines of this process's program put objects and pin
+            them; REFSTORE_TRACK=1 in the environment does that for all stores of all processes.
 
     An attached store takes capacity, max_objects and evict from its file.
 
@@ -87,7 +90,7 @@ class Store(Calls):
 
     __slots__ = ()
     __signature__ = _InitSignature()
-    _bound: ClassVar[dict[tuple[type, str], type]] = {}  # with each engine's methods: `binding`
+    _bound: ClassVar[dict[tuple[type, str, bool], type]] = {}  # with each engine's methods
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
@@ -103,10 +106,11 @@ class Store(Calls):
         name: str | os.PathLike[str] = "default",
         *arguments: object,
         backend: str = "auto",
+        track: bool = False,
         **options: object,
     ) -> Self:
         if cls.__init__ is Store.__init__:
-            return _blank(cls, choice.choose(backend, _paths.store_path(name)))
+            return _blank(cls, choice.choose(backend, _paths.store_path(name)), track)
         return _blank(cls, choice.default())  # its __init__ may give the arguments another meaning
 
     def __init__(
@@ -120,11 +124,13 @@ class Store(Calls):
         evict: Literal["lru", "s3fifo"] | None = None,
         mode: SupportsIndex = OWNERS,
         foreign: bool = False,
+        track: bool = False,
     ) -> None:
         require_create(create)
         wanted, max_objects, mode = checked_options(capacity, max_objects, evict, mode)
         path = _paths.store_path(name)
         self._require_engine(backend, path)
+        self._require_tracking(track)
         collect_temporary(os.path.dirname(path))
         while True:
             if create is not True:
@@ -157,6 +163,7 @@ class Store(Calls):
         backend: Literal["auto", "native", "filelock"] = "auto",
         evict: Literal["lru", "s3fifo"] | None = None,
         mode: SupportsIndex = OWNERS,
+        track: bool = False,
     ) -> Self:
         """Creates a store with a fresh name, removed when this process closes it, exits or dies.
 
@@ -166,6 +173,7 @@ class Store(Calls):
             backend: "native", "filelock" or "auto", as of Store().
             evict: which objects may be deleted when others need their space, as of Store().
             mode: permissions of the file.
+            track: as of Store().
 
         Returns:
             The store. After a crash of this process, the next one that opens a store in that
@@ -185,7 +193,7 @@ class Store(Calls):
         path = _paths.store_path(_paths.temporary_name())
         collect_temporary(os.path.dirname(path))
         module = choice.choose(backend, path)
-        store = _blank(cls, module)
+        store = _blank(cls, module, track)
         mine = _make(module, path, wanted, max_objects, mode, evict, temporary=True)
         own(store, path, mine, creator)
         try:
@@ -204,6 +212,14 @@ class Store(Calls):
                     f"store {path!r} needs another engine than a subclass of Store with an "
                     "__init__ of its own has: set REFSTORE_BACKEND for the whole program"
                 )
+
+    def _require_tracking(self, track: bool) -> None:
+        # as before
+        if track and not self._tracks:
+            raise RefstoreError(
+                "a subclass of Store with an __init__ of its own tracks by REFSTORE_TRACK=1, which "
+                "is for the whole program"
+            )
 
     def _attach(
         self,
@@ -368,8 +384,8 @@ class Store(Calls):
 S = TypeVar("S", bound=Store)
 
 
-def _blank(face: type[S], module: interface.Module) -> S:
-    made = bound(getattr(face, "_face", face), module)
+def _blank(face: type[S], module: interface.Module, track: bool = False) -> S:
+    made = bound(getattr(face, "_face", face), module, bool(track) or tracks_by_environment())
     return cast(S, cast(Any, module.Engine).__new__(made))
 
 

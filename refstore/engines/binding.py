@@ -17,6 +17,7 @@ from typing import Any
 from refstore._calls import Calls
 from refstore._docs import adopt_docs
 from refstore.engines.interface import Engine, Module
+from refstore.engines.tracking import tracked
 
 __all__ = ["bound"]
 
@@ -25,21 +26,25 @@ _BOUND = (
     *("put_many", "get_many", "delete_many", "get_or_put", "wait", "wait_any", "adopt", "disown"),
 )
 
-_engines: dict[str, type[Engine]] = {}
+_engines: dict[tuple[str, bool], type[Engine]] = {}
 
 
-def bound(face: type, module: Module) -> type:
-    """`face`, a public class (`Store` or a subclass of it), with the methods of an engine."""
+def bound(face: type, module: Module, tracks: bool) -> type:
+    """`face`, a public class (`Store` or a subclass of it), with the methods of an engine.
+
+    `tracks`: with notes of the lines that call them.
+    """
     # kept by `face` itself, so that both go together
-    made: dict[tuple[type, str], type] = face._bound  # type: ignore[attr-defined]
-    key = face, module.BACKEND
+    made: dict[tuple[type, str, bool], type] = face._bound  # type: ignore[attr-defined]
+    key = face, module.BACKEND, tracks
     # one class, whichever thread is first
-    return made[key] if key in made else made.setdefault(key, _bind(face, module))
+    return made[key] if key in made else made.setdefault(key, _bind(face, module, tracks))
 
 
-def _bind(face: type, module: Module) -> type:
+def _bind(face: type, module: Module, tracks: bool) -> type:
+    engine = _documented(module, tracks)
     members: dict[str, Any] = {
-        name: getattr(_documented(module), name)
+        name: getattr(engine, name)
         for name in _BOUND
         if getattr(face, name) is getattr(Calls, name)
     }
@@ -51,15 +56,17 @@ def _bind(face: type, module: Module) -> type:
         "__qualname__": face.__qualname__,
         "_module": module,
         "_face": face,
+        "_tracks": tracks,
     }
-    return type(face.__name__, (face, module.Engine), members)
+    return type(face.__name__, (face, engine), members)
 
 
-def _documented(module: Module) -> type[Engine]:
+def _documented(module: Module, tracks: bool) -> type[Engine]:
     """The class of an engine, whose methods wrap those of `Calls` from here on."""
-    engine = module.Engine
-    if module.BACKEND not in _engines:
+    key = module.BACKEND, tracks
+    if key not in _engines:
+        engine = tracked(module.Engine) if tracks else module.Engine
         for part in engine.__mro__:
             adopt_docs(part, Calls)
-        _engines[module.BACKEND] = engine
-    return engine
+        _engines.setdefault(key, engine)
+    return _engines[key]

@@ -136,6 +136,9 @@ class Engine(Protocol):
     def _holders(self, key: ObjectRef | str | None) -> list[HolderRow]:
         """The fields of Holder, for each holder of one object or of any."""
 
+    def _processes(self) -> list[tuple[Any, ...]]:
+        """The fields of ProcessInfo, in its order, of each process that has a place."""
+
 
 class Look(Protocol):
     """A look at a store without being attached: it takes no place in the process table, pins
@@ -160,9 +163,7 @@ class Look(Protocol):
     def _objects(self, prefix: str | None) -> Iterable[tuple[Any, ...]]: ...
     def _holders(self, key: ObjectRef | str | None) -> list[HolderRow]: ...
     def _problems(self) -> set[str]: ...
-    def _processes(self) -> list[tuple[Any, ...]]:
-        """The fields of ProcessInfo, in its order, of each process that has a place."""
-
+    def _processes(self) -> list[tuple[Any, ...]]: ...
     def _recoveries(self) -> list[tuple[Any, ...]]:
         """The fields of PastRecovery, in its order, newest first."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from refstore import ObjectRef, Store, cli
+from refstore._looking import Look
 from tests.fuzz.files import File, objects
 from tests.fuzz.notes import Notes
 
@@ -217,6 +218,19 @@ class Player:
         for what in ("capacity", "max_objects", "path", "backend", "evict", "closed"):
             self.attempt(what, getattr, store, what)
         self.attempt("repr", repr, store)
+        self.glance()
+
+    def glance(self) -> None:
+        """The same from outside."""
+        look = self.attempt("look", Look, self.path)
+        if look is None:
+            return
+        for what in ("stats", "processes", "recoveries", "page_states", "holders", "problems"):
+            self.attempt(f"look {what}", getattr(look, what))
+        self.attempt("look objects", lambda: list(look.objects()))
+        for key in self.some_keys(4):
+            self.attempt("look info", look.info, key)
+        look.close()
 
     def put(self, store: Store) -> None:
         """Objects of every size and kind."""
@@ -345,6 +359,8 @@ class Player:
         name = self.chance.choice(COMMANDS)
         if self.chance.random() < 0.2:
             self.run_command(name)
+        if self.chance.random() < 0.2 and os.path.exists(self.path):
+            self.glance()
         if self.store is not None and self.chance.random() < 0.3:
             self.attempt("unlink", self.store.unlink)
 

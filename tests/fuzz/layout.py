@@ -229,7 +229,7 @@ def _locked_header() -> tuple[Field, ...]:
         at += width
     moving = (
         *("COUNT", "HOLDER", "LOCK_COUNT", "SLOTS_USED"),
-        *("FREE_SLOT", "TRIMS", "TOTALS", "BITMAP"),
+        *("FREE_SLOT", "TRIMS", "TOTALS", "BITMAP", "WRITES", "RECOVERED"),
     )
     many = {"TOTALS": locked.COUNTERS, "BITMAP": locked.BITMAP_WORDS}
     return (*fields, *_words(*moving, widths=many))
@@ -252,8 +252,12 @@ def filelock(capacity: int, max_objects: int) -> Layout:
     word = (Field("word", 0, 8),)
     pair = (Field("index", 0, 8), Field("value", 8, 8))
     row = _words(
-        *("ROW_STATE", "ROW_PID", "ROW_COUNTERS", "ROW_COMMAND"),
-        widths={"ROW_COUNTERS": locked.COUNTERS, "ROW_COMMAND": 5},
+        *("ROW_STATE", "ROW_PID", "ROW_COUNTERS", "ROW_WAITING", "ROW_COMMAND", "ROW_LABEL"),
+        widths={"ROW_COUNTERS": locked.COUNTERS, "ROW_COMMAND": 12, "ROW_LABEL": 4},
+    )
+    past = _words(
+        *("PAST_AT", "PAST_PID", "PAST_NBYTES", "PAST_COMMAND", "PAST_LABEL"),
+        widths={"PAST_COMMAND": 12, "PAST_LABEL": 4},
     )
     slot = _words(
         *("WORD", "OFFSET", "UNITS", "NBYTES", "SHAPE", "MAKER", "HASH", "NEXT", "MASK"),
@@ -267,6 +271,7 @@ def filelock(capacity: int, max_objects: int) -> Layout:
     tables = [
         Table("Header", 0, 8 * locked.JOURNAL, 1, _locked_header()),
         Table("Journal", 8 * locked.JOURNAL, 16, locked.PAIRS, pair),
+        Table("Past", 8 * locked.PAST, 8 * locked.PAST_WORDS, locked.PAST_KEPT, past),
         Table("bins", 8 * g.bins, 8, locked.BINS, word),
         Table("Row", 8 * g.rows, 8 * locked.ROW_WORDS, locked.ROWS, row),
         Table("buckets", 8 * g.buckets, 8, g.bucket_mask + 1, word),

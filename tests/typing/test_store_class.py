@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import assert_type
 
 TAKES = [
-    *("name", "capacity", "max_objects", "create", "backend", "evict", "mode", "foreign"),
+    *("name", "capacity", "max_objects", "create", "backend", "evict", "mode", "foreign", "track"),
 ]
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from refstore import _children, _limits, _messages, _problems
 from refstore._errors import StoreCorruptedError, TopHolder
 from refstore.engines.filelock import extents, names, origins, process_table, recovery, slots
@@ -86,16 +89,44 @@ class Census(NamedTuple):
     objects: int
 
 
+class Columns(NamedTuple):
+    """The same of all slots that have a block, by fields."""
+
+    slots: npt.NDArray[np.intp]
+    states: npt.NDArray[np.uint64]
+    units: npt.NDArray[np.uint64]  # first one
+    nbytes: npt.NDArray[np.uint64]
+    pinned: npt.NDArray[np.bool_]
+
+
+def columns(c: Change) -> Columns:
+    states = recovery.column(c, WORD) & np.uint64(0xFF)
+    masks = [recovery.column(c, MASK + k) != 0 for k in range(4)]
+    found = np.flatnonzero(np.isin(states, HAVE_BLOCKS))
+    return Columns(
+        found,
+        states[found],
+        recovery.column(c, OFFSET)[found],
+        recovery.column(c, UNITS)[found] * np.uint64(UNIT),
+        np.logical_or.reduce(masks)[found],
+    )
+
+
+def _held(c: Change) -> Iterator[Held]:
+    """The blocks that processes hold."""
+    found = columns(c)
+    is_held = found.pinned | (found.states == WRITING) | (found.states == CLAIMED)
+    for slot in found.slots[is_held].tolist():
+        one = block(c, slot)
+        if one is not None:
+            yield one
+
+
 def census(c: Change) -> Census:
-    used = objects = pinned = pinned_nbytes = condemned = writing = 0
-    for held in blocks(c):
-        used += held.nbytes
-        objects += held.state == SEALED
-        condemned += held.state == CONDEMNED
-        writing += held.nbytes * slots.is_half_made(held.state)
-        if held.pinned:
-            pinned += 1
-            pinned_nbytes += held.nbytes
+    _, states, _, nbytes, is_pinned = columns(c)
+    is_half_made = (states == WRITING) | (states == CLAIMED)
+    used, pinned_nbytes = int(nbytes.sum()), int(nbytes[is_pinned].sum())
+    objects, condemned = int((states == SEALED).sum()), int((states == CONDEMNED).sum())
     capacity = c.file.header.capacity
     free, largest = capacity - min(used, capacity), extents.largest(c)
     spare = _limits.spare_memory(c.file.descriptor_or_none())
@@ -105,10 +136,10 @@ def census(c: Change) -> Census:
         capacity=capacity,
         free=free,
         largest_free=min(largest, free),
-        pinned=pinned,
+        pinned=int(is_pinned.sum()),
         pinned_nbytes=pinned_nbytes,
         condemned=condemned,
-        writing_nbytes=writing,
+        writing_nbytes=int(nbytes[is_half_made].sum()),
     )
     return Census(room, used, objects)
 
@@ -178,7 +209,7 @@ def holdings(c: Change, only: int | None = None) -> list[Holding]:
     """Lists the holdings of all slots, or of one."""
     found = []
     one = None if only is None else block(c, only)
-    for held in blocks(c) if only is None else [one] if one is not None else []:
+    for held in _held(c) if only is None else [one] if one is not None else []:
         at = c.file.slot(held.slot)
         rows = {row: slots.pins_of(c, row, held.slot) for row in slots.pinning_rows(c, held.slot)}
         generation, name = None, name_of(c, held.slot)

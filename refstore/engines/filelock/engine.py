@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from refstore.engines.filelock import (
     files,
     listing,
     liveness,
+    looking,
     lookups,
     slots,
     writers,
@@ -41,7 +42,6 @@ from refstore.engines.filelock.files import remove_orphans
 from refstore.engines.filelock.layout import OBJECTS_LIMIT, lay_out
 from refstore.engines.filelock.life import here
 from refstore.engines.filelock.listing import ListingCalls
-from refstore.engines.filelock.looking import look
 from refstore.engines.filelock.making import MakingCalls
 from refstore.engines.filelock.opened import Key
 from refstore.engines.filelock.prepare import BYTES, by_header, by_shape, prepare
@@ -72,6 +72,7 @@ BACKEND = "filelock"
 
 is_creator_alive = files.is_creator_alive
 is_unused = files.is_unused
+look = looking.look
 
 
 class CreatorLock:
@@ -257,6 +258,11 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
         att = call.att
         call.run("recover()", att.recover_dead)
         return att.report.take()
+
+    def _processes(self) -> list[tuple[Any, ...]]:
+        call = self._call
+        att = call.att
+        return call.run("a look", looking.processes, att.folder, att.own)
 
     def _holders(self, key: Key | None) -> list[HolderRow]:
         call = self._call

@@ -12,6 +12,9 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final, Literal, TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
+
 from refstore import _limits, _messages
 from refstore._errors import RefstoreError
 from refstore._names import encode_key
@@ -28,12 +31,12 @@ from refstore.engines.filelock import (
 from refstore.engines.filelock.files import require_own
 from refstore.engines.filelock.journal import Change, replay
 from refstore.engines.filelock.layout import (
+    CLAIMED,
     COMMAND_NBYTES,
     CONDEMNED,
     COUNT,
     HOLDER,
     LABEL_OF_PROCESS,
-    OFFSET,
     OWNED_BY,
     PAGE,
     PER_SECOND,
@@ -44,6 +47,7 @@ from refstore.engines.filelock.layout import (
     SEALED,
     UNIT,
     WRITES,
+    WRITING,
     locks_of,
     policy_of,
     read_header,
@@ -51,15 +55,14 @@ from refstore.engines.filelock.layout import (
 from refstore.engines.filelock.mapping import Glance, Mapping
 from refstore.engines.filelock.transaction import Operation
 
-__all__ = ["Look", "look"]
+__all__ = ["Look", "look", "processes"]
 
 TRIES: Final = 5  # before what is seen is taken as it is
 LONGEST: Final = 100  # tries, if nothing that makes sense is seen
 PAUSE: Final = 0.001  # seconds between two
 
 _PAGE_UNITS: Final = PAGE // UNIT
-_NEVER_USED, _FREE, _LIVE, _PINNED, _PENDING_DELETE, _WRITTEN = range(6)  # see interface.Look
-_STRENGTH: Final = bytes([0, 1, 2, 5, 3, 4])  # of two states of one page, which is shown
+_FREE, _LIVE, _PINNED, _PENDING_DELETE, _WRITTEN = range(1, 6)  # as _looking.PageState
 
 T = TypeVar("T")
 
@@ -159,7 +162,7 @@ class Look:
         return self._run("a look", recovery.past)
 
     def _processes(self) -> list[tuple[Any, ...]]:
-        return self._run("a look", _processes, self.folder)
+        return self._run("a look", processes, self.folder, None)
 
     def _page_states(self) -> bytes:
         return self._run("a look", _page_states)
@@ -178,8 +181,8 @@ def look(path: str, foreign: bool) -> Look:
 # --- operations
 
 
-def _processes(c: Change, folder: str) -> list[tuple[Any, ...]]:
-    """The fields of ProcessInfo, in its order."""
+def processes(c: Change, folder: str, own: int | None) -> list[tuple[Any, ...]]:
+    """The fields of ProcessInfo, in its order. `own`: the row of who asks, if it has one."""
     shares: dict[int, list[int]] = {row: [0, 0] for row in process_table.used_rows(c)}
     for one in check.holdings(c):
         share = shares.setdefault(one.row, [0, 0])
@@ -187,14 +190,16 @@ def _processes(c: Change, folder: str) -> list[tuple[Any, ...]]:
         share[1] += one.nbytes
     owners = recovery.used_slots(c, OWNED_BY)
     return [
-        (*_process(c, folder, row), *share, owners.count(row + 1), *_counters(c, row))
+        (*_process(c, folder, row, own), *share, owners.count(row + 1), *_counters(c, row))
         for row, share in sorted(shares.items())
     ]
 
 
-def _process(c: Change, folder: str, row: int) -> tuple[int, str, str, bool, bool, int]:
+def _process(
+    c: Change, folder: str, row: int, own: int | None
+) -> tuple[int, str, str, bool, bool, int]:
     at = process_table.row_at(c.file, row)
-    alive = process_table.is_alive(c, folder, row)
+    alive = check.is_alive(c, folder, row, own)
     return (
         process_table.pid_of(c, row),
         process_table.read_text(c, at + ROW_COMMAND, COMMAND_NBYTES),
@@ -212,26 +217,31 @@ def _counters(c: Change, row: int) -> list[int]:
 
 def _page_states(c: Change) -> bytes:
     """A PageState for each page of the data."""
-    file = c.file
-    states = bytearray(file.g.units // _PAGE_UNITS)
+    file, found = c.file, check.columns(c)
+    states = np.zeros(file.g.units // _PAGE_UNITS, np.uint8)
     for start, end in _limits.committed(file.descriptor_or_none(), file.g.data, file.g.file_size):
-        first, last = ((at - file.g.data) // PAGE for at in (start, end + PAGE - 1))
-        states[first:last] = bytes([_FREE]) * (min(last, len(states)) - first)
-    for held in check.blocks(c):
-        if held.nbytes:
-            _paint(states, c[file.slot(held.slot) + OFFSET], held.nbytes // UNIT, _state_of(held))
-    return bytes(states)
+        states[(start - file.g.data) // PAGE : -(-(end - file.g.data) // PAGE)] = _FREE
+    is_live = found.states == SEALED
+    is_made = (found.states == WRITING) | (found.states == CLAIMED)
+    for state, which in (  # the stronger over the weaker
+        (_LIVE, is_live & ~found.pinned),
+        (_PENDING_DELETE, found.states == CONDEMNED),
+        (_WRITTEN, is_made),
+        (_PINNED, is_live & found.pinned),
+    ):
+        states[_pages_of(found, which, len(states))] = state
+    return states.tobytes()
 
 
-def _state_of(held: check.Held) -> int:
-    if held.state == SEALED:
-        return _PINNED if held.pinned else _LIVE
-    return _PENDING_DELETE if held.state == CONDEMNED else _WRITTEN
-
-
-def _paint(states: bytearray, unit: int, units: int, state: int) -> None:
-    first, last = unit // _PAGE_UNITS, min((unit + units - 1) // _PAGE_UNITS + 1, len(states))
-    states[first + 1 : last - 1] = bytes([state]) * max(last - first - 2, 0)  # its own
-    for page in {first, last - 1}:  # which others may share
-        if 0 <= page < len(states) and _STRENGTH[states[page]] < _STRENGTH[state]:
-            states[page] = state
+def _pages_of(
+    found: check.Columns, which: npt.NDArray[np.bool_], pages: int
+) -> npt.NDArray[np.bool_]:
+    """The pages in which blocks lie, of those that `which` says."""
+    some = which & (found.nbytes > 0)
+    first = np.minimum(found.units[some] // _PAGE_UNITS, pages).astype(np.intp)
+    units = found.units[some] + found.nbytes[some] // UNIT
+    end = np.minimum((units + _PAGE_UNITS - 1) // _PAGE_UNITS, pages).astype(np.intp)
+    steps = np.zeros(pages + 1, np.intp)
+    np.add.at(steps, first, 1)
+    np.add.at(steps, np.maximum(first, end), -1)
+    return steps.cumsum()[:-1] > 0

@@ -2,14 +2,13 @@
 # taken, so that it works when all are; what the dead have left is shown as it is.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport uint32_t
 
-from refstore.engines.native.layout cimport EVICT_S3FIFO, Header, MAX_ROWS
-from refstore.engines.native.view cimport next_live_row, View
+from refstore.engines.native.layout cimport EVICT_S3FIFO, Header
+from refstore.engines.native.view cimport View
 from refstore.engines.native.mapping cimport unmap_view
 from refstore.engines.native.stats cimport fill_page_states
-from refstore.engines.native.holders cimport add_up, past_recoveries, process_seen, Share
+from refstore.engines.native.holders cimport past_recoveries
 from refstore.engines.native.opening cimport look_into, read_header
 
 import os
@@ -59,20 +58,6 @@ cdef class Look(Reports):
     @property
     def made_at(self):
         return <double>self.view.header.made_at
-
-    def _processes(self):
-        # the fields of ProcessInfo, in its order, of each process that has a row
-        cdef:
-            View *v = &self.view
-            Share[MAX_ROWS] shares
-            int64_t row = next_live_row(v, 0)
-            list found = []
-        memset(shares, 0, sizeof(shares))
-        add_up(v, shares)
-        while row >= 0:
-            found.append(process_seen(v, <uint64_t>row, &shares[row]))
-            row = next_live_row(v, <uint64_t>row + 1)
-        return found
 
     def _recoveries(self):
         return past_recoveries(&self.view)

@@ -3,7 +3,8 @@
 
 cimport cython
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdint cimport uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint64_t, uint8_t
+from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire, load_seq_cst
 from refstore.engines.native.error_codes cimport ERR_NOT_FOUND
@@ -12,7 +13,9 @@ from refstore.engines.native.layout cimport (
     NAME_LIMIT, PUBLISHING, Slot, WRITING,
 )
 from refstore.engines.native.geometry cimport block_nbytes
-from refstore.engines.native.view cimport file_of, maker_at, pins_in, row_at, slots_used, View
+from refstore.engines.native.view cimport (
+    file_of, maker_at, next_live_row, pins_in, row_at, slots_used, View,
+)
 from refstore.engines.native.slots cimport is_live, word_generation, word_row, word_state
 from refstore.engines.native.makers cimport PER_SECOND
 from refstore.engines.native.names cimport find, Found, Name, name_hash
@@ -21,8 +24,8 @@ from refstore.engines.native.stats cimport (
 )
 from refstore.engines.native.check cimport find_problems
 from refstore.engines.native.holders cimport (
-    all_holders, as_holder, called, holders_of, name_seen, pins_seen, process_info, RETRIES,
-    with_label,
+    add_up, all_holders, as_holder, called, holders_of, name_seen, pins_seen, process_info,
+    process_seen, RETRIES, Share, with_label,
 )
 from refstore.engines.native.errors cimport census_of, get_error
 from refstore.engines.native.arrays cimport kind_of
@@ -94,6 +97,22 @@ cdef class Reports:
         return [as_holder(people[held[0]], held,
                           None if held[2] is None else make_ref(v.tag, held[1], held[2]))
                 for held in seen]
+
+    def _processes(self):
+        # the fields of ProcessInfo, in its order, of each process that has a row
+        cdef:
+            View *v = NULL
+            Share[MAX_ROWS] shares
+            int64_t row
+            list found = []
+        stays = self.in_use(&v)
+        row = next_live_row(v, 0)
+        memset(shares, 0, sizeof(shares))
+        add_up(v, shares)
+        while row >= 0:
+            found.append(process_seen(v, <uint64_t>row, &shares[row]))
+            row = next_live_row(v, <uint64_t>row + 1)
+        return found
 
     def _problems(self):
         cdef View *v = NULL

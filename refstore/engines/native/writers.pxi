@@ -276,6 +276,11 @@ cdef class Writer(Block):
     def ref(self):
         if not self.is_sealed:
             raise _messages.not_sealed()
+        return self._ref
+
+    @property
+    def _ref(self):
+        # before it is sealed, too
         return make_ref(self.tag, self.slot, self.generation)
 
     def __repr__(self):
