@@ -10,7 +10,7 @@ from typing import Any
 
 from refstore._reports import ObjectInfo, ProcessInfo
 from refstore._units import age_text, count_text, percent_text, plural, rate_text, size_text
-from refstore.cli.holders import Held
+from refstore.cli.holders import Held, sites_of
 from refstore.cli.objects import COLUMNS, row_of
 from refstore.cli.output import Line, printable
 from refstore.cli.page_map import RANKS, STATES, bytes_of, strongest
@@ -289,6 +289,8 @@ def draw_object(one: ObjectInfo, held: Sequence[Held], width: int, height: int) 
     ]
     lines.append([])
     lines += _table(HOLDERS, rows, None, width) if rows else [[("nobody holds it", "")]]
+    sites = [f"{other.holder.pid}: {line}" for other in held for line in sites_of([other])]
+    lines += [[(shorten(printable(line), width), "")] for line in ["", *sites]]
     lines += [[] for _ in range(height - len(lines) - 1)]
     return [*lines[: height - 1], _keys("esc: back   q)uit", width)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,7 +18,7 @@ from refstore.cli.reaching import look
 from refstore.cli.stores import labelled
 from refstore.cli.tables import Column, Row, show_table
 
-__all__ = ["Held", "find_held", "holders", "total"]
+__all__ = ["Held", "find_held", "holders", "sites_of", "total"]
 
 K = TypeVar("K")
 
@@ -142,6 +142,18 @@ def _state(one: Held) -> str:
     return "alive" if one.holder.alive else "dead"
 
 
+def sites_of(rows: Sequence[Held]) -> list[str]:
+    """The lines of programs that put the objects, and that pinned them, with how often."""
+    puts = Counter(one.holder.put_at for one in rows if one.holder.put_at)
+    pins = Counter(site for one in rows for site in one.holder.pinned_at)
+    told = [
+        (f"{what} at {site}", count)
+        for what, sites in (("put", puts), ("pinned", pins))
+        for site, count in sites.most_common()
+    ]
+    return [line if count == 1 else f"{line} ({count} times)" for line, count in told]
+
+
 # --- tables
 
 
@@ -159,6 +171,7 @@ def _detailed(found: Sequence[Held], now: float) -> tuple[Sequence[Column], list
                 what = f"{name or '(no name)'} ({plural(len(held), 'object')})"
             sums = (str(_pins(held)), size_text(total(held)), _age(held, now))
             rows.append(Row(["", f"  {what}", state, *sums]))
+            rows += [Row([""], text=f"    {line}") for line in sites_of(held)]
     return DETAILED, rows
 
 
@@ -202,6 +215,8 @@ def _as_json(found: Sequence[Held]) -> list[dict[str, object]]:
             "ref": None if one.holder.ref is None else one.holder.ref.hex(),
             "state": one.state,
             "created": one.created,
+            "put_at": one.holder.put_at,
+            "pinned_at": list(one.holder.pinned_at),
         }
         for one in found
     ]

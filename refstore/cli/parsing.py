@@ -159,7 +159,9 @@ def _add_looks(commands: _Commands) -> None:
         action="store_true",
         help="those whose process has ended, or has closed the store",
     )
-    who = commands.add(holders, "show which processes pin objects or are writing some")
+    who = commands.add(
+        holders, "show which processes pin objects or are writing some", text=_OF_HOLDERS
+    )
     who.add_argument(
         "--by", choices=["process", "object"], help="a line for each process, or each object"
     )
@@ -231,6 +233,11 @@ def _add_changes(commands: _Commands) -> None:
     )
     commands.add(gc, "remove temporary stores whose creator is dead", names=None, foreign=False)
 
+
+_OF_HOLDERS = """Show which processes pin objects or are writing some, and what that takes.
+
+A process tells which of its lines put and pinned an object if it was started with REFSTORE_TRACK=1
+or opened the store with track=True."""
 
 _OF_MAP = """Draw a store's memory by state, and print the picture's path. Its ground is
 transparent, and its colours are for light and dark ones."""

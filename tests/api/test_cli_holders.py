@@ -96,7 +96,28 @@ def test_holders_as_json_has_the_fields_of_a_holder(run: Command, train: refstor
         assert {"ref": None, **row} | {"ref": None} == other._replace(ref=None)._asdict() | {
             "state": row["state"],
             "created": row["created"],
+            "put_at": None,
+            "pinned_at": [],
         }
+
+
+def test_the_lines_that_pin_are_told(run: Command, train: refstore.Store) -> None:
+    with refstore.Store("train", track=True) as tracked:
+        ref = tracked.put(b"x" * 1000, name="batch")
+        held = []
+        for _ in range(3):
+            held.append(tracked.get("batch"))  # noqa: PERF401  a comprehension may be a function
+        said = run("holders", "train").out
+        (row,) = run("holders", "train", "--json").json
+        for buf in held:
+            buf.release()
+    here = "test_cli_holders.py:"
+    (put, pinned) = [line for line in said.splitlines() if here in line]
+    assert put.split()[:2] == ["put", "at"]
+    assert pinned.split()[:2] == ["pinned", "at"]
+    assert pinned.endswith(" in test_the_lines_that_pin_are_told (3 times)")
+    assert row["ref"] == ref.hex()
+    assert (len(row["pinned_at"]), here in row["put_at"]) == (3, True)
 
 
 def test_a_name_does_not_break_its_line(run: Command, train: refstore.Store) -> None:
