@@ -281,7 +281,7 @@ def draw_object(one: ObjectInfo, held: Sequence[Held], width: int, height: int) 
     rows = [
         Row(
             [
-                *(str(other.holder.pid), other.command),
+                *(str(other.holder.pid), other.holder.command),
                 *("alive" if other.holder.alive else "dead", str(other.holder.pins)),
             ]
         )

@@ -15,7 +15,6 @@ from refstore._units import age_text, plural, size_text
 from refstore.cli.objects import title
 from refstore.cli.output import note, show, show_json
 from refstore.cli.reaching import look
-from refstore.cli.stores import labelled
 from refstore.cli.tables import Column, Row, show_table
 
 __all__ = ["Held", "find_held", "holders", "sites_of", "total"]
@@ -54,7 +53,6 @@ class Held:
     """One process and one object that it keeps in memory."""
 
     holder: Holder
-    command: str
     state: str
     created: float | None
 
@@ -79,7 +77,6 @@ def find_held(store: Look) -> list[Held]:
     """Finds all that is held, by process; those that hold most come first."""
     rows = store.holders()
     infos = list(store.objects()) if rows else []
-    labels = {one.pid: one.label for one in store.processes()} if rows else {}
     by_ref = {one.ref: one for one in infos if one.ref is not None}
     unfinished: dict[Hashable, list[ObjectInfo]] = defaultdict(list)
     for one in infos:
@@ -95,8 +92,7 @@ def find_held(store: Look) -> list[Held]:
         # what is not listed any more has gone meanwhile, and was deleted first
         state = info.state if info else "writing" if row.ref is None else "pending delete"
         created = info.created if info and info.created else None
-        command = labelled(labels.get(row.pid, ""), row.command)
-        found.append(Held(row, command, state, created))
+        found.append(Held(row, state, created))
     sums = {pid: total(held) for pid, held in _by_pid(found).items()}
     return sorted(found, key=lambda one: (-sums[one.holder.pid], one.holder.pid, -one.holder.bytes))
 
@@ -163,7 +159,7 @@ def _detailed(found: Sequence[Held], now: float) -> tuple[Sequence[Column], list
     for pid, of_process in _by_pid(found).items():
         first = of_process[0]
         sums = (str(_pins(of_process)), size_text(total(of_process)), _age(of_process, now))
-        rows.append(Row([str(pid), first.command, _state(first), *sums]))
+        rows.append(Row([str(pid), first.holder.command, _state(first), *sums]))
         alike = _grouped(((one.holder.name, one.state), one) for one in of_process)
         for (name, state), held in alike.items():
             what = title(name, held[0].holder.ref)
@@ -171,7 +167,7 @@ def _detailed(found: Sequence[Held], now: float) -> tuple[Sequence[Column], list
                 what = f"{name or '(no name)'} ({plural(len(held), 'object')})"
             sums = (str(_pins(held)), size_text(total(held)), _age(held, now))
             rows.append(Row(["", f"  {what}", state, *sums]))
-            rows += [Row([""], text=f"    {line}") for line in sites_of(held)]
+            rows += [Row([""], text=line, indent=4) for line in sites_of(held)]
     return DETAILED, rows
 
 
@@ -179,7 +175,7 @@ def _by_process(found: Sequence[Held], now: float) -> tuple[Sequence[Column], li
     rows = [
         Row(
             [
-                *(str(pid), held[0].command, _state(held[0]), str(len(held))),
+                *(str(pid), held[0].holder.command, _state(held[0]), str(len(held))),
                 *(str(_pins(held)), size_text(total(held)), _age(held, now)),
             ]
         )
@@ -226,7 +222,7 @@ def _processes_as_json(found: Sequence[Held]) -> list[dict[str, object]]:
     return [
         {
             "pid": pid,
-            "command": held[0].command,
+            "command": held[0].holder.command,
             "alive": held[0].holder.alive,
             "objects": len(held),
             "pins": _pins(held),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from refstore.cli.output import (
     Line,
@@ -43,11 +43,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """Cells, as many as there are columns; or the first, and a text in place of the others."""
+    """Cells, as many as there are columns; or the first, and a text in place of the others, which
+    may be indented."""
 
     cells: Sequence[str]
     text: str | None = None
-    indent: int = field(default=0)
+    indent: int = 0
 
 
 def show_table(columns: Sequence[Column], rows: Sequence[Row]) -> None:
@@ -62,7 +63,7 @@ def show_table(columns: Sequence[Column], rows: Sequence[Row]) -> None:
             show_styled([layout(columns, kept, widths, cells)])
         else:
             first = row.cells[0] + " " * (widths[0] - width_of(row.cells[0])) + GAP
-            show_wrapped(first, row.text)
+            show_wrapped(first + " " * row.indent, row.text)
 
 
 def fitted(
