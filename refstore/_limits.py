@@ -82,13 +82,14 @@ def of_address_space() -> str:
 
 
 def cannot_map(path: str, nbytes: int, error: int) -> OSError:
-    """The store's file, of `nbytes`, could not be mapped; `error` is the errno of that."""
+    """So many bytes of address space, for the store's file, could not be had; `error` is the errno
+    of that."""
     why = os.strerror(error)
     if error == errno.ENOMEM:
         why = f"{of_address_space()}, or make the store with a smaller capacity or max_objects"
     return OSError(
         error,
-        f"cannot map the store's file, which takes {MAPPINGS} times {nbytes} bytes: {why}",
+        f"cannot map the store's file, which takes {nbytes} bytes of address space: {why}",
         path,
     )
 

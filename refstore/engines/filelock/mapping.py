@@ -226,11 +226,11 @@ class Mapping(Tables):
             self.writable = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE, **UNTRACKED)
             self.readable = mmap.mmap(fd, size, access=mmap.ACCESS_READ, **UNTRACKED)
         except (ValueError, OverflowError):
-            raise _limits.cannot_map(path, size, errno.ENOMEM) from None
+            raise _limits.cannot_map(path, _limits.MAPPINGS * size, errno.ENOMEM) from None
         except OSError as error:
             if error.errno != errno.ENOMEM:
                 raise
-            raise _limits.cannot_map(path, size, errno.ENOMEM) from None
+            raise _limits.cannot_map(path, _limits.MAPPINGS * size, errno.ENOMEM) from None
         self.octets = memoryview(self.writable)
         self.words = self.octets.cast("Q")
         self._near: set[int] = set()  # chunks that are committed, for as long as nobody trims

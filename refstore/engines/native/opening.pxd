@@ -211,7 +211,7 @@ cdef inline int join(View *v, int fd, const Header *h, str path) except -1:
     v.fd = high_descriptor(v.fd)
     failed = map_store(v, h)
     if failed:
-        raise _limits.cannot_map(path, v.g.file_size, failed)
+        raise _limits.cannot_map(path, _limits.MAPPINGS * v.g.file_size, failed)
     require_memory(v, path)
     row = lock_row(v, v.fd)
     if row < 0 and not locks_bytes(v.fd):
