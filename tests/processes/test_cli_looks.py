@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 import looks
 import pytest
 import workers
-from command import Command, in_a_process
+from command import Command, Said, in_a_process
 from helpers import child_process
 
 import refstore
@@ -25,7 +24,7 @@ LOOKS = [
     ["check", "train"],
     ["doctor"],
     ["metrics", "train"],
-    ["map", "train", "-o", "/dev/shm/refstore-test-map.svg"],
+    ["map", "train", "-o", "{tmp}/map.svg"],
     ["top", "train", "--json", "--interval", "0.01", "--count", "2"],
 ]
 
@@ -41,24 +40,26 @@ def left(run: Command, train: refstore.Store) -> Iterator[tuple[refstore.Store, 
         yield train, dead
 
 
+def look(tmp_path: Path, *arguments: str) -> Said:
+    return in_a_process(*(one.format(tmp=tmp_path) for one in arguments))
+
+
 def state_of(path: str) -> bytes:
     return hashlib.sha256(Path(path).read_bytes()).digest()
 
 
 @pytest.mark.parametrize("arguments", LOOKS, ids=lambda arguments: arguments[0])
 def test_a_look_changes_nothing(
-    left: tuple[refstore.Store, int], folder: Path, arguments: list[str]
+    left: tuple[refstore.Store, int], folder: Path, tmp_path: Path, arguments: list[str]
 ) -> None:
     pytest.importorskip("prometheus_client")
     train, _ = left
     before, beside = state_of(train.path), sorted(os.listdir(folder))
     for more in ([], ["--json"]):
-        said = in_a_process(*arguments, *(() if "--json" in arguments else more))
+        said = look(tmp_path, *arguments, *(() if "--json" in arguments else more))
         assert said.status == 0 or arguments == ["doctor"], said.err
     assert state_of(train.path) == before
     assert sorted(os.listdir(folder)) == beside
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink("/dev/shm/refstore-test-map.svg")
 
 
 def test_looks_need_no_place_in_the_process_table(
@@ -68,12 +69,11 @@ def test_looks_need_no_place_in_the_process_table(
     train, _ = left
     with looks.all_rows_taken(train):
         for arguments in LOOKS:
-            said = in_a_process(*arguments)
+            said = look(tmp_path, *arguments)
             assert said.status == 0 or arguments == ["doctor"], (arguments, said.err)
         refused = in_a_process("get", "train", "weights", "-o", str(tmp_path / "weights"))
         assert (refused.status, refused.err.count("\n")) == (2, 1)
         assert "places in the process table" in refused.err
-    os.unlink("/dev/shm/refstore-test-map.svg")
 
 
 def test_stat_tells_of_the_dead_and_then_of_the_recovery(
