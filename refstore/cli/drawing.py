@@ -95,7 +95,7 @@ def draw_store(
     left = height - len(lines) - len(recovered) - 2
     lines += _processes(processes, rates, table, width, left)
     lines += [[] for _ in range(height - len(lines) - len(recovered) - 1)]
-    keys = f"sort: b)ytes p)ins r)ate w)aiting [{order}]   o)bjects   q)uit"
+    keys = f"sort: b bytes  p pins  r rate  w waiting [{order}]   o: objects   q: quit"
     return [*lines[: height - 1 - len(recovered)], *recovered, _keys(keys, width)]
 
 
@@ -255,7 +255,7 @@ def draw_objects(
     rows = [row_of(found[number], now) for number in shown]
     lines += _table(COLUMNS, rows, table.at - table.top, width)
     lines += [[] for _ in range(height - len(lines) - 1)]
-    keys = f"sort: s)ize a)ge p)ins n)ame [{order}]   enter: open   r)eload   esc: back   q)uit"
+    keys = f"sort: s size  a age  p pins  n name [{order}]  enter: open  r: reload  esc: back"
     return [*lines[: height - 1], _keys(keys, width)]
 
 
@@ -292,7 +292,7 @@ def draw_object(one: ObjectInfo, held: Sequence[Held], width: int, height: int) 
     sites = [f"{other.holder.pid}: {line}" for other in held for line in sites_of([other])]
     lines += [[(shorten(printable(line), width), "")] for line in ["", *sites]]
     lines += [[] for _ in range(height - len(lines) - 1)]
-    return [*lines[: height - 1], _keys("esc: back   q)uit", width)]
+    return [*lines[: height - 1], _keys("esc: back   q: quit", width)]
 
 
 def _when(seconds: float) -> str:

@@ -100,7 +100,7 @@ def shows(part: str) -> Callable[[str], bool]:
 @pytest.mark.parametrize(("columns", "rows"), SIZES)
 def test_top_shows_the_store_as_it_changes(busy: refstore.Store, columns: int, rows: int) -> None:
     with on_terminal(columns, rows, "top", "train", "--interval", "0.1") as top:
-        top.wait_for(lambda text: "q)uit" in text and " pinned" in text)
+        top.wait_for(lambda text: "q: quit" in text and " pinned" in text)
         assert top.lines[0].startswith("train  ")
         assert f"of {busy.capacity >> 20}.0 MiB" in top.lines[1]
         top.wait_for(shows("2 objects, 2 pinned, 1 pending delete"))
@@ -121,7 +121,7 @@ def test_top_shows_the_store_as_it_changes(busy: refstore.Store, columns: int, r
 @pytest.mark.parametrize(("columns", "rows"), SIZES)
 def test_top_opens_objects(busy: refstore.Store, columns: int, rows: int) -> None:
     with on_terminal(columns, rows, "top", "train") as top:
-        top.wait_for(lambda text: "o)bjects" in text)
+        top.wait_for(lambda text: "o: objects" in text)
         top.press("o")
         top.wait_for(lambda text: "3 objects, " in text and "esc: back" in text)
         assert top.lines[2].startswith("experiments/")
@@ -134,7 +134,7 @@ def test_top_opens_objects(busy: refstore.Store, columns: int, rows: int) -> Non
         top.press("\x1b")
         top.wait_for(lambda text: "payload" not in text and "3 objects, " in text)
         top.press("\x1b")
-        top.wait_for(lambda text: "o)bjects" in text)
+        top.wait_for(lambda text: "o: objects" in text)
         top.press("q")
         assert top.status() == 0
 
@@ -151,9 +151,9 @@ def test_top_sorts_processes(busy: refstore.Store) -> None:
 
 def test_top_follows_its_window(busy: refstore.Store) -> None:
     with on_terminal(80, 24, "top", "train") as top:
-        top.wait_for(lambda text: "q)uit" in text)
+        top.wait_for(lambda text: "q: quit" in text)
         top.resize(120, 40)
-        top.wait_for(lambda text: "q)uit" in text.splitlines()[-1] and len(top.lines[0]) > 80)
+        top.wait_for(lambda text: "q: quit" in text.splitlines()[-1] and len(top.lines[0]) > 80)
         top.press("q")
         assert top.status() == 0
 
