@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["info", "warning"]
+__all__ = ["info", "waits", "warning"]
 
 
 @functools.cache
@@ -25,6 +25,11 @@ def _logger() -> logging.Logger:
 
 def info(message: str, *arguments: object) -> None:
     _logger().info(message, *arguments)
+
+
+def waits(path: str, what: str) -> None:
+    """A call sleeps for long; `what`, as in "wait('weights')"."""
+    info("%s has waited for a second in store %r", what, path)
 
 
 def warning(message: str, *arguments: object) -> None:
