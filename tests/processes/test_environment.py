@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import helpers
+import looks
 import other_locks
 import pytest
 from small_disk import needs_mount, run_on_small_disk
@@ -367,13 +368,49 @@ def test_another_user_opens_only_what_is_meant_for_it(
         store.unlink()
 
 
+LOOK_AS_NOBODY = """
+    import os, sys, numpy, refstore, looks
+    refstore.Store.temporary("1MiB").close()
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    looks.look_at_everything(None, sys.argv[1], foreign=True)
+    try:
+        refstore.Store(sys.argv[1], create=False, foreign=True)
+    except PermissionError:
+        print("only looked")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_who_may_only_read_a_store_can_look_at_it(folder: Path) -> None:
+    os.chmod(folder, 0o755)
+    path = str(folder / "s")
+    with refstore.Store(path, capacity="4MiB", mode=0o644) as store, store.create(100):
+        store["n"] = b"kept"
+        with store.get("n"):
+            support = str(Path(looks.__file__).parent)
+            paths = os.pathsep.join([support, os.environ.get("PYTHONPATH", "")])
+            result = helpers.run_script(LOOK_AS_NOBODY, path, env={"PYTHONPATH": paths})
+            assert (result.stdout.strip(), result.returncode) == ("only looked", 0), result
+        store.unlink()
+
+
 @pytest.mark.native("the other one commits what it touches")
 @needs_mount
 def test_memory_that_a_file_only_claims_is_missed_at_opening(folder: Path) -> None:
     """Else the first to touch it dies of SIGBUS."""
     run_on_small_disk(
         """
+from refstore._looking import Look
 from tests.fuzz import layout
+def is_missed(opens, name):
+    try:
+        opens()
+    except refstore.StoreCorruptedError as error:
+        assert name in str(error), error
+        return True
+    return False
 with refstore.Store(disk + "/s", capacity="4MiB", max_objects=5000) as store:
     kept = store.put(helpers.pattern(1, 5000), name="kept")
 right = open(disk + "/s", "rb").read(4 << 20)
@@ -384,12 +421,9 @@ for name in ("pins_ready", "labels_ready", "index_ready", "data_ready"):
     with open(disk + "/s", "r+b", buffering=0) as file:
         file.seek(at)
         file.write(bytes([right[at] | 0x1e]))
-        try:
-            refstore.Store(disk + "/s", create=False)
-        except refstore.StoreCorruptedError as error:
-            assert name in str(error), error
-        else:
-            raise AssertionError(name)
+        assert is_missed(lambda: refstore.Store(disk + "/s", create=False), name), name
+        # a look maps no data
+        assert is_missed(lambda: Look(disk + "/s"), name) == (name != "data_ready"), name
         file.seek(at)
         file.write(right[at : at + 1])
 with refstore.Store(disk + "/s", create=False) as store:

@@ -125,3 +125,20 @@ pinned.release()
         "16m",
         folder,
     )
+
+
+LOOKS = """
+import looks
+before = used()
+looks.look_at_everything(None, path)
+assert used() == before
+assert free_on_disk() == 0
+"""
+
+
+@needs_mount
+@pytest.mark.parametrize("objects", [64, 3000])
+def test_a_look_at_a_store_on_a_full_disk_takes_no_page(folder: Path, objects: int) -> None:
+    run_on_small_disk(
+        COMING + POPULATED.format(objects=objects) + LOOKS + "pinned.release()\n", "16m", folder
+    )

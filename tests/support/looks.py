@@ -31,9 +31,9 @@ def all_rows_taken(store: refstore.Store) -> Iterator[None]:
         yield
 
 
-def look_at_everything(session: Session | None, path: str) -> None:
+def look_at_everything(session: Session | None, path: str, foreign: bool = False) -> None:
     """Look from outside at all that there is."""
-    with Look(path) as look:
+    with Look(path, foreign) as look:
         look.stats()
         for info in look.objects():
             if info.ref is not None:

@@ -35,7 +35,7 @@ cdef struct Census:
 
 
 cdef enum:
-    AHEAD = 16                  # slots that are fetched before they are looked at
+    AHEAD = 64                  # slots that are fetched before they are looked at: two pages
 
 
 cdef enum:
