@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
-from refstore import _messages
+from refstore import _html, _messages
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -187,6 +187,9 @@ class PinnedBuffer(Block):
             ...     buf.meta
             b'step 7'
         """
+
+    def _repr_html_(self) -> str:
+        return _html.of_buffer(self)
 
     if TYPE_CHECKING:
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from refstore import _limits
+from refstore import _limits, _logging
 from refstore._errors import (
     ObjectExistsError,
     ObjectNotFoundError,
@@ -95,7 +95,7 @@ def full(
     advice = _what_to_do(needed, why)
     if why == NO_MEMORY:
         why, advice = _limits.why_no_memory(path, fd)
-    return StoreFullError(
+    error = StoreFullError(
         f"no room for {needed} bytes in store {path!r}: {why}. Capacity {room.capacity}, free "
         f"{room.free}, largest free extent {room.largest_free}; {_what_is_pinned(room)}."
         f"{_who_holds(holders)}{_what_comes_back(room)} {advice}",
@@ -104,6 +104,8 @@ def full(
         largest_free=room.largest_free,
         holders=holders,
     )
+    _logging.warning("%s", str(error))  # a record that is kept must not keep what the error does
+    return error
 
 
 def no_slot(max_objects: int) -> str:
@@ -199,6 +201,9 @@ def blank_ref() -> ValueError:
 
 def closed() -> ValueError:
     return ValueError("this store is closed")
+
+
+CLOSED_BUFFER = "<PinnedBuffer, closed: get() the object again to use it>"
 
 
 def closed_buffer(noun: str) -> ValueError:

@@ -24,6 +24,7 @@ __all__ = [
     "TEMPORARY_PREFIX",
     "check_name",
     "default_size",
+    "memory_limits",
     "of_chosen",
     "open_file",
     "open_store",
@@ -124,7 +125,7 @@ def default_capacity(folder: str) -> int:
 
     A store takes memory only as it is used, so this much costs nothing.
     """
-    limits = [*_memory_limits(), *_file_system_size(folder)]
+    limits = [*memory_limits(), *_file_system_size(folder)]
     half = min(limits, default=2 * MIN_DEFAULT_CAPACITY) // 2
     half = min(max(half, MIN_DEFAULT_CAPACITY), MAX_CAPACITY)
     return half // PAGE * PAGE
@@ -142,7 +143,7 @@ def _file_system_size(folder: str) -> Iterator[int]:
             yield total
 
 
-def _memory_limits() -> Iterator[int]:
+def memory_limits() -> Iterator[int]:
     """Bytes of RAM, and of each control group that this process is in."""
     with contextlib.suppress(AttributeError, ValueError, OSError):  # no sysconf, or not these
         yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -204,12 +205,13 @@ def check_name(name: str | os.PathLike[str]) -> str:
 _SEPARATORS = "[" + re.escape(os.sep + (os.altsep or "")) + "]"
 
 
-def store_path(name: str | os.PathLike[str]) -> str:
-    """The absolute path of a store's file; for a plain name its folder is made if need be."""
+def store_path(name: str | os.PathLike[str], *, create: bool = True) -> str:
+    """The absolute path of a store's file; with `create`, the folder of plain names is there
+    afterwards."""
     text = check_name(name)
     if isinstance(name, os.PathLike) or re.search(_SEPARATORS, text):
         return os.path.abspath(text)
-    return os.path.join(store_folder(), text)
+    return os.path.join(store_folder(create), text)
 
 
 def store_folder(create: bool = True) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from refstore import _logging
 from refstore._engine_calls import EngineCalls
 from refstore._names import require_text
 from refstore._refs import ObjectRef
@@ -132,7 +133,10 @@ class ReportCalls(EngineCalls):
             >>> store.recover().processes
             0
         """
-        return Recovery(*self._base()._recover_all())
+        recovery = Recovery(*self._base()._recover_all())
+        if recovery:
+            _logging.warning("recovered what dead processes held: %s", recovery)
+        return recovery
 
     def check(self) -> list[str]:
         """Checks every invariant of the store, read-only.

@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsIndex, TypeVar, cast
 
-from refstore import _header, _messages, _paths
+from refstore import _header, _html, _logging, _messages, _paths
 from refstore._arguments import (
     OWNERS,
     checked_options,
@@ -244,6 +244,7 @@ class Store(Calls):
                     "leave it out to attach, or remove the store to make it anew"
                 )
         self._base()._open(attachment)
+        _logging.info("attached to store %r, of the %s engine", path, self.backend)
 
     # --- the store as a whole
 
@@ -372,8 +373,11 @@ class Store(Calls):
 
     def __repr__(self) -> str:
         if self.closed:
-            return "<Store, closed>"
+            return "<Store, closed: open it anew to use it>"
         return f"<Store {self.path!r}, capacity {self.capacity}>"
+
+    def _repr_html_(self) -> str:
+        return _html.of_store(self)
 
 
 # --- how a store comes by its engine
@@ -431,6 +435,8 @@ def _make(
         os.path.dirname(path), capacity, max_objects, module.file_nbytes
     )
     try:
-        return module.make_file(path, capacity, max_objects, mode, temporary, evict)
+        mine = module.make_file(path, capacity, max_objects, mode, temporary, evict)
     except OSError as error:
         raise _messages.of_making(path, error) from None
+    _logging.info("made store %r, capacity %d, max_objects %d", path, capacity, max_objects)
+    return mine

@@ -1,11 +1,49 @@
-"""Output of the commands: lines, tables, JSON, notes and complaints."""
+"""Output of the commands: lines, JSON, notes and complaints, and what the terminal can show."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-from typing import Any
+import textwrap
+import unicodedata
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import rich.console
+
+Line: TypeAlias = "list[tuple[str, str]]"  # pieces of text, with the style of each
+
+__all__ = [
+    "Line",
+    "MissingExtraError",
+    "complain",
+    "console",
+    "flush",
+    "give_up_output",
+    "is_terminal",
+    "note",
+    "one_line",
+    "printable",
+    "show",
+    "show_json",
+    "show_json_line",
+    "show_styled",
+    "show_wrapped",
+    "width_of",
+    "width_of_output",
+]
+
+
+class MissingExtraError(ValueError):
+    """A command needs a package that is not installed."""
+
+    def __init__(self, command: str, extra: str, error: ImportError) -> None:
+        super().__init__(
+            f"`{command}` needs more packages ({error}): pip install 'refstore[{extra}]'"
+        )
 
 
 def flush() -> None:
@@ -23,17 +61,24 @@ def give_up_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def size_text(nbytes: object) -> str:
-    size = float(str(nbytes))
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
+def is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
-def plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def width_of_output() -> int | None:
+    """Columns of the terminal; None where nothing has to fit."""
+    return shutil.get_terminal_size().columns if is_terminal() else None
+
+
+def console() -> rich.console.Console | None:
+    """A console that shows colours; None where there is no terminal, or rich is not installed."""
+    if not is_terminal():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
@@ -42,12 +87,58 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def width_of(text: str) -> int:
+    """Columns that a text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
+        for letter in text
+    )
+
+
 def show(line: str) -> None:
     print(printable(line))
 
 
+def show_wrapped(first: str, text: str) -> None:
+    """Text behind a first word or two; further lines are indented below it."""
+    first, text = printable(first), printable(text)
+    width = width_of_output()
+    if width is None:
+        print(first + text)
+        return
+    indent = min(width_of(first), width // 3)
+    lines = textwrap.wrap(
+        text,
+        max(width - indent, 20),
+        initial_indent=" " * max(width_of(first) - indent, 0),
+        break_on_hyphens=False,
+    )
+    print(first + (lines[0].lstrip() if lines else ""))
+    for line in lines[1:]:
+        print(" " * indent + line)
+
+
+def show_styled(lines: Iterable[Line]) -> None:
+    """Print lines; their styles are for a terminal alone."""
+    terminal = console()
+    if terminal is None:
+        for line in lines:
+            print("".join(text for text, _ in line).rstrip())
+        return
+    from rich.text import Text
+
+    for line in lines:
+        terminal.print(Text.assemble(*line, no_wrap=True, overflow="crop", end=""))
+
+
 def show_json(rows: Any) -> None:
     print(json.dumps(rows, indent=2))
+
+
+def show_json_line(row: Any) -> None:
+    print(json.dumps(row))
 
 
 def note(line: str) -> None:
@@ -57,21 +148,6 @@ def note(line: str) -> None:
 
 def complain(error: BaseException) -> None:
     note(f"refstore: {one_line(error)}")
-
-
-def show_table(table: list[list[str]]) -> None:
-    """Names to the left, all else to the right; a row may end early, with a note."""
-    table = [[printable(cell) for cell in row] for row in table]
-    width = len(table[0])
-    widths = [
-        max(len(row[column]) for row in table if len(row) == width) for column in range(width)
-    ]
-    widths[0] = max(len(row[0]) for row in table)
-    for first, *rest in table:
-        cells = [first.ljust(widths[0])]
-        if len(rest) == width - 1:
-            rest = [cell.rjust(space) for cell, space in zip(rest, widths[1:], strict=True)]
-        print("  ".join([*cells, *rest]))
 
 
 def one_line(error: BaseException) -> str:

@@ -18,8 +18,9 @@ from command import Command
 from helpers import child_process, child_processes
 
 import refstore
-from refstore import _messages
-from refstore.cli import commands, output
+from refstore import _messages, _units
+from refstore.cli import stores
+from refstore.engines import choice
 
 # --- ls
 
@@ -94,7 +95,7 @@ def test_ls_says_what_is_wrong_with_a_broken_store(
 def test_stat_prints_every_figure(run: Command, train: refstore.Store) -> None:
     said = run("stat", "train")
     assert said.status == 0
-    shown = {line[:13].strip(): line[14:] for line in said.out.splitlines()}
+    shown = {line[:16].strip(): line[18:] for line in said.out.splitlines()}
     assert shown["capacity"] == "4.0 MiB (4194304 bytes)"
     assert shown["largest free"].endswith(" bytes)")
     assert shown["objects"] == "2"
@@ -126,7 +127,7 @@ def test_check_prints_the_problems_and_is_1(
     run: Command, train: refstore.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "attached", lambda cls, path, *, foreign: _Unsound())
+        patch.setattr(stores, "look", lambda name, foreign: _Unsound())
         said = run("check", "train")
         assert said == (1, "slot 3 is odd\nslot 4 is even\ntrain: 2 problems\n", "")
         said = run("check", "train", "--json")
@@ -142,7 +143,7 @@ class _Unsound:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def check(self) -> list[str]:
+    def problems(self) -> list[str]:
         return ["slot 3 is odd", "slot 4 is even"]
 
 
@@ -156,46 +157,6 @@ def test_check_of_a_store_that_cannot_be_attached_to_is_1(
     assert f"{_messages.command()} rm {folder}/broken`" in said.out
     assert said.out.endswith("broken: 1 problem\n")
     (folder / "broken").unlink()
-
-
-# --- holders
-
-
-def test_holders_of_a_store_that_nobody_uses_says_so(run: Command, train: refstore.Store) -> None:
-    said = "train: no process pins an object or is writing one\n"
-    assert run("holders", "train") == (0, "", said)
-    assert run("holders", "train", "--json") == (0, "[]\n", "")
-
-
-def test_holders_prints_a_line_for_each(run: Command, train: refstore.Store) -> None:
-    ref = train.put(b"z")
-    with train.get("weights"), train.get("weights"), train.get(ref), train.create(70_000):
-        rows = train.holders()
-        said = run("holders", "train")
-        lines = said.out.splitlines()
-        assert said.status == 0
-        assert " ".join(lines[0].split()) == "PID COMMAND ALIVE PINS BYTES NAME OR REF"
-        for line, row in zip(lines[1:], rows, strict=True):
-            what = {None: "(being written)", ref: ref.hex()}.get(row.ref, "weights")
-            tail = f"yes {row.pins} {row.bytes} {what}"
-            assert line.split() == [str(os.getpid()), *row.command.split(), *tail.split()]
-        assert len(rows) == 3
-
-
-def test_holders_as_json_has_the_fields_of_a_holder(run: Command, train: refstore.Store) -> None:
-    with train.get("weights"), train.create(10):
-        shown = run("holders", "train", "--json").json
-        rows = train.holders()
-    assert [row["ref"] for row in shown] == [train.ref("weights").hex(), None]
-    assert [row | {"ref": None} for row in shown] == [
-        row._replace(ref=None)._asdict() for row in rows
-    ]
-
-
-def test_a_name_does_not_break_its_line(run: Command, train: refstore.Store) -> None:
-    with train.get(train.put(b"z", name="two\nlines\x1b[2J")):
-        assert run("holders", "train").out.count("\n") == 2
-        assert run("holders", "train").out.endswith(" two\\nlines\\x1b[2J\n")
 
 
 # --- recover
@@ -262,7 +223,7 @@ def test_recover_tells_of_what_its_own_coming_brought_back(
     ],
 )
 def test_the_sentence_about_a_recovery(recovery: tuple[Any, ...], said: str) -> None:
-    assert commands._what_came_back(refstore.Recovery(*recovery)) == said
+    assert stores._what_came_back(refstore.Recovery(*recovery)) == said
 
 
 # --- rm
@@ -393,7 +354,8 @@ def test_a_missing_store_is_2_and_one_line(run: Command, command: str) -> None:
     [
         *([], ["nonsense"], ["stat"], ["stat", "a", "b"], ["ls", "a"], ["rm"]),
         *(["ls", "--nonsense"], ["ls", "--jso"], ["--jso", "ls"], ["--versio"]),
-        *(["rm", "a", "--json"], ["--json", "rm", "a"], ["--foreign", "ls"], ["rm", "--foreign"]),
+        *(["--foreign", "ls"], ["rm", "a", "--foreign"], ["objects", "a", "--state", "lost"]),
+        *(["get", "a"], ["put", "a", "b"], ["delete", "a"], ["holders", "a", "--by", "chance"]),
     ],
     ids=" ".join,
 )
@@ -430,7 +392,7 @@ def test_the_version_says_why_there_is_no_core(
     run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REFSTORE_BACKEND", "auto")
-    monkeypatch.setattr("refstore.cli.why_no_core", lambda: "it is not there: do this")
+    monkeypatch.setattr(choice, "why_no_core", lambda: "it is not there: do this")
     said = run("--version")
     assert "(filelock engine, " in said.out
     assert (said.status, said.err) == (0, "it is not there: do this\n")
@@ -473,4 +435,4 @@ def test_the_module_runs_as_the_command_does(run: Command, train: refstore.Store
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3 << 29, "1.5 GiB"), (1 << 46, "64.0 TiB")],
 )
 def test_sizes_are_rounded_for_people(nbytes: int, text: str) -> None:
-    assert output.size_text(nbytes) == text
+    assert _units.size_text(nbytes) == text

@@ -223,7 +223,7 @@ def test_a_closed_store_refuses_all(store: refstore.Store) -> None:
     for use in (len, list, dict, lambda m: m.get("a"), lambda m: "a" in m):
         with pytest.raises(ValueError, match="closed"):
             use(mapping)
-    assert repr(mapping) == "StoreMapping(<Store, closed>, prefix='')"
+    assert repr(mapping) == "StoreMapping(<Store, closed: open it anew to use it>, prefix='')"
 
 
 def test_a_prefix_is_text(store: refstore.Store) -> None:

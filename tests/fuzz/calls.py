@@ -19,7 +19,7 @@ from refstore._looking import Look
 from tests.fuzz.files import File, objects
 from tests.fuzz.notes import Notes
 
-COMMANDS = ("ls", "stat", "holders", "check", "recover", "gc", "rm")
+COMMANDS = ("ls", "stat", "holders", "objects", "trim", "metrics", "check", "recover", "gc", "rm")
 PUTS = (0, 1, 64, 100, 513, 4096, 40_000)
 FILLING = (60_000, 16_000, 3000, 100)  # bytes; sizes in which the room there is is taken
 MOST = 16  # puts of one size

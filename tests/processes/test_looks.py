@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import time
@@ -18,17 +17,6 @@ from helpers import RemoteError, child_process, child_processes
 import refstore
 from refstore._looking import Look
 
-TAKE_ALL = (
-    helpers.ROWS
-    + """
-import sys
-rows = Rows(*sys.argv[1:])
-rows.lock(True)
-print("taken", flush=True)
-sys.stdin.readline()
-"""
-)
-
 
 def eventually(look: Callable[[], bool]) -> bool:
     """Whether it becomes so, while another process goes on."""
@@ -43,13 +31,6 @@ def state_of(path: str, folder: Path) -> tuple[bytes, int, list[str]]:
     file = Path(path)
     beside = sorted(str(one) for one in folder.rglob("*"))
     return hashlib.sha256(file.read_bytes()).digest(), file.stat().st_blocks, beside
-
-
-@contextlib.contextmanager
-def all_rows_taken(store: refstore.Store) -> Iterator[None]:
-    with helpers.script(TAKE_ALL, store.path, store.backend) as program:
-        assert helpers.line(program) == "taken"
-        yield
 
 
 @pytest.fixture
@@ -73,7 +54,7 @@ def test_it_changes_nothing_in_a_full_store_without_places(
 ) -> None:
     stats = crowded.stats()
     os.chmod(path, 0o400)
-    with child_process(None) as other, all_rows_taken(crowded):
+    with child_process(None) as other, looks.all_rows_taken(crowded):
         with pytest.raises(RemoteError, match="places"):
             other.do(workers.attach, path, {"create": False})
         before = state_of(path, folder)

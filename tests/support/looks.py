@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
+import helpers
 from helpers import Session
 
 import refstore
 from refstore._looking import Look
+
+TAKE_ALL = (
+    helpers.ROWS
+    + """
+import sys
+rows = Rows(*sys.argv[1:])
+rows.lock(True)
+print("taken", flush=True)
+sys.stdin.readline()
+"""
+)
+
+
+@contextlib.contextmanager
+def all_rows_taken(store: refstore.Store) -> Iterator[None]:
+    """Every place in the process table that nobody has is taken meanwhile."""
+    with helpers.script(TAKE_ALL, store.path, store.backend) as program:
+        assert helpers.line(program) == "taken"
+        yield
 
 
 def look_at_everything(session: Session | None, path: str, foreign: bool = False) -> None:

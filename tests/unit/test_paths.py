@@ -69,7 +69,7 @@ def test_the_default_capacity_is_half_of_the_smallest_limit(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def limits(*sizes: int) -> int:
-        monkeypatch.setattr(_paths, "_memory_limits", lambda: iter(sizes[:-1]))
+        monkeypatch.setattr(_paths, "memory_limits", lambda: iter(sizes[:-1]))
         monkeypatch.setattr(_paths, "_file_system_size", lambda folder: iter(sizes[-1:]))
         return _paths.default_capacity(str(shared))
 
@@ -88,7 +88,7 @@ def test_the_default_capacity_without_a_folder_is_of_memory() -> None:
 def test_a_file_system_without_a_size_sets_no_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_paths, "_memory_limits", lambda: iter([8 << 30]))
+    monkeypatch.setattr(_paths, "memory_limits", lambda: iter([8 << 30]))
     monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 0))
     assert _paths.default_capacity(str(tmp_path)) == 4 << 30
 
@@ -150,7 +150,7 @@ def test_limits_of_control_groups_are_honoured(
     (tmp_path / "own").write_text(group + "\n")
     monkeypatch.setattr(_paths, "_OWN_GROUPS", str(tmp_path / "own"))
     monkeypatch.setattr(_paths, "_GROUPS", str(tmp_path))
-    _, *limits = _paths._memory_limits()  # the first is the RAM
+    _, *limits = _paths.memory_limits()  # the first is the RAM
     assert limits == expected
 
 

@@ -249,7 +249,7 @@ class _Pinned(Exported):
 
     def __repr__(self) -> str:
         if self._is_closed:
-            return "<PinnedBuffer, closed>"
+            return _messages.CLOSED_BUFFER
         return f"<PinnedBuffer of {self.nbytes} bytes, {self._block.kind}, {self.ref!r}>"
 
 

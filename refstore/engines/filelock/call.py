@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
-from refstore import _messages
+from refstore import _logging, _messages
 from refstore._names import encode_name
 from refstore.engines.filelock.journal import Moment
 from refstore.engines.filelock.life import Life
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["POLL", "Asked", "Call"]
 
+LONG: Final = 1.0  # seconds: a wait of which a program may want to know
 POLL: Final = 0.05  # seconds between two looks of who waits
 
 
@@ -50,6 +52,7 @@ class Call:
 
     __slots__ = (
         "asked",
+        "asleep_since",
         "att",
         "generation",
         "life",
@@ -75,6 +78,7 @@ class Call:
         self.until = until  # by time.monotonic(): it may wait as long as that; None: for ever
         self.stay = stay  # without which it is over; None for those that do not wait
         self.slot = self.generation = 0
+        self.asleep_since: float | None = None  # by time.monotonic(); infinite once that is told
         self.taken: Moment | None = None  # when the slot became ours
         self.published: Moment | None = None
         self.replaced = False  # an object that had the name is gone with that
@@ -99,11 +103,19 @@ class Call:
         """Seconds that it may sleep, at most so many; 0 if its time is over."""
         return most if self.until is None else min(most, max(self.until - time.monotonic(), 0.0))
 
-    def sleep(self, seconds: float) -> None:
-        """Sleeps. Errors: ValueError if the store is closed meanwhile, RefstoreError in a child
-        that is forked meanwhile."""
+    def sleep(self, seconds: float, what: str) -> None:
+        """Sleeps; `what` does, as in "wait('weights')".
+
+        Errors: ValueError if the store is closed meanwhile, RefstoreError in a child that is forked
+        meanwhile.
+        """
+        if self.asleep_since is None:
+            self.asleep_since = time.monotonic()
         with self.att.sleeping():
             time.sleep(seconds)
+        if time.monotonic() - self.asleep_since >= LONG:
+            self.asleep_since = math.inf
+            _logging.waits(self.att.path, what)
         self.life.require_ours(self.att.path)
         if self.stay is not None and self.stay.is_over:
             raise _messages.closed()

@@ -107,7 +107,7 @@ class MakingCalls(Opened):
                 if not call.left(POLL):
                     seconds = 0.0 if timeout is None else timeout
                     raise _waiting_messages.not_made(att.path, name, found.pid, seconds)
-                _sleep_while_made(call, seen, found.row)
+                _sleep_while_made(call, what, seen, found.row)
         finally:
             if is_waiting:
                 att.defer(claims.stop_waiting, att, own)
@@ -124,13 +124,13 @@ class MakingCalls(Opened):
             _making.reset(token)
 
 
-def _sleep_while_made(call: Call, seen: int, row: int) -> None:
+def _sleep_while_made(call: Call, what: str, seen: int, row: int) -> None:
     """Sleeps for a moment at least, and till names change, or the maker is dead; without the
     lock, for which makers would wait."""
     att, end = call.att, time.monotonic() + call.left(NAP)
     path = process_table.lock_path(att.folder, row)
     while (left := end - time.monotonic()) > 0:
-        call.sleep(min(POLL, left))
+        call.sleep(min(POLL, left), what)
         if changes(att.file) != seen or (row != att.row and not _is_held(path)):
             break
 

@@ -99,10 +99,10 @@ class Opened:
                 return found
             if att.is_removed() and call.run("a look", att.is_last):
                 raise _waiting_messages.abandoned(att.path, what)
-            self._sleep(call, seen, NAP)
+            self._sleep(call, what, seen, NAP)
 
-    def _sleep(self, call: Call, seen: int, nap: float) -> None:
+    def _sleep(self, call: Call, what: str, seen: int, nap: float) -> None:
         """Sleeps until names change after `seen`, for `nap` seconds or what the call has left."""
         end = time.monotonic() + call.left(nap)
         while (left := end - time.monotonic()) > 0 and changes(call.att.file) == seen:
-            call.sleep(min(POLL, left))
+            call.sleep(min(POLL, left), what)

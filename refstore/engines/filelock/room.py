@@ -184,7 +184,7 @@ class RoomKeeper(Membership):
             return False
         alone_until = time.monotonic() + HOLD_BACK
         while True:
-            call.sleep(call.left(POLL))
+            call.sleep(call.left(POLL), "a put")
             if time.monotonic() >= alone_until or not call.left(POLL) or self._has_turn(call):
                 return True
 

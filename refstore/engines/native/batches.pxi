@@ -213,6 +213,7 @@ cdef class Batch:
         cdef:
             View *v = &self.att.view
             Nap nap
+            uint64_t since = 0
             uint64_t blocks = self.add_up_blocks()
             int got = ERR_TOO_LARGE if <uint64_t>self.n <= v.slot_limit else ERR_FULL_SLOTS
         while self.nbytes <= v.header.capacity and blocks <= v.g.pages * PAGE \
@@ -228,7 +229,7 @@ cdef class Batch:
             # After it, since what we give back ourselves is no news. What others free in between is
             # seen a nap later.
             begin_nap(&nap, &v.pool.room, &v.pool.room_until, LIVENESS_NAP_MS)
-            sleep_for_room(v, self.life, &nap, terms.deadline, terms.is_closed)
+            sleep_for_room(v, self.life, &nap, terms.deadline, terms.is_closed, &since)
         raise room_error(v, got, self.nbytes, terms.deadline != 0)
 
     cdef int try_to_begin(self, Draft *terms) except? -128:

@@ -297,8 +297,12 @@ cdef class PinnedBuffer(Block):
 
     def __repr__(self):
         if self.is_closed:
-            return "<PinnedBuffer, closed>"
+            return _messages.CLOSED_BUFFER
         return f"<PinnedBuffer of {self.nbytes} bytes, {self.kind_seen()}, {self.ref!r}>"
+
+    def _repr_html_(self):
+        from refstore import _html
+        return _html.of_buffer(self)
 
 
 @cython.final

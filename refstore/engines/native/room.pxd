@@ -31,7 +31,7 @@ from refstore.engines.native.eviction cimport (
 from refstore.engines.native.stats cimport longest_gap, mark_pages
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.contention cimport may_retry_until
-from refstore.engines.native.sleeping cimport is_attached_alone, sleep_through
+from refstore.engines.native.sleeping cimport is_attached_alone, sleep_through, tell_of_long_wait
 
 cdef enum:
     ATTEMPTS = 8                # to find a slot that nobody has in hand
@@ -47,6 +47,7 @@ cdef struct RoomWait:
     uint32_t seen               # the futex word before the last try
     uint64_t claim              # as of allocate_slot()
     bint has_tried
+    uint64_t asleep_since       # ns; 0 before the first sleep
 
 
 cdef inline int commit_extent(View *v, uint64_t i) except? -128:
@@ -259,9 +260,12 @@ cdef inline bint waits_in_vain(View *v, uint64_t nbytes, int error) except -1:
 
 
 cdef inline int sleep_for_room(View *v, uint64_t life, const Nap *nap, uint64_t deadline,
-                               const bint *is_closed) except -1:
+                               const bint *is_closed, uint64_t *since) except -1:
     # Between two tries; who waits holds nothing.
+    if since[0] == 0:
+        since[0] = now_ns()
     sleep_through(v, life, nap, deadline)
+    tell_of_long_wait(v, life, since, "a put")
     look_for_signals(v, life, "waiting for room")
     if is_closed != NULL and is_closed[0]:
         from refstore import _messages
@@ -292,7 +296,7 @@ cdef inline int wait_for_room(View *v, uint64_t nbytes, uint64_t deadline, const
                 wait.seen = nap.seen
             if now >= deadline:
                 return got
-            sleep_for_room(v, life, &nap, deadline, is_closed)
+            sleep_for_room(v, life, &nap, deadline, is_closed, &wait.asleep_since)
             now = now_ns()
             if now >= nap.end:
                 recover_dead(v, False)

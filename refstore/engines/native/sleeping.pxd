@@ -15,6 +15,11 @@ from refstore.engines.native.stripes cimport (
 from refstore.engines.native.recovery cimport row_is_dead
 from refstore.engines.native.points cimport is_same_process, look_for_signals, path_of
 
+cdef enum:
+    LONG_NS = 1000000000        # a wait of which a program may want to know
+    TOLD = 1                    # in place of when a call began to sleep
+
+
 cdef inline uint64_t deadline_ns(object timeout) except? 0:
     # Of a call that begins here: ns of CLOCK_MONOTONIC, 0 if it does not wait, FOREVER.
     from refstore._arguments import deadline_of
@@ -68,18 +73,33 @@ cdef inline void sleep_through(View *v, uint64_t life, const Nap *nap, uint64_t 
     end_sleep(v, life, began)
 
 
+cdef inline int tell_of_long_wait(View *v, uint64_t life, uint64_t *since, str what) except -1:
+    # Once in a call, while it waits. `since`: 0 before its first sleep. Python runs in here, so
+    # that the caller looks for signals after it.
+    if since[0] == TOLD or not is_same_process(v, life):
+        return 0
+    if now_ns() - since[0] >= LONG_NS:
+        since[0] = TOLD
+        from refstore import _logging
+        _logging.waits(path_of(v), what)
+    return 0
+
+
 cdef inline bint sleep_once(View *v, uint64_t life, const Nap *nap, uint64_t deadline,
-                            str what) except -1:
+                            uint64_t *since, str what) except -1:
     # False, at once, if the time is over.
     if not may_sleep(v, now_ns(), deadline, what):
         return False
+    if since[0] == 0:
+        since[0] = now_ns()
     sleep_through(v, life, nap, deadline)
+    tell_of_long_wait(v, life, since, what)
     look_for_signals(v, life, "waiting for a name")
     return True
 
 
 cdef inline bint sleep_on_names(View *v, uint64_t life, Stripes *s, uint64_t deadline,
-                                str what) except -1:
+                                uint64_t *since, str what) except -1:
     # The same of many names.
     cdef:
         Watched[MAX_WATCHED] words
@@ -88,6 +108,8 @@ cdef inline bint sleep_on_names(View *v, uint64_t life, Stripes *s, uint64_t dea
         bint woken = False
     if not may_sleep(v, now, deadline, what):
         return False
+    if since[0] == 0:
+        since[0] = now
     note_sleep(v, True)
     if sleeps_on_any(s):
         with nogil:
@@ -100,5 +122,6 @@ cdef inline bint sleep_on_names(View *v, uint64_t life, Stripes *s, uint64_t dea
     if not woken:
         look_at_all(s)
     end_sleep(v, life, now)
+    tell_of_long_wait(v, life, since, what)
     look_for_signals(v, life, "waiting for names")
     return True

@@ -68,6 +68,7 @@ cdef class WaitingCalls(ObjectCalls):
         cdef:
             View *v = &att.view
             uint64_t life = v.life
+            uint64_t since = 0
             NameLock *stripe
             Nap nap
             Name parsed
@@ -80,7 +81,7 @@ cdef class WaitingCalls(ObjectCalls):
             got = find_newer(v, name, &parsed, known, found, &is_known)
             if got >= 0:
                 return got
-            if not sleep_once(v, life, &nap, deadline, what):
+            if not sleep_once(v, life, &nap, deadline, &since, what):
                 break
             self.use()              # still: another thread may have closed the store
         if is_known:
@@ -92,6 +93,7 @@ cdef class WaitingCalls(ObjectCalls):
             Attachment att = self.use()
             View *v = &att.view
             uint64_t life = v.life
+            uint64_t since = 0
             uint64_t deadline = deadline_ns(timeout)
             list asked = listed_names(names)
             int64_t found, wanted = checked_count(count, asked)
@@ -104,7 +106,7 @@ cdef class WaitingCalls(ObjectCalls):
                 raise get_error(v, <int>found, asked[0], False)
             if found >= wanted:
                 return all_names.ready()
-            if not sleep_on_names(v, life, &all_names.stripes, deadline,
+            if not sleep_on_names(v, life, &all_names.stripes, deadline, &since,
                                   f"wait_any() of {len(asked)} names"):
                 raise _waiting_messages.not_enough(att.path, all_names.ready(), wanted, len(asked),
                                                    timeout)

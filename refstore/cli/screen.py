@@ -1,0 +1,162 @@
+"""The terminal of `top`: keys, and lines that are drawn anew where they have changed."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.app import App, ComposeResult
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+
+from refstore._errors import RefstoreError
+from refstore._looking import Look
+from refstore._reports import ObjectInfo
+from refstore.cli.drawing import About, Table, draw_object, draw_objects, draw_store
+from refstore.cli.holders import Held, find_held
+from refstore.cli.objects import sorted_objects
+from refstore.cli.output import Line
+from refstore.cli.watching import Moment, Rates, rates_between, take
+
+__all__ = ["Screen"]
+
+MAP_EVERY = 0.9  # seconds at least between two looks at the pages, which take longest
+STORE_ORDERS = {"b": "bytes", "p": "pins", "r": "rate", "w": "waiting"}
+OBJECT_ORDERS = {"s": "size", "a": "age", "p": "pins", "n": "name"}
+STEPS = {"up": -1, "down": 1, "k": -1, "j": 1}
+
+
+class Lines(Widget):
+    """Lines as wide as the terminal."""
+
+    DEFAULT_CSS = "Lines { width: 100%; height: 100%; background: ansi_default; }"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[Line] = []
+
+    def show(self, lines: list[Line]) -> None:
+        """Draw those that are not what they were."""
+        old, self._lines = self._lines, lines
+        changed = [
+            Region(0, number, self.size.width, 1)
+            for number, line in enumerate(lines)
+            if number >= len(old) or old[number] != line
+        ]
+        if len(old) > len(lines):
+            self.refresh()
+        elif changed:
+            self.refresh(*changed)
+
+    def render_line(self, y: int) -> Strip:
+        if y >= len(self._lines):
+            return Strip.blank(self.size.width)
+        pieces = [Segment(text, Style.parse(style)) for text, style in self._lines[y]]
+        return Strip(pieces).adjust_cell_length(self.size.width)
+
+
+class Screen(App[None]):
+    """The pages, one over the other: the store, its objects, one object."""
+
+    CSS = "Screen { background: ansi_default; }"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar = []
+
+    def __init__(self, store: Look, name: str, interval: float) -> None:
+        super().__init__(ansi_color=True)
+        self._store, self._interval = store, interval
+        self._about = About(
+            name, store.path, store.backend, store.evict, store.capacity, store.max_objects
+        )
+        self._moment: Moment = take(store)
+        self._pages_at = self._moment.at
+        self._rates: Rates = rates_between(None, self._moment)
+        self._order, self._objects_order = "bytes", "size"
+        self._processes, self._table = Table(), Table()
+        self._objects: list[ObjectInfo] | None = None  # while they are shown
+        self._object: tuple[ObjectInfo, list[Held]] | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Lines()
+
+    def on_mount(self) -> None:
+        self.set_interval(self._interval, self._look_again)
+        self._draw()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    def _look_again(self) -> None:
+        if self._objects is not None:
+            return  # a list that moves cannot be read
+        old = self._moment
+        is_due = time.monotonic() - self._pages_at >= MAP_EVERY
+        try:
+            self._moment = take(self._store, None if is_due else old.pages)
+        except (RefstoreError, OSError) as error:
+            self.exit(return_code=2, message=f"refstore: {error}")
+            return
+        if is_due:
+            self._pages_at = self._moment.at
+        self._rates = rates_between(old, self._moment)
+        self._draw()
+
+    def _draw(self) -> None:
+        width, height = self.size
+        if self._object is not None:
+            lines = draw_object(*self._object, width, height)
+        elif self._objects is not None:
+            shown = (self._objects, self._objects_order, self._table)
+            lines = draw_objects(self._about, *shown, width, height)
+        else:
+            seen = (self._moment, self._rates, self._order, self._processes)
+            lines = draw_store(self._about, *seen, width, height)
+        self.query_one(Lines).show(lines)
+
+    # --- keys
+
+    def on_key(self, event: events.Key) -> None:
+        key = event.key
+        if key == "q":
+            self.exit()
+        elif key == "escape":
+            if self._object is not None:
+                self._object = None
+            else:
+                self._objects = None
+        elif self._object is None:
+            self._on_key_in_a_table(key)
+        self._draw()
+
+    def _on_key_in_a_table(self, key: str) -> None:
+        table = self._processes if self._objects is None else self._table
+        page = max(self.size.height - 6, 1)
+        if key in STEPS:
+            table.at += STEPS[key]
+        elif key in ("pageup", "pagedown"):
+            table.at += page if key == "pagedown" else -page
+        elif key in ("home", "end"):
+            table.at = 0 if key == "home" else 1 << 30
+        elif self._objects is None:
+            if key in STORE_ORDERS:
+                self._order = STORE_ORDERS[key]
+            elif key in ("o", "enter"):
+                self._load()
+        elif key in OBJECT_ORDERS:
+            self._objects_order = OBJECT_ORDERS[key]
+            self._objects = sorted_objects(self._objects, self._objects_order)
+        elif key == "r":
+            self._load()
+        elif key == "enter" and self._objects:
+            self._open(self._objects[self._table.at])
+
+    def _load(self) -> None:
+        self._objects = sorted_objects(self._store.objects(), self._objects_order)
+
+    def _open(self, one: ObjectInfo) -> None:
+        held = [] if one.ref is None else find_held(self._store)
+        self._object = one, [other for other in held if other.holder.ref == one.ref]

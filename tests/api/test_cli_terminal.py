@@ -1,0 +1,178 @@
+"""The commands on terminals: what they show fits, and has colours there alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+import workers
+from command import Command, in_a_process
+from helpers import child_process
+from terminal import SIZES, on_terminal, shown_on_terminal
+
+import refstore
+from refstore.cli.output import width_of
+
+pytest.importorskip("textual")
+pytest.importorskip("rich")
+
+LONG = "experiments/2026/a name that is far too long for a terminal/of eighty columns/weights"
+DELETED = re.compile(r"pending delete (96|100)\.0 KiB")  # as either engine rounds it
+LOOKS = [
+    ["ls"],
+    ["stat", "train"],
+    ["objects", "train"],
+    ["holders", "train"],
+    ["holders", "train", "--by", "process"],
+    ["holders", "train", "--by", "object"],
+    ["check", "train"],
+    ["doctor"],
+]
+
+
+@pytest.fixture
+def busy(run: Command, train: refstore.Store) -> Iterator[refstore.Store]:
+    """A store with objects in many states, of which two processes hold some."""
+    train.put(bytes(300_000), name=LONG)
+    with child_process(train.path) as child, train.get("weights"), train.get(LONG):
+        child.do(workers.hold, "weights")
+        train.delete("weights")
+        yield train
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+@pytest.mark.parametrize("arguments", LOOKS, ids=" ".join)
+def test_every_line_fits(busy: refstore.Store, arguments: list[str], columns: int) -> None:
+    status, lines, _ = shown_on_terminal(columns, *arguments)
+    assert status == 0 or arguments == ["doctor"]
+    assert [line for line in lines if width_of(line) > columns] == []
+
+
+def test_more_columns_show_more(busy: refstore.Store) -> None:
+    for arguments, more in ((["ls"], "CONDEMNED"), (["objects", "train"], "KIND")):
+        assert more not in shown_on_terminal(60, *arguments)[1][0]
+        assert more in shown_on_terminal(200, *arguments)[1][0]
+    narrow = shown_on_terminal(80, "objects", "train")[1]
+    wide = shown_on_terminal(220, "objects", "train")[1]
+    assert not any(LONG in line for line in narrow)
+    assert any(line.startswith("experiments/") and "…" in line for line in narrow)
+    assert any(line.startswith(LONG) for line in wide)
+
+
+def test_what_goes_to_no_terminal_is_whole(busy: refstore.Store) -> None:
+    said = in_a_process("objects", "train")
+    assert LONG in said.out
+    assert "\x1b" not in said.out
+
+
+def test_colours_are_for_terminals_that_want_them(busy: refstore.Store) -> None:
+    assert shown_on_terminal(80, "objects", "train")[2]
+    assert not shown_on_terminal(80, "objects", "train", TERM="dumb")[2]
+    status, lines, _ = shown_on_terminal(80, "objects", "train", NO_COLOR="1")
+    assert status == 0
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]", "\n".join(lines))
+
+
+def test_wide_letters_are_counted_as_they_are_shown(run: Command, train: refstore.Store) -> None:
+    train.put(b"x", name="重み" * 30)
+    lines = shown_on_terminal(80, "objects", "train")[1]
+    assert {width_of(line) for line in lines[1:-1]} == {width_of(lines[0])}
+    assert width_of(lines[0]) <= 80
+
+
+def test_bytes_are_not_for_terminals(run: Command, train: refstore.Store) -> None:
+    train.put(bytes(range(256)), name="binary")
+    train.put(b"plain\n", name="text")
+    status, lines, _ = shown_on_terminal(200, "get", "train", "binary")
+    assert (status, len(lines)) == (2, 1)
+    assert "is not text for a terminal: give -o FILE" in lines[0]
+    assert shown_on_terminal(80, "get", "train", "text")[:2] == (0, ["plain"])
+
+
+# --- top
+
+
+def shows(part: str) -> Callable[[str], bool]:
+    return lambda text: part in text
+
+
+@pytest.mark.parametrize(("columns", "rows"), SIZES)
+def test_top_shows_the_store_as_it_changes(busy: refstore.Store, columns: int, rows: int) -> None:
+    with on_terminal(columns, rows, "top", "train", "--interval", "0.1") as top:
+        top.wait_for(lambda text: "q: quit" in text and " pinned" in text)
+        assert top.lines[0].startswith("train  ")
+        assert f"of {busy.capacity >> 20}.0 MiB" in top.lines[1]
+        top.wait_for(shows("2 objects, 2 pinned, 1 pending delete"))
+        top.wait_for(DELETED.search)
+        assert len(top.lines) == rows
+        assert max(map(width_of, top.lines)) <= columns
+
+        def sees_a_put(text: str) -> object:
+            busy.put(bytes(50_000), name="new", replace=True)
+            return re.search(r"puts [1-9]\d* /s", text)
+
+        top.wait_for(sees_a_put)
+        top.wait_for(lambda text: "3 objects" in text and "puts 0 /s" in text)
+        top.press("q")
+        assert top.status() == 0
+
+
+@pytest.mark.parametrize(("columns", "rows"), SIZES)
+def test_top_opens_objects(busy: refstore.Store, columns: int, rows: int) -> None:
+    with on_terminal(columns, rows, "top", "train") as top:
+        top.wait_for(lambda text: "o: objects" in text)
+        top.press("o")
+        top.wait_for(lambda text: "3 objects, " in text and "esc: back" in text)
+        assert top.lines[2].startswith("experiments/")
+        top.press("n")
+        top.wait_for(lambda text: "[name]" in text)
+        top.press("j")
+        top.press("\r")
+        top.wait_for(lambda text: "payload" in text and text.count("alive") == 2)
+        assert "pending delete" in top.text
+        top.press("\x1b")
+        top.wait_for(lambda text: "payload" not in text and "3 objects, " in text)
+        top.press("\x1b")
+        top.wait_for(lambda text: "o: objects" in text)
+        top.press("q")
+        assert top.status() == 0
+
+
+def test_top_sorts_processes(busy: refstore.Store) -> None:
+    with on_terminal(80, 24, "top", "train", "--interval", "0.1") as top:
+        for key, order in (("p", "pins"), ("r", "rate"), ("w", "waiting"), ("b", "bytes")):
+            top.wait_for(lambda text: "sort: " in text)
+            top.press(key)
+            top.wait_for(shows(f"[{order}]"))
+        top.interrupt()
+        assert top.status() in (0, 130)
+
+
+def test_top_follows_its_window(busy: refstore.Store) -> None:
+    with on_terminal(80, 24, "top", "train") as top:
+        top.wait_for(lambda text: "q: quit" in text)
+        top.resize(120, 40)
+        top.wait_for(lambda text: "q: quit" in text.splitlines()[-1] and len(top.lines[0]) > 80)
+        top.press("q")
+        assert top.status() == 0
+
+
+def test_top_has_colours_for_states(busy: refstore.Store) -> None:
+    with on_terminal(80, 24, "top", "train") as top:
+        top.wait_for(DELETED.search)
+        assert {"de5e14", "009e73"} <= top.colours()
+        top.press("q")
+        assert top.status() == 0
+
+
+def test_top_needs_a_terminal(run: Command, train: refstore.Store) -> None:
+    said = run("top", "train")
+    assert (said.status, said.out, said.err.count("\n")) == (2, "", 1)
+    assert "--json" in said.err
+
+
+def test_top_tells_programs(run: Command, train: refstore.Store) -> None:
+    said = run("top", "train", "--json", "--interval", "0.01", "--count", "3")
+    assert (said.status, said.out.count("\n")) == (0, 3)
+    assert run("top", "train", "--interval", "0").status == 2
