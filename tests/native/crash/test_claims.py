@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 
 import refstore
 from refstore import _core
-from tests.native.crash.stopping import arm
+from tests.native.crash.stopping import NAME_LOCKED, arm, stopped_at
 
 pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
 
@@ -84,3 +85,30 @@ def test_a_claim_is_seen_while_its_slot_takes_the_object(
         assert caught.value.pid == maker
     assert bytes(store["n"]) == b"made"
     assert store.check() == []
+
+
+def test_who_is_forked_while_a_publication_waits_keeps_no_pin(store: refstore.Store) -> None:
+    held_up = contextlib.ExitStack()
+    children: list[int] = []
+
+    def make() -> bytes:
+        put = stopped_at(NAME_LOCKED, lambda: store.put(b"other", name="n"))
+        held_up.enter_context(put)
+        return b"made"
+
+    def visit(point: str) -> None:
+        if point == "waiting for another process" and not children:
+            with helpers.forking_on_purpose():
+                children.append(os.fork())
+            if children[0]:
+                held_up.close()
+
+    _core._visit_points(visit)
+    try:
+        with store.get_or_put("n", make) as buf:
+            assert bytes(buf) == b"other"
+    except refstore.RefstoreError:  # in the child
+        os._exit(sum(holder.pid == os.getpid() for holder in store.holders()))
+    finally:
+        _core._visit_points(None)
+    assert os.waitpid(children[0], 0)[1] == 0

@@ -69,6 +69,14 @@ OF_WAITING = [
         ("tests/api/test_claims.py",),
     ),
     Mutation(
+        "claim_over_a_hard_one",
+        "what is made in its claim's own slot is published under a name that another has claimed",
+        "publication.pxd",
+        "    elif v.slots[i].flags & FLAG_HARD_CLAIM == 0 and old.any_alike",
+        "    elif claim != i + 1 and old.any_alike",
+        ("tests/api/test_claims.py",),
+    ),
+    Mutation(
         "claim_given_up_twice",
         "the claim whose slot the object has taken is given up when the object is there",
         "making_calls.pxi",
@@ -104,8 +112,8 @@ OF_WAITING = [
         "room_recovered_in_silence",
         "who frees a block dies before it has told anybody, and so does nobody else",
         "recovery.pxd",
-        "    announce_room(v)\n    free_row(v, dead)\n",
-        "    free_row(v, dead)\n",
+        "    announce_room(v)\n    note_recovery(",
+        "    note_recovery(",
         SLEEPERS,
     ),
 ]
