@@ -262,6 +262,9 @@ async def get_or_put(
     Within a task of this loop call this, not `store.get_or_put()`: that would block the loop, and
     the factory that it waits for may be a task of it.
 
+    The object needs a slot beside that of the claim: one of the store's `max_objects` must be free
+    for each of the two.
+
     Parameters:
         store: the store.
         name: the name.
