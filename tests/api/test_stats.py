@@ -173,6 +173,18 @@ def test_operations_are_counted(store: refstore.Store) -> None:
     assert (stats.puts, stats.gets, stats.deletes) == (8, 5, 3)
 
 
+def test_what_is_replaced_or_goes_with_its_owner_is_counted(store: refstore.Store) -> None:
+    for _ in range(3):
+        store.put(b"x", name="n", replace=True)
+    with store.get("n"):
+        store.put(b"x", name="n", replace=True)
+    store.put_many([b"x"] * 2, names=["n", "m"], replace=True)
+    assert helpers.forked(lambda: store.put(b"x", owned=True)) == 0
+    store.recover()
+    stats = store.stats()
+    assert (stats.puts, stats.deletes, stats.objects) == (7, 5, 2)
+
+
 def test_largest_free_is_what_fits(make_store: Callable[..., refstore.Store]) -> None:
     store = make_store("4MiB")
     rng = np.random.default_rng(8)

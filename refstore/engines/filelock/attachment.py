@@ -24,6 +24,7 @@ from refstore.engines.filelock.call import Call
 from refstore.engines.filelock.files import require_own
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
+    DELETES,
     KINDS,
     META,
     NBYTES,
@@ -209,6 +210,8 @@ class Attachment(Owner):
         self.publish(c, call, replaced)
         c.commit()
         self.count(PUTS)
+        if replaced is not None:
+            self.count(DELETES)
         self.recover_condemned(c, replaced)
         if call.asked.owned:
             self.disown_all()  # a Writer may outlive the last `Store`

@@ -108,6 +108,7 @@ def _publish(c: Change, att: Attachment, batch: Sequence[One]) -> None:
         except ObjectExistsError:
             c.commit()
             att.count(PUTS, done)
+            att.count(DELETES, len(gone))
             raise
         att.publish(c, one.call, replaced)
         if replaced is not None:
@@ -116,6 +117,7 @@ def _publish(c: Change, att: Attachment, batch: Sequence[One]) -> None:
             c.commit()
     c.commit()
     att.count(PUTS, len(batch))
+    att.count(DELETES, len(gone))
     for slot in gone:
         att.recover_condemned(c, slot)
 

@@ -17,8 +17,8 @@ from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel_u16, load_acquire, load_acquire_u16, load_seq_cst,
 )
 from refstore.engines.native.error_codes cimport ERR_NOT_FOUND, with_blocker
-from refstore.engines.native.layout cimport GOING, PUBLISHING, Slot
-from refstore.engines.native.view cimport row_at, slots_used, View
+from refstore.engines.native.layout cimport COUNT_DELETES, GOING, PUBLISHING, Slot
+from refstore.engines.native.view cimport count, row_at, slots_used, View
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport is_sealed, unpin, word_generation, word_state
 from refstore.engines.native.names cimport name_lock_of
@@ -38,9 +38,12 @@ cdef inline bint take_from_owner(View *v, uint64_t i, uint64_t row) noexcept nog
 cdef inline int delete_owned(View *v, uint64_t i, uint64_t word, uint64_t row) noexcept nogil:
     # `word`: of a slot that holds a sealed object. As remove(); ERR_NOT_FOUND if it does not go
     # with that row.
-    if not take_from_owner(v, i, row):
-        return ERR_NOT_FOUND
-    return remove(v, i, word_generation(word))
+    cdef int got = ERR_NOT_FOUND
+    if take_from_owner(v, i, row):
+        got = remove(v, i, word_generation(word))
+    if got >= 0:
+        count(v, COUNT_DELETES, 1)
+    return got
 
 
 cdef inline void delete_all_owned(View *v) noexcept nogil:

@@ -15,9 +15,9 @@ from refstore.engines.native.error_codes cimport (
     ERR_SIGNALS, kind_of_error, left_behind, with_blocker,
 )
 from refstore.engines.native.layout cimport (
-    CONDEMNED, FLAG_HARD_CLAIM, NameLock, PUBLISHING, SEALED, Slot,
+    CONDEMNED, COUNT_DELETES, FLAG_HARD_CLAIM, NameLock, PUBLISHING, SEALED, Slot,
 )
-from refstore.engines.native.view cimport slots_used, View
+from refstore.engines.native.view cimport count, slots_used, View
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.waiting cimport announce
 from refstore.engines.native.slots cimport (
@@ -99,6 +99,8 @@ cdef inline int publish(View *v, uint64_t i, bint replace, uint64_t claim) noexc
     if got == 0:
         announce(v, stripe)
     unlock(&stripe.lock)
+    if got == 0 and found >= 0:
+        count(v, COUNT_DELETES, 1)
     # what was replaced is freed, if nobody else reads it
     reaped = max(unpin(v, old.slot), found) if found >= 0 else left_behind(found)
     if got == 0:
