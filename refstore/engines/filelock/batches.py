@@ -101,7 +101,7 @@ def _free(c: Change, batch: Sequence[One]) -> None:
 
 def _publish(c: Change, att: Attachment, batch: Sequence[One]) -> None:
     """One after the other, up to one whose name is taken."""
-    gone = []
+    gone: list[int] = []
     for done, one in enumerate(batch):
         try:
             replaced = claims.find_replaced(c, att, one.call)
