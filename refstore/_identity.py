@@ -102,12 +102,8 @@ def command() -> bytes:
 
 
 def _arguments() -> list[str]:
-    with contextlib.suppress(OSError):
-        fd = os.open("/proc/self/cmdline", os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        try:
-            text = os.read(fd, _MOST).rstrip(b"\0")
-        finally:
-            os.close(fd)
+    with contextlib.suppress(OSError), open("/proc/self/cmdline", "rb", buffering=0) as file:
+        text = (file.read(_MOST) or b"").rstrip(b"\0")
         if text:
             return text.decode("utf-8", "replace").split("\0")
     return [sys.executable or "python", *sys.argv]

@@ -143,7 +143,7 @@ def test_bad_names_are_refused_first(
     assert helpers.usage(store) == (0, 0, 0, 0)
 
 
-@pytest.mark.native(reason="the other engine's blocks are not rounded up to size classes")
+@pytest.mark.native("the other engine's blocks are not rounded up to size classes")
 @pytest.mark.parametrize("timeout", [0, None])
 def test_a_batch_that_fits_in_no_way_evicts_nothing(make_store: MakeStore, timeout: Any) -> None:
     store = make_store("64KiB", evict="lru")

@@ -186,7 +186,7 @@ class Pin:
         finalize: Callable[..., None] = finalize,
         is_finalizing: Callable[[], bool] = sys.is_finalizing,
     ) -> None:
-        if getattr(self, "unpin", None) is not None:  # a handler may raise before it is set
+        if self.unpin is not None:
             finalize(self.give_back, is_finalizing)
 
 
