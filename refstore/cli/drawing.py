@@ -48,7 +48,7 @@ HOLDERS = (
 PROCESS_ORDERS: dict[str, Callable[[ProcessInfo, Rates], Any]] = {
     "bytes": lambda one, rates: (-one.bytes, one.pid),
     "pins": lambda one, rates: (-one.pins, one.pid),
-    "rate": lambda one, rates: (-sum(rates.of_processes.get(one.pid, {}).values()), one.pid),
+    "rate": lambda one, rates: (-sum(rates.of_processes.get(one.slot, {}).values()), one.pid),
     "waiting": lambda one, rates: (-one.waiting, one.pid),
 }
 
@@ -187,7 +187,7 @@ def _processes(
 ) -> list[Line]:
     rows = []
     for one in processes:
-        speed = rates.of_processes.get(one.pid, {})
+        speed = rates.of_processes.get(one.slot, {})
         rows.append(
             Row(
                 [

@@ -161,7 +161,7 @@ class _Collector:
         )
         dead.add_metric([self._name], sum(not one.alive for one in processes))
         yield dead
-        labels = ["store", "pid", "label", "command"]
+        labels = ["store", "slot", "pid", "label", "command"]
         held = GaugeMetricFamily(
             "refstore_process_held_bytes",
             f"Bytes of blocks that a process pins or writes; of the {LARGEST} largest.",
@@ -170,10 +170,11 @@ class _Collector:
         pins = GaugeMetricFamily(
             "refstore_process_pins", "Pins of a process; of the same processes.", labels=labels
         )
-        largest = sorted(processes, key=lambda one: (-one.bytes, one.pid))[:LARGEST]
+        largest = sorted(processes, key=lambda one: (-one.bytes, one.pid, one.slot))[:LARGEST]
         for one in largest:
-            held.add_metric([self._name, str(one.pid), one.label, one.command], one.bytes)
-            pins.add_metric([self._name, str(one.pid), one.label, one.command], one.pins)
+            who = [self._name, str(one.slot), str(one.pid), one.label, one.command]
+            held.add_metric(who, one.bytes)
+            pins.add_metric(who, one.pins)
         yield from (held, pins)
 
 

@@ -58,6 +58,12 @@ class _Parser(argparse.ArgumentParser):
         super().error(message + _Parser.advice)
 
 
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def _advice(given: Sequence[str], takes_names: Sequence[str]) -> str:
     verb = next((one for one in given if one[:1] != "-"), "")
     dashed = next((shlex.quote(one) for one in given if one[:1] == "-" and one not in OPTIONS), "")
@@ -151,6 +157,14 @@ def _add_looks(commands: _Commands) -> None:
     found.add_argument(
         "--sort", choices=list(SORTS), default="size", help="the order; by size if it is not given"
     )
+    found.add_argument(
+        "--by",
+        choices=["process", "line"],
+        help="sums, for each process that put, or each line of a program, if it tells",
+    )
+    found.add_argument(
+        "--limit", metavar="N", type=_count, help="the first N lines; all if it is not given"
+    )
     found.add_argument("--prefix", metavar="TEXT", help="those whose names begin so")
     found.add_argument("--state", choices=list(STATES), help="those in this state")
     found.add_argument("--owner", metavar="PID", type=int, help="those that this process put")
@@ -163,7 +177,9 @@ def _add_looks(commands: _Commands) -> None:
         holders, "show which processes pin objects or are writing some", text=_OF_HOLDERS
     )
     who.add_argument(
-        "--by", choices=["process", "object"], help="a line for each process, or each object"
+        "--by",
+        choices=["process", "object", "line"],
+        help="a line for each process, object, or line of a program, if it tells",
     )
     commands.add(check, "test every invariant of a store; exit status 1 if one does not hold")
     commands.add(

@@ -51,7 +51,7 @@ def _as_json(name: str, moment: Moment, rates: Rates) -> dict[str, object]:
         "stats": dataclasses.asdict(moment.stats),
         "rates": dict(rates.of_store),
         "processes": [
-            dataclasses.asdict(one) | {"rates": dict(rates.of_processes.get(one.pid, {}))}
+            dataclasses.asdict(one) | {"rates": dict(rates.of_processes.get(one.slot, {}))}
             for one in moment.processes
         ],
     }

@@ -32,7 +32,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Rates:
-    """Events per second, of the store and of each process by its pid."""
+    """Events per second, of the store and of each process by its slot."""
 
     of_store: Mapping[str, float]
     of_processes: Mapping[int, Mapping[str, float]]
@@ -57,12 +57,13 @@ def rates_between(old: Moment | None, new: Moment) -> Rates:
     if old is None or new.at <= old.at:
         return NONE
     seconds = new.at - old.at
-    before = {one.pid: one for one in old.processes}
+    before = {(one.slot, one.pid): one for one in old.processes}
     return Rates(
         {name: _per_second(old.stats, new.stats, name, seconds) for name in COUNTED},
         {
-            one.pid: {
-                name: _per_second(before.get(one.pid), one, name, seconds) for name in COUNTED
+            one.slot: {
+                name: _per_second(before.get((one.slot, one.pid)), one, name, seconds)
+                for name in COUNTED
             }
             for one in new.processes
         },
