@@ -118,9 +118,11 @@ def find_held(store: Look) -> list[Held]:
         created = info.created if info and info.created else None
         found.append(Held(row, state, created))
     sums = {slot: total(held) for slot, held in _by_slot(found).items()}
-    return sorted(
-        found, key=lambda one: (-sums[one.holder.slot], one.holder.slot, -one.holder.bytes)
-    )
+
+    def order(one: Held) -> tuple[int, ...]:
+        return -sums[one.holder.slot], one.holder.slot, -one.holder.bytes
+
+    return sorted(found, key=order)
 
 
 # --- sums
@@ -202,7 +204,8 @@ def _title_of(held: Sequence[Held]) -> str:
     if len(names) == 1:
         what = first.name or "(no name)"
     else:
-        what = f"{os.path.commonprefix([name or '' for name in names])}*"
+        given = [name or "" for name in names]
+        what = f"{os.path.commonprefix(given)}*"  # noqa: RUF071  these are no paths
     return f"{what} ({plural(len(held), 'object')})"
 
 

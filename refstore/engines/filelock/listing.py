@@ -107,8 +107,8 @@ def _describe(c: Change, of: Of, slot: int, processes: dict[int, tuple[int, str]
 def holders(
     c: Change, of: Of, own: int | None, key: tuple[int, int] | bytes | None
 ) -> list[HolderRow] | None:
-    """The fields of Holder, in its order, and its slot, for each holder of one object or of any; None
-    if there is no such object. `own`: the row of who asks."""
+    """The fields of Holder, in its order, and its slot, of each holder of one object or of any;
+    None if there is no such object. `own`: the row of who asks."""
     if key is None:
         seen = check.holdings(c)
     else:
