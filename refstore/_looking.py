@@ -147,8 +147,9 @@ class Look:
     # --- what is in it
 
     def info(self, key: ObjectRef | str) -> ObjectInfo:
-        """Describes a live object, as `Store.info`."""
-        return ObjectInfo(*self._seen._info(key))
+        """Describes a live object, as `Store.info`, with the line that put it."""
+        seen = self._seen
+        return next(with_sites([ObjectInfo(*seen._info(key))], seen.uuid, seen._processes()))
 
     def objects(self, prefix: str | None = None) -> Iterator[ObjectInfo]:
         """Describes all objects, as `Store.objects`."""
