@@ -188,8 +188,8 @@ def _by_line_of(found: Iterable[Held]) -> list[list[Held]]:
 
 
 def _alike(found: Sequence[Held]) -> list[list[Held]]:
-    """What one line below a process shows, with the largest sum first: what one line of the program
-    pinned, as far as it tells, or what has one name."""
+    """Groups that are one line below a process, with the largest sum first: of what one line of the
+    program pinned, as far as it tells, or of what has one name."""
     groups = grouped(
         ((frozenset(one.holder.pinned_at) or one.holder.name, one.state), one) for one in found
     )
