@@ -131,6 +131,18 @@ def test_objects_are_summed_by_process(run: Command, train: refstore.Store) -> N
     assert "live and pinned by nobody: 5, " in sums[-1]
 
 
+def test_a_reader_of_an_array_may_have_seen_enough(run: Command, train: refstore.Store) -> None:
+    train.put(np.zeros(300_000), name="array")
+    command = [sys.executable, "-m", "refstore", "get", "train", "array"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        assert program.stdout.read(6) == b"\x93NUMPY"
+        program.stdout.close()
+        assert (program.wait(), program.stderr.read()) == (0, b"")
+
+
 def test_only_the_first_are_listed(run: Command, train: refstore.Store) -> None:
     assert names(run, "--limit", "1") == ["weights"]
     assert len(run("objects", "train", "--limit", "1").out.splitlines()) == 3
