@@ -124,6 +124,16 @@ def test_stat_lists_the_largest_of_many_processes(
         assert f"{os.getpid()}  " in said
 
 
+def test_top_as_json_ends_with_its_store(run: Command, train: refstore.Store) -> None:
+    command = [*(sys.executable, "-m", "refstore", "top", "train"), "--json", "--interval", "0.05"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as top:
+        assert helpers.line(top)
+        assert run("rm", "train").status == 0
+        _, complaint = top.communicate(timeout=helpers.BUSY_TIMEOUT)
+        assert (top.returncode, complaint) == (2, "refstore: train was removed meanwhile\n")
+
+
 @contextlib.contextmanager
 def in_containers(number: int, path: str) -> Iterator[None]:
     """Processes that hold an object, each the first of a pid namespace of its own."""
