@@ -30,8 +30,8 @@ __all__ = [
 class RefstoreWarning(UserWarning):
     """Something works, though not as well as it could on this machine.
 
-    Warned of are a store that works through file locks since the compiled core is not there, and a
-    forked child that has no place in the store.
+    Warned of are a store that works through file locks since the compiled core is not there, a
+    forked child that has no place in the store, and a REFSTORE_LABEL that cannot be a label.
 
     Example:
         >>> issubclass(refstore.RefstoreWarning, UserWarning)

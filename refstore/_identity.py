@@ -10,9 +10,11 @@ import contextlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Final
 
+from refstore._errors import RefstoreWarning
 from refstore._names import holds_control, require_text
 
 __all__ = ["COMMAND_NBYTES", "LABEL_NBYTES", "command", "label", "on_label", "own_label", "shorten"]
@@ -27,6 +29,7 @@ _TAKE_VALUE: Final = "WX"  # options of the interpreter; of the long ones the ne
 _LONG_WITH_VALUE: Final = "--check-hash-based-pycs"
 
 _given: str | None = None  # by label()
+_warned_of: set[str] = set()  # labels from outside
 _listeners: list[Callable[[], None]] = []
 
 
@@ -61,11 +64,21 @@ def label(text: str) -> None:
 
 
 def own_label() -> bytes:
-    """The label of this process, as engines keep it. ValueError if REFSTORE_LABEL cannot be one."""
-    text = _given
-    if text is None:
-        text = _checked(os.environ.get(_VARIABLE, ""), _VARIABLE)
-    return _fit(text, LABEL_NBYTES)
+    """The label of this process, as engines keep it."""
+    return _fit(_from_outside() if _given is None else _given, LABEL_NBYTES)
+
+
+def _from_outside() -> str:
+    # whoever starts a job must not end it by a label
+    text = os.environ.get(_VARIABLE, "")
+    try:
+        return _checked(text, _VARIABLE)
+    except ValueError as error:
+        cleaned = "".join(letter if letter.isprintable() else "?" for letter in text)
+        if text not in _warned_of:
+            _warned_of.add(text)
+            warnings.warn(f"{error}; it is taken as {cleaned!r}", RefstoreWarning, stacklevel=2)
+        return cleaned
 
 
 def on_label(listener: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from refstore import _header, _messages
 from refstore._names import require_text
-from refstore._report_calls import add_sites, by_size, lasting
+from refstore._report_calls import add_sites, by_size, lasting, with_sites
 from refstore._reports import Holder, ObjectInfo, PastRecovery, ProcessInfo, StoreStats
 from refstore.engines import choice
 
@@ -147,13 +147,15 @@ class Look:
     # --- what is in it
 
     def info(self, key: ObjectRef | str) -> ObjectInfo:
-        """Describes a live object, as `Store.info`."""
-        return ObjectInfo(*self._seen._info(key))
+        """Describes a live object, as `Store.info`, with the line that put it."""
+        seen = self._seen
+        return next(with_sites([ObjectInfo(*seen._info(key))], seen.uuid, seen._processes()))
 
     def objects(self, prefix: str | None = None) -> Iterator[ObjectInfo]:
         """Describes all objects, as `Store.objects`."""
-        rows = self._seen._objects(None if prefix is None else require_text(prefix, "a prefix"))
-        return (ObjectInfo(*row) for row in rows)
+        seen = self._seen
+        rows = seen._objects(None if prefix is None else require_text(prefix, "a prefix"))
+        return with_sites((ObjectInfo(*row) for row in rows), seen.uuid, seen._processes())
 
     def holders(self, key: ObjectRef | str | None = None) -> list[Holder]:
         """Lists who keeps which objects in memory, largest first, as `Store.holders`."""

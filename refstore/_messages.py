@@ -29,9 +29,12 @@ from refstore._header import is_store
 from refstore._paths import of_chosen, store_folder
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from refstore._refs import ObjectRef
 
 NAMED = 4  # holders that a message names
+LINES_NAMED = 3
 
 
 def command() -> str:
@@ -86,11 +89,18 @@ def busy_for_children(path: str, pid: int, what: str) -> StoreBusyError:
 
 
 def full(
-    path: str, needed: int, why: str, room: Room, holders: Sequence[TopHolder], fd: int
+    path: str,
+    needed: int,
+    why: str,
+    room: Room,
+    holders: Sequence[TopHolder],
+    own: int,
+    fd: int,
 ) -> StoreFullError:
     """`why`, as in "no free extent is large enough"; `holders`: largest first.
 
-    `fd`: a descriptor of the store's file, or -1.
+    `own`: the number of this process among them, or -1; `fd`: a descriptor of the store's file, or
+    -1.
     """
     advice = _what_to_do(needed, why)
     if why == NO_MEMORY:
@@ -98,7 +108,7 @@ def full(
     error = StoreFullError(
         f"no room for {needed} bytes in store {path!r}: {why}. Capacity {room.capacity}, free "
         f"{room.free}, largest free extent {room.largest_free}; {_what_is_pinned(room)}."
-        f"{_who_holds(holders)}{_what_comes_back(room)} {advice}",
+        f"{_who_holds(holders, own)}{_what_comes_back(room)} {advice}",
         needed=needed,
         free=room.free,
         largest_free=room.largest_free,
@@ -139,15 +149,25 @@ def _what_is_pinned(room: Room) -> str:
     )
 
 
-def _who_holds(holders: Sequence[TopHolder]) -> str:
+def _who_holds(holders: Sequence[TopHolder], own: int) -> str:
     if not holders:
         return ""
     named = [
-        f"process {pid} ({command}) {nbytes} bytes" for pid, command, nbytes in holders[:NAMED]
+        f"{'this process' if number == own else 'process'} {pid} ({command}) {nbytes} bytes"
+        for number, (pid, command, nbytes) in enumerate(holders[:NAMED])
     ]
     if len(holders) > NAMED:
         named.append(f"{len(holders) - NAMED} more")
     return f" Pinned or being written: {', '.join(named)}."
+
+
+def lines_that_fill(verb: str, nbytes_by_site: Counter[str]) -> str:
+    """The lines of programs behind most of what fills a store. `verb`: "pinned" or "put"."""
+    largest = nbytes_by_site.most_common(LINES_NAMED)
+    if not largest:
+        return ""
+    told = ", ".join(f"{nbytes} bytes {verb} at {site}" for site, nbytes in largest)
+    return f". By line: {told}"
 
 
 def _what_comes_back(room: Room) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from refstore._sites import Told
 if TYPE_CHECKING:
     from refstore.engines.interface import HolderRow
 
-__all__ = ["ReportCalls", "add_sites", "by_size", "lasting"]
+__all__ = ["ReportCalls", "add_sites", "by_size", "lasting", "with_sites"]
 
 RETRIES = 5  # more that check() takes before it reports
 RETRY_DELAY = 0.02  # seconds
@@ -67,8 +68,12 @@ class ReportCalls(EngineCalls):
             >>> [(one.name, one.state) for one in store.objects()]
             [('letters', 'live')]
         """
-        rows = self._base()._objects(None if prefix is None else require_text(prefix, "a prefix"))
-        return (ObjectInfo(*row) for row in rows)
+        base = self._base()
+        rows = base._objects(None if prefix is None else require_text(prefix, "a prefix"))
+        found = (ObjectInfo(*row) for row in rows)
+        if self._tracks:
+            return with_sites(found, base._attachment.uuid, base._processes())
+        return found
 
     def stats(self) -> StoreStats:
         """Counts what the store holds and has done.
@@ -159,18 +164,35 @@ class ReportCalls(EngineCalls):
 
 def by_size(rows: Iterable[HolderRow]) -> list[Holder]:
     """The holders, largest first."""
-    found = [Holder(*row) for row in rows]
+    found = []
+    for row in rows:
+        holder = Holder(*row[:-1])
+        holder.slot = row[-1]
+        found.append(holder)
     return sorted(found, key=lambda holder: (-holder.bytes, holder.pid))
 
 
 def add_sites(holders: list[Holder], uuid: bytes, processes: list[tuple[Any, ...]]) -> None:
     """Adds what those processes tell of the lines behind pins and puts."""
-    told = Told(uuid, [row[0] for row in processes])
+    living = Counter(row[0] for row in processes if row[3])
+    told = Told(uuid, living)
     for holder in holders:
         if holder.ref is not None:
             ref = bytes(holder.ref)
-            holder.pinned_at = told.pins(holder.pid, ref, holder.pins)
+            if holder.alive and living[holder.pid] == 1:  # else whose lines they are is not known
+                holder.pinned_at = told.pins(holder.pid, ref, holder.pins)
             holder.put_at = told.put(ref)
+
+
+def with_sites(
+    objects: Iterable[ObjectInfo], uuid: bytes, processes: list[tuple[Any, ...]]
+) -> Iterator[ObjectInfo]:
+    """The objects, with what those processes tell of the lines that put them."""
+    told = Told(uuid, [row[0] for row in processes])
+    for one in objects:
+        if one.ref is not None and (site := told.put(bytes(one.ref))) is not None:
+            object.__setattr__(one, "put_at", site)
+        yield one
 
 
 def lasting(look: Callable[[], set[str]]) -> list[str]:

@@ -111,6 +111,8 @@ class ProcessInfo:
         gets: calls of get().
         deletes: objects that it deleted, or replaced.
         evictions: objects that it deleted to make room.
+        slot: its place in the store's process table, which tells processes of one pid apart: each
+            container may count pids for itself.
     """
 
     pid: int
@@ -126,6 +128,7 @@ class ProcessInfo:
     gets: int
     deletes: int
     evictions: int
+    slot: int
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,8 @@ class Holder(_Holder):
 
     Beside the seven, `pinned_at` has the line of the program behind each pin, and `put_at` the one
     that put the object, if the process that did it was made to track: see `Store(track=True)`.
+    `slot` is the process's place in the store's process table, which tells processes of one pid
+    apart: each container may count pids for itself.
 
     Example:
         >>> ref = store.put(b"x")
@@ -180,10 +185,15 @@ class Holder(_Holder):
 
     pinned_at: tuple[str, ...] = ()
     put_at: str | None = None
+    slot: int = -1
+
+
+class _Told:
+    put_at: str | None = None
 
 
 @dataclass(frozen=True)
-class ObjectInfo:
+class ObjectInfo(_Told):
     """A description of one object. Sizes are in bytes.
 
     Parameters:
@@ -199,6 +209,9 @@ class ObjectInfo:
         owned: whether it goes with its owner.
         evictable: whether it may go when other objects need its space.
         state: "live", "pending delete" (deleted, and kept by pins), "writing" or "claimed".
+
+    Beside these, `put_at` has the line of the program that put the object, where `objects()` of a
+    store that tracks finds it: the process that put it was made to track, too, and is alive.
 
     Example:
         >>> info = store.info(store.put(b"abc"))

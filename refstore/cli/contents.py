@@ -64,12 +64,20 @@ def _is_text(buf: PinnedBuffer) -> bool:
     return all(letter.isprintable() or letter in "\n\t" for letter in text)
 
 
+class _Written:
+    """A file, of which there is only its write()."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.write = file.write
+
+
 def _write(buf: PinnedBuffer, file: IO[bytes]) -> None:
     if buf.kind == "bytes":
         with memoryview(buf) as view:
             file.write(view)
     elif buf.kind == "array":
-        np.lib.format.write_array(file, buf.array, allow_pickle=False)
+        # to what is no file numpy writes by calls, whose errors say why
+        np.lib.format.write_array(_Written(file), buf.array, allow_pickle=False)
     else:
         pickle.dump(buf.value, file, protocol=5)
 

@@ -26,6 +26,7 @@ from refstore.engines import choice
 __all__ = ["doctor"]
 
 LITTLE = 64 << 20  # bytes of shared memory: what Docker gives
+CHECKED = 100_000  # objects at most of a store whose invariants are tested here
 NEARLY_FULL = 0.05  # of a file system that is free
 STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
@@ -51,7 +52,9 @@ def doctor(options: argparse.Namespace) -> int:
             show_wrapped("        ", one.what)
             if one.advice:
                 show_wrapped("        -> ", one.advice)
-        show(plural(len(problems), "problem") if problems else "no problem")
+        notes = sum(one.state == "note" for one in findings)
+        told = f", {plural(notes, 'note')}" if notes else ""
+        show((plural(len(problems), "problem") if problems else "no problem") + told)
     return 1 if problems else 0
 
 
@@ -72,7 +75,13 @@ def _findings() -> Iterator[Finding]:
     yield from _kernel()
     for one in seen:
         yield from _of_store(one)
-    yield Finding("stores", "ok", f"{plural(len(seen), 'store')} in {folder}")
+    what = f"{plural(len(seen), 'store')} in {folder}"
+    large = [one.name for one in seen if not one.is_checked]
+    if large:
+        what += (
+            f"; too large to be checked here (`{_messages.command()} check`): {', '.join(large)}"
+        )
+    yield Finding("stores", "ok", what)
 
 
 # --- Python and the engine
@@ -212,6 +221,8 @@ class Seen:
     capacity: int = 0
     stats: StoreStats | None = None
     dead: Sequence[ProcessInfo] = ()
+    problems: Sequence[str] = ()
+    is_checked: bool = True
     is_abandoned: bool = False
     error: str = ""
 
@@ -223,7 +234,10 @@ def _see(path: str) -> Seen:
             return Seen(name, path, is_abandoned=True)
         with look(path, False) as store:
             dead = [one for one in store.processes() if not one.alive]
-            return Seen(name, path, store.capacity, store.stats(), dead)
+            stats = store.stats()
+            is_small = stats.objects + stats.condemned <= CHECKED
+            problems = store.problems() if is_small else []
+            return Seen(name, path, store.capacity, stats, dead, problems, is_small)
     except FileNotFoundError:  # removed since
         return Seen(name, path)
     except (RefstoreError, OSError, ValueError) as error:
@@ -238,7 +252,17 @@ def _of_store(one: Seen) -> Iterator[Finding]:
         yield Finding(topic, "problem", what, f"`{command} gc` removes it")
     elif one.error:
         advice = f"`{command} rm {shlex.quote(one.path)}` if nobody needs what it holds"
-        yield Finding(topic, "problem", one.error, advice)
+        said = f"{command} rm " in one.error
+        yield Finding(topic, "problem", one.error, "" if said else advice)
+    elif one.problems:
+        what = f"damaged: {one.problems[0]}"
+        if len(one.problems) > 1:
+            what += f"; and {plural(len(one.problems) - 1, 'more problem')}"
+        advice = (
+            f"`{command} check {one.name}` lists all; save what can be read, then "
+            f"`{command} rm {one.name}`"
+        )
+        yield Finding(topic, "problem", what, advice)
     elif one.dead:
         pids = ", ".join(str(other.pid) for other in one.dead)
         held = size_text(sum(other.bytes for other in one.dead))

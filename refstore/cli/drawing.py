@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from refstore._reports import ObjectInfo, ProcessInfo
 from refstore._units import age_text, count_text, percent_text, plural, rate_text, size_text
@@ -18,7 +17,7 @@ from refstore.cli.stores import labelled, state_of
 from refstore.cli.tables import Column, Row, fitted, layout, shorten
 from refstore.cli.watching import Moment, Rates
 
-__all__ = ["PROCESS_ORDERS", "About", "Table", "draw_object", "draw_objects", "draw_store"]
+__all__ = ["About", "Table", "draw_object", "draw_objects", "draw_store"]
 
 HEAD_LINES = 4  # above the map
 KEYS_STYLE = "reverse"
@@ -44,13 +43,6 @@ HOLDERS = (
     Column("STATE", left=True),
     Column("PINS"),
 )
-
-PROCESS_ORDERS: dict[str, Callable[[ProcessInfo, Rates], Any]] = {
-    "bytes": lambda one, rates: (-one.bytes, one.pid),
-    "pins": lambda one, rates: (-one.pins, one.pid),
-    "rate": lambda one, rates: (-sum(rates.of_processes.get(one.pid, {}).values()), one.pid),
-    "waiting": lambda one, rates: (-one.waiting, one.pid),
-}
 
 
 @dataclass(frozen=True)
@@ -82,11 +74,17 @@ class Table:
 
 
 def draw_store(
-    about: About, moment: Moment, rates: Rates, order: str, table: Table, width: int, height: int
+    about: About,
+    moment: Moment,
+    processes: Sequence[ProcessInfo],
+    rates: Rates,
+    order: str,
+    table: Table,
+    width: int,
+    height: int,
 ) -> list[Line]:
-    """The first page: occupancy, the map, rates, processes, recoveries."""
+    """The first page: occupancy, the map, rates, processes in their order, recoveries."""
     recovered = _recovered(moment, width)
-    processes = sorted(moment.processes, key=lambda one: PROCESS_ORDERS[order](one, rates))
     room = height - HEAD_LINES - 2 - len(recovered) - 2  # of the legend, the keys, the head
     map_height = max(room - max(min(len(processes), room // 2), 3), 2)
     lines = _head(about, moment, rates, width)
@@ -121,8 +119,8 @@ def _head(about: About, moment: Moment, rates: Rates, width: int) -> list[Line]:
         (f"{count_text(stats.condemned)} pending delete", "yellow" if stats.condemned else ""),
         (f"{plural_count(stats.processes, 'process')}", ""),
         (f"{moment.waiting} waiting", "yellow" if moment.waiting else ""),
-        (f"{dead} dead", "bold red" if dead else ""),
     ]
+    counts.insert(0 if dead else len(counts), (f"{dead} dead", "bold red" if dead else ""))
     line: Line = []
     for number, piece in enumerate(counts):
         line += [(", ", ""), piece] if number else [piece]
@@ -187,7 +185,7 @@ def _processes(
 ) -> list[Line]:
     rows = []
     for one in processes:
-        speed = rates.of_processes.get(one.pid, {})
+        speed = rates.of_processes.get(one.slot, {})
         rows.append(
             Row(
                 [
@@ -259,17 +257,20 @@ def draw_objects(
     return [*lines[: height - 1], _keys(keys, width)]
 
 
-def draw_object(one: ObjectInfo, held: Sequence[Held], width: int, height: int) -> list[Line]:
+def draw_object(
+    one: ObjectInfo, held: Sequence[Held], is_gone: bool, width: int, height: int
+) -> list[Line]:
     """One object, and who holds it."""
     fields = (
         ("name", one.name or "none"),
         ("ref", "none yet" if one.ref is None else one.ref.hex()),
-        ("state", one.state),
+        ("state", "gone" if is_gone else one.state),
         ("kind", one.kind or "not known yet"),
         ("payload", f"{size_text(one.nbytes)} ({one.nbytes} bytes)"),
         ("block", f"{size_text(one.block_nbytes)} ({one.block_nbytes} bytes)"),
         ("put by", f"{one.pid}  {one.command}" if one.pid else "not known any more"),
         ("put at", _when(one.created)),
+        ("by line", one.put_at or "not told"),
         ("owned", "yes: it goes with its owner" if one.owned else "no"),
         ("evictable", "yes" if one.evictable else "no"),
         ("pins", str(one.pins)),

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from refstore._looking import Look
 from refstore._reports import Holder, ObjectInfo
 from refstore._units import age_text, plural, size_text
-from refstore.cli.objects import title
+from refstore.cli.objects import grouped, title
 from refstore.cli.output import note, show, show_json
 from refstore.cli.reaching import look
 from refstore.cli.tables import Column, Row, show_table
 
 __all__ = ["Held", "find_held", "holders", "sites_of", "total"]
-
-K = TypeVar("K")
 
 DETAILED = (
     Column("PID"),
@@ -38,6 +36,15 @@ BY_PROCESS = (
     Column("SIZE"),
     Column("OLDEST"),
 )
+BY_LINE = (
+    Column("SIZE"),
+    Column("OBJECTS"),
+    Column("PINS", spare=1),
+    Column("PUT AT", left=True, least=10, spare=2),
+    Column("PINNED AT", left=True, least=16),
+    Column("PID"),
+    Column("COMMAND", left=True, least=12),
+)
 BY_OBJECT = (
     Column("NAME OR REF", left=True, least=20),
     Column("STATE", left=True),
@@ -46,6 +53,11 @@ BY_OBJECT = (
     Column("AGE"),
     Column("HELD BY", left=True, least=12),
 )
+
+
+TRACKING = "start it with REFSTORE_TRACK=1, or let it open the store by Store(track=True)"
+LISTED = 20  # rows below a process
+SITES = 3  # lines of a program below a row
 
 
 @dataclass(frozen=True)
@@ -61,15 +73,27 @@ def holders(options: argparse.Namespace) -> int:
     with look(options.name, options.foreign) as store:
         found = find_held(store)
     if options.json:
-        rows = {None: _as_json, "process": _processes_as_json, "object": _objects_as_json}
+        rows = {
+            None: _as_json,
+            "process": _processes_as_json,
+            "object": _objects_as_json,
+            "line": _lines_as_json,
+        }
         show_json(rows[options.by](found))
     elif not found:
         note(f"{options.name}: no process pins an object or is writing one")
     else:
-        tables = {None: _detailed, "process": _by_process, "object": _by_object}
+        tables = {
+            None: _detailed,
+            "process": _by_process,
+            "object": _by_object,
+            "line": _by_line,
+        }
         show_table(*tables[options.by](found, time.time()))
         number = len(_by_key(found))
         show(f"{plural(number, 'object')}, {size_text(total(found))}")
+        if options.by == "line" and not any(one.holder.pinned_at for one in found):
+            note(f"no process tells its lines: {TRACKING}")
     return 0
 
 
@@ -93,8 +117,12 @@ def find_held(store: Look) -> list[Held]:
         state = info.state if info else "writing" if row.ref is None else "pending delete"
         created = info.created if info and info.created else None
         found.append(Held(row, state, created))
-    sums = {pid: total(held) for pid, held in _by_pid(found).items()}
-    return sorted(found, key=lambda one: (-sums[one.holder.pid], one.holder.pid, -one.holder.bytes))
+    sums = {slot: total(held) for slot, held in _by_slot(found).items()}
+
+    def order(one: Held) -> tuple[int, ...]:
+        return -sums[one.holder.slot], one.holder.slot, -one.holder.bytes
+
+    return sorted(found, key=order)
 
 
 # --- sums
@@ -105,20 +133,14 @@ def total(found: Iterable[Held]) -> int:
     return sum(rows[0].holder.bytes for rows in _by_key(found).values())
 
 
-def _by_pid(found: Iterable[Held]) -> dict[int, list[Held]]:
-    return _grouped((one.holder.pid, one) for one in found)
+def _by_slot(found: Iterable[Held]) -> dict[int, list[Held]]:
+    """By process: pids may be those of several containers."""
+    return grouped((one.holder.slot, one) for one in found)
 
 
 def _by_key(found: Iterable[Held]) -> dict[object, list[Held]]:
     """By object. What is being written has one holder."""
-    return _grouped((one.holder.ref or id(one), one) for one in found)
-
-
-def _grouped(pairs: Iterable[tuple[K, Held]]) -> dict[K, list[Held]]:
-    groups: dict[K, list[Held]] = defaultdict(list)
-    for key, one in pairs:
-        groups[key].append(one)
-    return groups
+    return grouped((one.holder.ref or id(one), one) for one in found)
 
 
 def _pins(rows: Sequence[Held]) -> int:
@@ -150,24 +172,62 @@ def sites_of(rows: Sequence[Held]) -> list[str]:
     return [line if count == 1 else f"{line} ({count} times)" for line, count in told]
 
 
+def _first_sites(rows: Sequence[Held]) -> list[str]:
+    told = sites_of(rows)
+    more = len(told) - 2 * SITES
+    return told if more <= 1 else [*told[: 2 * SITES], f"and at {more} more lines"]
+
+
+def _by_line_of(found: Iterable[Held]) -> list[list[Held]]:
+    """By process and by its lines that put and pinned, with the largest sum first."""
+    groups = grouped(
+        ((one.holder.slot, one.holder.put_at, tuple(sorted(set(one.holder.pinned_at)))), one)
+        for one in found
+    )
+    return sorted(groups.values(), key=total, reverse=True)
+
+
+def _alike(found: Sequence[Held]) -> list[list[Held]]:
+    """Groups that are one line below a process, with the largest sum first: of what one line of the
+    program pinned, as far as it tells, or of what has one name."""
+    groups = grouped(
+        ((frozenset(one.holder.pinned_at) or one.holder.name, one.state), one) for one in found
+    )
+    return sorted(groups.values(), key=total, reverse=True)
+
+
+def _title_of(held: Sequence[Held]) -> str:
+    first = held[0].holder
+    if len(held) == 1:
+        return title(first.name, first.ref)
+    names = {one.holder.name for one in held}
+    if len(names) == 1:
+        what = first.name or "(no name)"
+    else:
+        given = [name or "" for name in names]
+        what = f"{os.path.commonprefix(given)}*"  # noqa: RUF071  these are no paths
+    return f"{what} ({plural(len(held), 'object')})"
+
+
 # --- tables
 
 
 def _detailed(found: Sequence[Held], now: float) -> tuple[Sequence[Column], list[Row]]:
     """A row for each process, and below it one for each object, or for many that are alike."""
     rows = []
-    for pid, of_process in _by_pid(found).items():
+    for of_process in _by_slot(found).values():
         first = of_process[0]
         sums = (str(_pins(of_process)), size_text(total(of_process)), _age(of_process, now))
-        rows.append(Row([str(pid), first.holder.command, _state(first), *sums]))
-        alike = _grouped(((one.holder.name, one.state), one) for one in of_process)
-        for (name, state), held in alike.items():
-            what = title(name, held[0].holder.ref)
-            if len(held) > 1:
-                what = f"{name or '(no name)'} ({plural(len(held), 'object')})"
+        rows.append(Row([str(first.holder.pid), first.holder.command, _state(first), *sums]))
+        alike = _alike(of_process)
+        for held in alike[:LISTED]:
             sums = (str(_pins(held)), size_text(total(held)), _age(held, now))
-            rows.append(Row(["", f"  {what}", state, *sums]))
-            rows += [Row([""], text=line, indent=4) for line in sites_of(held)]
+            rows.append(Row(["", f"  {_title_of(held)}", held[0].state, *sums]))
+            rows += [Row([""], text=line, indent=4) for line in _first_sites(held)]
+        rest = [one for held in alike[LISTED:] for one in held]
+        if rest:
+            sums = (str(_pins(rest)), size_text(total(rest)), _age(rest, now))
+            rows.append(Row(["", f"  and {plural(len(rest), 'more object')}", "", *sums]))
     return DETAILED, rows
 
 
@@ -175,13 +235,29 @@ def _by_process(found: Sequence[Held], now: float) -> tuple[Sequence[Column], li
     rows = [
         Row(
             [
-                *(str(pid), held[0].holder.command, _state(held[0]), str(len(held))),
+                *(str(held[0].holder.pid), held[0].holder.command, _state(held[0]), str(len(held))),
                 *(str(_pins(held)), size_text(total(held)), _age(held, now)),
             ]
         )
-        for pid, held in _by_pid(found).items()
+        for held in _by_slot(found).values()
     ]
     return BY_PROCESS, rows
+
+
+def _by_line(found: Sequence[Held], now: float) -> tuple[Sequence[Column], list[Row]]:
+    rows = []
+    for held in _by_line_of(found):
+        one = held[0].holder
+        rows.append(
+            Row(
+                [
+                    *(size_text(total(held)), str(len(held)), str(_pins(held))),
+                    *(one.put_at or "-", ", ".join(sorted(set(one.pinned_at))) or "-"),
+                    *(str(one.pid), one.command),
+                ]
+            )
+        )
+    return BY_LINE, rows
 
 
 def _by_object(found: Sequence[Held], now: float) -> tuple[Sequence[Column], list[Row]]:
@@ -213,6 +289,7 @@ def _as_json(found: Sequence[Held]) -> list[dict[str, object]]:
             "created": one.created,
             "put_at": one.holder.put_at,
             "pinned_at": list(one.holder.pinned_at),
+            "slot": one.holder.slot,
         }
         for one in found
     ]
@@ -221,7 +298,8 @@ def _as_json(found: Sequence[Held]) -> list[dict[str, object]]:
 def _processes_as_json(found: Sequence[Held]) -> list[dict[str, object]]:
     return [
         {
-            "pid": pid,
+            "slot": slot,
+            "pid": held[0].holder.pid,
             "command": held[0].holder.command,
             "alive": held[0].holder.alive,
             "objects": len(held),
@@ -229,7 +307,24 @@ def _processes_as_json(found: Sequence[Held]) -> list[dict[str, object]]:
             "bytes": total(held),
             "oldest": _oldest(held),
         }
-        for pid, held in _by_pid(found).items()
+        for slot, held in _by_slot(found).items()
+    ]
+
+
+def _lines_as_json(found: Sequence[Held]) -> list[dict[str, object]]:
+    return [
+        {
+            "slot": held[0].holder.slot,
+            "pid": held[0].holder.pid,
+            "command": held[0].holder.command,
+            "put_at": held[0].holder.put_at,
+            "pinned_at": sorted(set(held[0].holder.pinned_at)),
+            "objects": len(held),
+            "pins": _pins(held),
+            "bytes": total(held),
+            "oldest": _oldest(held),
+        }
+        for held in _by_line_of(found)
     ]
 
 
@@ -243,6 +338,7 @@ def _objects_as_json(found: Sequence[Held]) -> list[dict[str, object]]:
             "bytes": held[0].holder.bytes,
             "created": held[0].created,
             "pids": [one.holder.pid for one in held],
+            "slots": [one.holder.slot for one in held],
         }
         for held in _by_key(found).values()
     ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["metrics"]
 
+LOCAL = "127.0.0.1"
 LARGEST = 10  # processes that have figures of their own
 GAUGES = (  # field of StoreStats, name, help
     ("capacity", "capacity_bytes", "Capacity of the store, in bytes."),
@@ -49,6 +50,8 @@ def metrics(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise MissingExtraError("metrics", "metrics", error) from None
 
+    if options.address is not None and options.port is None:
+        raise ValueError("--address says where to serve: give --port, too")
     collector = _Collector(options.name, options.foreign)
     if options.port is None:
         families = list(collector.figures())
@@ -65,7 +68,7 @@ def metrics(options: argparse.Namespace) -> int:
         break
     registry = prometheus_client.CollectorRegistry(auto_describe=False)
     registry.register(collector)
-    _serve(registry, options.port, options.address)
+    _serve(registry, options.port, options.address or LOCAL)
     return 0
 
 
@@ -74,8 +77,11 @@ def _serve(registry: Any, port: int, address: str) -> None:
     import prometheus_client
 
     ended = threading.Event()
+    try:
+        server, thread = prometheus_client.start_http_server(port, address, registry)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"{address}:{port}") from None
     previous = signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    server, thread = prometheus_client.start_http_server(port, address, registry)
     try:
         note(f"http://{address}:{server.server_port}/metrics")
         flush()
@@ -161,7 +167,7 @@ class _Collector:
         )
         dead.add_metric([self._name], sum(not one.alive for one in processes))
         yield dead
-        labels = ["store", "pid", "label", "command"]
+        labels = ["store", "slot", "pid", "label", "command"]
         held = GaugeMetricFamily(
             "refstore_process_held_bytes",
             f"Bytes of blocks that a process pins or writes; of the {LARGEST} largest.",
@@ -170,10 +176,11 @@ class _Collector:
         pins = GaugeMetricFamily(
             "refstore_process_pins", "Pins of a process; of the same processes.", labels=labels
         )
-        largest = sorted(processes, key=lambda one: (-one.bytes, one.pid))[:LARGEST]
+        largest = sorted(processes, key=lambda one: (-one.bytes, one.pid, one.slot))[:LARGEST]
         for one in largest:
-            held.add_metric([self._name, str(one.pid), one.label, one.command], one.bytes)
-            pins.add_metric([self._name, str(one.pid), one.label, one.command], one.pins)
+            who = [self._name, str(one.slot), str(one.pid), one.label, one.command]
+            held.add_metric(who, one.bytes)
+            pins.add_metric(who, one.pins)
         yield from (held, pins)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from refstore._reports import ObjectInfo, ProcessInfo
 from refstore._units import age_text, plural, size_text
@@ -19,12 +20,16 @@ __all__ = [
     "SORTS",
     "STATES",
     "as_json",
+    "grouped",
     "living",
     "objects",
     "row_of",
     "sorted_objects",
     "title",
 ]
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 STATES = {  # as they are typed
     "live": "live",
@@ -48,22 +53,115 @@ COLUMNS = (
     Column("PID"),
     Column("PUT BY", left=True, least=14, spare=3),
 )
+PUT_AT = Column("PUT AT", left=True, least=12)
+SUMS = (
+    Column("PID"),
+    Column("PUT BY", left=True, least=14),
+    Column("OBJECTS"),
+    Column("PINNED"),
+    Column("SIZE"),
+    Column("OLDEST"),
+)
 
 
 def objects(options: argparse.Namespace) -> int:
     with look(options.name, options.foreign) as store:
         wanted = _wanted(options, store.processes() if options.orphans else ())
         found = sorted_objects(filter(wanted, store.objects(options.prefix)), options.sort)
-    if options.json:
-        show_json([as_json(one) for one in found])
-    elif not found:
+    if options.by is not None:
+        groups = _summed(found, options.by)[: options.limit]
+        if options.json:
+            show_json([_sums_as_json(group, options.by) for group in groups])
+            return 0
+    elif options.json:
+        show_json([as_json(one) for one in found[: options.limit]])
+        return 0
+    if not found:
         note(f"{options.name}: no such objects" if _is_picky(options) else f"{options.name}: empty")
+        return 0
+    if options.by is not None:
+        _show_sums(groups, options.by)
     else:
-        now = time.time()
-        show_table(COLUMNS, [row_of(one, now) for one in found])
-        total = size_text(sum(one.block_nbytes for one in found))
-        show(f"{plural(len(found), 'object')}, {total}")
+        _show(found[: options.limit])
+    show(_summary(found))
+    if options.by == "line" and not any(one.put_at for one in found):
+        note("no process that is alive tells its lines: start it with REFSTORE_TRACK=1")
     return 0
+
+
+def _show(found: Sequence[ObjectInfo]) -> None:
+    now = time.time()
+    rows = [row_of(one, now) for one in found]
+    if not any(one.put_at for one in found):
+        show_table(COLUMNS, rows)
+        return
+    told = [Row([*row.cells, one.put_at or "-"]) for row, one in zip(rows, found, strict=True)]
+    show_table((*COLUMNS, PUT_AT), told)
+
+
+def _summary(found: Sequence[ObjectInfo]) -> str:
+    idle = [one for one in found if one.state == "live" and not one.pins]
+    text = f"{plural(len(found), 'object')}, {_size(found)}"
+    return f"{text}; live and pinned by nobody: {len(idle)}, {_size(idle)}"
+
+
+def _size(found: Iterable[ObjectInfo]) -> str:
+    return size_text(sum(one.block_nbytes for one in found))
+
+
+# --- sums
+
+
+def grouped(pairs: Iterable[tuple[K, T]]) -> dict[K, list[T]]:
+    groups: dict[K, list[T]] = defaultdict(list)
+    for key, one in pairs:
+        groups[key].append(one)
+    return groups
+
+
+def _summed(found: Iterable[ObjectInfo], by: str) -> list[list[ObjectInfo]]:
+    """By the process that put, or by its line, with the largest sum first."""
+    groups = grouped(
+        ((one.pid, one.command, one.put_at if by == "line" else None), one) for one in found
+    )
+    return sorted(groups.values(), key=lambda group: -sum(one.block_nbytes for one in group))
+
+
+def _show_sums(groups: Iterable[Sequence[ObjectInfo]], by: str) -> None:
+    now, rows = time.time(), []
+    for group in groups:
+        one, oldest = group[0], _oldest(group)
+        rows.append(
+            Row(
+                [
+                    *([one.put_at or "-"] if by == "line" else []),
+                    *(str(one.pid) if one.pid else "-", one.command or "-", str(len(group))),
+                    *(str(sum(other.pins > 0 for other in group)), _size(group)),
+                    "-" if oldest is None else age_text(now - oldest),
+                ]
+            )
+        )
+    show_table((PUT_AT, *SUMS) if by == "line" else SUMS, rows)
+
+
+def _sums_as_json(group: Sequence[ObjectInfo], by: str) -> dict[str, object]:
+    one = group[0]
+    told: dict[str, object] = {"put_at": one.put_at} if by == "line" else {}
+    return told | {
+        "pid": one.pid,
+        "command": one.command,
+        "objects": len(group),
+        "pinned": sum(other.pins > 0 for other in group),
+        "bytes": sum(other.block_nbytes for other in group),
+        "oldest": _oldest(group),
+    }
+
+
+def _oldest(group: Iterable[ObjectInfo]) -> float | None:
+    return min((one.created for one in group if one.created), default=None)
+
+
+# --- one by one
 
 
 def sorted_objects(found: Iterable[ObjectInfo], order: str) -> list[ObjectInfo]:
@@ -96,9 +194,9 @@ def living(processes: Iterable[ProcessInfo]) -> set[int]:
 
 
 def as_json(one: ObjectInfo) -> dict[str, object]:
-    """The fields of an ObjectInfo, the ref in hex."""
+    """The fields of an ObjectInfo, the ref in hex, and the line that put it."""
     row = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
-    return row | {"ref": None if one.ref is None else one.ref.hex()}
+    return row | {"ref": None if one.ref is None else one.ref.hex(), "put_at": one.put_at}
 
 
 def title(name: str | None, ref: Any) -> str:

@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import refstore
@@ -18,7 +18,6 @@ from refstore.cli.holders import holders
 from refstore.cli.metrics import metrics
 from refstore.cli.objects import SORTS, STATES, objects
 from refstore.cli.output import note, show
-from refstore.cli.pictures import map_
 from refstore.cli.stores import check, gc, ls, recover, rm, stat
 from refstore.cli.top import top
 from refstore.engines import choice
@@ -58,12 +57,39 @@ class _Parser(argparse.ArgumentParser):
         super().error(message + _Parser.advice)
 
 
-def _advice(given: Sequence[str], takes_names: Sequence[str]) -> str:
+def map_(options: argparse.Namespace) -> int:
+    from refstore.cli import pictures  # no other command needs what it takes
+
+    return pictures.map_(options)
+
+
+def _port(text: str) -> int:
+    if not 0 <= int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"a port is from 0 to 65535, not {text}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number of lines is 1 or more, not {text}")
+    return int(text)
+
+
+def _advice(given: Sequence[str], parsers: Mapping[str, _Parser]) -> str:
+    """Says how to give what begins with a dash and is no option."""
     verb = next((one for one in given if one[:1] != "-"), "")
-    dashed = next((shlex.quote(one) for one in given if one[:1] == "-" and one not in OPTIONS), "")
-    if not dashed or verb not in takes_names:
+    if verb not in parsers or "--" in given:
         return ""
-    return f" (if {dashed} names a store: {_messages.command()} {verb} -- {dashed})"
+    known = parsers[verb]._option_string_actions
+    for at, one in enumerate(given):
+        if one[:1] != "-" or one in ("-", *OPTIONS) or one.partition("=")[0] in known:
+            continue
+        before = given[at - 1] if at else ""
+        if before in known and known[before].nargs != 0:
+            return f" (if {one} is what {before} takes: {before}={shlex.quote(one)})"
+        told = shlex.join([*given[:at], "--", *given[at:]])
+        return f" (if {shlex.quote(one)} is a name: {_messages.command()} {told})"
+    return ""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -103,7 +129,7 @@ class _Commands:
     def __init__(self, parser: _Parser) -> None:
         self._under = parser.add_subparsers(metavar="COMMAND", required=True)
         self.all: list[str] = []
-        self.of_names: list[str] = []  # those that take names of stores
+        self.of_names: dict[str, _Parser] = {}  # those that take names of stores
 
     def add(
         self,
@@ -135,7 +161,7 @@ class _Commands:
             _completed(made.add_argument("name", metavar="NAME", help=NAME))
         self.all.append(name)
         if names is not None:
-            self.of_names.append(name)
+            self.of_names[name] = made
         return made
 
 
@@ -151,6 +177,14 @@ def _add_looks(commands: _Commands) -> None:
     found.add_argument(
         "--sort", choices=list(SORTS), default="size", help="the order; by size if it is not given"
     )
+    found.add_argument(
+        "--by",
+        choices=["process", "line"],
+        help="sums, for each process that put, or each line of a program, if it tells",
+    )
+    found.add_argument(
+        "--limit", metavar="N", type=_count, help="the first N lines; all if it is not given"
+    )
     found.add_argument("--prefix", metavar="TEXT", help="those whose names begin so")
     found.add_argument("--state", choices=list(STATES), help="those in this state")
     found.add_argument("--owner", metavar="PID", type=int, help="those that this process put")
@@ -163,7 +197,9 @@ def _add_looks(commands: _Commands) -> None:
         holders, "show which processes pin objects or are writing some", text=_OF_HOLDERS
     )
     who.add_argument(
-        "--by", choices=["process", "object"], help="a line for each process, or each object"
+        "--by",
+        choices=["process", "object", "line"],
+        help="a line for each process, object, or line of a program, if it tells",
     )
     commands.add(check, "test every invariant of a store; exit status 1 if one does not hold")
     commands.add(
@@ -198,10 +234,10 @@ def _add_views(commands: _Commands) -> None:
     served = commands.add(
         metrics, "print a store's figures for Prometheus, or serve them; needs refstore[metrics]"
     )
-    served.add_argument("--port", type=int, help="serve them at this port until interrupted")
     served.add_argument(
-        "--address", default="127.0.0.1", help="the address to serve at; 127.0.0.1 if not given"
+        "--port", metavar="PORT", type=_port, help="serve them at this port until interrupted"
     )
+    served.add_argument("--address", help="the address to serve at; 127.0.0.1 if not given")
 
 
 _OF_OBJECTS = """List what is in a store.
@@ -236,6 +272,7 @@ def _add_changes(commands: _Commands) -> None:
 
 _OF_HOLDERS = """Show which processes pin objects or are writing some, and what that takes.
 
+AGE is the time since the object was put; since when it is pinned is not known.
 A process tells which of its lines put and pinned an object if it was started with REFSTORE_TRACK=1
 or opened the store with track=True."""
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import os
+import signal
 import time
 from typing import ClassVar
 
@@ -9,18 +13,19 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.app import App, ComposeResult
+from textual.binding import Binding
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from refstore._errors import RefstoreError
+from refstore._errors import ObjectNotFoundError, RefstoreError
 from refstore._looking import Look
 from refstore._reports import ObjectInfo
 from refstore.cli.drawing import About, Table, draw_object, draw_objects, draw_store
-from refstore.cli.holders import Held, find_held
+from refstore.cli.holders import Held
 from refstore.cli.objects import sorted_objects
 from refstore.cli.output import Line
-from refstore.cli.watching import Moment, Rates, rates_between, take
+from refstore.cli.watching import Moment, Ranking, Rates, is_same, rates_between, take
 
 __all__ = ["Screen"]
 
@@ -64,7 +69,7 @@ class Screen(App[None]):
 
     CSS = "Screen { background: ansi_default; }"
     ENABLE_COMMAND_PALETTE = False
-    BINDINGS: ClassVar = []
+    BINDINGS: ClassVar = [Binding("ctrl+c", "quit", show=False, priority=True)]
 
     def __init__(self, store: Look, name: str, interval: float) -> None:
         super().__init__(ansi_color=True)
@@ -75,15 +80,20 @@ class Screen(App[None]):
         self._moment: Moment = take(store)
         self._pages_at = self._moment.at
         self._rates: Rates = rates_between(None, self._moment)
+        self._file = os.stat(store.path)
         self._order, self._objects_order = "bytes", "size"
+        self._ranking = Ranking()
         self._processes, self._table = Table(), Table()
         self._objects: list[ObjectInfo] | None = None  # while they are shown
-        self._object: tuple[ObjectInfo, list[Held]] | None = None
+        self._object: tuple[ObjectInfo, list[Held], bool] | None = None  # and whether it is gone
 
     def compose(self) -> ComposeResult:
         yield Lines()
 
     def on_mount(self) -> None:
+        # the terminal is given back as it was, whoever ends this
+        ended = asyncio.get_running_loop()
+        ended.add_signal_handler(signal.SIGTERM, self.exit, None, 128 + signal.SIGTERM)
         self.set_interval(self._interval, self._look_again)
         self._draw()
 
@@ -91,6 +101,14 @@ class Screen(App[None]):
         self._draw()
 
     def _look_again(self) -> None:
+        if not is_same(self._store.path, self._file):
+            gone = f"refstore: {self._about.name} was removed meanwhile"
+            self.exit(return_code=2, message=gone)
+            return
+        if self._object is not None:
+            self._open(self._object[0])
+            self._draw()
+            return
         if self._objects is not None:
             return  # a list that moves cannot be read
         old = self._moment
@@ -113,7 +131,8 @@ class Screen(App[None]):
             shown = (self._objects, self._objects_order, self._table)
             lines = draw_objects(self._about, *shown, width, height)
         else:
-            seen = (self._moment, self._rates, self._order, self._processes)
+            ranked = self._ranking.of(self._moment.processes, self._rates, self._order)
+            seen = (self._moment, ranked, self._rates, self._order, self._processes)
             lines = draw_store(self._about, *seen, width, height)
         self.query_one(Lines).show(lines)
 
@@ -158,5 +177,18 @@ class Screen(App[None]):
         self._objects = sorted_objects(self._store.objects(), self._objects_order)
 
     def _open(self, one: ObjectInfo) -> None:
-        held = [] if one.ref is None else find_held(self._store)
-        self._object = one, [other for other in held if other.holder.ref == one.ref]
+        """Looks at one object anew, which may be deleted or gone by now."""
+        if one.ref is None:
+            self._object = one, [], False
+            return
+        try:
+            rows = self._store.holders(one.ref)
+        except ObjectNotFoundError:
+            self._object = one, [], True
+            return
+        try:
+            one = self._store.info(one.ref)
+        except ObjectNotFoundError:
+            pins = sum(row.pins for row in rows)
+            one = dataclasses.replace(one, state="pending delete", pins=pins)
+        self._object = one, [Held(row, one.state, one.created) for row in rows], False

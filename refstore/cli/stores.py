@@ -29,12 +29,12 @@ OF_STORES = (  # columns of `ls`, by field
     ("name", Column("NAME", left=True, least=16)),
     ("capacity", Column("CAPACITY")),
     ("used", Column("USED")),
-    ("largest_free", Column("LARGEST FREE", spare=2)),
+    ("largest_free", Column("LARGEST FREE", spare=3)),
     ("objects", Column("OBJECTS")),
     ("pinned", Column("PINNED")),
-    ("condemned", Column("CONDEMNED", spare=3)),
+    ("condemned", Column("PENDING DELETE", spare=2)),
     ("processes", Column("PROCESSES")),
-    ("backend", Column("BACKEND", spare=1)),
+    ("backend", Column("BACKEND", spare=4)),
 )
 OF_PROCESSES = (
     Column("PID"),
@@ -125,7 +125,8 @@ def stat(options: argparse.Namespace) -> int:
         show_json(row | told)
         return 0
     for field, value in row.items():
-        show(f"{field.replace('_', ' '):16}  {_shown(field, value, row)}")
+        head = "pending delete" if field == "condemned" else field.replace("_", " ")
+        show(f"{head:16}  {_shown(field, value, row)}")
     if processes:
         show("")
         _show_processes(options.name, processes)
@@ -246,7 +247,7 @@ def _what_came_back(recovery: Recovery) -> str:
         )
         if number
     ]
-    held.append(plural(recovery.nbytes, "byte"))
+    held.append(size_text(recovery.nbytes))
     if recovery.published:
         dead += f", {plural(recovery.published, 'publication')} completed"
     return f"{dead}: {', '.join(held)} came back"

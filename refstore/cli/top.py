@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import time
 
 from refstore._looking import Look
 from refstore.cli.output import MissingExtraError, flush, is_terminal, show_json_line
 from refstore.cli.reaching import look
-from refstore.cli.watching import Moment, Rates, rates_between, take
+from refstore.cli.watching import Moment, Rates, is_same, rates_between, take
 
 __all__ = ["top"]
 
@@ -28,16 +29,20 @@ def top(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise MissingExtraError("top", "cli", error) from None
     with look(options.name, options.foreign) as store:
-        Screen(store, options.name, options.interval).run()
-    return 0
+        screen = Screen(store, options.name, options.interval)
+        screen.run()
+    return screen.return_code or 0
 
 
 def _tell(store: Look, name: str, interval: float, count: int | None) -> None:
     """A line of JSON each time, until it has been told often enough or interrupted."""
     old = take(store, pages=b"")
     told = 0
+    file = os.stat(store.path)
     while count is None or told < count:
         time.sleep(interval)
+        if not is_same(store.path, file):
+            raise ValueError(f"{name} was removed meanwhile")
         new = take(store, pages=b"")
         show_json_line(_as_json(name, new, rates_between(old, new)))
         flush()
@@ -51,7 +56,7 @@ def _as_json(name: str, moment: Moment, rates: Rates) -> dict[str, object]:
         "stats": dataclasses.asdict(moment.stats),
         "rates": dict(rates.of_store),
         "processes": [
-            dataclasses.asdict(one) | {"rates": dict(rates.of_processes.get(one.pid, {}))}
+            dataclasses.asdict(one) | {"rates": dict(rates.of_processes.get(one.slot, {}))}
             for one in moment.processes
         ],
     }

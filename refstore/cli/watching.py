@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from refstore._looking import Look
 from refstore._reports import PastRecovery, ProcessInfo, StoreStats
 
-__all__ = ["COUNTED", "Moment", "Rates", "rates_between", "take"]
+__all__ = ["COUNTED", "ORDERS", "Moment", "Ranking", "Rates", "is_same", "rates_between", "take"]
 
 COUNTED = ("puts", "gets", "deletes", "evictions")
 
@@ -32,10 +33,57 @@ class Moment:
 
 @dataclass(frozen=True)
 class Rates:
-    """Events per second, of the store and of each process by its pid."""
+    """Events per second, of the store and of each process by its slot."""
 
     of_store: Mapping[str, float]
     of_processes: Mapping[int, Mapping[str, float]]
+
+
+ORDERS: dict[str, Callable[[ProcessInfo, Rates], float]] = {  # the largest first
+    "bytes": lambda one, rates: one.bytes,
+    "pins": lambda one, rates: one.pins,
+    "rate": lambda one, rates: sum(rates.of_processes.get(one.slot, {}).values()),
+    "waiting": lambda one, rates: one.waiting,
+}
+NEWEST = 0.2  # of the figure that rows are sorted by
+AHEAD = 1.2  # times as much has who goes before another
+
+
+class Ranking:
+    """An order of processes that can be read as it changes: by figures that follow slowly, and of
+    two that are nearly alike each stays where it is."""
+
+    def __init__(self) -> None:
+        self._order = ""
+        self._figures: dict[tuple[int, int], float] = {}  # by slot and pid, in their order
+
+    def of(self, processes: Sequence[ProcessInfo], rates: Rates, order: str) -> list[ProcessInfo]:
+        found = {(one.slot, one.pid): one for one in processes}
+        new = {who: ORDERS[order](one, rates) for who, one in found.items()}
+        if order != self._order:
+            self._order, self._figures = order, {}
+        kept = {
+            who: old + NEWEST * (new[who] - old) for who, old in self._figures.items() if who in new
+        }
+        come = sorted(new.keys() - kept.keys(), key=lambda who: (-new[who], who))
+        figures = kept | {who: new[who] for who in come}
+        ranked = list(figures)
+        for end in range(1, len(ranked)):
+            at = end
+            while at and figures[ranked[at]] > AHEAD * figures[ranked[at - 1]]:
+                ranked[at - 1], ranked[at] = ranked[at], ranked[at - 1]
+                at -= 1
+        self._figures = {who: figures[who] for who in ranked}
+        return [found[who] for who in ranked]
+
+
+def is_same(path: str, file: os.stat_result) -> bool:
+    """Whether that file is still the one at the path."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (file.st_dev, file.st_ino)
 
 
 NONE = Rates(dict.fromkeys(COUNTED, 0.0), {})
@@ -57,12 +105,13 @@ def rates_between(old: Moment | None, new: Moment) -> Rates:
     if old is None or new.at <= old.at:
         return NONE
     seconds = new.at - old.at
-    before = {one.pid: one for one in old.processes}
+    before = {(one.slot, one.pid): one for one in old.processes}
     return Rates(
         {name: _per_second(old.stats, new.stats, name, seconds) for name in COUNTED},
         {
-            one.pid: {
-                name: _per_second(before.get(one.pid), one, name, seconds) for name in COUNTED
+            one.slot: {
+                name: _per_second(before.get((one.slot, one.pid)), one, name, seconds)
+                for name in COUNTED
             }
             for one in new.processes
         },

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from refstore._buffers import PinnedBuffer, Writer
     from refstore._refs import ObjectRef
 
-    HolderRow = tuple[int, str, ObjectRef | None, str | None, int, int, bool]
+    HolderRow = tuple[int, str, ObjectRef | None, str | None, int, int, bool, int]
 
 __all__ = ["Attachment", "CreatorLock", "Engine", "Look", "Module", "Watch"]
 
@@ -134,7 +134,7 @@ class Engine(Protocol):
         """Recovers; the fields of Recovery, in its order."""
 
     def _holders(self, key: ObjectRef | str | None) -> list[HolderRow]:
-        """The fields of Holder, for each holder of one object or of any."""
+        """The fields of Holder, and its slot, for each holder of one object or of any."""
 
     def _processes(self) -> list[tuple[Any, ...]]:
         """The fields of ProcessInfo, in its order, of each process that has a place."""

@@ -5,13 +5,16 @@ A class of its own, so that a store that does not track takes no step for it.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from refstore._errors import ObjectNotFoundError
+from refstore import _messages
+from refstore._errors import ObjectNotFoundError, RefstoreError, StoreFullError
 from refstore._refs import ObjectRef
-from refstore._sites import Tracker, call_site, tracker_of
+from refstore._sites import Told, Tracker, call_site, tracker_of
 
 if TYPE_CHECKING:
     from refstore._buffers import PinnedBuffer, Writer
@@ -43,22 +46,53 @@ class TrackedCalls:
             return 0
         return sum(row[4] for row in rows if row[0] == os.getpid())
 
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """A full store is told with the lines behind what fills it."""
+        try:
+            yield
+        except StoreFullError as error:
+            with contextlib.suppress(RefstoreError, OSError, ValueError):
+                told = _messages.lines_that_fill(*self._lines(bool(error.holders)))
+                error.args = (f"{error.args[0]}{told}", *error.args[1:])
+            raise
+
+    def _lines(self, are_pinned: bool) -> tuple[str, Counter[str]]:
+        """Bytes by the lines that pinned them; if nobody pins, by those that put what is live."""
+        calls = self._calls()
+        living = Counter(row[0] for row in calls._processes() if row[3])
+        told = Told(calls._attachment.uuid, living)
+        sums: Counter[str] = Counter()
+        if are_pinned:
+            for pid, _, ref, _, pins, nbytes, alive, _ in self._holders(None):
+                if ref is not None and alive and living[pid] == 1:
+                    for site in set(told.pins(pid, bytes(ref), pins)):
+                        sums[site] += nbytes
+            return "pinned", sums
+        for row in calls._objects(None):
+            if row[0] is not None and (put_at := told.put(bytes(row[0]))) is not None:
+                sums[put_at] += row[4]
+        return "put", sums
+
     def _holders(self, key: ObjectRef | str | None) -> list[HolderRow]:
         self._tracker().sweep(self._own_pins)
         return self._calls()._holders(key)
 
     def put(self, obj: object, **options: Any) -> ObjectRef:
-        ref = self._calls().put(obj, **options)
+        with self._told():
+            ref = self._calls().put(obj, **options)
         self._tracker().put(ref, call_site())
         return ref
 
     def create(self, nbytes: Any = None, **options: Any) -> Writer:
-        writer = self._calls().create(nbytes, **options)
+        with self._told():
+            writer = self._calls().create(nbytes, **options)
         self._tracker().put(cast("Any", writer)._ref, call_site())
         return writer
 
     def put_many(self, objs: Iterable[object], **options: Any) -> list[ObjectRef]:
-        refs = self._calls().put_many(objs, **options)
+        with self._told():
+            refs = self._calls().put_many(objs, **options)
         tracker, site = self._tracker(), call_site()
         for ref in refs:
             tracker.put(ref, site)
@@ -82,7 +116,9 @@ class TrackedCalls:
             return result
 
         given = noting if callable(factory) else factory
-        (buf,) = self._noted([self._calls().get_or_put(name, given, **options)])
+        with self._told():
+            found = self._calls().get_or_put(name, given, **options)
+        (buf,) = self._noted([found])
         if made:
             self._tracker().put(buf.ref, call_site())
         return buf

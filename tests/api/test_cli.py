@@ -19,6 +19,7 @@ from helpers import child_process, child_processes
 
 import refstore
 from refstore import _messages, _units
+from refstore._units import size_text
 from refstore.cli import stores
 from refstore.engines import choice
 
@@ -44,7 +45,17 @@ def test_ls_prints_a_line_for_each_store(run: Command, train: refstore.Store) ->
         assert said.status == 0
         header, first, second = said.out.splitlines()
         assert header.split() == [
-            *("NAME", "CAPACITY", "USED", "LARGEST", "FREE", "OBJECTS", "PINNED", "CONDEMNED"),
+            *(
+                "NAME",
+                "CAPACITY",
+                "USED",
+                "LARGEST",
+                "FREE",
+                "OBJECTS",
+                "PINNED",
+                "PENDING",
+                "DELETE",
+            ),
             *("PROCESSES", "BACKEND"),
         ]
         assert first.split()[:5] == ["a", "longer", "name", "1.0", "GiB"]
@@ -182,8 +193,8 @@ def test_recover_says_what_came_back(run: Command, train: refstore.Store) -> Non
         child.do(workers.begin, 70_000)
         child.kill()
         nbytes = train.stats().used - before
-        said = f"train: 1 dead process (pid {child.pid}): 3 pins, 1 unfinished object, {nbytes} "
-        assert run("recover", "train") == (0, said + "bytes came back\n", "")
+        said = f"train: 1 dead process (pid {child.pid}): 3 pins, 1 unfinished object, "
+        assert run("recover", "train") == (0, f"{said}{size_text(nbytes)} came back\n", "")
     assert run("recover", "train").out == "train: no dead process\n"
 
 
@@ -206,7 +217,7 @@ def test_recover_tells_of_what_its_own_coming_brought_back(
         assert train.refcount("weights") == 2
         command = [sys.executable, "-m", "refstore", "recover", "train"]
         said = subprocess.run(command, capture_output=True, text=True, check=True)
-        held = f"train: 1 dead process (pid {child.pid}): 1 pin, 0 bytes came back\n"
+        held = f"train: 1 dead process (pid {child.pid}): 1 pin, 0 B came back\n"
         assert (said.stdout, said.stderr) == (held, "")
     assert train.refcount("weights") == 1
 
@@ -214,11 +225,11 @@ def test_recover_tells_of_what_its_own_coming_brought_back(
 @pytest.mark.parametrize(
     ("recovery", "said"),
     [
-        ((1, (), 0, 0, 0, 0, 1), "1 dead process: 1 byte came back"),
+        ((1, (), 0, 0, 0, 0, 1), "1 dead process: 1 B came back"),
         (
             (2, (12, 34), 0, 2, 1, 3, 64),
             "2 dead processes (pids 12, 34), 1 publication completed: "
-            "2 unfinished objects, 3 locks, 64 bytes came back",
+            "2 unfinished objects, 3 locks, 64 B came back",
         ),
     ],
 )

@@ -11,7 +11,8 @@ from command import Command
 from helpers import child_process
 
 import refstore
-from refstore.cli import surroundings
+from refstore._looking import Look
+from refstore.cli import doctor, surroundings
 from refstore.engines import choice
 
 
@@ -125,13 +126,29 @@ def test_stores_that_were_left_are_found(
         rows = {one["topic"]: one for one in run("doctor", "--json").json}
     assert said.status == 1
     assert rows["store broken"]["state"] == "problem"
-    assert f"rm {folder}/broken" in rows["store broken"]["advice"]
+    assert f"rm {folder}/broken" in rows["store broken"]["what"]
+    assert rows["store broken"]["advice"] == ""
+    assert said.out.endswith("\n1 problem, 2 notes\n")
     assert "nobody is attached, and 64 B are used by 1 object" in rows["store left"]["what"]
     assert f"1 dead process ({dead})" in rows["store train"]["what"]
     assert "recover train" in rows["store train"]["advice"]
     assert rows["stores"]["what"] == f"3 stores in {folder}"
     (folder / "broken").unlink()
     run("rm", "left")
+
+
+def test_a_damaged_store_is_a_problem(
+    run: Command, train: refstore.Store, sound: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "too large" not in found(run, "stores")["what"]
+    with monkeypatch.context() as damaged:
+        damaged.setattr(Look, "problems", lambda self: ["space: a block is lost", "names: none"])
+        one = found(run, "store train")
+        assert (one["state"], run("doctor").status) == ("problem", 1)
+        assert one["what"] == "damaged: space: a block is lost; and 1 more problem"
+        assert "check train" in one["advice"]
+    monkeypatch.setattr(doctor, "CHECKED", 1)
+    assert found(run, "stores")["what"].endswith("check`): train")
 
 
 def test_a_folder_that_is_not_to_be_used_is_a_problem(

@@ -98,6 +98,7 @@ def test_holders_as_json_has_the_fields_of_a_holder(run: Command, train: refstor
             "created": row["created"],
             "put_at": None,
             "pinned_at": [],
+            "slot": 0,
         }
 
 
@@ -118,6 +119,46 @@ def test_the_lines_that_pin_are_told(run: Command, train: refstore.Store) -> Non
     assert pinned.endswith(" in test_the_lines_that_pin_are_told (3 times)")
     assert row["ref"] == ref.hex()
     assert (len(row["pinned_at"]), here in row["put_at"]) == (3, True)
+
+
+def test_what_one_line_pins_is_one_line(run: Command, train: refstore.Store) -> None:
+    with refstore.Store("train", track=True) as tracked:
+        for number in range(60):
+            tracked.put(bytes(3000), name=f"batch-{number}")
+        held = [tracked.get(f"batch-{number}") for number in range(60)]
+        other = tracked.get("weights")
+        nbytes = sum(row.bytes for row in train.holders() if row.name != "weights")
+        said = run("holders", "train").out.splitlines()
+        lines = run("holders", "train", "--by", "line", "--json").json
+        shown = run("holders", "train", "--by", "line")
+        held.clear()
+        other.release()
+    assert len(said) == 8
+    (shared,) = [line for line in said if "batch-* (60 objects)" in line]
+    assert cells(shared)[1:3] == ["live", "60"]
+    assert said.index(shared) == 2, "the largest sum comes first"
+    assert [line["objects"] for line in lines] == [60, 1]
+    assert lines[0]["bytes"] == nbytes
+    assert lines[0]["put_at"] != lines[0]["pinned_at"][0]
+    assert "test_cli_holders.py:" in lines[0]["pinned_at"][0]
+    assert (lines[1]["put_at"], lines[0]["pid"]) == (None, os.getpid())
+    assert shown.out.splitlines()[1].split()[2:4] == ["60", "60"]
+    assert shown.err == ""
+
+
+def test_many_objects_of_one_process_are_few_lines(run: Command, train: refstore.Store) -> None:
+    held = []
+    for number in range(50):
+        train.put(bytes(3000), name=f"batch-{number}")
+        held.append(train.get(f"batch-{number}"))
+    lines = run("holders", "train").out.splitlines()
+    assert len(lines) == 24
+    assert cells(lines[-2])[:2] == ["and 30 more objects", "30"]
+    assert lines[-1].startswith("50 objects, ")
+    said = run("holders", "train", "--by", "line")
+    assert cells(said.out.splitlines()[1])[1:5] == ["50", "50", "-", "-"]
+    assert "REFSTORE_TRACK=1" in said.err
+    held.clear()
 
 
 def test_a_name_does_not_break_its_line(run: Command, train: refstore.Store) -> None:

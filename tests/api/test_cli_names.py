@@ -66,15 +66,26 @@ def test_a_name_that_begins_with_a_dash_is_given_after_two(
     with refstore.Store(name, capacity="1MiB"):
         said = run(command, name)
         assert (said.status, said.out) == (2, "")
-        advised = said.err.rpartition("names a store: ")[2].rstrip().rstrip(")")
+        advised = said.err.rpartition(" is a name: ")[2].rstrip().rstrip(")")
         assert advised.startswith(_messages.command())
         assert run(*shlex.split(advised.removeprefix(_messages.command()))).status == 0
     run("rm", "--", name)
 
 
+def test_a_key_that_begins_with_a_dash_is_given_after_two(
+    run: Command, train: refstore.Store
+) -> None:
+    train.put(b"x", name="-k")
+    assert run("get", "train", "-k").err.rstrip().endswith(" get train -- -k)")
+    assert run("get", "train", "--", "-k").status == 0
+    said = run("objects", "train", "--prefix", "-k")
+    assert said.err.rstrip().endswith("(if -k is what --prefix takes: --prefix=-k)")
+    assert run("objects", "train", "--prefix=-k").out.count("\n") == 3
+
+
 def test_no_advice_about_names_where_none_is_taken(run: Command) -> None:
-    assert "names a store" not in run("ls", "-x").err
-    assert "names a store" not in run("stat").err
+    assert " is a name" not in run("ls", "-x").err
+    assert " is a name" not in run("stat").err
 
 
 def test_commands_are_named_as_they_can_be_typed(

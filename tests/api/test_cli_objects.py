@@ -41,7 +41,7 @@ def test_every_object_is_a_line(run: Command, train: refstore.Store) -> None:
 def test_json_has_the_fields_of_an_object_info(run: Command, train: refstore.Store) -> None:
     (row, _) = run("objects", "train", "--json").json
     info = train.info("weights")
-    assert row == vars(info) | {"ref": info.ref.hex() if info.ref else None}
+    assert row == vars(info) | {"ref": info.ref.hex() if info.ref else None, "put_at": None}
 
 
 def test_an_empty_store_says_so(run: Command, train: refstore.Store) -> None:
@@ -84,6 +84,69 @@ def test_orphans_are_those_whose_process_is_not_attached(
         assert names(run, "--orphans") == []
         child.kill()
         assert names(run, "--orphans") == ["child"]
+
+
+def test_the_lines_that_put_are_told(run: Command, train: refstore.Store) -> None:
+    assert "PUT AT" not in run("objects", "train").out
+    with refstore.Store("train", track=True) as tracked:
+        for _ in range(3):
+            tracked.put(bytes(200_000))
+        tracked.put(b"x", name="last")
+        told = {one.ref: one.put_at for one in tracked.objects()}
+        by_line = run("objects", "train", "--by", "line", "--json").json
+        rows = run("objects", "train", "--json").json
+        head, line, *_ = run("objects", "train").out.splitlines()
+        shown = run("objects", "train", "--by", "line").out.splitlines()
+    site = by_line[0]["put_at"]
+    assert site.split(":")[0].endswith("test_cli_objects.py")
+    assert site.endswith(" in test_the_lines_that_put_are_told")
+    assert [(one["objects"], one["put_at"] is None) for one in by_line] == [
+        (3, False),
+        (2, True),
+        (1, False),
+    ]
+    assert sorted(told.values(), key=str) == sorted((one["put_at"] for one in rows), key=str)
+    assert head.endswith("PUT AT")
+    assert line.endswith(site)
+    assert shown[1].startswith(site)
+    assert shown[-1].startswith("6 objects, ")
+
+
+def test_objects_are_summed_by_process(run: Command, train: refstore.Store) -> None:
+    with child_process(train.path) as child, train.get("weights"):
+        for _ in range(4):
+            child.do(workers.put, bytes(100_000))
+        rows = run("objects", "train", "--by", "process", "--json").json
+        (first,) = run("objects", "train", "--by", "process", "--limit", "1", "--json").json
+        sums = run("objects", "train", "--by", "process", "--limit", "1").out.splitlines()
+        pid = child.pid
+    assert [(row["pid"], row["objects"], row["pinned"]) for row in rows] == [
+        (pid, 4, 0),
+        (os.getpid(), 2, 1),
+    ]
+    assert rows[0]["bytes"] == sum(one.block_nbytes for one in train.objects() if one.pid == pid)
+    assert first == rows[0]
+    assert len(sums) == 3
+    assert sums[-1].startswith("6 objects, ")
+    assert "live and pinned by nobody: 5, " in sums[-1]
+
+
+def test_a_reader_of_an_array_may_have_seen_enough(run: Command, train: refstore.Store) -> None:
+    train.put(np.zeros(300_000), name="array")
+    command = [sys.executable, "-m", "refstore", "get", "train", "array"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        assert program.stdout.read(6) == b"\x93NUMPY"
+        program.stdout.close()
+        assert (program.wait(), program.stderr.read()) == (0, b"")
+
+
+def test_only_the_first_are_listed(run: Command, train: refstore.Store) -> None:
+    assert names(run, "--limit", "1") == ["weights"]
+    assert len(run("objects", "train", "--limit", "1").out.splitlines()) == 3
+    assert run("objects", "train", "--limit", "0").status == 2
 
 
 # --- get and put

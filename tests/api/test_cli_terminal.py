@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +13,8 @@ from helpers import child_process
 from terminal import SIZES, on_terminal, shown_on_terminal
 
 import refstore
+from refstore._reports import ProcessInfo
+from refstore.cli import watching
 from refstore.cli.output import width_of
 
 pytest.importorskip("textual")
@@ -50,14 +53,19 @@ def test_every_line_fits(busy: refstore.Store, arguments: list[str], columns: in
 
 
 def test_more_columns_show_more(busy: refstore.Store) -> None:
-    for arguments, more in ((["ls"], "CONDEMNED"), (["objects", "train"], "KIND")):
+    for arguments, more in ((["ls"], "PENDING DELETE"), (["objects", "train"], "KIND")):
         assert more not in shown_on_terminal(60, *arguments)[1][0]
         assert more in shown_on_terminal(200, *arguments)[1][0]
     narrow = shown_on_terminal(80, "objects", "train")[1]
-    wide = shown_on_terminal(220, "objects", "train")[1]
+    wide = shown_on_terminal(300, "objects", "train")[1]
     assert not any(LONG in line for line in narrow)
     assert any(line.startswith("experiments/") and "…" in line for line in narrow)
     assert any(line.startswith(LONG) for line in wide)
+
+
+def test_the_engine_is_left_out_first(busy: refstore.Store) -> None:
+    head = shown_on_terminal(80, "ls")[1][0]
+    assert ("BACKEND" in head, "PENDING DELETE" in head) == (False, True)
 
 
 def test_what_goes_to_no_terminal_is_whole(busy: refstore.Store) -> None:
@@ -147,6 +155,82 @@ def test_top_sorts_processes(busy: refstore.Store) -> None:
             top.wait_for(shows(f"[{order}]"))
         top.interrupt()
         assert top.status() in (0, 130)
+
+
+ALTERNATE_SCREEN_LEFT = b"\x1b[?1049l"
+
+
+def test_top_ends_by_control_c(busy: refstore.Store) -> None:
+    with on_terminal(80, 24, "top", "train") as top:
+        top.wait_for(shows("q: quit"))
+        top.press("\x03")
+        assert top.status() == 0
+        assert ALTERNATE_SCREEN_LEFT in top.raw
+
+
+def test_top_gives_the_terminal_back_when_it_is_ended(busy: refstore.Store) -> None:
+    with on_terminal(80, 24, "top", "train") as top:
+        top.wait_for(shows("q: quit"))
+        assert ALTERNATE_SCREEN_LEFT not in top.raw
+        top.terminate()
+        assert top.status() == 128 + signal.SIGTERM
+        assert ALTERNATE_SCREEN_LEFT in top.raw
+
+
+def test_top_ends_with_its_store(run: Command, train: refstore.Store) -> None:
+    with on_terminal(80, 24, "top", "train", "--interval", "0.1") as top:
+        top.wait_for(shows("q: quit"))
+        assert run("rm", "train").status == 0
+        assert top.status() == 2
+        assert "train was removed meanwhile" in top.text
+
+
+def test_an_object_that_is_open_is_looked_at_anew(run: Command, train: refstore.Store) -> None:
+    with on_terminal(80, 24, "top", "train", "--interval", "0.1") as top:
+        top.wait_for(shows("o: objects"))
+        top.press("o")
+        top.wait_for(shows("weights"))
+        top.press("\r")
+        top.wait_for(shows("nobody holds it"))
+        with train.get("weights"):
+            top.wait_for(lambda text: "live" in text and "alive" in text)
+            train.delete("weights")
+            top.wait_for(shows("pending delete"))
+        top.wait_for(shows("gone"))
+        top.press("q")
+        assert top.status() == 0
+
+
+def test_the_dead_are_seen_on_a_narrow_terminal(run: Command, train: refstore.Store) -> None:
+    with child_process(train.path) as child:
+        child.do(workers.hold, "weights")
+        child.kill()
+        with on_terminal(50, 20, "top", "train") as top:
+            top.wait_for(shows("1 dead"))
+            top.press("q")
+            assert top.status() == 0
+
+
+def process(slot: int, nbytes: int) -> ProcessInfo:
+    return ProcessInfo(1, "", "", True, False, 0, 0, nbytes, 0, 0, 0, 0, 0, slot)
+
+
+@pytest.mark.once("opens no store")
+def test_rows_stay_where_they_are_unless_one_is_well_ahead() -> None:
+    ranking = watching.Ranking()
+
+    def slots(*nbytes: int) -> list[int]:
+        rows = [process(slot, n) for slot, n in enumerate(nbytes)]
+        return [one.slot for one in ranking.of(rows, watching.NONE, "bytes")]
+
+    assert slots(100, 110, 300) == [2, 1, 0]
+    assert slots(112, 100, 300) == slots(110, 111, 300) == slots(130, 100, 300) == [2, 1, 0]
+    for _ in range(20):
+        latest = slots(130, 100, 0)
+    assert latest == [0, 1, 2]
+    assert slots(130, 100) == [0, 1]
+    assert slots(130, 100, 400) == [2, 0, 1]
+    assert [one.pid for one in ranking.of([process(0, 5)], watching.NONE, "pins")] == [1]
 
 
 def test_top_follows_its_window(busy: refstore.Store) -> None:

@@ -169,6 +169,19 @@ def test_metrics_of_no_store_are_2(run: Command) -> None:
         assert (said.status, said.out, said.err.count("\n")) == (2, "", 1)
 
 
+def test_an_address_that_cannot_be_served_is_named(run: Command, train: refstore.Store) -> None:
+    pytest.importorskip("prometheus_client")
+    for arguments, named in (
+        (["--port", "99999"], "a port is from 0 to 65535"),
+        (["--port", "9100", "--address", "192.0.2.1"], "192.0.2.1:9100: "),
+        (["--address", "127.0.0.1"], "--port"),
+    ):
+        said = run("metrics", "train", *arguments)
+        assert (said.status, said.out) == (2, "")
+        assert named in said.err
+        assert "Traceback" not in said.err
+
+
 # --- completion
 
 

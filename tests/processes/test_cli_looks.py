@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import helpers
 import looks
 import pytest
 import workers
@@ -14,6 +19,14 @@ from command import Command, Said, in_a_process
 from helpers import child_process
 
 import refstore
+
+FIRST_PROCESS = """
+import refstore, sys
+store = refstore.Store(sys.argv[1], create=False)
+held = [store.get("weights"), store.put(bytes(5000))]
+print("held", flush=True)
+sys.stdin.readline()
+"""
 
 LOOKS = [
     ["ls"],
@@ -109,3 +122,60 @@ def test_stat_lists_the_largest_of_many_processes(
         said = run("stat", "train").out
         assert "and 1 more: --json lists all" in said
         assert f"{os.getpid()}  " in said
+
+
+def test_top_as_json_ends_with_its_store(run: Command, train: refstore.Store) -> None:
+    command = [*(sys.executable, "-m", "refstore", "top", "train"), "--json", "--interval", "0.05"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as top:
+        assert helpers.line(top)
+        assert run("rm", "train").status == 0
+        _, complaint = top.communicate(timeout=helpers.BUSY_TIMEOUT)
+        assert (top.returncode, complaint) == (2, "refstore: train was removed meanwhile\n")
+
+
+@contextlib.contextmanager
+def in_containers(number: int, path: str) -> Iterator[None]:
+    """Processes that hold an object, each the first of a pid namespace of its own."""
+    command = ["unshare", "-pf", "--kill-child", sys.executable, "-c", FIRST_PROCESS, path]
+    with contextlib.ExitStack() as stack:
+        for _ in range(number):
+            pipe = subprocess.PIPE
+            program = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+            stack.callback(program.communicate)
+            assert helpers.line(program) == "held"
+        yield
+
+
+def has_pid_namespaces() -> bool:
+    command = ["unshare", "-pf", "--kill-child", "true"]
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    )
+
+
+@pytest.mark.skipif(not has_pid_namespaces(), reason="needs pid namespaces")
+def test_processes_of_one_pid_are_told_apart(run: Command, train: refstore.Store) -> None:
+    pytest.importorskip("prometheus_client")
+    with in_containers(3, train.path):
+        attached = run("stat", "train", "--json").json["attached"]
+        slots = sorted(one["slot"] for one in attached if one["pid"] == 1)
+        assert len(set(slots)) == 3
+        for by in ([], ["--by", "process"], ["--by", "line"]):
+            rows = run("holders", "train", *by, "--json").json
+            assert sorted(row["slot"] for row in rows) == slots
+        (row,) = run("holders", "train", "--by", "object", "--json").json
+        assert (row["pids"], sorted(row["slots"]), row["pins"]) == ([1, 1, 1], slots, 3)
+        lines = run("holders", "train", "--by", "process").out.splitlines()
+        assert [line.split()[0] for line in lines[1:-1]] == ["1"] * 3
+        series = [line for line in run("metrics", "train").out.splitlines() if 'pid="1"' in line]
+        assert len(series) == len({line.rpartition(" ")[0] for line in series}) == 6
+        with pytest.raises(refstore.StoreFullError) as raised:
+            train.put(bytes(4 << 20))
+        assert str(raised.value).count(" process 1 (") == 3
+        with train.get("weights"), pytest.raises(refstore.StoreFullError) as raised:
+            train.put(bytes(4 << 20))
+        assert str(raised.value).count(f" this process {os.getpid()} (") == 1
+        said = run("top", "train", "--json", "--interval", "0.01", "--count", "1").json
+        assert sorted(one["slot"] for one in said["processes"] if one["pid"] == 1) == slots

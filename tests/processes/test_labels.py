@@ -73,13 +73,19 @@ def test_the_environment_labels_a_process(monkeypatch: pytest.MonkeyPatch) -> No
         assert store.info(ref).command.startswith("from inside: ")
 
 
-def test_a_bad_label_in_the_environment_fails_the_opening(
+def test_a_bad_label_in_the_environment_is_cleaned_with_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_identity, "_given", None)
+    monkeypatch.setattr(_identity, "_warned_of", set())
     monkeypatch.setenv("REFSTORE_LABEL", "a\nb")
-    with pytest.raises(ValueError, match="REFSTORE_LABEL must not hold control characters"):
-        refstore.Store.temporary("1MiB")
+    says = "REFSTORE_LABEL must not hold control characters"
+    with pytest.warns(refstore.RefstoreWarning, match=says):
+        store = refstore.Store.temporary("1MiB")
+    with store:
+        assert store.info(store.put(b"x")).command.startswith("a?b: ")
+    with pytest.raises(ValueError, match="a label must not hold control characters"):
+        refstore.label("a\nb")
 
 
 def test_a_forked_child_has_its_parents_label_until_it_sets_one(store: refstore.Store) -> None:

@@ -218,6 +218,36 @@ def test_a_subclass_that_opens_by_itself_is_told_how_to_track(
         store.unlink()
 
 
+def test_a_full_store_is_told_with_the_lines_that_fill_it(tracked: refstore.Store) -> None:
+    for number in range(6):
+        tracked.put(bytes(2 << 20), name=f"batch-{number}")
+    put_at = here(-1)
+    with pytest.raises(refstore.StoreFullError) as raised:
+        tracked.put(bytes(8 << 20))
+    nbytes = sum(one.block_nbytes for one in tracked.objects())
+    assert str(raised.value).endswith(f". By line: {nbytes} bytes put at {put_at}")
+    held = [tracked["batch-0"], tracked["batch-1"]]
+    got_at = here(-1)
+    other = tracked["batch-2"]
+    other_at = here(-1)
+    for full in (
+        lambda: tracked.put(bytes(8 << 20)),
+        lambda: tracked.create(8 << 20),
+        lambda: tracked.put_many([bytes(8 << 20)]),
+        lambda: tracked.get_or_put("more", lambda: bytes(8 << 20), timeout=0),
+    ):
+        with pytest.raises(refstore.StoreFullError) as raised:
+            full()
+        said, nbytes = str(raised.value), sum(buf.nbytes for buf in held)
+        assert f" this process {os.getpid()} (" in said
+        lines = said.rpartition(". By line: ")[2].split(", ")
+        assert lines == [
+            f"{nbytes} bytes pinned at {got_at}",
+            f"{nbytes // 2} bytes pinned at {other_at}",
+        ]
+    other.release()
+
+
 def test_errors_are_those_of_any_store(tracked: refstore.Store) -> None:
     with pytest.raises(refstore.ObjectNotFoundError):
         tracked.get("absent")

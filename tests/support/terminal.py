@@ -80,6 +80,9 @@ class Terminal:
     def interrupt(self) -> None:
         os.kill(self._program.pid, signal.SIGINT)
 
+    def terminate(self) -> None:
+        os.kill(self._program.pid, signal.SIGTERM)
+
     def status(self) -> int:
         """Wait until it has ended; its exit status."""
         end = time.monotonic() + BUSY_TIMEOUT

@@ -232,16 +232,16 @@ def kept(c: Change, held: Iterable[Holding]) -> list[tuple[int, int]]:
     return [(process_table.pid_of(c, row), nbytes[row]) for row in sorted(nbytes)]
 
 
-def top_holders(c: Change, held: Iterable[Holding]) -> list[TopHolder]:
-    """The processes that hold anything, largest first."""
+def top_holders(c: Change, held: Iterable[Holding]) -> list[tuple[int, TopHolder]]:
+    """The processes that hold anything, with their rows, largest first."""
     nbytes: dict[int, int] = {}
     for one in held:
         nbytes[one.row] = nbytes.get(one.row, 0) + one.nbytes
     people = []
     for row, n in nbytes.items():
         command = _children.keeper(process_table.command_of(c, row), recovery.has_ended(c, row))
-        people.append(TopHolder(process_table.pid_of(c, row), command, n))
-    return sorted(people, key=lambda holder: (-holder.bytes, holder.pid))
+        people.append((row, TopHolder(process_table.pid_of(c, row), command, n)))
+    return sorted(people, key=lambda pair: (-pair[1].bytes, pair[1].pid))
 
 
 # --- invariants. A problem is a sentence that begins with the invariant's name.

@@ -107,8 +107,8 @@ def _describe(c: Change, of: Of, slot: int, processes: dict[int, tuple[int, str]
 def holders(
     c: Change, of: Of, own: int | None, key: tuple[int, int] | bytes | None
 ) -> list[HolderRow] | None:
-    """The fields of Holder, in its order, for each holder of one object or of any; None if there is
-    no such object. `own`: the row of who asks."""
+    """The fields of Holder, in its order, and its slot, of each holder of one object or of any;
+    None if there is no such object. `own`: the row of who asks."""
     if key is None:
         seen = check.holdings(c)
     else:
@@ -132,7 +132,7 @@ def _as_holder(one: check.Holding, person: Person, tag: int) -> HolderRow:
     pid, command, alive, ended = person
     command = _children.holder(command, one.kept, ended)
     ref = None if one.generation is None else make_ref(one.slot, one.generation, tag)
-    return pid, command, ref, one.name, one.pins, one.nbytes, alive
+    return pid, command, ref, one.name, one.pins, one.nbytes, alive, one.row
 
 
 def _pinned_at(c: Change, att: Attachment, start: int, end: int) -> tuple[int, int] | None:

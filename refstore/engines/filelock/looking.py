@@ -190,7 +190,7 @@ def processes(c: Change, folder: str, own: int | None) -> list[tuple[Any, ...]]:
         share[1] += one.nbytes
     owners = recovery.used_slots(c, OWNED_BY)
     return [
-        (*_process(c, folder, row, own), *share, owners.count(row + 1), *_counters(c, row))
+        (*_process(c, folder, row, own), *share, owners.count(row + 1), *_counters(c, row), row)
         for row, share in sorted(shares.items())
     ]
 

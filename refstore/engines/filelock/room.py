@@ -90,11 +90,13 @@ class RoomKeeper(Membership):
     def full(self, call: Call, nbytes: int, why: str) -> StoreFullError:
         room, holders = call.run("counting", self._room)
         if call.until != 0.0:  # the caller may be who holds it up
-            holders.sort(key=lambda holder: holder.pid != self.pid)
+            holders.sort(key=lambda pair: pair[0] != self.own)
+        rows, named = [row for row, _ in holders], [holder for _, holder in holders]
+        own = rows.index(self.own) if self.own in rows else -1
         fd = self.file.descriptor_or_none()
-        return _messages.full(self.path, nbytes, why, room, holders, fd)
+        return _messages.full(self.path, nbytes, why, room, named, own, fd)
 
-    def _room(self, c: Change) -> tuple[_messages.Room, list[TopHolder]]:
+    def _room(self, c: Change) -> tuple[_messages.Room, list[tuple[int, TopHolder]]]:
         held = check.holdings(c)
         room = check.census(c).room._replace(kept=check.kept(c, held))
         return room, check.top_holders(c, held)

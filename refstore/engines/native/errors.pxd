@@ -101,12 +101,13 @@ cdef inline object full_for(View *v, uint64_t needed, int error, bint has_waited
     cdef uint64_t row, made
     census_of(v, &census)
     memset(kept, 0, sizeof(kept))
-    holders = top_holders(v, has_waited)
+    holders, own = top_holders(v, has_waited)
     made = add_up_waiting(v, kept) if holders else 0
     keepers = [(row_at(v, row).pid, kept[row]) for row in range(<uint64_t>MAX_ROWS) if kept[row]]
     room = _messages.Room(v.header.capacity, census.free, census.largest_free, census.pinned,
                           census.pinned_nbytes, census.condemned, made, keepers)
-    return _messages.full(path_of(v), needed, why_full(v, needed, error), room, holders, file_of(v))
+    return _messages.full(path_of(v), needed, why_full(v, needed, error), room, holders, own,
+                          file_of(v))
 
 
 cdef inline object room_error(View *v, int error, uint64_t nbytes, bint has_waited):

@@ -148,12 +148,12 @@ cdef inline tuple process_info(View *v, uint64_t row):
 
 
 cdef inline tuple as_holder(tuple who, tuple held, object ref):
-    # the fields of Holder, in its order
+    # the fields of Holder, in its order, and its slot
     from refstore import _children
-    _, _, _, name, cell, nbytes = held
+    row, _, _, name, cell, nbytes = held
     pid, command, alive, ended = who
     return (pid, _children.holder(command, cell & KEPT != 0, ended), ref, name, pins_in(cell),
-            nbytes, alive)
+            nbytes, alive, row)
 
 
 cdef inline str keeper(Row *row):
@@ -199,7 +199,7 @@ cdef inline tuple process_seen(View *v, uint64_t r, const Share *share):
     return (row.pid, printable(row.command[:sizeof(row.command)]),
             printable(row.label[:sizeof(row.label)]), alive, alive and has_ended(row),
             row.waiting if alive else 0, share.pins, share.nbytes, share.owned,
-            *[row.counters[counter] for counter in range(COUNT_EVICTIONS + 1)])
+            *[row.counters[counter] for counter in range(COUNT_EVICTIONS + 1)], r)
 
 
 cdef inline list past_recoveries(View *v):
@@ -220,7 +220,8 @@ cdef inline list past_recoveries(View *v):
 
 
 cdef inline tuple top_holders(View *v, bint own_first):
-    # a TopHolder for each process that holds anything, largest first
+    # a TopHolder for each process that holds anything, largest first; and which of them is this
+    # process, or -1
     from refstore._errors import TopHolder
     cdef Share[MAX_ROWS] shares
     cdef uint64_t row
@@ -228,6 +229,8 @@ cdef inline tuple top_holders(View *v, bint own_first):
     add_up(v, shares)
     # a key function would collide with that of another .pxd: Cython names both "lambda"
     found = sorted([(own_first and row != v.row, -<int64_t>shares[row].nbytes, row_at(v, row).pid,
-                     keeper(row_at(v, row)))
+                     keeper(row_at(v, row)), row)
                     for row in range(<uint64_t>MAX_ROWS) if shares[row].nbytes])
-    return tuple([TopHolder(pid, command, -negative) for _, negative, pid, command in found])
+    rows = [row for _, _, _, _, row in found]
+    return (tuple([TopHolder(pid, command, -negative) for _, negative, pid, command, _ in found]),
+            rows.index(v.row) if v.row in rows else -1)

@@ -76,7 +76,7 @@ cdef class Reports:
         return listing
 
     def _holders(self, key):
-        # the fields of Holder, in its order, for each holder of the object, or of any
+        # the fields of Holder, in its order, and its slot, of each holder of the object, or of any
         cdef:
             View *v = NULL
             Found found
