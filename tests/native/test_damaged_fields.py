@@ -114,6 +114,17 @@ def test_a_slot_in_the_hand_of_no_row_is_named(damaged: refstore.Store, fields: 
         damaged.put(b"y")
 
 
+def test_a_slot_in_the_hand_of_a_row_that_is_free_is_waited_for_once(
+    damaged: refstore.Store, fields: Fields
+) -> None:
+    refs = [damaged.put(b"x") for _ in range(OBJECTS)]
+    held = layout.constants()["HELD"]
+    fields.set("Slot", slot_of(refs[7]), "word", 1 << 16 | held << 12 | 128)
+    with pytest.raises(refstore.StoreBusyError):
+        damaged.put(b"y")
+    assert any(problem.startswith("owner: ") for problem in damaged.check())
+
+
 # -- labels
 
 

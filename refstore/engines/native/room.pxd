@@ -95,7 +95,7 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bin
     cdef uint64_t life = v.life
     cdef int got, recovery = 0
     cdef int attempt = 0 if is_thorough else ATTEMPTS
-    cdef uint64_t since = 0, held = 0, before
+    cdef uint64_t since = 0, held = 0, recovered = 0, before
     cdef Eviction eviction
     prepare_eviction(v, &eviction)
     eviction.lot = lot
@@ -129,8 +129,10 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bin
             if held == 0:
                 return got
             if held == before:
-                got = blocked_by(ERR_DEAD if row_is_dead(v, word_row(held)) else ERR_HELD,
-                                 word_row(held))
+                # recovered once: a damaged word may name a row that holds nothing
+                got = blocked_by(ERR_DEAD if held != recovered and row_is_dead(v, word_row(held))
+                                 else ERR_HELD, word_row(held))
+                recovered = held
                 if may_retry_until(v, &got, &since, deadline):
                     continue
                 return got
