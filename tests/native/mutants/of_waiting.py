@@ -93,6 +93,14 @@ OF_WAITING = [
         ("tests/native/crash/test_claims.py",),
     ),
     Mutation(
+        "recovered_for_ever",
+        "a damaged word names a row that holds nothing, and is recovered again and again",
+        "room.pxd",
+        "ERR_DEAD if held != recovered and row_is_dead",
+        "ERR_DEAD if row_is_dead",
+        ("tests/native/test_damaged_fields.py",),
+    ),
+    Mutation(
         "freed_in_silence",
         "room comes free, and who waits for it sleeps on",
         "slots.pxd",
