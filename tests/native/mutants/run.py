@@ -105,11 +105,12 @@ def make(mutation: Mutation, folder: Path) -> None:
 
 def _with_names(text: str, mutation: Mutation) -> str:
     """With what the mistake uses and the file does not import."""
+    code = re.sub("#.*", "", text)
     named = {
         name: module
         for module, names in NAMES.items()
         for name in names.split()
-        if re.search(rf"\b{name}\b", mutation.new) and not re.search(rf"\b{name}\b", text)
+        if re.search(rf"\b{name}\b", mutation.new) and not re.search(rf"\b{name}\b", code)
     }
     imports = [f"from refstore.engines.native.{named[name]} cimport {name}\n" for name in named]
     text = text.replace(mutation.old, mutation.new)
