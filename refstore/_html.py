@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
 from refstore._units import percent_text, size_text
@@ -17,7 +16,7 @@ __all__ = ["of_buffer", "of_store"]
 def of_store(store: Store) -> str:
     """Figures of a store."""
     if store.closed:
-        return f"<code>{escape(repr(store))}</code>"
+        return f"<code>{_escaped(repr(store))}</code>"
     stats = store.stats()
     share = percent_text(stats.used, stats.capacity)
     rows = {
@@ -34,12 +33,18 @@ def of_store(store: Store) -> str:
 def of_buffer(buf: PinnedBuffer) -> str:
     """Figures of a buffer; of an array its beginning, too."""
     if buf.closed:
-        return f"<code>{escape(repr(buf))}</code>"
+        return f"<code>{_escaped(repr(buf))}</code>"
     rows = {"kind": buf.kind, "size": size_text(buf.nbytes), "ref": buf.ref.hex()}
     if buf.kind == "array":
         array = buf.array
         rows |= {"shape": str(array.shape), "dtype": str(array.dtype), "array": _short(array)}
     return _table("refstore.PinnedBuffer", rows)
+
+
+def _escaped(text: str) -> str:
+    import html  # whose tables nobody needs who has no notebook
+
+    return html.escape(text)
 
 
 def _short(array: object) -> str:
@@ -51,8 +56,8 @@ def _short(array: object) -> str:
 
 def _table(title: str, rows: dict[str, str]) -> str:
     cells = "".join(
-        f"<tr><th style='text-align: left'>{escape(field)}</th>"
-        f"<td style='text-align: left'><pre style='margin: 0'>{escape(value)}</pre></td></tr>"
+        f"<tr><th style='text-align: left'>{_escaped(field)}</th>"
+        f"<td style='text-align: left'><pre style='margin: 0'>{_escaped(value)}</pre></td></tr>"
         for field, value in rows.items()
     )
-    return f"<table><caption>{escape(title)}</caption>{cells}</table>"
+    return f"<table><caption>{_escaped(title)}</caption>{cells}</table>"

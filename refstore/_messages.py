@@ -11,30 +11,23 @@ import shlex
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from refstore import _limits, _logging
+from refstore import _limits
 from refstore._errors import (
     ObjectExistsError,
     ObjectNotFoundError,
     RefstoreError,
     StoreBusyError,
     StoreCorruptedError,
-    StoreFullError,
     StoreVersionError,
-    TopHolder,
 )
 from refstore._header import is_store
 from refstore._paths import of_chosen, store_folder
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from refstore._refs import ObjectRef
-
-NAMED = 4  # holders that a message names
-LINES_NAMED = 3
 
 
 def command() -> str:
@@ -45,19 +38,6 @@ def command() -> str:
         return "refstore" if is_found else shlex.quote(script)
     is_module = os.path.abspath(script) == os.path.join(os.path.dirname(__file__), "__main__.py")
     return "python -m refstore" if is_module or found is None else "refstore"
-
-
-class Room(NamedTuple):
-    """The room of a store, in bytes and in objects."""
-
-    capacity: int
-    free: int
-    largest_free: int
-    pinned: int
-    pinned_nbytes: int
-    condemned: int
-    writing_nbytes: int = 0
-    kept: Sequence[tuple[int, int]] = ()  # of parents, pid first: for children that have no place
 
 
 # --- of operations
@@ -86,104 +66,6 @@ def busy_for_children(path: str, pid: int, what: str) -> StoreBusyError:
         f"that child end (`fuser {shlex.quote(path)}` lists the processes that have the file open)",
         pid=pid,
     )
-
-
-def full(
-    path: str,
-    needed: int,
-    why: str,
-    room: Room,
-    holders: Sequence[TopHolder],
-    own: int,
-    fd: int,
-) -> StoreFullError:
-    """`why`, as in "no free extent is large enough"; `holders`: largest first.
-
-    `own`: the number of this process among them, or -1; `fd`: a descriptor of the store's file, or
-    -1.
-    """
-    advice = _what_to_do(needed, why)
-    if why == NO_MEMORY:
-        why, advice = _limits.why_no_memory(path, fd)
-    error = StoreFullError(
-        f"no room for {needed} bytes in store {path!r}: {why}. Capacity {room.capacity}, free "
-        f"{room.free}, largest free extent {room.largest_free}; {_what_is_pinned(room)}."
-        f"{_who_holds(holders, own)}{_what_comes_back(room)} {advice}",
-        needed=needed,
-        free=room.free,
-        largest_free=room.largest_free,
-        holders=holders,
-    )
-    _logging.warning("%s", str(error))  # a record that is kept must not keep what the error does
-    return error
-
-
-def no_slot(max_objects: int) -> str:
-    """Why a store is full."""
-    return f"all {max_objects} {_OF_MAX_OBJECTS}"
-
-
-_OF_MAX_OBJECTS = "object slots (max_objects) are in use"
-NO_MEMORY = "the system gave no memory"
-NO_EXTENT = "no free extent is large enough"
-OVER_CAPACITY = "it is more than the capacity"
-OVER_WITH_META = f"in whole blocks, with description and meta, {OVER_CAPACITY}"
-
-
-def _what_to_do(needed: int, why: str) -> str:
-    if why == OVER_CAPACITY:
-        return f"Make a store with a capacity of {needed} or more, or put it in parts"
-    if why == OVER_WITH_META:
-        return "Make a store with a larger capacity, or put what is large in an object of its own"
-    if why.endswith(_OF_MAX_OBJECTS):
-        return "Delete objects, or make a store with a larger max_objects"
-    return "Delete or release objects, or make a larger store"
-
-
-def _what_is_pinned(room: Room) -> str:
-    if not room.pinned:
-        return "no object is pinned"
-    return (
-        f"objects pinned: {room.pinned}, of {room.pinned_nbytes} bytes, "
-        f"{room.condemned} of them deleted"
-    )
-
-
-def _who_holds(holders: Sequence[TopHolder], own: int) -> str:
-    if not holders:
-        return ""
-    named = [
-        f"{'this process' if number == own else 'process'} {pid} ({command}) {nbytes} bytes"
-        for number, (pid, command, nbytes) in enumerate(holders[:NAMED])
-    ]
-    if len(holders) > NAMED:
-        named.append(f"{len(holders) - NAMED} more")
-    return f" Pinned or being written: {', '.join(named)}."
-
-
-def lines_that_fill(verb: str, nbytes_by_site: Counter[str]) -> str:
-    """The lines of programs behind most of what fills a store. `verb`: "pinned" or "put"."""
-    largest = nbytes_by_site.most_common(LINES_NAMED)
-    if not largest:
-        return ""
-    told = ", ".join(f"{nbytes} bytes {verb} at {site}" for site, nbytes in largest)
-    return f". By line: {told}"
-
-
-def _what_comes_back(room: Room) -> str:
-    """Advice about bytes that no delete gives back."""
-    told = ""
-    if room.writing_nbytes:
-        told = (
-            f" Objects being written by create() hold {room.writing_nbytes} bytes: abort() gives "
-            "them back, and so does deleting what seal(), or the end of the `with`, makes of them."
-        )
-    for pid, nbytes in room.kept:
-        told += (
-            f" {nbytes} bytes are kept for children of process {pid}, until it has ended or has "
-            "closed the store, and they have ended."
-        )
-    return told
 
 
 def exists(path: str, name: str) -> ObjectExistsError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -174,12 +173,11 @@ def by_size(rows: Iterable[HolderRow]) -> list[Holder]:
 
 def add_sites(holders: list[Holder], uuid: bytes, processes: list[tuple[Any, ...]]) -> None:
     """Adds what those processes tell of the lines behind pins and puts."""
-    living = Counter(row[0] for row in processes if row[3])
-    told = Told(uuid, living)
+    told = Told(uuid, processes)
     for holder in holders:
         if holder.ref is not None:
             ref = bytes(holder.ref)
-            if holder.alive and living[holder.pid] == 1:  # else whose lines they are is not known
+            if holder.alive:
                 holder.pinned_at = told.pins(holder.pid, ref, holder.pins)
             holder.put_at = told.put(ref)
 
@@ -188,7 +186,7 @@ def with_sites(
     objects: Iterable[ObjectInfo], uuid: bytes, processes: list[tuple[Any, ...]]
 ) -> Iterator[ObjectInfo]:
     """The objects, with what those processes tell of the lines that put them."""
-    told = Told(uuid, [row[0] for row in processes])
+    told = Told(uuid, processes)
     for one in objects:
         if one.ref is not None and (site := told.put(bytes(one.ref))) is not None:
             object.__setattr__(one, "put_at", site)

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -255,19 +255,26 @@ def _entries(fd: int) -> Iterator[tuple[int, Site]]:
 
 
 class Told:
-    """The sites of objects of one store, as far as the processes tell that have those pids."""
+    """The sites of objects of one store, as far as those processes tell that live: `processes` has
+    the fields of ProcessInfo."""
 
-    def __init__(self, uuid: bytes, pids: Iterable[int]) -> None:
+    def __init__(self, uuid: bytes, processes: Iterable[tuple[Any, ...]]) -> None:
         self._of: dict[tuple[int, int, bytes], list[str]] = {}
         self._puts: dict[bytes, str] = {}
-        for pid in set(pids):
+        self._living = Counter(row[0] for row in processes if row[3])
+        for pid in self._living:
             for site in sites_of(pid, uuid):
                 self._of.setdefault((pid, site.kind, site.ref), []).append(site.site)
                 if site.kind == PUT:
                     self._puts[site.ref] = site.site
 
     def pins(self, pid: int, ref: bytes, most: int) -> tuple[str, ...]:
-        """The lines where a process got its pins on an object: the newest, oldest first."""
+        """The lines where a process got its pins on an object: the newest, oldest first.
+
+        Empty if there are several processes of that pid: whose lines they are is not known.
+        """
+        if self._living[pid] != 1:
+            return ()
         found = self._of.get((pid, PIN, ref), [])
         return tuple(found[max(len(found) - most, 0) :])
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from refstore._looking import Look
 from refstore._reports import Holder, ObjectInfo
-from refstore._units import age_text, plural, size_text
-from refstore.cli.objects import grouped, title
+from refstore._units import plural, size_text
+from refstore.cli.objects import age_of, grouped, oldest_of, title
 from refstore.cli.output import note, show, show_json
 from refstore.cli.reaching import look
 from refstore.cli.tables import Column, Row, show_table
@@ -147,13 +147,9 @@ def _pins(rows: Sequence[Held]) -> int:
     return sum(one.holder.pins for one in rows)
 
 
-def _oldest(rows: Sequence[Held]) -> float | None:
-    return min((one.created for one in rows if one.created is not None), default=None)
-
-
-def _age(rows: Sequence[Held], now: float) -> str:
-    oldest = _oldest(rows)
-    return "-" if oldest is None else age_text(now - oldest)
+def _sums(rows: Sequence[Held], now: float) -> tuple[str, str, str]:
+    """Pins, size and age, as text."""
+    return str(_pins(rows)), size_text(total(rows)), age_of(oldest_of(rows), now)
 
 
 def _state(one: Held) -> str:
@@ -217,17 +213,16 @@ def _detailed(found: Sequence[Held], now: float) -> tuple[Sequence[Column], list
     rows = []
     for of_process in _by_slot(found).values():
         first = of_process[0]
-        sums = (str(_pins(of_process)), size_text(total(of_process)), _age(of_process, now))
-        rows.append(Row([str(first.holder.pid), first.holder.command, _state(first), *sums]))
+        who = str(first.holder.pid), first.holder.command, _state(first)
+        rows.append(Row([*who, *_sums(of_process, now)]))
         alike = _alike(of_process)
         for held in alike[:LISTED]:
-            sums = (str(_pins(held)), size_text(total(held)), _age(held, now))
-            rows.append(Row(["", f"  {_title_of(held)}", held[0].state, *sums]))
+            rows.append(Row(["", f"  {_title_of(held)}", held[0].state, *_sums(held, now)]))
             rows += [Row([""], text=line, indent=4) for line in _first_sites(held)]
         rest = [one for held in alike[LISTED:] for one in held]
         if rest:
-            sums = (str(_pins(rest)), size_text(total(rest)), _age(rest, now))
-            rows.append(Row(["", f"  and {plural(len(rest), 'more object')}", "", *sums]))
+            more = f"  and {plural(len(rest), 'more object')}"
+            rows.append(Row(["", more, "", *_sums(rest, now)]))
     return DETAILED, rows
 
 
@@ -236,7 +231,7 @@ def _by_process(found: Sequence[Held], now: float) -> tuple[Sequence[Column], li
         Row(
             [
                 *(str(held[0].holder.pid), held[0].holder.command, _state(held[0]), str(len(held))),
-                *(str(_pins(held)), size_text(total(held)), _age(held, now)),
+                *_sums(held, now),
             ]
         )
         for held in _by_slot(found).values()
@@ -269,8 +264,7 @@ def _by_object(found: Sequence[Held], now: float) -> tuple[Sequence[Column], lis
         rows.append(
             Row(
                 [
-                    *(title(one.holder.name, one.holder.ref), one.state, str(_pins(held))),
-                    *(size_text(one.holder.bytes), _age(held, now), by),
+                    *(title(one.holder.name, one.holder.ref), one.state, *_sums(held, now), by),
                 ]
             )
         )
@@ -295,35 +289,25 @@ def _as_json(found: Sequence[Held]) -> list[dict[str, object]]:
     ]
 
 
+def _sums_as_json(held: Sequence[Held], **more: object) -> dict[str, object]:
+    """Sums of what one process holds."""
+    first = held[0].holder
+    who = {"slot": first.slot, "pid": first.pid, "command": first.command}
+    sums = {"objects": len(held), "pins": _pins(held), "bytes": total(held)}
+    return {**who, **more, **sums, "oldest": oldest_of(held)}
+
+
 def _processes_as_json(found: Sequence[Held]) -> list[dict[str, object]]:
-    return [
-        {
-            "slot": slot,
-            "pid": held[0].holder.pid,
-            "command": held[0].holder.command,
-            "alive": held[0].holder.alive,
-            "objects": len(held),
-            "pins": _pins(held),
-            "bytes": total(held),
-            "oldest": _oldest(held),
-        }
-        for slot, held in _by_slot(found).items()
-    ]
+    return [_sums_as_json(held, alive=held[0].holder.alive) for held in _by_slot(found).values()]
 
 
 def _lines_as_json(found: Sequence[Held]) -> list[dict[str, object]]:
     return [
-        {
-            "slot": held[0].holder.slot,
-            "pid": held[0].holder.pid,
-            "command": held[0].holder.command,
-            "put_at": held[0].holder.put_at,
-            "pinned_at": sorted(set(held[0].holder.pinned_at)),
-            "objects": len(held),
-            "pins": _pins(held),
-            "bytes": total(held),
-            "oldest": _oldest(held),
-        }
+        _sums_as_json(
+            held,
+            put_at=held[0].holder.put_at,
+            pinned_at=sorted(set(held[0].holder.pinned_at)),
+        )
         for held in _by_line_of(found)
     ]
 

@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from refstore._reports import ObjectInfo, ProcessInfo
 from refstore._units import age_text, plural, size_text
@@ -19,14 +19,22 @@ __all__ = [
     "COLUMNS",
     "SORTS",
     "STATES",
+    "age_of",
     "as_json",
     "grouped",
     "living",
     "objects",
+    "oldest_of",
     "row_of",
     "sorted_objects",
     "title",
 ]
+
+
+class _Created(Protocol):
+    @property
+    def created(self) -> float | None: ...
+
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -130,14 +138,14 @@ def _summed(found: Iterable[ObjectInfo], by: str) -> list[list[ObjectInfo]]:
 def _show_sums(groups: Iterable[Sequence[ObjectInfo]], by: str) -> None:
     now, rows = time.time(), []
     for group in groups:
-        one, oldest = group[0], _oldest(group)
+        one = group[0]
         rows.append(
             Row(
                 [
                     *([one.put_at or "-"] if by == "line" else []),
                     *(str(one.pid) if one.pid else "-", one.command or "-", str(len(group))),
                     *(str(sum(other.pins > 0 for other in group)), _size(group)),
-                    "-" if oldest is None else age_text(now - oldest),
+                    age_of(oldest_of(group), now),
                 ]
             )
         )
@@ -153,12 +161,18 @@ def _sums_as_json(group: Sequence[ObjectInfo], by: str) -> dict[str, object]:
         "objects": len(group),
         "pinned": sum(other.pins > 0 for other in group),
         "bytes": sum(other.block_nbytes for other in group),
-        "oldest": _oldest(group),
+        "oldest": oldest_of(group),
     }
 
 
-def _oldest(group: Iterable[ObjectInfo]) -> float | None:
+def oldest_of(group: Iterable[_Created]) -> float | None:
+    """Time at which the first of them was put, if that is known."""
     return min((one.created for one in group if one.created), default=None)
+
+
+def age_of(created: float | None, now: float) -> str:
+    """The age of what was put then, as text."""
+    return age_text(now - created) if created else "-"
 
 
 # --- one by one
@@ -211,7 +225,7 @@ def row_of(one: ObjectInfo, now: float) -> Row:
     return Row(
         [
             *(title(one.name, one.ref), one.kind or "-", one.state, str(one.pins)),
-            *(size_text(one.block_nbytes), age_text(now - one.created) if one.created else "-"),
+            *(size_text(one.block_nbytes), age_of(one.created, now)),
             *(str(one.pid) if one.pid else "-", one.command or "-"),
         ]
     )

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Attachment", "CreatorLock", "Engine", "Look", "Module", "Watch"]
 
 
-class Attachment(Protocol):
-    """This process's membership in one store, shared by all that uses it here."""
+class Mapped(Protocol):
+    """A store whose file is mapped."""
 
     @property
     def path(self) -> str: ...
@@ -31,10 +31,37 @@ class Attachment(Protocol):
     def max_objects(self) -> int: ...
     @property
     def evict(self) -> Literal["lru", "s3fifo"] | None: ...
+
+
+class Attachment(Mapped, Protocol):
+    """This process's membership in one store, shared by all that uses it here."""
+
     def is_of(self, fd: int) -> bool: ...
 
 
-class Engine(Protocol):
+class Reports(Protocol):
+    """The calls that report, by who is attached and by who only looks."""
+
+    def _census(self) -> tuple[int, ...]:
+        """The fields of StoreStats, in its order."""
+
+    def _info(self, key: ObjectRef | str) -> tuple[Any, ...]:
+        """The fields of ObjectInfo, in its order, of a live object; ObjectNotFoundError."""
+
+    def _objects(self, prefix: str | None) -> Iterable[tuple[Any, ...]]:
+        """The fields of ObjectInfo, of every object whose name begins so, or of all."""
+
+    def _problems(self) -> set[str]:
+        """A sentence for each invariant that does not hold at this moment."""
+
+    def _holders(self, key: ObjectRef | str | None) -> list[HolderRow]:
+        """The fields of Holder, and its slot, for each holder of one object or of any."""
+
+    def _processes(self) -> list[tuple[Any, ...]]:
+        """The fields of ProcessInfo, in its order, of each process that has a place."""
+
+
+class Engine(Reports, Protocol):
     """The calls of a `Store` that an engine implements; `Store` has their docs."""
 
     @property
@@ -112,58 +139,24 @@ class Engine(Protocol):
     def __iter__(self) -> Iterator[ObjectRef]: ...
     def names(self, prefix: str) -> list[str]: ...
     def trim(self) -> int: ...
-    def _census(self) -> tuple[int, ...]:
-        """The fields of StoreStats, in its order."""
-
-    def _info(self, key: ObjectRef | str) -> tuple[Any, ...]:
-        """The fields of ObjectInfo, in its order, of a live object; ObjectNotFoundError."""
-
-    def _objects(self, prefix: str | None) -> Iterable[tuple[Any, ...]]:
-        """The fields of ObjectInfo, of every object whose name begins so, or of all."""
-
     def _ref_at(self, address: int, nbytes: int) -> ObjectRef | None:
         """The object that this process pins in whose block these bytes of its memory lie."""
 
     def _watch(self) -> Watch:
         """Makes a Watch, for one thread that waits on behalf of others."""
 
-    def _problems(self) -> set[str]:
-        """A sentence for each invariant that does not hold at this moment."""
-
     def _recover_all(self) -> tuple[int, tuple[int, ...], int, int, int, int, int]:
         """Recovers; the fields of Recovery, in its order."""
 
-    def _holders(self, key: ObjectRef | str | None) -> list[HolderRow]:
-        """The fields of Holder, and its slot, for each holder of one object or of any."""
 
-    def _processes(self) -> list[tuple[Any, ...]]:
-        """The fields of ProcessInfo, in its order, of each process that has a place."""
-
-
-class Look(Protocol):
+class Look(Mapped, Reports, Protocol):
     """A look at a store without being attached: it takes no place in the process table, pins
-    nothing and writes nothing. The calls of `Engine` that it has in common are the same here."""
+    nothing and writes nothing."""
 
-    @property
-    def path(self) -> str: ...
-    @property
-    def uuid(self) -> bytes: ...
-    @property
-    def capacity(self) -> int: ...
-    @property
-    def max_objects(self) -> int: ...
-    @property
-    def evict(self) -> Literal["lru", "s3fifo"] | None: ...
     @property
     def made_at(self) -> float:
         """Seconds since the epoch."""
 
-    def _census(self) -> tuple[int, ...]: ...
-    def _info(self, key: ObjectRef | str) -> tuple[Any, ...]: ...
-    def _objects(self, prefix: str | None) -> Iterable[tuple[Any, ...]]: ...
-    def _holders(self, key: ObjectRef | str | None) -> list[HolderRow]: ...
-    def _problems(self) -> set[str]: ...
-    def _processes(self) -> list[tuple[Any, ...]]: ...
     def _recoveries(self) -> list[tuple[Any, ...]]:
         """The fields of PastRecovery, in its order, newest first."""
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from refstore import _messages
+from refstore import _full_messages
 from refstore._errors import ObjectNotFoundError, RefstoreError, StoreFullError
 from refstore._refs import ObjectRef
 from refstore._sites import Told, Tracker, call_site, tracker_of
@@ -53,19 +53,18 @@ class TrackedCalls:
             yield
         except StoreFullError as error:
             with contextlib.suppress(RefstoreError, OSError, ValueError):
-                told = _messages.lines_that_fill(*self._lines(bool(error.holders)))
+                told = _full_messages.lines_that_fill(*self._lines(bool(error.holders)))
                 error.args = (f"{error.args[0]}{told}", *error.args[1:])
             raise
 
     def _lines(self, are_pinned: bool) -> tuple[str, Counter[str]]:
         """Bytes by the lines that pinned them; if nobody pins, by those that put what is live."""
         calls = self._calls()
-        living = Counter(row[0] for row in calls._processes() if row[3])
-        told = Told(calls._attachment.uuid, living)
+        told = Told(calls._attachment.uuid, calls._processes())
         sums: Counter[str] = Counter()
         if are_pinned:
             for pid, _, ref, _, pins, nbytes, alive, _ in self._holders(None):
-                if ref is not None and alive and living[pid] == 1:
+                if ref is not None and alive:
                     for site in set(told.pins(pid, bytes(ref), pins)):
                         sums[site] += nbytes
             return "pinned", sums

@@ -267,16 +267,12 @@ def _dtype_from_text(text: str) -> np.dtype[Any] | None:
 def _dtype_from_pickle(pickled: bytes) -> Any:
     try:
         return pickle.loads(pickled)
-    except (pickle.UnpicklingError, MemoryError):
-        raise
-    except ImportError as error:
-        if is_from_handler(error):
+    except Exception as error:
+        if isinstance(error, pickle.UnpicklingError | MemoryError) or is_from_handler(error):
             raise
+        if not isinstance(error, ImportError):  # whatever a class does that is not a dtype's
+            raise DescriptionError("the dtype") from error
         raise pickle.UnpicklingError(
             f"the dtype of this array belongs to a package that cannot be imported here: {error}; "
             "install it, or read bytes(buf)"
         ) from error
-    except Exception as error:  # whatever a class does that is not a dtype's
-        if is_from_handler(error):
-            raise
-        raise DescriptionError("the dtype") from error

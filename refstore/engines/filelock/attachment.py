@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from refstore import _identity, _messages
+from refstore import _full_messages, _identity, _messages
 from refstore._arguments import META_LIMIT
 from refstore._errors import StoreFullError
 from refstore._paths import open_store
@@ -254,7 +254,7 @@ class Attachment(Owner):
 
     def no_memory(self, call: Call, nbytes: int) -> StoreFullError:
         """The file system has none for so many bytes."""
-        return self.full(call, nbytes, _messages.NO_MEMORY)
+        return self.full(call, nbytes, _full_messages.NO_MEMORY)
 
     def prepare_block(self, call: Call, wanted: slots.Wanted, near: bool) -> bool:
         """Whether there is memory for a block that was begun; writes what is no payload there."""

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from refstore import _messages, _waiting_messages
+from refstore import _full_messages, _messages, _waiting_messages
 from refstore._arguments import checked_names, deadline_of, listed_keys, listed_objects
 from refstore._errors import ObjectExistsError, ObjectNotFoundError
 from refstore._names import encode_name
@@ -271,9 +271,9 @@ def _put_all(att: Attachment, batch: Sequence[One]) -> None:
     call, nbytes = batch[0].call, sum(one.wanted.nbytes for one in batch)
     what = f"a put of {len(batch)} objects"
     if nbytes > att.file.header.capacity:
-        raise att.full(call, nbytes, _messages.OVER_CAPACITY)
+        raise att.full(call, nbytes, _full_messages.OVER_CAPACITY)
     if len(batch) > att.file.g.max_objects:
-        raise att.full(call, nbytes, _messages.no_slot(att.file.g.max_objects))
+        raise att.full(call, nbytes, _full_messages.no_slot(att.file.g.max_objects))
     call.wait_for_room(what, nbytes, _begin, att, batch)
     for one in batch:
         if not att.prepare_block(one.call, one.wanted, one.is_near):

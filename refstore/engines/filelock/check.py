@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from refstore import _children, _limits, _messages, _problems
+from refstore import _children, _full_messages, _limits, _problems
 from refstore._errors import StoreCorruptedError, TopHolder
 from refstore.engines.filelock import extents, names, origins, process_table, recovery, slots
 from refstore.engines.filelock.journal import Change
@@ -84,7 +84,7 @@ def blocks(c: Change) -> Iterator[Held]:
 
 
 class Census(NamedTuple):
-    room: _messages.Room
+    room: _full_messages.Room
     used: int
     objects: int
 
@@ -97,6 +97,10 @@ class Columns(NamedTuple):
     units: npt.NDArray[np.uint64]  # first one
     nbytes: npt.NDArray[np.uint64]
     pinned: npt.NDArray[np.bool_]
+
+    @property
+    def half_made(self) -> npt.NDArray[np.bool_]:
+        return np.isin(self.states, (WRITING, CLAIMED))
 
 
 def columns(c: Change) -> Columns:
@@ -115,7 +119,7 @@ def columns(c: Change) -> Columns:
 def _held(c: Change) -> Iterator[Held]:
     """The blocks that processes hold."""
     found = columns(c)
-    is_held = found.pinned | (found.states == WRITING) | (found.states == CLAIMED)
+    is_held = found.pinned | found.half_made
     for slot in found.slots[is_held].tolist():
         one = block(c, slot)
         if one is not None:
@@ -123,8 +127,8 @@ def _held(c: Change) -> Iterator[Held]:
 
 
 def census(c: Change) -> Census:
-    _, states, _, nbytes, is_pinned = columns(c)
-    is_half_made = (states == WRITING) | (states == CLAIMED)
+    found = columns(c)
+    _, states, _, nbytes, is_pinned = found
     used, pinned_nbytes = int(nbytes.sum()), int(nbytes[is_pinned].sum())
     objects, condemned = int((states == SEALED).sum()), int((states == CONDEMNED).sum())
     capacity = c.file.header.capacity
@@ -132,14 +136,14 @@ def census(c: Change) -> Census:
     spare = _limits.spare_memory(c.file.descriptor_or_none())
     if spare < free:
         free, largest = _bounded(c, free, largest, spare)
-    room = _messages.Room(
+    room = _full_messages.Room(
         capacity=capacity,
         free=free,
         largest_free=min(largest, free),
         pinned=int(is_pinned.sum()),
         pinned_nbytes=pinned_nbytes,
         condemned=condemned,
-        writing_nbytes=int(nbytes[is_half_made].sum()),
+        writing_nbytes=int(nbytes[found.half_made].sum()),
     )
     return Census(room, used, objects)
 

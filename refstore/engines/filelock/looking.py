@@ -31,7 +31,6 @@ from refstore.engines.filelock import (
 from refstore.engines.filelock.files import require_own
 from refstore.engines.filelock.journal import Change, replay
 from refstore.engines.filelock.layout import (
-    CLAIMED,
     COMMAND_NBYTES,
     CONDEMNED,
     COUNT,
@@ -47,7 +46,6 @@ from refstore.engines.filelock.layout import (
     SEALED,
     UNIT,
     WRITES,
-    WRITING,
     locks_of,
     policy_of,
     read_header,
@@ -222,11 +220,10 @@ def _page_states(c: Change) -> bytes:
     for start, end in _limits.committed(file.descriptor_or_none(), file.g.data, file.g.file_size):
         states[(start - file.g.data) // PAGE : -(-(end - file.g.data) // PAGE)] = _FREE
     is_live = found.states == SEALED
-    is_made = (found.states == WRITING) | (found.states == CLAIMED)
     for state, which in (  # the stronger over the weaker
         (_LIVE, is_live & ~found.pinned),
         (_PENDING_DELETE, found.states == CONDEMNED),
-        (_WRITTEN, is_made),
+        (_WRITTEN, found.half_made),
         (_PINNED, is_live & found.pinned),
     ):
         states[_pages_of(found, which, len(states))] = state

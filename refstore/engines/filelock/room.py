@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from refstore import _messages, _threads
+from refstore import _full_messages, _threads
 from refstore._errors import StoreFullError, TopHolder
 from refstore.engines.filelock import check, eviction, process_table, recovery, slots
 from refstore.engines.filelock.call import POLL, Call
@@ -94,9 +94,9 @@ class RoomKeeper(Membership):
         rows, named = [row for row, _ in holders], [holder for _, holder in holders]
         own = rows.index(self.own) if self.own in rows else -1
         fd = self.file.descriptor_or_none()
-        return _messages.full(self.path, nbytes, why, room, named, own, fd)
+        return _full_messages.full(self.path, nbytes, why, room, named, own, fd)
 
-    def _room(self, c: Change) -> tuple[_messages.Room, list[tuple[int, TopHolder]]]:
+    def _room(self, c: Change) -> tuple[_full_messages.Room, list[tuple[int, TopHolder]]]:
         held = check.holdings(c)
         room = check.census(c).room._replace(kept=check.kept(c, held))
         return room, check.top_holders(c, held)
@@ -241,7 +241,7 @@ class RoomKeeper(Membership):
 
 
 def _is_hopeless(lack: slots.NoRoomError) -> bool:
-    return str(lack).endswith(_messages.OVER_CAPACITY)
+    return str(lack).endswith(_full_messages.OVER_CAPACITY)
 
 
 def _could_fit(c: Change, units: int, total: int) -> bool:

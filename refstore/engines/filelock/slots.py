@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refstore import _messages
+from refstore import _full_messages
 from refstore.engines.filelock import extents, names
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
@@ -174,7 +174,7 @@ def _find_slot(c: Change) -> int:
     slot = used(c)
     at, label = file.slot(slot) * 8, file.label(slot)
     if not file.commit(at, at + SLOT_WORDS * 8) or not file.commit(label, label + LABEL_NBYTES):
-        raise NoRoomError(_messages.NO_MEMORY)
+        raise NoRoomError(_full_messages.NO_MEMORY)
     return slot
 
 
@@ -204,12 +204,14 @@ def claim(c: Change, wanted: Wanted, by: By, near: bool, own: int | None = None)
     file, units = c.file, wanted.units
     if wanted.nbytes > file.header.capacity or units > file.g.units:
         is_over = wanted.nbytes > file.header.capacity
-        raise NoRoomError(_messages.OVER_CAPACITY if is_over else _messages.OVER_WITH_META)
+        raise NoRoomError(
+            _full_messages.OVER_CAPACITY if is_over else _full_messages.OVER_WITH_META
+        )
     if own is None and not has_slot(c):
-        raise NoRoomError(_messages.no_slot(file.g.max_objects), units)
+        raise NoRoomError(_full_messages.no_slot(file.g.max_objects), units)
     unit = extents.find(c, units)
     if unit is None:
-        raise NoRoomError(_messages.NO_EXTENT, units)
+        raise NoRoomError(_full_messages.NO_EXTENT, units)
     slot = _find_slot(c) if own is None else own
     at, block, meta = file.slot(slot), file.block_at(unit), file.meta(slot)
     if (
@@ -218,7 +220,7 @@ def claim(c: Change, wanted: Wanted, by: By, near: bool, own: int | None = None)
         or not file.commit_word(_cell(c, by.maker, slot)[0])
         or (wanted.meta and not file.commit_word(meta // 8))
     ):
-        raise NoRoomError(_messages.NO_MEMORY)
+        raise NoRoomError(_full_messages.NO_MEMORY)
     generation = _take_slot(c, slot) if own is None else generation_of(c, slot)
     extents.take(c, unit, units)
     c[at + OFFSET] = unit
@@ -450,7 +452,7 @@ def pin(c: Change, slot: int, row: int, pins: int = 1) -> None:
         c[at] += pins << shift
         return
     if not c.file.commit_word(at):
-        raise NoRoomError(_messages.NO_MEMORY)
+        raise NoRoomError(_full_messages.NO_MEMORY)
     c[mask] |= bit
     c[at] = c[at] & ~(_LOW_32 << shift) | pins << shift
 

@@ -200,12 +200,16 @@ cdef class Batch:
         text = self.arrays[item.array][3]
         return <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0
 
+    cdef uint64_t nbytes_of(self, Item *item):
+        # that its block has to hold
+        return item.nbytes + self.spill_of(item)
+
     cdef uint64_t add_up_blocks(self):
         # bytes of all that is put, as allocated
         cdef Py_ssize_t k
         cdef uint64_t nbytes = 0
         for k in range(self.n):
-            nbytes += block_for(self.items[k].nbytes + self.spill_of(&self.items[k]))
+            nbytes += block_for(self.nbytes_of(&self.items[k]))
         return nbytes
 
     cdef int begin_all(self, Draft *terms) except -1:
@@ -218,7 +222,7 @@ cdef class Batch:
             int got = ERR_TOO_LARGE if <uint64_t>self.n <= v.slot_limit else ERR_FULL_SLOTS
         while self.nbytes <= v.header.capacity and blocks <= v.g.pages * PAGE \
                 and <uint64_t>self.n <= v.slot_limit:
-            got = self.try_to_begin(terms)
+            got = self.try_to_begin(terms, blocks)
             if got == 0:
                 return 0
             self.give_up()
@@ -232,22 +236,25 @@ cdef class Batch:
             sleep_for_room(v, self.life, &nap, terms.deadline, terms.is_closed, &since)
         raise room_error(v, got, self.nbytes, terms.deadline != 0)
 
-    cdef int try_to_begin(self, Draft *terms) except? -128:
+    cdef int try_to_begin(self, Draft *terms, uint64_t blocks) except? -128:
+        # `blocks`: as add_up_blocks()
         cdef:
             View *v = &self.att.view
             Item *item
             Lot lot
+            uint64_t nbytes
             int got
         lot.objects = <uint64_t>self.n
-        lot.nbytes = self.add_up_blocks()
+        lot.nbytes = blocks
         lot.may_fit = False
         while self.begun < self.n:
             item = &self.items[self.begun]
-            got = try_to_allocate(v, item.nbytes + self.spill_of(item), 0, True, &lot, &item.slot)
+            nbytes = self.nbytes_of(item)
+            got = try_to_allocate(v, nbytes, 0, True, &lot, &item.slot)
             if got != 0:
                 return got
             lot.objects -= 1
-            lot.nbytes -= block_for(item.nbytes + self.spill_of(item))
+            lot.nbytes -= block_for(nbytes)
             terms.slot = item.slot
             start_slot(v, terms, item.nbytes)
             item.generation = terms.generation

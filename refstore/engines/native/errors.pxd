@@ -1,4 +1,5 @@
-# What went wrong, as the exception that says it; the sentences are in _messages.py.
+# What went wrong, as the exception that says it; the sentences are in _messages.py and
+# _full_messages.py.
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
@@ -48,18 +49,18 @@ cdef inline object blocked(View *v, int error, str what):
 
 
 cdef inline str why_full(View *v, uint64_t needed, int error):
-    from refstore import _messages
+    from refstore import _full_messages
     if error == ERR_FULL_SLOTS:
-        return _messages.no_slot(v.header.max_objects)
+        return _full_messages.no_slot(v.header.max_objects)
     if error == ERR_NO_MEMORY:
-        return _messages.NO_MEMORY
+        return _full_messages.NO_MEMORY
     if error == ERR_INDEX:
         return "the name index is full around this name"
     if needed > v.header.capacity:
-        return _messages.OVER_CAPACITY
+        return _full_messages.OVER_CAPACITY
     if error == ERR_TOO_LARGE:
-        return _messages.OVER_WITH_META
-    return _messages.NO_EXTENT
+        return _full_messages.OVER_WITH_META
+    return _full_messages.NO_EXTENT
 
 
 cdef inline int census_of(View *v, Census *census) except -2:
@@ -95,7 +96,7 @@ cdef inline object full(View *v, uint64_t needed, int error):
 
 cdef inline object full_for(View *v, uint64_t needed, int error, bint has_waited):
     # `has_waited`: this process is named first, which may have held up itself.
-    from refstore import _messages
+    from refstore import _full_messages
     cdef Census census
     cdef uint64_t[MAX_ROWS] kept
     cdef uint64_t row, made
@@ -104,10 +105,10 @@ cdef inline object full_for(View *v, uint64_t needed, int error, bint has_waited
     holders, own = top_holders(v, has_waited)
     made = add_up_waiting(v, kept) if holders else 0
     keepers = [(row_at(v, row).pid, kept[row]) for row in range(<uint64_t>MAX_ROWS) if kept[row]]
-    room = _messages.Room(v.header.capacity, census.free, census.largest_free, census.pinned,
-                          census.pinned_nbytes, census.condemned, made, keepers)
-    return _messages.full(path_of(v), needed, why_full(v, needed, error), room, holders, own,
-                          file_of(v))
+    room = _full_messages.Room(v.header.capacity, census.free, census.largest_free, census.pinned,
+                               census.pinned_nbytes, census.condemned, made, keepers)
+    return _full_messages.full(path_of(v), needed, why_full(v, needed, error), room, holders, own,
+                               file_of(v))
 
 
 cdef inline object room_error(View *v, int error, uint64_t nbytes, bint has_waited):

@@ -30,6 +30,8 @@ from refstore.engines.native.holders cimport (
 from refstore.engines.native.errors cimport census_of, get_error
 from refstore.engines.native.arrays cimport kind_of
 
+from refstore import _messages
+
 
 cdef class Reports:
     # The calls that report.
@@ -37,7 +39,7 @@ cdef class Reports:
     cdef object in_use(self, View **v):
         # What keeps the view as it is while a call uses it, whatever is closed meanwhile; an
         # exception once this is closed.
-        raise NotImplementedError
+        raise _messages.closed()        # as what was never open
 
     def _census(self):
         # the fields of StoreStats, in its order

@@ -31,7 +31,9 @@ from refstore.engines.native.eviction cimport (
 from refstore.engines.native.stats cimport longest_gap, mark_pages
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.contention cimport may_retry_until
-from refstore.engines.native.sleeping cimport is_attached_alone, sleep_through, tell_of_long_wait
+from refstore.engines.native.sleeping cimport (
+    is_attached_alone, note_asleep, sleep_through, tell_of_long_wait,
+)
 
 cdef enum:
     ATTEMPTS = 8                # to find a slot that nobody has in hand
@@ -82,6 +84,11 @@ cdef inline int commit_extent(View *v, uint64_t i) except? -128:
     return got
 
 
+cdef inline int ensure_memory(View *v, int got, uint64_t i) except? -128:
+    # `got`: how a block came to slot `i`; as that, once it has its memory.
+    return commit_extent(v, i) if got == ERR_UNCOMMITTED else got
+
+
 cdef inline void unclaim_unless_named(View *v, uint64_t i) noexcept nogil:
     if not is_claim(load_acquire(&v.slots[i].word)):                     # [seal]
         unclaim(v, i)
@@ -101,8 +108,7 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bin
     eviction.lot = lot
     while True:
         got = find_room(v, nbytes, &eviction, slot)
-        if got == ERR_UNCOMMITTED:
-            got = commit_extent(v, slot[0])
+        got = ensure_memory(v, got, slot[0])
         if got == 0:
             return 0
         if may_retry_until(v, &got, &since, deadline):
@@ -155,7 +161,7 @@ cdef inline int use_claim(View *v, uint64_t nbytes, uint64_t deadline, uint64_t 
             got = give_block(v, i, nbytes)
     if got == 0:
         got = place_block(v, i)
-    return commit_extent(v, i) if got == ERR_UNCOMMITTED else got
+    return ensure_memory(v, got, i)
 
 
 cdef inline int try_with_claim(View *v, uint64_t nbytes, uint64_t deadline, bint is_thorough,
@@ -165,8 +171,7 @@ cdef inline int try_with_claim(View *v, uint64_t nbytes, uint64_t deadline, bint
     cdef int got
     if claim != 0:
         got = allocate_block(v, nbytes, slot)
-        if got == ERR_UNCOMMITTED:
-            got = commit_extent(v, slot[0])
+        got = ensure_memory(v, got, slot[0])
         if got == ERR_FULL_SLOTS:
             got = use_claim(v, nbytes, deadline, claim - 1)
             if got == 0:
@@ -264,8 +269,7 @@ cdef inline bint waits_in_vain(View *v, uint64_t nbytes, int error) except -1:
 cdef inline int sleep_for_room(View *v, uint64_t life, const Nap *nap, uint64_t deadline,
                                const bint *is_closed, uint64_t *since) except -1:
     # Between two tries; who waits holds nothing.
-    if since[0] == 0:
-        since[0] = now_ns()
+    note_asleep(since)
     sleep_through(v, life, nap, deadline)
     tell_of_long_wait(v, life, since, "a put")
     look_for_signals(v, life, "waiting for room")
@@ -330,8 +334,7 @@ cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline, const
     cdef int got
     if deadline == 0:
         got = ERR_FULL if v.evicts else take_spare(v, nbytes, slot)     # what is there mostly does
-        if got == ERR_UNCOMMITTED:
-            got = commit_extent(v, slot[0])
+        got = ensure_memory(v, got, slot[0])
         if got == 0 or got == ERR_DAMAGED:
             return got
         return try_with_claim(v, nbytes, 0, True, claim, slot)

@@ -73,9 +73,15 @@ cdef inline void sleep_through(View *v, uint64_t life, const Nap *nap, uint64_t 
     end_sleep(v, life, began)
 
 
+cdef inline void note_asleep(uint64_t *since) noexcept nogil:
+    # before a sleep of a call; `since`: 0 before its first
+    if since[0] == 0:
+        since[0] = now_ns()
+
+
 cdef inline int tell_of_long_wait(View *v, uint64_t life, uint64_t *since, str what) except -1:
-    # Once in a call, while it waits. `since`: 0 before its first sleep. Python runs in here, so
-    # that the caller looks for signals after it.
+    # Once in a call, while it waits; `since`: as of note_asleep(). Python runs in here, so that the
+    # caller looks for signals after it.
     if since[0] == TOLD or not is_same_process(v, life):
         return 0
     if now_ns() - since[0] >= LONG_NS:
@@ -90,8 +96,7 @@ cdef inline bint sleep_once(View *v, uint64_t life, const Nap *nap, uint64_t dea
     # False, at once, if the time is over.
     if not may_sleep(v, now_ns(), deadline, what):
         return False
-    if since[0] == 0:
-        since[0] = now_ns()
+    note_asleep(since)
     sleep_through(v, life, nap, deadline)
     tell_of_long_wait(v, life, since, what)
     look_for_signals(v, life, "waiting for a name")
@@ -108,8 +113,7 @@ cdef inline bint sleep_on_names(View *v, uint64_t life, Stripes *s, uint64_t dea
         bint woken = False
     if not may_sleep(v, now, deadline, what):
         return False
-    if since[0] == 0:
-        since[0] = now
+    note_asleep(since)
     note_sleep(v, True)
     if sleeps_on_any(s):
         with nogil:
