@@ -57,7 +57,7 @@ def full(
         largest_free=room.largest_free,
         holders=holders,
     )
-    _logging.warning("%s", str(error))  # a record that is kept must not keep what the error does
+    _logging.full(path, str(error))  # a record that is kept must not keep what the error does
     return error
 
 

@@ -124,3 +124,40 @@ def test_nobody_is_told_who_did_not_ask(engine: str) -> None:
 @pytest.mark.once("opens no store")
 def test_logging_is_not_imported_for_nothing() -> None:
     assert helpers.run_clean("import refstore, sys; print('logging' in sys.modules)") == "False"
+
+
+def test_what_waits_tells_of_a_full_store_once(
+    store: refstore.Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with child_process(store.path), store.get(store.put(bytes(12 << 20))):
+        for timeout in (0.0, 0.2):
+            with pytest.raises(refstore.StoreFullError):
+                store.put(bytes(8 << 20), timeout=timeout)
+    assert len(records(caplog)) == 1
+
+
+def test_evictions_are_told(folder: Path, engine: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "refstore")
+    path = str(folder / "cache")
+    with refstore.Store(
+        path, capacity="1MiB", max_objects=100, evict="lru", backend=engine
+    ) as store:
+        for _ in range(200):
+            store.put(bytes(10_000))
+        told = [one for one in records(caplog) if "evicted" in one[1]]
+        assert told == [("INFO", f"evicted 1 object from store {path!r}")]
+        store.unlink()
+
+
+def test_a_recovery_by_the_way_is_told(
+    store: refstore.Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    ref = store.put(bytes(12 << 20))
+    with child_process(store.path) as child:
+        child.do(workers.hold, ref)
+        store.delete(ref)
+        child.kill()
+        store.put(bytes(12 << 20))
+    assert records(caplog) == [
+        ("WARNING", f"recovered what 1 dead process held in store {store.path!r}")
+    ]

@@ -86,7 +86,7 @@ def _explain(engine: str, image: str) -> None:
     """Where in the core a player died, by gdb."""
     if shutil.which("gdb") is None or stage.IS_SANITIZED:
         return
-    command = [sys.executable, "-m", "fuzz", "--engine", engine, "--replay", image, "--gdb"]
+    command = [sys.executable, "-m", "tests.fuzz", "--engine", engine, "--replay", image, "--gdb"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     for line in done.stdout.splitlines():
         if match := re.match(r"#\d+ .*?(?:in )?(__pyx\w+).*? at (\S+)$", line):

@@ -113,6 +113,7 @@ class Call:
             self.asleep_since = time.monotonic()
         with self.att.sleeping():
             time.sleep(seconds)
+        self.att.tell_news()
         if time.monotonic() - self.asleep_since >= LONG:
             self.asleep_since = math.inf
             _logging.waits(self.att.path, what)

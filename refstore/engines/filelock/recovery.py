@@ -52,6 +52,7 @@ class Report:
 
     def __init__(self) -> None:
         self.processes = self.pins = self.unfinished = self.locks = self.nbytes = 0
+        self.untold = 0  # of the processes: not yet told to `logging`
         self.pids: list[int] = []
 
     def take(self) -> tuple[int, tuple[int, ...], int, int, int, int, int]:
@@ -195,6 +196,7 @@ def recover(c: Change, folder: str, rows: list[int], own: int | None, report: Re
         note(c, row, report.nbytes - before)
         fold(c, row, died=True)
         report.processes += 1
+        report.untold += 1
         report.pids = [*report.pids, *([pid] if pid else [])][-PIDS_KEPT:]
         found = True
     return found

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from refstore import _full_messages, _threads
+from refstore import _full_messages, _logging, _threads
 from refstore._errors import StoreFullError, TopHolder
 from refstore.engines.filelock import check, eviction, process_table, recovery, slots
 from refstore.engines.filelock.call import POLL, Call
@@ -26,6 +26,8 @@ from refstore.engines.filelock.transaction import Operation, T
 
 __all__ = ["HOLD_BACK", "RoomKeeper"]
 
+NEWS_EVERY: Final = 1.0  # seconds
+
 HOLD_BACK: Final = 1.0  # seconds for which others let the one whose turn it is try alone
 RECOVERY_PAUSE: Final = 0.1  # seconds between two looks for the dead before others' objects go
 
@@ -35,6 +37,8 @@ class RoomKeeper(Membership):
 
     _recovered_at = 0.0  # by time.monotonic(): when the dead were last looked for before others go
     _turn: object | None = None  # the call of ours whose turn it is
+    _evicted = 0  # objects, not yet told to `logging`
+    _told_at = 0.0  # by time.monotonic()
 
     def with_room(
         self, call: Call, what: str, nbytes: int, operation: Operation[T], *args: object
@@ -81,6 +85,7 @@ class RoomKeeper(Membership):
     def _run(
         self, call: Call, what: str, operation: Operation[T], *args: object
     ) -> T | slots.NoRoomError:
+        self.tell_news()
         try:
             result: T = call.run(what, self.try_with_eviction, operation, *args)
             return result
@@ -129,7 +134,7 @@ class RoomKeeper(Membership):
         c.commit()
         found = eviction.victims(c, units)
         if found is not None:
-            self.delete_all(c, found, EVICTIONS)
+            self._evicted += self.delete_all(c, found, EVICTIONS)
         return found is not None
 
     def delete_all(self, c: Change, found: Iterable[int], counter: int) -> int:
@@ -168,6 +173,16 @@ class RoomKeeper(Membership):
 
     def _holds_condemned(self, c: Change) -> bool:
         return recovery.holds_condemned(c, self.own)
+
+    def tell_news(self) -> None:
+        """Tells `logging` what happened by the way, at most once in a while."""
+        report = self.report
+        now = time.monotonic()
+        if (self._evicted or report.untold) and now - self._told_at >= NEWS_EVERY:
+            self._told_at = now
+            dead, evicted = report.untold, self._evicted
+            report.untold = self._evicted = 0
+            _logging.news(self.path, dead, evicted)
 
     # --- waiting
 

@@ -456,13 +456,15 @@ cdef inline list written(View *v, uint64_t at, uint64_t nbytes, uint64_t n):
     import os
     cdef uint64_t piece = 0
     cdef int fd = file_of(v)
+    cdef bytes data, zeros = bytes(nbytes)
     cdef list found = []
     while piece < n and fd >= 0:
         try:
             piece = max(piece, (os.lseek(fd, at + piece * nbytes, os.SEEK_DATA) - at) // nbytes)
         except OSError:             # nothing but a hole from there on
             break
-        if piece < n and os.pread(fd, nbytes, at + piece * nbytes).strip(b"\0"):
+        data = os.pread(fd, nbytes, at + piece * nbytes) if piece < n else b""
+        if data != zeros[:len(data)]:
             found.append(piece)
         piece += 1
     return found

@@ -350,6 +350,7 @@ cdef inline tuple take_recovery_report(View *v):
     cdef Recovered back = v.recovered
     cdef uint64_t k, first = back.known - min(back.known, <uint64_t>PIDS_KEPT)
     memset(&v.recovered, 0, sizeof(v.recovered))
+    v.told_dead = 0
     pids = [back.pids[k % PIDS_KEPT] for k in range(first, back.known)]
     return (back.processes, tuple(pids), back.pins, back.unfinished, back.published, back.locks,
             back.nbytes)

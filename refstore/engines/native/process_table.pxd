@@ -10,9 +10,13 @@ from refstore.engines.native.atomics cimport (
     assign, cas_seq_cst, fetch_add_seq_cst, fetch_or_seq_cst, load_acquire, load_relaxed_u32,
     load_seq_cst, store_release,
 )
-from refstore.engines.native.layout cimport KEPT, MAX_ROWS, Row, ROW_ATTACHED, SLOTS_PER_STEP
+from refstore.engines.native.layout cimport (
+    COUNT_EVICTIONS, KEPT, MAX_ROWS, Row, ROW_ATTACHED, SLOTS_PER_STEP,
+)
 from refstore.engines.native.system cimport lock_byte, now_ns
-from refstore.engines.native.view cimport is_ready, pins_of, pins_ready_of, row_at, slots_used, View
+from refstore.engines.native.view cimport (
+    counted, is_ready, pins_of, pins_ready_of, row_at, slots_used, View,
+)
 from refstore.engines.native.memory cimport commit_pins, ensure_pins_committed
 from refstore.engines.native.ages cimport start_clock
 
@@ -81,6 +85,8 @@ cdef inline void use_row(View *v, uint64_t r) noexcept nogil:
     v.loss = 0
     v.has_warned = False
     memset(&v.recovered, 0, sizeof(v.recovered))
+    v.told_dead = 0
+    v.told_evictions = counted(v, COUNT_EVICTIONS)
 
 
 cdef inline void ensure_first_pins_committed(View *v) noexcept nogil:

@@ -30,6 +30,7 @@ from refstore.engines.native.eviction cimport (
 )
 from refstore.engines.native.stats cimport longest_gap, mark_pages
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
+from refstore.engines.native.news cimport tell_news
 from refstore.engines.native.contention cimport may_retry_until
 from refstore.engines.native.sleeping cimport (
     is_attached_alone, note_asleep, sleep_through, tell_of_long_wait,
@@ -106,6 +107,7 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bin
     cdef Eviction eviction
     prepare_eviction(v, &eviction)
     eviction.lot = lot
+    tell_news(v, life)
     while True:
         got = find_room(v, nbytes, &eviction, slot)
         got = ensure_memory(v, got, slot[0])
@@ -117,6 +119,7 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bin
             return got
         if attempt == 0:
             recovery = recover_dead(v, True)
+            tell_news(v, life)
             if may_retry_until(v, &recovery, &since, deadline):
                 continue
             sweep(v, MAX_ROWS)      # of no dead row: hints that went missing

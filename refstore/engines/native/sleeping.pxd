@@ -14,6 +14,7 @@ from refstore.engines.native.stripes cimport (
 )
 from refstore.engines.native.recovery cimport row_is_dead
 from refstore.engines.native.points cimport is_same_process, look_for_signals, path_of
+from refstore.engines.native.news cimport tell_news
 
 cdef enum:
     LONG_NS = 1000000000        # a wait of which a program may want to know
@@ -82,6 +83,7 @@ cdef inline void note_asleep(uint64_t *since) noexcept nogil:
 cdef inline int tell_of_long_wait(View *v, uint64_t life, uint64_t *since, str what) except -1:
     # Once in a call, while it waits; `since`: as of note_asleep(). Python runs in here, so that the
     # caller looks for signals after it.
+    tell_news(v, life)
     if since[0] == TOLD or not is_same_process(v, life):
         return 0
     if now_ns() - since[0] >= LONG_NS:

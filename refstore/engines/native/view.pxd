@@ -88,6 +88,10 @@ cdef struct View:
     uint32_t huge_refusals      # by the kernel, one after the other
     uint32_t huge_pause         # blocks to go before it is asked again
     Recovered recovered
+    # what was told to `logging` of what happens by the way
+    uint64_t told_at            # ns
+    uint64_t told_evictions     # of `counters`
+    uint64_t told_dead          # of `recovered`
 
 
 cdef inline int damage(View *v, const char *what, uint64_t number) noexcept nogil:
@@ -199,10 +203,13 @@ cdef inline uint64_t *bits_at(View *v, uint64_t offset) noexcept nogil:
 cdef inline uint64_t *class_bits_at(View *v, int size_class) noexcept nogil:
     return <uint64_t*>(v.base + v.g.class_bits + <uint64_t>size_class * v.g.class_bits_stride)
 
+cdef inline uint64_t counted(View *v, int counter) noexcept nogil:
+    return load_relaxed(&v.counters[counter])  # relaxed: statistics, and our own
+
+
 cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:
     # nobody else writes the cell
-    store_relaxed(&v.counters[counter],
-                  load_relaxed(&v.counters[counter]) + n)  # relaxed: statistics
+    store_relaxed(&v.counters[counter], counted(v, counter) + n)  # relaxed: statistics
 
 
 cdef inline int file_of(View *v) noexcept nogil:

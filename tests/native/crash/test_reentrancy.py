@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import re
 import signal
@@ -72,6 +73,24 @@ def make_garbage(store: refstore.Store) -> None:
     store.delete(buffers[0].ref)
 
 
+def put_where_it_evicts(store: refstore.Store) -> refstore.ObjectRef:
+    return store.put(helpers.pattern(3, 100_000))
+
+
+def make_cache(store: refstore.Store) -> None:
+    """It is full, and an eviction has yet to be told."""
+    for number in itertools.count():
+        store.put(bytes(100_000), name=f"cached {number}", evictable=True)
+        if store.stats().evictions:
+            return
+
+
+BEFORE: dict[Work, Callable[[refstore.Store], None]] = {
+    put_into_garbage: make_garbage,
+    put_where_it_evicts: make_cache,
+}
+
+
 def waits_in_vain(call: Callable[[refstore.Store], object]) -> Work:
     def wait(store: refstore.Store) -> refstore.ObjectRef:
         path = store.path
@@ -118,6 +137,7 @@ OPERATIONS: dict[str, Work] = {
     "write at and truncate": write_at,
     "many at once": put_many,
     "put into garbage": put_into_garbage,
+    "put where it evicts": put_where_it_evicts,
     "wait": waits_in_vain(lambda store: store.wait("nothing", timeout=0.1)),
     "wait for room": waits_in_vain(lambda store: store.put(bytes(CAPACITY), timeout=0.1)),
     "make": make,
@@ -204,8 +224,8 @@ def use(store: refstore.Store, name: str) -> None:
 def play(store: refstore.Store, work: Work, act: str, number: int) -> None:
     """In a process of its own: `work`, with `act` at the point that is visited as the given one."""
     maker = Maker(store, act)
-    if work is put_into_garbage:
-        make_garbage(store)
+    if work in BEFORE:
+        BEFORE[work](store)
     visited = 0
 
     def visit(name: str) -> None:
@@ -254,8 +274,8 @@ def names_in_the_source() -> set[str]:
 
 def visited_by(store: refstore.Store, work: Work) -> list[str]:
     names: list[str] = []
-    if work is put_into_garbage:
-        make_garbage(store)
+    if work in BEFORE:
+        BEFORE[work](store)
     _core._visit_points(names.append)
     try:
         work(store)
