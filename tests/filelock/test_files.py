@@ -267,3 +267,29 @@ def test_a_folder_that_only_looks_like_one_of_locks_is_left_alone(
     assert [entry.name for entry in other.iterdir()] == ["letter"]
     (other / "letter").unlink()
     other.rmdir()
+
+
+# -- the row ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["put", "get"])
+def test_a_call_whose_row_is_left_before_it_has_the_lock_takes_another_one(
+    store: refstore.Store, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A daemon thread's, at the interpreter's exit."""
+    att: Any = store._attachment
+    store["n"] = b"x"
+    run_locked = att.run_locked
+
+    def leave_first(*args: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        att.leave_at_exit()
+        assert att.row is None
+        return run_locked(*args, **options)
+
+    monkeypatch.setattr(att, "run_locked", leave_first)
+    if call == "put":
+        store["n"] = b"y"
+    with store.get("n") as buf:
+        assert bytes(buf) == (b"y" if call == "put" else b"x")
+        assert store.stats().processes == 1

@@ -52,6 +52,10 @@ from refstore.engines.filelock.transaction import BUSY_TIMEOUT, Deferred, Operat
 _BATCH: Final = 200  # words of a large change that are committed together
 
 
+class NoRowError(RefstoreError):
+    """A process has no row: it was forked without one, or has left at the interpreter's exit."""
+
+
 class Membership(StoreLock):
     """This process's row, and the lock by which it lives."""
 
@@ -128,7 +132,11 @@ class Membership(StoreLock):
         while True:
             try:
                 return self.run_locked(what, operation, *args, timeout=timeout, life=life)
-            except StoreBusyError as error:  # noqa: PERF203  a wait, not a hot loop
+            except NoRowError:  # noqa: PERF203  a wait, not a hot loop
+                if not self.is_alive():
+                    raise
+                self.join()  # it was left since we looked
+            except StoreBusyError as error:
                 left = math.inf if until is None else until - time.monotonic()
                 if left <= 0 or error.pid == self.pid:
                     raise
@@ -138,7 +146,7 @@ class Membership(StoreLock):
     def own(self) -> int:
         """Our row."""
         if self.row is None:
-            raise RefstoreError(_messages.forked(self.path))
+            raise NoRowError(_messages.forked(self.path))
         return self.row
 
     def count(self, counter: int, n: int = 1) -> None:
