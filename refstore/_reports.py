@@ -104,6 +104,8 @@ class ProcessInfo:
         alive: whether it, or a child that it keeps something for, is alive.
         ended: whether it has ended, and a child keeps its place.
         waiting: threads of it that wait in a call.
+        waits_for: the call that began to wait last, as in "get('weights')", cut short; empty if
+            none waits.
         pins: on all objects.
         bytes: of the blocks that it pins or is writing, as allocated.
         owned: objects that go with it.
@@ -121,6 +123,7 @@ class ProcessInfo:
     alive: bool
     ended: bool
     waiting: int
+    waits_for: str
     pins: int
     bytes: int
     owned: int

@@ -85,6 +85,11 @@ def no_version(newer_than: object) -> TypeError:
     return TypeError(f"newer_than is {newer_than!r}: give an ObjectRef or None")
 
 
+def an_await(names: Sequence[str]) -> str:
+    """Names what waits in `refstore.aio` for any of these."""
+    return f"an await of {names[0]!r}" if len(names) == 1 else f"an await of {len(names)} names"
+
+
 def abandoned(path: str, what: str) -> RefstoreError:
     """A wait that nobody can end. `what` waits, as in "wait('weights')"."""
     return RefstoreError(

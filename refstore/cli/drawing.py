@@ -13,13 +13,14 @@ from refstore.cli.holders import Held, sites_of
 from refstore.cli.objects import COLUMNS, row_of
 from refstore.cli.output import Line, printable
 from refstore.cli.page_map import RANKS, STATES, bytes_of, strongest
-from refstore.cli.stores import labelled, state_of
+from refstore.cli.stores import labelled, state_of, waits_text
 from refstore.cli.tables import Column, Row, fitted, layout, shorten
 from refstore.cli.watching import Moment, Rates
 
 __all__ = ["About", "Table", "draw_object", "draw_objects", "draw_store"]
 
 HEAD_LINES = 4  # above the map
+WAITS_SHOWN = 3
 KEYS_STYLE = "reverse"
 CURSOR = "reverse"
 FAINT = "dim"
@@ -84,17 +85,17 @@ def draw_store(
     height: int,
 ) -> list[Line]:
     """The first page: occupancy, the map, rates, processes in their order, recoveries."""
-    recovered = _recovered(moment, width)
-    room = height - HEAD_LINES - 2 - len(recovered) - 2  # of the legend, the keys, the head
+    foot = _waiting(processes, width) + _recovered(moment, width)
+    room = height - HEAD_LINES - 2 - len(foot) - 2  # of the legend, the keys, the head
     map_height = max(room - max(min(len(processes), room // 2), 3), 2)
     lines = _head(about, moment, rates, width)
     lines += _map(moment.pages, width, map_height)
     lines += _legend(moment.pages, width)
-    left = height - len(lines) - len(recovered) - 2
+    left = height - len(lines) - len(foot) - 2
     lines += _processes(processes, rates, table, width, left)
-    lines += [[] for _ in range(height - len(lines) - len(recovered) - 1)]
+    lines += [[] for _ in range(height - len(lines) - len(foot) - 1)]
     keys = f"sort: b bytes  p pins  r rate  w waiting [{order}]   o: objects   q: quit"
-    return [*lines[: height - 1 - len(recovered)], *recovered, _keys(keys, width)]
+    return [*lines[: height - 1 - len(foot)], *foot, _keys(keys, width)]
 
 
 def _keys(text: str, width: int) -> Line:
@@ -198,6 +199,14 @@ def _processes(
         )
     shown = table.shown(len(rows), height)
     return _table(PROCESSES, [rows[k] for k in shown], table.at - table.top, width)
+
+
+def _waiting(processes: Sequence[ProcessInfo], width: int) -> list[Line]:
+    """Lines on who waits for what, in the order of the processes, up to three."""
+    told = [waits_text(one) for one in processes if one.waits_for]
+    if len(told) > WAITS_SHOWN:
+        told[WAITS_SHOWN - 1 :] = [f"and {len(told) - WAITS_SHOWN + 1} more wait"]
+    return [[(shorten(printable(text), width), "yellow")] for text in told]
 
 
 def _recovered(moment: Moment, width: int) -> list[Line]:

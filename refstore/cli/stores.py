@@ -21,7 +21,7 @@ from refstore.cli.output import complain, note, one_line, show, show_json, show_
 from refstore.cli.reaching import attach, look, path_of, require_store, store_names
 from refstore.cli.tables import Column, Row, show_table
 
-__all__ = ["check", "gc", "labelled", "ls", "recover", "rm", "stat", "state_of"]
+__all__ = ["check", "gc", "labelled", "ls", "recover", "rm", "stat", "state_of", "waits_text"]
 
 SIZES = ("capacity", "used", "free", "largest_free", "resident", "file_system_free")
 ABANDONED = "temporary, and its creator is dead: `{command} gc` removes it"
@@ -152,6 +152,12 @@ def _shown(field: str, value: object, row: dict[str, object]) -> str:
     return "none" if value is None else str(value)
 
 
+def waits_text(one: ProcessInfo) -> str:
+    """A sentence on what a process waits for."""
+    others = f", and {plural(one.waiting - 1, 'thread')} more" if one.waiting > 1 else ""
+    return f"process {one.pid} waits: {one.waits_for}{others} ({labelled(one.label, one.command)})"
+
+
 def _show_processes(name: str, processes: list[ProcessInfo]) -> None:
     largest = sorted(processes, key=lambda one: (-one.bytes, one.pid))
     rows = [
@@ -166,6 +172,11 @@ def _show_processes(name: str, processes: list[ProcessInfo]) -> None:
     show_table(OF_PROCESSES, rows)
     if len(largest) > LISTED:
         show(f"and {len(largest) - LISTED} more: --json lists all")
+    waits = [one for one in largest if one.waits_for]
+    if waits:
+        show("")
+    for one in waits[:LISTED]:
+        show_wrapped("", waits_text(one))
     dead = [one for one in processes if not one.alive]
     if dead:
         show("")

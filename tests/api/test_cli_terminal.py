@@ -212,7 +212,7 @@ def test_the_dead_are_seen_on_a_narrow_terminal(run: Command, train: refstore.St
 
 
 def process(slot: int, nbytes: int) -> ProcessInfo:
-    return ProcessInfo(1, "", "", True, False, 0, 0, nbytes, 0, 0, 0, 0, 0, slot)
+    return ProcessInfo(1, "", "", True, False, 0, "", 0, nbytes, 0, 0, 0, 0, 0, slot)
 
 
 @pytest.mark.once("opens no store")

@@ -87,7 +87,7 @@ def wait_for_a_maker(store: refstore.Store) -> None:
     [
         (wait_for_a_name, "get('absent')"),
         (wait_for_names, "wait_any() of 2 names"),
-        (wait_for_room, "a put"),
+        (wait_for_room, "a put of 8388608 bytes"),
         (wait_for_a_maker, "get_or_put('made')"),
     ],
     ids=["name", "names", "room", "maker"],
@@ -136,12 +136,10 @@ def test_what_waits_tells_of_a_full_store_once(
     assert len(records(caplog)) == 1
 
 
-def test_evictions_are_told(folder: Path, engine: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_evictions_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "refstore")
     path = str(folder / "cache")
-    with refstore.Store(
-        path, capacity="1MiB", max_objects=100, evict="lru", backend=engine
-    ) as store:
+    with refstore.Store(path, capacity="1MiB", max_objects=100, evict="lru") as store:
         for _ in range(200):
             store.put(bytes(10_000))
         told = [one for one in records(caplog) if "evicted" in one[1]]

@@ -273,7 +273,7 @@ def test_a_folder_that_only_looks_like_one_of_locks_is_left_alone(
 
 
 @pytest.mark.parametrize("call", ["put", "get"])
-def test_a_call_whose_row_is_left_before_it_has_the_lock_takes_another_one(
+def test_a_call_that_meets_the_exit_takes_a_row_again(
     store: refstore.Store, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """A daemon thread's, at the interpreter's exit."""

@@ -33,6 +33,11 @@ def state_of(path: str, folder: Path) -> tuple[bytes, int, list[str]]:
     return hashlib.sha256(file.read_bytes()).digest(), file.stat().st_blocks, beside
 
 
+def calls_of(look: Look, pid: int) -> list[str]:
+    """What a process waits for."""
+    return [one.waits_for for one in look.processes() if one.pid == pid]
+
+
 @pytest.fixture
 def crowded(store: refstore.Store, path: str) -> Iterator[refstore.Store]:
     """A store that is full, used by living processes and left to itself by a dead one."""
@@ -125,6 +130,8 @@ def test_who_waits_is_counted_while_it_does(store: refstore.Store, path: str) ->
         assert store.stats().waiting == 2
         waits = {one.pid: one.waiting for one in look.processes()}
         assert waits == {os.getpid(): 0, first.pid: 1, second.pid: 1}
+        calls = {one.pid: one.waits_for for one in look.processes()}
+        assert calls == {os.getpid(): "", first.pid: "wait('n')", second.pid: "wait('n')"}
         second.kill()
         assert eventually(lambda: look.stats().waiting == 1)
         store.put(b"x", name="n")
@@ -138,10 +145,35 @@ def test_who_waits_for_room_is_counted_too(store: refstore.Store, path: str) -> 
         child.tell(workers.put_patiently, b"x")
         assert child.answer() == "waiting"
         assert eventually(lambda: look.stats().waiting == 1)
+        assert calls_of(look, child.pid) == ["a put of 1 bytes"]
         store.delete(ref)
         buf.release()
         child.answer()
         assert look.stats().waiting == 0
+
+
+def test_who_waits_for_a_maker_is_seen(store: refstore.Store, path: str) -> None:
+    with Look(path) as look, child_processes(2, path) as (maker, child):
+        maker.do(workers.claim, 100, "m")
+        child.tell(workers.get_or_put, "m", b"x")
+        assert child.answer() == "asking"
+        assert eventually(lambda: look.stats().waiting == 1)
+        assert calls_of(look, child.pid) == ["get_or_put('m')"]
+        maker.kill()
+        assert child.answer() == b"x"
+
+
+@pytest.mark.parametrize("name", ["n" * 200, "ü" * 100])
+def test_a_long_call_is_cut_short(store: refstore.Store, path: str, name: str) -> None:
+    with Look(path) as look, child_process(path) as child:
+        child.tell(workers.wait, name)
+        assert child.answer() == "waiting"
+        assert eventually(lambda: look.stats().waiting == 1)
+        (call,) = calls_of(look, child.pid)
+        assert call.startswith(f"wait('{name[:20]}")
+        assert len(call) < 70
+        store.put(b"x", name=name)
+        assert child.answer() == b"x"
 
 
 def test_coroutines_that_wait_count_their_process(store: refstore.Store, path: str) -> None:
@@ -149,6 +181,7 @@ def test_coroutines_that_wait_count_their_process(store: refstore.Store, path: s
         child.tell(workers.await_name, "n")
         assert child.answer() == "waiting"
         assert eventually(lambda: look.stats().waiting == 1)
+        assert calls_of(look, child.pid) == ["an await of 'n'"]
         store.put(b"x", name="n")
         assert child.answer() == b"x"
         assert eventually(lambda: look.stats().waiting == 0)

@@ -247,7 +247,7 @@ class Attachment(Owner):
                     return
                 self.give_up(call)
                 call.taken = None
-                if not self.sleep_for_room(call):
+                if not self.sleep_for_room(call, what):
                     raise self.no_memory(call, nbytes)
         finally:
             self.end_turn(call)

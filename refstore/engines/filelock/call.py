@@ -111,7 +111,7 @@ class Call:
         """
         if self.asleep_since is None:
             self.asleep_since = time.monotonic()
-        with self.att.sleeping():
+        with self.att.sleeping(what):
             time.sleep(seconds)
         self.att.tell_news()
         if time.monotonic() - self.asleep_since >= LONG:

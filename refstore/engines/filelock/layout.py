@@ -141,8 +141,10 @@ ROW_WAITING: Final = 7  # of its threads; by: lock, row
 ROW_COMMAND: Final = 8  # 12 words, for messages; by: lock
 ROW_LABEL: Final = 20  # 4 words, what its process calls itself, for messages; by: lock
 ROW_ORIGIN: Final = 24  # of its process, 0: it has put nothing yet; by: lock
+ROW_WAITS_FOR: Final = 25  # 7 words, the call that began to wait last, for reports; by: lock, row
 COMMAND_NBYTES: Final = 96
 LABEL_OF_PROCESS: Final = 32  # bytes
+WAIT_NBYTES: Final = 56
 COUNTERS: Final = 5
 PUTS, GETS, DELETES, EVICTIONS, RECOVERIES = range(COUNTERS)
 

@@ -195,7 +195,7 @@ def processes(c: Change, folder: str, own: int | None) -> list[tuple[Any, ...]]:
 
 def _process(
     c: Change, folder: str, row: int, own: int | None
-) -> tuple[int, str, str, bool, bool, int]:
+) -> tuple[int, str, str, bool, bool, int, str]:
     at = process_table.row_at(c.file, row)
     alive = check.is_alive(c, folder, row, own)
     return (
@@ -205,6 +205,7 @@ def _process(
         alive,
         alive and recovery.has_ended(c, row),
         process_table.waiting_of(c, row) if alive else 0,
+        process_table.waits_for(c, row) if alive else "",
     )
 
 

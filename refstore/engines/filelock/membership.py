@@ -37,7 +37,9 @@ from refstore.engines.filelock.layout import (
     ROW_PID,
     ROW_STATE,
     ROW_WAITING,
+    ROW_WAITS_FOR,
     ROWS,
+    WAIT_NBYTES,
     Header,
     boot_id,
     home_of,
@@ -158,22 +160,26 @@ class Membership(StoreLock):
         words[at] = words[at] + n & (1 << 64) - 1
 
     @contextlib.contextmanager
-    def sleeping(self) -> Iterator[None]:
-        """Counts a thread among those that wait, for reports."""
+    def sleeping(self, what: str) -> Iterator[None]:
+        """Counts a thread among those that wait, for reports; `what` does, as in "a put"."""
         me = object()
         try:
-            self.note_sleeper(me, sleeps=True)
+            self.note_sleeper(me, what)
             yield
         finally:
-            self.note_sleeper(me, sleeps=False)
+            self.note_sleeper(me, None)
 
-    def note_sleeper(self, sleeper: object, *, sleeps: bool) -> None:
+    def note_sleeper(self, sleeper: object, what: str | None) -> None:
         """The same for who keeps no attachment while it waits: when that begins, and ends."""
         with self._sleepers_lock:
-            (self._sleepers.add if sleeps else self._sleepers.discard)(sleeper)
+            (self._sleepers.discard if what is None else self._sleepers.add)(sleeper)
             if self.row is not None and self.is_alive():
-                at = process_table.row_at(self.file, self.row) + ROW_WAITING
-                self.file.words[at] = len(self._sleepers)
+                words, at = self.file.words, process_table.row_at(self.file, self.row)
+                words[at + ROW_WAITING] = len(self._sleepers)
+                if what is not None:
+                    text = what.encode("utf-8", "replace")
+                    for k, word in enumerate(process_table.text_words(text, WAIT_NBYTES)):
+                        words[at + ROW_WAITS_FOR + k] = word
 
     # --- coming and going
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 
 from refstore import _identity
 from refstore.engines.filelock.journal import Change
@@ -22,8 +23,10 @@ from refstore.engines.filelock.layout import (
     ROW_PID,
     ROW_STATE,
     ROW_WAITING,
+    ROW_WAITS_FOR,
     ROW_WORDS,
     ROWS,
+    WAIT_NBYTES,
 )
 from refstore.engines.filelock.liveness import _fcntl, is_held
 from refstore.engines.filelock.mapping import Mapping
@@ -47,9 +50,14 @@ def used_rows(c: Change) -> list[int]:
 
 def write_text(c: Change, at: int, nbytes: int, text: bytes) -> None:
     """Text in the words from `at` on, cut so that a zero ends it."""
+    for k, word in enumerate(text_words(text, nbytes)):
+        c[at + k] = word
+
+
+def text_words(text: bytes, nbytes: int) -> Iterator[int]:
+    """The words of such a text."""
     padded = text[: nbytes - 1].ljust(nbytes, b"\0")
-    for k in range(0, nbytes, 8):
-        c[at + k // 8] = int.from_bytes(padded[k : k + 8], sys.byteorder)
+    return (int.from_bytes(padded[k : k + 8], sys.byteorder) for k in range(0, nbytes, 8))
 
 
 def read_text(c: Change, at: int, nbytes: int) -> str:
@@ -90,6 +98,13 @@ def pid_of(c: Change, row: int) -> int:
 def waiting_of(c: Change, row: int) -> int:
     """The number of threads of a row's process that wait in a call."""
     return c[row_at(c.file, row) + ROW_WAITING]
+
+
+def waits_for(c: Change, row: int) -> str:
+    """The call of them that began to wait last; "" if none waits."""
+    if not waiting_of(c, row):
+        return ""
+    return read_text(c, row_at(c.file, row) + ROW_WAITS_FOR, WAIT_NBYTES)
 
 
 def is_alive(c: Change, folder: str, row: int) -> bool:

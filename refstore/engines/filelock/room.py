@@ -59,12 +59,12 @@ class RoomKeeper(Membership):
         try:
             # read without the lock: who is wrong tries once too often, or sleeps once too often
             if self.file.words[TURN] and not self._is_waited_for(call):
-                self.sleep_for_room(call)
+                self.sleep_for_room(call, what)
             while True:
                 found = run(call, what, operation, *args)
                 if not isinstance(found, slots.NoRoomError):
                     return found
-                if self._would_wait_in_vain(call, found) or not self.sleep_for_room(call):
+                if self._would_wait_in_vain(call, found) or not self.sleep_for_room(call, what):
                     raise self.full(call, nbytes, str(found))
                 run = self._run
         finally:
@@ -195,13 +195,13 @@ class RoomKeeper(Membership):
             and words[SLOTS_USED] >= self.file.g.max_objects
         )
 
-    def sleep_for_room(self, call: Call) -> bool:
+    def sleep_for_room(self, call: Call, what: str) -> bool:
         """Sleeps until another try is worth it; False at once if the call is over."""
         if not call.left(POLL):
             return False
         alone_until = time.monotonic() + HOLD_BACK
         while True:
-            call.sleep(call.left(POLL), "a put")
+            call.sleep(call.left(POLL), what)
             if time.monotonic() >= alone_until or not call.left(POLL) or self._has_turn(call):
                 return True
 

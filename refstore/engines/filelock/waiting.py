@@ -150,19 +150,19 @@ class Watch:
         return [0 if file is None else changes(file)]
 
     def sleep(self, names: Sequence[str], seen: Sequence[int], seconds: float) -> None:
-        self._note(names, sleeps=True)
+        self._note(_waiting_messages.an_await(names) if names else None)
         end = time.monotonic() + seconds
         while not self._has_changed(seen[0]):
             left = end - time.monotonic()
             if left <= 0 or self._poked.wait(min(POLL, left)):
                 break
         self._poked.clear()
-        self._note(names, sleeps=False)
+        self._note(None)
 
-    def _note(self, names: Sequence[str], *, sleeps: bool) -> None:
+    def _note(self, what: str | None) -> None:
         att = self._att()  # not kept, as below
-        if names and att is not None:
-            att.note_sleeper(self, sleeps=sleeps)
+        if att is not None:
+            att.note_sleeper(self, what)
 
     def _has_changed(self, seen: int) -> bool:
         file = self._file()  # not kept: a store that is closed meanwhile is unmapped

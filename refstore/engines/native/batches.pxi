@@ -233,7 +233,7 @@ cdef class Batch:
             # After it, since what we give back ourselves is no news. What others free in between is
             # seen a nap later.
             begin_nap(&nap, &v.pool.room, &v.pool.room_until, LIVENESS_NAP_MS)
-            sleep_for_room(v, self.life, &nap, terms.deadline, terms.is_closed, &since)
+            sleep_for_room(v, self.life, self.nbytes, &nap, terms.deadline, terms.is_closed, &since)
         raise room_error(v, got, self.nbytes, terms.deadline != 0)
 
     cdef int try_to_begin(self, Draft *terms, uint64_t blocks) except? -128:

@@ -198,7 +198,9 @@ cdef inline tuple process_seen(View *v, uint64_t r, const Share *share):
     cdef bint alive = not row_is_dead(v, r)
     return (row.pid, printable(row.command[:sizeof(row.command)]),
             printable(row.label[:sizeof(row.label)]), alive, alive and has_ended(row),
-            row.waiting if alive else 0, share.pins, share.nbytes, share.owned,
+            row.waiting if alive else 0,
+            printable(row.waits_for[:sizeof(row.waits_for)]) if alive and row.waiting else "",
+            share.pins, share.nbytes, share.owned,
             *[row.counters[counter] for counter in range(COUNT_EVICTIONS + 1)], r)
 
 

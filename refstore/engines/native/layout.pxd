@@ -140,6 +140,7 @@ cdef enum:
     COUNTERS = 16
     COMMAND_NBYTES = 96
     LABEL_OF_PROCESS = 32       # bytes
+    WAIT_NBYTES = 64
     MAKERS = 1024
     MAKER_WORDS = 16            # MAKERS bits
     RECOVERIES_KEPT = 16
@@ -321,6 +322,7 @@ cdef struct Row:
     uint32_t owns_any           # 1 once its process has owned an object; by: row
     uint32_t maker              # + 1: its process in `makers`, or 0: not there yet; by: row
     uint32_t _pad1[3]
+    char waits_for[WAIT_NBYTES]  # the call that began to wait last, for reports only; by: row
 
 cdef struct NameLock:
     uint64_t lock               # 0, or row + 1 of the holder; by: locker
@@ -453,7 +455,7 @@ cdef inline void check_layout() noexcept nogil:
     STATIC_ASSERT(sizeof(Header) == 4096)
     STATIC_ASSERT(sizeof(Pool) == 4096)
     STATIC_ASSERT(sizeof(PastRecovery) == 152)
-    STATIC_ASSERT(sizeof(Row) == 320)
+    STATIC_ASSERT(sizeof(Row) == 384)
     STATIC_ASSERT(sizeof(Maker) == 144)
     STATIC_ASSERT(sizeof(Meta) == 264)
     STATIC_ASSERT(sizeof(NameLock) == 64)

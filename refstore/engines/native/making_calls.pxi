@@ -19,9 +19,7 @@ from refstore.engines.native.recovery cimport recover_row, row_is_dead
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport blocked, put_error
 from refstore.engines.native.contention cimport may_retry
-from refstore.engines.native.sleeping cimport (
-    deadline_ns, note_asleep, sleep_through, tell_of_long_wait,
-)
+from refstore.engines.native.sleeping cimport deadline_ns, sleep_through
 from refstore.engines.native.put cimport (
     begin_object, claim_for, discard, Draft, prepare, publish_object, set_owner,
 )
@@ -181,9 +179,8 @@ cdef class Making:
             raise _waiting_messages.not_made(self.att.path, self.name,
                                              row_at(v, word_row(claim.word)).pid, self.timeout)
         note_waiting(v, own, claim)
-        note_asleep(&self.asleep_since)
-        sleep_through(v, self.terms.life, nap, self.terms.deadline)
-        tell_of_long_wait(v, self.terms.life, &self.asleep_since, f"get_or_put({self.name!r})")
+        sleep_through(v, self.terms.life, nap, self.terms.deadline, &self.asleep_since,
+                      f"get_or_put({self.name!r})")
         look_for_signals(v, self.terms.life, "waiting for a maker")
         self.store.use()            # still: another thread may have closed the store
         return 0

@@ -32,9 +32,7 @@ from refstore.engines.native.stats cimport longest_gap, mark_pages
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.news cimport tell_news
 from refstore.engines.native.contention cimport may_retry_until
-from refstore.engines.native.sleeping cimport (
-    is_attached_alone, note_asleep, sleep_through, tell_of_long_wait,
-)
+from refstore.engines.native.sleeping cimport is_attached_alone, sleep_through
 
 cdef enum:
     ATTEMPTS = 8                # to find a slot that nobody has in hand
@@ -269,15 +267,14 @@ cdef inline bint waits_in_vain(View *v, uint64_t nbytes, int error) except -1:
         and (link_count(file_of(v)) == 0 or not could_fit(v, nbytes, error))
 
 
-cdef inline int sleep_for_room(View *v, uint64_t life, const Nap *nap, uint64_t deadline,
-                               const bint *is_closed, uint64_t *since) except -1:
+cdef inline int sleep_for_room(View *v, uint64_t life, uint64_t nbytes, const Nap *nap,
+                               uint64_t deadline, const bint *is_closed,
+                               uint64_t *since) except -1:
     # Between two tries; who waits holds nothing.
-    note_asleep(since)
-    sleep_through(v, life, nap, deadline)
-    tell_of_long_wait(v, life, since, "a put")
+    from refstore import _messages
+    sleep_through(v, life, nap, deadline, since, _messages.a_put(nbytes))
     look_for_signals(v, life, "waiting for room")
     if is_closed != NULL and is_closed[0]:
-        from refstore import _messages
         raise _messages.closed()
     return 0
 
@@ -305,7 +302,7 @@ cdef inline int wait_for_room(View *v, uint64_t nbytes, uint64_t deadline, const
                 wait.seen = nap.seen
             if now >= deadline:
                 return got
-            sleep_for_room(v, life, &nap, deadline, is_closed, &wait.asleep_since)
+            sleep_for_room(v, life, nbytes, &nap, deadline, is_closed, &wait.asleep_since)
             now = now_ns()
             if now >= nap.end:
                 recover_dead(v, False)

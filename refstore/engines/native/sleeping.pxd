@@ -2,7 +2,9 @@
 # looked for, and whether anybody is left who could end the wait. Nothing is held meanwhile: no pin,
 # no lock, no slot.
 
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy, memset
 
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.layout cimport COUNT_WAITED_NS, COUNT_WAITS, Row
@@ -44,14 +46,24 @@ cdef inline bint is_abandoned(View *v) noexcept nogil:
     return link_count(file_of(v)) == 0 and is_attached_alone(v)
 
 
-cdef inline void note_sleep(View *v, bint begins) noexcept nogil:
+cdef inline void begin_sleep(View *v, str what) noexcept:
+    # With the GIL, as end_sleep(). `what` waits, as in "wait('weights')".
     cdef Row *row = row_at(v, v.row)
-    assign(row.waiting, row.waiting + 1 if begins else row.waiting - 1)
+    cdef bytes text = what.encode("utf-8", "replace")
+    memset(row.waits_for, 0, sizeof(row.waits_for))
+    memcpy(row.waits_for, PyBytes_AS_STRING(text), min(<size_t>len(text), sizeof(row.waits_for)))
+    assign(row.waiting, row.waiting + 1)
 
 
-cdef inline void end_sleep(View *v, uint64_t life, uint64_t began) noexcept nogil:
+cdef inline void end_sleep(View *v) noexcept:
+    cdef Row *row = row_at(v, v.row)
+    assign(row.waiting, row.waiting - 1)
+
+
+cdef inline void count_sleep(View *v, uint64_t life, uint64_t began) noexcept:
+    # and ends it
     if is_same_process(v, life):
-        note_sleep(v, False)
+        end_sleep(v)
         count(v, COUNT_WAITS, 1)
         count(v, COUNT_WAITED_NS, now_ns() - began)
 
@@ -64,14 +76,6 @@ cdef inline bint may_sleep(View *v, uint64_t now, uint64_t deadline, str what) e
         from refstore import _waiting_messages
         raise _waiting_messages.abandoned(path_of(v), what)
     return True
-
-
-cdef inline void sleep_through(View *v, uint64_t life, const Nap *nap, uint64_t deadline) noexcept:
-    cdef uint64_t began = now_ns()
-    note_sleep(v, True)
-    with nogil:
-        take_nap(nap, deadline)
-    end_sleep(v, life, began)
 
 
 cdef inline void note_asleep(uint64_t *since) noexcept nogil:
@@ -93,14 +97,25 @@ cdef inline int tell_of_long_wait(View *v, uint64_t life, uint64_t *since, str w
     return 0
 
 
+cdef inline int sleep_through(View *v, uint64_t life, const Nap *nap, uint64_t deadline,
+                              uint64_t *since, str what) except -1:
+    # and tells of it; Python runs in here, so that the caller looks for signals after it
+    cdef uint64_t began = now_ns()
+    note_asleep(since)
+    begin_sleep(v, what)
+    with nogil:
+        take_nap(nap, deadline)
+    count_sleep(v, life, began)
+    tell_of_long_wait(v, life, since, what)
+    return 0
+
+
 cdef inline bint sleep_once(View *v, uint64_t life, const Nap *nap, uint64_t deadline,
                             uint64_t *since, str what) except -1:
     # False, at once, if the time is over.
     if not may_sleep(v, now_ns(), deadline, what):
         return False
-    note_asleep(since)
-    sleep_through(v, life, nap, deadline)
-    tell_of_long_wait(v, life, since, what)
+    sleep_through(v, life, nap, deadline, since, what)
     look_for_signals(v, life, "waiting for a name")
     return True
 
@@ -116,7 +131,7 @@ cdef inline bint sleep_on_names(View *v, uint64_t life, Stripes *s, uint64_t dea
     if not may_sleep(v, now, deadline, what):
         return False
     note_asleep(since)
-    note_sleep(v, True)
+    begin_sleep(v, what)
     if sleeps_on_any(s):
         with nogil:
             take_nap(&s.any, deadline)
@@ -127,7 +142,7 @@ cdef inline bint sleep_on_names(View *v, uint64_t life, Stripes *s, uint64_t dea
             woken = sleep_on_all(s, words, n, deadline)
     if not woken:
         look_at_all(s)
-    end_sleep(v, life, now)
+    count_sleep(v, life, now)
     tell_of_long_wait(v, life, since, what)
     look_for_signals(v, life, "waiting for names")
     return True

@@ -15,9 +15,11 @@ from refstore.engines.native.stripes cimport (
     ask, clear_stripes, is_in, see_changes, sleep_on_all, sleeps_on_any, Stripes, watch_stripes,
     watch_word,
 )
-from refstore.engines.native.sleeping cimport note_sleep
+from refstore.engines.native.sleeping cimport begin_sleep, end_sleep
 
 import weakref
+
+from refstore import _waiting_messages
 
 
 @cython.final
@@ -112,7 +114,7 @@ cdef class Watch:
             if not self.is_on_any:
                 n = watch_stripes(&att.view, &stripes, words)
             if names:
-                note_sleep(&att.view, True)
+                begin_sleep(&att.view, _waiting_messages.an_await(names))
                 life = att.view.life
             # The store may be closed while we sleep. The kernel finds the words gone then, or
             # somebody else's, and we do not look at them.
@@ -120,7 +122,7 @@ cdef class Watch:
         self.take_nap(&stripes, words, n, deadline)
         att = self.attachment()
         if names and att is not None and att.view.life == life:
-            note_sleep(&att.view, False)
+            end_sleep(&att.view)
 
     cdef void begin(self, Stripes *stripes) noexcept:
         clear_stripes(stripes)
