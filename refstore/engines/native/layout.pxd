@@ -5,7 +5,7 @@
 #
 #   header      one page       who made this file, how large it is; which rows are live
 #   pool        one page       the space lock, free page runs by size
-#   rows        320 B each     one per attached process; its kernel lock is byte `row` of the file
+#   rows        384 B each     one per attached process; its kernel lock is byte `row` of the file
 #   name locks  64 B each      writers of names, by hash; who waits for names
 #   makers      144 B each     who has put objects: outlives its row
 #   hint bits                  free slots, runs with free blocks, committed pages

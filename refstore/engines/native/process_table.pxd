@@ -61,6 +61,7 @@ cdef inline void join_row(View *v, uint64_t r) noexcept nogil:
     assign(row.maker, 0)
     memset(row.command, 0, sizeof(row.command))
     memset(row.label, 0, sizeof(row.label))
+    failpoint()
     memset(row.waits_for, 0, sizeof(row.waits_for))
     failpoint()
     store_release(&row.state, ROW_ATTACHED)                              # [row]

@@ -6,6 +6,7 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.layout cimport COUNT_WAITED_NS, COUNT_WAITS, Row
 from refstore.engines.native.system cimport link_count, MAX_WATCHED, now_ns, Watched
@@ -52,6 +53,7 @@ cdef inline void begin_sleep(View *v, str what) noexcept:
     cdef bytes text = what.encode("utf-8", "replace")
     memset(row.waits_for, 0, sizeof(row.waits_for))
     memcpy(row.waits_for, PyBytes_AS_STRING(text), min(<size_t>len(text), sizeof(row.waits_for)))
+    failpoint()
     assign(row.waiting, row.waiting + 1)
 
 

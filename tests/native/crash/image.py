@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import ctypes
 import functools
 import hashlib
 import os
@@ -13,9 +14,14 @@ from tests.fuzz import layout
 PAGE = 4096
 LIVE_WORDS_AT = 320  # Header.live_words
 LIVE_AT, LIVE_NBYTES = 384, 128  # Header.live: a bit for each row in use
-ROWS_AT, ROW_NBYTES, MAX_ROWS = 8192, 320, 1024  # Row.state comes first
-MAKERS_AT, MAKER_NBYTES = 401408, 144  # Maker.taken comes first
-MAKERS = layout.constants()["MAKERS"]
+MAX_ROWS, MAKERS, NAME_LOCKS = (
+    layout.constants()[name] for name in ("MAX_ROWS", "MAKERS", "NAME_LOCKS")
+)
+ROW_NBYTES, MAKER_NBYTES, LOCK_NBYTES = (
+    ctypes.sizeof(layout.structs()[name]) for name in ("Row", "Maker", "NameLock")
+)
+ROWS_AT = 2 * PAGE  # Row.state comes first
+MAKERS_AT = ROWS_AT + MAX_ROWS * ROW_NBYTES + NAME_LOCKS * LOCK_NBYTES  # Maker.taken comes first
 VOLATILE = {  # pids and times, which no two runs have in common
     "Row": ("pid", "recoverer"),
     "Maker": ("taken", "pid"),
