@@ -92,8 +92,9 @@ class Screen(App[None]):
 
     def on_mount(self) -> None:
         # the terminal is given back as it was, whoever ends this
-        ended = asyncio.get_running_loop()
-        ended.add_signal_handler(signal.SIGTERM, self.exit, None, 128 + signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(number, self.exit, None, 128 + number)
         self.set_interval(self._interval, self._look_again)
         self._draw()
 

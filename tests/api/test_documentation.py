@@ -127,7 +127,7 @@ def test_the_examples_run(name: str, store: refstore.Store) -> None:
 def help_of(call: Any) -> str:
     """Without the first line, which says whose it is, and of the function the line of `self`."""
     text = pydoc.plain(pydoc.render_doc(call))
-    return text[text.index("    ") :]
+    return text[text.index("    ") :].replace("    self,\n", "", 1)
 
 
 @pytest.mark.parametrize("name", BOUND)

@@ -82,6 +82,22 @@ def test_it_goes_with_its_creator(folder: Path, ending: str) -> None:
     assert helpers.stores(folder) == []
 
 
+@pytest.mark.parametrize("ending", ["", "store.close()"], ids=["at exit", "closed"])
+def test_finalizers_of_others_may_run_before_its_own(folder: Path, ending: str) -> None:
+    """What comes first at the exit is what was asked for last."""
+    helpers.run_clean(
+        f"""
+        import weakref
+        weakref.finalize(weakref, print).atexit = False
+        import refstore
+        store = refstore.Store.temporary(capacity="1MiB")
+        store["n"] = b"x"
+        {ending}
+        """
+    )
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("how", ["temporary", "create", "attach"])
 def test_one_whose_creator_was_killed_goes_at_the_next_opening(folder: Path, how: str) -> None:
     refstore.Store(str(folder / "there"), capacity="1MiB").close()

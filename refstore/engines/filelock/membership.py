@@ -297,6 +297,8 @@ class Membership(StoreLock):
     def leave_at_exit(self) -> None:
         """Detaches at exit, unless this process holds pins: then it is recovered after it ends."""
         if self.row is None:
+            if not os.path.exists(self.path):  # it was removed since
+                self._leave_no_folder()
             return
         if self._loss is not None:  # children would keep what is half made, too
             home: Any = self  # an Attachment
