@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+import helpers
 import pytest
 
 import refstore
@@ -65,6 +66,12 @@ def interrupted(number: int, error: type[BaseException], work: Callable[[], obje
 def test_an_interrupted_release_gives_back_no_other_pin(
     store: refstore.Store, error: type[BaseException]
 ) -> None:
+    """In a child, which may lose a pin until it ends."""
+    assert helpers.forked(lambda: interrupt_releases(store, error)) == 0
+    assert store.check() == []
+
+
+def interrupt_releases(store: refstore.Store, error: type[BaseException]) -> None:
     ref = store.put(b"A" * 1000)
     with store.get(ref) as kept:
         view = memoryview(kept)
