@@ -261,6 +261,19 @@ def test_a_batch_that_cannot_fit_evicts_nothing(make_store: MakeStore, evict: An
     assert store.check() == []
 
 
+@pytest.mark.parametrize("evict", ["lru", "s3fifo", None])
+def test_a_batch_that_fits_into_no_gaps_evicts_nothing(make_store: MakeStore, evict: Any) -> None:
+    store = make_store("1MiB", evict=evict)
+    for number in range(8):
+        store.put(bytes(100_000), name=f"{number}", evictable=True)
+    with store.get("4"):  # which lies between two gaps
+        with pytest.raises(refstore.StoreFullError):
+            store.put_many([bytes(280_000)] * 3)
+        assert (len(store), store.stats().evictions) == (8, 0)
+        assert len(store.put_many([bytes(280_000), bytes(380_000), bytes(100_000)])) == 3
+    assert store.check() == []
+
+
 @pytest.mark.parametrize("batch", [[bytes(300_000)] * 5, [b""] * 21], ids=["bytes", "slots"])
 def test_nobody_waits_for_room_that_can_never_be(make_store: MakeStore, batch: Any) -> None:
     store = make_store("1MiB", max_objects=20)

@@ -12,8 +12,9 @@ may be older than it was.
 
 from __future__ import annotations
 
+import bisect
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -98,9 +99,17 @@ def victims(c: Change, units: int) -> list[int] | None:
 
 
 def may_fit(c: Change, units: Sequence[int]) -> bool:
-    """Whether there is enough for all these blocks if all goes that may, however it lies."""
+    """Whether there is room for all these blocks, one after the other, if all goes that may."""
     blocks = _Blocks(c)
-    return sum(units) <= sum(blocks.units) and len(units) <= blocks.n_slots
+    if sum(units) > sum(blocks.units) or len(units) > blocks.n_slots:
+        return False
+    gaps = sorted(blocks.stretches())
+    for wanted in filter(None, units):
+        best = bisect.bisect_left(gaps, wanted)
+        if best == len(gaps):
+            return False
+        bisect.insort(gaps, gaps.pop(best) - wanted)
+    return True
 
 
 def _has_queues(c: Change) -> bool:
@@ -152,6 +161,15 @@ class _Blocks:
         self.units: list[int] = units[order].tolist()
         self._use = use
         self._of_use = HIT * (MOST_HITS + 1) - 1 if _has_queues(c) else TICKS  # bits that compare
+
+    def stretches(self) -> Iterator[int]:
+        """The units of each stretch in which nothing lies that stays."""
+        total = 0
+        for i, units in enumerate(self.units):
+            total += units
+            if not self._touch(i):
+                yield total
+                total = 0
 
     def window(self, units: int) -> list[int] | None:
         """The slots of neighbours whose blocks, with what is free between them, have so many units;

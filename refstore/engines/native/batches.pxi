@@ -13,7 +13,7 @@ from libc.string cimport memcpy
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.error_codes cimport ERR_FULL_SLOTS, ERR_TOO_LARGE
 from refstore.engines.native.layout cimport (
-    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT, PAGE,
+    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT, PAGE, SMALL_LIMIT,
 )
 from refstore.engines.native.geometry cimport block_for
 from refstore.engines.native.system cimport now_ns
@@ -64,6 +64,7 @@ cdef class Batch:
     cdef list kept              # what else pieces are of
     cdef list arrays            # (dtype's number or 0, order, extents, text or None)
     cdef Item *items
+    cdef uint64_t *pages        # of each item, as of a Lot
     cdef Py_ssize_t n
     cdef Py_ssize_t begun       # of them, that have slots
     cdef Py_ssize_t done        # of these, that are sealed, or given up
@@ -75,6 +76,7 @@ cdef class Batch:
     def __dealloc__(self):
         self.give_up()
         PyMem_Free(self.items)
+        PyMem_Free(self.pages)
         PyMem_Free(self.pieces)
 
     cdef void give_up(self) noexcept:
@@ -95,7 +97,8 @@ cdef class Batch:
         self.n = self.room_for_pieces = len(objs)
         self.items = <Item*>PyMem_Malloc(max(self.n, 1) * sizeof(Item))
         self.pieces = <Piece*>PyMem_Malloc(max(self.n, 1) * sizeof(Piece))
-        if self.items == NULL or self.pieces == NULL:
+        self.pages = <uint64_t*>PyMem_Malloc(max(self.n, 1) * sizeof(uint64_t))
+        if self.items == NULL or self.pieces == NULL or self.pages == NULL:
             raise no_memory_for(self.n)
         return 0
 
@@ -205,11 +208,13 @@ cdef class Batch:
         return item.nbytes + self.spill_of(item)
 
     cdef uint64_t add_up_blocks(self):
-        # bytes of all that is put, as allocated
+        # bytes of all that is put, as allocated; notes the pages of each
         cdef Py_ssize_t k
-        cdef uint64_t nbytes = 0
+        cdef uint64_t block, nbytes = 0
         for k in range(self.n):
-            nbytes += block_for(self.nbytes_of(&self.items[k]))
+            block = block_for(self.nbytes_of(&self.items[k]))
+            self.pages[k] = block // PAGE if block > SMALL_LIMIT else 0
+            nbytes += block
         return nbytes
 
     cdef int begin_all(self, Draft *terms) except -1:
@@ -246,6 +251,7 @@ cdef class Batch:
             int got
         lot.objects = <uint64_t>self.n
         lot.nbytes = blocks
+        lot.pages = self.pages
         lot.may_fit = False
         while self.begun < self.n:
             item = &self.items[self.begun]
@@ -255,6 +261,7 @@ cdef class Batch:
                 return got
             lot.objects -= 1
             lot.nbytes -= block_for(nbytes)
+            lot.pages += 1
             terms.slot = item.slot
             start_slot(v, terms, item.nbytes)
             item.generation = terms.generation

@@ -7,6 +7,7 @@
 # is kept.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed, prefetch
@@ -21,6 +22,7 @@ from refstore.engines.native.view cimport bits_at, run_is_there, slots_used, Vie
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.ages cimport now, random_below
+from refstore.engines.native.gaps cimport gaps_hold, mark_pages, mark_runs
 from refstore.engines.native.slots cimport (
     free_slot, pinned_by, reuse_slot, unclaim, word_generation, word_state,
 )
@@ -60,6 +62,7 @@ cdef struct Pick:
 cdef struct Lot:  # objects that are put together, or not at all
     uint64_t objects            # that are yet to find room
     uint64_t nbytes             # of them
+    const uint64_t *pages       # of each of them; 0 where its block is of a size class
     bint may_fit                # as it was when the first of them found none
 
 cdef struct Eviction:  # by one put
@@ -279,15 +282,32 @@ cdef inline int evict_one(View *v, Want *want, Pick *picked, uint64_t *slot) noe
 
 cdef inline bint lot_may_fit(View *v, Lot *lot) noexcept nogil:
     # If all went that may go: else nothing goes for it.
-    cdef uint64_t i, word, state, stays = 0, nbytes = 0
-    cdef uint32_t age
-    for i in range(slots_used(v)):
-        state = word_state(load_acquire(&v.slots[i].word))               # [seal]
-        if state == FREE or state == RETIRED or may_go(v, i, &word, &age) and not pinned_by(v, i):
-            continue
-        stays += 1
-        nbytes += block_nbytes(&v.slots[i])
-    lot.may_fit = stays + lot.objects <= v.slot_limit and nbytes + lot.nbytes <= v.g.pages * PAGE
+    cdef:
+        uint64_t i, word, state, stays = 0, nbytes = 0
+        uint32_t age
+        unsigned char *used = <unsigned char*>calloc(v.g.pages + 1, 1)
+        unsigned char *runs = <unsigned char*>calloc(v.g.max_runs + 1, 1)
+        Slot *slot
+    lot.may_fit = True          # where there is no memory to find out
+    if used != NULL and runs != NULL:
+        for i in range(slots_used(v)):
+            slot = &v.slots[i]
+            state = word_state(load_acquire(&slot.word))                 # [seal]
+            if state == FREE or state == RETIRED \
+                    or may_go(v, i, &word, &age) and not pinned_by(v, i):
+                continue
+            stays += 1
+            nbytes += block_nbytes(slot)
+            if slot.extent:
+                mark_pages(used, v.g.pages, extent_first(slot.extent), extent_pages(slot.extent))
+            elif slot.run - <uint64_t>1 < v.g.max_runs:
+                runs[slot.run - 1] = 1
+        mark_runs(v, used, v.g.pages, runs)
+        lot.may_fit = stays + lot.objects <= v.slot_limit \
+            and nbytes + lot.nbytes <= v.g.pages * PAGE \
+            and gaps_hold(used, v.g.pages, lot.pages, lot.objects)
+    free(used)
+    free(runs)
     return lot.may_fit
 
 

@@ -21,6 +21,7 @@ from refstore.engines.native.system cimport link_count, now_ns
 from refstore.engines.native.view cimport file_of, pins_are_committed, slots_used, top_of, View
 from refstore.engines.native.memory cimport commit_data, note_refusal, step_end, wants_huge_pages
 from refstore.engines.native.waiting cimport announce_room, begin_nap, LIVENESS_NAP_MS, Nap
+from refstore.engines.native.gaps cimport longest_gap, mark_pages
 from refstore.engines.native.slots cimport is_claim, pins_condemned, unclaim, word_row, word_state
 from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.blocks cimport allocate_block, give_block, place_block, take_spare
@@ -28,7 +29,6 @@ from refstore.engines.native.recovery cimport recover_dead, row_is_dead, sweep
 from refstore.engines.native.eviction cimport (
     any_hints, Eviction, find_room, is_full, Lot, prepare_eviction,
 )
-from refstore.engines.native.stats cimport longest_gap, mark_pages
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.news cimport tell_news
 from refstore.engines.native.contention cimport may_retry_until

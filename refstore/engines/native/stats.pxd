@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memchr, memset
+from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed, load_relaxed_u32, prefetch
 from refstore.engines.native.layout cimport (
@@ -15,6 +15,7 @@ from refstore.engines.native.view cimport (
     bits_at, is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, run_is_there,
     runs_used, slots_used, View,
 )
+from refstore.engines.native.gaps cimport longest_gap, mark_pages, mark_runs
 from refstore.engines.native.slots cimport is_live, pinned_by, word_generation, word_state
 from refstore.engines.native.names cimport find_cell, make_cell, name_hash, NAME_WORDS, read_label
 from refstore.engines.native.recovery cimport row_is_dead
@@ -45,38 +46,6 @@ cdef enum:
 
 cdef inline bint holds_block(uint64_t word) noexcept nogil:
     return IN_USE_STATES >> word_state(word) & 1 != 0
-
-
-cdef inline void mark_pages(unsigned char *used, uint64_t end, uint64_t first,
-                            uint64_t pages) noexcept nogil:
-    if first < end:
-        memset(used + first, 1, min(pages, end - first))
-
-
-cdef inline void mark_runs(View *v, unsigned char *used, uint64_t end,
-                           const unsigned char *has_objects) noexcept nogil:
-    # those of which a block is in use
-    cdef uint64_t i
-    for i in range(runs_used(v)):
-        if has_objects[i]:
-            mark_pages(used, end, v.runs[i].first, v.runs[i].pages)
-
-
-cdef inline uint64_t length_of(const unsigned char *from_, uint64_t n, int value) noexcept nogil:
-    # how many bytes there are before the first with that value
-    cdef const unsigned char *at = <const unsigned char*>memchr(from_, value, n)
-    return n if at == NULL else <uint64_t>(at - from_)
-
-
-cdef inline uint64_t longest_gap(unsigned char *used, uint64_t end, uint64_t pages) noexcept nogil:
-    # all pages from `end` on are free
-    cdef uint64_t page = 0, gap, longest = pages - end
-    while page < end:
-        page += length_of(used + page, end - page, 0)
-        gap = length_of(used + page, end - page, 1)
-        page += gap
-        longest = max(longest, gap if page < end else gap + pages - end)
-    return longest
 
 
 cdef inline void bound_free(View *v, Census *census, unsigned char *used, uint64_t end,

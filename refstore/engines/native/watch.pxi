@@ -18,7 +18,6 @@ from refstore.engines.native.stripes cimport (
 from refstore.engines.native.sleeping cimport begin_sleep, end_sleep
 
 import weakref
-
 from refstore import _waiting_messages
 
 
