@@ -30,7 +30,7 @@ PROCESSES = (
     Column("PID"),
     Column("COMMAND", left=True, least=28),
     Column("STATE", left=True),
-    Column("WAITS"),
+    Column("WAITING"),
     Column("PINS", spare=1),
     Column("HOLDS"),
     Column("PUTS", spare=3),

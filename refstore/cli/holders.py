@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from refstore._looking import Look
 from refstore._reports import Holder, ObjectInfo
 from refstore._units import plural, size_text
-from refstore.cli.objects import age_of, grouped, oldest_of, title
+from refstore.cli.objects import TRACKING, age_of, grouped, oldest_of, title
 from refstore.cli.output import note, show, show_json
 from refstore.cli.reaching import look
 from refstore.cli.tables import Column, Row, show_table
@@ -55,7 +55,6 @@ BY_OBJECT = (
 )
 
 
-TRACKING = "start it with REFSTORE_TRACK=1, or let it open the store by Store(track=True)"
 LISTED = 20  # rows below a process
 SITES = 3  # lines of a program below a row
 
@@ -92,8 +91,8 @@ def holders(options: argparse.Namespace) -> int:
         show_table(*tables[options.by](found, time.time()))
         number = len(_by_key(found))
         show(f"{plural(number, 'object')}, {size_text(total(found))}")
-        if options.by == "line" and not any(one.holder.pinned_at for one in found):
-            note(f"no process tells its lines: {TRACKING}")
+        if options.by != "process" and not any(one.holder.pinned_at for one in found):
+            note(f"which lines of a program pin them is told if it tracks: {TRACKING}")
     return 0
 
 

@@ -51,6 +51,7 @@ SORTS: dict[str, Callable[[ObjectInfo], Any]] = {
     "pins": lambda one: (-one.pins, -one.block_nbytes),
     "name": lambda one: (one.name is None, one.name or "", one.created),
 }
+TRACKING = "start it with REFSTORE_TRACK=1, or let it open the store by Store(track=True)"
 COLUMNS = (
     Column("NAME OR REF", left=True, least=20),
     Column("KIND", left=True, spare=4),
@@ -93,7 +94,7 @@ def objects(options: argparse.Namespace) -> int:
         _show(found[: options.limit])
     show(_summary(found))
     if options.by == "line" and not any(one.put_at for one in found):
-        note("no process that is alive tells its lines: start it with REFSTORE_TRACK=1")
+        note(f"those who put them have ended, or do not track: {TRACKING}")
     return 0
 
 
