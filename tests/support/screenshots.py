@@ -31,13 +31,15 @@ def next_batch():
 if sys.argv[1] == "loader":
     for _ in range(40):
         next_batch()
-else:
+elif sys.argv[1] == "trainer":
     for number in range(300):
         store.put(bytes(random.choice((500, 9000, 70_000, 900_000))), name=f"cache/{number}")
     for number in range(0, 300, 3):
         store.delete(f"cache/{number}")
     kept = [store.get(f"cache/{number}") for number in (1, 4, 7, 10)]
 print("ready", flush=True)
+if sys.argv[1] == "evaluator":
+    store.get("checkpoint", timeout=600)
 while True:
     with store.get(f"cache/{random.choice((1, 2, 4, 5))}", timeout=60):
         pass
@@ -55,7 +57,7 @@ def main(folder: Path) -> None:
         os.chdir(at)
         Path("train.py").write_text(LEAK)
         programs = []
-        for role in ("trainer", "loader"):
+        for role in ("trainer", "loader", "evaluator"):
             command = [sys.executable, "train.py", role]
             environment = os.environ | {"REFSTORE_LABEL": role}
             program = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
