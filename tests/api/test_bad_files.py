@@ -13,6 +13,7 @@ import engines
 import helpers
 import numpy as np
 import pytest
+import rows
 
 import refstore
 from refstore.payload import arrays
@@ -227,21 +228,21 @@ def test_damage_is_an_error_at_worst_and_never_a_crash(
     assert result.stdout.split()[0] == str(rounds)
 
 
-LOCK_THAT_CANNOT_BE = """
+LOCK_THAT_CANNOT_BE = f"""{rows.SOURCE}
     import signal, struct, sys, refstore
     path, where, whose = sys.argv[1:]
     store = refstore.Store(path, create=False)
     store["n"] = b"x" * 1000
     with open(path, "rb") as file:
-        file.seek(2 * 4096)  # the rows, of 320 bytes, whose first word is 1 while they are taken
-        rows = file.read(1024 * 320)
-    taken = [row for row in range(1024) if struct.unpack_from("=Q", rows, row * 320)[0]]
+        file.seek(ROWS_AT)  # the first word of each is 1 while it is taken
+        rows = file.read(ROWS * ROW_NBYTES)
+    taken = [row for row in range(ROWS) if struct.unpack_from("=Q", rows, row * ROW_NBYTES)[0]]
     assert len(taken) == 2 and 700 not in taken, taken  # the test's, and ours after it
     row = 700 if whose == "nobody" else taken[-1]
 
     def damage(value):
         with open(path, "r+b") as file:
-            for at in [4096] if where == "space" else range(82 * 4096, 98 * 4096, 64):
+            for at in [4096] if where == "space" else range(LOCKS_AT, LOCKS_END, LOCK_NBYTES):
                 file.seek(at)
                 file.write(struct.pack("=Q", value))
 

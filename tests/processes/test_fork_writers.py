@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import helpers
 import pytest
+import rows
 import workers
 
 import refstore
@@ -99,17 +100,16 @@ def test_a_childs_write_after_its_parents_seal_is_in_no_object(
     assert_all_comes_back(store, path, refs)
 
 
-IN_THE_DEAD_MAKERS_ROW = """
+IN_THE_DEAD_MAKERS_ROW = f"""{rows.SOURCE}
     import gc, os, signal, struct, sys, traceback, refstore
 
     path, end, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
     def rows_of(pid):
-        # state and pid begin each of the 1024 rows of 320 bytes, two pages into the file
         with open(path, "rb") as file:
-            file.seek(2 * 4096)
-            table = file.read(1024 * 320)
-        return [at for at in range(0, len(table), 320)
+            file.seek(ROWS_AT)
+            table = file.read(ROWS * ROW_NBYTES)
+        return [at for at in range(0, len(table), ROW_NBYTES)
                 if struct.unpack_from("=QI", table, at) == (1, pid)]
 
     def in_the_grandchild():

@@ -9,19 +9,14 @@ import hashlib
 import os
 from typing import NamedTuple
 
+from rows import LOCKS_END, PAGE
+
 from tests.fuzz import layout
 
-PAGE = 4096
 LIVE_WORDS_AT = 320  # Header.live_words
 LIVE_AT, LIVE_NBYTES = 384, 128  # Header.live: a bit for each row in use
-MAX_ROWS, MAKERS, NAME_LOCKS = (
-    layout.constants()[name] for name in ("MAX_ROWS", "MAKERS", "NAME_LOCKS")
-)
-ROW_NBYTES, MAKER_NBYTES, LOCK_NBYTES = (
-    ctypes.sizeof(layout.structs()[name]) for name in ("Row", "Maker", "NameLock")
-)
-ROWS_AT = 2 * PAGE  # Row.state comes first
-MAKERS_AT = ROWS_AT + MAX_ROWS * ROW_NBYTES + NAME_LOCKS * LOCK_NBYTES  # Maker.taken comes first
+MAKERS = layout.constants()["MAKERS"]
+MAKERS_AT, MAKER_NBYTES = LOCKS_END, ctypes.sizeof(layout.structs()["Maker"])  # first its `taken`
 VOLATILE = {  # pids and times, which no two runs have in common
     "Row": ("pid", "recoverer"),
     "Maker": ("taken", "pid"),
