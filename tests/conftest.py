@@ -14,6 +14,7 @@ from typing import Any
 
 import engines
 import helpers
+import libraries
 import pytest
 from command import Command
 
@@ -29,6 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """From 3.12 on, Python warns of a fork while other threads run: pytest-xdist has one."""
     if hasattr(config, "workerinput"):
         config.addinivalue_line("filterwarnings", "ignore:.*use of fork.*:DeprecationWarning")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests that import large libraries last: a process that has them forks slowly."""
+    items.sort(key=libraries.are_needed_by)
 
 
 def pytest_collection_finish() -> None:

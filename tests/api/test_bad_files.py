@@ -13,10 +13,10 @@ import engines
 import helpers
 import numpy as np
 import pytest
-import rows
 
 import refstore
 from refstore.payload import arrays
+from tests.native import rows
 
 CORE = Path(__file__).resolve().parents[2] / "refstore" / "engines" / "native"
 VERSION_AT = 8  # in the file of either engine

@@ -6,95 +6,49 @@ import datetime
 from typing import Any
 
 import helpers
+import libraries
 import numpy as np
 import pytest
 
 import refstore
 
-pyarrow = pytest.importorskip("pyarrow")
+pyarrow, arrays = libraries.Late("pyarrow"), libraries.Late("arrow_arrays")
 
-ROWS = 1200
-RNG = np.random.default_rng(1)
-GAPS = RNG.random(ROWS) < 0.2
+pytestmark = libraries.needed("pyarrow")
 
-
-def holed(values: Any) -> list[Any]:
-    return [None if gap else value for gap, value in zip(GAPS, values, strict=True)]
-
-
-TEXT = holed("é" * int(n) for n in RNG.integers(0, 40, ROWS))
-LISTS = holed([*range(int(n))] for n in RNG.integers(0, 5, ROWS))
-NUMBERS = pyarrow.array(holed(range(ROWS)))
-
-
-class Pairs(pyarrow.ExtensionType):  # type: ignore[misc,name-defined]
-    def __init__(self) -> None:
-        super().__init__(pyarrow.list_(pyarrow.int16()), "refstore.tests.pairs")
-
-    def __arrow_ext_serialize__(self) -> bytes:
-        return b""
-
-    @classmethod
-    def __arrow_ext_deserialize__(cls, storage: Any, serialized: bytes) -> Pairs:
-        return cls()
-
-
-def dense_union() -> Any:
-    types = pyarrow.array(np.arange(ROWS) % 2, pyarrow.int8())
-    offsets = pyarrow.array(np.arange(ROWS) // 2, pyarrow.int32())
-    return pyarrow.UnionArray.from_dense(types, offsets, [NUMBERS, pyarrow.array(TEXT)])
-
-
-def sparse_union() -> Any:
-    types = pyarrow.array(np.arange(ROWS) % 2, pyarrow.int8())
-    return pyarrow.UnionArray.from_sparse(types, [NUMBERS, pyarrow.array(TEXT)])
-
-
-def runs() -> Any:
-    stops = pyarrow.array(np.arange(1, ROWS // 3 + 1) * 3, pyarrow.int32())
-    return pyarrow.RunEndEncodedArray.from_arrays(stops, pyarrow.array(TEXT[: ROWS // 3]))
-
-
-def many() -> dict[str, Any]:
-    of, int8 = pyarrow.array, pyarrow.int8()
-    return {
-        "int64": NUMBERS,
-        "bool": of(holed(RNG.random(ROWS) < 0.5)),
-        "decimal": of(range(ROWS)).cast(pyarrow.decimal128(22, 2)),
-        "timestamp": of(holed(range(ROWS)), pyarrow.timestamp("us", "UTC")),
-        "fixed binary": of([b"abc"] * ROWS, pyarrow.binary(3)),
-        "interval": of([pyarrow.MonthDayNano([1, 2, 3])] * ROWS),
-        "null": pyarrow.nulls(ROWS),
-        "string": of(TEXT),
-        "large string": of(TEXT, pyarrow.large_string()),
-        "string view": of(TEXT, pyarrow.string_view()),
-        "binary": of(TEXT).cast(pyarrow.binary()),
-        "binary view": of(TEXT).cast(pyarrow.binary()).cast(pyarrow.binary_view()),
-        "list": of(LISTS, pyarrow.list_(int8)),
-        "large list": of(LISTS, pyarrow.large_list(int8)),
-        "list view": of(LISTS, pyarrow.list_view(int8)),
-        "large list view": of(LISTS, pyarrow.large_list_view(int8)),
-        "fixed list": of([[1, None, 3]] * ROWS, pyarrow.list_(int8, 3)),
-        "map": of(holed([[("k", 1), ("l", None)]] * ROWS), pyarrow.map_(pyarrow.string(), int8)),
-        "struct": of(holed([{"a": i, "b": "x"} for i in range(ROWS)])),
-        "struct of lists": of(holed([{"a": ["x", None], "b": {"c": [i]}} for i in range(ROWS)])),
-        "list of structs": of(holed([[{"a": ["x", None]}] * 2] * ROWS)),
-        "dictionary": of(holed(["red", "green", "blue"] * (ROWS // 3))).dictionary_encode(),
-        "dense union": dense_union(),
-        "sparse union": sparse_union(),
-        "runs": runs(),
-        "extension": pyarrow.ExtensionArray.from_storage(
-            Pairs(), of(LISTS, pyarrow.list_(pyarrow.int16()))
-        ),
-    }
-
-
-ARRAYS = many()
+KINDS = (
+    "int64",
+    "bool",
+    "decimal",
+    "timestamp",
+    "fixed binary",
+    "interval",
+    "null",
+    "string",
+    "large string",
+    "string view",
+    "binary",
+    "binary view",
+    "list",
+    "large list",
+    "list view",
+    "large list view",
+    "fixed list",
+    "map",
+    "struct",
+    "struct of lists",
+    "list of structs",
+    "dictionary",
+    "dense union",
+    "sparse union",
+    "runs",
+    "extension",
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def registered() -> Any:
-    pyarrow.register_extension_type(Pairs())
+    pyarrow.register_extension_type(arrays.Pairs())
     yield
     pyarrow.unregister_extension_type("refstore.tests.pairs")
 
@@ -107,10 +61,14 @@ def slices(array: Any) -> list[Any]:
     return [*first, first[2].slice(5, 100), first[2].slice(3).slice(0, 1)]
 
 
-@pytest.mark.parametrize("kind", ARRAYS)
+def test_each_kind_is_tried() -> None:
+    assert tuple(arrays.ARRAYS) == KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_slice_comes_back(store: refstore.Store, kind: str) -> None:
-    put = slices(ARRAYS[kind])
-    for obj in (put, pyarrow.chunked_array(put, ARRAYS[kind].type)):
+    put = slices(arrays.ARRAYS[kind])
+    for obj in (put, pyarrow.chunked_array(put, arrays.ARRAYS[kind].type)):
         with store.get(store.put(obj)) as buf:
             back = buf.value if isinstance(obj, list) else buf.value.chunks
             for got, one in zip(back, put, strict=True):
@@ -124,11 +82,11 @@ def test_every_slice_comes_back(store: refstore.Store, kind: str) -> None:
 
 
 def test_a_slice_takes_its_part_of_the_room(store: refstore.Store) -> None:
-    for kind, array in ARRAYS.items():
+    for kind, array in arrays.ARRAYS.items():
         with store.get(store.put(array)) as buf:
             whole = buf.nbytes
-        for start in (0, ROWS // 2 + 3):
-            with store.get(store.put(array.slice(start, ROWS // 10))) as buf:
+        for start in (0, arrays.ROWS // 2 + 3):
+            with store.get(store.put(array.slice(start, arrays.ROWS // 10))) as buf:
                 assert buf.nbytes < whole / 10 * 1.3 + 2000, kind
 
 
@@ -137,29 +95,31 @@ def buffers_of(array: Any) -> list[Any]:
 
 
 def test_a_slice_lies_in_the_store(store: refstore.Store, path: str) -> None:
-    ref = store.put({kind: array.slice(13, 1000) for kind, array in ARRAYS.items()})
+    ref = store.put({kind: array.slice(13, 1000) for kind, array in arrays.ARRAYS.items()})
     with store.get(ref) as buf:
-        arrays = buf.value
-        for kind, array in arrays.items():
+        back = buf.value
+        for kind, array in back.items():
             for buffer in buffers_of(array):
                 assert helpers.lies_in(path, buffer.address), kind
                 assert buffer.address % 8 == 0, kind
         del buffer
     store.delete(ref)
     helpers.fill_with_junk(store)
-    for kind, array in arrays.items():
-        assert array.to_pylist() == ARRAYS[kind].slice(13, 1000).to_pylist()
-    del arrays, array
+    for kind, array in back.items():
+        assert array.to_pylist() == arrays.ARRAYS[kind].slice(13, 1000).to_pylist()
+    del back, array
     helpers.assert_full_capacity_fits(store)
 
 
 def test_shards_of_a_table_take_the_room_of_the_table(store: refstore.Store) -> None:
-    table = pyarrow.table({kind: ARRAYS[kind] for kind in ARRAYS if kind != "dictionary"})
+    table = pyarrow.table(
+        {kind: arrays.ARRAYS[kind] for kind in arrays.ARRAYS if kind != "dictionary"}
+    )
     table = table.replace_schema_metadata({"of": "a test"})
     with store.get(store.put(table)) as buf:
         whole = buf.nbytes
     total = 0
-    for start in range(0, ROWS, 240):
+    for start in range(0, arrays.ROWS, 240):
         shard = table.slice(start, 240)
         for obj in (shard, shard.to_batches()[0]):
             with store.get(store.put(obj)) as buf:
@@ -172,7 +132,7 @@ def test_shards_of_a_table_take_the_room_of_the_table(store: refstore.Store) -> 
 
 
 def test_few_views_into_much_text_take_little_room(store: refstore.Store) -> None:
-    whole = pyarrow.array([f"{i:0100}" for i in range(ROWS)], pyarrow.string_view())
+    whole = pyarrow.array([f"{i:0100}" for i in range(arrays.ROWS)], pyarrow.string_view())
     _, views, *texts = whole.buffers()
     for rows in (slice(5, None, 400), slice(500, 700), slice(0, 1)):
         chosen = np.frombuffer(views, "V16")[rows].copy()
@@ -187,7 +147,7 @@ def test_few_views_into_much_text_take_little_room(store: refstore.Store) -> Non
 
 
 def test_buffers_that_columns_share_are_stored_once_and_shared(store: refstore.Store) -> None:
-    table = pyarrow.table({"a": NUMBERS, "b": NUMBERS, "s": ARRAYS["string"]})
+    table = pyarrow.table({"a": arrays.NUMBERS, "b": arrays.NUMBERS, "s": arrays.ARRAYS["string"]})
     table = table.append_column("t", table["s"])
     for put in (table, table.slice(101, 1000)):
         with store.get(store.put(put)) as buf:
@@ -204,9 +164,9 @@ def test_pandas_frames_over_arrow_are_cut_too(store: refstore.Store) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(
         {
-            "n": pandas.Series(NUMBERS.to_pylist(), dtype="int64[pyarrow]"),
-            "s": pandas.Series(TEXT, dtype="string[pyarrow]"),
-            "f": np.arange(float(ROWS)),
+            "n": pandas.Series(arrays.NUMBERS.to_pylist(), dtype="int64[pyarrow]"),
+            "s": pandas.Series(arrays.TEXT, dtype="string[pyarrow]"),
+            "f": np.arange(float(arrays.ROWS)),
         }
     )
     with store.get(store.put(frame)) as buf:
@@ -225,16 +185,16 @@ def polars_frame() -> Any:
     polars = pytest.importorskip("polars")
     return polars.DataFrame(
         {
-            "n": np.arange(ROWS),
-            "s": TEXT,
-            "l": LISTS,
-            "b": GAPS,
-            "d": [datetime.date(2024, 1, 1)] * ROWS,
-            "t": [datetime.timedelta(1)] * ROWS,
-            "r": [{"a": 1, "b": "x"}] * ROWS,
-            "c": polars.Series(["u", "v"] * (ROWS // 2), dtype=polars.Categorical),
-            "e": polars.Series(["u", "v"] * (ROWS // 2), dtype=polars.Enum(["u", "v"])),
-            "f": polars.Series([[1, 2]] * ROWS, dtype=polars.Array(polars.Int8, 2)),
+            "n": np.arange(arrays.ROWS),
+            "s": arrays.TEXT,
+            "l": arrays.LISTS,
+            "b": arrays.GAPS,
+            "d": [datetime.date(2024, 1, 1)] * arrays.ROWS,
+            "t": [datetime.timedelta(1)] * arrays.ROWS,
+            "r": [{"a": 1, "b": "x"}] * arrays.ROWS,
+            "c": polars.Series(["u", "v"] * (arrays.ROWS // 2), dtype=polars.Categorical),
+            "e": polars.Series(["u", "v"] * (arrays.ROWS // 2), dtype=polars.Enum(["u", "v"])),
+            "f": polars.Series([[1, 2]] * arrays.ROWS, dtype=polars.Array(polars.Int8, 2)),
         }
     ).with_columns(polars.col("n").set_sorted())
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import helpers
 import pytest
-import rows
 import workers
 
 import refstore
+from tests.native import rows
 
 MakeStore = Callable[..., refstore.Store]
 

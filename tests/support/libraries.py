@@ -18,6 +18,11 @@ def needed(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"needs {' and '.join(missing)}")
 
 
+def are_needed_by(item: pytest.Item) -> bool:
+    module = getattr(item, "module", None)
+    return any(type(one) is Late for one in vars(module).values()) if module else False
+
+
 class Late:
     """Stands for a module until its first attribute is asked for."""
 
@@ -25,4 +30,6 @@ class Late:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):  # pytest looks whether it is a class, or a mock
+            raise AttributeError(attribute)
         return getattr(importlib.import_module(self._name), attribute)

@@ -9,9 +9,8 @@ import hashlib
 import os
 from typing import NamedTuple
 
-from rows import LOCKS_END, PAGE
-
 from tests.fuzz import layout
+from tests.native.rows import LOCKS_END, PAGE
 
 LIVE_WORDS_AT = 320  # Header.live_words
 LIVE_AT, LIVE_NBYTES = 384, 128  # Header.live: a bit for each row in use

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 import refstore
 from refstore import _core
 from tests.fuzz import layout
+from tests.native import rows
 from tests.native.crash import image
 from tests.native.crash.contents import CAPACITY, LARGE, NAMED, NEW, OWNED, SMALL
 from tests.native.crash.failpoints import failpoint
@@ -255,8 +256,8 @@ def no_free_row(path: str) -> Scenario:
     scenario = builder.done("no_free_row")
     image.put_back(path, scenario.image)
     with open(path, "r+b") as file:
-        for row in range(image.MAX_ROWS):
-            file.seek(image.ROWS_AT + row * image.ROW_NBYTES)
+        for row in range(rows.ROWS):
+            file.seek(rows.ROWS_AT + row * rows.ROW_NBYTES)
             file.write(b"\1")
         file.seek(image.LIVE_WORDS_AT)
         file.write(bytes([image.LIVE_NBYTES // 8]))
