@@ -65,7 +65,8 @@ def step(
 def core() -> list[bytes]:
     """What a core is built from."""
     parts = [path for path in ROOT.glob("refstore/**/*") if path.suffix in (".pyx", ".pxd", ".pxi")]
-    return [path.read_bytes() for path in (*sorted(parts), ROOT / "setup.py")]
+    parts += [ROOT / "setup.py", ROOT / "pyproject.toml"]
+    return [path.read_bytes() for path in sorted(parts)]
 
 
 def install(session: nox.Session, *extras: str) -> None:
