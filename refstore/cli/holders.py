@@ -92,7 +92,7 @@ def holders(options: argparse.Namespace) -> int:
         number = len(_by_key(found))
         show(f"{plural(number, 'object')}, {size_text(total(found))}")
         if options.by != "process" and not any(one.holder.pinned_at for one in found):
-            note(f"which lines of a program pin them is told if it tracks: {TRACKING}")
+            note(TRACKING)
     return 0
 
 

@@ -51,7 +51,7 @@ SORTS: dict[str, Callable[[ObjectInfo], Any]] = {
     "pins": lambda one: (-one.pins, -one.block_nbytes),
     "name": lambda one: (one.name is None, one.name or "", one.created),
 }
-TRACKING = "start it with REFSTORE_TRACK=1, or let it open the store by Store(track=True)"
+TRACKING = "programs tell their lines if started with REFSTORE_TRACK=1"
 COLUMNS = (
     Column("NAME OR REF", left=True, least=20),
     Column("KIND", left=True, spare=4),
@@ -94,7 +94,7 @@ def objects(options: argparse.Namespace) -> int:
         _show(found[: options.limit])
     show(_summary(found))
     if options.by == "line" and not any(one.put_at for one in found):
-        note(f"those who put them have ended, or do not track: {TRACKING}")
+        note(f"{TRACKING}, and while they run")
     return 0
 
 

@@ -6,6 +6,7 @@ import doctest
 import inspect
 import os
 import pydoc
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -125,8 +126,9 @@ def test_the_examples_run(name: str, store: refstore.Store) -> None:
 
 
 def help_of(call: Any) -> str:
-    """Without the first line, which says whose it is, and of the function the line of `self`."""
+    """Without what says whose it is, and of the function the line of `self`."""
     text = pydoc.plain(pydoc.render_doc(call))
+    text = re.sub(r" method of \S+ instance$", "", text, flags=re.MULTILINE)
     return text[text.index("    ") :].replace("    self,\n", "", 1)
 
 

@@ -137,4 +137,12 @@ OF_EVICTION = [
         "    return True\n",
         EVICTION,
     ),
+    Mutation(
+        "gaps_not_measured",
+        "objects go for a batch that fits by the sum, and into no gaps",
+        "eviction.pxd",
+        "            and gaps_hold(used, v.g.pages, lot.pages, lot.objects)\n",
+        "            and used != NULL\n",
+        ("tests/api/test_batches.py",),
+    ),
 ]
