@@ -125,6 +125,17 @@ def test_a_slot_in_the_hand_of_a_row_that_is_free_is_waited_for_once(
     assert any(problem.startswith("owner: ") for problem in damaged.check())
 
 
+def test_a_slot_that_is_found_and_holds_nothing_ends_the_look(
+    damaged: refstore.Store, fields: Fields
+) -> None:
+    ref = damaged.put(b"x")
+    slot = slot_of(ref)
+    publishing = layout.constants()["PUBLISHING"]
+    fields.set("Slot", slot, "word", publishing << 12 | 0xFFF)  # its first generation
+    with pytest.raises(refstore.StoreCorruptedError, match=f"slot {slot} is found"):
+        damaged.info(ref)
+
+
 # -- labels
 
 

@@ -14,7 +14,7 @@ from refstore.engines.native.layout cimport (
 )
 from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.view cimport (
-    file_of, maker_at, next_live_row, pins_in, row_at, slots_used, View,
+    damage, file_of, maker_at, next_live_row, pins_in, row_at, slots_used, View,
 )
 from refstore.engines.native.slots cimport is_live, word_generation, word_row, word_state
 from refstore.engines.native.makers cimport PER_SECOND
@@ -31,6 +31,9 @@ from refstore.engines.native.errors cimport census_of, get_error
 from refstore.engines.native.arrays cimport kind_of
 
 from refstore import _messages
+
+cdef enum:
+    MOST_REPLACED = 1000        # looks at an object that is another one by the next look
 
 
 cdef class Reports:
@@ -58,16 +61,20 @@ cdef class Reports:
 
     def _info(self, key):
         # the fields of ObjectInfo, in its order
-        cdef View *v = NULL
-        cdef Found found
+        cdef:
+            View *v = NULL
+            Found found
+            int _
         stays = self.in_use(&v)
-        while True:
+        for _ in range(MOST_REPLACED):
             require_object(v, key, &found)
             info = info_of(v, found.slot)
             if info is not None and info[0] is not None \
                     and (<ObjectRef>info[0]).generation == found.generation and info[11] == LIVE:
                 return info
             # it is gone since: a name leads elsewhere, or nowhere, and a ref finds nothing
+        raise get_error(v, damage(v, b"slot %d is found, and holds no object", found.slot), key,
+                        False)
 
     def _objects(self, prefix):
         cdef Listing listing = Listing.__new__(Listing)
