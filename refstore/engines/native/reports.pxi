@@ -32,7 +32,7 @@ from refstore.engines.native.arrays cimport kind_of
 
 from refstore import _messages
 
-cdef enum:
+cdef enum ReportLimit:
     MOST_REPLACED = 1000        # looks at an object that is another one by the next look
 
 
@@ -61,12 +61,11 @@ cdef class Reports:
 
     def _info(self, key):
         # the fields of ObjectInfo, in its order
-        cdef:
-            View *v = NULL
-            Found found
-            int _
+        cdef View *v = NULL
+        cdef Found found
+        cdef int rounds
         stays = self.in_use(&v)
-        for _ in range(MOST_REPLACED):
+        for rounds in range(MOST_REPLACED):
             require_object(v, key, &found)
             info = info_of(v, found.slot)
             if info is not None and info[0] is not None \
