@@ -65,7 +65,7 @@ cdef class Reports:
         cdef Found found
         cdef int rounds
         stays = self.in_use(&v)
-        for rounds in range(MOST_REPLACED):
+        for rounds in range(<int>MOST_REPLACED):
             require_object(v, key, &found)
             info = info_of(v, found.slot)
             if info is not None and info[0] is not None \
