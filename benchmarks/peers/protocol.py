@@ -1,5 +1,6 @@
 """The calls of an adapter."""
 
+import abc
 import pickle
 import platform
 from collections.abc import Callable
@@ -15,7 +16,7 @@ class Cannot(Exception):
     """The peer has no such thing; the text says why."""
 
 
-class Peer:
+class Peer(abc.ABC):
     """A store as one process sees it.
 
     `put`, `get` and `delete` are called in tight loops: an adapter whose peer already has such a
@@ -30,46 +31,41 @@ class Peer:
     full: ClassVar[tuple[type[Exception], ...]] = ()  # its exceptions when it is full
     cannot: ClassVar[dict[str, str]] = {}  # works that it has no answer to, and why
 
+    put: Callable[[bytes], Key]
+    get: Callable[[Key], AbstractContextManager[View]]
+    delete: Callable[[Key], object]
+
     @classmethod
     def version(cls) -> str:
         """The package's version, and the server's where there is one. Here: Python's own."""
         return f"Python {platform.python_version()}"
 
     @classmethod
+    @abc.abstractmethod
     def create(cls, capacity: int, folder: str) -> "Peer":
         """A new store; `folder` is empty, in shared memory, and removed by the driver."""
-        raise NotImplementedError
 
     @classmethod
+    @abc.abstractmethod
     def attach(cls, handle: Any) -> "Peer":
         """The same store in another process."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def handle(self) -> Any:
         """The argument of `attach`, picklable."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Detaches; from the process that created it, ends it and leaves nothing behind."""
-        raise NotImplementedError
-
-    def put(self, data: bytes) -> Key:
-        raise NotImplementedError
-
-    def get(self, key: Key) -> AbstractContextManager[View]:
-        raise NotImplementedError
-
-    def delete(self, key: Key) -> object:
-        raise NotImplementedError
 
     def writer(self, nbytes: int) -> "Writer":
         """Memory to be written to in place. Here: private memory that is put when it is full."""
         return Writer(_scratch(nbytes), self.put)
 
-    def prepare(self, nbytes: int, source: int) -> None:
+    def prepare(self, nbytes: int, source: int) -> None:  # noqa: B027  most need nothing
         """Prepares for objects of that size, which process number `source` puts."""
 
-    def reclaim(self) -> None:
+    def reclaim(self) -> None:  # noqa: B027  as above
         """Calls what a user has to call after a process was killed. Most need nothing."""
 
     def unmapped(self, keys: list[Key]) -> int:

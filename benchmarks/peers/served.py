@@ -1,5 +1,6 @@
 """A peer with a server of its own."""
 
+import abc
 import os
 import subprocess
 import time
@@ -34,9 +35,9 @@ class ServedPeer(Peer):
     def handle(self) -> Any:
         return self._where
 
+    @abc.abstractmethod
     def disconnect(self) -> None:
         """Ends this process's connection."""
-        raise NotImplementedError
 
     def close(self) -> None:
         self.disconnect()

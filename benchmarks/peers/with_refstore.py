@@ -15,8 +15,7 @@ class Store(Peer):
     def __init__(self, store: refstore.Store) -> None:
         self.store = store
         # No call of the adapter's own stands between the loop and the store.
-        native: Any = self
-        native.put, native.get, native.delete = store.put, store.get, store.delete
+        self.put, self.get, self.delete = store.put, store.get, store.delete
 
     @classmethod
     def version(cls) -> str:
@@ -59,8 +58,7 @@ class Cold(Store):
 
     def __init__(self, store: refstore.Store) -> None:
         super().__init__(store)
-        native: Any = self
-        native.delete = self._forget
+        self.delete = self._forget
 
     def _forget(self, key: Key) -> None:
         self.store.delete(key)

@@ -142,12 +142,10 @@ def _classes_with_method() -> tuple[type, type] | None:
 
     class Exporter:
         __slots__ = ("__weakref__",)
+        _buffer_for: Callable[[int], Any]
 
         def __buffer__(self, flags: int, /) -> memoryview:
             return _view(self._buffer_for(flags))
-
-        def _buffer_for(self, flags: int) -> Any:
-            raise NotImplementedError
 
     class ReleasingExporter(Exporter):
         __slots__ = ()
