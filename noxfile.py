@@ -65,8 +65,7 @@ def step(
 def core() -> list[bytes]:
     """What a core is built from."""
     parts = [path for path in ROOT.glob("refstore/**/*") if path.suffix in (".pyx", ".pxd", ".pxi")]
-    parts += [ROOT / "setup.py", ROOT / "pyproject.toml"]
-    return [path.read_bytes() for path in sorted(parts)]
+    return [path.read_bytes() for path in (*sorted(parts), ROOT / "setup.py")]
 
 
 def install(session: nox.Session, *extras: str) -> None:
@@ -75,7 +74,8 @@ def install(session: nox.Session, *extras: str) -> None:
     requires = PROJECT["build-system"]["requires"]
     step(session, home / "made", requires, (*PIP, *requires))
     built = (*PIP, "--no-build-isolation", "-e", ".")
-    step(session, home / "built", core(), built, env={"REFSTORE_BUILD": "release"})
+    names = (ROOT / "pyproject.toml").read_bytes()  # what it installs beside the core
+    step(session, home / "built", [*core(), names], built, env={"REFSTORE_BUILD": "release"})
     for extra in extras:
         needs = PROJECT["project"]["optional-dependencies"][extra]
         if extra == "demo" and not (home / "with-demo").exists():

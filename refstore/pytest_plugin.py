@@ -72,13 +72,15 @@ def _left_behind(store: Store) -> list[Holder]:
 
 
 def _message(left: list[Holder]) -> str:
+    from refstore.cli.holders import Held, sites_of  # which a test that does not leak never needs
+    from refstore.cli.objects import title
+
     lines = [f"refstore_store: {plural(len(left), 'object')} still held at the end of the test"]
     for one in left[:NAMED]:
         what = "a Writer that is open" if one.ref is None else plural(one.pins, "pin")
-        name = one.name or (str(one.ref) if one.ref is not None else "without a name")
+        name = title(one.name, one.ref)
         lines.append(f"  {name}, {size_text(one.bytes)}: {what}, process {one.pid} ({one.command})")
-        lines += [f"    pinned at {site}" for site in dict.fromkeys(one.pinned_at)]
-        lines += [f"    put at {one.put_at}"] if one.put_at else []
+        lines += [f"    {site}" for site in sites_of([Held(one, "", None)])]
     if len(left) > NAMED:
         lines.append(f"  and {len(left) - NAMED} more")
     return "\n".join([*lines, "release buffers, drop views of them, seal or abort Writers"])

@@ -173,22 +173,24 @@ def _first_sites(rows: Sequence[Held]) -> list[str]:
     return told if more <= 1 else [*told[: 2 * SITES], f"and at {more} more lines"]
 
 
+def _largest_first(pairs: Iterable[tuple[Hashable, Held]]) -> list[list[Held]]:
+    return sorted(grouped(pairs).values(), key=total, reverse=True)
+
+
 def _by_line_of(found: Iterable[Held]) -> list[list[Held]]:
     """By process and by its lines that put and pinned, with the largest sum first."""
-    groups = grouped(
+    return _largest_first(
         ((one.holder.slot, one.holder.put_at, tuple(sorted(set(one.holder.pinned_at)))), one)
         for one in found
     )
-    return sorted(groups.values(), key=total, reverse=True)
 
 
 def _alike(found: Sequence[Held]) -> list[list[Held]]:
     """Groups that are one line below a process, with the largest sum first: of what one line of the
     program pinned, as far as it tells, or of what has one name."""
-    groups = grouped(
+    return _largest_first(
         ((frozenset(one.holder.pinned_at) or one.holder.name, one.state), one) for one in found
     )
-    return sorted(groups.values(), key=total, reverse=True)
 
 
 def _title_of(held: Sequence[Held]) -> str:

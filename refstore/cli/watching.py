@@ -80,10 +80,9 @@ class Ranking:
 def is_same(path: str, file: os.stat_result) -> bool:
     """Whether that file is still the one at the path."""
     try:
-        found = os.stat(path)
+        return os.path.samestat(os.stat(path), file)
     except OSError:
         return False
-    return (found.st_dev, found.st_ino) == (file.st_dev, file.st_ino)
 
 
 NONE = Rates(dict.fromkeys(COUNTED, 0.0), {})

@@ -26,10 +26,9 @@ from refstore.engines.filelock.transaction import Operation, T
 
 __all__ = ["HOLD_BACK", "RoomKeeper"]
 
-NEWS_EVERY: Final = 1.0  # seconds
-
 HOLD_BACK: Final = 1.0  # seconds for which others let the one whose turn it is try alone
 RECOVERY_PAUSE: Final = 0.1  # seconds between two looks for the dead before others' objects go
+NEWS_EVERY: Final = 1.0  # seconds between two records of what happened by the way
 
 
 class RoomKeeper(Membership):
@@ -176,12 +175,13 @@ class RoomKeeper(Membership):
 
     def tell_news(self) -> None:
         """Tells `logging` what happened by the way, at most once in a while."""
-        report = self.report
+        dead, evicted = self.report.untold, self._evicted
+        if not dead and not evicted:
+            return
         now = time.monotonic()
-        if (self._evicted or report.untold) and now - self._told_at >= NEWS_EVERY:
+        if now - self._told_at >= NEWS_EVERY:
             self._told_at = now
-            dead, evicted = report.untold, self._evicted
-            report.untold = self._evicted = 0
+            self.report.untold = self._evicted = 0
             _logging.news(self.path, dead, evicted)
 
     # --- waiting

@@ -150,14 +150,16 @@ class Watch:
         return [0 if file is None else changes(file)]
 
     def sleep(self, names: Sequence[str], seen: Sequence[int], seconds: float) -> None:
-        self._note(_waiting_messages.an_await(names) if names else None)
+        if names:
+            self._note(_waiting_messages.an_await(names))
         end = time.monotonic() + seconds
         while not self._has_changed(seen[0]):
             left = end - time.monotonic()
             if left <= 0 or self._poked.wait(min(POLL, left)):
                 break
         self._poked.clear()
-        self._note(None)
+        if names:
+            self._note(None)
 
     def _note(self, what: str | None) -> None:
         att = self._att()  # not kept, as below

@@ -22,7 +22,7 @@ from refstore.engines.native.view cimport bits_at, run_is_there, slots_used, Vie
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.ages cimport now, random_below
-from refstore.engines.native.gaps cimport gaps_hold, mark_pages, mark_runs
+from refstore.engines.native.gaps cimport gaps_hold, mark_block, mark_runs
 from refstore.engines.native.slots cimport (
     free_slot, pinned_by, reuse_slot, unclaim, word_generation, word_state,
 )
@@ -285,29 +285,23 @@ cdef inline bint lot_may_fit(View *v, Lot *lot) noexcept nogil:
     cdef:
         uint64_t i, word, state, stays = 0, nbytes = 0
         uint32_t age
-        unsigned char *used = <unsigned char*>calloc(v.g.pages + 1, 1)
-        unsigned char *runs = <unsigned char*>calloc(v.g.max_runs + 1, 1)
-        Slot *slot
+        unsigned char *used = <unsigned char*>calloc(v.g.pages + v.g.max_runs, 1)
+        unsigned char *runs = used + v.g.pages
     lot.may_fit = True          # where there is no memory to find out
-    if used != NULL and runs != NULL:
-        for i in range(slots_used(v)):
-            slot = &v.slots[i]
-            state = word_state(load_acquire(&slot.word))                 # [seal]
-            if state == FREE or state == RETIRED \
-                    or may_go(v, i, &word, &age) and not pinned_by(v, i):
-                continue
-            stays += 1
-            nbytes += block_nbytes(slot)
-            if slot.extent:
-                mark_pages(used, v.g.pages, extent_first(slot.extent), extent_pages(slot.extent))
-            elif slot.run - <uint64_t>1 < v.g.max_runs:
-                runs[slot.run - 1] = 1
-        mark_runs(v, used, v.g.pages, runs)
-        lot.may_fit = stays + lot.objects <= v.slot_limit \
-            and nbytes + lot.nbytes <= v.g.pages * PAGE \
-            and gaps_hold(used, v.g.pages, lot.pages, lot.objects)
+    if used == NULL:
+        return True
+    for i in range(slots_used(v)):
+        state = word_state(load_acquire(&v.slots[i].word))               # [seal]
+        if state == FREE or state == RETIRED or may_go(v, i, &word, &age) and not pinned_by(v, i):
+            continue
+        stays += 1
+        nbytes += block_nbytes(&v.slots[i])
+        mark_block(v, &v.slots[i], used, v.g.pages, runs)
+    mark_runs(v, used, v.g.pages, runs)
+    lot.may_fit = stays + lot.objects <= v.slot_limit \
+        and nbytes + lot.nbytes <= v.g.pages * PAGE \
+        and gaps_hold(used, v.g.pages, lot.pages, lot.objects)
     free(used)
-    free(runs)
     return lot.may_fit
 
 

@@ -4,12 +4,23 @@
 from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memset
 
+from refstore.engines.native.layout cimport Slot
+from refstore.engines.native.geometry cimport extent_first, extent_pages
 from refstore.engines.native.view cimport runs_used, View
 
 cdef inline void mark_pages(unsigned char *used, uint64_t end, uint64_t first,
                             uint64_t pages) noexcept nogil:
     if first < end:
         memset(used + first, 1, min(pages, end - first))
+
+
+cdef inline void mark_block(View *v, const Slot *slot, unsigned char *used, uint64_t end,
+                            unsigned char *has_objects) noexcept nogil:
+    # A slot's block: its extent, or its run among those that mark_runs() is to mark.
+    if slot.extent:
+        mark_pages(used, end, extent_first(slot.extent), extent_pages(slot.extent))
+    elif slot.run - <uint64_t>1 < v.g.max_runs:
+        has_objects[slot.run - 1] = 1
 
 
 cdef inline void mark_runs(View *v, unsigned char *used, uint64_t end,

@@ -15,7 +15,7 @@ from refstore.engines.native.view cimport (
     bits_at, is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, run_is_there,
     runs_used, slots_used, View,
 )
-from refstore.engines.native.gaps cimport longest_gap, mark_pages, mark_runs
+from refstore.engines.native.gaps cimport longest_gap, mark_block, mark_runs
 from refstore.engines.native.slots cimport is_live, pinned_by, word_generation, word_state
 from refstore.engines.native.names cimport find_cell, make_cell, name_hash, NAME_WORDS, read_label
 from refstore.engines.native.recovery cimport row_is_dead
@@ -82,10 +82,7 @@ cdef inline void count_slot(View *v, Census *census, uint64_t i) noexcept nogil:
     if load_acquire(&slot.mask) and pinned_by(v, i):                     # [pin]
         census.pinned += 1
         census.pinned_nbytes += nbytes
-    if slot.extent:
-        mark_pages(census.pages, census.end, extent_first(slot.extent), extent_pages(slot.extent))
-    elif slot.run - <uint64_t>1 < v.g.max_runs:
-        census.runs[slot.run - 1] = 1
+    mark_block(v, slot, census.pages, census.end, census.runs)
 
 
 cdef inline int take_census(View *v, Census *census, uint64_t spare) noexcept nogil:

@@ -141,8 +141,8 @@ OF_EVICTION = [
         "gaps_not_measured",
         "objects go for a batch that fits by the sum, and into no gaps",
         "eviction.pxd",
-        "            and gaps_hold(used, v.g.pages, lot.pages, lot.objects)\n",
-        "            and used != NULL\n",
+        "        and gaps_hold(used, v.g.pages, lot.pages, lot.objects)\n",
+        "        and used != NULL\n",
         ("tests/api/test_batches.py",),
     ),
 ]
