@@ -19,11 +19,11 @@ from refstore._looking import Look
 
 
 def eventually(look: Callable[[], bool]) -> bool:
-    """Whether it becomes so, while another process goes on."""
+    """Whether it is ever so, while another process goes on."""
     end = time.monotonic() + helpers.BUSY_TIMEOUT
-    while not look() and time.monotonic() < end:
+    while not (is_so := look()) and time.monotonic() < end:
         os.sched_yield()
-    return look()
+    return is_so
 
 
 def state_of(path: str, folder: Path) -> tuple[bytes, int, list[str]]:
@@ -181,7 +181,7 @@ def test_coroutines_that_wait_count_their_process(store: refstore.Store, path: s
         child.tell(workers.await_name, "n")
         assert child.answer() == "waiting"
         assert eventually(lambda: look.stats().waiting == 1)
-        assert calls_of(look, child.pid) == ["an await of 'n'"]
+        assert eventually(lambda: calls_of(look, child.pid) == ["an await of 'n'"])  # sleeps again
         store.put(b"x", name="n")
         assert child.answer() == b"x"
         assert eventually(lambda: look.stats().waiting == 0)
