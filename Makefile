@@ -3,6 +3,7 @@
 #   make demo     a GAN trains for 200 epochs, all its weights passing through the store
 #   make test     the tests, on a release build and on a debug build with failpoints
 #   make test-pythons  the tests on each Python of PYTHONS that is there; names those that are not
+#   make test-integrations  the modules beside other libraries, each in an environment of its own
 #   make lint     format, style, types, stubs, spelling
 #   make asan     the tests under AddressSanitizer and UBSan
 #   make tsan     the threaded tests under ThreadSanitizer
@@ -33,8 +34,8 @@ VENV ?= .venv
 ARGS ?=
 
 NOX := $(VENV)/bin/nox
-TASKS := demo test-release test-debug test-pythons lint asan tsan model stress crash soak fuzz \
-    mutants bench bench-peers bench-check bench-instructions bench-docs wheel install build
+TASKS := demo test-release test-debug test-pythons test-integrations lint asan tsan model stress \
+    crash soak fuzz mutants bench bench-peers bench-check bench-instructions bench-docs wheel install build
 
 .PHONY: test clean $(TASKS)
 

@@ -25,6 +25,8 @@ SECONDS = os.environ.get("SECONDS")
 VARIANT = os.environ.get("BUILD", "debug")
 # One more than there are processors: many a test waits for a while.
 PARALLEL = ("-n", str(1 + (os.cpu_count() or 1)), "--dist", "worksteal")
+# Libraries beside which refstore has a module: each an extra, with tests in tests/integrations.
+INTEGRATIONS: list[str] = []
 PIP = ("python", "-m", "pip", "--disable-pip-version-check", "install", "-q")
 # PyPI's torch for Linux comes with gigabytes of CUDA; the smaller one does where it can be had.
 SMALL_TORCH = (
@@ -172,7 +174,8 @@ def test_release(session: nox.Session) -> None:
 def test_debug(session: nox.Session) -> None:
     """Test a debug build, whose failpoints the native engine's tests need."""
     # which the tests of the public calls do not arm: of those the release build says all there is
-    others = [f"--ignore={ROOT / 'tests' / name}" for name in ("api", "processes", "typing")]
+    folders = ("api", "processes", "integrations", "typing")
+    others = [f"--ignore={ROOT / 'tests' / name}" for name in folders]
     test_on(session, "debug", *PARALLEL, *others)
 
 
@@ -181,6 +184,14 @@ def test_pythons(session: nox.Session) -> None:
     """Test the release build on each Python of PYTHONS that is there."""
     install(session, "test")
     session.run("pytest", *PARALLEL, *session.posargs)
+
+
+@nox.session(name="test-integrations", venv_backend="venv")
+@nox.parametrize("library", INTEGRATIONS)
+def test_integrations(session: nox.Session, library: str) -> None:
+    """Test each integration in an environment of its own: what its extra names, and no more."""
+    install(session, "test-tools", library)
+    session.run("pytest", *session.posargs, *glob.glob(f"tests/integrations/test_{library}*.py"))
 
 
 @nox.session

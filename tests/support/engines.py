@@ -57,6 +57,7 @@ OF_FOLDERS: dict[str, tuple[str, ...]] = {
     "unit": (),
     "api": ENGINES,
     "processes": ENGINES,
+    "integrations": ENGINES,
     "project": ENGINES,
     "typing": ENGINES,
     "native": ("native",),
