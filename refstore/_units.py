@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["age_text", "count_text", "percent_text", "plural", "rate_text", "size_text"]
+import time
+
+__all__ = [
+    "age_text",
+    "count_text",
+    "percent_text",
+    "plural",
+    "rate_text",
+    "size_text",
+    "time_text",
+]
 
 AGES = (("d", 86400), ("h", 3600), ("min", 60))
 
@@ -22,6 +32,18 @@ def age_text(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def time_text(seconds: float | None) -> str:
+    """A time since the epoch as a local date, and how long ago that was.
+
+    It comes from a file, and may be none that a calendar has.
+    """
+    try:
+        day = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""
+    except (OverflowError, ValueError, OSError):
+        day = ""
+    return f"{day} ({age_text(time.time() - (seconds or 0))} ago)" if day else "not known"
 
 
 def percent_text(part: int, whole: int) -> str:

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refstore._reports import ObjectInfo, ProcessInfo
-from refstore._units import age_text, count_text, percent_text, plural, rate_text, size_text
+from refstore._units import (
+    age_text,
+    count_text,
+    percent_text,
+    plural,
+    rate_text,
+    size_text,
+    time_text,
+)
 from refstore.cli.holders import Held, sites_of
 from refstore.cli.objects import COLUMNS, row_of
 from refstore.cli.output import Line, printable
@@ -278,7 +286,7 @@ def draw_object(
         ("payload", f"{size_text(one.nbytes)} ({one.nbytes} bytes)"),
         ("block", f"{size_text(one.block_nbytes)} ({one.block_nbytes} bytes)"),
         ("put by", f"{one.pid}  {one.command}" if one.pid else "not known any more"),
-        ("put at", _when(one.created)),
+        ("put at", time_text(one.created)),
         ("by line", one.put_at or "not told"),
         ("owned", "yes: it goes with its owner" if one.owned else "no"),
         ("evictable", "yes" if one.evictable else "no"),
@@ -303,10 +311,3 @@ def draw_object(
     lines += [[(shorten(printable(line), width), "")] for line in ["", *sites]]
     lines += [[] for _ in range(height - len(lines) - 1)]
     return [*lines[: height - 1], _keys("esc: back   q: quit", width)]
-
-
-def _when(seconds: float) -> str:
-    if not seconds:
-        return "not known"
-    day = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-    return f"{day} ({age_text(time.time() - seconds)} ago)"

@@ -16,7 +16,7 @@ from refstore._looking import Look
 from refstore._paths import store_folder
 from refstore._reports import PastRecovery, ProcessInfo, Recovery
 from refstore._temporary import collect_temporary, is_abandoned
-from refstore._units import age_text, percent_text, plural, size_text
+from refstore._units import age_text, percent_text, plural, size_text, time_text
 from refstore.cli.output import complain, note, one_line, show, show_json, show_wrapped
 from refstore.cli.reaching import attach, look, path_of, require_store, store_names
 from refstore.cli.tables import Column, Row, show_table
@@ -139,9 +139,7 @@ def stat(options: argparse.Namespace) -> int:
 
 def _shown(field: str, value: object, row: dict[str, object]) -> str:
     if field == "made_at":
-        made = float(str(value))
-        day = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(made))
-        return f"{day} ({age_text(time.time() - made)} ago)"
+        return time_text(float(str(value)))
     if field == "file_system_free" and value == UNLIMITED:
         return "no limit"
     if field in SIZES:

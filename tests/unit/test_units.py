@@ -1,0 +1,19 @@
+"""Sizes, ages and times as people read them."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+
+from refstore._units import time_text
+
+
+def test_a_time_says_how_long_ago_it_was() -> None:
+    assert time_text(time.time() - 7200).endswith(" (2 h ago)")
+
+
+@pytest.mark.parametrize("seconds", [None, 0, 1e18, -1e18, 1e300, math.inf, math.nan])
+def test_what_no_calendar_has_is_not_known(seconds: float | None) -> None:
+    assert time_text(seconds) == "not known"
