@@ -1,0 +1,489 @@
+"""One store on each node of a Ray cluster: an object comes to a node once, for all its processes.
+
+cluster = refstore.ray.start(capacity="8GiB")     # once; in tasks and actors refstore.ray.connect()
+ref = cluster.put(weights)                        # in this node's store; `ref` goes anywhere
+with cluster.get(ref) as buf:                     # on another node: pulled once, then read in place
+    use(buf.array)
+
+An agent on each node, an actor of Ray's, hands out what its store has. What is in a node's store is
+read without a message, by processes that are not Ray's too. Needs `pip install 'refstore[ray]'`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+from refstore import GetTimeoutError, ObjectNotFoundError, ObjectRef, PinnedBuffer, Store
+from refstore._extras import missing_extra
+
+try:
+    import ray
+except ImportError as error:
+    raise missing_extra(__name__, "ray", error) from error
+
+from refstore.ray import _latest
+from refstore.ray._calls import Agents, left, live_nodes
+from refstore.ray._names import NAMESPACE, checked_session, latest_name, session_name
+from refstore.ray._pulling import Puller
+from refstore.ray._session import find_session, start_agents, start_session
+from refstore.ray._values import ClusterRef, Latest, Node, NodeLostError, Published
+
+__all__ = [
+    "Cluster",
+    "ClusterRef",
+    "Latest",
+    "Node",
+    "NodeLostError",
+    "Published",
+    "connect",
+    "start",
+]
+
+START = 60.0  # seconds in which agents must have started
+STOP = 10.0  # seconds in which an agent must have stopped by itself
+
+
+class Cluster:
+    """A session, as the processes of one node see it: what start() and connect() return.
+
+    It pickles as its session's name, and is this node's where it is unpickled.
+
+    Parameters:
+        session: name of the session.
+        store: this node's store.
+        node: Ray's id of this node.
+    """
+
+    __slots__ = ("_agents", "_get", "_pid", "_puller", "node", "session", "store")
+
+    store: Store
+    node: str
+    session: str
+
+    def __init__(self, session: str, store: Store, node: str) -> None:
+        self.session, self.store, self.node = session, store, node
+        self._agents = Agents(session)
+        self._puller = Puller(store, node, self._agents)
+        self._get = store.get
+        self._pid = os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _connect_again, (self.session,)
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.session!r}, node {self.node[:8]}>"
+
+    # --- objects
+
+    def put(
+        self,
+        obj: object,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        timeout: float | None = 0,
+    ) -> ClusterRef:
+        """Stores a copy of an object in this node's store, as `Store.put()`; nothing is sent.
+
+        Parameters:
+            obj: the object.
+            name: publishes the object under this name, in this node's store.
+            replace: an object of that name is deleted, in one step with the publication.
+            timeout: seconds to wait for space; None: for ever.
+
+        Returns:
+            Its ref for all nodes.
+
+        Errors:
+            Exception: as of `Store.put()`.
+
+        Example:
+            >>> import refstore.ray
+            >>> cluster = refstore.ray.connect()
+            >>> with cluster.get(cluster.put(b"abc")) as buf:
+            ...     bytes(buf)
+            b'abc'
+        """
+        return self.globalize(self.store.put(obj, name=name, replace=replace, timeout=timeout))
+
+    def globalize(self, ref_or_name: ObjectRef | str) -> ClusterRef:
+        """Makes a ref for all nodes of an object of this node's store.
+
+        Parameters:
+            ref_or_name: the object. Its `meta` stays here: replicas have none.
+
+        Returns:
+            The ref.
+
+        Errors:
+            ObjectNotFoundError: there is no such object in this store.
+
+        Example:
+            >>> import refstore.ray
+            >>> cluster = refstore.ray.connect()
+            >>> cluster.globalize(cluster.store.put(b"abc")).nbytes
+            3
+        """
+        with self._get(ref_or_name) as buf:
+            return ClusterRef(self.node, buf.ref, buf.nbytes, buf.header)
+
+    def get(
+        self, ref: ClusterRef, *, timeout: float | None = 30, writable: bool = False
+    ) -> PinnedBuffer:
+        """Pins an object; if it is another node's, a replica, which is brought here once.
+
+        What is here is found without a message. An agent that restarts meanwhile is waited for.
+
+        Parameters:
+            ref: the object.
+            timeout: seconds to wait for it to come; None: until its node is dead.
+            writable: whether the buffer is a private copy-on-write view.
+
+        Returns:
+            The PinnedBuffer. A replica is evictable while nobody pins it, and goes with its source.
+
+        Errors:
+            ObjectNotFoundError: its node says that there is no such object.
+            NodeLostError: its node is dead, and there is no replica here.
+            GetTimeoutError: it has not come in that time.
+            StoreFullError: there is no space for a replica in this node's store.
+
+        Example:
+            >>> import refstore.ray
+            >>> cluster = refstore.ray.connect()
+            >>> with cluster.get(cluster.put({"step": 1})) as buf:
+            ...     buf.value
+            {'step': 1}
+        """
+        try:
+            if ref.node == self.node:
+                return self._get(ref.ref, writable=writable)
+            return self._get(ref.replica, writable=writable)
+        except ObjectNotFoundError:
+            if ref.node == self.node:
+                raise
+        with self._puller.pull(ref, _end_of(timeout)) as buf:
+            return self._get(buf.ref, writable=True) if writable else self._get(buf.ref)
+
+    def prefetch(self, refs: Iterable[ClusterRef]) -> None:
+        """Has objects brought to this node, and waits for none of them.
+
+        Parameters:
+            refs: the objects.
+
+        Example:
+            >>> import refstore.ray
+            >>> cluster = refstore.ray.connect()
+            >>> cluster.prefetch([cluster.put(b"abc")])
+        """
+        agent = self._agents.handle(self.node)
+        for ref in refs:
+            if ref.node != self.node and ref.replica not in self.store:
+                agent.pull.remote(ref, START)
+
+    def delete(self, ref: ClusterRef, *, timeout: float | None = 30) -> None:
+        """Deletes an object at its node, and its replicas on all others; pins stay good.
+
+        Parameters:
+            ref: the object.
+            timeout: seconds to wait for its node.
+
+        Errors:
+            ObjectNotFoundError: its node says that there is no such object.
+            NodeLostError: its node is dead.
+            GetTimeoutError: its node has not answered.
+
+        Example:
+            >>> import refstore.ray
+            >>> cluster = refstore.ray.connect()
+            >>> ref = cluster.put(b"abc")
+            >>> cluster.delete(ref)
+            >>> ref.ref in cluster.store
+            False
+        """
+        end = _end_of(timeout)
+        self._agents.call(ref.node, "delete", ref, min(left(end), START), end=end)
+
+    # --- versions
+
+    def publish(self, name: str, obj: object, *, timeout: float | None = 30) -> Published:
+        """Makes an object the latest version of a name, on every node when it returns.
+
+        An older version never takes the place of a later one, on no node. The version before is
+        deleted; pins stay good.
+
+        Parameters:
+            name: the name, of at most 244 bytes in UTF-8. It is not one of the store's names.
+            obj: the object.
+            timeout: seconds to wait for space here, and for the other nodes.
+
+        Returns:
+            The version's number, its ref, and the nodes that missed it.
+
+        Errors:
+            GetTimeoutError: this node's agent or the session has not answered.
+            Exception: as of `Store.put()`.
+
+        Example:
+            >>> import refstore.ray
+            >>> cluster = refstore.ray.connect()
+            >>> first = cluster.publish("weights", [1.0]).version
+            >>> cluster.publish("weights", [2.0]).version > first
+            True
+        """
+        latest_name(name)
+        end = _end_of(timeout)
+        session = find_session(self.session, end)
+        bumped = session.bump.remote(name)  # while this copies
+        local = self.store.put(obj, timeout=left(end), owned=True)  # until it is published
+        ref = self.globalize(local)
+        try:
+            number, nodes = ray.get(bumped, timeout=left(end))
+            missed = self._agents.call(
+                self.node, "publish", name, number, nodes, ref, left(end), end=end
+            )
+        except ray.exceptions.GetTimeoutError:
+            raise GetTimeoutError(f"the session {self.session!r} has not answered") from None
+        session.done.remote(name, number, ref, missed)
+        return Published(number, ref, tuple(missed))
+
+    def latest(self, name: str) -> Latest:
+        """Pins the latest version of a name that this node has, without a message.
+
+        Parameters:
+            name: the name.
+
+        Returns:
+            Its number, and a PinnedBuffer.
+
+        Errors:
+            ObjectNotFoundError: no version has come to this node.
+
+        Example:
+            >>> import refstore.ray
+            >>> cluster = refstore.ray.connect()
+            >>> number = cluster.publish("weights", [1.0]).version
+            >>> version, buf = cluster.latest("weights")
+            >>> with buf:
+            ...     version == number, buf.value
+            (True, [1.0])
+        """
+        full = latest_name(name)
+        while True:
+            with self._get(full) as head:
+                number, local = _latest.parse(head)
+            try:
+                return Latest(number, self._get(local))
+            except ObjectNotFoundError:  # replaced meanwhile, or deleted by somebody else
+                if full in self.store and self.store.ref(full) == head.ref:
+                    raise
+
+    def wait(
+        self, name: str, *, newer_than: SupportsIndex = 0, timeout: float | None = None
+    ) -> Latest:
+        """Waits in this node's store for a version later than one that is known.
+
+        Parameters:
+            name: the name.
+            newer_than: number of the version that is known.
+            timeout: seconds to wait; None: for ever.
+
+        Returns:
+            The latest version: its number, and a PinnedBuffer.
+
+        Errors:
+            GetTimeoutError: none has come.
+
+        Example:
+            >>> import refstore.ray
+            >>> cluster = refstore.ray.connect()
+            >>> number = cluster.publish("weights", [1.0]).version
+            >>> cluster.wait("weights", newer_than=number - 1).version == number
+            True
+        """
+        full, known = latest_name(name), int(newer_than)
+        end = _end_of(timeout)
+        seen: ObjectRef | None = None
+        while True:
+            seconds = None if timeout is None else left(end)
+            with self.store.wait(full, newer_than=seen, timeout=seconds) as head:
+                seen, (number, local) = head.ref, _latest.parse(head)
+            if number > known:
+                try:
+                    return Latest(number, self._get(local))
+                except ObjectNotFoundError:
+                    continue
+
+    # --- the session
+
+    def nodes(self, *, timeout: float | None = 30) -> list[Node]:
+        """Asks all live nodes what they have.
+
+        Parameters:
+            timeout: seconds to wait for their agents.
+
+        Returns:
+            A Node each; one whose agent does not answer is left out.
+
+        Example:
+            >>> import refstore.ray
+            >>> cluster = refstore.ray.connect()
+            >>> cluster.node in [one.node for one in cluster.nodes()]
+            True
+        """
+        end, found = _end_of(timeout), dict[str, dict[str, Any]]()
+        asked = {}
+        for node in live_nodes():
+            with contextlib.suppress(ValueError):
+                asked[self._agents.handle(node).figures.remote()] = node
+        for reply, node in asked.items():
+            with contextlib.suppress(ray.exceptions.RayError):
+                found[node] = ray.get(reply, timeout=left(end))
+        rows = []
+        for node, one in found.items():
+            came = [other["served"].get(node, (0, 0)) for other in found.values()]
+            served = sum(objects for objects, _ in one["served"].values())
+            pulls, nbytes = sum(objects for objects, _ in came), sum(some for _, some in came)
+            rows.append(
+                Node(
+                    node,
+                    one["host"],
+                    one["agent_pid"],
+                    pulls,
+                    served,
+                    nbytes,
+                    one["capacity"],
+                    one["used"],
+                    one["objects"],
+                )
+            )
+        return rows
+
+    def stop(self) -> None:
+        """Ends the session: its agents, its stores, and files that dead nodes left on live hosts.
+
+        Buffers that are pinned stay good.
+
+        Example:
+            >>> import refstore.ray
+            >>> refstore.ray.connect().stop()
+        """
+        end = time.monotonic() + STOP
+        for node in live_nodes():
+            with contextlib.suppress(ValueError):  # it has no agent
+                agent = self._agents.handle(node)
+                with contextlib.suppress(ray.exceptions.RayError):
+                    ray.get(agent.stop.remote(), timeout=left(end))
+                ray.kill(agent, no_restart=True)
+        with contextlib.suppress(ValueError):
+            session = ray.get_actor(session_name(self.session), namespace=NAMESPACE)
+            ray.kill(session, no_restart=True)
+        self.store.close()
+
+
+_clusters: dict[tuple[str, str, int], Cluster] = {}  # of this process
+_lock = threading.Lock()
+
+
+def start(
+    capacity: str | int | None = None,
+    *,
+    session: str = "default",
+    max_objects: int | None = None,
+) -> Cluster:
+    """Makes a store and an agent on each live node of the Ray cluster, and connects to them.
+
+    Harmless again: it brings in nodes that joined since.
+
+    Parameters:
+        capacity: bytes of each node's store, as of `Store`.
+        session: name of the session; those of other names have stores of their own.
+        max_objects: as of `Store`.
+
+    Returns:
+        The Cluster.
+
+    Errors:
+        ValueError: a running session has another capacity or max_objects.
+        RuntimeError: Ray is not initialised.
+        GetTimeoutError: a node's agent has not started.
+        Exception: whatever making a store raises, on any node.
+
+    Example:
+        >>> import ray
+        >>> import refstore.ray
+        >>> _ = ray.init(ignore_reinit_error=True)
+        >>> refstore.ray.start(capacity="64MiB")
+        <Cluster 'default', node ...>
+    """
+    checked_session(session)
+    _require_ray()
+    options: dict[str, Any] = {"capacity": capacity, "max_objects": max_objects}
+    handle = start_session(session, options)
+    end = time.monotonic() + START
+    nodes = live_nodes()
+    here = ray.get_runtime_context().get_node_id()
+    paths = start_agents(handle, session, list(nodes), end)
+    with Store(Path(paths[here]), create=False, **options):
+        pass  # a ValueError if it has another capacity
+    return connect(session=session)
+
+
+def connect(*, session: str = "default", timeout: float | None = 30) -> Cluster:
+    """Connects to a session, from any task, actor or driver.
+
+    Starts this node's agent, if the node joined after start().
+
+    Parameters:
+        session: name of the session.
+        timeout: seconds to wait for it to be started.
+
+    Returns:
+        The Cluster; the same one again in this process.
+
+    Errors:
+        GetTimeoutError: no such session runs.
+        RuntimeError: Ray is not initialised.
+
+    Example:
+        >>> import refstore.ray
+        >>> refstore.ray.connect()
+        <Cluster 'default', node ...>
+    """
+    checked_session(session)
+    _require_ray()
+    node = ray.get_runtime_context().get_node_id()
+    key = session, node, os.getpid()
+    with _lock:
+        known = _clusters.get(key)
+        if known is not None and not known.store.closed:
+            return known
+    end = _end_of(timeout)
+    handle = find_session(session, end)
+    path = Path(start_agents(handle, session, [node], end)[node])
+    with _lock:
+        known = _clusters[key] = Cluster(session, Store(path, create=False), node)
+    return known
+
+
+def _connect_again(session: str) -> Cluster:
+    return connect(session=session)
+
+
+def _require_ray() -> None:
+    if not ray.is_initialized():
+        raise RuntimeError("Ray is not initialised in this process: call ray.init() first")
+
+
+def _end_of(timeout: float | None) -> float:
+    """By time.monotonic(); None is a year: Ray counts seconds in 64-bit milliseconds."""
+    seconds = 3.2e7 if timeout is None else float(timeout)
+    if not seconds >= 0:
+        raise ValueError(f"a timeout is at least 0 seconds, not {timeout!r}")
+    return time.monotonic() + seconds

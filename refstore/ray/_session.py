@@ -1,0 +1,127 @@
+"""What is there once for a session: its options, its nodes, the numbers of its versions.
+
+An actor that Ray starts again where it can, if it or its node dies. It has the numbers from the
+agents then, and skips some, since one that it gave out may be known to none of them yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from refstore import GetTimeoutError, RefstoreError
+from refstore.ray._agent import GROUPS, Agent
+from refstore.ray._calls import Agents, left, live_nodes
+from refstore.ray._names import NAMESPACE, agent_name, session_name
+from refstore.ray._values import ClusterRef
+
+__all__ = ["find_session", "start_agents", "start_session"]
+
+SKIPPED = 1000  # numbers that may have been given out and are known to no agent
+PATIENCE = 5.0  # seconds in which an agent must tell what it has
+RETRY = 0.1  # seconds
+
+
+class Session:
+    """See above."""
+
+    def __init__(self, session: str, options: dict[str, Any]) -> None:
+        self._session, self._options = session, options
+        self._nodes: list[str] = []
+        self._given: dict[str, int] = {}  # numbers, by name
+        self._done: dict[str, tuple[int, ClusterRef]] = {}
+        self._first = 1
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            self._ask_agents()
+
+    def options(self) -> dict[str, Any]:
+        """What the session's stores are made with."""
+        return self._options
+
+    def join(self, node: str) -> None:
+        """Takes a node in; it has an agent."""
+        if node not in self._nodes:
+            self._nodes.append(node)
+
+    def bump(self, name: str) -> tuple[int, list[str]]:
+        """The next number of a name, and the nodes that are to have it."""
+        number = self._given.get(name, self._first - 1) + 1
+        self._given[name] = number
+        return number, self._nodes
+
+    def done(self, name: str, number: int, ref: ClusterRef, missed: list[str]) -> None:
+        """A version is on all nodes but those that missed it."""
+        if self._done.get(name, (0, ref))[0] < number:
+            self._done[name] = number, ref
+        if missed:
+            alive = live_nodes()
+            self._nodes = [one for one in self._nodes if one in alive]
+
+    def table(self, node: str) -> dict[str, tuple[int, ClusterRef]]:
+        """The latest versions, by name, for a node, which lives."""
+        self.join(node)
+        return self._done
+
+    def _ask_agents(self) -> None:
+        agents = Agents(self._session)
+        self._first = SKIPPED
+        for node in live_nodes():
+            with contextlib.suppress(RefstoreError, RayError):
+                known = agents.call(node, "versions", end=time.monotonic() + PATIENCE)
+                self.join(node)
+                for name, (number, ref) in known.items():
+                    self.done(name, number, ref, [])
+                    self._given[name] = max(self._given.get(name, 0), number + SKIPPED)
+
+
+def start_session(session: str, options: dict[str, Any]) -> Any:
+    """Handle of a session, which is started if there is none."""
+    return (
+        ray.remote(Session)
+        .options(
+            name=session_name(session),
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=-1,
+        )
+        .remote(session, options)
+    )
+
+
+def find_session(session: str, end: float) -> Any:
+    """Handle of a running session. Errors: GetTimeoutError if none is started in time."""
+    while True:
+        with contextlib.suppress(ValueError):
+            return ray.get_actor(session_name(session), namespace=NAMESPACE)
+        if not left(end):
+            raise GetTimeoutError(
+                f"no session {session!r} runs in this Ray cluster: refstore.ray.start() starts one"
+            )
+        time.sleep(RETRY)
+
+
+def start_agents(handle: Any, session: str, nodes: list[str], end: float) -> dict[str, str]:
+    """Paths of the stores of some nodes, each of which has an agent then."""
+    options = ray.get(handle.options.remote(), timeout=left(end))
+    made: Any = ray.remote(concurrency_groups=GROUPS)  # type: ignore[call-overload]
+    for node in nodes:
+        made(Agent).options(
+            name=agent_name(session, node),
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=-1,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+        ).remote(session, options)
+    agents = Agents(session)
+    paths = {node: agents.call(node, "where", end=end) for node in nodes}
+    ray.get([handle.join.remote(node) for node in nodes], timeout=left(end))
+    return paths
