@@ -1,8 +1,8 @@
 """Agent of a node: an actor that hands out what the node's store has, and keeps replicas in order.
 
-It holds no object that the store does not hold: one that was killed is started again by Ray, and goes
-on with the same store. What it forgets by that is who has replicas of the node's objects; it asks all
-nodes then.
+It holds no object that the store does not hold: one that was killed is started again by Ray, and
+goes on with the same store. What it forgets by that is who has replicas of the node's objects; it
+asks all nodes then.
 """
 
 from __future__ import annotations
@@ -49,12 +49,20 @@ GROUPS = {"serve": 16, "work": 16}  # threads: those that serve never wait for t
 class Agent:
     """See above. Methods are called by other processes of the cluster, in many threads."""
 
-    def __init__(self, session: str, options: dict[str, Any]) -> None:
+    def __init__(self, session: str, token: str, options: dict[str, Any]) -> None:
         context = ray.get_runtime_context()
-        self._session, self._address = session, context.gcs_address
+        self._session = session
         self._node = context.get_node_id()
+        self._prefix = stores_prefix(session, context.gcs_address)
+        self._token = token
         label("ray agent")
-        self._store = Store(store_name(session, self._address, self._node), **options)
+        name = store_name(self._prefix, token, self._node)
+        self._has_forgotten = False  # who has replicas
+        try:
+            self._store = Store(name, create=True, **options)
+        except FileExistsError:
+            self._store = Store(name, create=False, **options)
+            self._has_forgotten = True
         self._agents = Agents(session)
         self._parts = Parts(self._store, PlasmaTransport())
         self._puller = Puller(self._store, self._node, self._agents, self._parts)
@@ -62,7 +70,6 @@ class Agent:
         self._holders: dict[ClusterRef, list[str]] = {}  # nodes, in the order in which they came
         self._dropped: dict[str, float] = {}  # names of replicas, and when they were dropped
         self._served: dict[str, tuple[int, int]] = {}  # objects and bytes, by node
-        self._has_forgotten = context.was_current_actor_reconstructed
         self._has_ended = threading.Event()
         self._remove_stores_of_dead_nodes()
         threading.Thread(target=self._tidy_up, name="refstore.ray", daemon=True).start()
@@ -300,19 +307,16 @@ class Agent:
     def _catch_up(self) -> None:
         """Takes versions that were published while this node could not be reached."""
         session = ray.get_actor(session_name(self._session), namespace=NAMESPACE)
-        table: dict[str, tuple[int, ClusterRef]] = ray.get(
-            session.table.remote(self._node), timeout=CATCH_UP
-        )
+        table: Any = ray.get(session.table.remote(self._node), timeout=CATCH_UP)
         for name, (number, ref) in table.items():
             end = time.monotonic() + 30
             self._try(lambda: self._take(ref.node, name, number, ref, end))  # noqa: B023
 
     def _remove_stores_of_dead_nodes(self) -> None:
-        """Those on this host that nobody is attached to."""
-        prefix = stores_prefix(self._session, self._address)
-        alive = live_nodes()
-        for path in Path(self._store.path).parent.glob(f"{prefix}*"):
-            if path.name.removeprefix(prefix) in alive or not path.is_file():
+        """Those on this host that nobody is attached to, and those of an earlier session."""
+        mine = {store_name(self._prefix, self._token, node) for node in live_nodes()}
+        for path in Path(self._store.path).parent.glob(f"{self._prefix}*"):
+            if path.name in mine or not path.is_file():
                 continue
             with contextlib.suppress(RefstoreError, OSError), Store(path, create=False) as store:
                 if store.stats().processes == 1:

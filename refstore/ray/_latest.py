@@ -1,8 +1,8 @@
 """The latest version of a name, as a node's store has it.
 
 An object of its own under `ray/latest/<name>` says which: the number, the object's ref in this
-store, and its ref for the cluster. It is replaced in one step, and only by a later version: the agent
-claims the name while it compares.
+store, and its ref for the cluster. It is replaced in one step, and only by a later version: the
+agent claims the name while it compares.
 """
 
 from __future__ import annotations

@@ -46,8 +46,9 @@ def stores_prefix(session: str, address: str) -> str:
     return f"ray-{session}-{hashlib.sha256(address.encode()).hexdigest()[:8]}-"
 
 
-def store_name(session: str, address: str, node: str) -> str:
-    return stores_prefix(session, address) + node
+def store_name(prefix: str, token: str, node: str) -> str:
+    """`token`: of the session, which tells it from earlier ones of the same name."""
+    return f"{prefix}{token}-{node}"
 
 
 def replica_name(node: str, ref: str) -> str:

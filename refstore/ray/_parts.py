@@ -27,7 +27,7 @@ PATIENCE = 1.0  # seconds that one question waits for a part that is on its way
 def bytes_of(buf: PinnedBuffer) -> memoryview:
     """The payload in storage order, whatever it is."""
     view: Any = buf
-    return memoryview(np.frombuffer(view, np.uint8)) if buf.nbytes else memoryview(b"")
+    return np.frombuffer(view, np.uint8).data if buf.nbytes else memoryview(b"")
 
 
 def part_count(nbytes: int) -> int:

@@ -7,6 +7,7 @@ agents then, and skips some, since one that it gave out may be known to none of 
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
 from typing import Any
 
@@ -30,18 +31,17 @@ RETRY = 0.1  # seconds
 class Session:
     """See above."""
 
-    def __init__(self, session: str, options: dict[str, Any]) -> None:
-        self._session, self._options = session, options
+    def __init__(self, session: str, token: str, options: dict[str, Any]) -> None:
+        self._session, self._token, self._options = session, token, options
         self._nodes: list[str] = []
         self._given: dict[str, int] = {}  # numbers, by name
         self._done: dict[str, tuple[int, ClusterRef]] = {}
         self._first = 1
-        if ray.get_runtime_context().was_current_actor_reconstructed:
-            self._ask_agents()
+        self._ask_agents()
 
-    def options(self) -> dict[str, Any]:
-        """What the session's stores are made with."""
-        return self._options
+    def options(self) -> tuple[str, dict[str, Any]]:
+        """What tells the session from earlier ones, and what its stores are made with."""
+        return self._token, self._options
 
     def join(self, node: str) -> None:
         """Takes a node in; it has an agent."""
@@ -68,10 +68,12 @@ class Session:
         return self._done
 
     def _ask_agents(self) -> None:
+        """There are some if this one was started again."""
         agents = Agents(self._session)
-        self._first = SKIPPED
         for node in live_nodes():
-            with contextlib.suppress(RefstoreError, RayError):
+            with contextlib.suppress(RefstoreError, RayError, ValueError):
+                agents.handle(node)
+                self._first = SKIPPED
                 known = agents.call(node, "versions", end=time.monotonic() + PATIENCE)
                 self.join(node)
                 for name, (number, ref) in known.items():
@@ -91,7 +93,7 @@ def start_session(session: str, options: dict[str, Any]) -> Any:
             num_cpus=0,
             max_restarts=-1,
         )
-        .remote(session, options)
+        .remote(session, secrets.token_hex(4), options)
     )
 
 
@@ -109,7 +111,7 @@ def find_session(session: str, end: float) -> Any:
 
 def start_agents(handle: Any, session: str, nodes: list[str], end: float) -> dict[str, str]:
     """Paths of the stores of some nodes, each of which has an agent then."""
-    options = ray.get(handle.options.remote(), timeout=left(end))
+    token, options = ray.get(handle.options.remote(), timeout=left(end))
     made: Any = ray.remote(concurrency_groups=GROUPS)  # type: ignore[call-overload]
     for node in nodes:
         made(Agent).options(
@@ -120,7 +122,7 @@ def start_agents(handle: Any, session: str, nodes: list[str], end: float) -> dic
             num_cpus=0,
             max_restarts=-1,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-        ).remote(session, options)
+        ).remote(session, token, options)
     agents = Agents(session)
     paths = {node: agents.call(node, "where", end=end) for node in nodes}
     ray.get([handle.join.remote(node) for node in nodes], timeout=left(end))
