@@ -223,20 +223,26 @@ class Agent:
             self._served[node] = objects + 1, nbytes + ref.nbytes
 
     def _take(self, parent: str, name: str, number: int, ref: ClusterRef, end: float) -> None:
-        known = _latest.read(self._store, name)
-        if known is not None and known.number >= number:
+        """Makes an object the latest version here, unless a later one is; the earlier one goes."""
+        try:
+            if self._has_version(name, number):
+                return
+            if ref.node == self._node:
+                buf = self._store.get(ref.ref)
+            else:
+                buf = self._puller.pull(ref, end, parent=parent, evictable=False)
+        except ObjectNotFoundError:  # its node has a later version already
             return
-        if ref.node == self._node:
-            buf = self._store.get(ref.ref)
-        else:
-            buf = self._puller.pull(ref, end, parent=parent, evictable=False)
         with buf:
             new = _latest.Version(number, buf.ref, ref)
-            is_latest, old = _latest.replace(self._store, name, new)
-        late = old if is_latest else new
-        if late is not None:
+            earlier = _latest.replace(self._store, name, new)
+        if earlier is not None:
             with contextlib.suppress(ObjectNotFoundError):
-                self._store.delete(late.local)
+                self._store.delete(earlier.local)
+
+    def _has_version(self, name: str, number: int) -> bool:
+        known = _latest.read(self._store, name)
+        return known is not None and known.number == number
 
     def _spread(
         self, nodes: list[str], method: str, arguments: tuple[object, ...], end: float

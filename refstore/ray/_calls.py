@@ -30,8 +30,8 @@ def left(end: float) -> float:
 
 def live_nodes() -> dict[str, str]:
     """Host names by id of the nodes that Ray takes for alive."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return {one["NodeID"]: one["NodeManagerHostname"] for one in nodes if one["Alive"]}
+    nodes: Any = ray.nodes  # which has no types
+    return {one["NodeID"]: one["NodeManagerHostname"] for one in nodes() if one["Alive"]}
 
 
 class Agents:

@@ -57,8 +57,8 @@ def read(store: Store, name: str) -> Version | None:
         return None
 
 
-def replace(store: Store, name: str, new: Version) -> tuple[bool, Version | None]:
-    """Whether the new version is the latest one from now on, and the one before."""
+def replace(store: Store, name: str, new: Version) -> Version | None:
+    """Makes a version the latest one, unless a later one is; returns the earlier of the two."""
     raw = HEAD.pack(new.number, bytes(new.local)) + pickle.dumps(new.ref, 5)
     full = latest_name(name)
     while True:
@@ -72,9 +72,9 @@ def replace(store: Store, name: str, new: Version) -> tuple[bool, Version | None
             old = read(store, name)
             if old is not None and old.number >= new.number:
                 writer.abort()
-                return False, old
+                return new if old.number > new.number else None
             writer.write_at(0, raw)
-        return True, old
+        return old
 
 
 def _ref_of(store: Store, name: str) -> ObjectRef | None:

@@ -79,7 +79,6 @@ class Puller:
                     name=ref.replica,
                     claim=True,
                     evictable=evictable,
-                    timeout=left(end),
                 )
             except ObjectExistsError:
                 with contextlib.suppress(GetTimeoutError):

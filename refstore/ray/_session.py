@@ -7,6 +7,7 @@ agents then, and skips some, since one that it gave out may be known to none of 
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import time
 from typing import Any
@@ -47,6 +48,9 @@ class Session:
         """Takes a node in; it has an agent."""
         if node not in self._nodes:
             self._nodes.append(node)
+
+    def pid(self) -> int:
+        return os.getpid()
 
     def bump(self, name: str) -> tuple[int, list[str]]:
         """The next number of a name, and the nodes that are to have it."""
@@ -112,9 +116,9 @@ def find_session(session: str, end: float) -> Any:
 def start_agents(handle: Any, session: str, nodes: list[str], end: float) -> dict[str, str]:
     """Paths of the stores of some nodes, each of which has an agent then."""
     token, options = ray.get(handle.options.remote(), timeout=left(end))
-    made: Any = ray.remote(concurrency_groups=GROUPS)  # type: ignore[call-overload]
+    remote: Any = ray.remote  # whose types know no groups
     for node in nodes:
-        made(Agent).options(
+        remote(concurrency_groups=GROUPS)(Agent).options(
             name=agent_name(session, node),
             namespace=NAMESPACE,
             get_if_exists=True,
