@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-from refstore import GetTimeoutError, ObjectNotFoundError, ObjectRef, PinnedBuffer, Store
+from refstore import ObjectNotFoundError, ObjectRef, PinnedBuffer, Store
 from refstore._extras import missing_extra
 
 try:
@@ -31,7 +31,7 @@ from refstore.ray import _latest
 from refstore.ray._calls import Agents, left, live_nodes
 from refstore.ray._names import NAMESPACE, checked_session, latest_name, session_name
 from refstore.ray._pulling import Puller
-from refstore.ray._session import find_session, start_agents, start_session
+from refstore.ray._session import start_agents, start_session
 from refstore.ray._values import ClusterRef, Latest, Node, NodeLostError, Published
 
 __all__ = [
@@ -239,18 +239,9 @@ class Cluster:
         """
         latest_name(name)
         end = _end_of(timeout)
-        session = find_session(self.session, end)
-        bumped = session.bump.remote(name)  # while this copies
         local = self.store.put(obj, timeout=left(end), owned=True)  # until it is published
         ref = self.globalize(local)
-        try:
-            number, nodes = ray.get(bumped, timeout=left(end))
-            missed = self._agents.call(
-                self.node, "publish", name, number, nodes, ref, left(end), end=end
-            )
-        except ray.exceptions.GetTimeoutError:
-            raise GetTimeoutError(f"the session {self.session!r} has not answered") from None
-        session.done.remote(name, number, ref, missed)
+        number, missed = self._agents.call(self.node, "publish", name, ref, left(end), end=end)
         return Published(number, ref, tuple(missed))
 
     def latest(self, name: str) -> Latest:
@@ -425,11 +416,10 @@ def start(
     checked_session(session)
     _require_ray()
     options: dict[str, Any] = {"capacity": capacity, "max_objects": max_objects}
-    handle = start_session(session, options)
+    start_session(session, options)
     end = time.monotonic() + START
-    nodes = live_nodes()
     here = ray.get_runtime_context().get_node_id()
-    paths = start_agents(handle, session, list(nodes), end)
+    paths = start_agents(Agents(session), list(live_nodes()), end)
     with Store(Path(paths[here]), create=False, **options):
         pass  # a ValueError if it has another capacity
     return connect(session=session)
@@ -465,8 +455,7 @@ def connect(*, session: str = "default", timeout: float | None = 30) -> Cluster:
         if known is not None and not known.store.closed:
             return known
     end = _end_of(timeout)
-    handle = find_session(session, end)
-    path = Path(start_agents(handle, session, [node], end)[node])
+    path = Path(start_agents(Agents(session), [node], end)[node])
     with _lock:
         known = _clusters[key] = Cluster(session, Store(path, create=False), node)
     return known

@@ -31,7 +31,7 @@ from refstore import (
 )
 from refstore.ray import _latest
 from refstore.ray._calls import Agents, left, live_nodes
-from refstore.ray._names import NAMESPACE, session_name, store_name, stores_prefix
+from refstore.ray._names import store_name, stores_prefix
 from refstore.ray._parts import PATIENCE, Parts, bytes_of
 from refstore.ray._pulling import PIECE, Puller, piece_count
 from refstore.ray._transport import PlasmaTransport
@@ -51,7 +51,6 @@ class Agent:
 
     def __init__(self, session: str, token: str, options: dict[str, Any]) -> None:
         context = ray.get_runtime_context()
-        self._session = session
         self._node = context.get_node_id()
         self._prefix = stores_prefix(session, context.gcs_address)
         self._token = token
@@ -87,18 +86,22 @@ class Agent:
         self._puller.pull(ref, time.monotonic() + seconds).release()
 
     @ray.method(concurrency_group="work")
-    def publish(
-        self, name: str, number: int, nodes: list[str], ref: ClusterRef, seconds: float
-    ) -> list[str]:
-        """Makes an object of this store the latest version on all nodes; those that missed it."""
+    def publish(self, name: str, ref: ClusterRef, seconds: float) -> tuple[int, list[str]]:
+        """Makes an object of this store the latest version on all nodes.
+
+        Its number, and the nodes that missed it.
+        """
         end = time.monotonic() + seconds
+        number, nodes = self._agents.call_session("bump", name, end=end)
         others = [one for one in nodes if one != self._node]
         with self._lock:
             self._holders[ref] = list(others)
         self._store.disown(ref.ref)
         missed = self._spread(others, "take", (self._node, name, number, ref), end)
         self._take(self._node, name, number, ref, end)
-        return missed
+        with contextlib.suppress(GetTimeoutError):  # the agents know, too
+            self._agents.call_session("done", name, number, ref, missed, end=end + CATCH_UP)
+        return number, missed
 
     # --- for other nodes
 
@@ -285,6 +288,7 @@ class Agent:
             for task in (self._parts.expire, self._drop_what_is_gone, self._drop_late_replicas):
                 self._try(task)
             if time.monotonic() >= next_catch_up:
+                self._try(self._leave_if_dead)
                 self._try(self._catch_up)
                 next_catch_up = time.monotonic() + CATCH_UP
 
@@ -310,10 +314,16 @@ class Agent:
             names = list(self._dropped)
         self._store.delete_many(names)
 
+    def _leave_if_dead(self) -> None:
+        """Ray's processes outlive their raylet for a while, and the node never comes back."""
+        if self._node not in live_nodes():
+            self.stop()
+            os._exit(1)
+
     def _catch_up(self) -> None:
         """Takes versions that were published while this node could not be reached."""
-        session = ray.get_actor(session_name(self._session), namespace=NAMESPACE)
-        table: Any = ray.get(session.table.remote(self._node), timeout=CATCH_UP)
+        end = time.monotonic() + CATCH_UP
+        table = self._agents.call_session("table", self._node, end=end)
         for name, (number, ref) in table.items():
             end = time.monotonic() + 30
             self._try(lambda: self._take(ref.node, name, number, ref, end))  # noqa: B023

@@ -16,17 +16,16 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from refstore import GetTimeoutError, RefstoreError
+from refstore import RefstoreError
 from refstore.ray._agent import GROUPS, Agent
-from refstore.ray._calls import Agents, left, live_nodes
+from refstore.ray._calls import Agents, live_nodes
 from refstore.ray._names import NAMESPACE, agent_name, session_name
 from refstore.ray._values import ClusterRef
 
-__all__ = ["find_session", "start_agents", "start_session"]
+__all__ = ["start_agents", "start_session"]
 
 SKIPPED = 1000  # numbers that may have been given out and are known to no agent
 PATIENCE = 5.0  # seconds in which an agent must tell what it has
-RETRY = 0.1  # seconds
 
 
 class Session:
@@ -85,9 +84,9 @@ class Session:
                     self._given[name] = max(self._given.get(name, 0), number + SKIPPED)
 
 
-def start_session(session: str, options: dict[str, Any]) -> Any:
-    """Handle of a session, which is started if there is none."""
-    return (
+def start_session(session: str, options: dict[str, Any]) -> None:
+    """Starts a session if it does not run."""
+    (
         ray.remote(Session)
         .options(
             name=session_name(session),
@@ -101,33 +100,24 @@ def start_session(session: str, options: dict[str, Any]) -> Any:
     )
 
 
-def find_session(session: str, end: float) -> Any:
-    """Handle of a running session. Errors: GetTimeoutError if none is started in time."""
-    while True:
-        with contextlib.suppress(ValueError):
-            return ray.get_actor(session_name(session), namespace=NAMESPACE)
-        if not left(end):
-            raise GetTimeoutError(
-                f"no session {session!r} runs in this Ray cluster: refstore.ray.start() starts one"
-            )
-        time.sleep(RETRY)
+def start_agents(agents: Agents, nodes: list[str], end: float) -> dict[str, str]:
+    """Paths of the stores of some nodes, each of which has an agent then.
 
-
-def start_agents(handle: Any, session: str, nodes: list[str], end: float) -> dict[str, str]:
-    """Paths of the stores of some nodes, each of which has an agent then."""
-    token, options = ray.get(handle.options.remote(), timeout=left(end))
+    Errors: GetTimeoutError: no session runs, or an agent has not started.
+    """
+    token, options = agents.call_session("options", end=end)
     remote: Any = ray.remote  # whose types know no groups
     for node in nodes:
         remote(concurrency_groups=GROUPS)(Agent).options(
-            name=agent_name(session, node),
+            name=agent_name(agents.session, node),
             namespace=NAMESPACE,
             get_if_exists=True,
             lifetime="detached",
             num_cpus=0,
             max_restarts=-1,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-        ).remote(session, token, options)
-    agents = Agents(session)
+        ).remote(agents.session, token, options)
     paths = {node: agents.call(node, "where", end=end) for node in nodes}
-    ray.get([handle.join.remote(node) for node in nodes], timeout=left(end))
+    for node in nodes:
+        agents.call_session("join", node, end=end)
     return paths

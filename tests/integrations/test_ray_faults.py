@@ -129,16 +129,17 @@ def test_who_brings_an_object_may_die(nodes: Nodes, there: Any) -> None:
 
 
 def test_an_agent_that_is_stopped_is_a_timeout(nodes: Nodes, there: Any) -> None:
-    pulled, ref = (ray.get(there.put_pattern.remote(k, 1000)) for k in (6, 7))
+    pulled, ref, late = (ray.get(there.put_pattern.remote(k, 1000)) for k in (6, 7, 8))
     assert is_pattern(nodes, pulled, 6)
     with stopped(nodes.agent(ref.node)):
         began = time.monotonic()
-        for call in (nodes.here.get, nodes.here.delete):
+        for call, one in ((nodes.here.get, ref), (nodes.here.delete, late)):
             with pytest.raises(refstore.GetTimeoutError, match="has not answered"):
-                call(ref, timeout=0.5)
+                call(one, timeout=0.5)
         assert time.monotonic() - began < helpers.BUSY_TIMEOUT
         assert is_pattern(nodes, pulled, 6, timeout=0)
     assert is_pattern(nodes, ref, 7)
+    assert eventually(lambda: not ray.get(there.has_own.remote(late)))  # which it did do later
     for one in (pulled, ref):
         nodes.here.delete(one)
 
@@ -158,7 +159,9 @@ def test_a_node_that_missed_a_version_takes_it_later(nodes: Nodes, there: Any) -
 
 def test_the_session_may_die(nodes: Nodes, there: Any) -> None:
     first = nodes.here.publish("w", b"1").version
-    kill(ray.get(ray.get_actor(f"session/{nodes.session}", namespace="refstore").pid.remote()))
+    session: Any = ray.get_actor(f"session/{nodes.session}", namespace="refstore")
+    pid: int = ray.get(session.pid.remote())
+    kill(pid)
     assert eventually(lambda: publishes(nodes, first))
     for one in nodes.others():
         ray.get(nodes.reader(one).clear.remote())
@@ -179,9 +182,11 @@ def test_a_raylet_that_is_stopped_is_a_timeout(nodes: Nodes, there: Any) -> None
 def test_a_node_that_dies_loses_what_no_other_has(nodes: Nodes) -> None:
     node = nodes.others()[-1]
     doomed = nodes.reader(node)
+    pid = ray.get(doomed.pid.remote())
     pulled, lost = (ray.get(doomed.put_pattern.remote(k, 5 << 20)) for k in (9, 10))
     assert is_pattern(nodes, pulled, 9)
     kill(nodes.raylet(node))
+    kill(pid)  # as Ray's processes go on for a while, and this one keeps the node's store
     with pytest.raises(NodeLostError) as raised:
         nodes.here.get(lost, timeout=120)
     assert raised.value.node == node
