@@ -161,15 +161,21 @@ class Cluster:
             ...     buf.value
             {'step': 1}
         """
-        try:
-            if ref.node == self.node:
-                return self._get(ref.ref, writable=writable)
-            return self._get(ref.replica, writable=writable)
-        except ObjectNotFoundError:
-            if ref.node == self.node:
-                raise
-        with self._puller.pull(ref, _end_of(timeout)) as buf:
-            return self._get(buf.ref, writable=True) if writable else self._get(buf.ref)
+        local = ref._local
+        if local is not None:
+            try:
+                return self._get(local, writable=True) if writable else self._get(local)
+            except ObjectNotFoundError:  # a replica that was evicted, or all is gone
+                pass
+        if ref.node == self.node:
+            buf = self._get(ref.ref)
+        else:
+            buf = self._puller.pull(ref, _end_of(timeout))
+        ref.note(buf.ref)
+        if not writable:
+            return buf
+        with buf:
+            return self._get(buf.ref, writable=True)
 
     def prefetch(self, refs: Iterable[ClusterRef]) -> None:
         """Has objects brought to this node, and waits for none of them.

@@ -183,7 +183,7 @@ class Agent:
 
     @ray.method(concurrency_group="serve")
     def figures(self) -> dict[str, Any]:
-        """What nodes() shows of this one."""
+        """Figures that nodes() shows of this node."""
         stats = self._store.stats()
         with self._lock:
             served = dict(self._served)
@@ -199,12 +199,15 @@ class Agent:
     @ray.method(concurrency_group="serve")
     def stop(self) -> None:
         """Removes the store, and those that dead nodes left on this host."""
+        self._leave()
+
+    # --- inside
+
+    def _leave(self) -> None:
         self._has_ended.set()
         self._remove_stores_of_dead_nodes()
         self._store.unlink()
         self._store.close()
-
-    # --- inside
 
     def _key(self, ref: ClusterRef) -> ObjectRef | str:
         return ref.ref if ref.node == self._node else ref.replica
@@ -317,7 +320,7 @@ class Agent:
     def _leave_if_dead(self) -> None:
         """Ray's processes outlive their raylet for a while, and the node never comes back."""
         if self._node not in live_nodes():
-            self.stop()
+            self._leave()
             os._exit(1)
 
     def _catch_up(self) -> None:

@@ -42,7 +42,7 @@ def agent_name(session: str, node: str) -> str:
 
 
 def stores_prefix(session: str, address: str) -> str:
-    """What names of a session's stores begin with: clusters that share a host have their own."""
+    """Prefix of names of a session's stores: clusters that share a host have one each."""
     return f"ray-{session}-{hashlib.sha256(address.encode()).hexdigest()[:8]}-"
 
 

@@ -63,7 +63,7 @@ class Flight:
 
 
 class Parts:
-    """Of all objects that pass through this node."""
+    """All objects that pass through this node."""
 
     def __init__(self, store: Store, transport: Transport) -> None:
         self.transport = transport

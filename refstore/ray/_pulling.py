@@ -43,7 +43,7 @@ def piece_count(nbytes: int) -> int:
 
 
 class Puller:
-    """Of one process. That of an agent has `parts`, which it hands on."""
+    """Pulls of one process. That of an agent has `parts`, which it hands on."""
 
     def __init__(self, store: Store, node: str, agents: Agents, parts: Parts | None = None) -> None:
         self._store = store

@@ -1,6 +1,6 @@
-"""What is there once for a session: its options, its nodes, the numbers of its versions.
+"""Actor that a session has one of: its options, its nodes, the numbers of its versions.
 
-An actor that Ray starts again where it can, if it or its node dies. It has the numbers from the
+Ray starts it again where it can, if it or its node dies. It has the numbers from the
 agents then, and skips some, since one that it gave out may be known to none of them yet.
 """
 
@@ -40,7 +40,7 @@ class Session:
         self._ask_agents()
 
     def options(self) -> tuple[str, dict[str, Any]]:
-        """What tells the session from earlier ones, and what its stores are made with."""
+        """Token that tells the session from earlier ones, and options of its stores."""
         return self._token, self._options
 
     def join(self, node: str) -> None:

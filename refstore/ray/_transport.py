@@ -1,4 +1,4 @@
-"""How bytes get from one node to another."""
+"""Transport of bytes from one node to another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the calls of a cluster take, return and raise."""
+"""Arguments, results and errors of a cluster's calls."""
 
 from __future__ import annotations
 
@@ -50,21 +50,30 @@ class ClusterRef:
         ('c0ffee', True, 3)
     """
 
-    __slots__ = ("how", "nbytes", "node", "ref", "replica")
+    __slots__ = ("_local", "how", "nbytes", "node", "ref", "replica")
 
     node: str
     ref: ObjectRef
     nbytes: int
     how: bytes
     replica: str  # name of a copy in the store of another node
+    _local: ObjectRef | None  # in the store of this process's node, when it was seen last
 
     def __init__(self, node: str, ref: ObjectRef, nbytes: int, how: bytes) -> None:
-        values = (node, ref, nbytes, how, replica_name(node, ref.hex()))
-        for field, value in zip(("node", "ref", "nbytes", "how", "replica"), values, strict=True):
+        replica = replica_name(node, ref.hex())
+        for field, value in zip(
+            ("node", "ref", "nbytes", "how", "replica", "_local"),
+            (node, ref, nbytes, how, replica, None),
+            strict=True,
+        ):
             object.__setattr__(self, field, value)
 
     def __setattr__(self, field: str, value: object) -> None:
         raise AttributeError(f"a ClusterRef cannot be changed: .{field}")
+
+    def note(self, local: ObjectRef) -> None:
+        """Remembers what it is in the store of this process's node."""
+        object.__setattr__(self, "_local", local)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ClusterRef):
