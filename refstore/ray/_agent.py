@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ __all__ = ["GROUPS", "Agent"]
 FAN_OUT = 2  # nodes that take an object from one node
 TICK = 0.5  # seconds between two looks at what is to be tidied
 CATCH_UP = 5.0  # seconds between two questions for versions that were missed
+BEHIND = 30.0  # seconds in which a version that was missed must come
 DROPPED = 120.0  # seconds in which a replica that was on its way when it was dropped goes too
 GROUPS = {"serve": 16, "work": 16}  # threads: those that serve never wait for those that pull
 
@@ -231,7 +233,7 @@ class Agent:
     def _take(self, parent: str, name: str, number: int, ref: ClusterRef, end: float) -> None:
         """Makes an object the latest version here, unless a later one is; the earlier one goes."""
         try:
-            if self._has_version(name, number):
+            if self._known(name) == number:
                 return
             if ref.node == self._node:
                 buf = self._store.get(ref.ref)
@@ -246,9 +248,10 @@ class Agent:
             with contextlib.suppress(ObjectNotFoundError):
                 self._store.delete(earlier.local)
 
-    def _has_version(self, name: str, number: int) -> bool:
+    def _known(self, name: str) -> int:
+        """Number of the latest version here; 0 if there is none."""
         known = _latest.read(self._store, name)
-        return known is not None and known.number == number
+        return 0 if known is None else known.number
 
     def _spread(
         self, nodes: list[str], method: str, arguments: tuple[object, ...], end: float
@@ -328,8 +331,9 @@ class Agent:
         end = time.monotonic() + CATCH_UP
         table = self._agents.call_session("table", self._node, end=end)
         for name, (number, ref) in table.items():
-            end = time.monotonic() + 30
-            self._try(lambda: self._take(ref.node, name, number, ref, end))  # noqa: B023
+            if self._known(name) < number:
+                end = time.monotonic() + BEHIND
+                self._try(partial(self._take, ref.node, name, number, ref, end))
 
     def _remove_stores_of_dead_nodes(self) -> None:
         """Those on this host that nobody is attached to, and those of an earlier session."""

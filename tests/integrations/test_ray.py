@@ -201,7 +201,8 @@ def test_versions_of_two_publishers_never_go_backwards(nodes: Nodes, readers: li
         assert versions == sorted(set(versions))
         assert versions[-1] == 2 * count
         assert all(is_whole for _, is_whole in seen)
-    assert [one.objects for one in nodes.here.nodes()] == [2, 2, 2]
+    # an agent may just have brought one that is late already
+    assert eventually(lambda: [one.objects for one in nodes.here.nodes()] == [2, 2, 2])
     forget(nodes, readers, "v")
 
 
