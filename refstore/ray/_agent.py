@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
@@ -47,13 +47,27 @@ BEHIND = 30.0  # seconds in which a version that was missed must come
 DROPPED = 120.0  # seconds in which a replica that was on its way when it was dropped goes too
 GROUPS = {"serve": 16, "work": 16}  # threads: those that serve never wait for those that pull
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def serves(method: F) -> F:
+    """Marks a method that is quick."""
+    marked: F = ray.method(concurrency_group="serve")(method)
+    return marked
+
+
+def works(method: F) -> F:
+    """Marks a method that waits for other nodes."""
+    marked: F = ray.method(concurrency_group="work")(method)
+    return marked
+
 
 class Agent:
     """See above. Methods are called by other processes of the cluster, in many threads."""
 
     def __init__(self, session: str, token: str, options: dict[str, Any]) -> None:
         context = ray.get_runtime_context()
-        self._node = context.get_node_id()
+        self._node: str = context.get_node_id()
         self._prefix = stores_prefix(session, context.gcs_address)
         self._token = token
         label("ray agent")
@@ -77,17 +91,17 @@ class Agent:
 
     # --- for processes of this node
 
-    @ray.method(concurrency_group="serve")
+    @serves
     def where(self) -> str:
         """Path of the store."""
         return str(self._store.path)
 
-    @ray.method(concurrency_group="work")
+    @works
     def pull(self, ref: ClusterRef, seconds: float) -> None:
         """Brings an object to this node."""
         self._puller.pull(ref, time.monotonic() + seconds).release()
 
-    @ray.method(concurrency_group="work")
+    @works
     def publish(self, name: str, ref: ClusterRef, seconds: float) -> tuple[int, list[str]]:
         """Makes an object of this store the latest version on all nodes.
 
@@ -107,7 +121,7 @@ class Agent:
 
     # --- for other nodes
 
-    @ray.method(concurrency_group="serve")
+    @serves
     def fetch(self, ref: ClusterRef, node: str) -> Any:
         """An object's bytes, in pieces that ride in the reply."""
         with self._pinned(ref) as buf:
@@ -118,7 +132,7 @@ class Agent:
             return whole
         return tuple(whole[k * PIECE : (k + 1) * PIECE] for k in range(count))
 
-    @ray.method(concurrency_group="serve")
+    @serves
     def join(self, ref: ClusterRef, node: str) -> str:
         """The node from which one that wants a large object is to take its parts."""
         self._store.info(ref.ref)  # raises if it is gone
@@ -130,7 +144,7 @@ class Agent:
             index = len(nodes) - 1
             return self._node if index < FAN_OUT else nodes[(index - FAN_OUT) // FAN_OUT]
 
-    @ray.method(concurrency_group="serve")
+    @serves
     def part(self, ref: ClusterRef, index: int, node: str) -> Any:
         """Handle of one part; None if it is still on its way to this node."""
         handle = self._parts.handle(ref, self._key(ref), index)
@@ -138,13 +152,13 @@ class Agent:
             self._note(ref, node)
         return handle
 
-    @ray.method(concurrency_group="work")
+    @works
     def delete(self, ref: ClusterRef, seconds: float) -> None:
         """Deletes an object of this node, and its replicas."""
         self._store.delete(ref.ref)
         self._drop_replicas(ref, time.monotonic() + seconds)
 
-    @ray.method(concurrency_group="work")
+    @works
     def drop(self, nodes: list[str], seconds: float, ref: ClusterRef) -> list[str]:
         """Deletes this node's replica, and those of more nodes; the nodes that missed it."""
         end = time.monotonic() + seconds
@@ -154,7 +168,7 @@ class Agent:
             self._store.delete(ref.replica)
         return self._spread(nodes, "drop", (ref,), end)
 
-    @ray.method(concurrency_group="work")
+    @works
     def take(
         self,
         nodes: list[str],
@@ -177,13 +191,13 @@ class Agent:
         finally:
             flight.land()
 
-    @ray.method(concurrency_group="serve")
+    @serves
     def versions(self) -> dict[str, tuple[int, ClusterRef]]:
         """The latest versions that this node has, by name."""
         found = _latest.known_versions(self._store)
         return {name: (version.number, version.ref) for name, version in found}
 
-    @ray.method(concurrency_group="serve")
+    @serves
     def figures(self) -> dict[str, Any]:
         """Figures that nodes() shows of this node."""
         stats = self._store.stats()
@@ -198,7 +212,7 @@ class Agent:
             "objects": stats.objects,
         }
 
-    @ray.method(concurrency_group="serve")
+    @serves
     def stop(self) -> None:
         """Removes the store, and those that dead nodes left on this host."""
         self._leave()

@@ -18,7 +18,7 @@ from refstore import GetTimeoutError
 from refstore.ray._names import NAMESPACE, agent_name, session_name
 from refstore.ray._values import NodeLostError
 
-__all__ = ["Agents", "left", "live_nodes"]
+__all__ = ["Agents", "end_of", "left", "live_nodes"]
 
 RETRY = 0.05  # seconds between two tries
 ASK = 0.25  # seconds between two looks at Ray's list of nodes
@@ -27,6 +27,17 @@ ASK = 0.25  # seconds between two looks at Ray's list of nodes
 def left(end: float) -> float:
     """Seconds until a time of time.monotonic(), 0 if it is over."""
     return max(0.0, end - time.monotonic())
+
+
+def end_of(timeout: float | None) -> float:
+    """End of a call that begins here, by time.monotonic().
+
+    None is a year: Ray counts a time in 64-bit milliseconds, and takes no infinity.
+    """
+    seconds = 3.2e7 if timeout is None else float(timeout)
+    if not seconds >= 0:
+        raise ValueError(f"a timeout is at least 0 seconds, not {timeout!r}")
+    return time.monotonic() + seconds
 
 
 def live_nodes() -> dict[str, str]:

@@ -155,7 +155,3 @@ class Node(NamedTuple):
     capacity: int
     used: int
     objects: int
-
-
-for _public in (ClusterRef, Latest, Node, NodeLostError, Published):
-    _public.__module__ = "refstore.ray"  # where users and their pickles find it

@@ -268,11 +268,12 @@ def test_a_second_session_has_stores_of_its_own(nodes: Nodes) -> None:
 def test_a_cluster_is_this_nodes_where_it_is_unpickled(nodes: Nodes, readers: list[Any]) -> None:
     assert pickle.loads(pickle.dumps(nodes.here)) is nodes.here
 
-    @ray.remote(num_cpus=0)
-    def node_of(cluster: refstore.ray.Cluster) -> bool:
-        return cluster.node == ray.get_runtime_context().get_node_id()
+    def is_there(cluster: refstore.ray.Cluster) -> bool:
+        node: str = ray.get_runtime_context().get_node_id()
+        return cluster.node == node
 
-    assert ray.get(node_of.remote(nodes.here))
+    task: Any = ray.remote(num_cpus=0)(is_there)
+    assert ray.get(task.remote(nodes.here))
 
 
 def test_a_ref_is_a_value(nodes: Nodes) -> None:
