@@ -194,6 +194,13 @@ def test_integrations(session: nox.Session, library: str) -> None:
     session.run("pytest", *session.posargs, *glob.glob(f"tests/integrations/test_{library}*.py"))
 
 
+@nox.session(name="test-cluster", venv_backend="venv")
+def test_cluster(session: nox.Session) -> None:
+    """Test what goes past one machine, on clusters of several nodes on this one."""
+    install(session, "test-tools", "ray")
+    session.run("pytest", *session.posargs, *glob.glob("tests/integrations/test_ray*.py"))
+
+
 @nox.session
 def asan(session: nox.Session) -> None:
     """Test under AddressSanitizer and UBSan."""

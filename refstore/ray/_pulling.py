@@ -1,0 +1,164 @@
+"""Bringing an object to this node's store, once, however many of the node's processes ask.
+
+The replica's name is claimed while it comes: the store itself lets one process bring it and the
+others wait, and lets another take over if that one dies. Up to SMALL bytes come in the reply of the
+source's agent. More comes in parts, by way of the node's own agent from DIRECT bytes on, since that
+can hand parts on to other nodes before it has all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ray.exceptions import RayError
+
+from refstore import (
+    GetTimeoutError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    PinnedBuffer,
+    Store,
+    Writer,
+)
+from refstore.ray._calls import Agents, left
+from refstore.ray._parts import PART, Flight, Parts, part_count
+from refstore.ray._transport import PlasmaTransport, Transport
+from refstore.ray._values import ClusterRef, NodeLostError
+
+__all__ = ["PIECE", "SMALL", "Puller", "piece_count"]
+
+SMALL = 1 << 20  # bytes; they ride in the reply
+PIECE = 90_000  # bytes: Ray sends results of less than 100 KiB in the reply itself
+DIRECT = 32 << 20  # bytes; more is brought by the node's agent
+NAP = 0.2  # seconds between two looks whether another process still brings it
+DETOUR = 5.0  # seconds in which a node other than the source must answer
+FETCHES = 3  # parts at once
+
+
+def piece_count(nbytes: int) -> int:
+    return max(1, -(-nbytes // PIECE))
+
+
+class Puller:
+    """Pulls of one process. That of an agent has `parts`, which it hands on."""
+
+    def __init__(self, store: Store, node: str, agents: Agents, parts: Parts | None = None) -> None:
+        self._store = store
+        self._node = node
+        self._agents = agents
+        self._parts = parts
+        self._transport: Transport = parts.transport if parts else PlasmaTransport()
+
+    def pull(
+        self,
+        ref: ClusterRef,
+        end: float,
+        *,
+        parent: str | None = None,
+        evictable: bool = True,
+    ) -> PinnedBuffer:
+        """The replica of an object of another node, pinned.
+
+        `parent`: the node to take parts from; else the source says which.
+
+        Errors: ObjectNotFoundError, NodeLostError, GetTimeoutError, StoreFullError.
+        """
+        while True:
+            with contextlib.suppress(ObjectNotFoundError):
+                return self._store.get(ref.replica)
+            if self._parts is None and ref.nbytes > DIRECT:
+                self._agents.call(self._node, "pull", ref, left(end), end=end)
+                continue
+            try:
+                writer = self._store.create(
+                    ref.nbytes,
+                    header=ref.how,
+                    name=ref.replica,
+                    claim=True,
+                    evictable=evictable,
+                )
+            except ObjectExistsError:
+                with contextlib.suppress(GetTimeoutError):
+                    return self._store.get(ref.replica, timeout=min(left(end), NAP))
+                if not left(end):
+                    raise GetTimeoutError(f"{ref!r} is still on its way to this node") from None
+                continue
+            with writer:
+                self._fill(writer, ref, parent, end)
+            with contextlib.suppress(ObjectNotFoundError):  # it was evicted at once
+                return self._store.get(writer.ref)
+
+    def _fill(self, writer: Writer, ref: ClusterRef, parent: str | None, end: float) -> None:
+        if ref.nbytes <= SMALL:
+            self._fill_from_reply(writer, ref, parent or ref.node, end)
+        elif self._parts is None:
+            self._fill_by_parts(writer, ref, ref.node, end)
+        else:
+            flight = self._parts.begin(ref)
+            try:
+                if parent is None:
+                    parent = self._agents.call(ref.node, "join", ref, self._node, end=end)
+                self._fill_by_parts(writer, ref, parent, end, flight)
+            finally:
+                flight.land()
+
+    def _fill_from_reply(self, writer: Writer, ref: ClusterRef, parent: str, end: float) -> None:
+        def pieces(node: str, end: float) -> Any:
+            count = piece_count(ref.nbytes)
+            reply = self._agents.call(node, "fetch", ref, self._node, end=end, returns=count)
+            return [reply] if count == 1 else reply
+
+        found = None
+        if parent != ref.node:
+            with contextlib.suppress(ObjectNotFoundError, GetTimeoutError, NodeLostError):
+                found = pieces(parent, min(end, time.monotonic() + DETOUR))
+        for index, piece in enumerate(found or pieces(ref.node, end)):
+            writer.write_at(index * PIECE, piece)
+
+    def _fill_by_parts(
+        self,
+        writer: Writer,
+        ref: ClusterRef,
+        parent: str,
+        end: float,
+        flight: Flight | None = None,
+    ) -> None:
+        def fetch(index: int) -> None:
+            handle = self._fetch_part(writer, ref, index, parent, end)
+            if flight is not None:
+                flight.add(index, handle)
+
+        count = part_count(ref.nbytes)
+        if count == 1:
+            fetch(0)
+            return
+        with ThreadPoolExecutor(min(FETCHES, count), "refstore.ray") as pool:
+            try:
+                for _ in pool.map(fetch, range(count)):
+                    pass
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _fetch_part(
+        self, writer: Writer, ref: ClusterRef, index: int, parent: str, end: float
+    ) -> Any:
+        """Brings one part, from the parent, and if that has it no more, from the source."""
+        while True:
+            until = end if parent == ref.node else min(end, time.monotonic() + DETOUR)
+            try:
+                handle = self._agents.call(parent, "part", ref, index, self._node, end=until)
+                if handle is not None:
+                    self._transport.fetch(handle, writer, index * PART, until)
+                    return handle
+            except (ObjectNotFoundError, NodeLostError):
+                if parent == ref.node:
+                    raise
+                parent = ref.node
+            except (RayError, OSError):  # who exported it has died, or does not answer
+                parent = ref.node
+            if not left(end):
+                raise GetTimeoutError(f"{ref!r} has not come to this node in time")

@@ -1,0 +1,216 @@
+"""`refstore.ray` when processes of the cluster are killed, stopped, or amid a transfer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import helpers
+import pytest
+
+pytest.importorskip("ray")
+
+import ray
+import ray_nodes
+from ray_nodes import Nodes, eventually, kill, stopped
+
+import refstore
+from refstore.ray import ClusterRef, NodeLostError
+
+pytestmark = [
+    pytest.mark.once("one cluster for all tests"),
+    pytest.mark.filterwarnings("default"),  # Ray's own
+    pytest.mark.timeout(240),
+]
+
+LARGE = 90 << 20  # bytes, in several parts
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with ray_nodes.ray_nodes(3) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def there(nodes: Nodes) -> Any:
+    """A process of another node."""
+    return nodes.reader(nodes.others()[0])
+
+
+@pytest.fixture(autouse=True)
+def no_object_left(nodes: Nodes) -> Iterator[None]:
+    yield
+    nodes.here.store.recover()
+    nodes.here.store.clear()
+    assert nodes.here.store.check() == []
+    assert nodes.here.store.stats().used == 0
+
+
+def node_of(there: Any) -> str:
+    node: str = ray.get(there.node.remote())
+    return node
+
+
+def is_pattern(nodes: Nodes, ref: ClusterRef, seed: int, timeout: float = 90) -> bool:
+    with nodes.here.get(ref, timeout=timeout) as buf:
+        return bytes(buf) == helpers.pattern(seed, ref.nbytes)
+
+
+def is_coming(nodes: Nodes) -> bool:
+    """Whether this node's store has an object that is being written."""
+    return any(one.state in ("writing", "claimed") for one in nodes.here.store.objects())
+
+
+def getting(nodes: Nodes, pool: ThreadPoolExecutor, ref: ClusterRef, seed: int) -> Future[bool]:
+    """A get that is amid its transfer."""
+    future = pool.submit(is_pattern, nodes, ref, seed)
+    assert eventually(lambda: is_coming(nodes) or future.done())
+    return future
+
+
+def test_the_producer_may_die(nodes: Nodes, there: Any) -> None:
+    producer = nodes.reader(node_of(there))
+    ref = ray.get(producer.put_pattern.remote(1, 100_000))
+    kill(ray.get(producer.pid.remote()))
+    assert is_pattern(nodes, ref, 1)
+    nodes.here.delete(ref)
+
+
+def test_an_agent_that_was_killed_comes_back_to_its_store(nodes: Nodes, there: Any) -> None:
+    ref, other = (ray.get(there.put_pattern.remote(k, 3 << 20)) for k in (1, 2))
+    assert is_pattern(nodes, ref, 1)
+    kill(nodes.agent(ref.node))
+    assert is_pattern(nodes, ref, 1, timeout=0)
+    assert is_pattern(nodes, other, 2)
+    for one in (ref, other):
+        nodes.here.delete(one)  # also the replica of which the agent has forgotten
+    assert ref.replica not in nodes.here.store
+
+
+def test_the_sources_agent_may_die_amid_a_transfer(nodes: Nodes, there: Any) -> None:
+    ref = ray.get(there.put_pattern.remote(3, LARGE))
+    agent = nodes.agent(ref.node)
+    with ThreadPoolExecutor(1) as pool:
+        future = getting(nodes, pool, ref, 3)
+        kill(agent)
+        assert future.result()
+    nodes.here.delete(ref)
+
+
+def test_the_destinations_agent_may_die_amid_a_transfer(nodes: Nodes, there: Any) -> None:
+    ref = ray.get(there.put_pattern.remote(4, LARGE))
+    agent = nodes.agent(nodes.here.node)
+    with ThreadPoolExecutor(1) as pool:
+        future = getting(nodes, pool, ref, 4)
+        kill(agent)
+        assert future.result()
+    nodes.here.delete(ref)
+
+
+def test_who_brings_an_object_may_die(nodes: Nodes, there: Any) -> None:
+    """The claim of its name ends with it, and the next one brings it."""
+    ref = nodes.here.put(helpers.pattern(5, 30 << 20))
+    doomed = nodes.reader(node_of(there))
+    pid = ray.get(doomed.pid.remote())
+    with stopped(nodes.agent(nodes.here.node)):
+        lost = doomed.is_pattern.remote(ref, 5)
+        assert eventually(lambda: ray.get(there.is_coming.remote()))
+        kill(pid)
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(lost)
+        waiting = there.is_pattern.remote(ref, 5)
+    assert ray.get(waiting)
+    nodes.here.delete(ref)
+
+
+def test_an_agent_that_is_stopped_is_a_timeout(nodes: Nodes, there: Any) -> None:
+    pulled, ref, late = (ray.get(there.put_pattern.remote(k, 1000)) for k in (6, 7, 8))
+    assert is_pattern(nodes, pulled, 6)
+    with stopped(nodes.agent(ref.node)):
+        began = time.monotonic()
+        for call, one in ((nodes.here.get, ref), (nodes.here.delete, late)):
+            with pytest.raises(refstore.GetTimeoutError, match="has not answered"):
+                call(one, timeout=0.5)
+        assert time.monotonic() - began < helpers.BUSY_TIMEOUT
+        assert is_pattern(nodes, pulled, 6, timeout=0)
+    assert is_pattern(nodes, ref, 7)
+    assert eventually(lambda: not ray.get(there.has_own.remote(late)))  # which it did do later
+    for one in (pulled, ref):
+        nodes.here.delete(one)
+
+
+def test_a_node_that_missed_a_version_takes_it_later(nodes: Nodes, there: Any) -> None:
+    nodes.here.publish("w", b"1")
+    node = node_of(there)
+    with stopped(nodes.agent(node)):
+        published = nodes.here.publish("w", b"2", timeout=3)
+        assert published.missed == (node,)
+        assert bytes(ray.get(there.latest.remote("w"))[1]) == b"1"
+    assert ray.get(there.wait.remote("w", published.version - 1)) == published.version
+    assert bytes(ray.get(there.latest.remote("w"))[1]) == b"2"
+    for one in nodes.others():
+        ray.get(nodes.reader(one).clear.remote())
+
+
+def test_the_session_may_die(nodes: Nodes, there: Any) -> None:
+    first = nodes.here.publish("w", b"1").version
+    session: Any = ray.get_actor(f"session/{nodes.session}", namespace="refstore")
+    pid: int = ray.get(session.pid.remote())
+    kill(pid)
+    assert eventually(lambda: publishes(nodes, first))
+    for one in nodes.others():
+        ray.get(nodes.reader(one).clear.remote())
+
+
+def publishes(nodes: Nodes, after: int) -> bool:
+    return nodes.here.publish("w", b"2", timeout=60).version > after
+
+
+def test_a_raylet_that_is_stopped_is_a_timeout(nodes: Nodes, there: Any) -> None:
+    ref = ray.get(there.put_pattern.remote(8, 5 << 20))
+    with stopped(nodes.raylet(ref.node)), pytest.raises(refstore.GetTimeoutError):
+        nodes.here.get(ref, timeout=1)
+    assert is_pattern(nodes, ref, 8)
+    nodes.here.delete(ref)
+
+
+def test_a_node_that_dies_loses_what_no_other_has(nodes: Nodes) -> None:
+    node = nodes.others()[-1]
+    doomed = nodes.reader(node)
+    pid = ray.get(doomed.pid.remote())
+    pulled, lost = (ray.get(doomed.put_pattern.remote(k, 5 << 20)) for k in (9, 10))
+    assert is_pattern(nodes, pulled, 9)
+    kill(nodes.raylet(node))
+    kill(pid)  # as Ray's processes go on for a while, and this one keeps the node's store
+    with pytest.raises(NodeLostError) as raised:
+        nodes.here.get(lost, timeout=120)
+    assert raised.value.node == node
+    assert is_pattern(nodes, pulled, 9, timeout=0)
+    for call in (nodes.here.get, nodes.here.delete):
+        with pytest.raises(NodeLostError):
+            call(lost)
+    assert nodes.here.publish("w", b"x").missed in ((), (node,))
+    assert nodes.here.publish("w", b"y").missed == ()
+    for one in nodes.others():
+        ray.get(nodes.reader(one).clear.remote())
+
+
+def test_what_was_pulled_outlives_the_gcs(nodes: Nodes, there: Any) -> None:
+    """The last test: of this cluster nothing can be started any more."""
+    ref = ray.get(there.put_pattern.remote(11, 5 << 20))
+    assert is_pattern(nodes, ref, 11)
+    more = ray.get(there.put_pattern.remote(12, 5 << 20))
+    gcs = nodes.cluster.head_node.all_processes["gcs_server"][0].process.pid
+    os.kill(gcs, signal.SIGSTOP)
+    try:
+        assert is_pattern(nodes, ref, 11, timeout=0)
+        assert is_pattern(nodes, more, 12)
+    finally:
+        os.kill(gcs, signal.SIGCONT)
+    for one in (ref, more):
+        nodes.here.delete(one)
