@@ -8,7 +8,9 @@ the next version in its own node's store, and a gradient is a ref that is good o
 """
 
 import argparse
-from contextlib import ExitStack
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -55,20 +57,29 @@ def train() -> None:
     cluster.stop()
 
 
+@contextmanager
+def nodes(address: str | None) -> Iterator[None]:
+    """The Ray cluster of an address; without one, two nodes that are made on this machine."""
+    here: Any = None
+    if address is None:
+        here = Cluster()
+        for _ in range(2):
+            here.add_node(num_cpus=2, object_store_memory=100_000_000)
+        address = here.address
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if here is not None:
+            here.shutdown()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.cluster")
     parser.add_argument("--address", help="of a Ray cluster; by default two nodes are made here")
-    options = parser.parse_args()
-    nodes: Any = None
-    if options.address is None:
-        nodes = Cluster()
-        for _ in range(2):
-            nodes.add_node(num_cpus=2, object_store_memory=100_000_000)
-    ray.init(address=options.address or nodes.address, log_to_driver=False)
-    train()
-    ray.shutdown()
-    if nodes is not None:
-        nodes.shutdown()
+    with nodes(parser.parse_args().address):
+        train()
 
 
 if __name__ == "__main__":

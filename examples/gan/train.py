@@ -1,11 +1,13 @@
 """Train a GAN on handwritten digits, by several processes or by one.
 
     python -m examples.gan.train --mode distributed --workers 4 --epochs 200
+    python -m examples.gan.train --mode cluster --workers 4 --epochs 200
     python -m examples.gan.train --mode single
 
 Distributed: this process is the parameter server, and starts the workers. Every --sync-every
 epochs each worker puts its weights in the store; the server averages them there and publishes the
-averages by name. Single: this process trains alone, and uses no store.
+averages by name. Cluster: the workers are on the nodes of a Ray cluster. Single: this process
+trains alone, and uses no store.
 
 The two do the same arithmetic in an epoch, one pass over all digits; `single.py` says what they
 do not have in common.
@@ -15,20 +17,24 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from examples.gan.endings import exit_code
+from examples.gan.endings import RunFailed, exit_code
 from examples.gan.settings import Settings
+
+if TYPE_CHECKING:
+    from examples.gan.result import Result
 
 OUT = Path(__file__).resolve().parent / "out"
 MOST_WORKERS = 64  # a shard is then 28 digits, less than a batch
 
 
 def main() -> int:
-    mode, settings, out = parse(sys.argv[1:])
-    return exit_code(partial(run, mode, settings, out))
+    mode, settings, out, address = parse(sys.argv[1:])
+    return exit_code(partial(run, mode, settings, out, address))
 
 
-def run(mode: str, settings: Settings, out: Path) -> int:
+def run(mode: str, settings: Settings, out: Path, address: str | None) -> int:
     # PyTorch takes seconds to import. Here, a Ctrl-C meanwhile ends the run as one later does,
     # and `--help` need not wait.
     from examples.gan import distributed, pictures, single
@@ -37,6 +43,8 @@ def run(mode: str, settings: Settings, out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)  # before the work that would else be lost
     if mode == "single":
         result = single.train(settings.epochs, settings.seed)
+    elif mode == "cluster":
+        result = _on_cluster(settings, address)
     else:
         result = distributed.train(settings)
     print(f"{mode} training is done")
@@ -46,24 +54,39 @@ def run(mode: str, settings: Settings, out: Path) -> int:
     return 0 if result.store is None or result.store.clean else 1
 
 
-def parse(arguments: list[str]) -> tuple[str, Settings, Path]:
+def _on_cluster(settings: Settings, address: str | None) -> "Result":
+    try:
+        from examples.gan import cluster
+    except ImportError as error:
+        raise RunFailed(f"mode cluster: {error}: pip install 'refstore[ray]'") from None
+    return cluster.train(settings, address)
+
+
+def parse(arguments: list[str]) -> tuple[str, Settings, Path, str | None]:
     default = Settings()
     parser = argparse.ArgumentParser(
         prog="python -m examples.gan.train",
         description="Train a GAN on handwritten digits; all weights go through refstore.",
     )
-    parser.add_argument("--mode", choices=("distributed", "single"), default="distributed")
+    parser.add_argument(
+        "--mode", choices=("distributed", "cluster", "single"), default="distributed"
+    )
     parser.add_argument("--epochs", type=count, default=default.epochs)
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--out", type=Path, default=OUT, help="folder for the pictures")
-    several = parser.add_argument_group("distributed mode only")
+    several = parser.add_argument_group("modes distributed and cluster only")
     several.add_argument("--workers", type=workers, help=f"default {default.workers}")
     several.add_argument("--sync-every", type=count, help=f"epochs, default {default.sync_every}")
     several.add_argument("--store-capacity", help=f"default {default.capacity}")
+    parser.add_argument(
+        "--address", help="mode cluster: of a Ray cluster; by default, two nodes are made here"
+    )
     given = parser.parse_args(arguments)
     alone = (given.workers, given.sync_every, given.store_capacity) == (None, None, None)
     if given.mode == "single" and not alone:
         parser.error("one process has no workers, no syncs and no store")
+    if given.address is not None and given.mode != "cluster":
+        parser.error("--address is of mode cluster")
     settings = Settings(
         epochs=given.epochs,
         workers=given.workers or default.workers,
@@ -71,7 +94,7 @@ def parse(arguments: list[str]) -> tuple[str, Settings, Path]:
         capacity=given.store_capacity or default.capacity,
         seed=given.seed,
     )
-    return given.mode, settings, given.out
+    return given.mode, settings, given.out, given.address
 
 
 def count(text: str) -> int:

@@ -71,13 +71,13 @@ class Agent:
         self._prefix = stores_prefix(session, context.gcs_address)
         self._token = token
         label("ray agent")
-        name = store_name(self._prefix, token, self._node)
         self._has_forgotten = False  # who has replicas
+        self._failure: Exception | None = None
         try:
-            self._store = Store(name, create=True, **options)
-        except FileExistsError:
-            self._store = Store(name, create=False, **options)
-            self._has_forgotten = True
+            self._open(store_name(self._prefix, token, self._node), options)
+        except Exception as error:  # where() says why: Ray would only say that the actor died
+            self._failure = error
+            return
         self._agents = Agents(session)
         self._parts = Parts(self._store, PlasmaTransport())
         self._puller = Puller(self._store, self._node, self._agents, self._parts)
@@ -89,11 +89,20 @@ class Agent:
         self._remove_stores_of_dead_nodes()
         threading.Thread(target=self._tidy_up, name="refstore.ray", daemon=True).start()
 
+    def _open(self, name: str, options: dict[str, Any]) -> None:
+        try:
+            self._store = Store(name, create=True, **options)
+        except FileExistsError:
+            self._store = Store(name, create=False, **options)
+            self._has_forgotten = True
+
     # --- for processes of this node
 
     @serves
     def where(self) -> str:
-        """Path of the store."""
+        """Path of the store. Errors: whatever opening it raised."""
+        if self._failure is not None:
+            raise self._failure
         return str(self._store.path)
 
     @works

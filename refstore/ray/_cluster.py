@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
@@ -12,14 +11,14 @@ import ray
 from refstore import ObjectNotFoundError, ObjectRef, PinnedBuffer, Store
 from refstore.ray import _latest
 from refstore.ray._calls import Agents, end_of, left, live_nodes
-from refstore.ray._names import NAMESPACE, latest_name, session_name
+from refstore.ray._names import latest_name
 from refstore.ray._pulling import Puller
+from refstore.ray._session import end_session
 from refstore.ray._values import ClusterRef, Latest, Node, Published
 
 __all__ = ["Cluster"]
 
 START = 60.0  # seconds in which what is fetched ahead must have come
-STOP = 10.0  # seconds in which an agent must have stopped by itself
 
 
 class Cluster:
@@ -340,14 +339,5 @@ class Cluster:
             >>> import refstore.ray
             >>> refstore.ray.connect().stop()
         """
-        end = time.monotonic() + STOP
-        for node in live_nodes():
-            with contextlib.suppress(ValueError):  # it has no agent
-                agent = self._agents.handle(node)
-                with contextlib.suppress(ray.exceptions.RayError):
-                    ray.get(agent.stop.remote(), timeout=left(end))
-                ray.kill(agent, no_restart=True)
-        with contextlib.suppress(ValueError):
-            session = ray.get_actor(session_name(self.session), namespace=NAMESPACE)
-            ray.kill(session, no_restart=True)
+        end_session(self._agents)
         self.store.close()

@@ -16,7 +16,7 @@ from refstore import Store
 from refstore.ray._calls import Agents, end_of, live_nodes
 from refstore.ray._cluster import Cluster
 from refstore.ray._names import checked_session
-from refstore.ray._session import start_agents, start_session
+from refstore.ray._session import end_session, start_agents, start_session
 
 __all__ = ["connect", "start"]
 
@@ -60,10 +60,14 @@ def start(
     checked_session(session)
     _require_ray()
     options: dict[str, Any] = {"capacity": capacity, "max_objects": max_objects}
-    start_session(session, options)
-    end = time.monotonic() + START
+    agents, is_new = Agents(session), start_session(session, options)
     here = ray.get_runtime_context().get_node_id()
-    paths = start_agents(Agents(session), list(live_nodes()), end)
+    try:
+        paths = start_agents(agents, list(live_nodes()), time.monotonic() + START)
+    except Exception:
+        if is_new:  # else every later start() would find these options
+            end_session(agents)
+        raise
     with Store(Path(paths[here]), create=False, **options):
         pass  # a ValueError if it has another capacity
     return connect(session=session)

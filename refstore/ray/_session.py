@@ -18,13 +18,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from refstore import RefstoreError
 from refstore.ray._agent import GROUPS, Agent
-from refstore.ray._calls import Agents, live_nodes
+from refstore.ray._calls import Agents, left, live_nodes
 from refstore.ray._names import NAMESPACE, agent_name, session_name
 from refstore.ray._values import ClusterRef
 
-__all__ = ["start_agents", "start_session"]
+__all__ = ["end_session", "start_agents", "start_session"]
 
 SKIPPED = 1000  # numbers that may have been given out and are known to no agent
+STOP = 10.0  # seconds in which agents must have stopped by themselves
 PATIENCE = 5.0  # seconds in which an agent must tell what it has
 
 
@@ -84,8 +85,11 @@ class Session:
                     self._given[name] = max(self._given.get(name, 0), number + SKIPPED)
 
 
-def start_session(session: str, options: dict[str, Any]) -> None:
-    """Starts a session if it does not run."""
+def start_session(session: str, options: dict[str, Any]) -> bool:
+    """Starts a session if it does not run. Whether it did not."""
+    with contextlib.suppress(ValueError):
+        ray.get_actor(session_name(session), namespace=NAMESPACE)
+        return False
     (
         ray.remote(Session)
         .options(
@@ -98,12 +102,32 @@ def start_session(session: str, options: dict[str, Any]) -> None:
         )
         .remote(session, secrets.token_hex(4), options)
     )
+    return True
+
+
+def stop_agent(agents: Agents, node: str, end: float) -> None:
+    """Ends an agent, if there is one, for good, and its store with it."""
+    with contextlib.suppress(ValueError):
+        handle = agents.handle(node)
+        with contextlib.suppress(RayError):
+            ray.get(handle.stop.remote(), timeout=left(end))
+        ray.kill(handle, no_restart=True)
+
+
+def end_session(agents: Agents) -> None:
+    """Ends a session's actors for good, and its stores."""
+    end = time.monotonic() + STOP
+    for node in live_nodes():
+        stop_agent(agents, node, end)
+    with contextlib.suppress(ValueError):
+        ray.kill(ray.get_actor(session_name(agents.session), namespace=NAMESPACE), no_restart=True)
 
 
 def start_agents(agents: Agents, nodes: list[str], end: float) -> dict[str, str]:
     """Paths of the stores of some nodes, each of which has an agent then.
 
-    Errors: GetTimeoutError: no session runs, or an agent has not started.
+    Errors: GetTimeoutError: no session runs, or an agent has not started; whatever making a store
+    raises.
     """
     token, options = agents.call_session("options", end=end)
     remote: Any = ray.remote  # whose types know no groups
@@ -117,7 +141,16 @@ def start_agents(agents: Agents, nodes: list[str], end: float) -> dict[str, str]
             max_restarts=-1,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         ).remote(agents.session, token, options)
-    paths = {node: agents.call(node, "where", end=end) for node in nodes}
+    paths = {node: _path_of(agents, node, end) for node in nodes}
     for node in nodes:
         agents.call_session("join", node, end=end)
     return paths
+
+
+def _path_of(agents: Agents, node: str, end: float) -> str:
+    try:
+        path: str = agents.call(node, "where", end=end)
+    except Exception:
+        stop_agent(agents, node, end)  # a later try is to find another one
+        raise
+    return path

@@ -250,6 +250,14 @@ def test_a_session_that_does_not_run(nodes: Nodes) -> None:
         refstore.ray.connect(session="other", timeout=0.01)
 
 
+def test_a_store_that_cannot_be_made_is_its_own_error(nodes: Nodes) -> None:
+    for capacity in ("no size", 1 << 60):
+        with pytest.raises(ValueError, match="capacity"):
+            refstore.ray.start(capacity, session="third")
+    third = refstore.ray.start("10MiB", session="third")  # nothing of these tries is in the way
+    third.stop()
+
+
 @pytest.mark.parametrize("session", ["", "a/b", "ä", "x" * 65])
 def test_names_that_no_session_can_have(nodes: Nodes, session: str) -> None:
     with pytest.raises(ValueError, match="cannot name a session"):
