@@ -107,8 +107,15 @@ class Agent:
 
     @works
     def pull(self, ref: ClusterRef, seconds: float) -> None:
-        """Brings an object to this node."""
-        self._puller.pull(ref, time.monotonic() + seconds).release()
+        """Brings an object to this node, if there is time enough: the caller looks at its own."""
+        with contextlib.suppress(GetTimeoutError):
+            self._puller.pull(ref, time.monotonic() + seconds).release()
+
+    @works
+    def prefetch(self, ref: ClusterRef, seconds: float) -> None:
+        """Brings an object to this node, if it can be had: nobody waits for it."""
+        with contextlib.suppress(RefstoreError):
+            self.pull(ref, seconds)
 
     @works
     def publish(self, name: str, ref: ClusterRef, seconds: float) -> tuple[int, list[str]]:

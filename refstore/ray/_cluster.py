@@ -159,7 +159,7 @@ class Cluster:
         agent = self._agents.handle(self.node)
         for ref in refs:
             if ref.node != self.node and ref.replica not in self.store:
-                agent.pull.remote(ref, START)
+                agent.prefetch.remote(ref, START)
 
     def delete(self, ref: ClusterRef, *, timeout: float | None = 30) -> None:
         """Deletes an object at its node, and its replicas on all others; pins stay good.
