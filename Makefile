@@ -5,6 +5,7 @@
 #   make test-pythons  the tests on each Python of PYTHONS that is there; names those that are not
 #   make test-integrations  the modules beside other libraries, each in an environment of its own
 #   make test-cluster  what goes past one machine, on Ray clusters of several nodes on this one
+#   make cluster-net   two hosts of a Ray cluster, whose link is slow, cut and mended; as root
 #   make lint     format, style, types, stubs, spelling
 #   make asan     the tests under AddressSanitizer and UBSan
 #   make tsan     the threaded tests under ThreadSanitizer
@@ -35,7 +36,7 @@ VENV ?= .venv
 ARGS ?=
 
 NOX := $(VENV)/bin/nox
-TASKS := demo test-release test-debug test-pythons test-integrations test-cluster lint asan tsan model stress \
+TASKS := demo test-release test-debug test-pythons test-integrations test-cluster cluster-net lint asan tsan model stress \
     crash soak fuzz mutants bench bench-peers bench-check bench-instructions bench-docs wheel install build
 
 .PHONY: test clean $(TASKS)

@@ -201,6 +201,13 @@ def test_cluster(session: nox.Session) -> None:
     session.run("pytest", *session.posargs, *glob.glob("tests/integrations/test_ray*.py"))
 
 
+@nox.session(name="cluster-net", venv_backend="venv")
+def cluster_net(session: nox.Session) -> None:
+    """Cut and mend the link between two hosts of a cluster, network namespaces; as root."""
+    install(session, "ray")
+    python(session, "-m", "stress.cluster_net")
+
+
 @nox.session
 def asan(session: nox.Session) -> None:
     """Test under AddressSanitizer and UBSan."""

@@ -107,8 +107,15 @@ class Agent:
 
     @works
     def pull(self, ref: ClusterRef, seconds: float) -> None:
-        """Brings an object to this node."""
-        self._puller.pull(ref, time.monotonic() + seconds).release()
+        """Brings an object to this node, if there is time enough: the caller looks at its own."""
+        with contextlib.suppress(GetTimeoutError):
+            self._puller.pull(ref, time.monotonic() + seconds).release()
+
+    @works
+    def prefetch(self, ref: ClusterRef, seconds: float) -> None:
+        """Brings an object to this node, if it can be had: nobody waits for it."""
+        with contextlib.suppress(RefstoreError):
+            self.pull(ref, seconds)
 
     @works
     def publish(self, name: str, ref: ClusterRef, seconds: float) -> tuple[int, list[str]]:
@@ -122,8 +129,7 @@ class Agent:
         with self._lock:
             self._holders[ref] = list(others)
         self._store.disown(ref.ref)
-        missed = self._spread(others, "take", (self._node, name, number, ref), end)
-        self._take(self._node, name, number, ref, end)
+        missed = self._take_and_spread(self._node, others, name, number, ref, end)
         with contextlib.suppress(GetTimeoutError):  # the agents know, too
             self._agents.call_session("done", name, number, ref, missed, end=end + CATCH_UP)
         return number, missed
@@ -191,12 +197,7 @@ class Agent:
         end = time.monotonic() + seconds
         flight = self._parts.begin(ref)  # before the others hear of it, and ask for parts
         try:
-            with ThreadPoolExecutor(1) as pool:
-                told = pool.submit(
-                    self._spread, nodes, "take", (self._node, name, number, ref), end
-                )
-                self._take(parent, name, number, ref, end)
-                return told.result()
+            return self._take_and_spread(parent, nodes, name, number, ref, end)
         finally:
             flight.land()
 
@@ -252,6 +253,15 @@ class Agent:
                     nodes.append(node)
             objects, nbytes = self._served.get(node, (0, 0))
             self._served[node] = objects + 1, nbytes + ref.nbytes
+
+    def _take_and_spread(
+        self, parent: str, nodes: list[str], name: str, number: int, ref: ClusterRef, end: float
+    ) -> list[str]:
+        """Nodes that missed it."""
+        with ThreadPoolExecutor(1) as pool:
+            told = pool.submit(self._spread, nodes, "take", (self._node, name, number, ref), end)
+            self._take(parent, name, number, ref, end)
+            return told.result()
 
     def _take(self, parent: str, name: str, number: int, ref: ClusterRef, end: float) -> None:
         """Makes an object the latest version here, unless a later one is; the earlier one goes."""

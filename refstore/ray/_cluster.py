@@ -18,6 +18,7 @@ from refstore.ray._values import ClusterRef, Latest, Node, Published
 
 __all__ = ["Cluster"]
 
+GRACE = 5.0  # seconds in which this node's agent must say who has not answered in time
 START = 60.0  # seconds in which what is fetched ahead must have come
 
 
@@ -159,7 +160,7 @@ class Cluster:
         agent = self._agents.handle(self.node)
         for ref in refs:
             if ref.node != self.node and ref.replica not in self.store:
-                agent.pull.remote(ref, START)
+                agent.prefetch.remote(ref, START)
 
     def delete(self, ref: ClusterRef, *, timeout: float | None = 30) -> None:
         """Deletes an object at its node, and its replicas on all others; pins stay good.
@@ -215,7 +216,9 @@ class Cluster:
         end = end_of(timeout)
         local = self.store.put(obj, timeout=left(end), owned=True)  # until it is published
         ref = self.globalize(local)
-        number, missed = self._agents.call(self.node, "publish", name, ref, left(end), end=end)
+        number, missed = self._agents.call(
+            self.node, "publish", name, ref, left(end), end=end + GRACE
+        )
         return Published(number, ref, tuple(missed))
 
     def latest(self, name: str) -> Latest:

@@ -90,6 +90,7 @@ def start_session(session: str, options: dict[str, Any]) -> bool:
     with contextlib.suppress(ValueError):
         ray.get_actor(session_name(session), namespace=NAMESPACE)
         return False
+    here = ray.get_runtime_context().get_node_id()
     (
         ray.remote(Session)
         .options(
@@ -99,6 +100,7 @@ def start_session(session: str, options: dict[str, Any]) -> bool:
             lifetime="detached",
             num_cpus=0,
             max_restarts=-1,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
         )
         .remote(session, secrets.token_hex(4), options)
     )
