@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import os
@@ -186,6 +187,22 @@ def test_what_is_closed_while_an_exception_is_handled_is_there(
         with fsspec.open(url + "report", "wb") as file:
             file.write(b"KeyError")
     assert sorted(store.names()) == ["kept", "report"]
+
+
+def test_a_file_that_nobody_closes_is_there_when_it_is_collected(
+    store: refstore.Store, fs: Any, url: str
+) -> None:
+    for way in ("fs.open", "fs.open, text", "fs.open, gzip", "fs.open, gzip, text"):
+        WRITING[way](url + way).write("new" if "text" in way else b"new")
+    gc.collect()
+    assert sorted(store.names()) == [
+        "fs.open",
+        "fs.open, gzip",
+        "fs.open, gzip, text",
+        "fs.open, text",
+    ]
+    assert store["fs.open, text"].value == b"new"
+    assert gzip.decompress(bytes(store["fs.open, gzip, text"])) == b"new"
 
 
 def test_an_exception_of_another_file_is_none_of_its_own(

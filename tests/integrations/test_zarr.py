@@ -163,9 +163,7 @@ def test_objects_of_other_kinds_are_no_keys(store: refstore.Store, keys: Any) ->
     store.put(np.ones(3), name="a/array")
     store.put({}, name="b/object")
     store.put(b"nameless")
-    with store.create(3, name="a/claimed", claim=True) as writer:
-        assert (listed(keys), children(keys), children(keys, "a")) == ([], [], [])
-        writer.abort()
+    assert of_claimed("a/claimed", store, lambda: listed(keys) + children(keys, "a")) == []
     for name in ("a/array", "b/object"):
         assert not run(keys.exists(name))
         assert keys.get_sync(name) is None
@@ -227,12 +225,22 @@ def test_a_value_that_is_set_meanwhile_is_not_deleted(
     assert store["c/0"].value == b"new"
 
 
+def of_claimed(name: str, store: refstore.Store, look: Callable[[], Any]) -> Any:
+    """What a look at a store finds while a name is claimed."""
+    with store.create(3, name=name, claim=True) as writer:
+        found = look()
+        writer.abort()
+    return found
+
+
 def test_a_key_that_is_claimed_is_not_set(store: refstore.Store, keys: Any) -> None:
-    with store.create(3, name="c/0", claim=True) as writer:
+    def refuse() -> None:
         for call in (keys.set, keys.set_if_not_exists):
             with pytest.raises(refstore.ObjectExistsError, match="is claimed by process"):
                 run(call("c/0", buffer(b"x")))
-        writer.abort()
+
+    of_claimed("c/0", store, refuse)
+    assert listed(keys) == []
 
 
 def test_read_only_means_all_of_it(store: refstore.Store, keys: Any) -> None:
