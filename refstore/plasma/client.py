@@ -82,8 +82,10 @@ class PlasmaClient(Subscriber):
             >>> from refstore import plasma
             >>> client = plasma.connect(store.path)
             >>> object_id = plasma.ObjectID.from_random()
-            >>> memoryview(client.create(object_id, 3))[:] = b"abc"
+            >>> np.frombuffer(client.create(object_id, 3), "u1")[:] = [1, 2, 3]
             >>> client.seal(object_id)
+            >>> client.get_buffers([object_id])[0].to_pybytes()
+            b'\\x01\\x02\\x03'
         """
         writer = self._objects.begin(object_id, data_size, metadata)
         return pyarrow.py_buffer(memoryview(writer)[:data_size])
@@ -320,8 +322,8 @@ class PlasmaClient(Subscriber):
         Example:
             >>> from refstore import plasma
             >>> client = plasma.connect(store.path)
-            >>> client.hash(client.put_raw_buffer(b"abc")).hex()
-            '...'
+            >>> client.hash(client.put_raw_buffer(b"a")) == client.hash(client.put_raw_buffer(b"b"))
+            False
         """
         ((data, metadata),) = self._parts([object_id], 0)
         if data is None:
@@ -420,7 +422,9 @@ class PlasmaClient(Subscriber):
         """
         stats = self._store.stats()
         told = {name: getattr(stats, name) for name in ("capacity", "used", "free", "objects")}
-        return "\n".join(f"{name}: {value}" for name, value in [("store", self._store.path), *told.items()])
+        return "\n".join(
+            f"{name}: {value}" for name, value in [("store", self._store.path), *told.items()]
+        )
 
     def disconnect(self) -> None:
         """Detaches from the store; what was not sealed is gone. Buffers stay valid, and pinned.

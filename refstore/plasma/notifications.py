@@ -77,7 +77,7 @@ class _Registry(NamedTuple):
 
 @contextlib.contextmanager
 def announced(store: Store, count: int) -> Iterator[list[Notification] | None]:
-    """Tells all subscribers, unless None is yielded, what the body adds to the list: up to `count`."""
+    """Tells subscribers what the body adds to the list, `count` at most. None: there are none."""
     if REGISTRY not in store:
         yield None
         return
