@@ -41,11 +41,6 @@ DELAY = 0.1  # seconds between two; a store that somebody is about to make canno
 
 PlasmaObjectNonexistent = PlasmaObjectNotFound  # its name before Arrow 0.15
 
-for _one in (ObjectID, ObjectNotAvailable, PlasmaClient, PlasmaObjectExists, PlasmaObjectNotFound):
-    _one.__module__ = __name__  # by which pickles name it
-PlasmaStoreFull.__module__ = __name__
-
-
 def connect(
     store_socket_name: str | os.PathLike[str],
     num_retries: int = -1,
@@ -79,3 +74,7 @@ def connect(
             return PlasmaClient(Store(store_socket_name, create=False))
         time.sleep(DELAY)
     return PlasmaClient(Store(store_socket_name, create=False))
+
+
+for _name in __all__:
+    globals()[_name].__module__ = __name__  # by which pickles name it, and people

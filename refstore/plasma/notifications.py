@@ -23,6 +23,7 @@ import secrets
 import socket
 import struct
 import threading
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
@@ -179,6 +180,7 @@ class Subscription:
             publish(registry._replace(subscribers=[*registry.subscribers, self._id]))
             known = {name for name in own.names() if IS_ID(name)}
         self.socket, end = socket.socketpair()
+        weakref.finalize(self, self.socket.close)  # which the thread sees with the next change
         arguments = (own, self._id, end, registry, known)
         self._thread = threading.Thread(target=_serve, args=arguments, daemon=True)
         self._thread.start()
