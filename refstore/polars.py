@@ -44,8 +44,7 @@ def put(
 ) -> ObjectRef:
     """Stores a frame or a series, as an Arrow IPC stream.
 
-    It is copied once, straight into shared memory; categories are copied once more. What is stored
-    of a slice is the slice.
+    It is copied once, straight into shared memory. What is stored of a slice is the slice.
 
     Parameters:
         store: the store.
@@ -86,7 +85,7 @@ def put(
 def get(
     store: Store, key: ObjectRef | str, *, timeout: float | None = 0
 ) -> polars.DataFrame | polars.Series:
-    """Returns a frame or a series, without a copy of its columns but those of categories.
+    """Returns a frame or a series, without a copy of its columns, save for those of an Enum.
 
     polars copies what it changes. The object is pinned as long as any column of it lives, also
     after it is deleted or the store is closed.

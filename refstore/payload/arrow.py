@@ -332,6 +332,8 @@ def taken_apart(obj: Any) -> tuple[Any, ...] | None:
     frame = obj.to_frame() if is_series else obj
     try:
         table = frame.to_arrow(compat_level=polars.CompatLevel.newest())
+        if "" in frame.columns:  # to which polars gives another name
+            table = table.rename_columns(list(map(str, range(frame.width))))
         made = polars.from_arrow(table.slice(0, 0))
         same = made.dtypes == frame.dtypes and (frame.width or not frame.height)
     except Exception as error:  # no pyarrow, or no such type in it: polars has ways of its own
@@ -354,7 +356,7 @@ def rebuild_polars(
 ) -> Any:
     polars = importlib.import_module("polars")
     frame = polars.from_arrow(table, rechunk=False)
-    if names is not None:  # polars gives a name to columns that have none
+    if names is not None:
         frame.columns = names
     for i, (rises, falls) in enumerate(flags):
         if rises or falls:

@@ -41,6 +41,7 @@ DELAY = 0.1  # seconds between two; a store that somebody is about to make canno
 
 PlasmaObjectNonexistent = PlasmaObjectNotFound  # its name before Arrow 0.15
 
+
 def connect(
     store_socket_name: str | os.PathLike[str],
     num_retries: int = -1,

@@ -5,57 +5,131 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import helpers
 import numpy as np
 from helpers import Session
 
+import refstore
 
-def anonymous_memory() -> int:
-    """Bytes of memory that this process shares with nobody's file."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return 1024 * int(line.split()[1])
-    raise AssertionError("no RssAnon in /proc/self/status")
+QUERY = "select count(text) as texts, sum(x) as numbers, max(price) as dearest from trips"
 
 
-class Growth(NamedTuple):
-    """How much memory a block of code took, once it is left."""
+# --- memory
 
-    nbytes: list[int]
 
-    @property
-    def total(self) -> int:
-        (nbytes,) = self.nbytes
-        return nbytes
+class Growth:
+    """The most memory that a block of code took, beside what it read of a store."""
+
+    nbytes = -1
 
 
 @contextlib.contextmanager
-def memory_growth() -> Iterator[Growth]:
-    growth = Growth([])
-    before = anonymous_memory()
+def memory_growth(store: refstore.Store) -> Iterator[Growth]:
+    """Measure it; the store's pages are touched before, so that all others are private ones."""
+    for ref in store:
+        with store.get(ref) as buf:
+            helpers.flat(buf)[::4096].sum()
+    growth = Growth()
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the most so far is what there is now
     yield growth
-    growth.nbytes.append(anonymous_memory() - before)
+    growth.nbytes = _resident("VmHWM") - before
 
 
-def read_table(session: Session, name: str) -> tuple[int, float]:
-    """Bytes of private memory that a table and a sum of its first column took, and that sum."""
+def _resident(which: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{which}:"):
+            return 1024 * int(line.split()[1])
+    raise AssertionError(f"no {which} in /proc/self/status")
+
+
+def use_table(session: Session, how: str, copies: bool = False) -> tuple[int, Any]:
+    """Bytes of private memory that one of `USES` of the object "large" took, and its result."""
+    use = USES[how]
+    use(session.store, "small")  # what the first use of a library takes is not the object's
+    with memory_growth(session.store) as growth:
+        result = use(session.store, "large")
+        if copies:
+            with session.store.get("large") as buf:
+                bytes(buf)
+    return growth.nbytes, result
+
+
+def sum_by_arrow(store: refstore.Store, name: str) -> Any:
     import pyarrow.compute
 
     import refstore.arrow
 
-    pyarrow.compute.sum(pyarrow.array([1.0]))  # what the first call allocates is not the table's
-    with memory_growth() as growth:
-        table = refstore.arrow.get(session.store, name)
-        total = pyarrow.compute.sum(table.column(0)).as_py()
-    return growth.total, total
+    return pyarrow.compute.sum(refstore.arrow.get(store, name)["x"]).as_py()
+
+
+def query_by_duckdb(store: refstore.Store, name: str) -> Any:
+    import duckdb
+
+    import refstore.arrow
+
+    with duckdb.connect() as connection:
+        connection.register("trips", refstore.arrow.get(store, name))
+        return connection.execute(QUERY).fetchone()
+
+
+def query_by_datafusion(store: refstore.Store, name: str) -> Any:
+    import datafusion
+
+    import refstore.arrow
+
+    context = datafusion.SessionContext()
+    context.register_record_batches("trips", [refstore.arrow.get(store, name).to_batches()])
+    return tuple(context.sql(QUERY).to_pylist()[0].values())
+
+
+def query_by_polars(store: refstore.Store, name: str) -> Any:
+    import polars
+
+    import refstore.polars
+
+    columns = polars.col("text").count(), polars.col("x").sum(), polars.col("price").max()
+    return refstore.polars.scan(store, name).select(*columns).collect().row(0)
+
+
+def sum_by_pandas(store: refstore.Store, name: str) -> Any:
+    with store.get(name) as buf:
+        frame = buf.value
+    return frame["x"].sum()
+
+
+def sum_by_pandas_over_arrow(store: refstore.Store, name: str) -> Any:
+    import pandas
+
+    import refstore.arrow
+
+    table = refstore.arrow.get(store, name)
+    return table.to_pandas(types_mapper=pandas.ArrowDtype)["x"].sum()
+
+
+USES = {
+    one.__name__: one
+    for one in (
+        sum_by_arrow,
+        query_by_duckdb,
+        query_by_datafusion,
+        query_by_polars,
+        sum_by_pandas,
+        sum_by_pandas_over_arrow,
+    )
+}
+
+
+# --- files
 
 
 def write_some(session: Session, name: str, nbytes: int) -> None:
     """Write into an output stream and leave it open."""
-    import refstore.arrow
+    from refstore.arrow import output_stream
 
-    sink = refstore.arrow.output_stream(session.store, nbytes, name=name)
+    sink = output_stream(session.store, nbytes, name=name)
     sink.write(b"x" * (nbytes // 2))
     session.held["sink"] = sink
 
