@@ -372,7 +372,7 @@ def _unmarked(reader: Any) -> Any:
     metadata = dict(reader.schema.metadata or {})
     mark = metadata.pop(MARK, None)
     if mark == RECORD_BATCH:
-        return reader.read_next_batch().replace_schema_metadata(metadata or None)
+        return reader.read_next_batch().replace_schema_metadata(metadata)
     if mark == ARRAY:
         return reader.read_next_batch().column(0)
     table = reader.read_all()

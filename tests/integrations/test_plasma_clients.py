@@ -165,6 +165,17 @@ def test_what_is_in_use_is_neither_evicted_nor_counted(client: Any) -> None:
     assert client.evict(10_000) == 1000
 
 
+def test_what_another_client_uses_by_now_is_not_evicted(store: refstore.Store, client: Any) -> None:
+    first, second, third = (client.put_raw_buffer(b"x" * 10) for _ in range(3))
+    assert client.evict(1) == 10  # from here on it knows which are the next
+    other = plasma.connect(store.path)
+    (buffer,) = other.get_buffers([second])
+    assert client.evict(1) == 10
+    assert [client.contains(one) for one in (first, second, third)] == [False, True, False]
+    del buffer
+    other.disconnect()
+
+
 def test_what_was_used_last_is_evicted_last(client: Any) -> None:
     first, second, third = (client.put_raw_buffer(b"x" * 10) for _ in range(3))
     client.get_buffers([first])

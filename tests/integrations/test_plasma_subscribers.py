@@ -178,9 +178,12 @@ def test_a_client_that_nobody_has_ends_with_the_next_change(
 def test_who_does_not_read_does_not_hold_up_others(client: Any) -> None:
     made = [client.put_raw_buffer(b"") for _ in range(600)]  # more than a socket takes
     client.subscribe()
+    deaf = plasma.connect(client.store_socket_name)
+    deaf.subscribe()
     client.delete(made)
     assert client.list() == {}
     assert [one for one, _, _ in told(client, 600)] == made
+    deaf.disconnect()
 
 
 def test_who_has_not_subscribed_is_told_so(client: Any) -> None:
