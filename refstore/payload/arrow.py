@@ -276,11 +276,12 @@ _VIEW = np.dtype([("size", "i4"), ("prefix", "i4"), ("buffer", "i4"), ("offset",
 
 def _pruned(fields: Numbers, is_long: Numbers, buffers: Buffers) -> tuple[Buffers, Numbers | None]:
     """The data buffers without what no view shows; the views, if they had to change."""
+    shown = fields["size"].sum(where=is_long, dtype=np.int64)
+    if shown >= ENOUGH * sum(buffer.size for buffer in buffers):
+        return buffers, None
     count = len(buffers)
     of, offsets, sizes = (fields[name][is_long] for name in ("buffer", "offset", "size"))
     offsets, sizes = offsets.astype(np.int64), sizes.astype(np.int64)
-    if sizes.sum() >= ENOUGH * sum(buffer.size for buffer in buffers):
-        return buffers, None
     low, high = np.full(count, np.iinfo(np.int64).max), np.zeros(count, np.int64)
     np.minimum.at(low, of, offsets)
     np.maximum.at(high, of, offsets + sizes)

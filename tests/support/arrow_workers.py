@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import helpers
 import numpy as np
 from helpers import Session
 
 import refstore
+from stress.growth import memory_growth
 
 QUERY = "select count(text) as texts, sum(x) as numbers, max(price) as dearest from trips"
 
 
 # --- memory
-
-
-class Growth:
-    """The most memory that a block of code took, beside what it read of a store."""
-
-    nbytes = -1
-
-
-@contextlib.contextmanager
-def memory_growth(store: refstore.Store) -> Iterator[Growth]:
-    """Measure it; the store's pages are touched before, so that all others are private ones."""
-    for ref in store:
-        with store.get(ref) as buf:
-            helpers.flat(buf)[::4096].sum()
-    growth = Growth()
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the most so far is what there is now
-    yield growth
-    growth.nbytes = _resident("VmHWM") - before
-
-
-def _resident(which: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{which}:"):
-            return 1024 * int(line.split()[1])
-    raise AssertionError(f"no {which} in /proc/self/status")
 
 
 def use_table(session: Session, how: str, copies: bool = False) -> tuple[int, Any]:
