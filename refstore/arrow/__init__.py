@@ -368,7 +368,7 @@ def _read(data: Any) -> Any:
 
 
 def _unmarked(reader: Any) -> Any:
-    """What was put, of the stream that was made of it."""
+    """The thing that was put, of the stream that was made of it."""
     metadata = dict(reader.schema.metadata or {})
     mark = metadata.pop(MARK, None)
     if mark == RECORD_BATCH:

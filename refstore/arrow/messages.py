@@ -149,7 +149,7 @@ class _Table(NamedTuple):
     at: int
 
     def field(self, number: int) -> int:
-        """Where a field is; 0 if it is left out, since it has its default value."""
+        """The place of a field; 0 if it is left out, since it has its default value."""
         table = self.at - INT32.unpack_from(self.data, self.at)[0]
         entry = 2 * UINT16.size + UINT16.size * number
         if entry >= UINT16.unpack_from(self.data, table)[0]:
@@ -158,13 +158,13 @@ class _Table(NamedTuple):
         return self.at + offset if offset else 0
 
     def followed(self, number: int) -> int:
-        """Where a field points to."""
+        """The place that a field points to."""
         at = self.field(number)
         return at + int(UINT32.unpack_from(self.data, at)[0])
 
 
 def _buffers(message: _Table) -> range:
-    """Where the descriptions of a message's buffers are."""
+    """The places where a message's buffers are described."""
     (kind,) = UINT8.unpack_from(message.data, message.field(1))
     if kind not in (DICTIONARY_BATCH, RECORD_BATCH):
         return range(0)

@@ -45,7 +45,7 @@ class _Draft(NamedTuple):
 
 
 class _Use(NamedTuple):
-    """When this client used an object last, and what it knows of it."""
+    """The last use of an object by this client, and what it knows of it."""
 
     ref: ObjectRef
     at: float

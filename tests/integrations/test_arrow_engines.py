@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import decimal
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import arrow_workers
+import documented
 import helpers
 import libraries
 import numpy as np
@@ -79,3 +81,9 @@ def test_a_result_is_put_as_it_comes(store: refstore.Store) -> None:
     with duckdb.connect() as connection:
         ref = arrow.put(store, connection.sql("select range as x from range(10)"))
     assert arrow.get(store, ref)["x"].to_pylist() == list(range(10))
+
+
+@pytest.mark.once("shows what its page shows")
+@libraries.needed("duckdb", "datafusion", "pandas")
+def test_the_page_works(folder: Path) -> None:
+    documented.run_page("integrations/arrow.md", folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+from pathlib import Path
 from typing import Any
 
 import arrow_workers
@@ -40,7 +41,7 @@ def columns() -> dict[str, Any]:
         "zoned": of([day] * ROWS).dt.replace_time_zone("Europe/Berlin"),
         "duration": of([datetime.timedelta(1)] * ROWS),
         "time": of([datetime.time(1)] * ROWS),
-        "decimal": of([decimal.Decimal(i) / 4 for i in numbers]),
+        "decimal": of([decimal.Decimal(i) / 4 for i in numbers], dtype=polars.Decimal(20, 2)),
         "categories": of(["a", "b"] * (ROWS // 2), dtype=polars.Categorical),
         "enum": of(["a", "b"] * (ROWS // 2), dtype=polars.Enum(["a", "b", "c"])),
         "list": of([[1, 2], [], None, [3]] * (ROWS // 4)),
@@ -214,3 +215,9 @@ def test_pickled_frames_are_refused(store: refstore.Store) -> None:
     store.put(polars.DataFrame({"x": [1]}), name="n")
     with pytest.raises(TypeError, match="of kind 'object', and not bytes"):
         of_polars.get(store, "n")
+
+
+@pytest.mark.once("shows what its page shows")
+@libraries.needed("polars")
+def test_the_page_works(folder: Path) -> None:
+    documented.run_page("integrations/polars.md", folder)

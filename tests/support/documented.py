@@ -5,15 +5,21 @@ from __future__ import annotations
 import doctest
 import inspect
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import helpers
 import numpy as np
 
 import refstore
 
 PARAMETERS, RETURNS, ERRORS, EXAMPLE = "Parameters:", "Returns:", "Errors:", "Example:"
+PROGRAM = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 BY_PYTHON = (
     *("with_traceback", "add_note", "count", "index"),  # of exceptions and tuples
 )
@@ -98,3 +104,25 @@ def run_examples(name: str, call: Any, store: refstore.Store) -> None:
     told: list[str] = []
     result = doctest.DocTestRunner().run(test, out=told.append)
     assert result.failed == 0, "".join(told)
+
+
+def run_page(page: str, stores: Path) -> None:
+    """Run the programs of a page of the documentation, one after the other, in one process."""
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    program = "\n".join(PROGRAM.findall(text))
+    assert program
+    environment = os.environ | {
+        "REFSTORE_DIR": str(stores),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=helpers.BUSY_TIMEOUT,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in helpers.stores(stores):
+        helpers.remove(stores / name)
