@@ -37,7 +37,8 @@ class OutputStream:
     """
 
     def __init__(self, writer: Writer) -> None:
-        self._writer = writer
+        self._writer: Writer | None = writer  # None once it is closed: it may keep room
+        self._ref: ObjectRef | None = None
         self._nbytes = 0
 
     def write(self, data: Any) -> int:
@@ -58,14 +59,17 @@ class OutputStream:
             ...     sink.write(b"ab"), sink.write(b"c")
             (2, 1)
         """
+        writer = self._writer
+        if writer is None:
+            raise ValueError("this output stream is closed")
         with memoryview(data) as view:
             end = self._nbytes + view.nbytes
-            if not self.closed and end > self._writer.nbytes:
+            if end > writer.nbytes:
                 raise ValueError(
-                    f"{end} bytes are written to an output stream of {self._writer.nbytes}: give "
+                    f"{end} bytes are written to an output stream of {writer.nbytes}: give "
                     "output_stream() as many as there can be; what is not used is given back"
                 )
-            self._writer.write_at(self._nbytes, view)
+            writer.write_at(self._nbytes, view)
             self._nbytes = end
             return view.nbytes
 
@@ -145,14 +149,14 @@ class OutputStream:
             ...     sink.closed
             False
         """
-        return self._writer.closed
+        return self._writer is None
 
     @property
     def ref(self) -> ObjectRef:
         """The ref of the object, once it is closed.
 
         Errors:
-            ValueError: it is not closed.
+            ValueError: it is not closed, or it was aborted.
 
         Example:
             >>> import refstore.arrow
@@ -161,7 +165,9 @@ class OutputStream:
             >>> sink.ref == store.ref("letters")
             True
         """
-        return self._writer.ref
+        if self._ref is None:
+            raise ValueError("this output stream is not closed: its object has no ref yet")
+        return self._ref
 
     def close(self) -> None:
         """Publishes the object; a second call does nothing.
@@ -176,9 +182,10 @@ class OutputStream:
             >>> sink.ref in store
             True
         """
-        if not self.closed:
-            self._writer.truncate(self._nbytes)
-            self._writer.seal()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.truncate(self._nbytes)
+            self._ref = writer.seal()
 
     def abort(self) -> None:
         """Gives the object up; does nothing if it is published.
@@ -190,7 +197,9 @@ class OutputStream:
             >>> "letters" in store
             False
         """
-        self._writer.abort()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.abort()
 
     def __enter__(self) -> Self:
         return self
