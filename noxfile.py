@@ -26,7 +26,8 @@ VARIANT = os.environ.get("BUILD", "debug")
 # One more than there are processors: many a test waits for a while.
 PARALLEL = ("-n", str(1 + (os.cpu_count() or 1)), "--dist", "worksteal")
 # Libraries beside which refstore has a module: each an extra, with tests in tests/integrations.
-INTEGRATIONS = ["fsspec", "zarr"]
+INTEGRATIONS = ["arrow", "fsspec", "plasma", "polars", "zarr"]
+EXTRAS = {"plasma": "arrow"}  # where a library's name is not that of the extra
 PIP = ("python", "-m", "pip", "--disable-pip-version-check", "install", "-q")
 # PyPI's torch for Linux comes with gigabytes of CUDA; the smaller one does where it can be had.
 SMALL_TORCH = (
@@ -189,8 +190,13 @@ def test_pythons(session: nox.Session) -> None:
 @nox.session(name="test-integrations", venv_backend="venv")
 @nox.parametrize("library", INTEGRATIONS)
 def test_integrations(session: nox.Session, library: str) -> None:
-    """Test each integration in an environment of its own: what its extra names, and no more."""
-    install(session, "test-tools", library)
+    """Test each integration in an environment of its own: what its extra names, and no more.
+
+    An extra `test-<library>` has what else its tests try it with.
+    """
+    beside = f"test-{library}"
+    others = [beside] if beside in PROJECT["project"]["optional-dependencies"] else []
+    install(session, "test-tools", EXTRAS.get(library, library), *others)
     session.run("pytest", *session.posargs, *glob.glob(f"tests/integrations/test_{library}*.py"))
 
 

@@ -8,7 +8,8 @@ that do not begin with 0. A buffer that several arrays of one object share is cu
     fixed width     the elements
     strings, lists  the offsets, counted from the first; of the text or the child what they enclose
     views           the views; of each data buffer what lies between the first byte shown and the
-                    last, or the shown bytes alone if most of that is not shown
+                    last, or the shown bytes alone if most of that is not shown; all of them if
+                    nearly all is
     structs         each child, cut alike
     unions          likewise if sparse; if dense, of each child what lies between the first element
                     shown and the last
@@ -25,7 +26,7 @@ import functools
 import importlib
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,12 +34,13 @@ import numpy as np
 from refstore._pickled import named_in_pickles
 from refstore._signals import is_from_handler
 
-__all__ = ["Tables"]
+__all__ = ["Tables", "rebuild_polars", "taken_apart"]
 
 Numbers = np.ndarray[Any, Any]
 Buffers = list[Any]
 
 SPARSE = 2  # a data buffer of which so many times what is shown lies between first and last
+ENOUGH = 0.9  # of the data buffers: where views show as much of them, they stay as they are
 INLINE = 12  # bytes of a string that its view holds itself
 NULL, EXTENSION = 0, 31  # numbers of types in Arrow
 
@@ -73,6 +75,11 @@ class Tables:
         if hasattr(polars, "DataFrame") and cls in (polars.DataFrame, polars.Series):
             return _reduce_polars
         return None
+
+    def shown(self, array: Any) -> Any:
+        """The array over nothing but what it shows; what is kept of its buffers is not copied."""
+        function, args = self._reduce_array(array)[:2]
+        return function(*args)
 
     def _reduce_array(self, array: Any) -> Any:
         reduced = array.__reduce__()
@@ -269,30 +276,32 @@ _VIEW = np.dtype([("size", "i4"), ("prefix", "i4"), ("buffer", "i4"), ("offset",
 
 def _pruned(fields: Numbers, is_long: Numbers, buffers: Buffers) -> tuple[Buffers, Numbers | None]:
     """The data buffers without what no view shows; the views, if they had to change."""
+    shown = fields["size"].sum(where=is_long, dtype=np.int64)
+    if shown >= ENOUGH * sum(buffer.size for buffer in buffers):
+        return buffers, None
     count = len(buffers)
     of, offsets, sizes = (fields[name][is_long] for name in ("buffer", "offset", "size"))
-    sizes = sizes.astype(np.int64)
+    offsets, sizes = offsets.astype(np.int64), sizes.astype(np.int64)
     low, high = np.full(count, np.iinfo(np.int64).max), np.zeros(count, np.int64)
-    np.minimum.at(low, of, offsets.astype(np.int64))
+    np.minimum.at(low, of, offsets)
     np.maximum.at(high, of, offsets + sizes)
-    shown = np.bincount(of, sizes, count)
+    is_kept = high > 0
+    low[~is_kept] = 0
+    is_sparse = high - low > SPARSE * np.bincount(of, sizes, count)
+    moved, renamed = offsets - low[of], (np.cumsum(is_kept) - 1)[of]
+    gathered = dict(_by_buffer(of, is_sparse))
     kept: Buffers = []
-    moved, renamed = offsets.astype(np.int64), of.copy()
-    for i in np.flatnonzero(high).tolist():
-        mine = of == i
-        span = int(high[i] - low[i])
-        if span > SPARSE * shown[i]:
-            octets = np.frombuffer(buffers[i], np.uint8)
+    for i in np.flatnonzero(is_kept).tolist():
+        if i in gathered:
+            mine = gathered[i]
             starts = np.cumsum(sizes[mine]) - sizes[mine]
-            at = np.repeat(moved[mine] - starts, sizes[mine])
+            at = np.repeat(offsets[mine] - starts, sizes[mine])
             at += np.arange(len(at))
-            buffer = importlib.import_module("pyarrow").py_buffer(octets[at])
+            octets = np.frombuffer(buffers[i], np.uint8)
+            kept.append(importlib.import_module("pyarrow").py_buffer(octets[at]))
             moved[mine] = starts
         else:
-            buffer = buffers[i].slice(int(low[i]), span)
-            moved[mine] -= low[i]
-        renamed[mine] = len(kept)
-        kept.append(buffer)
+            kept.append(buffers[i].slice(int(low[i]), int(high[i] - low[i])))
     if np.array_equal(moved, offsets) and np.array_equal(renamed, of):
         return kept, None
     changed = np.where(is_long | (fields["size"] <= INLINE), fields, np.zeros((), _VIEW))
@@ -300,33 +309,56 @@ def _pruned(fields: Numbers, is_long: Numbers, buffers: Buffers) -> tuple[Buffer
     return kept, changed
 
 
+def _by_buffer(of: Numbers, is_meant: Numbers) -> Iterator[tuple[int, Numbers]]:
+    """The indices of the views of each buffer that is meant."""
+    meant = np.flatnonzero(is_meant[of])
+    meant = meant[np.argsort(of[meant], kind="stable")]
+    of_each = np.unique(of[meant], return_index=True, return_counts=True)
+    for i, first, count in zip(*(part.tolist() for part in of_each), strict=True):
+        yield i, meant[first : first + count]
+
+
 # --- polars
 
 
 def _reduce_polars(obj: Any) -> Any:
+    args = taken_apart(obj)
+    return _as_usual(obj) if args is None else (rebuild_polars, args)
+
+
+def taken_apart(obj: Any) -> tuple[Any, ...] | None:
+    """Arguments of `rebuild_polars`, first a table over the same memory; None if there is none."""
     polars = importlib.import_module("polars")
     is_series = isinstance(obj, polars.Series)
     frame = obj.to_frame() if is_series else obj
     try:
         table = frame.to_arrow(compat_level=polars.CompatLevel.newest())
-        same = frame.width and polars.from_arrow(table.slice(0, 0)).schema == frame.schema
+        if "" in frame.columns:  # to which polars gives another name
+            table = table.rename_columns(list(map(str, range(frame.width))))
+        made = polars.from_arrow(table.slice(0, 0))
+        same = made.dtypes == frame.dtypes and (frame.width or not frame.height)
     except Exception as error:  # no pyarrow, or no such type in it: polars has ways of its own
         if is_from_handler(error):
             raise
         same = False
     if not same:
-        return _as_usual(obj)
+        return None
     flags = [(column.flags["SORTED_ASC"], column.flags["SORTED_DESC"]) for column in frame]
-    return rebuild_polars, (table, is_series, flags)
+    args = (table, is_series, flags)
+    return args if made.columns == frame.columns else (*args, frame.columns)
 
 
 # The function below is named in pickle streams, so a store may outlive a change of its name.
 
 
 @named_in_pickles
-def rebuild_polars(table: Any, is_series: bool, flags: list[tuple[bool, bool]]) -> Any:
+def rebuild_polars(
+    table: Any, is_series: bool, flags: list[tuple[bool, bool]], names: list[str] | None = None
+) -> Any:
     polars = importlib.import_module("polars")
     frame = polars.from_arrow(table, rechunk=False)
+    if names is not None:
+        frame.columns = names
     for i, (rises, falls) in enumerate(flags):
         if rises or falls:
             frame.replace_column(i, frame.to_series(i).set_sorted(descending=falls))

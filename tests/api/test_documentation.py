@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 import inspect
-import os
 import pydoc
 import re
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
+import documented
 import pytest
 
 import refstore
@@ -20,61 +17,10 @@ from refstore.shared import SharedDict, SharedList
 
 CLASSES = [getattr(refstore, name) for name in refstore.__all__]
 CLASSES += [StoreMapping, SharedList, SharedDict]
-PARAMETERS, RETURNS, ERRORS, EXAMPLE = "Parameters:", "Returns:", "Errors:", "Example:"
 BOUND = ("put", "create", "get", "delete", "refcount", "ref", "names", "trim")
-BY_PYTHON = (
-    *("with_traceback", "add_note", "count", "index"),  # of exceptions and tuples
-)
 
 
-def members() -> Iterator[tuple[str, Any]]:
-    """Every public class, and every public method and property of each."""
-    for cls in CLASSES:
-        yield cls.__name__, cls
-        for name in dir(cls):
-            member = inspect.getattr_static(cls, name)
-            is_call = isinstance(member, property | staticmethod | classmethod) or callable(member)
-            is_call |= inspect.isgetsetdescriptor(member)
-            if not name.startswith("_") and is_call and is_ours(cls, name):
-                yield f"{cls.__name__}.{name}", getattr(cls, name)
-
-
-def is_ours(cls: type, name: str) -> bool:
-    owner = next(base for base in cls.__mro__ if name in vars(base))
-    return owner.__module__.startswith("refstore") and name not in BY_PYTHON
-
-
-PUBLIC = dict(members()) | {f"aio.{name}": getattr(aio, name) for name in aio.__all__}
-
-
-def sections(doc: str) -> dict[str, str]:
-    """The parts of a docstring by their headings; "" is what comes first."""
-    found, heading = {"": ""}, ""
-    for line in doc.splitlines():
-        if line in (PARAMETERS, RETURNS, ERRORS, EXAMPLE):
-            heading = line
-            assert heading not in found, f"{heading} stands twice"
-            found[heading] = ""
-        elif line and not line.startswith(" "):
-            heading = "" if heading == EXAMPLE or heading == "" else f"{heading} ended"
-            found[heading] = found.get(heading, "") + line + "\n"
-        else:
-            found[heading] += line + "\n"
-    return found
-
-
-def parameters(name: str, call: Any) -> list[str]:
-    """Those that its documentation has to tell of."""
-    if inspect.isclass(call) and call.__init__ is object.__init__:
-        return []
-    if issubclass(call if inspect.isclass(call) else object, refstore.PinnedBuffer):
-        return []
-    try:
-        names = list(inspect.signature(call).parameters.values())
-    except (TypeError, ValueError):  # a property
-        return []
-    plain = [one.name for one in names if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    return [one for one in plain if one not in ("self", "message")]
+PUBLIC = documented.members(CLASSES) | {f"aio.{name}": getattr(aio, name) for name in aio.__all__}
 
 
 @pytest.mark.once("opens no store")
@@ -99,30 +45,14 @@ def test_who_makes_a_buffer_is_told(cls: Any, store: refstore.Store) -> None:
 @pytest.mark.once("opens no store")
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_call_is_documented(name: str) -> None:
-    call = PUBLIC[name]
-    doc = inspect.getdoc(call)
-    assert doc is not None
-    told = sections(doc)
-    assert doc.partition("\n\n")[0].endswith(".")
-    assert ">>> " in told[EXAMPLE]
-    for parameter in parameters(name, call):
-        assert f"    {parameter}: " in told[PARAMETERS]
-    is_call = inspect.isfunction(call) or inspect.ismethod(call)
-    if is_call and inspect.signature(call).return_annotation not in ("None", None):
-        assert told[RETURNS]
+    told = documented.require(name, PUBLIC[name])
     if name.startswith("Store.") and name not in ("Store.closed", "Store.backend"):
-        assert told[ERRORS]
+        assert told[documented.ERRORS]
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_examples_run(name: str, store: refstore.Store) -> None:
-    doc = inspect.getdoc(PUBLIC[name]) or ""
-    globs = {"refstore": refstore, "np": np, "os": os, "store": store}
-    test = doctest.DocTestParser().get_doctest(doc, globs, name, None, None)
-    assert test.examples
-    told: list[str] = []
-    result = doctest.DocTestRunner().run(test, out=told.append)
-    assert result.failed == 0, "".join(told)
+    documented.run_examples(name, PUBLIC[name], store)
 
 
 def help_of(call: Any) -> str:

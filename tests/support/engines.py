@@ -45,6 +45,7 @@ FORWARDED = {
     "test_the_rest_comes_back_at_once": WRITERS,
     "test_what_was_aborted_and_is_viewed_never_was_an_object": WRITERS,
     "test_what_is_being_written_has_no_ref_yet": WRITERS,
+    "test_what_a_file_does_not_use_comes_back": WRITERS,
     "test_what_is_closed_keeps_nothing_mapped": WRITERS,
     "test_an_aborted_writer_refuses_use": "the sentence is Python's own",
     "test_a_view_for_which_no_shape_is_asked_has_one_dimension": "numpy says 0",
