@@ -61,6 +61,7 @@ def connect(
 
     Errors:
         FileNotFoundError: there is no such store, and no capacity was given.
+        ValueError: the store is there, and has another capacity, or does not evict that way.
         OSError, RefstoreError: as of `Store()`.
 
     Example:

@@ -23,6 +23,7 @@ import secrets
 import socket
 import struct
 import threading
+import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
@@ -33,6 +34,7 @@ from refstore._errors import (
     ObjectExistsError,
     ObjectNotFoundError,
     RefstoreError,
+    StoreBusyError,
 )
 from refstore._refs import ObjectRef
 from refstore._store import Store
@@ -51,6 +53,7 @@ __all__ = [
 REGISTRY = "plasma:subscribers"
 MOST = 4096  # bytes of the registry
 NAP = 0.02  # seconds: whoever claims the registry publishes it, unless it dies
+PATIENCE = 30.0  # seconds in which nobody publishes it; a copy of a large object may take as long
 LOOK = 1024  # changes between two looks whether a subscriber is dead
 GONE = -1  # both sizes of an object that was deleted
 
@@ -146,15 +149,25 @@ def _claimed(store: Store) -> Iterator[tuple[_Registry, Callable[[_Registry], No
 
 
 def _claim(store: Store) -> Writer:
+    known, end = None, time.monotonic() + PATIENCE
     while True:
-        known = None
-        with contextlib.suppress(ObjectNotFoundError):
-            known = store.ref(REGISTRY)
         try:
             return store.create(MOST, name=REGISTRY, claim=True, replace=True, evictable=False)
-        except ObjectExistsError:
-            with contextlib.suppress(GetTimeoutError):
-                store.wait(REGISTRY, newer_than=known, timeout=NAP).release()
+        except ObjectExistsError as error:
+            before = known
+            with contextlib.suppress(ObjectNotFoundError):
+                known = store.ref(REGISTRY)
+            if known != before:
+                end = time.monotonic() + PATIENCE
+            elif time.monotonic() > end:
+                raise StoreBusyError(
+                    f"process {error.pid} is amid a change of store {store.path!r} that it would "
+                    f"notify subscribers of, and has not gone on for {PATIENCE:g} seconds: resume "
+                    "it (kill -CONT) or kill it",
+                    pid=error.pid or 0,
+                ) from None
+        with contextlib.suppress(GetTimeoutError):
+            store.wait(REGISTRY, newer_than=known, timeout=NAP).release()
 
 
 def _read(store: Store) -> _Registry:
@@ -176,9 +189,10 @@ class Subscription:
         self._id, self._pid = secrets.token_hex(8), os.getpid()
         own = Store(store.path, create=False)
         own.put(self._id.encode(), name=_mark(self._id), owned=True, evictable=False)
+        known = set(own.names())
         with _claimed(own) as (registry, publish):
             publish(registry._replace(subscribers=[*registry.subscribers, self._id]))
-            known = {name for name in own.names() if IS_ID(name)}
+        known.update(own.names())  # others may have changed something without telling
         self.socket, end = socket.socketpair()
         weakref.finalize(self, self.socket.close)  # which the thread sees with the next change
         arguments = (own, self._id, end, registry, known)
@@ -220,19 +234,29 @@ def _follow(
     while _mark(mine) in store:
         with store.wait(REGISTRY, newer_than=seen) as buf:
             seen, now = buf.ref, _Registry(*json.loads(bytes(buf)))
-        told = [] if now.evictions == evictions else _gone(store, known)
-        for one in range(number, now.changes):
-            told += _taken(store, _change(mine, one))
+        told = [
+            each for n in range(number, now.changes) for each in _taken(store, _change(mine, n))
+        ]
+        for each in told:
+            if each.data_size != GONE:
+                known.add(each.object_id.hex())
+        if now.evictions != evictions:  # of what came with these changes, too
+            told += _gone(store, known)
         number, evictions = now.changes, now.evictions
         for each in told:
             name = each.object_id.hex()
-            (known.discard if each.data_size == GONE else known.add)(name)
+            if each.data_size == GONE:
+                if name not in known:
+                    continue  # it was told of as evicted
+                known.discard(name)
+            else:
+                known.add(name)
             end.sendall(LENGTH.pack(RECORD.size) + RECORD.pack(*each))
 
 
 def _gone(store: Store, known: Collection[str]) -> list[Notification]:
     left = set(known).difference(store.names())
-    return [Notification(bytes.fromhex(name)) for name in left]
+    return [Notification(bytes.fromhex(name)) for name in left if IS_ID(name)]
 
 
 def _taken(store: Store, name: str) -> list[Notification]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -86,7 +86,7 @@ class Objects:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._drafts: dict[str, _Draft] = {}
-        self._uses: OrderedDict[str, _Use] = OrderedDict()
+        self._uses: dict[str, _Use] = {}  # first what was used longest ago
         self._candidates: deque[tuple[float, str]] = deque()
 
     # --- writing
@@ -176,10 +176,11 @@ class Objects:
         return buf
 
     def _note(self, name: str, use: _Use) -> None:
+        self._uses.pop(name, None)
         self._uses[name] = use
-        self._uses.move_to_end(name)
         if len(self._uses) > REMEMBERED:
-            self._uses.popitem(last=False)
+            with contextlib.suppress(RuntimeError):  # another thread does the same
+                self._uses.pop(next(iter(self._uses)), None)
 
     # --- deleting
 
@@ -209,13 +210,11 @@ class Objects:
         """
         for _ in range(2):
             while self._candidates:
-                at, name = self._candidates.popleft()
-                with contextlib.suppress(ObjectNotFoundError):
+                with contextlib.suppress(ObjectNotFoundError, IndexError):
+                    at, name = self._candidates.popleft()  # unless another thread was first
                     info = self.store.info(name)
-                    if info.pins or self._at(info) != at:
-                        continue
-                    size = self._size(name)
-                    yield name, size
+                    if not info.pins and self._at(info) == at:
+                        yield name, self._size(name)
             rows = (one for one in self._rows() if one.state == "live" and not one.pins)
             self._candidates.extend(sorted((self._at(one), one.name or "") for one in rows))
 

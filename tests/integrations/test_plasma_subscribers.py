@@ -142,6 +142,23 @@ def test_one_that_dies_amid_a_change_holds_up_nobody(store: refstore.Store, clie
     assert told(client, 1)[0][0] == plasma.ObjectID(RAW)
 
 
+def test_one_that_is_stopped_amid_a_change_is_named(
+    store: refstore.Store, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from refstore.plasma import notifications
+
+    monkeypatch.setattr(notifications, "PATIENCE", 0.1)
+    client.subscribe()
+    with helpers.child_process(store.path) as child:
+        child.do(arrow_workers.claim, notifications.REGISTRY)
+        with pytest.raises(refstore.StoreBusyError, match=f"process {child.pid} is amid") as caught:
+            client.put(1)
+        assert caught.value.pid == child.pid
+        child.kill()
+    client.put(2, plasma.ObjectID(RAW))
+    assert told(client, 1)[0][0] == plasma.ObjectID(RAW)
+
+
 def test_disconnecting_ends_the_thread_and_the_registry(store: refstore.Store) -> None:
     first, second = (plasma.connect(store.path) for _ in range(2))
     first.subscribe()
