@@ -13,7 +13,14 @@ import contextlib
 import os
 import time
 
+from refstore._extras import missing_extra
 from refstore._store import Store
+
+try:
+    import pyarrow  # noqa: F401
+except ImportError as error:
+    raise missing_extra(__name__, "arrow", error) from error
+
 from refstore.plasma.client import PlasmaClient
 from refstore.plasma.ids import (
     ObjectID,

@@ -6,18 +6,14 @@ import contextlib
 import secrets
 from collections.abc import Iterator
 
+import pyarrow
+
 from refstore._errors import (
     ObjectExistsError,
     ObjectNotFoundError,
     RefstoreError,
     StoreFullError,
 )
-from refstore._extras import missing_extra
-
-try:
-    import pyarrow
-except ImportError as error:
-    raise missing_extra("refstore.plasma", "arrow", error) from error
 
 __all__ = [
     "ID_NBYTES",

@@ -261,23 +261,6 @@ def test_the_page_works_as_shown(fs: Any, capsys: pytest.CaptureFixture[str]) ->
     assert page_blocks.run("integrations/fsspec.md") == capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.once("imports, and opens no store")
-def test_without_fsspec_the_extra_is_named() -> None:
-    told = helpers.run_clean(
-        """
-        import sys
-        import refstore
-        assert "fsspec" not in sys.modules
-        sys.modules["fsspec"] = None
-        try:
-            import refstore.fsspec
-        except ImportError as error:
-            print(error)
-        """
-    )
-    assert told.endswith("pip install 'refstore[fsspec]'")
-
-
 def test_the_example_runs(store: refstore.Store) -> None:
     doc = inspect.getdoc(ours.RefstoreFileSystem) or ""
     test = doctest.DocTestParser().get_doctest(

@@ -399,23 +399,6 @@ def test_the_page_works_as_shown(
     assert page_blocks.run("integrations/zarr.md") == capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.once("imports, and opens no store")
-def test_without_zarr_the_extra_is_named() -> None:
-    told = helpers.run_clean(
-        """
-        import sys
-        import refstore
-        assert "zarr" not in sys.modules
-        sys.modules["zarr"] = None
-        try:
-            import refstore.zarr
-        except ImportError as error:
-            print(error)
-        """
-    )
-    assert told.endswith("pip install 'refstore[zarr]'")
-
-
 @pytest.mark.parametrize(
     "member", [RefstoreStore, RefstoreStore.store, RefstoreStore.with_read_only]
 )
