@@ -108,18 +108,21 @@ def test_a_fragmented_store_says_so(make_store: Callable[..., refstore.Store]) -
 
 
 @pytest.mark.parametrize(
-    "obj",
+    "make",
     [
-        b"x" * (2**24 + 1),
-        np.zeros(2**21 + 1),
-        {"a": np.zeros(2**20), "b": [np.zeros(2**20 + 1)]},
-        "x" * (2**24 + 1),
-        memoryview(bytes(2**25))[::-1],
-        np.zeros((2**12, 2**12), "i4").T[::2],
+        lambda: b"x" * (2**24 + 1),
+        lambda: np.zeros(2**21 + 1),
+        lambda: {"a": np.zeros(2**20), "b": [np.zeros(2**20 + 1)]},
+        lambda: "x" * (2**24 + 1),
+        lambda: memoryview(bytes(2**25))[::-1],
+        lambda: np.zeros((2**12, 2**12), "i4").T[::2],
     ],
     ids=["bytes", "array", "arrays in an object", "text", "memoryview", "strided array"],
 )
-def test_a_put_that_does_not_fit_leaves_nothing(store: refstore.Store, obj: object) -> None:
+def test_a_put_that_does_not_fit_leaves_nothing(
+    store: refstore.Store, make: Callable[[], object]
+) -> None:
+    obj = make()
     store.put(b"small", name="other")
     before = helpers.usage(store)
     for _ in range(3):

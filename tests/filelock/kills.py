@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import gc
 import os
 import random
 import shutil
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from typing import Any
 import engines
 import helpers
 import numpy as np
+import quick_lock
 
 import refstore
 from tests.filelock import opcodes
@@ -39,6 +42,7 @@ META = b"m" * 1000
 PR_SET_CHILD_SUBREAPER = 36
 
 Work = Callable[[refstore.Store], object]
+Play = Callable[..., Any]  # calls a function in another process
 
 
 @dataclass(frozen=True)
@@ -241,19 +245,24 @@ def scenario(operation: Operation) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="refstore-test-", dir=where))
     path = str(folder / "store")
     try:
-        options: dict[str, Any] = {"capacity": CAPACITY, "max_objects": 16, "evict": "s3fifo"}
-        with refstore.Store(path, create=True, **options) as store:
-            store.put(KEPT, name="kept", evictable=False)
-            store.put(OLD, name="n", evictable=False)
-            store.delete(store.put(SMALL))
-            store.put(LARGE)  # which may go
-        if operation.after_a_death:
-            status = in_child(lambda: die_with_much_in_hand(path))
-            assert status == -signal.SIGKILL
+        with quick_lock.used():
+            furnish(path)
+            if operation.after_a_death:
+                status = in_child(lambda: die_with_much_in_hand(path))
+                assert status == -signal.SIGKILL
         yield path
         assert list(folder.iterdir()) == []
     finally:
         shutil.rmtree(folder)
+
+
+def furnish(path: str) -> None:
+    options: dict[str, Any] = {"capacity": CAPACITY, "max_objects": 16, "evict": "s3fifo"}
+    with refstore.Store(path, create=True, **options) as store:
+        store.put(KEPT, name="kept", evictable=False)
+        store.put(OLD, name="n", evictable=False)
+        store.delete(store.put(SMALL))
+        store.put(LARGE)  # which may go
 
 
 def die_with_much_in_hand(path: str) -> None:
@@ -281,7 +290,7 @@ def run(operation: Operation, path: str, number: int | None, is_attached: bool) 
 
 def require_sound(path: str, operation: Operation) -> None:
     """What a survivor must find; leaves no store."""
-    with refstore.Store(path, create=False) as store:
+    with quick_lock.used(), refstore.Store(path, create=False) as store:
         require_nothing_wrong(store)
         store.recover()
         require_nothing_wrong(store)
@@ -311,16 +320,18 @@ def require_nothing_wrong(store: refstore.Store) -> None:
     assert problems == [], problems
 
 
-def length_of(operation: Operation, is_attached: bool) -> int:
-    """How many bytecodes it has."""
+def length_of(name: str, is_attached: bool) -> int:
+    """How many bytecodes an operation has."""
+    operation = OPERATIONS[name]
     with scenario(operation) as path:
         length = run(operation, path, None, is_attached)
         require_sound(path, operation)
     return length
 
 
-def trial(operation: Operation, number: int, is_attached: bool, second: int | None = None) -> None:
+def trial(name: str, number: int, is_attached: bool, second: int | None = None) -> None:
     """One kill, and a second one of whoever comes to clear up after the first."""
+    operation = OPERATIONS[name]
     with scenario(operation) as path:
         run(operation, path, number, is_attached)
         if second is not None:
@@ -328,15 +339,26 @@ def trial(operation: Operation, number: int, is_attached: bool, second: int | No
         require_sound(path, operation)
 
 
+def adopt(wanted: bool = True) -> None:
+    """Children of a killed child become ours, so that their end can be waited for."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
+
+
+def get_ready() -> None:
+    """In a process that plays trials for pytest."""
+    adopt()
+    warnings.simplefilter("error")
+    gc.collect()
+    gc.freeze()
+
+
 @contextlib.contextmanager
 def adopting() -> Iterator[None]:
-    """Children of a killed child become ours, so that their end can be waited for."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt()
     try:
         yield
     finally:
-        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        adopt(False)
 
 
 def main() -> int:
@@ -354,13 +376,12 @@ def main() -> int:
     with adopting():
         for number in range(options.trials):
             name, is_attached = dice.choice(chosen), dice.random() < 0.5
-            operation = OPERATIONS[name]
             if (name, is_attached) not in lengths:
-                lengths[name, is_attached] = length_of(operation, is_attached)
+                lengths[name, is_attached] = length_of(name, is_attached)
             first = dice.randint(1, lengths[name, is_attached])
             second = dice.randint(1, 25_000) if options.depth == 2 else None
             try:
-                trial(operation, first, is_attached, second)
+                trial(name, first, is_attached, second)
             except BaseException:
                 print(
                     f"FAULT in trial {number}: {name!r}, attached {is_attached}, killed at "

@@ -17,10 +17,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import engines
 import helpers
+import quick_lock
 
 import refstore
 from tests.filelock import kills, opcodes
@@ -64,8 +65,6 @@ class Point:
     reached: int = 0
     pipe: tuple[int, int] = field(default_factory=os.pipe)
     path: str = ""
-    status: int = GIVES_UP
-    dropped: list[Any] = field(default_factory=list)
 
     def step(self, now: int) -> None:
         self.reached = now
@@ -219,8 +218,36 @@ def let_child_go_on(point: Point) -> int:
         return status
 
 
-def trial(operation: kills.Operation, act: str, number: int) -> Point:
+class Outcome(NamedTuple):
+    """What came of one act at one line."""
+
+    lines: int  # of the operation that were reached
+    status: int = GIVES_UP  # of the child
+    dropped: tuple[str, ...] = ()  # by finalizers that were interrupted
+
+
+def look_over(
+    operation: kills.Operation,
+    point: Point,
+    error: BaseException | None,
+    before: dict[Any, bytes],
+    dropped: list[Any],
+) -> None:
+    """Another Store on the file finds all or nothing, and no pin."""
+    with refstore.Store(point.path, create=False) as again:
+        may_change = dropped or operation.deletes or operation.in_steps
+        if isinstance(error, Interrupt | Alarm) and not may_change:
+            after = contents(again)
+            evicted = {ref: data for ref, data in before.items() if data != kills.LARGE}
+            is_undone = after == before or (operation.evicts and after == evicted)
+            assert is_undone, "what raised has happened"
+        if not dropped and point.act != "fork and go on":  # a child that waits has pins
+            assert again.stats().pinned == 0
+
+
+def trial(name: str, act: str, number: int) -> Outcome:
     """One act at one line."""
+    operation = OPERATIONS[name]
     with kills.scenario(operation) as path, no_finalizer_complains() as dropped:
         store = refstore.Store(path, create=False)
         before = contents(store)
@@ -234,28 +261,20 @@ def trial(operation: kills.Operation, act: str, number: int) -> Point:
             with contextlib.suppress(Interrupt, Alarm):  # what had to wait for the next call
                 refstore.Store(path, create=False).stats()
             gc.collect()
-            with refstore.Store(path, create=False) as again:
-                may_change = dropped or operation.deletes or operation.in_steps
-                if isinstance(error, Interrupt | Alarm) and not may_change:
-                    after = contents(again)
-                    evicted = {ref: data for ref, data in before.items() if data != kills.LARGE}
-                    is_undone = after == before or (operation.evicts and after == evicted)
-                    assert is_undone, "what raised has happened"
-                if not dropped and act != "fork and go on":  # a child that waits has pins
-                    assert again.stats().pinned == 0
-            point.status = let_child_go_on(point)
-            if dropped:  # a pin or a room that nobody gives back before the process ends
-                point.dropped = dropped
-            if not dropped and act != "fork and go on":
-                kills.require_sound(path, operation)
-            else:
-                with refstore.Store(path, create=False) as again:
-                    assert again.check() == []
-                    again.unlink()
+            with quick_lock.used():
+                look_over(operation, point, error, before, dropped)
+                status = let_child_go_on(point)
+                # else there is a pin or a room that nobody gives back before the process ends
+                if not dropped and act != "fork and go on":
+                    kills.require_sound(path, operation)
+                else:
+                    with refstore.Store(path, create=False) as again:
+                        assert again.check() == []
+                        again.unlink()
         finally:
             point.close()
         gc.collect()
-        return point
+        return Outcome(point.reached, status, tuple(dropped))
 
 
 def is_expected(act: str, error: BaseException) -> bool:
@@ -264,8 +283,8 @@ def is_expected(act: str, error: BaseException) -> bool:
     return act == "close" and isinstance(error, ValueError)
 
 
-def lines_of(operation: kills.Operation) -> int:
-    return trial(operation, "use", 0).reached
+def lines_of(name: str) -> int:
+    return trial(name, "use", 0).lines
 
 
 def main() -> int:
@@ -280,10 +299,10 @@ def main() -> int:
     gc.collect()
     gc.freeze()  # what the imports have left is no garbage
     with kills.adopting():
-        for name, operation in OPERATIONS.items():
+        for name in OPERATIONS:
             if options.only not in name:
                 continue
-            lines = lines_of(operation)
+            lines = lines_of(name)
             for act in ACTS:
                 if options.act not in act:
                     continue
@@ -293,9 +312,9 @@ def main() -> int:
                 for number in range(first, last + 1, options.every):
                     trials += 1
                     try:
-                        point = trial(operation, act, number)
-                        alone += point.status == DONE_ALONE
-                        dropped += bool(point.dropped)
+                        outcome = trial(name, act, number)
+                        alone += outcome.status == DONE_ALONE
+                        dropped += bool(outcome.dropped)
                     except BaseException as error:
                         if isinstance(error, KeyboardInterrupt):
                             raise

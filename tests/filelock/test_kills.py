@@ -20,26 +20,27 @@ from tests.filelock import kills, opcodes
 POINTS = 6  # of each operation; `python -m tests.filelock.kills` tries more
 
 
-@pytest.fixture(autouse=True)
-def _adopting() -> Iterator[None]:
-    with kills.adopting():
-        yield
-
-
 @pytest.mark.parametrize("is_attached", [True, False], ids=["inherited", "opened"])
 @pytest.mark.parametrize("name", kills.OPERATIONS)
-def test_a_kill_at_any_bytecode_leaves_all_or_nothing(name: str, is_attached: bool) -> None:
-    operation = kills.OPERATIONS[name]
-    length = kills.length_of(operation, is_attached)
+def test_a_kill_at_any_bytecode_leaves_all_or_nothing(
+    play: kills.Play, name: str, is_attached: bool
+) -> None:
+    length = play(kills.length_of, name, is_attached)
     dice = random.Random(name)
     for turn in range(POINTS):
         first = dice.randint(1, length)
         second = dice.randint(1, 25_000) if turn % 4 == 0 else None
         print(f"bytecode {first} of {length}, then {second}")
-        kills.trial(operation, first, is_attached, second)
+        play(kills.trial, name, first, is_attached, second)
 
 
-def test_a_creator_killed_half_way_leaves_nothing_or_a_whole_store(folder: Path, path: str) -> None:
+def test_a_creator_killed_half_way_leaves_nothing_or_a_whole_store(
+    play: kills.Play, folder: Path, path: str
+) -> None:
+    play(kill_creators, folder, path)
+
+
+def kill_creators(folder: Path, path: str) -> None:
     def create() -> None:
         refstore.Store(path, capacity="1MiB", max_objects=64, create=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,23 +12,18 @@ from tests.filelock import kills, reentrancy
 POINTS = 5  # of each operation and act; `python -m tests.filelock.reentrancy` plays every line
 
 
-@pytest.fixture(autouse=True)
-def _adopting() -> Iterator[None]:
-    with kills.adopting():
-        yield
-
-
 @functools.cache
-def lines_of(name: str) -> int:
-    return reentrancy.lines_of(reentrancy.OPERATIONS[name])
+def lines_of(play: kills.Play, name: str) -> int:
+    return int(play(reentrancy.lines_of, name))
 
 
 @pytest.mark.parametrize("act", reentrancy.ACTS)
 @pytest.mark.parametrize("name", reentrancy.OPERATIONS)
-def test_whatever_runs_amid_a_call_leaves_all_or_nothing(name: str, act: str) -> None:
-    operation = reentrancy.OPERATIONS[name]
-    lines = lines_of(name)
+def test_whatever_runs_amid_a_call_leaves_all_or_nothing(
+    play: kills.Play, name: str, act: str
+) -> None:
+    lines = lines_of(play, name)
     dice = random.Random(f"{name} {act}")
     for number in sorted(dice.sample(range(1, lines + 1), min(POINTS, lines))):
         print(f"line {number} of {lines}")
-        reentrancy.trial(operation, act, number)
+        play(reentrancy.trial, name, act, number)

@@ -26,7 +26,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.fuzz import calls, files, quick_lock, stage
+import quick_lock
+
+from tests.fuzz import calls, files, stage
 from tests.fuzz.notes import Clock, Finding, Notes
 from tests.fuzz.stage import Image
 

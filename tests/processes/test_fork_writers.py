@@ -90,7 +90,7 @@ def test_a_childs_write_after_its_parents_seal_is_in_no_object(
 ) -> None:
     # Without a view at the fork, and with one that no view of ours stands for: numpy keeps the
     # Writer itself.
-    store = make_store("1MiB")
+    store = make_store(max(10 * size, 32 << 10))
     with helpers.script(ENDED_AFTER_A_FORK, path, way, end, size) as program:
         assert helpers.line(program) == "ended"
         refs = fill(store, size)
@@ -166,7 +166,7 @@ IN_THE_DEAD_MAKERS_ROW = f"""{rows.SOURCE}
 def test_a_grandchild_in_the_dead_makers_row_cannot_end_the_writer(
     make_store: MakeStore, path: str, end: str, size: int
 ) -> None:
-    store = make_store("1MiB")
+    store = make_store(max(10 * size, 32 << 10))
     with helpers.script(IN_THE_DEAD_MAKERS_ROW, path, end, size) as program:
         assert helpers.line(program) == "ready"
         program.kill()  # the maker; its child lives on, and speaks through the same pipes

@@ -136,18 +136,13 @@ def test_a_forked_child_does_not_report_what_its_parent_brought_back(
         assert store.recover() == refstore.Recovery(1, (child_pid,), 0, 0, 0, 0, 0)
 
 
-def test_of_very_many_deaths_the_last_pids_are_kept(store: refstore.Store) -> None:
-    pids = []
-    for _ in range(300):
-        with helpers.forking_on_purpose():
-            pid = os.fork()
-        if pid == 0:
-            os._exit(0)
-        os.waitpid(pid, 0)
-        pids.append(pid)
-    recovery = store.recover()
-    assert recovery.processes == 300
-    assert recovery.pids == tuple(pids[-256:])
+def test_of_very_many_deaths_the_last_pids_are_kept(store: refstore.Store, path: str) -> None:
+    with child_process(path) as parent:  # of the dead: a small process forks in less time
+        pids = parent.do(workers.fork_and_outlive, 300)
+        recovery = parent.do(workers.recover)
+        assert recovery.processes == 300
+        assert recovery.pids == tuple(pids[-256:])
+        assert parent.do(workers.recover) == NOTHING
     assert store.recover() == NOTHING
 
 

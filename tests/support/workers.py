@@ -7,7 +7,7 @@ import contextlib
 import os
 import pickle
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -22,6 +22,11 @@ from refstore.mapping import StoreMapping
 
 def nothing(session: Session) -> None:
     """Answer: the child is there and has done all that came before."""
+
+
+def call(session: Session, function: Callable[..., Any], *args: Any) -> Any:
+    """Call any function that can be imported."""
+    return function(*args)
 
 
 def attach(session: Session, path: str, options: dict[str, Any]) -> None:
@@ -457,6 +462,17 @@ def make_by_tasks(session: Session, name: str, value: Any, tasks: int) -> int:
 
     asyncio.run(main())
     return len(made)
+
+
+def fork_and_outlive(session: Session, count: int) -> list[int]:
+    """The pids of so many children, one after the other, that end without a word."""
+    pids = []
+    for _ in range(count):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            os._exit(0)
+        os.waitpid(pids[-1], 0)
+    return pids
 
 
 def fork_a_reader(session: Session) -> None:

@@ -1,14 +1,16 @@
-"""flock() in the place of `filelock.FileLock`, of which only the engine's use is fuzzed.
+"""flock() in the place of `filelock.FileLock`, where a test looks at what the file says.
 
-FileLock does much that a test of a damaged file has no need of, and a turn takes a third of the
-time without it.
+FileLock takes the same lock of the kernel, and does much that such a test has no need of: a turn
+takes a third of the time without it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 from unittest import mock
 
 from filelock import Timeout
@@ -62,3 +64,13 @@ def use() -> None:
     """In this process, from here on."""
     for module in (liveness, transaction):
         mock.patch.object(module, "new_lock", new_lock).start()
+
+
+@contextlib.contextmanager
+def used() -> Iterator[None]:
+    """By stores that are opened meanwhile."""
+    with (
+        mock.patch.object(liveness, "new_lock", new_lock),
+        mock.patch.object(transaction, "new_lock", new_lock),
+    ):
+        yield
