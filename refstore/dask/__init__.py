@@ -38,30 +38,30 @@ from refstore.dask._session import KEY, Session, store_name
 __all__ = ["Data", "dask_setup", "dask_teardown", "install", "uninstall"]
 
 _PRELOADS = ("distributed.client.preload", "distributed.worker.preload")
-_session: Session | None = None
+_current: Session | None = None
 _left: list[Session] = []
 _users: set[int] = set()  # the workers, clients and nannies of this process, by id
 _lock = threading.RLock()
 
 
-class _Current:
+class _Hooks:
     """The hooks of whatever session there is."""
 
     def dumps(self, family: str, value: Any, context: dict[str, Any]) -> _families.Frames:
-        if _session is None:
+        if _current is None:
             return _families.original(family).dumps(value, context)
-        return _session.dumps(family, value, context)
+        return _current.dumps(family, value, context)
 
     def loads(self, family: str, header: dict[str, Any], frames: Sequence[Any]) -> Any:
-        if _session is not None:
-            return _session.loads(family, header, frames)
+        if _current is not None:
+            return _current.loads(family, header, frames)
         if header.get(KEY):
             raise CommClosedError("the message is about objects of a store that was left")
         return _families.original(family).loads(header, frames)
 
     def introduce(self, comm: Any) -> dict[str, Any]:
         # What does not deserialize hands messages on, to hosts that have not that store.
-        return {KEY: _session.introduce(comm)} if _session is not None and comm.deserialize else {}
+        return {KEY: _current.introduce(comm)} if _current is not None and comm.deserialize else {}
 
 
 def install(client: Any = None) -> None:
@@ -86,7 +86,7 @@ def install(client: Any = None) -> None:
         >>> refstore.dask.uninstall()
     """
     with _lock:
-        _families.install(_Current())
+        _families.install(_Hooks())
         for key in _PRELOADS:
             _set_preload(key, wanted=True)
         if client is not None:
@@ -105,7 +105,7 @@ def uninstall() -> None:
     """
     with _lock:
         _users.clear()
-        _leave()
+        _clear_away()
         for key in _PRELOADS:
             _set_preload(key, wanted=False)
         _families.uninstall()
@@ -135,7 +135,7 @@ def dask_setup(server: Any) -> None:
     if isinstance(server, distributed.Scheduler):
         return
     with _lock:
-        _families.install(_Current())
+        _families.install(_Hooks())
         session = _join(dask.config.get("refstore.store", None), server.scheduler.address)
         _users.add(id(server))
         session.places_arrivals |= isinstance(server, distributed.Worker)
@@ -159,17 +159,17 @@ def dask_teardown(server: Any) -> None:
 
 def _join(name: str | None, scheduler: str) -> Session:
     """The session there is, or one in the store of that name, or of the scheduler."""
-    global _session
-    if _session is None:
-        _session = Session(name or store_name(scheduler), is_ours=name is None)
-    return _session
+    global _current
+    if _current is None:
+        _current = Session(name or store_name(scheduler), is_ours=name is None)
+    return _current
 
 
 def _leave() -> None:
-    global _session
+    global _current
     with _lock:
-        if _session is not None:
-            session, _session = _session, None
+        if _current is not None:
+            session, _current = _current, None
             session.close()
             _left.append(session)
 
@@ -253,7 +253,7 @@ class Data(MutableMapping[Hashable, Any]):
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def _shared(self) -> Keeper:
-        session = _session
+        session = _current
         if session is None:
             raise RuntimeError(
                 "Data() has no store: start the worker with --preload refstore.dask, put "

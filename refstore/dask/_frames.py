@@ -15,7 +15,7 @@ __all__ = [
     "has_tensors",
     "is_made_of_buffers",
     "is_table",
-    "read_only",
+    "with_writeable",
 ]
 
 _CHUNK = 1 << 20  # bytes that are compared at once: they and the result stay in the cache
@@ -45,19 +45,20 @@ def are_equal(one: memoryview, other: memoryview) -> bool:
     )
 
 
-def read_only(header: Any) -> Any:
-    """A header of frames that cannot be written, made of one of frames that may be.
+def with_writeable(header: Any, writeable: bool) -> Any:
+    """A header that says of all its arrays whether their receiver is to have them writeable.
 
-    distributed notes by "writeable", for each array, whether its receiver is to have one that can
-    be written, and would copy a frame that cannot.
+    distributed would copy a frame that can be written for an array that cannot, or the reverse.
     """
     if isinstance(header, dict):
         return {
-            key: [False] * len(value) if key == "writeable" else read_only(value)
+            key: [writeable] * len(value)
+            if key == "writeable"
+            else with_writeable(value, writeable)
             for key, value in header.items()
         }
     if isinstance(header, list | tuple):
-        return type(header)(read_only(each) for each in header)
+        return type(header)(with_writeable(each, writeable) for each in header)
     return header
 
 

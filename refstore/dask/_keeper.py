@@ -84,6 +84,13 @@ class Keeper:
 
     # --- where frames lie
 
+    def has(self, view: memoryview) -> bool:
+        """Whether a view is of memory of the store."""
+        try:
+            return self._store.ref_of(view) is not None
+        except ValueError:  # it is closed
+            return False
+
     def place(self, views: Sequence[memoryview]) -> tuple[list[Placed], refstore.ObjectRef | None]:
         """Find each view in the store, or a copy; put those that are not there, as one object.
 

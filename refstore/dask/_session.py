@@ -22,6 +22,7 @@ from distributed.comm import CommClosedError, get_address_host_port
 
 import refstore
 from refstore.dask import _families, _values
+from refstore.dask._frames import with_writeable
 from refstore.dask._keeper import Keeper, Placed
 
 __all__ = ["KEY", "Session", "store_name"]
@@ -78,17 +79,25 @@ class Session:
         """Serializes a value for the other end of a connection: by ref, if it is in the store."""
         told = context.get("recipient", {}).get(KEY)
         if not isinstance(told, dict) or told.get("store") != self._identity:
-            header, frames = _families.original(family).dumps(value, context)
-            if _values.large_frames(frames, self._threshold):
-                header[KEY] = {}  # the receiver may put it into a store of its own
-            return header, frames
-        family, header, frames = _values.pack(family, value, context)
+            return self._as_bytes(*_families.original(family).dumps(value, context))
+        packed, header, frames = _values.pack(family, value, context)
         large = _values.large_frames(frames, self._threshold)
         sent = self._send(list(large.values()), self._is_open(context)) if large else None
         if sent is None:
-            return header, frames
-        header[KEY] = {**sent, "family": family, "at": list(large), "count": len(frames)}
+            if packed != family:
+                header, frames = _families.original(family).dumps(value, context)
+            return self._as_bytes(header, frames)
+        header[KEY] = {**sent, "family": packed, "at": list(large), "count": len(frames)}
         return header, [frame for k, frame in enumerate(frames) if k not in large]
+
+    def _as_bytes(self, header: dict[str, Any], frames: Sequence[Any]) -> _families.Frames:
+        """A message to where the store is not."""
+        large = _values.large_frames(frames, self._threshold)
+        if any(map(self.keeper.has, large.values())):
+            header = with_writeable(header, True)  # it is not here, but will be a copy there
+        if large:
+            header[KEY] = {}  # the receiver may put it into a store of its own
+        return header, frames
 
     def _is_open(self, context: dict[str, Any]) -> Callable[[], bool]:
         """Whether the connection that a message goes by is open, as far as is known."""

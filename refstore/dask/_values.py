@@ -17,7 +17,7 @@ from refstore.dask._frames import (
     has_tensors,
     is_made_of_buffers,
     is_table,
-    read_only,
+    with_writeable,
 )
 from refstore.dask._keeper import Keeper, Placed
 
@@ -84,7 +84,7 @@ def _whole(buf: refstore.PinnedBuffer) -> memoryview:
 
 def load(family: str, header: dict[str, Any], frames: Sequence[Any], writable: bool) -> Any:
     """A value over frames that lie in a store."""
-    return _families.original(family).loads(header if writable else read_only(header), frames)
+    return _families.original(family).loads(with_writeable(header, writable), frames)
 
 
 def place(keeper: Keeper, value: Any, least: int) -> Any:
