@@ -85,7 +85,7 @@ class Session:
         sent = self._send(list(large.values()), self._is_open(context)) if large else None
         if sent is None:
             if packed != family:
-                header, frames = _families.original(family).dumps(value, context)
+                return self._as_bytes(*_families.original(family).dumps(value, context))
             return self._as_bytes(header, frames)
         header[KEY] = {**sent, "family": packed, "at": list(large), "count": len(frames)}
         return header, [frame for k, frame in enumerate(frames) if k not in large]

@@ -12,11 +12,9 @@ from libraries import Late
 
 import refstore
 
-pytest.importorskip("distributed")
-
-import dask_clusters as clusters
-
-import refstore.dask
+distributed: Any = pytest.importorskip("distributed")
+ours: Any = pytest.importorskip("refstore.dask")
+clusters: Any = pytest.importorskip("dask_clusters")
 
 SIZE = 1_000_000
 pandas: Any = Late("pandas")
@@ -31,14 +29,14 @@ FIRST, SECOND, KEEPING, PLAIN = range(4)
 
 
 @pytest.fixture(scope="module", params=engines.available())
-def cluster(request: pytest.FixtureRequest) -> Iterator[clusters.Cluster]:
-    workers = [{}, {}, {"data": refstore.dask.Data}, {"preload": clusters.PLAIN}]
+def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
+    workers: list[dict[str, Any]] = [{}, {}, {"data": ours.Data}, {"preload": clusters.PLAIN}]
     with clusters.running(request.param, *workers) as cluster:
         yield cluster
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(cluster: clusters.Cluster) -> Iterator[None]:
+def nothing_is_left(cluster: Any) -> Iterator[None]:
     yield
     cluster.settle()
 
@@ -47,7 +45,7 @@ def total(size: int = SIZE, seed: int = 0) -> int:
     return int(clusters.made(size, seed).sum(dtype="i8"))
 
 
-def test_an_array_that_a_client_scatters_is_there_once(cluster: clusters.Cluster) -> None:
+def test_an_array_that_a_client_scatters_is_there_once(cluster: Any) -> None:
     workers = cluster.addresses[:PLAIN]
     future = cluster.client.scatter(clusters.made(SIZE), workers=workers, broadcast=True)
     assert [cluster.do(k, clusters.seen, future) for k in (FIRST, SECOND, KEEPING)] == [
@@ -56,7 +54,7 @@ def test_an_array_that_a_client_scatters_is_there_once(cluster: clusters.Cluster
     assert cluster.store.stats().used < 1.1 * SIZE
 
 
-def test_by_way_of_the_scheduler_it_is_too(cluster: clusters.Cluster) -> None:
+def test_by_way_of_the_scheduler_it_is_too(cluster: Any) -> None:
     workers = cluster.addresses[:PLAIN]
     data = clusters.made(SIZE)
     future = cluster.client.scatter(data, workers=workers, broadcast=True, direct=False)
@@ -67,9 +65,7 @@ def test_by_way_of_the_scheduler_it_is_too(cluster: clusters.Cluster) -> None:
 
 
 @pytest.mark.parametrize("maker", [FIRST, KEEPING])
-def test_an_array_that_a_worker_made_is_there_once(
-    cluster: clusters.Cluster, maker: int
-) -> None:
+def test_an_array_that_a_worker_made_is_there_once(cluster: Any, maker: int) -> None:
     future = cluster.on(maker, clusters.made, SIZE)
     readers = [k for k in (FIRST, SECOND, KEEPING) if k != maker]
     assert [cluster.do(k, clusters.seen, future) for k in readers] == [(total(), True, False)] * 2
@@ -78,15 +74,18 @@ def test_an_array_that_a_worker_made_is_there_once(
     assert cluster.do(maker, clusters.seen, future) == (total(), is_keeping, not is_keeping)
 
 
-def test_a_worker_without_it_sends_and_receives_as_ever(cluster: clusters.Cluster) -> None:
+def test_a_worker_without_it_sends_and_receives_as_ever(cluster: Any) -> None:
     theirs = cluster.on(PLAIN, clusters.made, SIZE, 1)
     assert cluster.do(FIRST, clusters.seen, theirs) == (total(seed=1), False, True)
     assert cluster.do(KEEPING, clusters.seen, theirs) == (total(seed=1), True, False)
     ours = cluster.on(KEEPING, clusters.made, SIZE, 2)
     assert cluster.do(PLAIN, clusters.seen, ours) == (total(seed=2), False, True)
+    theirs = [cluster.addresses[PLAIN]]
+    scattered = cluster.client.scatter(clusters.made(SIZE, 3), workers=theirs, direct=False)
+    assert cluster.do(PLAIN, clusters.seen, scattered) == (total(seed=3), False, True)
 
 
-def test_what_a_client_gathers_is_not_copied(cluster: clusters.Cluster) -> None:
+def test_what_a_client_gathers_is_not_copied(cluster: Any) -> None:
     future = cluster.on(FIRST, clusters.made, SIZE)
     value = cluster.client.gather(future)
     assert clusters.seen(value) == (total(), True, False)
@@ -95,26 +94,26 @@ def test_what_a_client_gathers_is_not_copied(cluster: clusters.Cluster) -> None:
     assert value.sum(dtype="i8") == total()
 
 
-def test_through_the_scheduler_a_client_gets_a_copy_of_its_own(cluster: clusters.Cluster) -> None:
+def test_through_the_scheduler_a_client_gets_a_copy_of_its_own(cluster: Any) -> None:
     future = cluster.on(KEEPING, clusters.made, SIZE)
     value = cluster.client.gather(future, direct=False)
     assert clusters.seen(value) == (total(), False, True)
 
 
-def test_what_is_small_goes_with_its_message(cluster: clusters.Cluster) -> None:
+def test_what_is_small_goes_with_its_message(cluster: Any) -> None:
     future = cluster.on(FIRST, clusters.made, 10_000)
     assert cluster.do(SECOND, clusters.seen, future) == (total(10_000), False, True)
     assert len(cluster.store) == 0
 
 
-def test_what_the_store_has_no_space_for_goes_as_bytes(cluster: clusters.Cluster) -> None:
+def test_what_the_store_has_no_space_for_goes_as_bytes(cluster: Any) -> None:
     size = cluster.store.capacity + 1
     future = cluster.on(KEEPING, np.zeros, size, "u1")
     assert cluster.do(FIRST, clusters.seen, future) == (0, False, True)
     assert len(cluster.store) == 0
 
 
-def test_who_works_in_place_is_told(cluster: clusters.Cluster) -> None:
+def test_who_works_in_place_is_told(cluster: Any) -> None:
     future = cluster.on(KEEPING, clusters.made, SIZE)
     for worker in (FIRST, KEEPING):
         # result() would raise it, and the client keep it with the frames that it came through
@@ -124,7 +123,7 @@ def test_who_works_in_place_is_told(cluster: clusters.Cluster) -> None:
     assert cluster.do(SECOND, clusters.seen, future)[0] == total()
 
 
-def test_it_works_in_place_where_that_is_wanted(cluster: clusters.Cluster) -> None:
+def test_it_works_in_place_where_that_is_wanted(cluster: Any) -> None:
     workers = cluster.addresses
     cluster.client.run(clusters.configure, "refstore.writable", True, workers=workers[:2])
     try:
@@ -139,7 +138,7 @@ def test_it_works_in_place_where_that_is_wanted(cluster: clusters.Cluster) -> No
         cluster.client.run(clusters.configure, "refstore.writable", False, workers=workers[:2])
 
 
-def test_what_an_actor_changes_in_place_is_never_stale(cluster: clusters.Cluster) -> None:
+def test_what_an_actor_changes_in_place_is_never_stale(cluster: Any) -> None:
     actor = cluster.client.submit(
         clusters.Weights, SIZE // 8, actor=True, workers=[cluster.addresses[FIRST]]
     ).result()
@@ -156,6 +155,7 @@ NAMES += ["series", "slice", "steps", "table"]
 
 def tables() -> dict[str, Any]:
     numbers = np.arange(SIZE // 8)
+    records = np.zeros(len(numbers), [("a", "i8"), ("b", "f8")]).view(np.recarray)
     names = [f"name {k % 10}" for k in range(len(numbers))]
     return {
         "frame": pandas.DataFrame({"a": numbers, "b": numbers / 2, "s": names}),
@@ -163,7 +163,7 @@ def tables() -> dict[str, Any]:
         "table": pyarrow.table({"a": numbers, "s": names}),
         "slice": pyarrow.table({"a": numbers}).slice(5, 20_000),
         "masked": np.ma.masked_greater(numbers, 5),
-        "records": np.rec.fromarrays([numbers, numbers / 2], names="a,b"),
+        "records": records,
         "order": np.asfortranarray(numbers.reshape(5, -1)),
         "steps": numbers[::2],
         "dates": numbers.astype("M8[s]"),
@@ -187,7 +187,7 @@ def equal(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tables_come_as_they_went(cluster: clusters.Cluster, name: str) -> None:
+def test_tables_come_as_they_went(cluster: Any, name: str) -> None:
     value = tables()[name]
     sent = np.asarray(value) if name == "records" else value  # distributed makes an array of it
     future = cluster.client.scatter(value, workers=[cluster.addresses[FIRST]], hash=False)
@@ -203,7 +203,7 @@ def is_in_pieces_of_the_store(table: Any) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["pandas", "arrow"])
-def test_a_table_is_there_once(cluster: clusters.Cluster, kind: str) -> None:
+def test_a_table_is_there_once(cluster: Any, kind: str) -> None:
     columns = {"a": np.arange(SIZE // 8), "b": np.arange(SIZE // 8) / 2}
     table = pandas.DataFrame(columns) if kind == "pandas" else pyarrow.table(columns)
     first = cluster.client.scatter(table, workers=[cluster.addresses[FIRST]], hash=False)
@@ -232,7 +232,7 @@ def has_lost() -> bool:
     return bool(clusters.session().has_lost)
 
 
-def test_what_is_gone_when_it_arrives_is_asked_for_again(cluster: clusters.Cluster) -> None:
+def test_what_is_gone_when_it_arrives_is_asked_for_again(cluster: Any) -> None:
     future = cluster.on(FIRST, clusters.made, SIZE)
     cluster.do(FIRST, lose_the_next)
     assert cluster.do(SECOND, clusters.seen, future)[0] == total()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,13 +17,12 @@ import refstore
 
 distributed: Any = pytest.importorskip("distributed")
 zict: Any = pytest.importorskip("zict")
-
-import distributed.comm
-import distributed.spill
-
-import refstore.dask
-from refstore.dask import Data, _families, _keeper, _session
-
+comm: Any = pytest.importorskip("distributed.comm")
+spill: Any = pytest.importorskip("distributed.spill")
+ours: Any = pytest.importorskip("refstore.dask")
+_families: Any = pytest.importorskip("refstore.dask._families")
+_keeper: Any = pytest.importorskip("refstore.dask._keeper")
+_session: Any = pytest.importorskip("refstore.dask._session")
 pandas: Any = Late("pandas")
 pyarrow: Any = Late("pyarrow")
 torch: Any = Late("torch")
@@ -33,15 +33,15 @@ PROTOCOL = [name for name in dir(protocol.BasicTestMappingProtocol) if name.star
 
 
 @pytest.fixture
-def data(store: refstore.Store) -> Iterator[Data]:
-    data = Data(store)
+def data(store: refstore.Store) -> Iterator[Any]:
+    data = ours.Data(store)
     yield data
     data.clear()
     data.close()
 
 
 @pytest.fixture
-def keeper(store: refstore.Store) -> Iterator[_keeper.Keeper]:
+def keeper(store: refstore.Store) -> Iterator[Any]:
     keeper = _keeper.Keeper(store)
     yield keeper
     keeper.close()
@@ -49,6 +49,11 @@ def keeper(store: refstore.Store) -> Iterator[_keeper.Keeper]:
 
 def numbers(seed: int = 0) -> helpers.Array:
     return np.random.default_rng(seed).integers(0, 9, SIZE)
+
+
+def is_in(store: refstore.Store, array: helpers.Array) -> bool:
+    ref = store.ref_of(array)
+    return ref is not None and ref in store
 
 
 # --- Data
@@ -61,8 +66,8 @@ def test_it_passes_cpythons_own_tests(store: refstore.Store, name: str) -> None:
     class Case(protocol.BasicTestMappingProtocol):  # type: ignore[misc]
         type2test = dict
 
-        def _empty_mapping(self) -> Data:
-            made.append(Data(store))
+        def _empty_mapping(self) -> Any:
+            made.append(ours.Data(store))
             return made[-1]
 
     Case(name).debug()
@@ -103,7 +108,7 @@ def arrays(value: Any) -> list[helpers.Array]:
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_arrays_and_tables_lie_in_the_store(store: refstore.Store, data: Data, name: str) -> None:
+def test_arrays_and_tables_lie_in_the_store(store: refstore.Store, data: Any, name: str) -> None:
     value = VALUES[name]()
     data["k"] = value
     kept = data["k"]
@@ -111,7 +116,7 @@ def test_arrays_and_tables_lie_in_the_store(store: refstore.Store, data: Data, n
     pairs = list(zip(arrays(kept), arrays(value), strict=True))
     assert pairs
     for array, as_was in pairs:
-        assert store.ref_of(array) in store
+        assert is_in(store, array)
         assert not array.flags.writeable
         assert array.dtype == as_was.dtype
         assert np.array_equal(array, as_was)
@@ -119,11 +124,11 @@ def test_arrays_and_tables_lie_in_the_store(store: refstore.Store, data: Data, n
     assert data["again"] is kept
     del kept, pairs, array, as_was
     data.clear()
-    data._keeper.sweep()  # type: ignore[union-attr]
+    data._keeper.sweep()
     assert len(store) == 0
 
 
-class Own(np.ndarray):  # type: ignore[type-arg]
+class Own(np.ndarray[Any, Any]):
     """A subclass that distributed would make an array of."""
 
 
@@ -155,7 +160,7 @@ LEFT: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("name", LEFT)
 def test_all_else_stays_as_it_is(
-    store: refstore.Store, data: Data, tmp_path: Path, name: str
+    store: refstore.Store, data: Any, tmp_path: Path, name: str
 ) -> None:
     value = LEFT[name](tmp_path)
     data["k"] = value
@@ -163,16 +168,16 @@ def test_all_else_stays_as_it_is(
     assert len(store) == 0
 
 
-def test_what_there_is_no_space_for_stays_too(store: refstore.Store, data: Data) -> None:
+def test_what_there_is_no_space_for_stays_too(store: refstore.Store, data: Any) -> None:
     value = np.zeros(store.capacity + 1, "u1")
     data["k"] = value
     assert data["k"] is value
 
 
-def test_space_is_made_of_what_nobody_needs(store: refstore.Store, data: Data) -> None:
+def test_space_is_made_of_what_nobody_needs(store: refstore.Store, data: Any) -> None:
     for seed in range(3):  # each as large as the store, put before anybody has looked
         data["k"] = np.full(store.capacity, seed, "u1")
-        assert store.ref_of(data["k"]) in store
+        assert is_in(store, data["k"])
         del data["k"]
 
 
@@ -180,51 +185,51 @@ def test_the_threshold_is_its_own_or_the_configurations(store: refstore.Store) -
     from dask import config
 
     with config.set({"refstore.threshold": "1 MB"}):
-        data = Data(store)
+        data = ours.Data(store)
     data["k"] = numbers()
     assert len(store) == 0
     data.close()
-    low = Data(store, threshold="1 kB")
+    low = ours.Data(store, threshold="1 kB")
     low["k"] = np.arange(500)
-    assert store.ref_of(low["k"]) in store
+    assert is_in(store, low["k"])
     low.close()
 
 
-def test_a_view_outlives_its_key(store: refstore.Store, data: Data) -> None:
+def test_a_view_outlives_its_key(store: refstore.Store, data: Any) -> None:
     data["k"] = numbers()
     view = data.pop("k")[5:10]
-    data._keeper.sweep()  # type: ignore[union-attr]
+    data._keeper.sweep()
     assert len(store) == 1
     assert np.array_equal(view, numbers()[5:10])
 
 
-def test_it_is_the_slow_half_of_a_buffer(store: refstore.Store, data: Data) -> None:
+def test_it_is_the_slow_half_of_a_buffer(store: refstore.Store, data: Any) -> None:
     buffer = zict.Buffer({}, data, n=2)
     buffer.update({("k", k): numbers(k) for k in range(5)})
     assert len(data) == len(store) == 3
     assert all(np.array_equal(buffer["k", k], numbers(k)) for k in range(5))
     buffer.clear()
-    data._keeper.sweep()  # type: ignore[union-attr]
+    data._keeper.sweep()
     assert len(store) == 0
 
 
 def test_it_spills_to_disk_if_what_it_lies_in_does(store: refstore.Store, tmp_path: Path) -> None:
     nbytes = numbers().nbytes
-    inner = distributed.spill.SpillBuffer(str(tmp_path / "spill"), target=int(2.5 * nbytes))
-    data = Data(store, inner=inner)
+    inner = spill.SpillBuffer(str(tmp_path / "spill"), target=int(2.5 * nbytes))
+    data = ours.Data(store, inner=inner)
     for k in range(5):
         data[k] = numbers(k)
     assert len(data.memory) == 2
     assert len(data.disk) == 3
     assert data.evict() == nbytes
-    data._keeper.sweep()  # type: ignore[union-attr]
+    data._keeper.sweep()
     assert len(store) == 1
     assert all(np.array_equal(data[k], numbers(k)) for k in range(5))
     data.clear()
     data.close()
 
 
-def test_a_dict_offers_no_spilling(data: Data) -> None:
+def test_a_dict_offers_no_spilling(data: Any) -> None:
     # by this a worker knows
     assert not hasattr(data, "fast")
     assert not hasattr(data, "evict")
@@ -234,7 +239,7 @@ def test_a_dict_offers_no_spilling(data: Data) -> None:
 
 @pytest.mark.once("opens no store")
 def test_without_a_store_it_says_what_to_do() -> None:
-    data = Data()
+    data = ours.Data()
     with pytest.raises(RuntimeError, match=r"Data\(\) has no store: start the worker with"):
         data["k"] = numbers()
 
@@ -242,7 +247,7 @@ def test_without_a_store_it_says_what_to_do() -> None:
 # --- what is found
 
 
-def put(keeper: _keeper.Keeper, *arrays: helpers.Array) -> tuple[list[Any], Any]:
+def put(keeper: Any, *arrays: helpers.Array) -> tuple[list[Any], Any]:
     placed, new = keeper.place([helpers.memory(array).cast("B") for array in arrays])
     offsets = [(each.buf.ref, each.offset) for each in placed]
     for each in placed:
@@ -250,7 +255,7 @@ def put(keeper: _keeper.Keeper, *arrays: helpers.Array) -> tuple[list[Any], Any]
     return offsets, new
 
 
-def test_what_was_put_is_found_as_long_as_it_is_the_same(keeper: _keeper.Keeper) -> None:
+def test_what_was_put_is_found_as_long_as_it_is_the_same(keeper: Any) -> None:
     array = numbers()
     first, new = put(keeper, array)
     assert first == [(new, 0)]
@@ -262,25 +267,23 @@ def test_what_was_put_is_found_as_long_as_it_is_the_same(keeper: _keeper.Keeper)
     assert put(keeper, array) == (changed, None)
 
 
-def test_a_part_of_what_is_in_the_store_is_found(store: refstore.Store, data: Data) -> None:
+def test_a_part_of_what_is_in_the_store_is_found(store: refstore.Store, data: Any) -> None:
     data["k"] = numbers()
     keeper = data._keeper
-    assert keeper is not None
     ref = store.ref_of(data["k"])
     parts = data["k"][10:100], data["k"][50:]
     assert put(keeper, *parts) == ([(ref, 80), (ref, 400)], None)
 
 
-def test_only_what_is_missing_is_put(store: refstore.Store, data: Data) -> None:
+def test_only_what_is_missing_is_put(store: refstore.Store, data: Any) -> None:
     data["k"] = numbers()
     keeper = data._keeper
-    assert keeper is not None
     there, new = put(keeper, data["k"], numbers(1))
     assert [ref for ref, _ in there] == [store.ref_of(data["k"]), new]
     assert store.info(new).nbytes == numbers().nbytes
 
 
-def test_what_its_maker_took_along_is_put_anew(keeper: _keeper.Keeper) -> None:
+def test_what_its_maker_took_along_is_put_anew(keeper: Any) -> None:
     store = keeper.store
     with helpers.child_process(store.path) as child:
         ref = child.do(put_owned, bytes(SIZE))
@@ -299,7 +302,7 @@ def put_owned(session: helpers.Session, data: bytes) -> refstore.ObjectRef:
     return session.store.put(data, owned=True)
 
 
-def test_what_others_put_is_left_alone(store: refstore.Store, keeper: _keeper.Keeper) -> None:
+def test_what_others_put_is_left_alone(store: refstore.Store, keeper: Any) -> None:
     ref = store.put(numbers(), name="mine")
     with store.get(ref) as buf:
         assert put(keeper, buf.array) == ([(ref, 0)], None)
@@ -307,10 +310,19 @@ def test_what_others_put_is_left_alone(store: refstore.Store, keeper: _keeper.Ke
     assert "mine" in store
 
 
+def test_what_the_dead_owned_is_cleared_away(keeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with helpers.child_process(keeper.store.path) as child:
+        child.do(put_owned, bytes(SIZE))
+        child.kill()
+    monkeypatch.setattr(_keeper, "RECOVERY", 0.0)
+    keeper.sweep()
+    assert len(keeper.store) == 0
+
+
 # --- messages
 
 
-def test_a_message_pins_until_it_arrives(store: refstore.Store, keeper: _keeper.Keeper) -> None:
+def test_a_message_pins_until_it_arrives(store: refstore.Store, keeper: Any) -> None:
     placed, new = keeper.place([memoryview(bytes(SIZE))])
     token = keeper.send(placed, lambda: True)
     keeper.sweep()
@@ -326,7 +338,7 @@ def test_a_message_pins_until_it_arrives(store: refstore.Store, keeper: _keeper.
 
 @pytest.mark.parametrize("why", ["closed", "silent"])
 def test_a_message_that_is_lost_pins_no_longer(
-    store: refstore.Store, keeper: _keeper.Keeper, why: str, monkeypatch: pytest.MonkeyPatch
+    store: refstore.Store, keeper: Any, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placed, _ = keeper.place([memoryview(bytes(SIZE))])
     is_open = why == "silent"
@@ -339,7 +351,7 @@ def test_a_message_that_is_lost_pins_no_longer(
 
 
 @pytest.fixture
-def session(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_session.Session]:
+def session(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("REFSTORE_DIR", str(folder))
     session = _session.Session("dask-test", is_ours=True)
     yield session
@@ -350,48 +362,101 @@ def session(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_session.
 class Comm:
     """What of a connection is asked."""
 
+    deserialize = True
+
     def closed(self) -> bool:
         return False
 
 
-def context(session: _session.Session, comm: Comm) -> dict[str, Any]:
+def context(session: Any, end: Comm) -> dict[str, Any]:
     """That of a message to another process with the same store."""
-    told = {"refstore": session.introduce(comm)}
+    told = {"refstore": session.introduce(end)}
     return {"sender": told, "recipient": told}
 
 
 @needed("torch")
-def test_a_tensor_can_be_written_and_nobody_sees_it(session: _session.Session) -> None:
-    comm, tensor = Comm(), torch.arange(SIZE)
-    header, frames = session.dumps("dask", tensor, context(session, comm))
+def test_a_tensor_can_be_written_and_nobody_sees_it(session: Any) -> None:
+    end, tensor = Comm(), torch.arange(SIZE)
+    header, frames = session.dumps("dask", tensor, context(session, end))
     assert frames == []
     copy = session.loads("dask", header, frames)
     copy += 1
     assert torch.equal(copy, tensor + 1)
-    header, frames = session.dumps("dask", tensor, context(session, comm))
+    header, frames = session.dumps("dask", tensor, context(session, end))
     assert torch.equal(session.loads("dask", header, frames), tensor)
 
 
-def test_a_message_is_of_no_use_when_its_sender_is_dead(session: _session.Session) -> None:
-    comm = Comm()
-    header, frames = session.dumps("dask", numbers(), context(session, comm))
+def test_a_message_is_of_no_use_when_its_sender_is_dead(session: Any) -> None:
+    end = Comm()
+    header, frames = session.dumps("dask", numbers(), context(session, end))
     for ref in session.keeper.store:
         session.keeper.store.delete(ref)
     # an OSError, after which distributed asks another worker
-    with pytest.raises(distributed.comm.CommClosedError, match="is about is gone"):
+    with pytest.raises(comm.CommClosedError, match="is about is gone"):
         session.loads("dask", header, frames)
 
 
-def test_another_store_gets_bytes(session: _session.Session) -> None:
+SEND = """
+import sys, pickle
+from refstore.dask import _session
+session = _session.Session("dask-test", is_ours=True)
+told = {"refstore": session.introduce(session)}
+message = session.dumps("dask", bytes(100_000), {"sender": told, "recipient": told})
+print(pickle.dumps(message).hex(), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_what_has_arrived_stays_when_its_sender_dies(session: Any) -> None:
+    store = session.keeper.store
+    with helpers.script(SEND) as sender:
+        header, frames = pickle.loads(bytes.fromhex(helpers.line(sender)))
+        assert session.loads("dask", header, frames) == bytes(SIZE)
+        (ref,) = store
+        with store.get(ref):
+            sender.kill()
+            sender.wait(helpers.BUSY_TIMEOUT)
+            store.recover()
+            assert store.info(ref).owned  # by its receiver
+    session.keeper.sweep()
+    assert len(store) == 0
+
+
+def test_what_others_put_goes_by_ref_and_stays(session: Any) -> None:
+    end, store = Comm(), session.keeper.store
+    ref = store.put(numbers(), name="mine")
+    with store.get(ref) as buf:
+        header, frames = session.dumps("dask", buf.array, context(session, end))
+    array = session.loads("dask", header, frames)
+    assert store.ref_of(array) == ref
+    del array
+    session.keeper.sweep()
+    assert list(store) == [ref]
+    store.delete(ref)
+
+
+def test_who_hands_messages_on_is_not_told_of_a_store(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a scheduler: those to whom it sends them may be on other hosts
+    monkeypatch.setattr(ours, "_current", session)
+    hooks, end = ours._Hooks(), Comm()
+    assert hooks.introduce(end).keys() == {"refstore"}
+    end.deserialize = False
+    assert hooks.introduce(end) == {}
+
+
+def test_another_store_gets_bytes(session: Any) -> None:
     other = {"recipient": {"refstore": {"store": "other", "comm": 0}}, "sender": {}}
-    for told in (other, {"recipient": {}}, {"recipient": {"refstore": 5}}):
+    contexts: list[dict[str, Any]] = [other, {"recipient": {}}, {"recipient": {"refstore": 5}}]
+    for told in contexts:
         header, (frame,) = session.dumps("dask", numbers(), told)
         assert frame.nbytes == numbers().nbytes
         assert header["refstore"] == {}
     assert len(session.keeper.store) == 0
 
 
-def test_what_is_read_only_for_us_is_not_so_for_others(session: _session.Session) -> None:
+def test_what_is_read_only_for_us_is_not_so_for_others(session: Any) -> None:
     session.places_arrivals = True
     header, frames = session.dumps("dask", numbers(), {"recipient": {}})
     placed = session.loads("dask", header, frames)
@@ -469,7 +534,7 @@ def test_a_store_with_a_name_of_its_own_stays(
         store.unlink()
 
 
-def test_a_forked_child_leaves_nothing_of_its_parents(session: _session.Session) -> None:
+def test_a_forked_child_leaves_nothing_of_its_parents(session: Any) -> None:
     (placed,), _ = session.keeper.place([memoryview(bytes(SIZE))])
     assert helpers.forked(session.close) == 0
     assert placed.buf.ref in session.keeper.store
@@ -481,28 +546,27 @@ def test_a_forked_child_leaves_nothing_of_its_parents(session: _session.Session)
 
 @pytest.fixture
 def installed() -> Iterator[None]:
-    refstore.dask.install()
+    ours.install()
     yield
-    refstore.dask.uninstall()
+    ours.uninstall()
 
 
 @pytest.mark.once("opens no store")
 def test_it_gives_back_what_it_replaced() -> None:
     from dask import config
-    from distributed.comm import Comm
 
     def state() -> tuple[Any, ...]:
         families = [_families._families()[name] for name in _families.FAMILIES]
         keys = ["distributed.client.preload", "distributed.worker.preload"]
-        return (*families, Comm.handshake_info, *map(config.get, keys))
+        return (*families, comm.Comm.handshake_info, *map(config.get, keys))
 
     before = state()
-    refstore.dask.install()
+    ours.install()
     during = state()
     assert all(one != other for one, other in zip(before, during, strict=True))
-    refstore.dask.install()
+    ours.install()
     assert state() == during
-    refstore.dask.uninstall()
+    ours.uninstall()
     assert state() == before
 
 
@@ -512,10 +576,10 @@ def test_a_version_that_lacks_something_is_named(
     monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     module: Any = sys.modules["distributed.protocol.serialize"]
-    where = module if missing == "families" else distributed.comm.Comm
+    where = module if missing == "families" else comm.Comm
     monkeypatch.delattr(where, missing)
     with pytest.raises(RuntimeError, match=rf"version {distributed.__version__} has nothing"):
-        refstore.dask.install()
+        ours.install()
     assert not _families.is_installed()
 
 
@@ -525,19 +589,20 @@ def test_without_a_store_all_is_as_ever() -> None:
     from distributed.protocol import deserialize, serialize
 
     array = numbers()
-    for told in (None, {"recipient": {}}, {"recipient": {"refstore": {"store": "s", "comm": 1}}}):
+    others: list[Any] = [{}, {"refstore": {"store": "s", "comm": 1}}]
+    for told in [None, *({"recipient": other} for other in others)]:
         header, frames = serialize(array, context=told)
         assert sum(map(len, frames)) == SIZE
         assert np.array_equal(deserialize(header, frames), array)
-    with pytest.raises(distributed.comm.CommClosedError, match="a store that was left"):
+    with pytest.raises(comm.CommClosedError, match="a store that was left"):
         deserialize({**header, "refstore": {"token": b""}}, [])
 
 
 @pytest.mark.once("opens no store")
 def test_a_scheduler_has_no_part() -> None:
     scheduler = object.__new__(distributed.Scheduler)
-    refstore.dask.dask_setup(scheduler)
-    assert refstore.dask._current is None
+    ours.dask_setup(scheduler)
+    assert ours._current is None
 
 
 @pytest.mark.once("opens no store")

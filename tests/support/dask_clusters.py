@@ -99,9 +99,11 @@ class Cluster:
     def pid(self, number: int) -> int:
         return int(self._spec.workers[number].pid)
 
-    def on(self, number: int, call: Callable[..., Any], *arguments: Any) -> distributed.Future:
-        """Have one of the workers do something, or, if it dies, any other."""
-        where = {"workers": [self.addresses[number]], "allow_other_workers": True}
+    def on(
+        self, number: int, call: Callable[..., Any], *arguments: Any, or_others: bool = False
+    ) -> Any:
+        """Have one of the workers do something; the future of it."""
+        where = {"workers": [self.addresses[number]], "allow_other_workers": or_others}
         return self.client.submit(call, *arguments, pure=False, **where)
 
     def do(self, number: int, call: Callable[..., Any], *arguments: Any) -> Any:
