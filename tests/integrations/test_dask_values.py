@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import pickle
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +31,7 @@ pyarrow: Any = Late("pyarrow")
 torch: Any = Late("torch")
 
 SIZE = 100_000
+PAGE = Path(__file__).parents[2] / "docs" / "integrations" / "dask.md"
 protocol: Any = pytest.importorskip("test.mapping_tests", reason="Python has its tests along")
 PROTOCOL = [name for name in dir(protocol.BasicTestMappingProtocol) if name.startswith("test_")]
 
@@ -605,6 +609,16 @@ def test_a_scheduler_has_no_part() -> None:
     assert ours._current is None
 
 
+@pytest.mark.parametrize("name", ours.__all__)
+def test_the_examples_run(store: refstore.Store, name: str) -> None:
+    doc = inspect.getdoc(getattr(ours, name)) or ""
+    names = {"np": np, "store": store, "dask": pytest.importorskip("dask")}
+    test = doctest.DocTestParser().get_doctest(doc, names, name, None, None)
+    assert test.examples
+    told: list[str] = []
+    assert doctest.DocTestRunner().run(test, out=told.append).failed == 0, "".join(told)
+
+
 @pytest.mark.once("opens no store")
 def test_without_distributed_the_extra_is_named() -> None:
     source = "import sys; sys.modules['distributed'] = None; import refstore.dask"
@@ -612,3 +626,12 @@ def test_without_distributed_the_extra_is_named() -> None:
     assert "pip install 'refstore[dask]'" in result.stderr
     source = "import sys, refstore; sys.exit('distributed' in sys.modules)"
     assert helpers.run_script(source).returncode == 0
+
+
+@pytest.mark.once("its program makes the store")
+@pytest.mark.skipif(not PAGE.exists(), reason="needs the sources")
+def test_the_page_begins_with_what_works(folder: Path) -> None:
+    _, program, *_ = re.split(r"^```\w*\n", PAGE.read_text(), flags=re.MULTILINE)
+    result = helpers.run_script(program, env={"REFSTORE_DIR": str(folder)})
+    assert result.stdout == "100000000\n", result.stderr
+    assert helpers.stores(folder) == []
