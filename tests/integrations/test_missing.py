@@ -7,6 +7,7 @@ import pytest
 
 MODULES = {  # and the library without which each says the extra that installs it
     "arrow": ("pyarrow", "arrow"),
+    "dask": ("dask", "dask"),
     "fsspec": ("fsspec", "fsspec"),
     "plasma": ("pyarrow", "arrow"),
     "polars": ("polars", "polars"),
