@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import arrow_workers
@@ -97,6 +98,36 @@ def test_a_seal_without_room_for_its_notification_can_be_tried_again(
         store.delete(ref)
     client.seal(kept)
     assert told(client, 1) == [(kept, 4, 0)]
+
+
+def test_a_full_store_is_full_beside_subscribers_too(store: refstore.Store, client: Any) -> None:
+    client.subscribe()
+    calls: list[Callable[[], Any]] = [
+        lambda: client.put(bytes(store.capacity)),
+        lambda: client.put_raw_buffer(bytes(store.capacity + 1)),
+        lambda: client.create(plasma.ObjectID(RAW), store.capacity + 1),
+    ]
+    for call in calls:
+        with pytest.raises(plasma.PlasmaStoreFull):
+            call()
+    client.put(1, plasma.ObjectID(RAW))
+    assert told(client, 1)[0][0] == plasma.ObjectID(RAW)
+
+
+def test_there_is_an_end_of_subscribers(
+    store: refstore.Store, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refstore.plasma.notifications.MOST_SUBSCRIBERS", 1)
+    other = plasma.connect(store.path)
+    client.subscribe()
+    names = sorted(store.names())
+    with pytest.raises(refstore.RefstoreError, match="has 1 subscribers, and no place for more"):
+        other.subscribe()
+    assert sorted(store.names()) == names
+    client.disconnect()
+    other.subscribe()
+    other.disconnect()
+    assert store.names() == []
 
 
 def test_a_subscriber_that_is_killed_leaves_nothing(store: refstore.Store, client: Any) -> None:
