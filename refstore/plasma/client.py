@@ -435,8 +435,10 @@ class PlasmaClient(Subscriber):
             >>> client.disconnect()
         """
         self._objects.abort_all()
-        self._unsubscribe()
-        self._store.close()
+        try:
+            self._unsubscribe()
+        finally:
+            self._store.close()
 
 
 def _require_no_context(context: object) -> None:

@@ -51,7 +51,8 @@ __all__ = [
 ]
 
 REGISTRY = "plasma:subscribers"
-MOST = 4096  # bytes of the registry
+MOST_SUBSCRIBERS = 128
+MOST = 4096  # bytes of the registry that has them
 NAP = 0.02  # seconds: whoever claims the registry publishes it, unless it dies
 PATIENCE = 30.0  # seconds in which nobody publishes it; a copy of a large object may take as long
 LOOK = 1024  # changes between two looks whether a subscriber is dead
@@ -188,11 +189,21 @@ class Subscription:
     def __init__(self, store: Store) -> None:
         self._id, self._pid = secrets.token_hex(8), os.getpid()
         own = Store(store.path, create=False)
-        own.put(self._id.encode(), name=_mark(self._id), owned=True, evictable=False)
-        known = set(own.names())
-        with _claimed(own) as (registry, publish):
-            publish(registry._replace(subscribers=[*registry.subscribers, self._id]))
-        known.update(own.names())  # others may have changed something without telling
+        try:
+            own.put(self._id.encode(), name=_mark(self._id), owned=True, evictable=False)
+            known = set(own.names())
+            with _claimed(own) as (registry, publish):
+                if len(registry.subscribers) >= MOST_SUBSCRIBERS:
+                    raise RefstoreError(
+                        f"store {own.path!r} has {MOST_SUBSCRIBERS} subscribers, and no place for "
+                        "more: disconnect() some"
+                    )
+                publish(registry._replace(subscribers=[*registry.subscribers, self._id]))
+            known.update(own.names())  # others may have changed something without telling
+        except BaseException:
+            own.clear(_mark(self._id))
+            own.close()
+            raise
         self.socket, end = socket.socketpair()
         weakref.finalize(self, self.socket.close)  # which the thread sees with the next change
         arguments = (own, self._id, end, registry, known)

@@ -134,11 +134,15 @@ class Objects:
     def put(self, object_id: ObjectID, value: Any) -> None:
         name = name_of(object_id)
         given = _AsItself(value) if type(value) in (bytes, bytearray, memoryview) else value
-        with as_plasma_errors(), announced(self.store, 1) as told:
-            ref = self._with_room(lambda: self.store.put(given, name=name, evictable=True))
+        with as_plasma_errors():
+            self._with_room(lambda: self._put(name, given))
+
+    def _put(self, name: str, value: Any) -> None:
+        with announced(self.store, 1) as told:
+            ref = self.store.put(value, name=name, evictable=True)
             if told is not None:
                 with contextlib.suppress(ObjectNotFoundError):  # it is evicted already
-                    told.append(Notification(object_id.binary(), self.store.info(ref).nbytes, 0))
+                    told.append(Notification(bytes.fromhex(name), self.store.info(ref).nbytes, 0))
 
     def _with_room(self, call: Callable[[], T]) -> T:
         try:

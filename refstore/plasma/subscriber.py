@@ -28,6 +28,7 @@ class Subscriber:
 
         Errors:
             PlasmaStoreFull: there is no room for it.
+            RefstoreError: there are 128 subscribers.
 
         Example:
             >>> from refstore import plasma
@@ -109,6 +110,6 @@ class Subscriber:
         return self._subscription
 
     def _unsubscribe(self) -> None:
-        if self._subscription is not None:
-            self._subscription.close(self._store)
-            self._subscription = None
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.close(self._store)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
-import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import arrow_workers
@@ -23,6 +22,7 @@ pytestmark = libraries.needed("pyarrow")
 
 RAW = b"twenty bytes, no more"[:20]
 GONE = (-1, -1)
+MANY = 600  # notifications: more than a socket takes that nobody reads
 
 
 @pytest.fixture
@@ -100,6 +100,36 @@ def test_a_seal_without_room_for_its_notification_can_be_tried_again(
     assert told(client, 1) == [(kept, 4, 0)]
 
 
+def test_a_full_store_is_full_beside_subscribers_too(store: refstore.Store, client: Any) -> None:
+    client.subscribe()
+    calls: list[Callable[[], Any]] = [
+        lambda: client.put(bytes(store.capacity)),
+        lambda: client.put_raw_buffer(bytes(store.capacity + 1)),
+        lambda: client.create(plasma.ObjectID(RAW), store.capacity + 1),
+    ]
+    for call in calls:
+        with pytest.raises(plasma.PlasmaStoreFull):
+            call()
+    client.put(1, plasma.ObjectID(RAW))
+    assert told(client, 1)[0][0] == plasma.ObjectID(RAW)
+
+
+def test_there_is_an_end_of_subscribers(
+    store: refstore.Store, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refstore.plasma.notifications.MOST_SUBSCRIBERS", 1)
+    other = plasma.connect(store.path)
+    client.subscribe()
+    names = sorted(store.names())
+    with pytest.raises(refstore.RefstoreError, match="has 1 subscribers, and no place for more"):
+        other.subscribe()
+    assert sorted(store.names()) == names
+    client.disconnect()
+    other.subscribe()
+    other.disconnect()
+    assert store.names() == []
+
+
 def test_a_subscriber_that_is_killed_leaves_nothing(store: refstore.Store, client: Any) -> None:
     with helpers.child_process(store.path) as child:
         child.do(arrow_workers.connect)
@@ -116,11 +146,12 @@ def test_room_of_what_a_dead_subscriber_was_told_is_found(
     store: refstore.Store, client: Any
 ) -> None:
     """Nobody has changed anything since it died."""
+    made = [client.put_raw_buffer(b"x") for _ in range(MANY)]
     with helpers.child_process(store.path) as child:
         child.do(arrow_workers.connect)
-        child.do(arrow_workers.subscribe)
-        os.kill(child.pid, signal.SIGSTOP)
-        client.delete([client.put_raw_buffer(b"x") for _ in range(10)])
+        child.do(arrow_workers.subscribe)  # and does not read
+        client.delete(made[1:])
+        client.delete(made[:1])
         assert any(name.startswith("plasma:change") for name in store.names())
         child.kill()
     with pytest.raises(plasma.PlasmaStoreFull):
@@ -193,13 +224,13 @@ def test_a_client_that_nobody_has_ends_with_the_next_change(
 
 
 def test_who_does_not_read_does_not_hold_up_others(client: Any) -> None:
-    made = [client.put_raw_buffer(b"") for _ in range(600)]  # more than a socket takes
+    made = [client.put_raw_buffer(b"") for _ in range(MANY)]
     client.subscribe()
     deaf = plasma.connect(client.store_socket_name)
     deaf.subscribe()
     client.delete(made)
     assert client.list() == {}
-    assert [one for one, _, _ in told(client, 600)] == made
+    assert [one for one, _, _ in told(client, MANY)] == made
     deaf.disconnect()
 
 
