@@ -330,7 +330,7 @@ def test_a_local_file_is_read_into_the_store(
     assert bytes(store["a/b"]) == data
     fs.get(url + "a/b", str(tmp_path / "again"))
     assert (tmp_path / "again").read_bytes() == data
-    assert store.stats().pinned == 0
+    assert helpers.eventually(lambda: helpers.is_unpinned(store))
 
 
 def test_a_local_file_that_becomes_shorter_is_what_is_left(

@@ -10,12 +10,13 @@ from typing import Any
 import helpers
 import numpy as np
 import pytest
+from helpers import eventually
 
 pytest.importorskip("ray")
 
 import ray
 import ray_nodes
-from ray_nodes import SESSION, Nodes, eventually
+from ray_nodes import SESSION, Nodes
 
 import refstore
 import refstore.ray

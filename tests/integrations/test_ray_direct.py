@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import eventually
 
 pytest.importorskip("ray")
 
 import ray
 import ray_nodes
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from ray_nodes import Nodes, eventually
+from ray_nodes import Nodes
 
 import refstore.ray
 

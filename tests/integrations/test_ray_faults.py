@@ -11,12 +11,13 @@ from typing import Any
 
 import helpers
 import pytest
+from helpers import eventually
 
 pytest.importorskip("ray")
 
 import ray
 import ray_nodes
-from ray_nodes import Nodes, eventually, kill, stopped
+from ray_nodes import Nodes, kill, stopped
 
 import refstore
 from refstore.ray import ClusterRef, NodeLostError

@@ -5,25 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import helpers
 import looks
 import pytest
 import workers
-from helpers import RemoteError, child_process, child_processes
+from helpers import RemoteError, child_process, child_processes, eventually
 
 import refstore
 from refstore._looking import Look
-
-
-def eventually(look: Callable[[], bool]) -> bool:
-    """Whether it is ever so, while another process goes on."""
-    end = time.monotonic() + helpers.BUSY_TIMEOUT
-    while not (is_so := look()) and time.monotonic() < end:
-        os.sched_yield()
-    return is_so
 
 
 def state_of(path: str, folder: Path) -> tuple[bytes, int, list[str]]:

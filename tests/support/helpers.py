@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Container, Iterator
@@ -157,6 +158,23 @@ def address_of(buffer: Any) -> int:
 
 
 # -- processes --------------------------------------------------------------------------------
+
+
+# -- waiting for what others do ---------------------------------------------------------------
+
+
+def eventually(look: Callable[[], bool], seconds: float = BUSY_TIMEOUT) -> bool:
+    """Whether it is ever so, while another process or thread goes on."""
+    end = time.monotonic() + seconds
+    while not (is_so := look()) and time.monotonic() < end:
+        os.sched_yield()
+    return is_so
+
+
+def is_unpinned(store: refstore.Store) -> bool:
+    """Whether nothing is pinned that the collector can free: libraries make cycles of arrays."""
+    gc.collect()
+    return store.stats().pinned == 0
 
 
 class Process(NamedTuple):

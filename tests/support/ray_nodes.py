@@ -8,15 +8,15 @@ import select
 import shutil
 import signal
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import helpers
 import numpy as np
 import ray
+from helpers import eventually
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -217,11 +217,3 @@ def kill(pid: int) -> None:
         select.select([end], [], [])
     finally:
         os.close(end)
-
-
-def eventually(look: Callable[[], bool], seconds: float = helpers.BUSY_TIMEOUT) -> bool:
-    """Whether it becomes so, while other processes go on."""
-    end = time.monotonic() + seconds
-    while not (is_so := look()) and time.monotonic() < end:
-        time.sleep(0.02)  # each look may be a message
-    return is_so
