@@ -90,7 +90,7 @@ class Agents:
 
     def __init__(self, session: str) -> None:
         self.session = session
-        self._handles: dict[str, Any] = {}
+        self._handles: dict[str, Any] = {}  # by node; "": of the session
 
     def call(self, node: str, method: str, *arguments: object, end: float, returns: int = 1) -> Any:
         """Result of a method of a node's agent.
@@ -98,13 +98,10 @@ class Agents:
         Errors: what the method raises; GetTimeoutError; NodeLostError.
         """
 
+        name = agent_name(self.session, node)
+
         def find(is_again: bool) -> Any:
-            if is_again:
-                self._handles.pop(node, None)
-            handle = self._handles.get(node)
-            if handle is None:
-                handle = self._handles[node] = self.handle(node)
-            return handle
+            return self._found(node, name, is_again)
 
         def give_up(is_over: bool) -> Exception | None:
             if is_over:
@@ -128,8 +125,10 @@ class Agents:
         Errors: what the method raises; GetTimeoutError.
         """
 
+        name = session_name(self.session)
+
         def find(is_again: bool) -> Any:
-            return ray.get_actor(session_name(self.session), namespace=NAMESPACE)
+            return self._found("", name, is_again)
 
         def give_up(is_over: bool) -> Exception | None:
             if not is_over:
@@ -140,6 +139,12 @@ class Agents:
             )
 
         return _call(find, give_up, method, arguments, end)
+
+    def _found(self, key: str, name: str, is_again: bool) -> Any:
+        handle = None if is_again else self._handles.get(key)
+        if handle is None:
+            handle = self._handles[key] = ray.get_actor(name, namespace=NAMESPACE)
+        return handle
 
     def handle(self, node: str) -> Any:
         """Errors: ValueError if the node has no agent."""
