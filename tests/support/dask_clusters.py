@@ -143,7 +143,7 @@ def running(
     import dask.config
 
     folder = Path(tempfile.mkdtemp(prefix="refstore-test-", dir=helpers.SHARED_MEMORY))
-    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard_address": None}}
+    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard_address": ":0"}}
     common = {"nthreads": 1, "memory_limit": 0, "dashboard": False}
     spec = {
         number: {"cls": distributed.Nanny, "options": {**common, **options}}
@@ -165,4 +165,7 @@ def running(
         finally:
             refstore.dask.uninstall()
         assert helpers.stores(folder) == []
+        with refstore.Store.temporary("64KiB"):
+            pass  # by which locks go that a worker had which distributed killed as it ended
+        assert list(folder.iterdir()) == []
         folder.rmdir()
