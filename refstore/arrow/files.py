@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from refstore._buffers import Writer
 from refstore._refs import ObjectRef
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 __all__ = ["OutputStream"]
 
 
-class OutputStream:
+class OutputStream(io.RawIOBase):
     """An object that is written like a file, by anything that writes into one.
 
     `close()`, or leaving `with`, publishes what was written, and no more room is taken than that.
@@ -88,31 +86,8 @@ class OutputStream:
         """
         return self._nbytes
 
-    def flush(self) -> None:
-        """Does nothing: what is written is in the store's memory already.
-
-        Example:
-            >>> import refstore.arrow
-            >>> with refstore.arrow.output_stream(store, 1000) as sink:
-            ...     sink.flush()
-        """
-
-    def readable(self) -> bool:
-        """Tells that it cannot be read.
-
-        Returns:
-            False.
-
-        Example:
-            >>> import refstore.arrow
-            >>> with refstore.arrow.output_stream(store, 1000) as sink:
-            ...     sink.readable()
-            False
-        """
-        return False
-
     def writable(self) -> bool:
-        """Tells that it can be written.
+        """Tells that it can be written, but not read, nor from anywhere but its end.
 
         Returns:
             True.
@@ -120,36 +95,10 @@ class OutputStream:
         Example:
             >>> import refstore.arrow
             >>> with refstore.arrow.output_stream(store, 1000) as sink:
-            ...     sink.writable()
-            True
+            ...     sink.writable(), sink.readable(), sink.seekable()
+            (True, False, False)
         """
         return True
-
-    def seekable(self) -> bool:
-        """Tells that it is written from the beginning to the end.
-
-        Returns:
-            False, always.
-
-        Example:
-            >>> import refstore.arrow
-            >>> with refstore.arrow.output_stream(store, 1000) as sink:
-            ...     sink.seekable()
-            False
-        """
-        return False
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed or aborted.
-
-        Example:
-            >>> import refstore.arrow
-            >>> with refstore.arrow.output_stream(store, 1000) as sink:
-            ...     sink.closed
-            False
-        """
-        return self._writer is None
 
     @property
     def ref(self) -> ObjectRef:
@@ -182,6 +131,7 @@ class OutputStream:
             >>> sink.ref in store
             True
         """
+        super().close()
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.truncate(self._nbytes)
@@ -200,9 +150,7 @@ class OutputStream:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.abort()
-
-    def __enter__(self) -> Self:
-        return self
+        super().close()
 
     def __exit__(
         self,
@@ -210,7 +158,9 @@ class OutputStream:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
+        if kind is not None:
             self.abort()
+        self.close()
+
+    def __del__(self) -> None:
+        self.abort()  # a file would be closed, which publishes
