@@ -52,34 +52,23 @@ def _files(backend: Any) -> Iterator[dict[str, tuple[Any, str]]]:
         fsspec.filesystem("refstore", directory=directory).invalidate_cache()
 
 
-def _read(fs: Any, where: str) -> Loop:
-    def run(turns: int) -> None:
-        for _ in range(turns):
-            with fs.open(f"{where}/large", "rb") as file:
-                file.read()
+def _opened(use: Callable[[Any], object]) -> Callable[[Any, str], Loop]:
+    """Opens the large file, and does with it what a benchmark is about."""
 
-    return run
+    def loop(fs: Any, where: str) -> Loop:
+        def run(turns: int) -> None:
+            for _ in range(turns):
+                with fs.open(f"{where}/large", "rb") as file:
+                    use(file)
 
+        return run
 
-def _readinto(fs: Any, where: str) -> Loop:
-    room = bytearray(LARGE)
-
-    def run(turns: int) -> None:
-        for _ in range(turns):
-            with fs.open(f"{where}/large", "rb") as file:
-                # a local file of fsspec's has no readinto() but that of the file in it
-                getattr(file, "f", file).readinto(room)
-
-    return run
+    return loop
 
 
-def _view(fs: Any, where: str) -> Loop:
-    def run(turns: int) -> None:
-        for _ in range(turns):
-            with fs.open(f"{where}/large", "rb") as file:
-                getattr(file, "getbuffer", file.read)()  # a local file has to be read
-
-    return run
+def _into(room: bytearray) -> Callable[[Any], object]:
+    # a local file of fsspec's has no readinto() but that of the file in it
+    return lambda file: getattr(file, "f", file).readinto(room)
 
 
 def _range(fs: Any, where: str) -> Loop:
@@ -116,9 +105,10 @@ def _write(fs: Any, where: str) -> Loop:
 
 
 LOOPS: dict[str, Callable[[Any, str], Loop]] = {
-    "open and read() of 64 MiB": _read,
-    "open and readinto() of 64 MiB": _readinto,
-    "open and getbuffer() of 64 MiB": _view,
+    "open and read() of 64 MiB": _opened(lambda file: file.read()),
+    "open and readinto() of 64 MiB": _opened(_into(bytearray(LARGE))),
+    # a local file has to be read
+    "open and getbuffer() of 64 MiB": _opened(lambda file: getattr(file, "getbuffer", file.read)()),
     "cat_file() of 4 KiB": _range,
     "pipe_file() of 64 MiB": _pipe,
     "open and 64 times write() of 1 MiB": _write,
