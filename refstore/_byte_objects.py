@@ -1,29 +1,33 @@
-"""Named objects of kind "bytes", for the modules that show a store as keys or files.
+"""Objects as plain bytes, as modules beside other libraries show them: as keys or files.
 
-A name that has an object of another kind, or that no object can have, is as one that has none.
+Those are the named ones of kind "bytes": a name that has an object of another kind, or that no
+object can have, is as one that has none.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from refstore import ObjectInfo, ObjectNotFoundError, ObjectRef, PinnedBuffer, Store
 
-__all__ = ["any_below", "below", "delete", "find", "pin", "refs_below"]
+__all__ = ["any_below", "below", "delete", "find", "octets_of", "pin", "refs_below"]
+
+
+T = TypeVar("T")
+
+
+def octets_of(buf: PinnedBuffer) -> memoryview:
+    """A pinned object's payload in storage order, whatever its kind."""
+    return pickle.PickleBuffer(buf).raw()
 
 
 def pin(store: Store, name: str) -> PinnedBuffer | None:
     """The pinned object of a name."""
-    try:
-        buf = store.get(name)
-    except ObjectNotFoundError:
-        return None
-    except ValueError:
-        if store.closed:
-            raise
-        return None  # too long for a name, or empty
-    if buf.kind == "bytes":
+    buf = _looked_up(store, store.get, name)
+    if buf is None or buf.kind == "bytes":
         return buf
     buf.release()
     return None
@@ -31,15 +35,19 @@ def pin(store: Store, name: str) -> PinnedBuffer | None:
 
 def find(store: Store, name: str) -> ObjectInfo | None:
     """The description of a name's object, which is not pinned for it."""
+    info = _looked_up(store, store.info, name)
+    return info if info is not None and info.kind == "bytes" else None
+
+
+def _looked_up(store: Store, call: Callable[[str], T], name: str) -> T | None:
     try:
-        info = store.info(name)
+        return call(name)
     except ObjectNotFoundError:
         return None
     except ValueError:
         if store.closed:
             raise
-        return None
-    return info if info.kind == "bytes" else None
+        return None  # too long for a name, or empty
 
 
 def below(store: Store, prefix: str) -> Iterator[tuple[str, ObjectInfo]]:

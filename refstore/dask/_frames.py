@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "address",
     "are_equal",
     "as_bytes",
     "has_tensors",
@@ -28,11 +27,6 @@ def as_bytes(frame: Any) -> memoryview | None:
         return pickle.PickleBuffer(frame).raw()
     except (TypeError, BufferError):
         return None
-
-
-def address(view: memoryview) -> int:
-    """Address of the first byte of a view that has any."""
-    return int(np.frombuffer(view, np.uint8).__array_interface__["data"][0])
 
 
 def are_equal(one: memoryview, other: memoryview) -> bool:

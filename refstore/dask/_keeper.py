@@ -20,9 +20,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import refstore
-from refstore.dask._frames import address, are_equal, as_bytes
+from refstore._byte_objects import octets_of
+from refstore.dask._frames import are_equal
+from refstore.payload.frames import address_of
 
-__all__ = ["Keeper", "Placed", "bytes_of"]
+__all__ = ["Keeper", "Placed"]
 
 PAUSE = 0.25  # seconds between looks, or more if they take long
 SHARE = 20  # of the time at most one part of so many is spent looking
@@ -112,7 +114,7 @@ class Keeper:
         """A view of an object that is pinned already."""
         if placed is None:
             return None
-        offset = address(view) - address(bytes_of(placed.buf))
+        offset = address_of(view) - address_of(octets_of(placed.buf))
         is_inside = 0 <= offset <= placed.buf.nbytes - view.nbytes
         return Placed(placed.buf, offset) if is_inside else None
 
@@ -124,7 +126,7 @@ class Keeper:
         return self._find_copy(view)
 
     def _find_copy(self, view: memoryview) -> Placed | None:
-        copy = self._copies.get((address(view), view.nbytes))
+        copy = self._copies.get((address_of(view), view.nbytes))
         if copy is None:
             return None
         ref, offset = copy
@@ -135,7 +137,7 @@ class Keeper:
             return None
         # The memory may have been changed since it was copied, or be another value's by now. And
         # another process may have seen the object unpinned just before it was pinned here.
-        same = are_equal(view, bytes_of(buf)[offset : offset + view.nbytes])
+        same = are_equal(view, octets_of(buf)[offset : offset + view.nbytes])
         if same and ref in self._store:
             return Placed(buf, offset)
         buf.release()
@@ -166,7 +168,7 @@ class Keeper:
         """Memory of this process's own has what lies in an object, as long as nobody changes it."""
         keys = self._tracked.get(placed.buf.ref)
         if keys is not None:
-            key = address(view), view.nbytes
+            key = address_of(view), view.nbytes
             self._copies[key] = placed.buf.ref, placed.offset
             keys.append(key)
 
@@ -230,13 +232,6 @@ class Keeper:
             token, flight = self._flights.popitem()
             self.has_arrived(token)
             flight.end()
-
-
-def bytes_of(buf: refstore.PinnedBuffer) -> memoryview:
-    """An object's payload in storage order."""
-    view = as_bytes(buf)
-    assert view is not None, "what a store has is contiguous"
-    return view
 
 
 def _run(keeper_ref: Any, stop: threading.Event) -> None:

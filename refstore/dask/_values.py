@@ -11,6 +11,7 @@ import dask.config
 from dask.utils import parse_bytes
 
 import refstore
+from refstore._byte_objects import octets_of
 from refstore.dask import _families
 from refstore.dask._frames import (
     as_bytes,
@@ -19,7 +20,7 @@ from refstore.dask._frames import (
     is_table,
     with_writeable,
 )
-from refstore.dask._keeper import Keeper, Placed, bytes_of
+from refstore.dask._keeper import Keeper, Placed
 
 __all__ = ["is_writable", "large_frames", "load", "look_at", "pack", "place", "threshold"]
 
@@ -69,9 +70,9 @@ def look_at(keeper: Keeper, placed: Placed, nbytes: int, writable: bool) -> memo
     """A frame where it lies. What is written into it stays in this process."""
     part = slice(placed.offset, placed.offset + nbytes)
     if not writable:
-        return bytes_of(placed.buf)[part]
+        return octets_of(placed.buf)[part]
     with keeper.store.get(placed.buf.ref, writable=True) as buf:
-        view = bytes_of(buf)[part]
+        view = octets_of(buf)[part]
     keeper.note_copy(view, placed)
     return view
 

@@ -30,10 +30,11 @@ from refstore import (
     Store,
     label,
 )
+from refstore._byte_objects import octets_of
 from refstore.ray import _latest
 from refstore.ray._calls import Agents, left, live_nodes
 from refstore.ray._names import store_name, stores_prefix
-from refstore.ray._parts import PATIENCE, Parts, bytes_of
+from refstore.ray._parts import PATIENCE, Parts
 from refstore.ray._pulling import PIECE, Puller, piece_count
 from refstore.ray._transport import PlasmaTransport
 from refstore.ray._values import ClusterRef
@@ -140,7 +141,7 @@ class Agent:
     def fetch(self, ref: ClusterRef, node: str) -> Any:
         """An object's bytes, in pieces that ride in the reply."""
         with self._pinned(ref) as buf:
-            whole = bytes(bytes_of(buf))
+            whole = bytes(octets_of(buf))
         self._note(ref, node)
         count = piece_count(len(whole))
         if count == 1:

@@ -11,23 +11,16 @@ import threading
 import time
 from typing import Any
 
-import numpy as np
-
-from refstore import ObjectRef, PinnedBuffer, Store
+from refstore import ObjectRef, Store
+from refstore._byte_objects import octets_of
 from refstore.ray._transport import Transport
 from refstore.ray._values import ClusterRef
 
-__all__ = ["PART", "PATIENCE", "Flight", "Parts", "bytes_of", "part_count"]
+__all__ = ["PART", "PATIENCE", "Flight", "Parts", "part_count"]
 
 PART = 16 << 20  # bytes
 KEPT = 2.0  # seconds after the last use
 PATIENCE = 1.0  # seconds that one question waits for a part that is on its way
-
-
-def bytes_of(buf: PinnedBuffer) -> memoryview:
-    """The payload in storage order, whatever it is."""
-    view: Any = buf
-    return np.frombuffer(view, np.uint8).data if buf.nbytes else memoryview(b"")
 
 
 def part_count(nbytes: int) -> int:
@@ -104,7 +97,7 @@ class Parts:
                 return flight.handles[index]
         try:
             with self._store.get(key) as buf:
-                handle = self.transport.export(bytes_of(buf)[index * PART : (index + 1) * PART])
+                handle = self.transport.export(octets_of(buf)[index * PART : (index + 1) * PART])
         except BaseException:
             flight.give_up(index)
             raise
