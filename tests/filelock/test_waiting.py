@@ -7,6 +7,7 @@ import signal
 import time
 from typing import Any
 
+import all_rows
 import helpers
 import pytest
 import signals
@@ -77,7 +78,7 @@ def test_a_wait_for_ever_outlasts_a_stopped_process(store: refstore.Store, path:
 
 
 CHILD = (
-    helpers.ROWS
+    all_rows.ROWS
     + """
 import sys, warnings
 import refstore

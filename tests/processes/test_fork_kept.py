@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import all_rows
 import helpers
 import pytest
 
@@ -25,7 +26,7 @@ import refstore
 
 SIZES = (100, 100_000)
 
-PROGRAM = helpers.ROWS + textwrap.dedent("""
+PROGRAM = all_rows.ROWS + textwrap.dedent("""
     import os, resource, signal, sys, warnings, refstore
 
     path, engine, way, end, size = sys.argv[1:5] + [int(sys.argv[5])]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import textwrap
 
+import all_rows
 import helpers
 import pytest
 
@@ -17,7 +18,7 @@ import refstore
 
 CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
 
-LOST_CHILD = helpers.ROWS + textwrap.dedent("""
+LOST_CHILD = all_rows.ROWS + textwrap.dedent("""
     import ctypes, os, pickle, resource, signal, sys, traceback, warnings
     import refstore
 
@@ -146,7 +147,7 @@ def test_a_child_without_a_row_is_refused_everything(
     helpers.run_clean(LOST_CHILD, path, engine, way, CLONE)
 
 
-WARNED_PARENT = helpers.ROWS + textwrap.dedent("""
+WARNED_PARENT = all_rows.ROWS + textwrap.dedent("""
     import logging, multiprocessing, os, sys, warnings, refstore
 
     path, engine, way = sys.argv[1:]

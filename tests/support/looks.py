@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import all_rows
 import helpers
 from helpers import Session
 
@@ -12,7 +13,7 @@ import refstore
 from refstore._looking import Look
 
 TAKE_ALL = (
-    helpers.ROWS
+    all_rows.ROWS
     + """
 import sys
 rows = Rows(*sys.argv[1:])
