@@ -270,6 +270,17 @@ def test_a_part_of_what_is_in_the_store_is_found(store: refstore.Store, data: An
     assert put(keeper, *parts) == ([(ref, 80), (ref, 400)], None)
 
 
+def test_a_part_of_an_array_of_any_order_of_axes_is_found(
+    store: refstore.Store, keeper: Any
+) -> None:
+    ref = store.put(np.stack([numbers(k) for k in range(6)]).reshape(2, 3, SIZE).swapaxes(0, 1))
+    with store.get(ref) as buf:
+        part = buf.array[2, 1]
+    (at,), new = put(keeper, part)
+    assert new is None
+    assert at == (ref, 5 * part.nbytes)
+
+
 def test_only_what_is_missing_is_put(store: refstore.Store, data: Any) -> None:
     data["k"] = numbers()
     keeper = data._keeper
