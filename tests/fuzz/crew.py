@@ -138,6 +138,7 @@ class Worker:
         gc.disable()
         for number, image in enumerate(images):
             self.passes.clear()
+            gc.freeze()  # a full collection is of what this image has made, and of nothing before
             where.play(image)
             for site, times in self.passes.passed():
                 notes.feature(f"{site} {min(times, 33).bit_length()}")
