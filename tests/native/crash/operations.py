@@ -127,7 +127,7 @@ def delete_large(store: refstore.Store) -> None:
 
 
 def delete_by_ref(store: refstore.Store) -> None:
-    store.delete(store.ref("old"))
+    store.delete(store.ref("small"))
 
 
 def delete_pinned(store: refstore.Store) -> None:
@@ -397,7 +397,7 @@ OPERATIONS = [
     Operation("delete_and_reuse", delete_and_reuse, _gone("small", "large")),
     Operation("sweep_and_reuse", sweep_and_reuse, {}),
     Operation("delete_large", delete_large, _gone("large")),
-    Operation("delete_by_ref", delete_by_ref, _gone("old")),
+    Operation("delete_by_ref", delete_by_ref, _gone("small")),
     Operation("delete_pinned", delete_pinned, _gone("large")),
     Operation("get", get, {}),
     Operation("get_by_ref", get_by_ref, {}),

@@ -63,7 +63,7 @@ MUTATIONS = [
         "    if word_state(word) != CONDEMNED or not cas_seq_cst(\n"
         "            &v.slots[i].word, &word, make_word(word_generation(word), RECLAIMING, v.row)):\n"
         "        return 0\n",
-        ("tests.native.crash.interleave", "--only=populated delete_small sweep_and_reuse"),
+        ("tests.native.crash.interleave", "--only=populated delete_by_ref sweep_and_reuse"),
     ),
     Mutation(
         "reap_without_claim",
@@ -73,7 +73,7 @@ MUTATIONS = [
         "                       make_word(word_generation(word), RECLAIMING, v.row)):\n"
         "        return 0\n",
         "    store_seq_cst(&v.slots[i].word, make_word(word_generation(word), RECLAIMING, v.row))\n",
-        ("tests.native.crash.interleave", "--only=populated delete_small sweep_and_reuse"),
+        ("tests.native.crash.interleave", "--only=populated delete_by_ref sweep_and_reuse"),
     ),
     Mutation(
         "reclaiming_forgotten",
