@@ -203,7 +203,7 @@ def test_integrations(session: nox.Session, library: str) -> None:
 @nox.session(name="test-cluster", venv_backend="venv")
 def test_cluster(session: nox.Session) -> None:
     """Test what goes past one machine, on clusters of several nodes on this one."""
-    install(session, "test-tools", "ray")
+    install(session, "test-tools", "ray", "test-ray")
     session.run("pytest", *session.posargs, *glob.glob("tests/integrations/test_ray*.py"))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
 import sys
 import textwrap
+import time
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -27,11 +29,12 @@ __all__ = [
     "note",
     "one_line",
     "printable",
+    "require_terminal",
     "show",
     "show_json",
-    "show_json_line",
     "show_styled",
     "show_wrapped",
+    "tell_lines",
     "width_of",
     "width_of_output",
 ]
@@ -137,8 +140,20 @@ def show_json(rows: Any) -> None:
     print(json.dumps(rows, indent=2))
 
 
-def show_json_line(row: Any) -> None:
-    print(json.dumps(row))
+def tell_lines(options: argparse.Namespace, line: Callable[[], object]) -> None:
+    """A line of JSON after each `--interval`, till it is told `--count` times or interrupted."""
+    told = 0
+    while options.count is None or told < options.count:
+        time.sleep(options.interval)
+        print(json.dumps(line()))
+        flush()
+        told += 1
+
+
+def require_terminal(other: str) -> None:
+    """`other`: the command for where there is none."""
+    if not is_terminal():
+        raise ValueError(f"top draws on a terminal, and stdout is none: take --json, or `{other}`")
 
 
 def note(line: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import refstore
 from refstore import _messages
+from refstore.cli.cluster import VIEWS, cluster
 from refstore.cli.completing import complete, complete_key, complete_store
 from refstore.cli.contents import delete, get, put, trim
 from refstore.cli.doctor import doctor
@@ -73,6 +74,12 @@ def _count(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"a number of lines is 1 or more, not {text}")
     return int(text)
+
+
+def _interval(text: str) -> float:
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"an interval is more than 0 seconds, not {text}")
+    return float(text)
 
 
 def _advice(given: Sequence[str], parsers: Mapping[str, _Parser]) -> str:
@@ -221,16 +228,8 @@ def _add_views(commands: _Commands) -> None:
     live = commands.add(
         top, "show a store as it changes, on the whole terminal; needs refstore[cli]"
     )
-    live.add_argument(
-        "--interval",
-        metavar="SECONDS",
-        type=float,
-        default=0.5,
-        help="between two looks; 0.5 if not given",
-    )
-    live.add_argument(
-        "--count", metavar="N", type=int, help="with --json: how many lines; until interrupted"
-    )
+    _add_times(live, 0.5)
+    _add_cluster(commands)
     served = commands.add(
         metrics, "print a store's figures for Prometheus, or serve them; needs refstore[metrics]"
     )
@@ -239,6 +238,46 @@ def _add_views(commands: _Commands) -> None:
     )
     served.add_argument("--address", help="the address to serve at; 127.0.0.1 if not given")
 
+
+def _add_cluster(commands: _Commands) -> None:
+    """Views of many machines."""
+    made = commands.add(
+        cluster,
+        "show the nodes of a session on Ray, or the objects of all of them; needs refstore[ray]",
+        names=None,
+        foreign=False,
+        text=_OF_CLUSTER,
+    )
+    made.add_argument("view", choices=list(VIEWS), help="what is shown")
+    made.add_argument("--session", default="default", help='its name; "default" if not given')
+    made.add_argument("--address", help="of the Ray cluster; RAY_ADDRESS, or that of this machine")
+    made.add_argument(
+        "--sort", choices=list(SORTS), default="size", help="the order of objects; by size"
+    )
+    made.add_argument(
+        "--limit", metavar="N", type=_count, help="the first N objects; all if not given"
+    )
+    _add_times(made, 1.0)
+
+
+def _add_times(live: argparse.ArgumentParser, interval: float) -> None:
+    live.add_argument(
+        "--interval",
+        metavar="SECONDS",
+        type=_interval,
+        default=interval,
+        help=f"between two looks; {interval} if not given",
+    )
+    live.add_argument(
+        "--count", metavar="N", type=int, help="with --json: how many lines; until interrupted"
+    )
+
+
+_OF_CLUSTER = """Show a session of refstore.ray: `nodes` is a line for each node, `objects` all that
+is in their stores, each object once, and `top` the nodes as they change, on the whole terminal.
+
+PULLS and BROUGHT are what came to a node's store from others, SERVED what its agent handed out.
+A published name is shown with its version."""
 
 _OF_OBJECTS = """List what is in a store.
 

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
-import signal
 import time
-from typing import ClassVar
 
-from rich.segment import Segment
-from rich.style import Style
 from textual import events
-from textual.app import App, ComposeResult
-from textual.binding import Binding
-from textual.geometry import Region
-from textual.strip import Strip
-from textual.widget import Widget
 
 from refstore._errors import ObjectNotFoundError, RefstoreError
 from refstore._looking import Look
@@ -24,7 +14,7 @@ from refstore._reports import ObjectInfo
 from refstore.cli.drawing import About, Table, draw_object, draw_objects, draw_store
 from refstore.cli.holders import Held
 from refstore.cli.objects import sorted_objects
-from refstore.cli.output import Line
+from refstore.cli.terminal import Terminal
 from refstore.cli.watching import Moment, Ranking, Rates, is_same, rates_between, take
 
 __all__ = ["Screen"]
@@ -35,44 +25,11 @@ OBJECT_ORDERS = {"s": "size", "a": "age", "p": "pins", "n": "name"}
 STEPS = {"up": -1, "down": 1, "k": -1, "j": 1}
 
 
-class Lines(Widget):
-    """Lines as wide as the terminal."""
-
-    DEFAULT_CSS = "Lines { width: 100%; height: 100%; background: ansi_default; }"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lines: list[Line] = []
-
-    def show(self, lines: list[Line]) -> None:
-        """Draw those that are not what they were."""
-        old, self._lines = self._lines, lines
-        changed = [
-            Region(0, number, self.size.width, 1)
-            for number, line in enumerate(lines)
-            if number >= len(old) or old[number] != line
-        ]
-        if len(old) > len(lines):
-            self.refresh()
-        elif changed:
-            self.refresh(*changed)
-
-    def render_line(self, y: int) -> Strip:
-        if y >= len(self._lines):
-            return Strip.blank(self.size.width)
-        pieces = [Segment(text, Style.parse(style)) for text, style in self._lines[y]]
-        return Strip(pieces).adjust_cell_length(self.size.width)
-
-
-class Screen(App[None]):
+class Screen(Terminal):
     """The pages, one over the other: the store, its objects, one object."""
 
-    CSS = "Screen { background: ansi_default; }"
-    ENABLE_COMMAND_PALETTE = False
-    BINDINGS: ClassVar = [Binding("ctrl+c", "quit", show=False, priority=True)]
-
     def __init__(self, store: Look, name: str, interval: float) -> None:
-        super().__init__(ansi_color=True)
+        super().__init__()
         self._store, self._interval = store, interval
         self._about = About(
             name, store.path, store.backend, store.evict, store.capacity, store.max_objects
@@ -87,14 +44,7 @@ class Screen(App[None]):
         self._objects: list[ObjectInfo] | None = None  # while they are shown
         self._object: tuple[ObjectInfo, list[Held], bool] | None = None  # and whether it is gone
 
-    def compose(self) -> ComposeResult:
-        yield Lines()
-
     def on_mount(self) -> None:
-        # the terminal is given back as it was, whoever ends this
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop = asyncio.get_running_loop()
-            loop.add_signal_handler(number, self.exit, None, 128 + number)
         self.set_interval(self._interval, self._look_again)
         self._draw()
 
@@ -135,7 +85,7 @@ class Screen(App[None]):
             ranked = self._ranking.of(self._moment.processes, self._rates, self._order)
             seen = (self._moment, ranked, self._rates, self._order, self._processes)
             lines = draw_store(self._about, *seen, width, height)
-        self.query_one(Lines).show(lines)
+        self.show(lines)
 
     # --- keys
 

@@ -14,7 +14,7 @@ from refstore.cli.output import (
     width_of_output,
 )
 
-__all__ = ["Column", "Row", "fitted", "layout", "shorten", "show_table"]
+__all__ = ["HEAD", "Column", "Row", "fitted", "layout", "shorten", "show_table"]
 
 GAP = "  "
 HEAD = "bold"

@@ -8,7 +8,7 @@ import os
 import time
 
 from refstore._looking import Look
-from refstore.cli.output import MissingExtraError, flush, is_terminal, show_json_line
+from refstore.cli.output import MissingExtraError, require_terminal, tell_lines
 from refstore.cli.reaching import look
 from refstore.cli.watching import Moment, Rates, is_same, rates_between, take
 
@@ -16,14 +16,11 @@ __all__ = ["top"]
 
 
 def top(options: argparse.Namespace) -> int:
-    if options.interval <= 0:
-        raise ValueError("--interval is more than 0 seconds")
     if options.json:
         with look(options.name, options.foreign) as store:
-            _tell(store, options.name, options.interval, options.count)
+            tell_lines(options, _Teller(store, options.name).line)
         return 0
-    if not is_terminal():
-        raise ValueError("top draws on a terminal, and stdout is none: take --json, or `stat`")
+    require_terminal("stat")
     try:
         from refstore.cli.screen import Screen
     except ImportError as error:
@@ -34,19 +31,19 @@ def top(options: argparse.Namespace) -> int:
     return screen.return_code or 0
 
 
-def _tell(store: Look, name: str, interval: float, count: int | None) -> None:
-    """A line of JSON each time, until it has been told often enough or interrupted."""
-    old = take(store, pages=b"")
-    told = 0
-    file = os.stat(store.path)
-    while count is None or told < count:
-        time.sleep(interval)
-        if not is_same(store.path, file):
-            raise ValueError(f"{name} was removed meanwhile")
-        new = take(store, pages=b"")
-        show_json_line(_as_json(name, new, rates_between(old, new)))
-        flush()
-        old, told = new, told + 1
+class _Teller:
+    """Lines about a store, each since the one before."""
+
+    def __init__(self, store: Look, name: str) -> None:
+        self._store, self._name = store, name
+        self._file = os.stat(store.path)
+        self._old = take(store, pages=b"")
+
+    def line(self) -> dict[str, object]:
+        if not is_same(self._store.path, self._file):
+            raise ValueError(f"{self._name} was removed meanwhile")
+        old, self._old = self._old, take(self._store, pages=b"")
+        return _as_json(self._name, self._old, rates_between(old, self._old))
 
 
 def _as_json(name: str, moment: Moment, rates: Rates) -> dict[str, object]:

@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 
 from refstore import (
     GetTimeoutError,
+    ObjectInfo,
     ObjectNotFoundError,
     ObjectRef,
     PinnedBuffer,
@@ -222,6 +223,11 @@ class Agent:
             "used": stats.used,
             "objects": stats.objects,
         }
+
+    @works
+    def listing(self) -> tuple[list[ObjectInfo], dict[str, tuple[int, ClusterRef]]]:
+        """All objects of the store, and the latest versions that this node has, by name."""
+        return list(self._store.objects()), self.versions()
 
     @serves
     def stop(self) -> None:

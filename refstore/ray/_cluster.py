@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
-from typing import Any, SupportsIndex
-
-import ray
+from typing import SupportsIndex
 
 from refstore import ObjectNotFoundError, ObjectRef, PinnedBuffer, Store
 from refstore.ray import _latest
-from refstore.ray._calls import Agents, end_of, left, live_nodes
+from refstore.ray._calls import Agents, end_of, left
+from refstore.ray._looks import nodes_of
 from refstore.ray._names import latest_name
 from refstore.ray._pulling import Puller
 from refstore.ray._session import end_session
@@ -305,33 +303,7 @@ class Cluster:
             >>> cluster.node in [one.node for one in cluster.nodes()]
             True
         """
-        end, found = end_of(timeout), dict[str, dict[str, Any]]()
-        asked = {}
-        for node in live_nodes():
-            with contextlib.suppress(ValueError):
-                asked[self._agents.handle(node).figures.remote()] = node
-        for reply, node in asked.items():
-            with contextlib.suppress(ray.exceptions.RayError):
-                found[node] = ray.get(reply, timeout=left(end))
-        rows = []
-        for node, one in found.items():
-            came = [other["served"].get(node, (0, 0)) for other in found.values()]
-            served = sum(objects for objects, _ in one["served"].values())
-            pulls, nbytes = sum(objects for objects, _ in came), sum(some for _, some in came)
-            rows.append(
-                Node(
-                    node,
-                    one["host"],
-                    one["agent_pid"],
-                    pulls,
-                    served,
-                    nbytes,
-                    one["capacity"],
-                    one["used"],
-                    one["objects"],
-                )
-            )
-        return rows
+        return nodes_of(self._agents, end_of(timeout))
 
     def stop(self) -> None:
         """Ends the session: its agents, its stores, and files that dead nodes left on live hosts.

@@ -13,12 +13,14 @@ __all__ = [
     "latest_name",
     "replica_name",
     "session_name",
+    "source_of",
     "store_name",
     "stores_prefix",
 ]
 
 NAMESPACE = "refstore"  # Ray's, of the actors
 LATEST = "ray/latest/"
+REPLICA = "ray/replica/"
 SESSION = re.compile(r"[A-Za-z0-9_.]{1,64}")
 
 
@@ -52,7 +54,15 @@ def store_name(prefix: str, token: str, node: str) -> str:
 
 
 def replica_name(node: str, ref: str) -> str:
-    return f"ray/replica/{node}/{ref}"
+    return f"{REPLICA}{node}/{ref}"
+
+
+def source_of(name: str | None) -> tuple[str, str] | None:
+    """The node and the ref of what the object of this name is a replica of."""
+    if name is None or not name.startswith(REPLICA):
+        return None
+    node, _, ref = name.removeprefix(REPLICA).partition("/")
+    return node, ref
 
 
 def latest_name(name: str) -> str:

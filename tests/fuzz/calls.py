@@ -44,9 +44,10 @@ def leave_streams_whole(known: set[bytes]) -> None:
 
 
 def _guarded(data: Any, /, **options: Any) -> Any:
-    if bytes(data) not in _streams:
+    seen = bytes(data)  # another process may write there meanwhile: what was seen is what is played
+    if seen not in _streams:
         raise pickle.UnpicklingError("nobody wrote such a pickle")
-    return _loads(data, **options)
+    return _loads(seen, **options)
 
 
 def _ask(player: Player, buf: Any) -> None:

@@ -20,6 +20,9 @@ MAY_FIND_SOMETHING = ("refstore doctor",)
 INSTEAD = {  # of what runs until it is ended
     "refstore top tour": "refstore top tour --json --count 1",
     "refstore metrics tour --port 9100": "timeout -s TERM 5 refstore metrics tour --port 0",
+    "refstore cluster nodes": "refstore cluster nodes --help",  # there is no cluster here
+    "refstore cluster objects --sort age --limit 20": "refstore cluster objects --limit 20 --help",
+    "refstore cluster top": "refstore cluster top --help",
     'eval "$(register-python-argcomplete refstore)"': "register-python-argcomplete refstore",
 }
 
