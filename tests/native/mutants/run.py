@@ -155,8 +155,15 @@ def _result(command: Sequence[str], folder: Path) -> str:
         except subprocess.TimeoutExpired:
             return HUNG
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill_session(process.pid)
+
+
+def _kill_session(leader: int) -> None:
+    """Kill all of a session: the processes that are killed in tests have groups of their own."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(int(folder.name)) == leader:
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def main() -> int:
