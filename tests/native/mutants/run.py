@@ -38,7 +38,7 @@ NAMES = {  # what mistakes may use, by where it is
     "atomics": "cas_acq_rel fetch_sub_seq_cst_u32 load_acquire store_release store_seq_cst",
     "debug": "failpoint",
     "layout": "FREE HELD RETIRED SEALED WRITING",
-    "slots": "is_readable make_word word_generation",
+    "slots": "is_readable make_word seal word_generation",
     "system": "close O_RDWR reopen",
 }
 PASSED, FAILED, HUNG = "passed", "failed", "hung"
