@@ -192,6 +192,18 @@ def test_a_large_put_evicts_neighbours(make_store: MakeStore, evict: str) -> Non
     assert len(store) == 1
 
 
+def test_no_neighbours_go_that_have_between_them_what_must_stay(make_store: MakeStore) -> None:
+    store = make_store("1MiB", evict="lru")
+    store.put(helpers.pattern(1, 60_000), name="below")  # the oldest
+    for _ in range(10):
+        store.put(b"x" * 64)
+    store.put(b"y" * 64, name="stays", evictable=False)
+    store.put(helpers.pattern(2, 60_000), name="above")
+    fill(store)
+    store.put(b"z" * 120_000)
+    assert {"below", "stays"} <= set(store.names())
+
+
 @policies
 def test_small_and_large_in_turn(make_store: MakeStore, evict: str) -> None:
     store, dice = make_store("1MiB", evict=evict), random.Random(evict)
