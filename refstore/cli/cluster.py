@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from refstore._units import age_text, plural, size_text
+from refstore._units import plural, size_text
+from refstore.cli import objects
 from refstore.cli.cluster_rows import COLUMNS, SHORT, as_cells, rates_between, summary
-from refstore.cli.objects import SORTS, title
 from refstore.cli.output import (
     MissingExtraError,
     note,
@@ -31,17 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["VIEWS", "cluster"]
 
+_NAME, *_OF_STORE = objects.COLUMNS
 PATIENCE = 10.0  # seconds in which the session and its agents must answer
-OBJECTS = (
-    Column("NAME OR REF", left=True, least=20),
-    Column("NODE", left=True),
-    Column("KIND", left=True, spare=4),
-    Column("STATE", left=True, spare=1),
-    Column("PINS"),
-    Column("SIZE"),
-    Column("AGE"),
-    Column("REPLICAS"),
-)
+OBJECTS = (_NAME, Column("NODE", left=True), *_OF_STORE[:5], Column("REPLICAS"))
 
 
 def cluster(options: argparse.Namespace) -> int:
@@ -107,7 +99,7 @@ def _note_silent(found: set[str]) -> None:
 def _objects(options: argparse.Namespace, agents: Agents) -> int:
     from refstore.ray._looks import objects_of
 
-    order = SORTS[options.sort]
+    order = objects.SORTS[options.sort]
     found = objects_of(agents, time.monotonic() + PATIENCE)
     found.sort(key=lambda one: (order(one.info), one.node))
     shown = found[: options.limit]
@@ -123,25 +115,21 @@ def _objects(options: argparse.Namespace, agents: Agents) -> int:
 
 
 def _object_cells(one: ClusterObject, now: float) -> list[str]:
-    info = one.info
-    return [
-        *(title(one.title, info.ref), one.node[:SHORT], info.kind or "-", info.state),
-        *(str(one.pins), size_text(info.block_nbytes), age_text(now - info.created)),
-        str(len(one.replicas)),
-    ]
+    name, *others = objects.row_of(one.info, now).cells
+    return [name, one.node[:SHORT], *others[:5], str(len(one.replicas))]
 
 
 def _as_json(one: ClusterObject) -> dict[str, object]:
     info = one.info
     return {
         "node": one.node,
-        "name": one.title,
+        "name": info.name,
         "ref": info.ref.hex() if info.ref else None,
         "kind": info.kind,
         "state": info.state,
         "nbytes": info.nbytes,
         "block_nbytes": info.block_nbytes,
-        "pins": one.pins,
+        "pins": info.pins,
         "created": info.created,
         "replicas": list(one.replicas),
     }

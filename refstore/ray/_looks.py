@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import defaultdict
 from typing import Any, NamedTuple
 
@@ -21,9 +22,8 @@ class ClusterObject(NamedTuple):
     """An object of one node, and where its replicas are."""
 
     node: str
-    info: ObjectInfo  # of a replica where the node that has it has not answered
-    title: str | None  # its name, or of what name it is which version
-    pins: int  # on all nodes
+    info: ObjectInfo  # of a replica where the node that has it has not answered; with the pins on
+    # all nodes, and as its name that of which it is a version
     replicas: tuple[str, ...]  # nodes
 
 
@@ -72,7 +72,8 @@ def objects_of(agents: Agents, end: float) -> list[ClusterObject]:
         pins = sum(copy.pins for _, copy in copies) + (info.pins if where in originals else 0)
         title = titles.get(where) or (info.name if where in originals else None)
         nodes = tuple(node for node, _ in copies)
-        found.append(ClusterObject(where[0], info, title, pins, nodes))
+        info = dataclasses.replace(info, name=title, pins=pins)
+        found.append(ClusterObject(where[0], info, nodes))
     return found
 
 
