@@ -9,13 +9,10 @@ import io
 import operator
 import os
 import re
-import secrets
 import shlex
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 
 from refstore._limits import MAPPINGS, free_address_space
 from refstore._names import holds_control
@@ -61,7 +58,8 @@ def parse_capacity(value: object) -> int:
         if match is None:
             raise _no_size(value)
         number, unit = match.groups(default="")
-        nbytes = int(Fraction(number) * _UNITS[unit.lower()])
+        whole, _, part = number.partition(".")
+        nbytes = int(whole + part) * _UNITS[unit.lower()] // 10 ** len(part)
     elif isinstance(value, bool):
         raise _no_size(value)
     else:
@@ -275,13 +273,15 @@ def open_file(path: str, access: int, mode: int = 0o600) -> io.FileIO:
 
 
 def temporary_name() -> str:
-    return f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+    return f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(8).hex()}"
 
 
 def _shared_memory() -> str:
     for folder in (_SHARED_MEMORY, os.environ.get("XDG_RUNTIME_DIR")):
         if folder and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
             return os.path.abspath(folder)
+    import tempfile  # seldom needed, and each process that starts would pay for it
+
     return tempfile.gettempdir()
 
 

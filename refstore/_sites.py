@@ -18,7 +18,6 @@ import io
 import os
 import struct
 import sys
-import tempfile
 import threading
 import weakref
 from collections import Counter, deque
@@ -152,6 +151,8 @@ def _file_in_memory(name: str) -> io.FileIO:
     """A file that ends with this process; others see it where there is memfd_create()."""
     if hasattr(os, "memfd_create"):
         return io.FileIO(os.memfd_create(name), "rb+")
+    import tempfile  # as in _paths: each process that starts would pay for it
+
     fd, path = tempfile.mkstemp(prefix=name)
     os.unlink(path)
     return io.FileIO(fd, "rb+")

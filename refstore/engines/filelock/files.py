@@ -7,7 +7,6 @@ import errno
 import io
 import os
 import re
-import secrets
 import stat
 import time
 from typing import Any, Final
@@ -76,7 +75,7 @@ def make(
 
 
 def _make_file(path: str, header: Header, mode: int, life: Life) -> None:
-    name = f"{path}.{secrets.token_hex(4)}{_MAKING}"
+    name = f"{path}.{os.urandom(4).hex()}{_MAKING}"
     try:
         file = _open_unnamed(path, mode)
         is_named = file is None
