@@ -59,7 +59,7 @@ def parse_capacity(value: object) -> int:
             raise _no_size(value)
         number, unit = match.groups(default="")
         whole, _, part = number.partition(".")
-        nbytes = int(whole + part) * _UNITS[unit.lower()] // 10 ** len(part)
+        nbytes: int = int(whole + part) * _UNITS[unit.lower()] // 10 ** len(part)
     elif isinstance(value, bool):
         raise _no_size(value)
     else:
