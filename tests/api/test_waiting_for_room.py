@@ -285,8 +285,12 @@ def test_a_store_that_is_closed_waits_for_no_room(make_store: MakeStore) -> None
 # --- turns
 
 
-def test_a_large_request_comes_in_behind_many_small_ones(make_store: MakeStore) -> None:
+@pytest.mark.parametrize("objects", [1, 8], ids=["one large object", "a batch"])
+def test_a_large_request_comes_in_behind_many_small_ones(
+    make_store: MakeStore, objects: int
+) -> None:
     store = make_store(8 * MIB)
+    large = [bytes(8 * MIB // objects)] * objects
     is_over, errors = threading.Event(), list[BaseException]()
     all_have_one = threading.Barrier(9)
 
@@ -307,7 +311,7 @@ def test_a_large_request_comes_in_behind_many_small_ones(make_store: MakeStore) 
         thread.start()
     try:
         all_have_one.wait(LONG)
-        store.delete(store.put(bytes(8 * MIB), timeout=20))
+        store.delete_many(store.put_many(large, timeout=20))
     finally:
         is_over.set()
         for thread in threads:

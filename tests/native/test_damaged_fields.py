@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -204,6 +205,28 @@ def test_a_count_of_pins_that_is_damaged_does_not_wrap(store: refstore.Store) ->
     assert store.refcount(ref) == 1
     store.delete(ref)
     assert store.stats().used == 0
+
+
+@pytest.mark.parametrize("run", [0, 10, 0xEBED07D8])
+def test_a_block_of_no_run_is_given_to_no_other_object(path: str, run: int) -> None:
+    """The one object that may go has a larger block than the new one takes, and a wrong run."""
+    small, nbytes = 64, 1000
+    options: dict[str, Any] = {"capacity": CAPACITY, "max_objects": OBJECTS, "evict": "lru"}
+    with refstore.Store(path, create=True, **options) as store:
+        store.put(bytes(CAPACITY - small * 1024), evictable=False)
+        refs: list[refstore.ObjectRef] = []
+        while store.stats().evictions == 0:
+            refs.append(store.put(bytes(nbytes)))
+        refs = [ref for ref in refs if ref in store]
+        fields, victim = Fields(path), refs.pop(len(refs) // 2)
+        with contextlib.ExitStack() as pins:
+            for buf in store.get_many(refs):
+                pins.enter_context(buf)
+            fields.set("Slot", slot_of(victim), "run", run)
+            with pytest.raises((refstore.StoreFullError, refstore.StoreCorruptedError)):
+                store.put(bytes(100))
+            assert [bytes(buf) for buf in store.get_many(refs)] == [bytes(nbytes)] * len(refs)
+    os.unlink(path)
 
 
 # -- the map of pages

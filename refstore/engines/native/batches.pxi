@@ -11,7 +11,7 @@ from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.atomics cimport assign
-from refstore.engines.native.error_codes cimport ERR_FULL_SLOTS, ERR_TOO_LARGE
+from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS, ERR_TOO_LARGE
 from refstore.engines.native.layout cimport (
     INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT, PAGE, SMALL_LIMIT,
 )
@@ -25,7 +25,9 @@ from refstore.engines.native.names cimport Name
 from refstore.engines.native.eviction cimport is_full, Lot
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error, room_error
-from refstore.engines.native.room cimport sleep_for_room, try_to_allocate, waits_in_vain
+from refstore.engines.native.room cimport (
+    begin_wait, end_turn, is_worth_a_try, RoomWait, sleep_for_room, try_to_allocate, waits_in_vain,
+)
 from refstore.engines.native.arrays cimport plain_number, set_shape, set_text, Shape
 from refstore.engines.native.put cimport (
     Draft, ensure_committed, PIECE, publish_object, RELEASES_GIL, start_slot,
@@ -218,41 +220,63 @@ cdef class Batch:
         return nbytes
 
     cdef int begin_all(self, Draft *terms) except -1:
-        # Nothing is held while this waits: two batches would wait for each other.
+        cdef:
+            View *v = &self.att.view
+            Lot lot
+            RoomWait wait
+            int got
+        lot.objects = <uint64_t>self.n
+        lot.nbytes = self.add_up_blocks()
+        lot.pages = self.pages
+        lot.may_fit = False
+        if lot.objects > v.slot_limit:
+            got = ERR_FULL_SLOTS
+        elif self.nbytes > v.header.capacity or lot.nbytes > v.g.pages * PAGE:
+            got = ERR_TOO_LARGE
+        else:
+            begin_wait(v, &wait, 0)
+            try:
+                got = self.wait_to_begin(terms, &lot, &wait)
+            finally:
+                if is_same_process(v, self.life):
+                    end_turn(v, &wait)
+        if got != 0:
+            raise room_error(v, got, self.nbytes, terms.deadline != 0)
+        return 0
+
+    cdef int wait_to_begin(self, Draft *terms, const Lot *lot, RoomWait *wait) except? -128:
+        # As wait_for_room(). Nothing is held while this waits: two batches would wait for each other.
         cdef:
             View *v = &self.att.view
             Nap nap
-            uint64_t since = 0
-            uint64_t blocks = self.add_up_blocks()
-            int got = ERR_TOO_LARGE if <uint64_t>self.n <= v.slot_limit else ERR_FULL_SLOTS
-        while self.nbytes <= v.header.capacity and blocks <= v.g.pages * PAGE \
-                and <uint64_t>self.n <= v.slot_limit:
-            got = self.try_to_begin(terms, blocks)
-            if got == 0:
-                return 0
-            self.give_up()
-            if not is_full(got) or now_ns() >= terms.deadline \
-                    or waits_in_vain(v, self.nbytes, got):
-                break
+            uint64_t now = wait.tried_at
+            int got = ERR_FULL
+        while True:
+            # Not after news alone: what others free while we give back is no news to the nap below.
+            if is_worth_a_try(v, wait, 0, now, terms.deadline):
+                got = self.try_to_begin(terms, lot[0])
+                if got == 0:
+                    return 0
+                self.give_up()
+                wait.tried_at = now
+                if not is_full(got) or waits_in_vain(v, self.nbytes, lot, got):
+                    return got
+            if now >= terms.deadline:
+                return got
             forget_recent(v)            # else the pieces that we gave back stay as they were cut
-            # After it, since what we give back ourselves is no news. What others free in between is
-            # seen a nap later.
+            # After it, since what we give back ourselves is no news.
             begin_nap(&nap, &v.pool.room, &v.pool.room_until, LIVENESS_NAP_MS)
-            sleep_for_room(v, self.life, self.nbytes, &nap, terms.deadline, terms.is_closed, &since)
-        raise room_error(v, got, self.nbytes, terms.deadline != 0)
+            sleep_for_room(v, self.life, self.nbytes, &nap, terms.deadline, terms.is_closed,
+                           &wait.asleep_since)
+            now = now_ns()
 
-    cdef int try_to_begin(self, Draft *terms, uint64_t blocks) except? -128:
-        # `blocks`: as add_up_blocks()
+    cdef int try_to_begin(self, Draft *terms, Lot lot) except? -128:
+        # `lot`: what is left of it to get room
         cdef:
             View *v = &self.att.view
             Item *item
-            Lot lot
             uint64_t nbytes
             int got
-        lot.objects = <uint64_t>self.n
-        lot.nbytes = blocks
-        lot.pages = self.pages
-        lot.may_fit = False
         while self.begun < self.n:
             item = &self.items[self.begun]
             nbytes = self.nbytes_of(item)

@@ -20,8 +20,8 @@ from refstore.engines.native.geometry cimport (
     class_nbytes, class_of, extent_first, extent_pages, make_extent,
 )
 from refstore.engines.native.view cimport (
-    bits_at, class_bits_at, damage, file_of, RECENT, run_is_sound, run_slot, run_twin, runs_used,
-    slot_is_of, View,
+    bits_at, class_bits_at, damage, file_of, RECENT, run_is_sound, run_is_there, run_slot,
+    run_twin, runs_used, slot_is_of, View,
 )
 from refstore.engines.native.bitmap cimport hint_set, hint_take
 from refstore.engines.native.memory cimport commit, commit_data, is_committed
@@ -371,13 +371,14 @@ cdef inline int take_small(View *v, uint64_t nbytes, uint64_t *slot) noexcept no
 
 cdef inline int commit_run_block(View *v, Slot *slot) noexcept nogil:
     cdef:
-        Run *run = &v.runs[slot.run - 1]
-        uint64_t size = v.class_sizes[slot.size_class]
+        uint64_t r = slot.run, block = slot.block, size_class = slot.size_class
+        uint64_t size = v.class_sizes[size_class]
+        Run *run = &v.runs[r - 1]
         int got
-    if not run_is_sound(v, run, <uint64_t>slot.size_class + 1) \
-            or (slot.block + 1) * size > run.pages * <uint64_t>PAGE:
-        return damage(v, b"run %d is not that of its blocks", slot.run - 1)
-    assign(slot.offset, v.g.data + run.first * <uint64_t>PAGE + slot.block * size)
+    if not run_is_there(v, r) or not run_is_sound(v, run, size_class + 1) \
+            or (block + 1) * size > run.pages * <uint64_t>PAGE:
+        return damage(v, b"run %d is not that of its blocks", r - 1)
+    assign(slot.offset, v.g.data + run.first * <uint64_t>PAGE + block * size)
     if load_acquire(&run.committed):                                     # [committed]
         return 0
     got = commit_data(v, file_of(v), run.first, run.pages, False, NULL)

@@ -114,15 +114,15 @@ cdef inline bint is_of_size(View *v, uint64_t i, Want *want) noexcept nogil:
     cdef Slot *slot = &v.slots[i]
     if slot.extent:
         return want.size_class < 0 and extent_pages(slot.extent) == want.pages
-    return slot.run and slot.size_class == want.size_class and run_is_there(v, slot.run)
+    return slot.size_class == want.size_class and run_is_there(v, slot.run)
 
 
 cdef inline int64_t page_of(View *v, uint64_t i) noexcept nogil:
     # where the unit of slot `i` begins, or -1: it has no pages
-    cdef Slot *slot = &v.slots[i]
-    if slot.extent:
-        return <int64_t>extent_first(slot.extent)
-    return v.runs[slot.run - 1].first if slot.run and run_is_there(v, slot.run) else -1
+    cdef uint64_t extent = v.slots[i].extent, run = v.slots[i].run
+    if extent:
+        return <int64_t>extent_first(extent)
+    return v.runs[run - 1].first if run_is_there(v, run) else -1
 
 
 cdef inline void pick_object(Pick *pick, uint64_t i, uint64_t word, uint32_t age) noexcept nogil:
@@ -228,7 +228,7 @@ cdef inline void pick_larger(View *v, Want *want, Pick *pick) noexcept nogil:
     cdef uint32_t age
     cdef int best = CLASSES
     for i in range(slots_used(v)):
-        if v.slots[i].run and want.size_class < v.slots[i].size_class < best \
+        if run_is_there(v, v.slots[i].run) and want.size_class < v.slots[i].size_class < best \
                 and may_go(v, i, &word, &age) and pinned_by(v, i) == 0:
             best = v.slots[i].size_class
             pick_object(pick, i, word, age)

@@ -18,10 +18,10 @@ from refstore.engines.native.error_codes cimport (
 from refstore.engines.native.layout cimport CONDEMNED, FREE, MAX_ROWS, PAGE, RETIRED, SEALED, Slot
 from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.system cimport link_count, now_ns
-from refstore.engines.native.view cimport file_of, pins_are_committed, slots_used, top_of, View
+from refstore.engines.native.view cimport file_of, pins_are_committed, slots_used, View
 from refstore.engines.native.memory cimport commit_data, note_refusal, step_end, wants_huge_pages
 from refstore.engines.native.waiting cimport announce_room, begin_nap, LIVENESS_NAP_MS, Nap
-from refstore.engines.native.gaps cimport longest_gap, mark_pages
+from refstore.engines.native.gaps cimport gaps_hold, longest_gap, mark_pages
 from refstore.engines.native.slots cimport is_claim, pins_condemned, unclaim, word_row, word_state
 from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.blocks cimport allocate_block, give_block, place_block, take_spare
@@ -184,6 +184,14 @@ cdef inline int try_with_claim(View *v, uint64_t nbytes, uint64_t deadline, bint
 
 # Waiting
 
+cdef inline void begin_wait(View *v, RoomWait *wait, uint64_t claim) noexcept nogil:
+    memset(wait, 0, sizeof(RoomWait))
+    v.waits_for_room += 1
+    wait.number = v.waits_for_room
+    wait.claim = claim
+    wait.tried_at = wait.thorough_at = now_ns()
+
+
 cdef inline bint is_turn_of_others(View *v, uint64_t number) noexcept nogil:
     # `number`: of the call that asks, among those of this process
     cdef uint64_t turn = load_acquire(&v.pool.turn)                      # [lock]
@@ -233,12 +241,11 @@ cdef inline bint is_ours(View *v, uint64_t i) noexcept nogil:
         or pins_are_committed(v, i) and load_seq_cst_u32(&v.pins[i]) != 0        # [pin]
 
 
-cdef inline bint could_fit(View *v, uint64_t nbytes, int error) noexcept nogil:
+cdef inline bint could_fit(View *v, uint64_t nbytes, const Lot *lot, int error) noexcept nogil:
     # if all went that is not ours
     cdef:
         uint64_t i, ours = 0, held = 0
-        uint64_t top = min(v.g.pages, top_of(v))
-        unsigned char *used = <unsigned char*>calloc(top + 1, 1)
+        unsigned char *used = <unsigned char*>calloc(v.g.pages, 1)
         bint fits
     if used == NULL:
         return True
@@ -247,24 +254,28 @@ cdef inline bint could_fit(View *v, uint64_t nbytes, int error) noexcept nogil:
             ours += 1
             held += block_nbytes(&v.slots[i])
             if v.slots[i].extent:
-                mark_pages(used, top, extent_first(v.slots[i].extent),
+                mark_pages(used, v.g.pages, extent_first(v.slots[i].extent),
                            extent_pages(v.slots[i].extent))
     if kind_of_error(error) == ERR_FULL_SLOTS:
-        fits = ours < v.slot_limit
-    else:
+        fits = ours + (1 if lot == NULL else lot.objects) <= v.slot_limit
+    elif lot == NULL:
         fits = held + nbytes <= v.g.pages * PAGE \
-            and nbytes <= longest_gap(used, top, v.g.pages) * PAGE
+            and nbytes <= longest_gap(used, v.g.pages, v.g.pages) * PAGE
+    else:
+        fits = held + lot.nbytes <= v.g.pages * PAGE \
+            and gaps_hold(used, v.g.pages, lot.pages, lot.objects)
     free(used)
     return fits
 
 
-cdef inline bint waits_in_vain(View *v, uint64_t nbytes, int error) except -1:
-    # Whether nobody but the calling thread could ever make the room.
+cdef inline bint waits_in_vain(View *v, uint64_t nbytes, const Lot *lot, int error) except -1:
+    # Whether nobody but the calling thread could ever make the room: for one object of so many
+    # bytes, or for all of a lot.
     if kind_of_error(error) == ERR_NO_MEMORY or not is_attached_alone(v):
         return False
     from refstore import _threads
     return not _threads.has_others() \
-        and (link_count(file_of(v)) == 0 or not could_fit(v, nbytes, error))
+        and (link_count(file_of(v)) == 0 or not could_fit(v, nbytes, lot, error))
 
 
 cdef inline int sleep_for_room(View *v, uint64_t life, uint64_t nbytes, const Nap *nap,
@@ -279,25 +290,20 @@ cdef inline int sleep_for_room(View *v, uint64_t life, uint64_t nbytes, const Na
     return 0
 
 
-cdef inline int wait_for_room(View *v, uint64_t nbytes, uint64_t deadline, const bint *is_closed,
-                              uint64_t claim, uint64_t number, uint64_t *slot) except? -128:
+cdef inline int wait_for_room(View *v, RoomWait *wait, uint64_t nbytes, uint64_t deadline,
+                              const bint *is_closed, uint64_t *slot) except? -128:
     # As try_to_allocate(), until there is room or the time is over.
     cdef:
         uint64_t life = v.life
         uint64_t now = now_ns()
-        RoomWait wait
         Nap nap
         int got = ERR_FULL
-    memset(&wait, 0, sizeof(RoomWait))
-    wait.number = number
-    wait.claim = claim
-    wait.tried_at = wait.thorough_at = now
     try:
         while True:
             begin_nap(&nap, &v.pool.room, &v.pool.room_until, LIVENESS_NAP_MS)
-            if is_worth_a_try(v, &wait, nap.seen, now, deadline):
-                got = try_again(v, &wait, nbytes, deadline, slot)
-                if not is_full(got) or waits_in_vain(v, nbytes, got):
+            if is_worth_a_try(v, wait, nap.seen, now, deadline):
+                got = try_again(v, wait, nbytes, deadline, slot)
+                if not is_full(got) or waits_in_vain(v, nbytes, NULL, got):
                     return got
                 wait.seen = nap.seen
             if now >= deadline:
@@ -308,7 +314,7 @@ cdef inline int wait_for_room(View *v, uint64_t nbytes, uint64_t deadline, const
                 recover_dead(v, False)
     finally:
         if is_same_process(v, life):
-            end_turn(v, &wait)
+            end_turn(v, wait)
 
 
 cdef inline int try_again(View *v, RoomWait *wait, uint64_t nbytes, uint64_t deadline,
@@ -330,7 +336,7 @@ cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline, const
     # A slot of ours, in WRITING, with room for so much; or an error. `deadline`: as deadline_ns();
     # `is_closed`: whether another thread has closed the store that was asked, or NULL; `claim`:
     # slot + 1 of one of ours without a block, which may be it, or 0.
-    cdef uint64_t number
+    cdef RoomWait wait
     cdef int got
     if deadline == 0:
         got = ERR_FULL if v.evicts else take_spare(v, nbytes, slot)     # what is there mostly does
@@ -338,11 +344,10 @@ cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline, const
         if got == 0 or got == ERR_DAMAGED:
             return got
         return try_with_claim(v, nbytes, 0, True, claim, slot)
-    v.waits_for_room += 1
-    number = v.waits_for_room
+    begin_wait(v, &wait, claim)
     # who waits for a slot may wait for our claim's
-    if not is_turn_of_others(v, number) or claim != 0 and not any_hints(v, v.g.empty_bits):
+    if not is_turn_of_others(v, wait.number) or claim != 0 and not any_hints(v, v.g.empty_bits):
         got = try_with_claim(v, nbytes, deadline, True, claim, slot)
         if not is_full(got):
             return got
-    return wait_for_room(v, nbytes, deadline, is_closed, claim, number, slot)
+    return wait_for_room(v, &wait, nbytes, deadline, is_closed, slot)

@@ -151,7 +151,7 @@ cdef inline void paint(View *v, unsigned char *states, uint64_t first, uint64_t 
 cdef inline void fill_page_states(View *v, unsigned char *states) noexcept nogil:
     # `states`: one PageState for each page of the data
     cdef:
-        uint64_t i, at, word
+        uint64_t i, at, run_id, word
         uint64_t top = min(load_relaxed(&v.pool.top), v.g.pages)  # relaxed: a report
         unsigned char state
         Slot *slot
@@ -166,11 +166,12 @@ cdef inline void fill_page_states(View *v, unsigned char *states) noexcept nogil
         slot = &v.slots[i]
         word = load_acquire(&slot.word)                                  # [seal]
         state = page_state_of(v, i, word)
+        run_id = slot.run
         if slot.extent:
             paint(v, states, extent_first(slot.extent),
                   extent_first(slot.extent) + extent_pages(slot.extent), state)
-        elif slot.run and state != PAGE_FREE and run_is_there(v, slot.run):
-            at = v.runs[slot.run - 1].first * <uint64_t>PAGE + slot.block * block_nbytes(slot)
+        elif state != PAGE_FREE and run_is_there(v, run_id):
+            at = v.runs[run_id - 1].first * <uint64_t>PAGE + slot.block * block_nbytes(slot)
             paint(v, states, at // PAGE, (at + block_nbytes(slot) + PAGE - 1) // PAGE, state)
 
 
