@@ -449,6 +449,9 @@ OPERATIONS = [
     Operation("wait_for_what_comes", meetings.wait_for_what_comes, {}, is_timed=True),
     Operation("wait_for_room", meetings.wait_for_room, _gone("small"), is_timed=True),
     Operation(
+        "wait_for_room_for_many", meetings.wait_for_room_for_many, _gone("small"), is_timed=True
+    ),
+    Operation(
         "replace_what_is_waited_for",
         meetings.replace_what_is_waited_for,
         {"old": {OLD, NEW}, **_gone("small")},

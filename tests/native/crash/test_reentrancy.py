@@ -140,6 +140,9 @@ OPERATIONS: dict[str, Work] = {
     "put where it evicts": put_where_it_evicts,
     "wait": waits_in_vain(lambda store: store.wait("nothing", timeout=0.1)),
     "wait for room": waits_in_vain(lambda store: store.put(bytes(CAPACITY), timeout=0.1)),
+    "wait for room for many": waits_in_vain(
+        lambda store: store.put_many([bytes(CAPACITY // 2)] * 2, timeout=0.1)
+    ),
     "make": make,
     "make what others make": make_in_a_factory,
     "wait for many": waits_in_vain(lambda store: store.wait_any(["a", "b"], timeout=0.1)),

@@ -138,6 +138,14 @@ OF_EVICTION = [
         EVICTION,
     ),
     Mutation(
+        "block_of_no_run",
+        "an object goes for a block that lies in no run",
+        "eviction.pxd",
+        "        if run_is_there(v, v.slots[i].run) and want.size_class",
+        "        if v.slots[i].run and want.size_class",
+        ("tests/native/test_damaged_fields.py",),
+    ),
+    Mutation(
         "gaps_not_measured",
         "objects go for a batch that fits by the sum, and into no gaps",
         "eviction.pxd",

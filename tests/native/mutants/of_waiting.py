@@ -109,6 +109,14 @@ OF_WAITING = [
         SLEEPERS,
     ),
     Mutation(
+        "batch_without_a_turn",
+        "a large batch starves behind small puts that wait",
+        "batches.pxi",
+        "            if is_worth_a_try(v, wait, 0, now, terms.deadline):\n",
+        "            if terms != NULL:\n",
+        ("tests/api/test_waiting_for_room.py",),
+    ),
+    Mutation(
         "turn_left_by_the_dead",
         "a dead process has the turn for ever, or who gets its row",
         "recovery.pxd",
