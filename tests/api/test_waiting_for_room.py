@@ -144,10 +144,10 @@ ALONE = """
     refs = [store.put(bytes(1 << 20)) for _ in range(4)]
     pinned = [store.get(ref) for ref in refs]
 
-    def ends(timeout, size=1 << 20):
+    def ends(timeout, size=1 << 20, objects=1):
         began = time.monotonic()
         try:
-            store.put(bytes(size), timeout=timeout)
+            store.put_many([bytes(size)] * objects, timeout=timeout)
             return "there is room"
         except refstore.StoreFullError:
             return time.monotonic() - began
@@ -191,6 +191,19 @@ def test_who_is_alone_and_pins_nothing_waits(make_store: MakeStore) -> None:
     assert ends(0.3, 2 << 20) >= 0.3
     pinned.clear()
     assert ends(0.3, 4 << 20) >= 0.3
+    """,
+    )
+
+
+def test_a_batch_waits_for_itself_object_by_object(make_store: MakeStore) -> None:
+    run_alone(
+        make_store,
+        """
+    pinned[1].release()
+    pinned[3].release()
+    assert ends(0.3, 1 << 20, 2) >= 0.3     # each in a hole that somebody may come and make
+    assert ends(None, 1 << 20, 3) < 30
+    assert ends(None, 2 << 20, 1) < 30
     """,
     )
 

@@ -60,7 +60,7 @@ def _begin(c: Change, att: Attachment, batch: Sequence[One]) -> None:
     except slots.NoRoomError as error:
         why = str(error)
     _free(c, batch)
-    raise slots.NoRoomError(why, total=sum(one.wanted.units for one in batch))
+    raise slots.NoRoomError(why, lot=[one.wanted.units for one in batch])
 
 
 def _begin_each(c: Change, att: Attachment, batch: Sequence[One]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import bisect
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -40,7 +40,7 @@ from refstore.engines.filelock.layout import (
     WORD,
 )
 
-__all__ = ["admit", "may_fit", "note_use", "use_word", "victims"]
+__all__ = ["admit", "gaps_hold", "may_fit", "note_use", "use_word", "victims"]
 
 SAMPLES: Final = 10  # objects or windows that are compared
 DRAWS: Final = 64  # slots that are looked at for these
@@ -101,9 +101,15 @@ def victims(c: Change, units: int) -> list[int] | None:
 def may_fit(c: Change, units: Sequence[int]) -> bool:
     """Whether there is room for all these blocks, one after the other, if all goes that may."""
     blocks = _Blocks(c)
-    if sum(units) > sum(blocks.units) or len(units) > blocks.n_slots:
+    return len(units) <= blocks.n_slots and gaps_hold(blocks.stretches(), units)
+
+
+def gaps_hold(gaps: Iterable[int], units: Sequence[int]) -> bool:
+    """Whether gaps of so many units each have room for blocks of so many, one after the other, as
+    space is given out: in the smallest gap that will do."""
+    gaps = sorted(gaps)
+    if sum(units) > sum(gaps):
         return False
-    gaps = sorted(blocks.stretches())
     for wanted in filter(None, units):
         best = bisect.bisect_left(gaps, wanted)
         if best == len(gaps):

@@ -12,7 +12,7 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from refstore import _full_messages, _logging, _threads
@@ -247,7 +247,7 @@ class RoomKeeper(Membership):
         self.recover_dead(c)
         if not self.is_last(c):
             return False
-        return self.is_removed() or not _could_fit(c, lack.units or 0, lack.total or 0)
+        return self.is_removed() or not _could_fit(c, lack.lot)
 
     def is_removed(self) -> bool:
         """Whether the file is gone, so that nobody can attach any more."""
@@ -259,17 +259,16 @@ def _is_hopeless(lack: slots.NoRoomError) -> bool:
     return str(lack).endswith(_full_messages.OVER_CAPACITY)
 
 
-def _could_fit(c: Change, units: int, total: int) -> bool:
-    """Whether a block of so many units would fit, and several of so many in all, if all went that
-    nobody holds."""
+def _could_fit(c: Change, lot: Sequence[int]) -> bool:
+    """Whether blocks of so many units each would fit if all went that nobody holds."""
     held = [one for one in check.blocks(c) if one.pinned or slots.is_half_made(one.state)]
-    if len(held) == c.file.g.max_objects:
+    if len(held) + len(lot) > c.file.g.max_objects:
         return False
     end, gaps = 0, []
     for start, size in [*sorted(_place(c, one) for one in held if one.nbytes), (c.file.g.units, 0)]:
         gaps.append(start - end)
         end = start + size
-    return max(gaps) >= units and sum(gaps) >= total
+    return eviction.gaps_hold(gaps, lot)
 
 
 def _place(c: Change, held: check.Held) -> tuple[int, int]:

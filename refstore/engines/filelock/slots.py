@@ -23,6 +23,7 @@ object in one of these states, never between two; what the dead held is theirs u
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from refstore import _full_messages
@@ -77,17 +78,17 @@ class NoRoomError(Exception):
     """There is no slot, extent or memory; `why` is the end of a sentence that says which.
 
     `units`: of a block that had room, and a slot, if others went; None if that is no help.
-    `total`: of several blocks that did.
+    `lot`: of each of several blocks that did.
     """
 
-    def __init__(self, why: str, units: int | None = None, total: int | None = None) -> None:
+    def __init__(self, why: str, units: int | None = None, lot: Sequence[int] = ()) -> None:
         super().__init__(why)
         self.units = units
-        self.total = total
+        self.lot = lot or (units or 0,)
 
-    def arguments(self) -> tuple[str, int | None, int | None]:
+    def arguments(self) -> tuple[str, int | None, Sequence[int]]:
         """Arguments of an equal one, to be raised later and without this one's traceback."""
-        return str(self), self.units, self.total
+        return str(self), self.units, self.lot
 
 
 class TooManyPinsError(Exception):
