@@ -24,25 +24,22 @@ from typing import Any
 from refstore.payload import arrow, frames, ndarrays, torch
 from refstore.payload.frames import Frame
 
-__all__ = ["Frame", "decode", "encode", "fill", "unpickle"]
+__all__ = ["Frame", "decode", "encode", "unpickle"]
 
 
 def encode(obj: object) -> Frame:
     """Pickle `obj`. Raises what pickle raises; nothing is written anywhere yet."""
-    encoder = _Encoder()
-    encoder.dump(obj)
-    return encoder.frame()
-
-
-def fill(frame: Frame, target: Any) -> None:
-    """Write `frame` to the first bytes of `target`: a writable view of plain bytes, or what an
-    engine gives in its place, which looks at each part whether it may still be written."""
-    for offset, piece in frame.pieces:
-        _copy(target[offset : offset + piece.nbytes], piece)
-
-
-def _copy(target: Any, source: memoryview) -> None:
-    target[:] = source
+    try:
+        encoder, pickler = _idle.pop()
+    except IndexError:
+        encoder = _Encoder()
+        pickler = encoder.pickler()
+    _dump(pickler, obj)
+    frame = encoder.frame()
+    if frame.nbytes <= _SMALL and encoder.is_like_new():
+        pickler.clear_memo()
+        _idle.append((encoder, pickler))
+    return frame
 
 
 def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:
@@ -53,6 +50,8 @@ def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:
     RefstoreError where torch is needed and missing, and what unpickling raises.
     """
     stream, entries = frames.take_apart(view)
+    if not entries:
+        return unpickle(stream)
     writable: memoryview | None = None
     buffers: list[object] = []
     for entry in entries:
@@ -106,22 +105,6 @@ def _explain(error: AttributeError | ModuleNotFoundError) -> None:
         )
 
 
-class _Sink:
-    """The file that pickle writes to: keeps each piece as it comes instead of joining them.
-
-    The C pickler hands over large bytes objects themselves, so they are copied only once, into
-    their block. A view of each piece also stops a bytearray from being resized meanwhile.
-    """
-
-    __slots__ = ("pieces",)
-
-    def __init__(self) -> None:
-        self.pieces: list[memoryview] = []
-
-    def write(self, piece: bytes) -> None:
-        self.pieces.append(memoryview(piece))
-
-
 _as_usual = operator.methodcaller("__reduce_ex__", 5)
 
 
@@ -129,16 +112,22 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
     """The pickler's dispatch table, which finds a type's reducer when it is first met.
 
     So subclasses are found, and an object of another type costs no call of a Python function, as
-    a `reducer_override` would.
+    a `reducer_override` would. It is asked for no type that is built in.
     """
 
-    def __init__(self, known: dict[type, Callable[[Any], Any]]) -> None:
-        super().__init__(known)
-        self._tables = arrow.Tables()
+    def __init__(self, storages: Callable[[], torch.Storages]) -> None:
+        super().__init__()
+        self._storages = storages
+        self._tables: arrow.Tables | None = None
 
     def __missing__(self, cls: type) -> Callable[[Any], Any]:
         if issubclass(cls, type):
             raise KeyError(cls)  # a class is pickled by its name
+        if self._tables is None:
+            self._tables = arrow.Tables()
+            self.update(self._storages().reducers())
+            if cls in self:
+                return self[cls]
         reduce = (
             copyreg.dispatch_table.get(cls)
             or ndarrays.reducer(cls)
@@ -150,30 +139,64 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
 
 
 class _Encoder:
-    """The state of one call of `encode`."""
+    """The state of one call of `encode`, and the file that pickle writes to.
+
+    Each piece is kept as it comes instead of being joined with the others. The C pickler hands over
+    large bytes objects themselves, so they are copied only once, into their block. A view of each
+    piece also stops a bytearray from being resized meanwhile.
+
+    It does not know its pickler, since that would be a cycle.
+    """
+
+    __slots__ = ("_buffers", "_pieces", "_storages")
 
     def __init__(self) -> None:
-        self._sink = _Sink()
+        self._pieces: list[memoryview] = []
         self._buffers: list[memoryview | torch.Storage] = []  # in stream order
-        self._storages = torch.Storages()
+        self._storages: torch.Storages | None = None
 
-    def dump(self, obj: object) -> None:
-        pickler = pickle.Pickler(self._sink, 5, buffer_callback=self._add_buffer)
-        pickler.dispatch_table = _Reducers(self._storages.reducers())
-        try:
-            pickler.dump(obj)
-        except AttributeError as error:
-            # what pickle raises before Python 3.14 for a local function or class
-            if not str(error).startswith(("Can't pickle", "Can't get local")):
-                raise
-            raise pickle.PicklingError(str(error)) from error
+    def pickler(self) -> pickle.Pickler:
+        made = pickle.Pickler(self, 5, buffer_callback=self._add_buffer)
+        made.dispatch_table = _Reducers(self._all_storages)
+        return made
+
+    def write(self, piece: bytes) -> None:
+        self._pieces.append(memoryview(piece))
 
     def frame(self) -> Frame:
         return frames.lay_out(
-            self._sink.pieces,
+            self._pieces,
             [one if isinstance(one, memoryview) else one.run() for one in self._buffers],
         )
 
+    def is_like_new(self) -> bool:
+        """Whether it may serve another call, having met nothing but built-in types."""
+        if self._storages is not None or self._buffers:
+            return False
+        self._pieces.clear()
+        return True
+
+    def _all_storages(self) -> torch.Storages:
+        if self._storages is None:
+            self._storages = torch.Storages()
+        return self._storages
+
     def _add_buffer(self, buffer: pickle.PickleBuffer) -> None:
         # raw() takes contiguous buffers only, and the pickler refuses the others itself.
-        self._buffers.append(self._storages.marked_by(buffer) or buffer.raw())
+        self._buffers.append(self._all_storages().marked_by(buffer) or buffer.raw())
+
+
+# What made a small frame, for the next call: a pickler takes longer to make than a small object to
+# pickle. A call takes one away, so that threads and calls within calls have each their own.
+_idle: list[tuple[_Encoder, pickle.Pickler]] = []
+_SMALL = 512  # bytes; the memory of a pickler that has served a large one would stay
+
+
+def _dump(pickler: pickle.Pickler, obj: object) -> None:
+    try:
+        pickler.dump(obj)
+    except AttributeError as error:
+        # what pickle raises before Python 3.14 for a local function or class
+        if not str(error).startswith(("Can't pickle", "Can't get local")):
+            raise
+        raise pickle.PicklingError(str(error)) from error

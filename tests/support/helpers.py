@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 import refstore
+from refstore.payload import Frame
 
 START_METHODS = ("fork", "spawn", "forkserver")
 BUSY_TIMEOUT = 60.0  # seconds that a child may take for one command, on a busy machine
@@ -150,6 +151,12 @@ def flat(buffer: Any, dtype: str = "u1") -> Array:
 def memory(array: Any) -> memoryview:
     """`memoryview`, whose stub knows no ndarrays before Python 3.12."""
     return memoryview(array)
+
+
+def fill(memory: memoryview, frame: Frame) -> None:
+    """Write an encoded object to memory, as an engine does to a block."""
+    for at, piece in frame.pieces:
+        memory[at : at + piece.nbytes] = piece
 
 
 def address_of(buffer: Any) -> int:

@@ -6,6 +6,7 @@ import gc
 import pickle
 from typing import Any
 
+import helpers
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from refstore.payload import frames
 def written(obj: object) -> bytearray:
     frame = payload.encode(obj)
     memory = bytearray(frame.nbytes)
-    payload.fill(frame, memoryview(memory))
+    helpers.fill(memoryview(memory), frame)
     return memory
 
 

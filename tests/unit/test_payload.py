@@ -10,6 +10,7 @@ import threading
 import weakref
 from typing import Any
 
+import helpers
 import numpy as np
 import pytest
 
@@ -26,7 +27,7 @@ class Written:
         memory = np.zeros(frame.nbytes + frames.ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % frames.ALIGNMENT
         self.memory = memory[start : start + frame.nbytes]
-        payload.fill(frame, self.memory.data)
+        helpers.fill(self.memory.data, frame)
         self.private = self.memory.copy()
         self.calls = 0
 
@@ -180,7 +181,7 @@ def test_a_bytearray_cannot_be_resized_between_measuring_and_writing() -> None:
     frame = payload.encode([data])
     with pytest.raises(BufferError):
         data.append(1)
-    payload.fill(frame, memoryview(bytearray(frame.nbytes)))
+    helpers.fill(memoryview(bytearray(frame.nbytes)), frame)
     del frame
     data.append(1)
 
@@ -208,7 +209,8 @@ def test_torch_is_not_imported_for_objects_without_tensors() -> None:
         from refstore import payload
         frame = payload.encode([numpy.arange(3)])
         memory = bytearray(frame.nbytes)
-        payload.fill(frame, memoryview(memory))
+        for at, piece in frame.pieces:
+            memory[at : at + piece.nbytes] = piece
         payload.decode(memoryview(memory), None)
         sys.exit("torch" in sys.modules)
     """
@@ -312,3 +314,32 @@ def test_a_tensor_holds_the_view_that_it_was_made_from(torch: Any) -> None:
         private.append(0)
     del got
     private.append(0)
+
+
+class Encodes:
+    """Encodes another object while it is pickled."""
+
+    def __init__(self, inner: object, frames_made: list[bytes]) -> None:
+        self.inner, self.made = inner, frames_made
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        self.made.append(octets(self.inner))
+        return list, ((1, 2),)
+
+
+def octets(obj: object) -> bytes:
+    return b"".join(bytes(piece) for _, piece in payload.encode(obj).pieces)
+
+
+def test_no_call_sees_what_another_has_pickled() -> None:
+    text = "some text that is met twice"
+    obj, made = {"a": text, "b": [text]}, list[bytes]()
+    expected = octets(obj)
+    with pytest.raises(TypeError):
+        payload.encode([text, memoryview(b"")])
+    assert octets([Encodes(obj, made), text]) != expected
+    payload.encode([text, np.arange(1000)])
+    payload.encode([text] * 10_000)
+    before = sys.getrefcount(text)
+    assert octets(obj) == expected == made[0]
+    assert sys.getrefcount(text) == before
