@@ -146,6 +146,17 @@ def test_freed_room_between_live_objects_is_joined(make_store: MakeStore) -> Non
         assert bytes(buf) == helpers.pattern(27, 32 * 1024 + 1)
 
 
+def test_what_was_trimmed_away_is_not_written_to(store: refstore.Store) -> None:
+    """What a slot had before a trim is another's by the time it has something new."""
+    first, *others = (store.put(helpers.pattern(k, 40_000)) for k in range(3))
+    store.delete(first)
+    store.trim()
+    store.put(bytes(60_000))
+    for k, ref in enumerate(others, 1):
+        with store.get(ref) as buf:
+            assert bytes(buf) == helpers.pattern(k, 40_000)
+
+
 def test_random_churn_never_rots(make_store: MakeStore) -> None:
     store = make_store("8MiB")
     rng = random.Random(9)

@@ -53,6 +53,21 @@ def left(store: refstore.Store, names: Sequence[str]) -> list[str]:
 
 
 @policies
+def test_what_was_just_used_stays_where_few_of_many_slots_are_taken(
+    make_store: MakeStore, evict: str
+) -> None:
+    store = make_store("4MiB", evict=evict, max_objects=4096)
+    hot: list[str] = []
+    for number in range(300):
+        for name in hot:
+            store.get(name).release()
+        store.put(bytes(100_000), name=f"{number}")
+        hot = hot or ([f"{n}" for n in range(10)] if number == 9 else [])
+    assert store.stats().evictions > 200
+    assert [name for name in hot if name not in store] == []
+
+
+@policies
 def test_a_put_into_a_full_store_finds_room(make_store: MakeStore, evict: str) -> None:
     store = make_store("1MiB", evict=evict)
     assert store.evict == evict

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import all_rows
@@ -15,11 +16,12 @@ import workers
 from helpers import Session, child_process
 
 import refstore
-from refstore.engines.filelock.layout import COUNT, LOCK_COUNT
+from refstore.engines.filelock.layout import COUNT, LOCK_COUNT, TURN
 from tests.filelock import opcodes
 from tests.filelock.test_kills import stopped_in_a_change
 
 LONG = helpers.BUSY_TIMEOUT
+MakeStore = Callable[..., refstore.Store]
 
 
 def die_in_the_journal(session: Session, name: str) -> None:
@@ -129,3 +131,56 @@ def test_who_waits_for_a_maker_does_not_take_the_lock(store: refstore.Store, pat
         assert att.file.words[LOCK_COUNT] - before < 8
         maker.go_on()
         assert maker.answer() == b"made"
+
+
+def sleeps_of(store: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What each call of this process slept for room for, from now on."""
+    slept: list[str] = []
+    sleep = type(store._attachment).sleep_for_room
+
+    def note(self: Any, call: Any, what: str) -> bool:
+        slept.append(what)
+        return bool(sleep(self, call, what))
+
+    monkeypatch.setattr(type(store._attachment), "sleep_for_room", note)
+    return slept
+
+
+def whose_turn(store: Any) -> int:
+    return int(store._attachment.file.words[TURN])
+
+
+def test_the_turn_of_a_dead_process_holds_nobody_up(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(1 << 20)
+    kept = store.put(bytes(900_000))
+    with child_process(store.path) as waiter:
+        waiter.tell(workers.put_patiently, bytes(500_000))
+        assert helpers.eventually(lambda: whose_turn(store) != 0)
+        waiter.kill()
+    store.delete(kept)
+    slept = sleeps_of(store, monkeypatch)
+    store.put_many([b"x"], timeout=LONG)
+    store.put(b"x", timeout=LONG)
+    assert (slept, whose_turn(store)) == ([], 0)
+
+
+def test_the_turn_of_an_interrupted_call_ends_with_it(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store: Any = make_store(1 << 20)
+    kept = store.put(bytes(900_000))
+
+    def interrupted(self: Any, call: Any) -> None:
+        raise InterruptedError("a signal handler, on the way out")
+
+    with child_process(store.path), monkeypatch.context() as patch:
+        patch.setattr(type(store._attachment), "end_turn", interrupted)
+        with pytest.raises(InterruptedError):
+            store.put(bytes(500_000), timeout=0.5)
+    store.delete(kept)
+    assert whose_turn(store) == 0
+    slept = sleeps_of(store, monkeypatch)
+    store.put(bytes(900_000), timeout=LONG)
+    assert slept == []

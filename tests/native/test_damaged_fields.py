@@ -229,6 +229,32 @@ def test_a_block_of_no_run_is_given_to_no_other_object(path: str, run: int) -> N
     os.unlink(path)
 
 
+@pytest.mark.parametrize("size", [3000, 100_000])
+@pytest.mark.parametrize(
+    ("table", "field", "wrong"),
+    [
+        ("Slot", "offset", (1 << 32) + 3),
+        ("Slot", "offset", 1 << 62),
+        ("Slot", "nbytes", 1 << 62),
+        ("Slot", "nbytes", 150_000),
+        ("Meta", "nbytes", 60_000),
+    ],
+)
+def test_a_writer_moves_nothing_but_what_its_block_holds(
+    damaged: refstore.Store, fields: Fields, size: int, table: str, field: str, wrong: int
+) -> None:
+    refs = [damaged.put(bytes([k]) * size) for k in range(2)]
+    writer: Any = damaged.create(size, meta=bytes(300))
+    refs += [damaged.put(bytes([k]) * size) for k in range(2, 4)]
+    fields.set(table, slot_of(writer._ref), field, wrong)
+    with pytest.raises(refstore.StoreCorruptedError, match="its block"):
+        writer.truncate(100)
+    writer.abort()
+    for k, ref in enumerate(refs):
+        with damaged.get(ref) as buf:
+            assert bytes(buf) == bytes([k]) * size
+
+
 # -- the map of pages
 
 

@@ -51,6 +51,7 @@ class Call:
     """One public call, and what it took for whoever is interrupted before it can hand it out."""
 
     __slots__ = (
+        "__weakref__",
         "asked",
         "asleep_since",
         "att",

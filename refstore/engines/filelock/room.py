@@ -12,6 +12,7 @@ import contextlib
 import gc
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
@@ -35,7 +36,7 @@ class RoomKeeper(Membership):
     """An attachment, as far as it makes room."""
 
     _recovered_at = 0.0  # by time.monotonic(): when the dead were last looked for before others go
-    _turn: object | None = None  # the call of ours whose turn it is
+    _turn: weakref.ref[Call] | None = None  # of the call of ours whose turn it is
     _evicted = 0  # objects, not yet told to `logging`
     _told_at = 0.0  # by time.monotonic()
 
@@ -57,8 +58,10 @@ class RoomKeeper(Membership):
         run = self._run_with_remedies
         try:
             # read without the lock: who is wrong tries once too often, or sleeps once too often
-            if self.file.words[TURN] and not self._is_waited_for(call):
-                self.sleep_for_room(call, what)
+            if self._is_turn_of_others() and not self._is_waited_for(call):
+                call.run("recovery", self.recover_dead)  # of whom one may have it
+                if self._is_turn_of_others():
+                    self.sleep_for_room(call, what)
             while True:
                 found = run(call, what, operation, *args)
                 if not isinstance(found, slots.NoRoomError):
@@ -205,29 +208,36 @@ class RoomKeeper(Membership):
             if time.monotonic() >= alone_until or not call.left(POLL) or self._has_turn(call):
                 return True
 
+    def _is_turn_of_others(self) -> bool:
+        """Whether a call of another process has it, or another one of this process."""
+        return self.file.words[TURN] not in (0, self.own + 1) or self._turn is not None
+
     def _has_turn(self, call: Call) -> bool:
         """Whether it is this call's turn, which it takes if nobody has it."""
         if self._turn is not None:
-            return self._turn is call
-        # a dead one has it until somebody tries, and with that recovers it
+            return self._turn() is call
         is_free = self.file.words[TURN] in (0, self.own + 1)
         return is_free and call.run("a turn", self._take_turn, call)
 
     def _take_turn(self, c: Change, call: Call) -> bool:
         if self._turn is not None or c[TURN] not in (0, self.own + 1):
             return False
-        self._turn = call
+        # a signal handler that raises may keep the call from ending it
+        self._turn = weakref.ref(call, self._let_go_of_turn)
         c[TURN] = self.own + 1
         c.commit()
         return True
 
     def end_turn(self, call: Call) -> None:
         """Called by those who may have slept for room."""
-        if self._turn is call:
-            self.defer(self._end_turn, call)
+        if self._turn is not None and self._turn() is call:
+            self._let_go_of_turn(self._turn)
 
-    def _end_turn(self, c: Change, call: Call) -> None:
-        if self._turn is call:
+    def _let_go_of_turn(self, turn: weakref.ref[Call]) -> None:
+        self.defer(self._end_turn, turn)
+
+    def _end_turn(self, c: Change, turn: weakref.ref[Call]) -> None:
+        if self._turn is turn:
             if self.row is not None and c[TURN] == self.row + 1:
                 c[TURN] = 0
                 c.commit()

@@ -13,7 +13,7 @@ from libc.string cimport memcpy
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS, ERR_TOO_LARGE
 from refstore.engines.native.layout cimport (
-    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT, PAGE, SMALL_LIMIT,
+    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT, PAGE,
 )
 from refstore.engines.native.geometry cimport block_for
 from refstore.engines.native.system cimport now_ns
@@ -22,11 +22,14 @@ from refstore.engines.native.waiting cimport begin_nap, LIVENESS_NAP_MS, Nap
 from refstore.engines.native.slots cimport free_slot
 from refstore.engines.native.blocks cimport forget_recent
 from refstore.engines.native.names cimport Name
-from refstore.engines.native.eviction cimport is_full, Lot
+from refstore.engines.native.recovery cimport recover_dead
+from refstore.engines.native.lots cimport Lot
+from refstore.engines.native.eviction cimport is_full
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error, room_error
 from refstore.engines.native.room cimport (
-    begin_wait, end_turn, is_worth_a_try, RoomWait, sleep_for_room, try_to_allocate, waits_in_vain,
+    begin_wait, end_turn, FOR_HELD, free_what_is_left_over, is_thorough_due, is_turn_of_others,
+    is_worth_a_try, NO_REMEDIES, RoomWait, sleep_for_room, try_to_allocate, waits_in_vain,
 )
 from refstore.engines.native.arrays cimport plain_number, set_shape, set_text, Shape
 from refstore.engines.native.put cimport (
@@ -41,6 +44,7 @@ from refstore.payload.arrays import (
 cdef struct Item:
     uint64_t nbytes             # of the payload
     uint64_t slot
+    uint64_t offset             # of its block
     uint64_t generation
     Py_ssize_t array            # of `arrays`, or -1
     int kind
@@ -66,7 +70,7 @@ cdef class Batch:
     cdef list kept              # what else pieces are of
     cdef list arrays            # (dtype's number or 0, order, extents, text or None)
     cdef Item *items
-    cdef uint64_t *pages        # of each item, as of a Lot
+    cdef uint64_t *blocks       # bytes of the block of each item
     cdef Py_ssize_t n
     cdef Py_ssize_t begun       # of them, that have slots
     cdef Py_ssize_t done        # of these, that are sealed, or given up
@@ -78,7 +82,7 @@ cdef class Batch:
     def __dealloc__(self):
         self.give_up()
         PyMem_Free(self.items)
-        PyMem_Free(self.pages)
+        PyMem_Free(self.blocks)
         PyMem_Free(self.pieces)
 
     cdef void give_up(self) noexcept:
@@ -99,8 +103,8 @@ cdef class Batch:
         self.n = self.room_for_pieces = len(objs)
         self.items = <Item*>PyMem_Malloc(max(self.n, 1) * sizeof(Item))
         self.pieces = <Piece*>PyMem_Malloc(max(self.n, 1) * sizeof(Piece))
-        self.pages = <uint64_t*>PyMem_Malloc(max(self.n, 1) * sizeof(uint64_t))
-        if self.items == NULL or self.pieces == NULL or self.pages == NULL:
+        self.blocks = <uint64_t*>PyMem_Malloc(max(self.n, 1) * sizeof(uint64_t))
+        if self.items == NULL or self.pieces == NULL or self.blocks == NULL:
             raise no_memory_for(self.n)
         return 0
 
@@ -210,12 +214,12 @@ cdef class Batch:
         return item.nbytes + self.spill_of(item)
 
     cdef uint64_t add_up_blocks(self):
-        # bytes of all that is put, as allocated; notes the pages of each
+        # bytes of all that is put, as allocated; notes those of each
         cdef Py_ssize_t k
         cdef uint64_t block, nbytes = 0
         for k in range(self.n):
             block = block_for(self.nbytes_of(&self.items[k]))
-            self.pages[k] = block // PAGE if block > SMALL_LIMIT else 0
+            self.blocks[k] = block
             nbytes += block
         return nbytes
 
@@ -224,16 +228,16 @@ cdef class Batch:
             View *v = &self.att.view
             Lot lot
             RoomWait wait
-            int got
-        lot.objects = <uint64_t>self.n
+            int got = 0
+        lot.objects = lot.slots = <uint64_t>self.n
         lot.nbytes = self.add_up_blocks()
-        lot.pages = self.pages
+        lot.blocks = self.blocks
         lot.may_fit = False
         if lot.objects > v.slot_limit:
             got = ERR_FULL_SLOTS
         elif self.nbytes > v.header.capacity or lot.nbytes > v.g.pages * PAGE:
             got = ERR_TOO_LARGE
-        else:
+        elif lot.objects:
             begin_wait(v, &wait, 0)
             try:
                 got = self.wait_to_begin(terms, &lot, &wait)
@@ -245,33 +249,44 @@ cdef class Batch:
         return 0
 
     cdef int wait_to_begin(self, Draft *terms, const Lot *lot, RoomWait *wait) except? -128:
-        # As wait_for_room(). Nothing is held while this waits: two batches would wait for each other.
+        # As allocate_slot() and wait_for_room(). Nothing is held while this waits: two batches
+        # would wait for each other.
         cdef:
             View *v = &self.att.view
+            uint64_t now
             Nap nap
-            uint64_t now = wait.tried_at
             int got = ERR_FULL
-        while True:
-            # Not after news alone: what others free while we give back is no news to the nap below.
-            if is_worth_a_try(v, wait, 0, now, terms.deadline):
-                got = self.try_to_begin(terms, lot[0])
-                if got == 0:
-                    return 0
-                self.give_up()
-                wait.tried_at = now
-                if not is_full(got) or waits_in_vain(v, self.nbytes, lot, got):
-                    return got
-            if now >= terms.deadline:
-                return got
+        if terms.deadline == 0 or not is_turn_of_others(v, wait.number):
+            got = self.try_again(terms, lot, wait, True)
+        while is_full(got) and now_ns() < terms.deadline and not waits_in_vain(v, lot, got):
             forget_recent(v)            # else the pieces that we gave back stay as they were cut
-            # After it, since what we give back ourselves is no news.
+            # After it, since what we give back ourselves is no news. What others free in between is
+            # seen a nap later.
             begin_nap(&nap, &v.pool.room, &v.pool.room_until, LIVENESS_NAP_MS)
             sleep_for_room(v, self.life, self.nbytes, &nap, terms.deadline, terms.is_closed,
                            &wait.asleep_since)
             now = now_ns()
+            if now >= nap.end:
+                recover_dead(v, False)
+            # has_tried stays False: who has the turn tries after each nap, news or not
+            if is_worth_a_try(v, wait, 0, now, terms.deadline):
+                got = self.try_again(terms, lot, wait, is_thorough_due(wait, now))
+        return got
 
-    cdef int try_to_begin(self, Draft *terms, Lot lot) except? -128:
-        # `lot`: what is left of it to get room
+    cdef int try_again(self, Draft *terms, const Lot *lot, RoomWait *wait,
+                       bint is_thorough) except? -128:
+        # What may free room is done while nothing is held: else others lack what we hold meanwhile.
+        cdef View *v = &self.att.view
+        cdef int got = self.try_to_begin(terms, lot[0], NO_REMEDIES)
+        if is_thorough and is_full(got):
+            wait.thorough_at = now_ns()
+            free_what_is_left_over(v, self.life)
+            got = self.try_to_begin(terms, lot[0], FOR_HELD)
+        wait.tried_at = now_ns()
+        return got
+
+    cdef int try_to_begin(self, Draft *terms, Lot lot, int remedies) except? -128:
+        # All or none. `lot`: what is left of it to get room; `remedies`: as try_to_allocate().
         cdef:
             View *v = &self.att.view
             Item *item
@@ -280,14 +295,17 @@ cdef class Batch:
         while self.begun < self.n:
             item = &self.items[self.begun]
             nbytes = self.nbytes_of(item)
-            got = try_to_allocate(v, nbytes, 0, True, &lot, &item.slot)
+            got = try_to_allocate(v, nbytes, terms.deadline, remedies, &lot, &item.slot)
             if got != 0:
+                self.give_up()
                 return got
             lot.objects -= 1
+            lot.slots -= 1
             lot.nbytes -= block_for(nbytes)
-            lot.pages += 1
+            lot.blocks += 1
             terms.slot = item.slot
             start_slot(v, terms, item.nbytes)
+            item.offset = v.slots[item.slot].offset
             item.generation = terms.generation
             self.begun += 1
         return 0
@@ -344,7 +362,7 @@ cdef class Batch:
         while left and k[0] < self.n_pieces:
             piece = &self.pieces[k[0]]
             n = min(left, piece.nbytes - done[0])
-            target = self.att.view.base + self.att.view.slots[self.items[piece.item].slot].offset
+            target = self.att.view.base + self.items[piece.item].offset
             memcpy(target + piece.at + done[0], piece.source + done[0], n)
             left -= n
             done[0] += n

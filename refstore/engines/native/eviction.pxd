@@ -7,7 +7,6 @@
 # is kept.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed, prefetch
@@ -22,7 +21,6 @@ from refstore.engines.native.view cimport bits_at, run_is_there, slots_used, Vie
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.ages cimport now, random_below
-from refstore.engines.native.gaps cimport gaps_hold, mark_block, mark_runs
 from refstore.engines.native.slots cimport (
     free_slot, pinned_by, reuse_slot, unclaim, word_generation, word_state,
 )
@@ -34,10 +32,11 @@ from refstore.engines.native.queues cimport next_victim, push, queue_of
 from refstore.engines.native.units cimport (
     any_window, evict_window, may_go, take_object, Window, window_from,
 )
+from refstore.engines.native.lots cimport Lot, lot_fits
 
 cdef enum:
     SAMPLES = 10
-    LOOKS = 64                  # at slots, for so many samples
+    LOOKS = 1000                # at slots, for so many samples; then at all of them
     MOST_REFUSED = 64           # offers of one put
     MOST_QUEUED = 8             # of these, for what its queue says
     MOST_PASSES = 4             # of one put over the whole table
@@ -58,12 +57,6 @@ cdef struct Pick:
     uint64_t word
     Window window
     uint32_t age
-
-cdef struct Lot:  # objects that are put together, or not at all
-    uint64_t objects            # that are yet to find room
-    uint64_t nbytes             # of them
-    const uint64_t *pages       # of each of them; 0 where its block is of a size class
-    bint may_fit                # as it was when the first of them found none
 
 cdef struct Eviction:  # by one put
     Lot *lot                    # which it belongs to, or NULL
@@ -167,9 +160,10 @@ cdef inline bint look_at_sample(View *v, uint64_t i, Want *want, bint careful,
 
 
 cdef inline void pick_sample(View *v, Want *want, bint careful, Pick *pick) noexcept nogil:
-    # The oldest of ten. Slots are far apart in memory: all are asked for before the first is used.
+    # The oldest of ten, or of all where few of the slots have an object that may go. Slots are far
+    # apart in memory: all are asked for before the first is used.
     cdef:
-        uint64_t n = slots_used(v)
+        uint64_t n = slots_used(v), i
         uint64_t[SAMPLES] drawn
         int looks = 0, samples = 0, k
     while samples < SAMPLES and looks < LOOKS:
@@ -179,6 +173,9 @@ cdef inline void pick_sample(View *v, Want *want, bint careful, Pick *pick) noex
         for k in range(SAMPLES):
             samples += look_at_sample(v, drawn[k], want, careful, pick)
         looks += SAMPLES
+    if samples < SAMPLES:
+        for i in range(n):
+            look_at_sample(v, i, want, careful, pick)
 
 
 cdef inline bint pick_next(View *v, Want *want, Eviction *so_far, Pick *pick) noexcept nogil:
@@ -280,31 +277,6 @@ cdef inline int evict_one(View *v, Want *want, Pick *picked, uint64_t *slot) noe
     return got
 
 
-cdef inline bint lot_may_fit(View *v, Lot *lot) noexcept nogil:
-    # If all went that may go: else nothing goes for it.
-    cdef:
-        uint64_t i, word, state, stays = 0, nbytes = 0
-        uint32_t age
-        unsigned char *used = <unsigned char*>calloc(v.g.pages + v.g.max_runs, 1)
-        unsigned char *runs = used + v.g.pages
-    lot.may_fit = True          # where there is no memory to find out
-    if used == NULL:
-        return True
-    for i in range(slots_used(v)):
-        state = word_state(load_acquire(&v.slots[i].word))               # [seal]
-        if state == FREE or state == RETIRED or may_go(v, i, &word, &age) and not pinned_by(v, i):
-            continue
-        stays += 1
-        nbytes += block_nbytes(&v.slots[i])
-        mark_block(v, &v.slots[i], used, v.g.pages, runs)
-    mark_runs(v, used, v.g.pages, runs)
-    lot.may_fit = stays + lot.objects <= v.slot_limit \
-        and nbytes + lot.nbytes <= v.g.pages * PAGE \
-        and gaps_hold(used, v.g.pages, lot.pages, lot.objects)
-    free(used)
-    return lot.may_fit
-
-
 cdef inline int make_room(View *v, uint64_t nbytes, int why, Eviction *so_far,
                           uint64_t *slot) noexcept nogil:
     # As evict_one(), or `why`: nothing more is to be had.
@@ -312,8 +284,10 @@ cdef inline int make_room(View *v, uint64_t nbytes, int why, Eviction *so_far,
         Want want
         Pick picked
         int got
-    if so_far.lot != NULL and not so_far.lot.may_fit and not lot_may_fit(v, so_far.lot):
-        return why
+    if so_far.lot != NULL and not so_far.lot.may_fit:       # else nothing goes for it
+        so_far.lot.may_fit = lot_fits(v, so_far.lot, False)
+        if not so_far.lot.may_fit:
+            return why
     set_want(v, nbytes, why, &want)
     while so_far.refused < MOST_REFUSED and so_far.rounds < MOST_ROUNDS:
         if not pick(v, &want, so_far, &picked):

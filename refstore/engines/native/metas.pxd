@@ -1,13 +1,13 @@
 # Bytes of the user's own beside an object: a few of them in a table by slot, which takes nothing of
 # the capacity; more lie in the block, behind the payload and the description.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memcpy, memmove
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.layout cimport FLAG_META, Meta, META_INLINE, META_LIMIT, Slot
-from refstore.engines.native.view cimport meta_at, metas_are_committed, View
+from refstore.engines.native.view cimport is_within_block, meta_at, metas_are_committed, View
 
 cdef inline uint64_t meta_room(uint64_t nbytes) noexcept nogil:
     # bytes of the block for so many of the user's own
@@ -33,11 +33,18 @@ cdef inline uint64_t meta_nbytes(View *v, uint64_t i) noexcept nogil:
     return meta_at(v, i).nbytes if metas_are_committed(v, i) else META_LIMIT + 1
 
 
-cdef inline void set_nbytes(View *v, uint64_t i, uint64_t nbytes) noexcept nogil:
-    # Of bytes that are being written and become fewer: what lies behind them follows.
-    cdef Slot *slot = &v.slots[i]
-    cdef uint64_t meta = meta_room(meta_nbytes(v, i))
-    if meta and meta <= META_LIMIT:
-        memmove(v.base + slot.offset + nbytes, v.base + slot.offset + slot.nbytes, meta)
+cdef inline bint set_nbytes(View *v, uint64_t i, uint64_t nbytes) noexcept nogil:
+    # Of bytes that are being written and become fewer: what lies behind them follows. False: what
+    # the slot says of them is not so.
+    cdef:
+        Slot *slot = &v.slots[i]
+        uint64_t offset = slot.offset, before = slot.nbytes
+        uint64_t meta = meta_room(meta_nbytes(v, i))
+    if meta > META_LIMIT or nbytes > before or before > UINT64_MAX - meta \
+            or not is_within_block(v, slot, offset, before + meta):
+        return False
+    if meta:
+        memmove(v.base + offset + nbytes, v.base + offset + before, meta)
         failpoint()
     assign(slot.nbytes, nbytes)
+    return True

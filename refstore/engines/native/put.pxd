@@ -23,7 +23,7 @@ from refstore.engines.native.layout cimport (
     EVICTABLE, FLAG_HARD_CLAIM, FLAG_META, KIND_BYTES, Label, PAGE, Slot,
 )
 from refstore.engines.native.geometry cimport block_nbytes, class_nbytes, class_of
-from refstore.engines.native.view cimport label_at, meta_at, View
+from refstore.engines.native.view cimport is_within_block, label_at, meta_at, View
 from refstore.engines.native.memory cimport commit_labels, commit_metas
 from refstore.engines.native.metas cimport meta_nbytes, meta_room, write_meta
 from refstore.engines.native.ages cimport count_put, first_use
@@ -331,7 +331,10 @@ cdef inline bint move_object(View *v, uint64_t *slot, uint64_t needed) noexcept 
     cdef:
         uint64_t i, source = slot[0]
         Slot *old = &v.slots[source]
+        uint64_t offset = old.offset, nbytes = old.nbytes
         int got
+    if not is_within_block(v, old, offset, max(needed, nbytes)):
+        return False
     if (class_nbytes(class_of(needed)) if needed else 0) >= block_nbytes(old):
         return False
     got = allocate_block(v, needed, &i)
@@ -339,7 +342,7 @@ cdef inline bint move_object(View *v, uint64_t *slot, uint64_t needed) noexcept 
             or got == 0 and block_nbytes(&v.slots[i]) >= block_nbytes(old):
         got = ERR_UNCOMMITTED
     if got == 0:
-        copy_object(v, source, i)
+        copy_object(v, source, i, v.base + offset, nbytes)
         free_slot(v, source)
         slot[0] = i
     elif got == ERR_UNCOMMITTED:
@@ -347,7 +350,8 @@ cdef inline bint move_object(View *v, uint64_t *slot, uint64_t needed) noexcept 
     return got == 0
 
 
-cdef inline void copy_object(View *v, uint64_t source, uint64_t target) noexcept nogil:
+cdef inline void copy_object(View *v, uint64_t source, uint64_t target, const char *payload,
+                             uint64_t nbytes) noexcept nogil:
     # Of bytes, with all that is said of them.
     cdef:
         Slot *old = &v.slots[source]
@@ -360,9 +364,9 @@ cdef inline void copy_object(View *v, uint64_t source, uint64_t target) noexcept
     draft.is_plain = False
     draft.owned = old.owned_by != 0
     draft.evictable = old.last_use & EVICTABLE != 0
-    start_slot(v, &draft, old.nbytes)
-    memcpy(block_of(v, &draft), v.base + old.offset, old.nbytes)
+    start_slot(v, &draft, nbytes)
+    memcpy(block_of(v, &draft), payload, nbytes)
     if old.flags & FLAG_META:
         if meta_room(meta):
-            octets = v.base + old.offset + old.nbytes
+            octets = payload + nbytes
         write_meta(v, target, octets, meta, 0)

@@ -7,7 +7,6 @@
 # in behind many that are small, and what is small is not held up for ever by what is too large.
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport assign, cas_acq_rel, load_acquire, load_seq_cst_u32
@@ -16,18 +15,18 @@ from refstore.engines.native.error_codes cimport (
     ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, kind_of_error,
 )
 from refstore.engines.native.layout cimport CONDEMNED, FREE, MAX_ROWS, PAGE, RETIRED, SEALED, Slot
-from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
+from refstore.engines.native.geometry cimport block_for, extent_first, extent_pages
 from refstore.engines.native.system cimport link_count, now_ns
 from refstore.engines.native.view cimport file_of, pins_are_committed, slots_used, View
 from refstore.engines.native.memory cimport commit_data, note_refusal, step_end, wants_huge_pages
 from refstore.engines.native.waiting cimport announce_room, begin_nap, LIVENESS_NAP_MS, Nap
-from refstore.engines.native.gaps cimport gaps_hold, longest_gap, mark_pages
 from refstore.engines.native.slots cimport is_claim, pins_condemned, unclaim, word_row, word_state
 from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.blocks cimport allocate_block, give_block, place_block, take_spare
 from refstore.engines.native.recovery cimport recover_dead, row_is_dead, sweep
+from refstore.engines.native.lots cimport Lot, lot_fits
 from refstore.engines.native.eviction cimport (
-    any_hints, Eviction, find_room, is_full, Lot, prepare_eviction,
+    any_hints, Eviction, find_room, is_full, prepare_eviction,
 )
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.news cimport tell_news
@@ -36,6 +35,9 @@ from refstore.engines.native.sleeping cimport is_attached_alone, sleep_through
 
 cdef enum:
     ATTEMPTS = 8                # to find a slot that nobody has in hand
+    ALL_REMEDIES = 0
+    FOR_HELD = 2                # of these, to wait for slots that others have in hand
+    NO_REMEDIES = ATTEMPTS
     PAUSE = 20                  # times what a try has taken, until one that nothing has called for
     HOLD_BACK_MS = 1000         # for which others let the one whose turn it is try alone
     THOROUGH_EVERY_MS = 1000
@@ -93,14 +95,20 @@ cdef inline void unclaim_unless_named(View *v, uint64_t i) noexcept nogil:
         unclaim(v, i)
 
 
-cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bint is_thorough,
+cdef inline int collect_garbage(View *v, uint64_t life) except -1:
+    import gc
+    gc.collect()
+    python_ran(v, life, "collecting garbage")
+    return 0
+
+
+cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int attempt,
                                 Lot *lot, uint64_t *slot) except? -128:
-    # When there is none: if it `is_thorough`, what dead processes held, then what garbage of this
-    # one still pins; then what may be evicted. In a store with a policy that comes first, since it
-    # is there to be full.
+    # When there is none: what dead processes held, then what garbage of this one still pins; then
+    # what may be evicted. In a store with a policy that comes first, since it is there to be full.
+    # `attempt`: ALL_REMEDIES, those of FOR_HELD, or NO_REMEDIES but eviction.
     cdef uint64_t life = v.life
     cdef int got, recovery = 0
-    cdef int attempt = 0 if is_thorough else ATTEMPTS
     cdef uint64_t since = 0, held = 0, recovered = 0, before
     cdef Eviction eviction
     prepare_eviction(v, &eviction)
@@ -122,9 +130,7 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bin
                 continue
             sweep(v, MAX_ROWS)      # of no dead row: hints that went missing
         elif attempt == 1 and pins_condemned(v):
-            import gc
-            gc.collect()
-            python_ran(v, life, "collecting garbage")
+            collect_garbage(v, life)
         elif not eviction.is_due:
             eviction.is_due = True
         elif kind_of_error(recovery) == ERR_BUSY:
@@ -146,6 +152,16 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, bin
         else:
             return got
         attempt += 1
+
+
+cdef inline int free_what_is_left_over(View *v, uint64_t life) except -1:
+    # What dead processes held, and what garbage of this one still pins.
+    recover_dead(v, True)
+    tell_news(v, life)
+    sweep(v, MAX_ROWS)
+    if pins_condemned(v):
+        collect_garbage(v, life)
+    return 0
 
 
 cdef inline int use_claim(View *v, uint64_t nbytes, uint64_t deadline, uint64_t i) except? -128:
@@ -179,7 +195,8 @@ cdef inline int try_with_claim(View *v, uint64_t nbytes, uint64_t deadline, bint
                 slot[0] = claim - 1
         if got == 0 or got == ERR_DAMAGED:
             return got
-    return try_to_allocate(v, nbytes, deadline, is_thorough, NULL, slot)
+    return try_to_allocate(v, nbytes, deadline, ALL_REMEDIES if is_thorough else NO_REMEDIES, NULL,
+                           slot)
 
 
 # Waiting
@@ -232,50 +249,13 @@ cdef inline bint is_worth_a_try(View *v, const RoomWait *wait, uint32_t seen, ui
         or v.evicts and now - wait.tried_at >= wait.took * PAUSE
 
 
-cdef inline bint is_ours(View *v, uint64_t i) noexcept nogil:
-    # whether this process keeps others from freeing the slot
-    cdef uint64_t word = load_acquire(&v.slots[i].word)                  # [seal]
-    if word_state(word) == FREE or word_state(word) == RETIRED:
-        return False
-    return word_row(word) == v.row and word_state(word) not in (SEALED, CONDEMNED) \
-        or pins_are_committed(v, i) and load_seq_cst_u32(&v.pins[i]) != 0        # [pin]
-
-
-cdef inline bint could_fit(View *v, uint64_t nbytes, const Lot *lot, int error) noexcept nogil:
-    # if all went that is not ours
-    cdef:
-        uint64_t i, ours = 0, held = 0
-        unsigned char *used = <unsigned char*>calloc(v.g.pages, 1)
-        bint fits
-    if used == NULL:
-        return True
-    for i in range(slots_used(v)):
-        if is_ours(v, i):
-            ours += 1
-            held += block_nbytes(&v.slots[i])
-            if v.slots[i].extent:
-                mark_pages(used, v.g.pages, extent_first(v.slots[i].extent),
-                           extent_pages(v.slots[i].extent))
-    if kind_of_error(error) == ERR_FULL_SLOTS:
-        fits = ours + (1 if lot == NULL else lot.objects) <= v.slot_limit
-    elif lot == NULL:
-        fits = held + nbytes <= v.g.pages * PAGE \
-            and nbytes <= longest_gap(used, v.g.pages, v.g.pages) * PAGE
-    else:
-        fits = held + lot.nbytes <= v.g.pages * PAGE \
-            and gaps_hold(used, v.g.pages, lot.pages, lot.objects)
-    free(used)
-    return fits
-
-
-cdef inline bint waits_in_vain(View *v, uint64_t nbytes, const Lot *lot, int error) except -1:
-    # Whether nobody but the calling thread could ever make the room: for one object of so many
-    # bytes, or for all of a lot.
+cdef inline bint waits_in_vain(View *v, const Lot *lot, int error) except -1:
+    # Whether nobody but the calling thread could ever make the room.
     if kind_of_error(error) == ERR_NO_MEMORY or not is_attached_alone(v):
         return False
     from refstore import _threads
     return not _threads.has_others() \
-        and (link_count(file_of(v)) == 0 or not could_fit(v, nbytes, lot, error))
+        and (link_count(file_of(v)) == 0 or not lot_fits(v, lot, True))
 
 
 cdef inline int sleep_for_room(View *v, uint64_t life, uint64_t nbytes, const Nap *nap,
@@ -295,15 +275,20 @@ cdef inline int wait_for_room(View *v, RoomWait *wait, uint64_t nbytes, uint64_t
     # As try_to_allocate(), until there is room or the time is over.
     cdef:
         uint64_t life = v.life
-        uint64_t now = now_ns()
+        uint64_t now = now_ns(), block = block_for(nbytes)
+        Lot one
         Nap nap
         int got = ERR_FULL
+    one.objects = 1
+    one.nbytes = block
+    one.blocks = &block
     try:
         while True:
             begin_nap(&nap, &v.pool.room, &v.pool.room_until, LIVENESS_NAP_MS)
             if is_worth_a_try(v, wait, nap.seen, now, deadline):
                 got = try_again(v, wait, nbytes, deadline, slot)
-                if not is_full(got) or waits_in_vain(v, nbytes, NULL, got):
+                one.slots = kind_of_error(got) == ERR_FULL_SLOTS      # else a claim may be it
+                if not is_full(got) or waits_in_vain(v, &one, got):
                     return got
                 wait.seen = nap.seen
             if now >= deadline:
@@ -317,10 +302,14 @@ cdef inline int wait_for_room(View *v, RoomWait *wait, uint64_t nbytes, uint64_t
             end_turn(v, wait)
 
 
+cdef inline bint is_thorough_due(const RoomWait *wait, uint64_t now) noexcept nogil:
+    return now - wait.thorough_at >= THOROUGH_EVERY_MS * <uint64_t>1000000
+
+
 cdef inline int try_again(View *v, RoomWait *wait, uint64_t nbytes, uint64_t deadline,
                           uint64_t *slot) except? -128:
     cdef uint64_t now = now_ns()
-    cdef bint is_thorough = now - wait.thorough_at >= THOROUGH_EVERY_MS * <uint64_t>1000000
+    cdef bint is_thorough = is_thorough_due(wait, now)
     cdef int got
     wait.has_tried = True
     wait.tried_at = now

@@ -7,9 +7,9 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.atomics cimport load_relaxed
-from refstore.engines.native.error_codes cimport ERR_NO_MEMORY
+from refstore.engines.native.error_codes cimport ERR_DAMAGED, ERR_NO_MEMORY
 from refstore.engines.native.layout cimport PAGE, SMALL_LIMIT
-from refstore.engines.native.view cimport pins_are_committed, View
+from refstore.engines.native.view cimport damage, pins_are_committed, View
 from refstore.engines.native.memory cimport ensure_pins_committed
 from refstore.engines.native.metas cimport meta_nbytes, meta_room, set_nbytes
 from refstore.engines.native.slots cimport pin_own, word_generation
@@ -18,7 +18,7 @@ from refstore.engines.native.names cimport Name
 from refstore.engines.native.claims cimport give_up, give_up_to_views
 from refstore.engines.native.fork cimport keep_pin, OpenWriter
 from refstore.engines.native.points cimport look_for_signals, python_ran
-from refstore.engines.native.errors cimport full
+from refstore.engines.native.errors cimport full, put_error
 from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.arrays cimport NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS
 from refstore.engines.native.put cimport (
@@ -151,7 +151,8 @@ cdef class Writer(Block):
         look_for_signals(&att.view, draft.life, "before the seal")
         self.require_ours()          # still
         see_forks(att)
-        self.shrink(True)
+        if self.shrink(True) == ERR_DAMAGED:
+            raise put_error(&att.view, ERR_DAMAGED, <uint64_t>self.nbytes, self.name)
         draft.slot = self.slot
         draft.claim = self.slot + 1 if self.claims else 0
         if self.is_seen() and not self.pinned and not self.pin_views():
@@ -233,15 +234,19 @@ cdef class Writer(Block):
         while got != 0 and may_retry(&self.att.view, &got, &since):
             self.require_ours()
             got = self.shrink(False)
+        if got == ERR_DAMAGED:
+            raise put_error(&self.att.view, got, <uint64_t>self.nbytes, self.name)
 
     cdef int shrink(self, bint ends) noexcept:
         # The slot becomes as short as we are, with less room, unless somebody sees what would be
-        # given back. 0, or an error of the space lock. `ends`: whoever still sees it is to blame.
+        # given back. 0, ERR_DAMAGED or an error of the space lock. `ends`: whoever still sees it is
+        # to blame.
         cdef View *v = &self.att.view
         cdef uint64_t i = self.slot, needed
         if not self.is_short or self.is_seen() and not ends:
             return 0
-        set_nbytes(v, i, <uint64_t>self.nbytes)
+        if not set_nbytes(v, i, <uint64_t>self.nbytes):
+            return damage(v, b"what slot %d says of its block is not so", i)
         if self.is_seen():
             return 0
         needed = <uint64_t>self.nbytes + meta_room(meta_nbytes(v, i))

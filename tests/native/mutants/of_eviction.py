@@ -148,9 +148,9 @@ OF_EVICTION = [
     Mutation(
         "gaps_not_measured",
         "objects go for a batch that fits by the sum, and into no gaps",
-        "eviction.pxd",
-        "        and gaps_hold(used, v.g.pages, lot.pages, lot.objects)\n",
-        "        and used != NULL\n",
+        "lots.pxd",
+        "        and gaps_hold(there.pages, v.g.pages, plan, n)\n",
+        "        and plan != NULL\n",
         ("tests/api/test_batches.py",),
     ),
 ]
