@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import threading
-from typing import Any
+from typing import Any, TypeVar
 
 from refstore._comparing import are_equal
 from refstore._errors import ObjectNotFoundError
@@ -35,6 +35,8 @@ from refstore._store import Store
 from refstore.payload.frames import address_of
 
 __all__ = ["Arrived", "Call", "Lender", "Together"]
+
+R = TypeVar("R", bound=Result)
 
 
 class Together:
@@ -214,6 +216,6 @@ class Arrived:
         """
         return unpack(self._parcel, private if self._writable else shared)
 
-    def result(self, value: Any, kind: type[Result] = Result) -> Result:
+    def result(self, value: Any, kind: type[R]) -> R:
         """The answer, which goes by the same store."""
         return kind(value, self._parcel.handle, self._threshold)

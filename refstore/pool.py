@@ -234,4 +234,4 @@ def _end_with_parent() -> None:
 
 def _run(call: Arrived) -> Result:
     fn, args, kwargs = call.open()
-    return call.result(fn(*args, **kwargs))
+    return call.result(fn(*args, **kwargs), Result)
