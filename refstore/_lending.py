@@ -1,11 +1,12 @@
 """What a process lends to the tasks it gives away: their large arguments, each put once.
 
-An object is there as long as a call that uses it is under way, and belongs to the process that gave
-the call; so it goes when the last of these calls has its result, was cancelled or has failed, or when
-that process is killed.
+An object is there as long as a call that uses it is under way, and belongs to the process that
+gave the call; so it goes when the last of these calls has its result, was cancelled or has failed,
+or when that process is killed.
 
-The same memory in several calls is put once while it is there: in calls of one `Together`, which says
-so of them, whatever became of the memory meanwhile; in others if it still has the same bytes.
+The same memory in several calls is put once while it is there: in calls of one `Together`, which
+says so of them, whatever became of the memory meanwhile; in others if it still has the same bytes.
+What one of those calls used stays till the next of them is sent, however soon it is done.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from refstore._parcels import (
     Pickler,
     Result,
     handle_of,
-    opened,
     private,
     shared,
     unpack,
@@ -44,6 +44,8 @@ class Together:
 
     def __init__(self) -> None:
         self.again = Again()
+        self.calls = 0  # under way, or to be sent
+        self.last: list[_Copy] = []  # that the one sent last has used
 
 
 class _Copy:
@@ -76,10 +78,12 @@ class Lender:
         self._calls = 0
         self._closing = False
 
-    def begin(self) -> None:
+    def begin(self, call: Call) -> None:
         """Count a call that is under way."""
         with self._lock:
             self._calls += 1
+            if call.together is not None:
+                call.together.calls += 1
 
     def pack(self, call: Call) -> Parcel:
         """Put what is large of a call.
@@ -91,9 +95,13 @@ class Lender:
         def place(pieces: list[memoryview]) -> ObjectRef | None:
             return self._place(call, pieces)
 
-        packing = Packing(call.threshold, place, together and together.again)
+        again = None if together is None else together.again
+        packing = Packing(call.threshold, place, again)
         call.pickler(packing).dump(call.value)
-        return packing.parcel(self.handle)
+        parcel = packing.parcel(self.handle)
+        if together is not None:
+            self._keep_last(together, call)
+        return parcel
 
     def _place(self, call: Call, pieces: list[memoryview]) -> ObjectRef | None:
         key = (address_of(pieces[0]), pieces[0].nbytes) if len(pieces) == 1 else None
@@ -124,10 +132,20 @@ class Lender:
         if call.together is not None and copy.together is call.together:
             return copy
         with contextlib.suppress(ObjectNotFoundError), self.store.get(copy.ref) as buf:
-            if are_equal(view, memoryview(buf)):  # type: ignore[arg-type]
+            if are_equal(view, memoryview(buf)):
                 return copy
         self._let_go(copy)
         return None
+
+    def _keep_last(self, together: Together, call: Call) -> None:
+        with self._lock:
+            if call.copies is None:
+                return
+            before, together.last = together.last, list(call.copies)
+            for copy in together.last:
+                copy.holds += 1
+        for copy in before:
+            self._let_go(copy)
 
     def _let_go(self, copy: _Copy) -> None:
         with self._lock:
@@ -143,9 +161,15 @@ class Lender:
         """Let go of what a call has used; a second time does nothing."""
         with self._lock:
             copies, call.copies = call.copies, None
-        if copies is None:
-            return
-        call.value = call.together = None  # the future that knows of the call may live on
+            if copies is None:
+                return
+            together = call.together
+            call.value = call.together = None  # the future that knows of the call may live on
+            if together is not None:
+                together.calls -= 1
+                if not together.calls:
+                    copies += together.last
+                    together.last = []
         for copy in copies:
             self._let_go(copy)
         with self._lock:
@@ -189,7 +213,7 @@ class Call:
         self.threshold, self.writable = threshold, writable
         self.copies: list[_Copy] | None = []
         self._lender = lender
-        lender.begin()
+        lender.begin(self)
 
     def end(self, _: object = None) -> None:
         """The call is done, however that came about."""

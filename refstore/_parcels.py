@@ -6,8 +6,8 @@
     Result     a value that goes back to who asked for it
 
 Whatever pickles its memory as buffers of protocol 5 (arrays of numpy, and with them frames of
-pandas, Arrow and polars) is taken to pieces so. A pickle that is large by itself goes into the store
-as a whole. What finds no room there stays in the pickle.
+pandas, Arrow and polars) is taken to pieces so. A pickle that is large by itself goes into the
+store as a whole. What finds no room there stays in the pickle.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def by_multiprocessing(packing: Packing) -> ForkingPickler:
     file: Any = packing
     pickler = ForkingPickler(file, 5, True, packing.keep_in_band)
     known: Any = pickler.dispatch_table
-    pickler.dispatch_table = packing.types(known)  # type: ignore[misc,assignment]
+    pickler.dispatch_table = packing.types(known)
     return pickler
 
 
@@ -235,12 +235,12 @@ def unpack(parcel: Parcel, view: Callable[[Store, ObjectRef], Any]) -> Any:
 
 def shared(store: Store, ref: ObjectRef) -> Any:
     """A read-only view of an object, which pins it."""
-    return memoryview(store.get(ref))  # type: ignore[arg-type]
+    return memoryview(store.get(ref))
 
 
 def private(store: Store, ref: ObjectRef) -> Any:
     """A view of which this process gets those pages for itself that it writes to."""
-    return memoryview(store.get(ref, writable=True))  # type: ignore[arg-type]
+    return memoryview(store.get(ref, writable=True))
 
 
 def own(store: Store, ref: ObjectRef) -> Any:
@@ -288,7 +288,8 @@ class Result:
         except BaseException:
             store.delete_many(refs)
             raise
-        _note([(store, ref) for ref in refs])
+        if refs:
+            _note([(store, ref) for ref in refs])
         return parcel
 
     def __reduce__(self) -> tuple[Any, ...]:

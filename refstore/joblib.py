@@ -149,7 +149,13 @@ class _ByStore:
 
     def start_call(self) -> None:
         self._together = Together()
+        if self._lender is not None:  # there may be moments in which no batch is under way
+            self._calls.add(self._call(None))
         super().start_call()  # type: ignore[misc]
+
+    def stop_call(self) -> None:
+        super().stop_call()  # type: ignore[misc]
+        self._end_calls()
 
     def submit(self, func: Callable[[], Any], callback: Callable[..., Any] | None = None) -> Any:
         return super().submit(*self._sent(func, callback))  # type: ignore[misc]
@@ -165,8 +171,23 @@ class _ByStore:
 
     def terminate(self) -> None:
         super().terminate()  # type: ignore[misc]
-        while self._calls:  # whose answers nobody waits for any more
+        self._end_calls()
+
+    def _end_calls(self) -> None:
+        """Nobody waits for answers any more."""
+        while self._calls:
             self._calls.pop().end()
+
+    def _call(self, value: Any) -> Any:
+        assert self._lender is not None
+        return Call(
+            self._lender,
+            value,
+            pickler=self._pickler,
+            threshold=int(self._max_nbytes or 1),
+            writable=self._mode == "c",
+            together=self._together,
+        )
 
     def _sent(
         self, func: Callable[[], Any], callback: Callable[..., Any] | None
@@ -174,14 +195,7 @@ class _ByStore:
         """What is to be run in place of a function, and what to be called when that is done."""
         if self._lender is None or not self._max_nbytes or self._mode not in ("r", "c"):
             return func, callback
-        call = Call(
-            self._lender,
-            func,
-            pickler=self._pickler,
-            threshold=int(self._max_nbytes),
-            writable=self._mode == "c",
-            together=self._together,
-        )
+        call = self._call(func)
         self._calls.add(call)
 
         def done(*out: Any) -> None:
@@ -193,7 +207,7 @@ class _ByStore:
         return functools.partial(_run, type(self), call), done
 
 
-class _Loky(_ByStore, LokyBackend):
+class _Loky(_ByStore, LokyBackend):  # type: ignore[misc]
     @staticmethod
     def _pickler(packing: Packing) -> Any:
         base = reduction.get_loky_pickler()._loky_pickler_cls  # cloudpickle's, by default
@@ -201,7 +215,7 @@ class _Loky(_ByStore, LokyBackend):
         return _over(base)(packing, collections.ChainMap(reduction._dispatch_table, known))
 
 
-class _Multiprocessing(_ByStore, MultiprocessingBackend):
+class _Multiprocessing(_ByStore, MultiprocessingBackend):  # type: ignore[misc]
     @staticmethod
     def _pickler(packing: Packing) -> Any:
         return _over(pickle.Pickler)(packing, copyreg.dispatch_table)

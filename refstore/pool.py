@@ -114,7 +114,7 @@ class Pool(ProcessPoolExecutor):
             ...     pool.submit(len, np.ones(100_000)).result()
             100000
         """
-        call = self._call((fn, args, kwargs), _together(fn))
+        call: Any = self._call((fn, args, kwargs), _together(fn))
         try:
             future: Future[Any] = super().submit(_run, call)
         except BaseException:
@@ -152,7 +152,7 @@ class Pool(ProcessPoolExecutor):
             ...     list(pool.map(pow, [2, 3], [5, 2], chunksize=2))
             [32, 9]
         """
-        of = _Mapped(fn, Together())
+        of: Any = _Mapped(fn, Together())
         return super().map(of, *iterables, timeout=timeout, chunksize=chunksize, **options)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
