@@ -1,4 +1,4 @@
-"""What a process lends to the tasks it gives away: their large arguments, each put once.
+"""Large arguments of tasks, lent by the process that gives these away, and each put once.
 
 An object is there as long as a call that uses it is under way, and belongs to the process that
 gave the call; so it goes when the last of these calls has its result, was cancelled or has failed,

@@ -176,7 +176,7 @@ class Packing:
         return reduce_array
 
     def parcel(self, handle: bytes) -> Parcel:
-        """What was packed."""
+        """The parcel of all that was packed."""
         stream: bytes | ObjectRef | None = None
         if sum(piece.nbytes for piece in self._pieces) >= self._threshold:
             stream = self._place(self._pieces)

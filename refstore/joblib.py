@@ -124,7 +124,7 @@ def installed(store: Store | None = None) -> Iterator[None]:
 
 
 class _ByStore:
-    """What both back ends do otherwise than joblib's own: they send calls of a Lender.
+    """A back end that sends calls of a Lender; all else is joblib's own.
 
     joblib calls `submit`, before its version 1.5 `apply_async`.
     """
@@ -192,7 +192,7 @@ class _ByStore:
     def _sent(
         self, func: Callable[[], Any], callback: Callable[..., Any] | None
     ) -> tuple[Callable[[], Any], Callable[..., Any] | None]:
-        """What is to be run in place of a function, and what to be called when that is done."""
+        """Stand-ins for a function and for its callback."""
         if self._lender is None or not self._max_nbytes or self._mode not in ("r", "c"):
             return func, callback
         call = self._call(func)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import signal
 import subprocess
@@ -234,8 +235,7 @@ def test_nothing_is_left_of_workers_that_are_killed(store: refstore.Store) -> No
 def test_a_result_whose_sender_was_killed_is_an_error_of_its_task(
     store: refstore.Store, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
-    import refstore.joblib as module
-
+    module: Any = importlib.import_module("refstore.joblib")
     take = module.take
 
     def too_late(parcel: Any) -> Any:

@@ -278,13 +278,12 @@ def test_pools_share_a_store_and_have_pools_below_them(make_pool: Make) -> None:
 def test_bad_arguments_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFSTORE_DIR", str(folder))
     bad: Any = 1
-    for error, message, make in (
-        (ValueError, "threshold is 0 bytes: it must be at least 1", lambda: Pool(threshold=0)),
-        (TypeError, "initializer must be a callable", lambda: Pool(initializer=bad)),
-        (ValueError, "max_workers must be greater than 0", lambda: Pool(0)),
-    ):
-        with pytest.raises(error, match=message):
-            make()
+    with pytest.raises(ValueError, match="threshold is 0 bytes: it must be at least 1"):
+        Pool(threshold=0)
+    with pytest.raises(TypeError, match="initializer must be a callable"):
+        Pool(initializer=bad)
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+        Pool(0)
     gc.collect()
     assert helpers.stores(folder) == []
 
