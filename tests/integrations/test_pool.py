@@ -9,6 +9,7 @@ import multiprocessing
 import pickle
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pool_tasks
 import pytest
 
 import refstore
+from refstore import _parcels
 from refstore.pool import Pool
 
 SIZE = 100_000  # elements of a large array: 800 kB
@@ -123,7 +125,7 @@ def test_arrays_that_come_to_lie_where_others_lay_are_not_mistaken(make_pool: Ma
     pool = make_pool()
     futures = [pool.submit(pool_tasks.total, np.full(SIZE, n)) for n in range(20)]
     assert [one.result() for one in futures] == [n * SIZE for n in range(20)]
-    got = pool.map(pool_tasks.total, (np.full(SIZE, n) for n in range(20)))
+    got = pool.map(pool_tasks.total, [pool_tasks.Making(SIZE, n) for n in range(20)])
     assert list(got) == [n * SIZE for n in range(20)]
 
 
@@ -221,9 +223,20 @@ def test_what_finds_no_room_travels_by_pipe(make_store: Any) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="max_tasks_per_child is of Python 3.11")
-def test_a_worker_that_is_replaced_ends_when_its_result_was_taken(make_pool: Make) -> None:
-    pool = make_pool(2, max_tasks_per_child=1)
-    assert [one.sum() for one in pool.map(pool_tasks.ones, [SIZE] * 6)] == [SIZE] * 6
+def test_a_worker_that_is_replaced_ends_when_its_result_was_taken(
+    make_pool: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, take = make_pool(1, max_tasks_per_child=1), _parcels.take
+    ended: list[Any] = []
+
+    def late(parcel: Any) -> Any:
+        (worker,) = pool._processes.values()
+        ended.extend(connection.wait([worker.sentinel], timeout=1))
+        return take(parcel)
+
+    monkeypatch.setattr(_parcels, "take", late)
+    assert [one.sum() for one in pool.map(pool_tasks.ones, [SIZE] * 2)] == [SIZE] * 2
+    assert ended == []
 
 
 # --- the store

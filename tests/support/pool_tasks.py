@@ -79,6 +79,16 @@ def nested(array: Array) -> list[float]:
         return list(pool.map(total, [array, array]))
 
 
+class Making:
+    """An array that is made anew each time it is pickled."""
+
+    def __init__(self, size: int, number: int) -> None:
+        self._size, self._number = size, number
+
+    def __reduce__(self) -> Any:
+        return echo, (np.full(self._size, self._number, "f8"),)
+
+
 class Refusing:
     """Cannot be unpickled."""
 
