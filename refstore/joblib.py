@@ -193,7 +193,8 @@ class _ByStore:
         self, func: Callable[[], Any], callback: Callable[..., Any] | None
     ) -> tuple[Callable[[], Any], Callable[..., Any] | None]:
         """Stand-ins for a function and for its callback."""
-        if self._lender is None or not self._max_nbytes or self._mode not in ("r", "c"):
+        is_open = self._lender is not None and not self._lender.store.closed
+        if not is_open or not self._max_nbytes or self._mode not in ("r", "c"):
             return func, callback
         call = self._call(func)
         self._calls.add(call)

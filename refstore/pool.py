@@ -15,6 +15,7 @@ import operator
 import os
 import select
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.context import BaseContext
@@ -167,13 +168,20 @@ class Pool(ProcessPoolExecutor):
             >>> pool = Pool(1)
             >>> pool.shutdown()
         """
-        is_broken = self._broken
+        manager = self._executor_manager_thread
         super().shutdown(wait, cancel_futures=cancel_futures)
-        if is_broken and not self._lender.store.closed:
-            self._lender.store.recover()  # what killed workers had
+        if wait or manager is None:
+            self._close()
+        else:  # workers that are about to start need the store, too
+            threading.Thread(target=self._close_after, args=(manager,), daemon=True).start()
+
+    def _close_after(self, manager: threading.Thread) -> None:
+        manager.join()
         self._close()
 
     def _close(self) -> None:
+        if getattr(self, "_broken", False) and not self._lender.store.closed:
+            self._lender.store.recover()  # what killed workers had
         self._setup.end()
         self._lender.close()
 

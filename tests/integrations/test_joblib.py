@@ -290,6 +290,19 @@ def test_a_parent_that_is_killed_leaves_nothing(
 # --- what is installed
 
 
+def test_a_parallel_outlives_what_was_installed(
+    folder: Path, store: refstore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(folder))
+    of_joblib.install(store)
+    task = joblib.delayed(pool_tasks.total)
+    with joblib.Parallel(n_jobs=2) as parallel:
+        assert parallel(task(np.ones(SIZE)) for _ in range(4)) == [SIZE] * 4
+        of_joblib.uninstall()
+        assert parallel(task(np.ones(SIZE)) for _ in range(4)) == [SIZE] * 4
+    assert puts(store) == 4
+
+
 def test_it_is_installed_once(store: refstore.Store) -> None:
     before = dict(joblib.parallel.BACKENDS)
     of_joblib.install(store)

@@ -272,6 +272,24 @@ def test_a_store_of_its_own_goes_with_the_pool(
         other.unlink()  # who opens one clears away locks of those that went before their workers
 
 
+def test_workers_that_start_after_a_shutdown_have_their_arguments(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("REFSTORE_DIR", str(folder))
+    start = pool_tasks.keep, (np.ones(SIZE),)
+    pool = Pool(1, multiprocessing.get_context("spawn"), *start)
+    future = pool.submit(pool_tasks.kept_total, 1)
+    workers = list(pool._processes.values())
+    pool.shutdown(wait=False)
+    assert future.result() == SIZE + 1
+    for worker in workers:
+        worker.join(helpers.BUSY_TIMEOUT)
+    assert helpers.eventually(lambda: helpers.stores(folder) == [])
+    assert caplog.records == []
+    with refstore.Store("another", create=True) as other:
+        other.unlink()
+
+
 def test_a_pool_outlives_the_store_object_that_it_was_given(store: refstore.Store) -> None:
     given = pickle.loads(pickle.dumps(store))
     with Pool(1, multiprocessing.get_context("forkserver"), store=given) as pool:
