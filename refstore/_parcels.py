@@ -12,6 +12,7 @@ store as a whole. What finds no room there stays in the pickle.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import operator
 import os
@@ -315,7 +316,10 @@ def _note(sent: list[tuple[Store, ObjectRef]]) -> None:
     if _waits != os.getpid():
         _waits = os.getpid()
         _sent.clear()  # of the process that forked this one
+        # Children of multiprocessing run the first, from Python 3.13 on the second, and that before
+        # stores let go of what was this process's: handlers of later date run first.
         util.Finalize(None, _wait_until_taken, exitpriority=0)
+        atexit.register(_wait_until_taken)
     _sent[:] = [*_not_taken(), *sent]
 
 
