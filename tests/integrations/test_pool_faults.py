@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -56,7 +57,9 @@ def test_a_future_keeps_neither_arguments_nor_objects(store: refstore.Store) -> 
         array = np.ones(SIZE)
         future = pool.submit(pool_tasks.total, array)
         assert future.result() == SIZE
-        assert helpers.eventually(lambda: sys.getrefcount(array) == 2)
+        known = weakref.ref(array)
+        del array
+        assert helpers.eventually(lambda: known() is None)
         assert helpers.eventually(lambda: is_empty(store))
 
 
