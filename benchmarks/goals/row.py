@@ -1,5 +1,6 @@
 """A row of the table of goals, and how long to measure for it."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -90,6 +91,24 @@ def timed(
     subjects = [Timed(loop, effort.window, warm) for loop in (floor, ours)]
     floors, values = interleave(subjects, effort.rounds)
     return compared(what, values, floors, goal, duration, str(effort.rounds))
+
+
+def by_the_clock(
+    what: str,
+    effort: Effort,
+    ours: Callable[[], object],
+    floor: Callable[[], object],
+    goal: Goal | None,
+) -> Row:
+    """A row of two calls in turn: libraries of columns work in several threads."""
+    floors, values = interleave([lambda: seconds(floor), lambda: seconds(ours)], effort.rounds)
+    return compared(what, values, floors, goal, duration, str(effort.rounds))
+
+
+def seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
 
 
 def throughput(what: str, run: PairedRun, goal: Goal) -> Row:

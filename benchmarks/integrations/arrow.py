@@ -2,8 +2,7 @@
 
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import datafusion
@@ -15,10 +14,9 @@ import pyarrow.compute as pc
 
 import refstore.arrow
 from benchmarks.goals.private_memory import private_memory
-from benchmarks.goals.row import Effort, Goal, Row, compared
+from benchmarks.goals.row import Effort, Goal, Row, by_the_clock
 from refstore import Store
-from stress.measure import interleave
-from stress.support import GIB, duration, size
+from stress.support import GIB, size
 
 NBYTES = 200_000_000
 QUERY = "select count(text) as texts, sum(x) as numbers, max(price) as dearest from trips"
@@ -85,24 +83,6 @@ def times(effort: Effort) -> Iterator[Row]:
             lambda: frame.to_feather(path, compression="uncompressed"),
             Goal(1.0),
         )
-
-
-def by_the_clock(
-    what: str,
-    effort: Effort,
-    ours: Callable[[], object],
-    floor: Callable[[], object],
-    goal: Goal | None,
-) -> Row:
-    """A row of two calls in turn: libraries of columns work in several threads."""
-    floors, values = interleave([lambda: seconds(floor), lambda: seconds(ours)], effort.rounds)
-    return compared(what, values, floors, goal, duration, str(effort.rounds))
-
-
-def seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 # --- memory

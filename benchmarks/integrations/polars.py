@@ -10,8 +10,8 @@ import polars as pl
 
 import refstore.polars
 from benchmarks.goals.private_memory import private_memory
-from benchmarks.goals.row import Effort, Goal, Row
-from benchmarks.integrations.arrow import NBYTES, by_the_clock
+from benchmarks.goals.row import Effort, Goal, Row, by_the_clock
+from benchmarks.integrations.arrow import NBYTES
 from refstore import Store
 from stress.support import GIB, size
 

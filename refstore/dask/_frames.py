@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "are_equal",
     "as_bytes",
     "has_tensors",
     "is_made_of_buffers",
@@ -17,7 +16,6 @@ __all__ = [
     "with_writeable",
 ]
 
-_CHUNK = 1 << 20  # bytes that are compared at once: they and the result stay in the cache
 _TABLES, _FRAMES = ("Table", "RecordBatch"), ("DataFrame", "Series")
 
 
@@ -27,16 +25,6 @@ def as_bytes(frame: Any) -> memoryview | None:
         return pickle.PickleBuffer(frame).raw()
     except (TypeError, BufferError):
         return None
-
-
-def are_equal(one: memoryview, other: memoryview) -> bool:
-    """Whether two views of as many bytes have the same."""
-    whole = one.nbytes // 8 * 8
-    left, right = np.frombuffer(one[:whole], np.uint64), np.frombuffer(other[:whole], np.uint64)
-    step = _CHUNK // 8
-    return one[whole:] == other[whole:] and all(
-        np.array_equal(left[k : k + step], right[k : k + step]) for k in range(0, left.size, step)
-    )
 
 
 def with_writeable(header: Any, writeable: bool) -> Any:

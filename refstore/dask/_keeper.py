@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import refstore
 from refstore._byte_objects import octets_of
-from refstore.dask._frames import are_equal
+from refstore._comparing import are_equal
 from refstore.payload.frames import address_of
 
 __all__ = ["Keeper", "Placed"]

@@ -9,6 +9,7 @@ MODULES = {  # and the library without which each says the extra that installs i
     "arrow": ("pyarrow", "arrow"),
     "dask": ("dask", "dask"),
     "fsspec": ("fsspec", "fsspec"),
+    "joblib": ("joblib", "joblib"),
     "plasma": ("pyarrow", "arrow"),
     "polars": ("polars", "polars"),
     "ray": ("ray", "ray"),
