@@ -91,7 +91,8 @@ def not_found(path: str, key: ObjectRef | str, *, of_other_store: bool) -> Objec
         return ObjectNotFoundError(f"{key!r} is a ref of another store than {path!r}", key=key)
     what = "object named" if isinstance(key, str) else "object"
     return ObjectNotFoundError(
-        f"there is no {what} {key!r} in store {path!r}: it was never put here, or it was deleted",
+        f"there is no {what} {key!r} in store {path!r}: it was never put here, or it "
+        "was deleted or evicted, or went with the process that owned it",
         key=key,
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Generator, Iterator
 
+from refstore._extras import how_to_install
 from refstore._reports import Holder
 from refstore._store import Store
 from refstore._units import plural, size_text
@@ -18,7 +19,7 @@ from refstore._units import plural, size_text
 try:
     import pytest
 except ImportError as error:
-    raise ImportError(f"{__name__} needs more packages: pip install 'refstore[test]'") from error
+    raise ImportError(f"{__name__} needs more packages: {how_to_install('test')}") from error
 
 __all__ = ["refstore_store"]
 

@@ -58,7 +58,7 @@ def _on_cluster(settings: Settings, address: str | None) -> "Result":
     try:
         from examples.gan import cluster
     except ImportError as error:
-        raise RunFailed(f"mode cluster: {error}: pip install 'refstore[ray]'") from None
+        raise RunFailed(f"mode cluster: {error}: pip install '.[ray]'") from None
     return cluster.train(settings, address)
 
 

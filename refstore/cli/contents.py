@@ -26,6 +26,7 @@ __all__ = ["delete", "get", "put", "trim"]
 
 ARRAY = ".npy"  # files of this kind hold one array
 STANDARD = "-"  # in place of a file's name
+_PIECE = 1 << 20  # bytes that are read at once from what has no known length
 
 
 def get(options: argparse.Namespace) -> int:
@@ -93,16 +94,24 @@ def put(options: argparse.Namespace) -> int:
     return 0
 
 
+def _put_all_of(store: Store, file: IO[bytes], name: str, replace: bool) -> ObjectRef:
+    """Stores what has no known length; of what is too long no more is read than shows that."""
+    read = bytearray()
+    while len(read) <= store.capacity and (piece := file.read(_PIECE)):
+        read += piece
+    return store.put(read, name=name, replace=replace)
+
+
 def _put(store: Store, name: str, source: str, replace: bool) -> ObjectRef:
     if source == STANDARD:
-        return store.put(sys.stdin.buffer.read(), name=name, replace=replace)
+        return _put_all_of(store, sys.stdin.buffer, name, replace)
     if source.endswith(ARRAY):
         array = np.load(source, mmap_mode="r", allow_pickle=False)
         return store.put(np.asarray(array), name=name, replace=replace)
     with open(source, "rb", buffering=0) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):  # a pipe, whose length is not known
-            return store.put(file.read(), name=name, replace=replace)
+            return _put_all_of(store, file, name, replace)
         with store.create(found.st_size, name=name, replace=replace) as writer:
             writer.truncate(_fill(memoryview(writer), file))
         return writer.ref

@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from refstore._extras import how_to_install
+
 if TYPE_CHECKING:
     import rich.console
 
@@ -44,9 +46,7 @@ class MissingExtraError(ValueError):
     """A command needs a package that is not installed."""
 
     def __init__(self, command: str, extra: str, error: ImportError) -> None:
-        super().__init__(
-            f"`{command}` needs more packages ({error}): pip install 'refstore[{extra}]'"
-        )
+        super().__init__(f"`{command}` needs more packages ({error}): {how_to_install(extra)}")
 
 
 def flush() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -64,22 +67,30 @@ def map_(options: argparse.Namespace) -> int:
     return pictures.map_(options)
 
 
+def _number(
+    text: str, kind: type[int] | type[float], least: float, most: float, what: str
+) -> float:
+    """`what` it is, as in "a port, from 0 to 65535"."""
+    with contextlib.suppress(ValueError):
+        if least <= kind(text) <= most:
+            return kind(text)
+    raise argparse.ArgumentTypeError(f"it takes {what}, not {text!r}")
+
+
 def _port(text: str) -> int:
-    if not 0 <= int(text) < 1 << 16:
-        raise argparse.ArgumentTypeError(f"a port is from 0 to 65535, not {text}")
-    return int(text)
+    return int(_number(text, int, 0, 65535, "a port, from 0 to 65535"))
 
 
 def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a number of lines is 1 or more, not {text}")
-    return int(text)
+    return int(_number(text, int, 1, math.inf, "a number of lines, 1 or more"))
+
+
+def _pid(text: str) -> int:
+    return int(_number(text, int, 1, math.inf, "the number of a process"))
 
 
 def _interval(text: str) -> float:
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"an interval is more than 0 seconds, not {text}")
-    return float(text)
+    return _number(text, float, 0.01, threading.TIMEOUT_MAX, "seconds, 0.01 or more")
 
 
 def _advice(given: Sequence[str], parsers: Mapping[str, _Parser]) -> str:
@@ -194,7 +205,7 @@ def _add_looks(commands: _Commands) -> None:
     )
     found.add_argument("--prefix", metavar="TEXT", help="those whose names begin so")
     found.add_argument("--state", choices=list(STATES), help="those in this state")
-    found.add_argument("--owner", metavar="PID", type=int, help="those that this process put")
+    found.add_argument("--owner", metavar="PID", type=_pid, help="those that this process put")
     found.add_argument(
         "--orphans",
         action="store_true",
@@ -220,18 +231,18 @@ def _add_looks(commands: _Commands) -> None:
 def _add_views(commands: _Commands) -> None:
     """Commands that show what others make of it, and change nothing."""
     drawn = commands.add(
-        map_, "draw a store's memory by state; a PNG needs refstore[cli]", text=_OF_MAP
+        map_, "draw a store's memory by state; a PNG needs the extra [cli]", text=_OF_MAP
     )
     drawn.add_argument(
         "-o", "--output", metavar="FILE", help="a .png or .svg; NAME.svg here if not given"
     )
     live = commands.add(
-        top, "show a store as it changes, on the whole terminal; needs refstore[cli]"
+        top, "show a store as it changes, on the whole terminal; needs the extra [cli]"
     )
     _add_times(live, 0.5)
     _add_cluster(commands)
     served = commands.add(
-        metrics, "print a store's figures for Prometheus, or serve them; needs refstore[metrics]"
+        metrics, "print a store's figures for Prometheus, or serve them; needs the extra [metrics]"
     )
     served.add_argument(
         "--port", metavar="PORT", type=_port, help="serve them at this port until interrupted"
@@ -243,7 +254,7 @@ def _add_cluster(commands: _Commands) -> None:
     """Views of many machines."""
     made = commands.add(
         cluster,
-        "show the nodes of a session on Ray, or the objects of all of them; needs refstore[ray]",
+        "show the nodes of a session on Ray, or the objects of all of them; needs the extra [ray]",
         names=None,
         foreign=False,
         text=_OF_CLUSTER,
@@ -269,7 +280,7 @@ def _add_times(live: argparse.ArgumentParser, interval: float) -> None:
         help=f"between two looks; {interval} if not given",
     )
     live.add_argument(
-        "--count", metavar="N", type=int, help="with --json: how many lines; until interrupted"
+        "--count", metavar="N", type=_count, help="with --json: how many lines; until interrupted"
     )
 
 

@@ -6,7 +6,7 @@ with cluster.get(ref) as buf:                     # on another node: pulled once
     use(buf.array)
 
 An agent on each node, an actor of Ray's, hands out what its store has. What is in a node's store is
-read without a message, by processes that are not Ray's too. Needs `pip install 'refstore[ray]'`.
+read without a message, by processes that are not Ray's too. Needs `pip install '.[ray]'`.
 """
 
 from __future__ import annotations

@@ -219,6 +219,15 @@ def test_get_describes_what_it_wrote(run: Command, train: refstore.Store, tmp_pa
     assert (said.status, said.out) == (2, "")
 
 
+def test_put_reads_no_more_than_fits_of_what_has_no_end(
+    run: Command, train: refstore.Store
+) -> None:
+    said = run("put", "train", "endless", "/dev/zero")
+    assert (said.status, said.out) == (2, "")
+    assert "that is more than the capacity" in said.err
+    assert "endless" not in train
+
+
 def test_put_takes_a_name_that_is_taken_only_if_told_to(
     run: Command, train: refstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,7 +172,7 @@ def test_metrics_of_no_store_are_2(run: Command) -> None:
 def test_an_address_that_cannot_be_served_is_named(run: Command, train: refstore.Store) -> None:
     pytest.importorskip("prometheus_client")
     for arguments, named in (
-        (["--port", "99999"], "a port is from 0 to 65535"),
+        (["--port", "99999"], "a port, from 0 to 65535"),
         (["--port", "9100", "--address", "192.0.2.1"], "192.0.2.1:9100: "),
         (["--address", "127.0.0.1"], "--port"),
     ):
@@ -255,7 +255,7 @@ def test_a_command_names_the_extra_that_it_needs(
 ) -> None:
     done = without_extras(*(one.format(tmp=tmp_path) for one in arguments))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert f"pip install 'refstore[{extra}]'" in done.stderr
+    assert f"pip install '.[{extra}]'" in done.stderr
 
 
 def test_a_map_as_svg_needs_no_extra(run: Command, train: refstore.Store, tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def test_the_examples_run(store: refstore.Store, name: str) -> None:
 def test_without_distributed_the_extra_is_named() -> None:
     source = "import sys; sys.modules['distributed'] = None; import refstore.dask"
     result = helpers.run_script(source)
-    assert "pip install 'refstore[dask]'" in result.stderr
+    assert "pip install '.[dask]'" in result.stderr
     source = "import sys, refstore; sys.exit('distributed' in sys.modules)"
     assert helpers.run_script(source).returncode == 0
 

@@ -38,4 +38,4 @@ def test_the_extra_is_named(module: str) -> None:
         module,
     )
     assert told.startswith(f"refstore.{module} needs a library that is not installed")
-    assert told.endswith(f"pip install 'refstore[{extra}]'")
+    assert f"`pip install '.[{extra}]'` in the folder" in told

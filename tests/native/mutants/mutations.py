@@ -315,6 +315,7 @@ MUTATIONS = [
         "opening.pxd",
         "        fill_file(fd, path, capacity, max_objects, temporary, evict)\n        if getpid() != creator:\n            raise not_the_same(path)\n        failed = link_unnamed(fd, os.fsencode(path))\n",
         "        failed = link_unnamed(fd, os.fsencode(path))\n        fill_file(fd, path, capacity, max_objects, temporary, evict)\n",
+        ("tests/processes/test_creation.py",),
     ),
     Mutation(
         "pin_unmarked",
@@ -350,6 +351,7 @@ MUTATIONS = [
         "blocks.pxd",
         "    assign(slot.offset, v.g.data + extent_first(extent) * PAGE)\n",
         "    if slot.offset == 0:\n        assign(slot.offset, v.g.data + extent_first(extent) * PAGE)\n",
+        ("tests/api/test_capacity.py",),
     ),
     Mutation(
         "kept_for_nobody",
@@ -357,6 +359,7 @@ MUTATIONS = [
         "fork.pxd",
         "    store_relaxed_u32(&v.pins[i], cell | KEPT)          # relaxed: before the mark, which is seq_cst\n",
         "",
+        ("tests/processes/test_fork_kept.py",),
     ),
     Mutation(
         "kept_till_the_parent_leaves",
@@ -364,6 +367,7 @@ MUTATIONS = [
         "recovery.pxd",
         "    zero_pins(v, v.row, KEPT)\n",
         "    zero_pins(v, v.row, 0)\n",
+        ("tests/processes/test_fork_kept.py",),
     ),
     Mutation(
         "kept_without_writers",
@@ -371,6 +375,7 @@ MUTATIONS = [
         "fork.pxd",
         "        if writers.view == v and not writers.is_kept:\n",
         "        if writers.view == NULL:\n",
+        ("tests/processes/test_fork_kept.py",),
     ),
     Mutation(
         "unseen_forks_unseen",
@@ -378,6 +383,7 @@ MUTATIONS = [
         "attachment.pxi",
         "    if load_acquire(&unseen_forks) != att.view.forks_seen:                  # [fork]\n",
         "    if load_acquire(&unseen_forks) < att.view.forks_seen:\n",
+        ("tests/processes/test_fork_kept.py",),
     ),
     Mutation(
         "child_gives_back",
