@@ -224,7 +224,7 @@ def test_put_reads_no_more_than_fits_of_what_has_no_end(
 ) -> None:
     said = run("put", "train", "endless", "/dev/zero")
     assert (said.status, said.out) == (2, "")
-    assert "that is more than the capacity" in said.err
+    assert "it is more than the capacity" in said.err
     assert "endless" not in train
 
 
