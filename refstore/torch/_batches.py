@@ -7,6 +7,7 @@ travels by pickle.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +32,8 @@ class Place(NamedTuple):
     shape: tuple[int, ...]
 
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+        nbytes: int = math.prod(self.shape) * self.dtype.itemsize
+        return nbytes
 
     def in_(self, octets: torch.Tensor) -> torch.Tensor:
         """The tensor there, over the object's memory."""

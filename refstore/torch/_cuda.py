@@ -66,6 +66,11 @@ class Registration:
     """A store's mapping as CUDA knows it, until it is closed."""
 
     def __init__(self, store: Store) -> None:
+        if not torch.cuda.is_available():
+            raise RefstoreError(
+                f"CUDA is not there, so that store {store.path!r} cannot be registered with it: "
+                "this needs a GPU and a torch that is built for it"
+            )
         address, nbytes, writable = arena(store)
         flags = PORTABLE if writable else PORTABLE | READ_ONLY
         _require(torch.cuda.cudart().cudaHostRegister(address, nbytes, flags), store, nbytes)
