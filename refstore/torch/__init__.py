@@ -38,6 +38,7 @@ from refstore.torch import _messages
 from refstore.torch._batches import Collate
 from refstore.torch._columns import Columns, Form, OtherFormError
 from refstore.torch._cuda import Registration
+from refstore.torch._handles import forget
 from refstore.torch._weights import Weights
 
 if TYPE_CHECKING:
@@ -268,7 +269,8 @@ def _common_store() -> tuple[Store, bool]:
 def uninstall() -> None:
     """Has tensors sent by torch as ever. What was sent and nobody has read is deleted.
 
-    Tensors that were received stay valid.
+    Stores that this process has opened to read messages are closed, too. Tensors that were received
+    stay valid.
 
     Example:
         >>> import refstore.torch
@@ -277,6 +279,7 @@ def uninstall() -> None:
     global _is_made_here, _sender
     with _lock:
         sender, _sender = _sender, None
+        forget()
         if sender is None:
             return
         _messages.set_sender(None)

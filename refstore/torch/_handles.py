@@ -16,10 +16,12 @@ from refstore._errors import ObjectNotFoundError
 from refstore._refs import ObjectRef
 from refstore._store import Store
 
-__all__ = ["handle_of", "taken"]
+__all__ = ["forget", "handle_of", "taken"]
+
+KEPT = 8  # stores that a process keeps open only since it has read messages about them
 
 _known: weakref.WeakValueDictionary[bytes, Store] = weakref.WeakValueDictionary()
-_kept: dict[bytes, Store] = {}  # those that nobody else in this process keeps open
+_kept: list[Store] = []
 
 
 def handle_of(store: Store) -> bytes:
@@ -33,8 +35,17 @@ def _attached(handle: bytes) -> Store:
     store = _known.get(handle)
     if store is None or store.closed:
         opened: Store = pickle.loads(handle)
-        _known[handle] = _kept[handle] = store = opened
+        _known[handle] = store = opened
+        _kept.append(store)
+        while len(_kept) > KEPT:
+            _kept.pop(0).close()
     return store
+
+
+def forget() -> None:
+    """Closes the stores that are open only since messages were read."""
+    while _kept:
+        _kept.pop().close()
 
 
 def taken(handle: bytes, ref: ObjectRef) -> PinnedBuffer:

@@ -26,46 +26,6 @@ def settled(store: refstore.Store) -> refstore.StoreStats:
     return store.stats()
 
 
-def same(one: Any, other: Any) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape or one.layout != other.layout:
-        return False
-    if one.layout is not torch.strided:
-        one, other = one.to_dense(), other.to_dense()
-    if one.is_quantized:
-        return bool((one.q_scale(), one.q_zero_point()) == (other.q_scale(), other.q_zero_point()))
-    if "float8" in str(one.dtype):
-        one, other = one.float(), other.float()
-    return bool(torch.equal(one, other))
-
-
-def tensors() -> dict[str, Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is in beta, and what is deprecated
-        big = torch.arange(20_000.0).view(100, 200)
-        found = {
-            "float32": torch.randn(1000),
-            "small": torch.arange(3),
-            "scalar": torch.tensor(3.0),
-            "empty": torch.zeros(0, 3),
-            "bool": torch.arange(2000) % 3 == 0,
-            "float16": torch.randn(1000).half(),
-            "bfloat16": torch.randn(1000).bfloat16(),
-            "float8": torch.randn(3000).to(torch.float8_e4m3fn),
-            "complex": torch.randn(1000, dtype=torch.complex64),
-            "conjugated": torch.randn(1000, dtype=torch.complex64).conj(),
-            "transposed": torch.randn(40, 50).t(),
-            "channels": torch.randn(4, 5, 10, 6).to(memory_format=torch.channels_last),
-            "column": big[:, 3],
-            "block": big[3:50, 7:20],
-            "expanded": torch.randn(1, 100).expand(50, 100),
-            "parameter": torch.nn.Parameter(torch.randn(1000)),
-            "coo": torch.eye(100).to_sparse(),
-            "csr": torch.eye(100).to_sparse_csr(),
-            "quantized": torch.quantize_per_tensor(torch.randn(3000), 0.1, 3, torch.qint8),
-        }
-    return found
-
-
 def model() -> Any:
     return torch.nn.Sequential(torch.nn.Linear(300, 500), torch.nn.BatchNorm1d(500))
 
@@ -83,16 +43,16 @@ def test_everything_public_is_documented(store: refstore.Store) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # what torch says of sparse and quantized ones
 def test_every_kind_of_tensor_comes_back(store: refstore.Store) -> None:
-    for kind, tensor in tensors().items():
+    for kind, tensor in torch_workers.tensors().items():
         of_torch.publish(store, "w", {"x": tensor})
         back = of_torch.load(store, "w").state_dict["x"]
-        assert same(back, tensor.detach()), kind
+        assert torch_workers.same(back, tensor.detach()), kind
         assert not back.requires_grad
         plain = store.get("w").value["x"]
-        assert same(plain, back), kind
+        assert torch_workers.same(plain, back), kind
         if kind in ("float32", "small", "bfloat16", "transposed", "column", "parameter"):
             plain.zero_(), back.zero_()  # neither is fatal, nor reaches the store
-        assert same(of_torch.load(store, "w").state_dict["x"], tensor.detach()), kind
+        assert torch_workers.same(of_torch.load(store, "w").state_dict["x"], tensor.detach()), kind
         del back, plain
     store.clear()
     assert settled(store).used == 0
@@ -100,14 +60,14 @@ def test_every_kind_of_tensor_comes_back(store: refstore.Store) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_state_dict_of_all_of_them_comes_back(store: refstore.Store) -> None:
-    given = {**tensors(), "extra": {"step": 3, "inner": [torch.ones(2000), "text"]}}
+    given = {**torch_workers.tensors(), "extra": {"step": 3, "inner": [torch.ones(2000), "text"]}}
     of_torch.publish(store, "w", given)
     back = of_torch.load(store, "w").state_dict
     assert list(back) == list(given)
     extra = back.pop("extra")
     assert extra["step"] == 3
-    assert same(extra["inner"][0], torch.ones(2000))
-    assert all(same(back[key], given[key].detach()) for key in back)
+    assert torch_workers.same(extra["inner"][0], torch.ones(2000))
+    assert all(torch_workers.same(back[key], given[key].detach()) for key in back)
 
 
 def test_tied_tensors_stay_tied(store: refstore.Store) -> None:
@@ -128,7 +88,7 @@ def test_a_view_takes_what_it_shows(store: refstore.Store) -> None:
     for part in (table[:, 3], table[5], table[10:20, 10:20]):
         ref = of_torch.publish(store, "w", {"x": part})
         assert store.info(ref).nbytes < 3 * 4000 + 4096
-        assert same(of_torch.load(store, "w").state_dict["x"], part)
+        assert torch_workers.same(of_torch.load(store, "w").state_dict["x"], part)
 
 
 def test_a_module_gets_the_values_and_pins_nothing(store: refstore.Store) -> None:
@@ -140,7 +100,10 @@ def test_a_module_gets_the_values_and_pins_nothing(store: refstore.Store) -> Non
     assert seen == (ref, None, [], [])
     assert got[0].weight is weight
     assert weight.requires_grad
-    assert all(same(got.state_dict()[key], value) for key, value in given.state_dict().items())
+    assert all(
+        torch_workers.same(got.state_dict()[key], value)
+        for key, value in given.state_dict().items()
+    )
     assert settled(store).pinned == 0
     assert of_torch.load(store, "w").state_dict._metadata == given.state_dict()._metadata
 
@@ -152,7 +115,7 @@ def test_assigned_weights_lie_in_the_store_and_pin_it(store: refstore.Store) -> 
     assert helpers.lies_in(store.path, got[0].weight.data_ptr())
     store.delete("w")
     helpers.fill_with_junk(store)
-    assert same(got[0].weight.detach(), given[0].weight.detach())
+    assert torch_workers.same(got[0].weight.detach(), given[0].weight.detach())
     got(torch.randn(5, 300)).sum().backward()
     torch.optim.SGD(got.parameters(), 0.1).step()  # in this process's own pages
     assert settled(store).condemned == 1
@@ -176,7 +139,7 @@ def test_an_optimizers_state_comes_back(store: refstore.Store) -> None:
     other.load_state_dict(of_torch.load(store, "o").state_dict)
     first, second = optimizer.state_dict(), other.state_dict()
     assert first["param_groups"] == second["param_groups"]
-    assert same(first["state"][0]["exp_avg"], second["state"][0]["exp_avg"])
+    assert torch_workers.same(first["state"][0]["exp_avg"], second["state"][0]["exp_avg"])
 
 
 def test_keys_that_do_not_fit_are_torchs_own_error(store: refstore.Store) -> None:
@@ -213,7 +176,7 @@ def test_what_cannot_be_published_is_refused(
 def test_other_objects_are_no_state_dicts(store: refstore.Store) -> None:
     for given in (b"bytes", [1, 2]):
         store.put(given, name="w", replace=True)
-        with pytest.raises(TypeError, match="'w' in store .* is no state dict"):
+        with pytest.raises(TypeError, match=r"'w' in store .* is no state dict"):
             of_torch.load(store, "w")
 
 
@@ -266,7 +229,7 @@ def test_a_gpus_tensors_come_by_way_of_the_cpu(store: refstore.Store) -> None:
     back = of_torch.load(store, "w").state_dict
     assert back["a"].device.type == "cpu"
     assert back["a"].data_ptr() == back["b"].data_ptr()
-    assert same(back["a"], w.cpu())
+    assert torch_workers.same(back["a"], w.cpu())
 
 
 def test_cuda_can_be_told_of_the_memory(store: refstore.Store) -> None:

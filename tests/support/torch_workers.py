@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,12 +14,56 @@ from helpers import Session
 import refstore
 import refstore.torch
 
+torch.set_num_threads(1)  # else a forked child waits for threads that it does not have
+
 LARGE = 100_000  # elements of a tensor that is no part of its message
 
 
 class Pair(NamedTuple):
     image: Any
     label: Any
+
+
+# --- tensors
+
+
+def same(one: Any, other: Any) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape or one.layout != other.layout:
+        return False
+    if one.layout is not torch.strided:
+        one, other = one.to_dense(), other.to_dense()
+    if one.is_quantized:
+        return bool((one.q_scale(), one.q_zero_point()) == (other.q_scale(), other.q_zero_point()))
+    if "float8" in str(one.dtype):
+        one, other = one.float(), other.float()
+    return bool(torch.equal(one, other))
+
+
+def tensors() -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is in beta, and what is deprecated
+        big = torch.arange(20_000.0).view(100, 200)
+        return {
+            "float32": torch.randn(1000),
+            "small": torch.arange(3),
+            "scalar": torch.tensor(3.0),
+            "empty": torch.zeros(0, 3),
+            "bool": torch.arange(2000) % 3 == 0,
+            "float16": torch.randn(1000).half(),
+            "bfloat16": torch.randn(1000).bfloat16(),
+            "float8": torch.randn(3000).to(torch.float8_e4m3fn),
+            "complex": torch.randn(1000, dtype=torch.complex64),
+            "conjugated": torch.randn(1000, dtype=torch.complex64).conj(),
+            "transposed": torch.randn(40, 50).t(),
+            "channels": torch.randn(4, 5, 10, 6).to(memory_format=torch.channels_last),
+            "column": big[:, 3],
+            "block": big[3:50, 7:20],
+            "expanded": torch.randn(1, 100).expand(50, 100),
+            "parameter": torch.nn.Parameter(torch.randn(1000)),
+            "coo": torch.eye(100).to_sparse(),
+            "csr": torch.eye(100).to_sparse_csr(),
+            "quantized": torch.quantize_per_tensor(torch.randn(3000), 0.1, 3, torch.qint8),
+        }
 
 
 # --- weights
