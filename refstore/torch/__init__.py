@@ -294,30 +294,22 @@ def uninstall() -> None:
 # --- data
 
 
-def collate(
-    store: Store,
-    collate_fn: Callable[[Any], Any] | None = None,
-    *,
-    timeout: float | None = 60,
-) -> Callable[[Any], Any]:
+def collate(store: Store, collate_fn: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
     """Returns a function for `DataLoader(collate_fn=)` that has workers write batches to a store.
 
     A worker stacks the samples where the batch will lie, as `default_collate()` does, and hands
     over a ref; the loader gets tensors over that memory, which it may write to. A batch is freed
-    with its last tensor. Those that nobody has taken go with the worker, also if it is killed.
+    with its last tensor. Those that nobody has taken go with the worker, also if it is killed. A
+    batch for which there is no room goes torch's way.
 
     Parameters:
-        store: the store. It needs room for the batches that are used and those that workers have
-            made in advance: `num_workers * prefetch_factor`.
+        store: the store, with room for the batches that are in use and those that workers make in
+            advance: `num_workers * prefetch_factor`.
         collate_fn: makes a batch of samples; the tensors in its dicts, lists and tuples are put.
             By default, what `default_collate()` does.
-        timeout: seconds for which a worker waits for room; None: for ever.
 
     Returns:
         The function, which pickles. Where there are no workers it puts nothing.
-
-    Errors:
-        StoreFullError: in the loader, if there was no room in time.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -325,7 +317,7 @@ def collate(
         >>> next(iter(loader))
         tensor([1., 2.], dtype=torch.float64)
     """
-    return Collate(store, collate_fn, timeout)
+    return Collate(store, collate_fn)
 
 
 class SharedDataset(Dataset):  # type: ignore[misc]  # torch is not there then

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate, get_worker_info
 
+from refstore._errors import StoreFullError
 from refstore._refs import ObjectRef
 from refstore._store import Store
 from refstore.torch._handles import handle_of, taken
@@ -92,7 +93,7 @@ class _Layout:
         if is_row and isinstance(first, tuple | list) and len({len(s) for s in samples}) == 1:
             parts = [self.stacked(column) for column in zip(*samples, strict=True)]
             return kind(*parts) if hasattr(first, "_fields") else parts
-        return mapped(default_collate(list(samples)), self.single)
+        return mapped(default_collate(samples), self.single)
 
     def _place(self, tensors: Sequence[torch.Tensor], shape: tuple[int, ...]) -> Any:
         place = Place(self.nbytes, tensors[0].dtype, shape)
@@ -122,29 +123,32 @@ def _can_be_stacked(tensors: Sequence[Any]) -> bool:
 class Collate:
     """What `collate()` returns: makes a batch, in workers in the store."""
 
-    def __init__(
-        self, store: Store, collate_fn: Callable[[Any], Any] | None, timeout: float | None
-    ) -> None:
-        self._store, self._collate_fn, self._timeout = store, collate_fn, timeout
+    def __init__(self, store: Store, collate_fn: Callable[[Any], Any] | None) -> None:
+        self._store, self._collate_fn = store, collate_fn
         self._handle = handle_of(store)
 
     def __reduce__(self) -> Any:
-        return type(self), (self._store, self._collate_fn, self._timeout)
+        return type(self), (self._store, self._collate_fn)
 
     def __call__(self, samples: Any) -> Any:
-        made = self._collate_fn
+        make = self._collate_fn or default_collate
         if get_worker_info() is None:
-            return (made or default_collate)(samples)
-        layout = _Layout()
-        is_usual = made is None and isinstance(samples, list) and bool(samples)
+            return make(samples)
+        layout, batch = _Layout(), None
         with torch.no_grad():
-            if is_usual:
+            if self._collate_fn is None and isinstance(samples, list) and samples:
                 rest = layout.stacked(samples)
             else:
-                rest = mapped((made or default_collate)(samples), layout.single)
+                batch = make(samples)
+                rest = mapped(batch, layout.single)
             if not layout.nbytes:
                 return rest
-            writer = self._store.create(layout.nbytes, owned=True, timeout=self._timeout)
+            try:
+                # To wait would be in vain: the loader takes batches in their order, and the room
+                # may be that of later ones.
+                writer = self._store.create(layout.nbytes, owned=True)
+            except StoreFullError:
+                return make(samples) if batch is None else batch
             with writer:
                 _write(layout, writer)
         return _Sent(self._handle, writer.ref, rest)

@@ -45,7 +45,7 @@ def _as_tensor(value: Any) -> tuple[torch.Tensor, str]:
     if dtype is not None:
         try:
             return torch.tensor(value, dtype=dtype), "scalar"
-        except (OverflowError, RuntimeError):  # an int of more than 64 bits
+        except (OverflowError, RuntimeError, ValueError):  # an int of more than 64 bits
             raise OtherFormError from None
     if is_plain(value) and not value.requires_grad:
         return value.resolve_conj().resolve_neg(), "tensor"

@@ -1,4 +1,4 @@
-"""`refstore.torch.SharedDataset` and `collate`: samples once, batches by ref, nothing left behind."""
+"""`refstore.torch.SharedDataset` and `collate`: samples once, batches by ref, no rest."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def assert_equal(one: Any, other: Any) -> None:
 def loading(samples: Any, store: refstore.Store, method: str, **options: Any) -> Iterator[Any]:
     """A loader of two workers; nothing of it is left in the end but what the store had."""
     before = len(store)
-    fn = of_torch.collate(store, options.pop("collate_fn", None), timeout=helpers.BUSY_TIMEOUT)
+    fn = of_torch.collate(store, options.pop("collate_fn", None))
     options = {"batch_size": 2, "num_workers": 2, "timeout": 100, **options}
     loader = data.DataLoader(samples, collate_fn=fn, multiprocessing_context=method, **options)
     with helpers.forking_on_purpose():
@@ -260,22 +260,12 @@ def test_a_worker_that_is_killed_leaves_nothing(store: refstore.Store) -> None:
         del batches, images, pids, loader
 
 
-def test_a_store_that_is_full_is_an_error_of_the_loader(make_store: Any) -> None:
-    store = make_store("64KiB")
-    fn = of_torch.collate(store, timeout=0)
-    loader = data.DataLoader(
-        torch_workers.Samples(4),
-        batch_size=2,
-        collate_fn=fn,
-        num_workers=1,
-        multiprocessing_context="fork",
-    )
-    with helpers.forking_on_purpose(), pytest.raises(Exception, match="StoreFullError"):
-        next(iter(loader))
-
-
-def test_workers_wait_for_room(make_store: Any) -> None:
-    store = make_store("1MiB")  # three batches; the workers would make eight
-    with loading(torch_workers.Samples(40, 160_000), store, "fork", prefetch_factor=4) as loader:
-        assert sum(len(images) for images, _ in loader) == 40
-        del loader
+def test_batches_without_room_go_torchs_way(make_store: Any) -> None:
+    store = make_store("1MiB")  # three batches; the workers make eight in advance
+    samples = torch_workers.Samples(40, 160_000)
+    for fn in (None, torch_workers.as_pairs):
+        with loading(samples, store, "fork", prefetch_factor=4, collate_fn=fn) as loader:
+            shared = [batch[0].is_shared() for batch in loader]
+            assert len(shared) == 20
+            assert {True, False} == set(shared)
+            del loader
