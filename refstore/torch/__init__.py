@@ -17,7 +17,6 @@ import contextlib
 import operator
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
@@ -30,7 +29,6 @@ except ImportError as error:
     raise missing_extra("refstore.torch", "torch", error) from error
 
 from refstore._buffers import PinnedBuffer
-from refstore._errors import ObjectNotFoundError
 from refstore._refs import ObjectRef
 from refstore._store import Store
 from refstore.shared import SharedList
@@ -39,7 +37,7 @@ from refstore.torch._batches import Collate
 from refstore.torch._columns import Columns, Form, OtherFormError
 from refstore.torch._cuda import Registration
 from refstore.torch._handles import forget
-from refstore.torch._weights import Weights
+from refstore.torch._weights import Weights, newest
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -186,7 +184,7 @@ def load(
         nothing newer
     """
     known = newer_than.ref if isinstance(newer_than, Loaded) else newer_than
-    with _newest(store, name, known, timeout) as buf:
+    with newest(store, name, known, timeout) as buf:
         state = buf.value if buf.kind == "object" else None
         if not isinstance(state, Mapping):
             raise TypeError(f"object {name!r} in store {store.path!r} is no state dict")
@@ -194,19 +192,6 @@ def load(
             return Loaded(buf.ref, state, [], [])
         keys = module.load_state_dict(state, strict=strict, assign=assign)
         return Loaded(buf.ref, None, keys.missing_keys, keys.unexpected_keys)
-
-
-def _newest(
-    store: Store, name: str, known: ObjectRef | None, timeout: float | None
-) -> PinnedBuffer:
-    """A private view of the object of that name, other than `known`."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        with store.wait(name, newer_than=known, timeout=left) as buf:
-            ref = buf.ref
-        with contextlib.suppress(ObjectNotFoundError):  # there is a newer one by now
-            return store.get(ref, writable=True)
 
 
 # --- messages

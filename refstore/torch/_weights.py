@@ -7,6 +7,8 @@ quantised or have gaps, are put as tensors.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["Weights", "numbers_of"]
+from refstore._buffers import PinnedBuffer
+from refstore._errors import ObjectNotFoundError
+from refstore._refs import ObjectRef
+from refstore._store import Store
+
+__all__ = ["Weights", "newest", "numbers_of"]
 
 # numpy has no bfloat16 and others, which go as numbers of their size
 NUMBERS = {
@@ -127,6 +134,17 @@ def _view_of(tensor: torch.Tensor) -> tuple[Any, ...] | None:
     if tensor.is_conj() or tensor.is_neg() or tensor.__dict__ or not tensor.is_contiguous():
         return None
     return tensor.storage_offset(), tensor.dtype, tuple(tensor.shape)
+
+
+def newest(store: Store, name: str, known: ObjectRef | None, timeout: float | None) -> PinnedBuffer:
+    """A private view of the object of that name, other than `known`."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        with store.wait(name, newer_than=known, timeout=left) as buf:
+            ref = buf.ref
+        with contextlib.suppress(ObjectNotFoundError):  # there is a newer one by now
+            return store.get(ref, writable=True)
 
 
 # Stored pickles name this function: it stays where it is, and so does its meaning.
