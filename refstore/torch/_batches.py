@@ -121,7 +121,7 @@ def _can_be_stacked(tensors: Sequence[Any]) -> bool:
 
 
 class Collate:
-    """What `collate()` returns: makes a batch, in workers in the store."""
+    """Function that `collate()` returns: makes a batch, in workers in the store."""
 
     def __init__(self, store: Store, collate_fn: Callable[[Any], Any] | None) -> None:
         self._store, self._collate_fn = store, collate_fn

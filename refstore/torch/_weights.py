@@ -128,7 +128,7 @@ class Weights:
 
 
 def _view_of(tensor: torch.Tensor) -> tuple[Any, ...] | None:
-    """What a tensor shows of its storage; None if no array has the same."""
+    """The part of its storage that a tensor shows; None if no array has the same."""
     if type(tensor) is not torch.Tensor or tensor.is_quantized or tensor.is_nested:
         return None
     if tensor.is_conj() or tensor.is_neg() or tensor.__dict__ or not tensor.is_contiguous():

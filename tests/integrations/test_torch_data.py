@@ -57,6 +57,12 @@ def assert_equal(one: Any, other: Any) -> None:
         assert one == other
 
 
+def has_come(store: refstore.Store, count: int) -> bool:
+    """Whether there are so many objects: whoever looks all the time keeps others from putting."""
+    time.sleep(0.05)
+    return len(store) >= count
+
+
 @contextlib.contextmanager
 def loading(samples: Any, store: refstore.Store, method: str, **options: Any) -> Iterator[Any]:
     """A loader of two workers; nothing of it is left in the end but what the store had."""
@@ -176,7 +182,7 @@ def test_what_is_taken_outlives_all(store: refstore.Store) -> None:
 
 @pytest.mark.parametrize("method", helpers.START_METHODS)
 def test_batches_come_by_ref(store: refstore.Store, method: str) -> None:
-    given = [(torch.full((5000,), float(i)), i) for i in range(8)]
+    given = [(torch.full((50_000,), float(i)), i) for i in range(8)]
     with (
         of_torch.SharedDataset.put(store, given) as samples,
         loading(samples, store, method, persistent_workers=True) as loader,
@@ -206,7 +212,7 @@ def test_batches_are_as_torch_makes_them(store: refstore.Store) -> None:
 
 
 def test_batches_of_ones_own_making_come_by_ref(store: refstore.Store) -> None:
-    given = torch_workers.Samples(4)
+    given = torch_workers.Samples(4, 200_000)
     with loading(given, store, "fork", collate_fn=torch_workers.as_pairs) as loader:
         for batch in loader:
             assert isinstance(batch, torch_workers.Pair)
@@ -252,8 +258,8 @@ def test_a_worker_that_is_killed_leaves_nothing(store: refstore.Store) -> None:
     with loading(samples, store, "fork", prefetch_factor=8) as loader:
         batches = iter(loader)
         images, pids = next(batches)
-        # some that were made in advance; whoever looks all the time keeps the workers from it
-        assert helpers.eventually(lambda: bool(time.sleep(0.05) or len(store) >= 4))
+        # some were made in advance
+        assert helpers.eventually(lambda: has_come(store, 4))
         os.kill(int(pids[0]), signal.SIGKILL)
         with pytest.raises((RuntimeError, refstore.ObjectNotFoundError)):
             collections.deque(batches, maxlen=0)

@@ -169,7 +169,9 @@ def test_many_messages_leave_nothing(installed: refstore.Store) -> None:
         for _ in range(3 * _messages.MANY):
             here.send(large())
             there.recv()
-    assert len(_messages._sender._sent) <= _messages.MANY + 1
+    sender = _messages._sender
+    assert sender is not None
+    assert len(sender._sent) <= _messages.MANY + 1
     assert_nothing_is_left(installed)
 
 
@@ -204,14 +206,18 @@ def test_another_store_takes_the_place_of_the_first(make_store: Any) -> None:
 def test_a_process_may_send_and_end(store: refstore.Store, method: str) -> None:
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    process = context.Process(target=torch_workers.put_and_end, args=(store, queue, 3))
+    process = context.Process(  # type: ignore[attr-defined]
+        target=torch_workers.put_and_end, args=(store, queue, 3)
+    )
     with helpers.forking_on_purpose():
         process.start()
     process.join(helpers.BUSY_TIMEOUT)
     assert process.exitcode == 0
     store.recover()
     assert [float(queue.get(timeout=60)[-1]) for _ in range(3)] == [0, 1, 2]
-    queue.close(), queue.join_thread(), process.close()
+    queue.close()
+    queue.join_thread()
+    process.close()
     assert torchs_files() == set()
     assert_nothing_is_left(store)
 
