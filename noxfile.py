@@ -26,7 +26,7 @@ VARIANT = os.environ.get("BUILD", "debug")
 # One more than there are processors: many a test waits for a while.
 PARALLEL = ("-n", str(1 + (os.cpu_count() or 1)), "--dist", "worksteal")
 # Libraries beside which refstore has a module: each an extra, with tests in tests/integrations.
-INTEGRATIONS = ["arrow", "dask", "fsspec", "joblib", "plasma", "polars", "zarr"]
+INTEGRATIONS = ["arrow", "dask", "fsspec", "joblib", "plasma", "polars", "torch", "zarr"]
 EXTRAS = {"plasma": "arrow"}  # where a library's name is not that of the extra
 PIP = ("python", "-m", "pip", "--disable-pip-version-check", "install", "-q")
 # PyPI's torch for Linux comes with gigabytes of CUDA; the smaller one does where it can be had.
@@ -81,7 +81,7 @@ def install(session: nox.Session, *extras: str) -> None:
     step(session, home / "built", [*core(), names], built, env={"REFSTORE_BUILD": "release"})
     for extra in extras:
         needs = PROJECT["project"]["optional-dependencies"][extra]
-        if extra == "demo" and not (home / "with-demo").exists():
+        if extra in ("demo", "torch") and not (home / f"with-{extra}").exists():
             session.run(*PIP, *SMALL_TORCH, needs[0], success_codes=range(256))
         step(session, home / f"with-{extra}", needs, (*PIP, f"refstore[{extra}]"))
 

@@ -13,6 +13,7 @@ MODULES = {  # and the library without which each says the extra that installs i
     "plasma": ("pyarrow", "arrow"),
     "polars": ("polars", "polars"),
     "ray": ("ray", "ray"),
+    "torch": ("torch", "torch"),
     "zarr": ("zarr", "zarr"),
 }
 
