@@ -60,7 +60,7 @@ def tensors() -> dict[str, Any]:
             "block": big[3:50, 7:20],
             "expanded": torch.randn(1, 100).expand(50, 100),
             "parameter": torch.nn.Parameter(torch.randn(1000)),
-            "coo": torch.eye(100).to_sparse(),
+            "by_places": torch.eye(100).to_sparse(),
             "csr": torch.eye(100).to_sparse_csr(),
             "quantized": torch.quantize_per_tensor(torch.randn(3000), 0.1, 3, torch.qint8),
         }

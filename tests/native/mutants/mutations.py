@@ -346,14 +346,6 @@ MUTATIONS = [
         ("tests.native.crash.matrix", "--only=populated put_small"),
     ),
     Mutation(
-        "stale_offset",
-        "an extent that came to a slot by a trim is written to at another one's address",
-        "blocks.pxd",
-        "    assign(slot.offset, v.g.data + extent_first(extent) * PAGE)\n",
-        "    if slot.offset == 0:\n        assign(slot.offset, v.g.data + extent_first(extent) * PAGE)\n",
-        ("tests/api/test_capacity.py",),
-    ),
-    Mutation(
         "kept_for_nobody",
         "a child for which there was no row reads what its parent has let go of",
         "fork.pxd",
