@@ -170,9 +170,13 @@ def _started_by() -> str | None:
     """The name that a child of `multiprocessing` has there, since its command line is
     multiprocessing's own, or its parent's; None for other processes."""
     module = sys.modules.get("multiprocessing.process")
-    if module is None or module.parent_process() is None:
+    if module is None:
         return None
-    name, argv = str(module.current_process().name), list(getattr(sys, "argv", []))
+    current = module.current_process()
+    # A spawned child that is still unpickling what it was given knows its name, and no parent yet.
+    if module.parent_process() is None and not getattr(current, "_inheriting", False):
+        return None
+    name, argv = str(current.name), list(getattr(sys, "argv", []))
     main = sys.modules.get("__mp_main__") or sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     if spec is not None:  # of `python -m`

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ReportCalls", "add_sites", "by_size", "lasting", "with_sites"]
 
-RETRIES = 5  # more that check() takes before it reports
+RETRIES = (
+    15  # more that check() takes: one object that is used all the time looks wrong now and then
+)
 RETRY_DELAY = 0.02  # seconds
 
 

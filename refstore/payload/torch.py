@@ -12,6 +12,7 @@ rebuilt over a private copy-on-write view of the frame.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pickle
 import sys
@@ -28,6 +29,7 @@ from refstore.payload.frames import WORD, Entry, Run
 __all__ = ["Storage", "Storages", "rebuilt", "require_torch", "validate_sparse"]
 
 
+@functools.cache  # import_module() takes a quarter of the time of reading a tensor
 def _torch() -> Any:
     return importlib.import_module("torch")  # by name: nothing here needs it to be installed
 

@@ -106,3 +106,14 @@ def test_a_forked_child_has_its_parents_label_until_it_sets_one(store: refstore.
 def test_a_long_label_is_cut_at_a_character(store: refstore.Store) -> None:
     refstore.label("ü" * 100)
     assert store.info(store.put(b"x")).command == f"{'ü' * 15}: {plain()}"
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_child_that_is_given_a_store_has_the_name_that_multiprocessing_gave_it(
+    store: refstore.Store, method: str
+) -> None:
+    with child_process(store, method) as child:
+        child.do(workers.hold, store.put(b"x"))
+        (holder,) = store.holders()
+        assert holder.command == child.do(workers.command)
+        assert holder.command.startswith(child.process.name)
