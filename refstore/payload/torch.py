@@ -12,7 +12,6 @@ rebuilt over a private copy-on-write view of the frame.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import pickle
 import sys
@@ -29,9 +28,12 @@ from refstore.payload.frames import WORD, Entry, Run
 __all__ = ["Storage", "Storages", "rebuilt", "require_torch", "validate_sparse"]
 
 
-@functools.cache  # import_module() takes a quarter of the time of reading a tensor
 def _torch() -> Any:
-    return importlib.import_module("torch")  # by name: nothing here needs it to be installed
+    """Finds torch by name: nothing here needs it to be installed."""
+    torch = sys.modules.get("torch")
+    if hasattr(torch, "UntypedStorage"):  # or another thread is still importing it
+        return torch
+    return importlib.import_module("torch")  # which takes longer than to read a small tensor
 
 
 def require_torch() -> None:
