@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReportCalls", "add_sites", "by_size", "lasting", "with_sites"]
 
-RETRIES = (
-    15  # more that check() takes: one object that is used all the time looks wrong now and then
-)
+RETRIES = 15  # more that check() takes: what is used all the time looks wrong now and then
 RETRY_DELAY = 0.02  # seconds
 
 
