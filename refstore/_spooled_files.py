@@ -10,7 +10,7 @@ import inspect
 import io
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from fsspec.core import OpenFile
 
@@ -54,7 +54,8 @@ class PinnedFile(io.BufferedReader):
         """The description of the file that was opened."""
         return self.details
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
+    # The base refuses pickle by this one from Python 3.13 on, and pickle asks for it first.
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Callable[..., Self], tuple[Any, ...]]:
         return _opened_at, (self.fs, self.path, self.tell())
 
 
