@@ -54,7 +54,7 @@ class PinnedFile(io.BufferedReader):
         """The description of the file that was opened."""
         return self.details
 
-    # The base refuses pickle by this one from Python 3.13 on, and pickle asks for it first.
+    # The base refuses pickle by this one from Python 3.12 on, and pickle asks for it first.
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Callable[..., Self], tuple[Any, ...]]:
         return _opened_at, (self.fs, self.path, self.tell())
 
