@@ -109,7 +109,7 @@ def test_a_long_label_is_cut_at_a_character(store: refstore.Store) -> None:
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_child_that_is_given_a_store_has_the_name_that_multiprocessing_gave_it(
+def test_a_child_that_is_given_a_store_is_called_by_its_name(
     store: refstore.Store, method: str
 ) -> None:
     with child_process(store, method) as child:
