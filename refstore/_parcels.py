@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import operator
 import os
 import pickle
 import time
@@ -27,6 +26,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from refstore._errors import StoreFullError
+from refstore._pickled import as_usual
 from refstore._refs import ObjectRef
 from refstore._store import Store
 from refstore.payload import arrow, ndarrays
@@ -51,8 +51,6 @@ PATIENCE = 10.0  # seconds for which a process that ends waits until its results
 PAUSE = 0.001  # seconds between looks meanwhile
 
 Reducer = Callable[[Any], Any]
-
-_as_usual: Reducer = operator.methodcaller("__reduce_ex__", 5)
 
 
 class Parcel(NamedTuple):
@@ -169,7 +167,7 @@ class Packing:
         def reduce_array(array: Any, reduce: Reducer = reduce) -> Any:
             # numpy's own way keeps a small array writable, whatever its order.
             if array.nbytes < self._threshold:
-                return _as_usual(array)
+                return as_usual(array)
             if self._again is None or array.flags.forc:
                 return reduce(array)
             return self._again.reduced(array, reduce)
@@ -194,7 +192,7 @@ class _Types(dict[type, Reducer]):
     def __missing__(self, cls: type) -> Reducer:
         if issubclass(cls, type):
             raise KeyError(cls)  # a class is pickled by its name
-        self[cls] = self._known.get(cls) or self._packing.reducer(cls) or _as_usual
+        self[cls] = self._known.get(cls) or self._packing.reducer(cls) or as_usual
         return self[cls]
 
 

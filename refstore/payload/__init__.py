@@ -16,11 +16,11 @@ theirs only if somebody else has imported them.
 from __future__ import annotations
 
 import copyreg
-import operator
 import pickle
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from refstore._pickled import as_usual
 from refstore.payload import arrow, frames, ndarrays, torch
 from refstore.payload.frames import Frame
 
@@ -105,9 +105,6 @@ def _explain(error: AttributeError | ModuleNotFoundError) -> None:
         )
 
 
-_as_usual = operator.methodcaller("__reduce_ex__", 5)
-
-
 class _Reducers(dict[type, Callable[[Any], Any]]):
     """The pickler's dispatch table, which finds a type's reducer when it is first met.
 
@@ -132,7 +129,7 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
             copyreg.dispatch_table.get(cls)
             or ndarrays.reducer(cls)
             or self._tables.reducer(cls)
-            or _as_usual
+            or as_usual
         )
         self[cls] = reduce
         return reduce

@@ -24,14 +24,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-import operator
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from refstore._pickled import named_in_pickles
+from refstore._pickled import as_usual, named_in_pickles
 from refstore._signals import is_from_handler
 
 __all__ = ["Tables", "rebuild_polars", "taken_apart"]
@@ -43,8 +42,6 @@ SPARSE = 2  # a data buffer of which so many times what is shown lies between fi
 ENOUGH = 0.9  # of the data buffers: where views show as much of them, they stay as they are
 INLINE = 12  # bytes of a string that its view holds itself
 NULL, EXTENSION = 0, 31  # numbers of types in Arrow
-
-_as_usual = operator.methodcaller("__reduce_ex__", 5)
 
 
 class _Data(NamedTuple):
@@ -323,7 +320,7 @@ def _by_buffer(of: Numbers, is_meant: Numbers) -> Iterator[tuple[int, Numbers]]:
 
 def _reduce_polars(obj: Any) -> Any:
     args = taken_apart(obj)
-    return _as_usual(obj) if args is None else (rebuild_polars, args)
+    return as_usual(obj) if args is None else (rebuild_polars, args)
 
 
 def taken_apart(obj: Any) -> tuple[Any, ...] | None:

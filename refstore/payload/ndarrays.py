@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import operator
 import pickle
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from refstore._pickled import named_in_pickles
+from refstore._pickled import as_usual, named_in_pickles
 from refstore._signals import is_from_handler
 
 __all__ = ["IN_STREAM", "reduce_array", "reducer"]
@@ -34,7 +33,6 @@ IN_STREAM = 1024  # bytes
 Array = np.ndarray[Any, Any]
 Reducer = Callable[[Any], Any]
 
-_as_usual = operator.methodcaller("__reduce_ex__", 5)
 _numpys_own: Any = np.empty(0).__reduce__()[0]
 
 
@@ -111,14 +109,14 @@ def _plain(array: Array) -> Array:
 def _reduce_subclass(array: Array) -> Any:
     plain = _plain(array)
     if _in_stream(plain):
-        return _as_usual(array)
+        return as_usual(array)
     return rebuild_array, (type(array), *_laid_out(plain))
 
 
 def _reduce_masked(array: Any) -> Any:
     plain = _plain(array)
     if _in_stream(plain):
-        return _as_usual(array)
+        return as_usual(array)
     mask = None if array._mask is np.ma.nomask else array._mask
     rest = (plain, mask, array._fill_value, array._hardmask)
     return rebuild_masked, (type(array), array._baseclass, *rest)
@@ -165,7 +163,7 @@ def _reduce_with_state(array: Array) -> Any:
     cls: Any = type(array)
     between = None if _in_stream(plain) else _between(cls)
     if between is None:
-        return _as_usual(array)
+        return as_usual(array)
     twin: Any = np.ndarray.view(array, between)
     if hasattr(array, "__dict__"):
         vars(twin).clear()
@@ -175,11 +173,11 @@ def _reduce_with_state(array: Array) -> Any:
     except Exception as error:  # such as for want of what lies in slots
         if is_from_handler(error):
             raise
-        return _as_usual(array)
+        return as_usual(array)
     if function is not _numpys_own or args != (cls, (0,), b"b"):
-        return _as_usual(array)
+        return as_usual(array)
     if not _holds(state, ELEMENTS) or _holds(state, twin):
-        return _as_usual(array)
+        return as_usual(array)
     # The state comes after the object, since it may refer to it.
     return rebuild_to_be_set, (cls, *_laid_out(plain)), state, None, None, set_state
 

@@ -53,15 +53,16 @@ def is_plain(tensor: Any) -> bool:
     )
 
 
-def mapped(structure: Any, leaf: Callable[[Any], Any]) -> Any:
-    """The same structure with `leaf(...)` of all in it that is no dict, list or tuple."""
+def mapped(structure: Any, leaf: Callable[[Any], Any], atom: type = Place) -> Any:
+    """The same structure with `leaf(...)` of all in it that is no dict, list or tuple, or is of the
+    type `atom`."""
     kind = type(structure)
     if kind is dict:
-        return {key: mapped(value, leaf) for key, value in structure.items()}
+        return {key: mapped(value, leaf, atom) for key, value in structure.items()}
     if kind is list or kind is tuple:
-        return kind(mapped(value, leaf) for value in structure)
-    if isinstance(structure, tuple) and hasattr(structure, "_fields") and kind is not Place:
-        return kind(*(mapped(value, leaf) for value in structure))
+        return kind(mapped(value, leaf, atom) for value in structure)
+    if isinstance(structure, tuple) and hasattr(structure, "_fields") and kind is not atom:
+        return kind(*(mapped(value, leaf, atom) for value in structure))
     return leaf(structure)
 
 

@@ -123,7 +123,7 @@ class Columns:
         try:
             structure = pickle.loads(view[HEADER.size : HEADER.size + nbytes])
             octets = torch.frombuffer(view, dtype=torch.uint8)[start:]
-            self._structure = mapped_columns(structure, octets)
+            self._structure = mapped(structure, lambda each: _shown(each, octets), Column)
         except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
             raise StoreCorruptedError(f"these samples are damaged: {error}") from error
 
@@ -136,19 +136,12 @@ class Columns:
         return mapped(self._structure, lambda column: column[i])
 
 
-def mapped_columns(structure: Any, octets: torch.Tensor) -> Any:
-    """A sample's structure with a column in each place, whose item `i` is that leaf of sample i."""
-    if isinstance(structure, Column):
-        tensor = structure.place.in_(octets)
-        if structure.kind == "tensor":
-            return tensor
-        array = tensor.numpy()
-        return _Scalars(array) if structure.kind == "scalar" else array
-    kind = type(structure)
-    if kind is dict:
-        return {key: mapped_columns(value, octets) for key, value in structure.items()}
-    parts = [mapped_columns(value, octets) for value in structure]
-    return kind(*parts) if hasattr(structure, "_fields") else kind(parts)
+def _shown(column: Column, octets: torch.Tensor) -> Any:
+    """Memory of one leaf of all samples: its item `i` is that of sample i."""
+    tensor = column.place.in_(octets)
+    if column.kind == "tensor":
+        return tensor
+    return _Scalars(tensor.numpy()) if column.kind == "scalar" else tensor.numpy()
 
 
 class _Scalars:

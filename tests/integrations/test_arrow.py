@@ -65,10 +65,7 @@ def buffers(array: Any) -> list[Any]:
 def test_everything_public_is_documented(store: refstore.Store) -> None:
     import refstore.arrow as module
 
-    for name, call in documented.of_module(module).items():
-        documented.require(name, call)
-        documented.run_examples(name, call, store)
-        store.clear()
+    documented.require_all(module, store)
     assert store.holders() == []
 
 

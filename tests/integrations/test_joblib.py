@@ -60,17 +60,10 @@ def run(task: Any, *arguments: Any, times: int = 4, **options: Any) -> Any:
     return parallel(joblib.delayed(task)(*arguments) for _ in range(times))
 
 
-def puts(store: refstore.Store) -> int:
-    """How many objects all processes have put."""
-    return store.stats().puts
-
-
 def test_everything_public_is_documented(store: refstore.Store) -> None:
     import refstore.joblib as module
 
-    for name, call in documented.of_module(module).items():
-        documented.require(name, call)
-        documented.run_examples(name, call, store)
+    documented.require_all(module, store)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -80,14 +73,14 @@ def test_an_argument_is_put_once_and_read_where_it_lies(
     array = np.arange(SIZE, dtype="f8")
     with of_joblib.installed(store):
         for given in (array, array.reshape(2, -1).T, np.arange(2.0 * SIZE)[::2]):
-            before = puts(store)
+            before = store.stats().puts
             assert run(pool_tasks.total, given, times=8, backend=backend) == [given.sum()] * 8
-            assert puts(store) - before == 1
+            assert store.stats().puts - before == 1
             assert helpers.usage(store) == (0, 0, 0, 0)
         assert all(run(pool_tasks.lies_in, array, store.path, backend=backend))
-    before = puts(store)
+    before = store.stats().puts
     assert run(pool_tasks.total, array, backend=backend) == [array.sum()] * 4
-    assert puts(store) == before
+    assert store.stats().puts == before
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -104,10 +97,10 @@ def test_what_is_changed_between_calls_is_seen(store: refstore.Store, backend: s
 def test_it_is_the_default(store: refstore.Store) -> None:
     with of_joblib.installed(store):
         assert run(pool_tasks.total, np.ones(SIZE)) == [SIZE] * 4
-        assert puts(store) == 1
+        assert store.stats().puts == 1
         with joblib.parallel_config(backend="threading"):
             assert run(pool_tasks.total, np.ones(SIZE)) == [SIZE] * 4
-        assert puts(store) == 1
+        assert store.stats().puts == 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -121,17 +114,17 @@ def test_modes_and_sizes_are_those_of_joblib(
             ("c", ("ndarray", True), 1),
             ("r+", ("memmap", True), 0),
         ):
-            before = puts(store)
+            before = store.stats().puts
             got = run(joblib_tasks.described, array, mmap_mode=mode, backend=backend)
             assert got == [expected] * 4
-            assert puts(store) - before == count
-        before = puts(store)
+            assert store.stats().puts - before == count
+        before = store.stats().puts
         for limit in (None, "2M"):
             got = run(joblib_tasks.described, array, max_nbytes=limit, backend=backend)
             assert got[0][1]
-        assert puts(store) == before
+        assert store.stats().puts == before
         run(joblib_tasks.described, array, max_nbytes=1000, backend=backend)
-        assert puts(store) == before + 1
+        assert store.stats().puts == before + 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -144,7 +137,7 @@ def test_a_file_is_mapped_by_the_task_as_ever(
     with of_joblib.installed(store):
         assert run(joblib_tasks.described, file, backend=backend)[0][0] == "memmap"
         assert run(pool_tasks.total, file[10:], backend=backend) == [SIZE - 10] * 4
-        assert puts(store) == 0
+        assert store.stats().puts == 0
     del file
     path.unlink()
 
@@ -170,7 +163,7 @@ def test_what_finds_no_room_goes_as_ever(make_store: Any, backend: str) -> None:
     with of_joblib.installed(small):
         array = np.ones(SIZE)
         assert all(one.sum() == SIZE for one in run(pool_tasks.echo, array, backend=backend))
-        assert puts(small) == 0
+        assert small.stats().puts == 0
 
 
 # --- generators, nested calls
@@ -183,7 +176,7 @@ def test_generators(store: refstore.Store, kind: str) -> None:
         results = run(pool_tasks.total, array, times=20, return_as=kind)
         assert next(results) == SIZE
         assert list(results) == [SIZE] * 19
-        assert puts(store) == 1
+        assert store.stats().puts == 1
         assert helpers.usage(store) == (0, 0, 0, 0)
         results = run(pool_tasks.echo, array, times=40, return_as=kind)
         assert next(results).sum() == SIZE
@@ -201,7 +194,7 @@ def test_nested_calls(store: refstore.Store, inner: str) -> None:
     with of_joblib.installed(store):
         got = run(joblib_tasks.total_of_parts, array, inner, times=2)
         assert got == [2 * SIZE] * 2
-        assert puts(store) == 1
+        assert store.stats().puts == 1
 
 
 # --- faults
@@ -300,7 +293,7 @@ def test_a_parallel_outlives_what_was_installed(
         assert parallel(task(np.ones(SIZE)) for _ in range(4)) == [SIZE] * 4
         of_joblib.uninstall()
         assert parallel(task(np.ones(SIZE)) for _ in range(4)) == [SIZE] * 4
-    assert puts(store) == 4
+    assert store.stats().puts == 4
 
 
 def test_it_is_installed_once(store: refstore.Store) -> None:

@@ -46,10 +46,7 @@ def client(store: refstore.Store) -> Any:
 def test_everything_public_is_documented(store: refstore.Store) -> None:
     import refstore.plasma as module
 
-    for name, call in documented.of_module(module).items():
-        documented.require(name, call)
-        documented.run_examples(name, call, store)
-        store.clear()
+    documented.require_all(module, store)
     assert store.holders() == []
 
 

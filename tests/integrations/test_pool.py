@@ -46,17 +46,10 @@ def make_pool(store: refstore.Store) -> Iterator[Make]:
     assert helpers.usage(store) == (0, 0, 0, 0)
 
 
-def puts(store: refstore.Store) -> int:
-    """How many objects all processes have put."""
-    return store.stats().puts
-
-
 def test_everything_public_is_documented(store: refstore.Store) -> None:
     import refstore.pool as module
 
-    for name, call in documented.of_module(module).items():
-        documented.require(name, call)
-        documented.run_examples(name, call, store)
+    documented.require_all(module, store)
 
 
 @pytest.mark.parametrize("method", helpers.START_METHODS)
@@ -94,13 +87,13 @@ def test_within_map_an_argument_is_put_once(
         (pool_tasks.total_of, [[(array, n) for n in range(8)]]),
         (functools.partial(pool_tasks.total, array), [range(8)]),
     ):
-        before = puts(store)
+        before = store.stats().puts
         assert list(pool.map(fn, *arguments)) == expected
-        assert puts(store) - before == 1
+        assert store.stats().puts - before == 1
 
 
 def test_calls_under_way_share_what_they_were_given(make_pool: Make, store: refstore.Store) -> None:
-    array, pool, before = np.ones(SIZE), make_pool(2), puts(store)
+    array, pool, before = np.ones(SIZE), make_pool(2), store.stats().puts
     futures = [
         pool.submit(pool_tasks.say_and_wait, array, store, name) for name in ("first", "second")
     ]
@@ -108,7 +101,7 @@ def test_calls_under_way_share_what_they_were_given(make_pool: Make, store: refs
     assert sum(one.nbytes >= array.nbytes for one in store.objects()) == 1
     store.put(b"", name="go")
     assert [one.result() for one in futures] == [SIZE, SIZE]
-    assert puts(store) - before == 1 + 3  # the array, and three by name
+    assert store.stats().puts - before == 1 + 3  # the array, and three by name
 
 
 def test_what_was_changed_meanwhile_is_put_anew(make_pool: Make, store: refstore.Store) -> None:
@@ -131,9 +124,9 @@ def test_arrays_that_come_to_lie_where_others_lay_are_not_mistaken(make_pool: Ma
 
 def test_arguments_of_tasks_that_are_done_make_room(make_pool: Make, store: refstore.Store) -> None:
     arrays = [np.full(250_000, n, "f8") for n in range(40)]  # 80 MB through 16 MiB
-    before = puts(store)
+    before = store.stats().puts
     assert list(make_pool(1).map(pool_tasks.total, arrays)) == [n * 250_000 for n in range(40)]
-    assert puts(store) - before == len(arrays)
+    assert store.stats().puts - before == len(arrays)
 
 
 def test_arguments_lie_in_the_store_and_are_read_only(
@@ -147,28 +140,28 @@ def test_arguments_lie_in_the_store_and_are_read_only(
 
 
 def test_tasks_may_write_to_arguments_of_their_own(make_pool: Make, store: refstore.Store) -> None:
-    array, pool, before = np.ones(SIZE), make_pool(writable=True), puts(store)
+    array, pool, before = np.ones(SIZE), make_pool(writable=True), store.stats().puts
     assert list(pool.map(pool_tasks.add_to, itertools.repeat(array, 4), [1] * 4)) == [2] * 4
     assert array.sum() == SIZE
-    assert puts(store) - before == 1
+    assert store.stats().puts - before == 1
 
 
 def test_small_values_travel_as_usual(make_pool: Make, store: refstore.Store) -> None:
-    pool, before = make_pool(threshold=4096), puts(store)
+    pool, before = make_pool(threshold=4096), store.stats().puts
     small = np.asfortranarray(np.ones((30, 16)))
     assert pool.submit(pool_tasks.is_writable, small).result()
-    assert puts(store) == before
+    assert store.stats().puts == before
     assert pool.submit(pool_tasks.total, np.ones(512)).result() == 512
-    assert puts(store) == before + 1
+    assert store.stats().puts == before + 1
 
 
 @pytest.mark.parametrize("value", [b"x" * SIZE, [str(n) for n in range(SIZE)], "y" * SIZE])
 def test_other_large_values_go_through_the_store_too(
     make_pool: Make, store: refstore.Store, value: Any
 ) -> None:
-    pool, before = make_pool(), puts(store)
+    pool, before = make_pool(), store.stats().puts
     assert pool.submit(pool_tasks.echo, value).result() == value
-    assert puts(store) == before + 2  # the argument and the result
+    assert store.stats().puts == before + 2  # the argument and the result
 
 
 @libraries.needed("pandas")
@@ -176,10 +169,10 @@ def test_frames_are_put_once_and_come_back(make_pool: Make, store: refstore.Stor
     import pandas
 
     frame = pandas.DataFrame({name: np.arange(SIZE / 4) for name in "abcd"})
-    pool, before = make_pool(), puts(store)
+    pool, before = make_pool(), store.stats().puts
     given = itertools.repeat(frame, 4)
     assert all(one.equals(frame) for one in pool.map(pool_tasks.echo, given))
-    assert puts(store) - before == 1 + 4
+    assert store.stats().puts - before == 1 + 4
     part = frame.iloc[100:-100]
     assert pool.submit(pool_tasks.echo, part).result().equals(part)
 
@@ -216,9 +209,9 @@ def test_what_finds_no_room_travels_by_pipe(make_store: Any) -> None:
         assert np.array_equal(pool.submit(pool_tasks.echo, array).result(), array)
         text = "x" * 2_000_000
         assert pool.submit(pool_tasks.echo, text).result() == text
-        assert puts(store) == 0
+        assert store.stats().puts == 0
         assert pool.submit(pool_tasks.echo, array[0, :50_000]).result().size == 50_000
-        assert puts(store) == 2
+        assert store.stats().puts == 2
     assert helpers.usage(store) == (0, 0, 0, 0)
 
 
@@ -296,7 +289,7 @@ def test_a_pool_outlives_the_store_object_that_it_was_given(store: refstore.Stor
         given.close()
         assert pool.submit(pool_tasks.ones, SIZE).result().sum() == SIZE
         assert pool.submit(pool_tasks.total, np.ones(SIZE)).result() == SIZE
-    assert puts(store) == 2
+    assert store.stats().puts == 2
 
 
 def test_pools_share_a_store_and_have_pools_below_them(make_pool: Make) -> None:

@@ -33,10 +33,7 @@ def model() -> Any:
 def test_everything_public_is_documented(store: refstore.Store) -> None:
     import refstore.torch as module
 
-    for name, call in documented.of_module(module).items():
-        documented.require(name, call)
-        documented.run_examples(name, call, store)
-        store.clear()
+    documented.require_all(module, store)
     gc.collect()
     assert store.holders() == []
 

@@ -106,6 +106,15 @@ def run_examples(name: str, call: Any, store: refstore.Store) -> None:
     assert result.failed == 0, "".join(told)
 
 
+def require_all(module: ModuleType, store: refstore.Store) -> None:
+    """Fail if something is missing in the documentation of what a module exports; run the examples,
+    each on an empty store."""
+    for name, call in of_module(module).items():
+        require(name, call)
+        run_examples(name, call, store)
+        store.clear()
+
+
 def run_page(page: str, stores: Path) -> None:
     """Run the programs of a page of the documentation, one after the other, in one process."""
     text = (Path(__file__).parents[2] / "docs" / page).read_text()
