@@ -122,7 +122,7 @@ class Player:
         """All there is, in any order."""
         groups: list[Callable[[Store], None]] = [
             *(self.read, self.look, self.put, self.fill, self.replace, self.write, self.remove),
-            *(self.tend, self.send, self.meet),
+            *(self.tend, self.send, self.meet, self.batch),
         ]
         groups = self.chance.sample(groups, GROUPS[self.file.engine])
         if self.chance.random() < 0.04:
@@ -211,6 +211,9 @@ class Player:
             self.attempt("holders", store.holders, key)
             if isinstance(key, str):
                 self.attempt("ref", store.ref, key)
+                self.attempt("names", store.names, key[:2])
+            self.attempt("info", store.info, key)
+        self.attempt("objects", lambda: list(store.objects()))
         self.attempt("names", store.names)
         self.attempt("len", len, store)
         self.attempt("holders", store.holders)
@@ -219,7 +222,8 @@ class Player:
         for what in ("capacity", "max_objects", "path", "backend", "evict", "closed"):
             self.attempt(what, getattr, store, what)
         self.attempt("repr", repr, store)
-        self.glance()
+        if self.chance.random() < 0.5:
+            self.glance()
 
     def glance(self) -> None:
         """The same from outside."""
@@ -276,6 +280,9 @@ class Player:
             writer = self.attempt("create", store.create, **options)
             if writer is not None:
                 self.attempt("fill writer", lambda w=writer: self.scribble(memoryview(w)))
+                self.attempt("write_at", writer.write_at, self.chance.choice(PUTS[:-2]), b"\xfe")
+                if "nbytes" in options:
+                    self.attempt("truncate", writer.truncate, self.chance.choice(PUTS[:-1]))
                 if self.chance.random() < 0.6:
                     self.keep(self.attempt("seal", writer.seal))
                 else:
@@ -309,10 +316,30 @@ class Player:
             if self.chance.random() < 0.5:
                 self.attempt("disown", store.disown, key)
 
+    def batch(self, store: Store) -> None:
+        """Many objects at once, some of which may go when there is no room."""
+        objs: list[object] = [b"\xfe" * size for size in self.chance.sample(PUTS, 4)]
+        objs.append(_OBJECTS[self.chance.choice(_KINDS)])
+        names = [f"of a batch {k}" for k in range(len(objs))]
+        for options in ({}, {"names": names, "replace": True, "owned": True, "evictable": True}):
+            for ref in self.attempt("put_many", store.put_many, objs, **options) or ():
+                self.keep(ref)
+        many = [b"\xfe" * 9000] * MOST
+        self.attempt("put_many and wait", store.put_many, many, timeout=MOMENT)
+        bufs = self.attempt("get_many", store.get_many, self.some_keys(3)) or []
+        for buf in bufs:
+            self.attempt("touch value", lambda b=buf: self.touch(b.value))
+            self.attempt("ref_of", store.ref_of, buf)
+        self.held += bufs
+        self.attempt("put meta", store.put, b"\xfe", meta=b"\xfe" * 50, evictable=True)
+        self.attempt("delete_many", store.delete_many, self.some_keys(5))
+
     def remove(self, store: Store) -> None:
         for key in self.some_keys(8):
             self.attempt("delete", store.delete, key)
         self.attempt("delitem", store.__delitem__, self.names[0])
+        if self.chance.random() < 0.1:
+            self.attempt("clear", store.clear, self.chance.choice(("", self.names[0][:1])))
 
     def tend(self, store: Store) -> None:
         for what in self.chance.sample(("recover", "trim", "check", "stats", "recover"), 5):

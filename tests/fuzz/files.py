@@ -13,7 +13,7 @@ import pickletools
 import random
 import signal
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -60,9 +60,9 @@ class Shelf:
         self.store = store
         self.refs: list[Ref] = []
 
-    def put(self, obj: object, name: str | None = None, replace: bool = False) -> None:
+    def put(self, obj: object, name: str | None = None, **options: Any) -> None:
         with contextlib.suppress(refstore.StoreFullError):
-            self.refs.append(bytes(self.store.put(obj, name=name, replace=replace)))
+            self.refs.append(bytes(self.store.put(obj, name=name, **options)))
 
     def delete(self, number: int) -> None:
         with contextlib.suppress(refstore.ObjectNotFoundError):
@@ -101,6 +101,8 @@ def _populate(shelf: Shelf, *, times: int = 1) -> None:
     for k in range(times):
         for name, obj in objects().items():
             shelf.put(obj, f"{name} {k}" if k else name)
+        shelf.put(b"with meta", f"meta {k}", meta=b"m" * 40)
+        shelf.put(np.arange(700.0), f"evictable {k}", evictable=True)
         for size in (1, 64, 110, 700, 3000):
             shelf.put(bytes([size % 251]) * size)
 
@@ -196,6 +198,16 @@ def _another(store: refstore.Store, work: Callable[[refstore.Store], object]) ->
     os.waitpid(child, 0)
 
 
+def _cached(shelf: Shelf) -> None:
+    """More than there is room for, in a store that evicts; some of it is read, some often."""
+    _populate(shelf)
+    for k in range(150):
+        shelf.put(bytes([k]) * (64 << k % 9), f"cached {k}", evictable=k % 5 != 0)
+        for name in (f"cached {k // 2}", "evictable 0"):
+            if name in shelf.store:
+                shelf.store.get(name).release()
+
+
 def _mid_change(shelf: Shelf, number: int) -> None:
     """Whoever was at it died at a failpoint; of a build without them, at the end."""
     _populate(shelf)
@@ -215,7 +227,8 @@ def _die(number: int, store: refstore.Store) -> object:
             with store.get(name):
                 store.delete(name)
             store.put(SOME_BYTES, name=name)
-        store.trim()
+            store.delete_many(store.put_many([b"", bytes(900), bytes(40_000)]))
+    store.trim()
     return [store.get(ref) for ref in store]
 
 
@@ -238,6 +251,8 @@ def make_all(engine: str, folder: str) -> list[File]:
     """Every file of an engine. This process is attached to none of them afterwards."""
     made = [_make(engine, folder, name, fill) for name, fill in KINDS.items()]
     made.append(_make(engine, folder, "temporary", _populated, is_temporary=True))
+    made.append(_make(engine, folder, "lru", _cached, evict="lru"))
+    made.append(_make(engine, folder, "s3fifo", _cached, evict="s3fifo"))
     made.append(_make(engine, folder, "larger", _populated, capacity=1 << 20, objects=2000))
     if engine == "native":
         for number in range(MID_CHANGE):
@@ -257,10 +272,11 @@ def _make(
     capacity: int = CAPACITY,
     objects: int = OBJECTS,
     is_temporary: bool = False,
+    evict: Literal["lru", "s3fifo"] | None = None,
 ) -> File:
     path = os.path.join(folder, "store")
     with _not_random(name):
-        claim = engines.load(engine).make_file(path, capacity, objects, 0o600, is_temporary, None)
+        claim = engines.load(engine).make_file(path, capacity, objects, 0o600, is_temporary, evict)
     with refstore.Store(path, create=False) as store:
         shelf = Shelf(store)
         fill(shelf)

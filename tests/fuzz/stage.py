@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import gc
 import os
 import random
@@ -245,7 +246,8 @@ def settle(busy_timeout_ms: int) -> None:
     import sys
     import warnings
 
-    from refstore import _report_calls
+    from refstore import _report_calls, _sites
+    from refstore.cli import parsing
 
     sys.modules["torch"] = None  # type: ignore[assignment]
     warnings.simplefilter("ignore", refstore.RefstoreWarning)
@@ -253,6 +255,8 @@ def settle(busy_timeout_ms: int) -> None:
         0  # that check() takes more: what is wrong stays wrong, and it would sleep
     )
     argparse._ = str  # type: ignore[attr-defined]  # a command looks for translations at length
+    parsing._made = functools.cache(parsing._made)  # its parser costs more than what it does
+    _sites.sites_of = lambda pid, uuid: []  # nobody tracks, and to see that costs most of info()
     with contextlib.suppress(ImportError):
         from refstore import _core
 
