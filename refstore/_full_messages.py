@@ -86,9 +86,10 @@ def _what_to_do(needed: int, why: str) -> str:
 def _what_is_pinned(room: Room) -> str:
     if not room.pinned:
         return "no object is pinned"
+    others = room.capacity - room.free - room.pinned_nbytes - room.writing_nbytes
     return (
         f"objects pinned: {room.pinned}, of {room.pinned_nbytes} bytes, "
-        f"{room.condemned} of them deleted"
+        f"{room.condemned} of them deleted; objects that nobody pins take {max(others, 0)} bytes"
     )
 
 

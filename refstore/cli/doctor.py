@@ -14,11 +14,13 @@ from typing import Literal
 import refstore
 from refstore import _messages
 from refstore._errors import RefstoreError
+from refstore._looking import Look
 from refstore._paths import store_folder
-from refstore._reports import ProcessInfo, StoreStats
+from refstore._reports import ObjectInfo, ProcessInfo, StoreStats
 from refstore._temporary import is_abandoned
 from refstore._units import plural, size_text
 from refstore.cli import surroundings
+from refstore.cli.objects import living
 from refstore.cli.output import one_line, show, show_json, show_styled, show_wrapped
 from refstore.cli.reaching import look, store_names
 from refstore.engines import choice
@@ -27,7 +29,7 @@ __all__ = ["doctor"]
 
 LITTLE = 64 << 20  # bytes of shared memory: what Docker gives
 CHECKED = 100_000  # objects at most of a store whose invariants are tested here
-NEARLY_FULL = 0.05  # of a file system that is free
+NEARLY_FULL = 0.05  # of a file system, or of a store, that is free
 STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
@@ -219,8 +221,10 @@ class Seen:
     name: str
     path: str
     capacity: int = 0
+    evict: str | None = None
     stats: StoreStats | None = None
     dead: Sequence[ProcessInfo] = ()
+    orphans: Sequence[ObjectInfo] = ()
     problems: Sequence[str] = ()
     is_checked: bool = True
     is_abandoned: bool = False
@@ -233,19 +237,38 @@ def _see(path: str) -> Seen:
         if is_abandoned(path):
             return Seen(name, path, is_abandoned=True)
         with look(path, False) as store:
-            dead = [one for one in store.processes() if not one.alive]
+            processes = store.processes()
             stats = store.stats()
             is_small = stats.objects + stats.condemned <= CHECKED
-            problems = store.problems() if is_small else []
-            return Seen(name, path, store.capacity, stats, dead, problems, is_small)
+            return Seen(
+                name,
+                path,
+                store.capacity,
+                store.evict,
+                stats,
+                dead=[one for one in processes if not one.alive],
+                orphans=_orphans(store, processes) if is_small else (),
+                problems=store.problems() if is_small else (),
+                is_checked=is_small,
+            )
     except FileNotFoundError:  # removed since
         return Seen(name, path)
     except (RefstoreError, OSError, ValueError) as error:
         return Seen(name, path, error=one_line(error))
 
 
+def _orphans(store: Look, processes: Sequence[ProcessInfo]) -> list[ObjectInfo]:
+    """Objects without a name, put by processes that are gone: whoever has the ref, if anybody."""
+    alive = living(processes)
+    return [
+        one
+        for one in store.objects()
+        if one.name is None and one.state == "live" and one.pid not in alive
+    ]
+
+
 def _of_store(one: Seen) -> Iterator[Finding]:
-    """A store that is damaged, was left, or has dead processes."""
+    """A store that is damaged, was left, has dead processes, leaks or fills up."""
     command, topic = _messages.command(), f"store {one.name}"
     if one.is_abandoned:
         what = "temporary, and its creator is dead"
@@ -276,3 +299,28 @@ def _of_store(one: Seen) -> Iterator[Finding]:
         )
         advice = f"`{command} rm {one.name}` if nobody will come back for them"
         yield Finding(topic, "note", what, advice)
+    elif one.stats is not None:
+        yield from _of_store_in_use(one, one.stats)
+
+
+def _of_store_in_use(one: Seen, stats: StoreStats) -> Iterator[Finding]:
+    command, topic = _messages.command(), f"store {one.name}"
+    if one.orphans:
+        held = size_text(sum(other.nbytes for other in one.orphans))
+        yield Finding(
+            topic,
+            "note",
+            f"{plural(len(one.orphans), 'object')} of {held} without a name, put by processes "
+            "that are gone: a leak, unless somebody kept the refs",
+            f"`{command} objects {one.name} --orphans` lists them, `{command} delete` deletes "
+            "them; put(owned=True) lets objects go with their process",
+        )
+    if stats.free < stats.capacity * NEARLY_FULL and one.evict is None:
+        yield Finding(
+            topic,
+            "note",
+            f"nearly full: {size_text(stats.free)} of {size_text(stats.capacity)} free, "
+            f"{plural(stats.pinned, 'object')} of {stats.objects + stats.condemned} pinned",
+            f"`{command} objects {one.name} --sort size` shows what fills it, `{command} holders "
+            f"{one.name}` who pins it",
+        )

@@ -138,6 +138,23 @@ def test_stores_that_were_left_are_found(
     run("rm", "left")
 
 
+def test_a_leak_and_little_room_are_found(run: Command, train: refstore.Store, sound: None) -> None:
+    with child_process(train.path) as child:
+        refs = [child.do(workers.put, bytes(100_000)) for _ in range(3)]
+        child.do(workers.put, b"named", "named")
+        assert "leak" not in run("doctor").out
+    used = train.stats().free * 96 // 100
+    filling = train.put(bytes(used))
+    told = [one for one in run("doctor", "--json").json if one["topic"] == "store train"]
+    leak, full = told
+    assert leak["what"].startswith("3 objects of 293.0 KiB without a name, put by processes that ")
+    assert "objects train --orphans" in leak["advice"]
+    assert full["what"].startswith("nearly full: ")
+    assert (leak["state"], full["state"], run("doctor").status) == ("note", "note", 0)
+    train.delete_many([*refs, filling])
+    assert "train" not in run("doctor").out
+
+
 def test_a_damaged_store_is_a_problem(
     run: Command, train: refstore.Store, sound: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,15 @@ def test_each_holder_is_told_with_what_it_keeps(store: refstore.Store, path: str
             assert command
             assert f"process {pid} ({command}) {nbytes} bytes" in str(error)
     assert f"objects pinned: 2, of {sum(sizes.values())} bytes, 1 of them deleted" in str(error)
+    assert "objects that nobody pins take 0 bytes" in str(error)
     assert "more" not in str(error)
+
+
+def test_what_nobody_pins_is_told_beside_the_pins(store: refstore.Store) -> None:
+    pinned, free = store.put(bytes(500_000)), store.put(bytes(700_000))
+    with store.get(pinned), store.create(300_000):
+        used = store.info(free).block_nbytes
+        assert f"objects that nobody pins take {used} bytes. " in str(full(store, store.capacity))
 
 
 def held(store: refstore.Store, ref: refstore.ObjectRef) -> refstore.Holder:
