@@ -11,6 +11,7 @@ from refstore import _main_interpreter  # noqa: F401  first: it raises in any ot
 from refstore._buffers import PinnedBuffer, Writer
 from refstore._errors import (
     GetTimeoutError,
+    NodeLostError,
     ObjectExistsError,
     ObjectNotFoundError,
     RefstoreError,
@@ -31,6 +32,7 @@ __version__ = "0.1.0"  # of which pyproject.toml makes that of the package
 __all__ = [
     "GetTimeoutError",
     "Holder",
+    "NodeLostError",
     "ObjectExistsError",
     "ObjectInfo",
     "ObjectNotFoundError",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GetTimeoutError",
+    "NodeLostError",
     "ObjectExistsError",
     "ObjectNotFoundError",
     "RefstoreError",
@@ -240,3 +241,24 @@ class StoreVersionError(RefstoreError):
         ...     print("it belongs to the other engine")
         it belongs to the other engine
     """
+
+
+class NodeLostError(RefstoreError, ConnectionError):
+    """The node of a cluster that has an object is dead, and this node has no replica.
+
+    Raised only when Ray lists the node as dead, which takes it some 15 s and more; before that,
+    what cannot be reached is waited for until the timeout.
+
+    Parameters:
+        node: Ray's id of the node.
+
+    Example:
+        >>> refstore.NodeLostError("it is dead", node="c0ffee").node
+        'c0ffee'
+    """
+
+    _keywords = ("node",)
+
+    def __init__(self, message: str, *, node: str) -> None:
+        super().__init__(message)
+        self.node = node

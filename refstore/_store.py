@@ -262,6 +262,32 @@ class Store(Calls):
         return self._attachment.path
 
     @property
+    def name(self) -> str:
+        """The name of the store's file, without the folder.
+
+        Errors:
+            ValueError: the store is closed.
+
+        Example:
+            >>> store.name == os.path.basename(store.path)
+            True
+        """
+        return os.path.basename(self._attachment.path)
+
+    @property
+    def uuid(self) -> bytes:
+        """Tells the store from a later one of its name: 16 bytes.
+
+        Errors:
+            ValueError: the store is closed.
+
+        Example:
+            >>> store.uuid == refstore.Store(store.path).uuid
+            True
+        """
+        return self._attachment.uuid
+
+    @property
     def capacity(self) -> int:
         """Bytes of payload that fit. Tables and names lie outside of it.
 

@@ -74,6 +74,7 @@ def _number(
     with contextlib.suppress(ValueError):
         if least <= kind(text) <= most:
             return kind(text)
+    _Parser.advice = ""  # how it is given is right
     raise argparse.ArgumentTypeError(f"it takes {what}, not {text!r}")
 
 

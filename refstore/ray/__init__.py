@@ -11,6 +11,7 @@ read without a message, by processes that are not Ray's too. Needs `pip install 
 
 from __future__ import annotations
 
+from refstore._errors import NodeLostError
 from refstore._extras import missing_extra
 
 try:
@@ -21,7 +22,7 @@ except ImportError as error:
 from refstore.ray._cluster import Cluster
 from refstore.ray._connecting import connect, start
 from refstore.ray._direct import transport
-from refstore.ray._values import ClusterRef, Latest, Node, NodeLostError, Published
+from refstore.ray._values import ClusterRef, Latest, Node, Published
 
 __all__ = [
     "Cluster",
@@ -36,4 +37,5 @@ __all__ = [
 ]
 
 for _name in __all__:
-    globals()[_name].__module__ = __name__  # where users and their pickles find it
+    if _name != "NodeLostError":  # which stands beside the other errors
+        globals()[_name].__module__ = __name__  # where users and their pickles find it

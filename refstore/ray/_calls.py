@@ -14,9 +14,8 @@ import ray
 from ray.exceptions import GetTimeoutError as RayTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
-from refstore import GetTimeoutError
+from refstore import GetTimeoutError, NodeLostError
 from refstore.ray._names import NAMESPACE, agent_name, session_name
-from refstore.ray._values import NodeLostError
 
 __all__ = ["Agents", "end_of", "left", "live_nodes"]
 

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 
 from refstore import (
     GetTimeoutError,
+    NodeLostError,
     ObjectExistsError,
     ObjectNotFoundError,
     PinnedBuffer,
@@ -26,7 +27,7 @@ from refstore import (
 from refstore.ray._calls import Agents, left
 from refstore.ray._parts import PART, Flight, Parts, part_count
 from refstore.ray._transport import PlasmaTransport, Transport
-from refstore.ray._values import ClusterRef, NodeLostError
+from refstore.ray._values import ClusterRef
 
 __all__ = ["PIECE", "SMALL", "Puller", "piece_count"]
 

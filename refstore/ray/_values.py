@@ -4,32 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from refstore import ObjectRef, PinnedBuffer, RefstoreError
+from refstore import ObjectRef, PinnedBuffer
 from refstore.ray._names import replica_name
 
-__all__ = ["ClusterRef", "Latest", "Node", "NodeLostError", "Published"]
-
-
-class NodeLostError(RefstoreError, ConnectionError):
-    """The node that has an object is dead, and this node has no replica. A ConnectionError, too.
-
-    Raised only when Ray lists the node as dead, which takes it some 15 s and more; before that,
-    what cannot be reached is waited for until the timeout.
-
-    Parameters:
-        node: Ray's id of the node.
-
-    Example:
-        >>> from refstore.ray import NodeLostError
-        >>> NodeLostError("it is dead", node="c0ffee").node
-        'c0ffee'
-    """
-
-    _keywords = ("node",)
-
-    def __init__(self, message: str, *, node: str) -> None:
-        super().__init__(message)
-        self.node = node
+__all__ = ["ClusterRef", "Latest", "Node", "Published"]
 
 
 class ClusterRef:

@@ -49,6 +49,25 @@ def test_none_creates_and_then_attaches(make_store: MakeStore, path: str) -> Non
         first.unlink()
 
 
+def test_a_store_has_a_name_and_what_tells_it_from_a_later_one(
+    make_store: MakeStore, path: str
+) -> None:
+    store = make_store()
+    assert store.name == os.path.basename(path)
+    with refstore.Store(path) as same, refstore.Store.temporary("1MiB") as other:
+        assert same.uuid == store.uuid != other.uuid
+        assert len(store.uuid) == 16
+    first = store.uuid
+    store.unlink()
+    store.close()
+    with refstore.Store(path, capacity="1MiB") as later:
+        assert later.uuid != first
+        later.unlink()
+    for what in ("name", "uuid"):
+        with pytest.raises(ValueError, match="closed"):
+            getattr(store, what)
+
+
 def test_objects_stay_in_the_file_when_everyone_has_gone(make_store: MakeStore, path: str) -> None:
     store = make_store()
     ref = store.put(b"unnamed")

@@ -14,6 +14,7 @@ BASES: dict[type[BaseException], type[BaseException] | None] = {
     refstore.StoreCorruptedError: None,
     refstore.StoreVersionError: None,
     refstore.StoreBusyError: TimeoutError,
+    refstore.NodeLostError: ConnectionError,
 }
 
 
