@@ -34,8 +34,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put tests that import large libraries last: a process that has them forks slowly."""
-    items.sort(key=libraries.are_needed_by)
+    """Put tests that import large libraries last, as a process that has them forks slowly.
+
+    Those that take long are first: nobody is to be at work on one while the others have nothing.
+    """
+    items.sort(key=lambda item: (libraries.are_needed_by(item), not is_long(item)))
+
+
+def is_long(item: pytest.Item) -> bool:
+    return item.get_closest_marker("long") is not None
 
 
 def pytest_collection_finish() -> None:

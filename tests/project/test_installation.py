@@ -16,6 +16,7 @@ import pytest
 SOURCES = Path(__file__).parents[2]
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.once("the package's own choice of an engine is what is looked at"),
     pytest.mark.skipif(not (SOURCES / "setup.py").exists(), reason="needs the sources"),
 ]

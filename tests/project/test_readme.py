@@ -26,6 +26,7 @@ TRIES_ONLY = {  # what takes long, or downloads much, is only looked at
 }
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.once("the engine is the README's affair"),
     pytest.mark.skipif(not (SOURCES / ".git").exists(), reason="needs a clone"),
     pytest.mark.skipif(engines.is_debug(), reason="builds a core of its own"),

@@ -50,6 +50,9 @@ def crew_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=secrets.randbits(31))
     parser.add_argument("--only", default="", help="pattern for a scenario and what is done in it")
+    parser.add_argument(
+        "--part", type=float, default=1.0, help="of what is done in each scenario, by chance"
+    )
     parser.add_argument("--replay", metavar="TRIAL", help="as a fault names it")
     return parser
 

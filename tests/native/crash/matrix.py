@@ -140,13 +140,14 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     # What is left of this process's share of three deaths, and among how many turns.
     left, turns_left = (
         -(-options.trials // options.jobs),
-        SCENARIOS * len(OPERATIONS) // options.jobs,
+        int(SCENARIOS * len(OPERATIONS) // options.jobs * options.part),
     )
     with too_many_faults_end_it(player.faults):
         for scenario in all_scenarios(os.path.join(folder, f"scenario-{number}")):
             for operation in OPERATIONS:
                 wanted = re.search(options.only, f"{scenario.name} {operation.name}")
-                if wanted and next(turns) % options.jobs == number:
+                is_mine = wanted and next(turns) % options.jobs == number
+                if is_mine and player.random.random() < options.part:
                     before = player.counts[3]
                     player.play(options, scenario, operation, -(-left // max(turns_left, 1)))
                     left, turns_left = left - (player.counts[3] - before), turns_left - 1

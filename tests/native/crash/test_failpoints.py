@@ -77,6 +77,7 @@ def _followed(path: Path, number: int) -> bool:
     return any(line.strip() == "failpoint()" for line in after)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @needs_failpoints
 def test_each_failpoint_is_reached(folder: Path) -> None:

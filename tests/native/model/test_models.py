@@ -44,6 +44,7 @@ def test_every_mutation_in_a_model_is_run(model: Path) -> None:
     assert not {name for name in mutations if not re.search(rf"\b{name}\b", table)}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(_core.DEBUG, reason="a model is the same for every build: once is enough")
 @pytest.mark.skipif(shutil.which("spin") is None, reason="spin is not installed")
