@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 
 from refstore._comparing import are_equal
 from refstore._errors import ObjectNotFoundError
+from refstore._handles import handle_of
 from refstore._parcels import (
     Again,
     Packing,
     Parcel,
     Pickler,
     Result,
-    handle_of,
     private,
     shared,
     unpack,

@@ -17,7 +17,6 @@ import contextlib
 import os
 import pickle
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import util
 from multiprocessing.reduction import ForkingPickler
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from refstore._errors import StoreFullError
+from refstore._handles import opened
 from refstore._pickled import as_usual
 from refstore._refs import ObjectRef
 from refstore._store import Store
@@ -38,8 +38,6 @@ __all__ = [
     "Pickler",
     "Result",
     "by_multiprocessing",
-    "handle_of",
-    "opened",
     "take",
     "unpack",
     "written",
@@ -59,33 +57,6 @@ class Parcel(NamedTuple):
     handle: bytes
     stream: bytes | ObjectRef
     buffers: list[ObjectRef]
-
-
-# --- stores by handle
-
-_lent: weakref.WeakValueDictionary[bytes, Store] = weakref.WeakValueDictionary()
-_opened: dict[bytes, Store] = {}
-
-
-def handle_of(store: Store) -> bytes:
-    """Bytes by which other processes find `store`, and this one the very same `Store`."""
-    handle = pickle.dumps((os.urandom(8), store))
-    _lent[handle] = store
-    return handle
-
-
-def opened(handle: bytes) -> Store:
-    """The store of a handle, which stays open in this process as long as its file is there."""
-    store = _lent.get(handle)
-    if store is None:
-        store = _opened.get(handle)
-    if store is None or store.closed:
-        for other, known in list(_opened.items()):
-            if not os.path.exists(known.path):
-                del _opened[other]
-        _, store = pickle.loads(handle)
-        _opened[handle] = store
-    return store
 
 
 def written(store: Store, pieces: Sequence[memoryview]) -> ObjectRef | None:

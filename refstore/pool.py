@@ -154,7 +154,11 @@ class Pool(ProcessPoolExecutor):
             [32, 9]
         """
         of: Any = _Mapped(fn, Together())
-        return super().map(of, *iterables, timeout=timeout, chunksize=chunksize, **options)
+        call = self._call(None, of.together)  # the first may be done before the next is sent
+        try:
+            return super().map(of, *iterables, timeout=timeout, chunksize=chunksize, **options)
+        finally:
+            call.end()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the workers when all is done, and then lets go of the store.

@@ -29,6 +29,7 @@ except ImportError as error:
     raise missing_extra("refstore.torch", "torch", error) from error
 
 from refstore._buffers import PinnedBuffer
+from refstore._handles import forget
 from refstore._refs import ObjectRef
 from refstore._store import Store
 from refstore.shared import SharedList
@@ -36,7 +37,6 @@ from refstore.torch import _messages
 from refstore.torch._batches import Collate
 from refstore.torch._columns import Columns, Form, OtherFormError
 from refstore.torch._cuda import Registration
-from refstore.torch._handles import forget
 from refstore.torch._weights import Weights, newest
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ import torch
 from torch.utils.data import default_collate, get_worker_info
 
 from refstore._errors import StoreFullError
+from refstore._handles import handle_of
 from refstore._refs import ObjectRef
 from refstore._store import Store
-from refstore.torch._handles import handle_of, taken
+from refstore.torch._taking import taken
 
 __all__ = ["ALIGNMENT", "Collate", "Place", "is_plain", "mapped"]
 

@@ -26,9 +26,10 @@ from torch.multiprocessing import reductions
 from torch.utils.data import get_worker_info
 
 from refstore._errors import ObjectNotFoundError, StoreFullError
+from refstore._handles import handle_of
 from refstore._refs import ObjectRef
 from refstore._store import Store
-from refstore.torch._handles import handle_of, taken
+from refstore.torch._taking import taken
 from refstore.torch._weights import numbers_of
 
 __all__ = ["Sender", "set_sender"]

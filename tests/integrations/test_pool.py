@@ -92,6 +92,21 @@ def test_within_map_an_argument_is_put_once(
         assert store.stats().puts - before == 1
 
 
+def test_within_map_it_is_put_once_however_late_the_next_task_is_sent(
+    make_pool: Make, store: refstore.Store
+) -> None:
+    array, pool, before = np.ones(SIZE), make_pool(1), store.stats().puts
+
+    def late() -> Iterator[int]:
+        yield 1
+        pool.submit(len, ()).result()  # and so all that came before it is done
+        yield 2
+
+    assert list(pool.map(pool_tasks.total, itertools.repeat(array), late())) == [SIZE + 1, SIZE + 2]
+    assert store.stats().puts - before == 1
+    assert len(store) == 0
+
+
 def test_calls_under_way_share_what_they_were_given(make_pool: Make, store: refstore.Store) -> None:
     array, pool, before = np.ones(SIZE), make_pool(2), store.stats().puts
     futures = [
