@@ -1,7 +1,4 @@
-"""Stores by what messages between processes name them by.
-
-A handle finds the store in any process, and in the one that made it the very same `Store`.
-"""
+"""Stores by what messages between processes name them by."""
 
 from __future__ import annotations
 
@@ -17,9 +14,13 @@ _lent: weakref.WeakValueDictionary[bytes, Store] = weakref.WeakValueDictionary()
 _opened: dict[bytes, Store] = {}
 
 
-def handle_of(store: Store) -> bytes:
-    """Names a store to other processes of this machine."""
-    handle = pickle.dumps((os.urandom(8), store))
+def handle_of(store: Store, *, alone: bool = False) -> bytes:
+    """Names a store to other processes of this machine, and to this one.
+
+    Parameters:
+        alone: whether it finds this very `Store` here, and no other one of the same file.
+    """
+    handle = pickle.dumps((os.urandom(8) if alone else b"", store))
     _lent[handle] = store
     return handle
 

@@ -72,7 +72,7 @@ class Lender:
         # A Store of its own: its user may close the other one before the last call is done.
         mine = Store.temporary() if store is None else pickle.loads(pickle.dumps(store))
         self.store: Store = mine
-        self.handle = handle_of(mine)
+        self.handle = handle_of(mine, alone=True)
         self._lock = threading.Lock()
         self._copies: dict[tuple[int, int], _Copy] = {}
         self._calls = 0
