@@ -110,7 +110,7 @@ def checked_meta(meta: object) -> bytes:
         raise TypeError(f"meta is {meta!r}: give bytes, not {type(meta).__name__}")
     if len(meta) > META_LIMIT:
         raise ValueError(f"meta has {len(meta)} bytes: it can have {META_LIMIT}")
-    return meta
+    return meta if type(meta) is bytes else bytes(memoryview(meta))
 
 
 def listed(

@@ -26,7 +26,9 @@ __all__ = [
     "warning",
 ]
 
-NO_DESCRIPTOR: Final = "no descriptor was left to open it once more: raise `ulimit -n`"
+NO_DESCRIPTOR: Final = (
+    "no descriptor was left to open it once more: raise `ulimit -n`, and leave the store's open"
+)
 NO_MEMORY: Final = "the file system had no memory left for the child's pins: free some"
 BUSY: Final = "it was in the middle of a change for too long"
 NO_GIL: Final = "a thread without a Python thread state forked: let a thread of Python's do it"

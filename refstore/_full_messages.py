@@ -47,7 +47,7 @@ def full(
     """
     advice = _what_to_do(needed, why)
     if why == NO_MEMORY:
-        why, advice = _limits.why_no_memory(path, fd)
+        why, advice = _limits.why_no_memory(path, fd, needed)
     error = StoreFullError(
         f"no room for {needed} bytes in store {path!r}: {why}. Capacity {room.capacity}, free "
         f"{room.free}, largest free extent {room.largest_free}; {_what_is_pinned(room)}."

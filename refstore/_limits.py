@@ -162,8 +162,8 @@ def committed(fd: int, start: int, end: int) -> list[tuple[int, int]]:
     return found
 
 
-def why_no_memory(path: str, fd: int) -> tuple[str, str]:
-    """Why the system gave no memory for the store whose file `fd` is open on, and what to do.
+def why_no_memory(path: str, fd: int, needed: int) -> tuple[str, str]:
+    """Why the system gave no `needed` bytes to the store whose file `fd` is open on; what to do.
 
     `fd` is -1 if this process has no descriptor of it.
     """
@@ -173,12 +173,12 @@ def why_no_memory(path: str, fd: int) -> tuple[str, str]:
     if has is None:
         return "the file system has no memory left", _make_room(path)
     figures = f"{has.free} of its {has.size} bytes are free"
-    if has.free > SPARE:
+    if has.free > SPARE + needed:
         return (
             f"the system gives no memory for it, though {figures} on the file system: a quota or "
             "the memory limit of a control group is reached"
         ), "Raise that, or delete objects of this store"
-    return f"the file system has no memory left for it: {figures}", _make_room(path)
+    return f"the file system has too little memory left for it: {figures}", _make_room(path)
 
 
 def _make_room(path: str) -> str:

@@ -18,7 +18,7 @@ def holds_control(text: str) -> bool:
 def require_text(text: object, what: str = "a name") -> str:
     """`text`, if it is a str; TypeError otherwise."""
     if isinstance(text, str):
-        return text
+        return text if type(text) is str else str.__str__(text)  # whatever a subclass says
     raise TypeError(f"{what} is a str, not {type(text).__name__}")
 
 

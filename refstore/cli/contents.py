@@ -35,10 +35,14 @@ def get(options: argparse.Namespace) -> int:
         raise ValueError("--json describes what -o FILE gets: give a FILE")
     with attach(options.name, options.foreign) as store:
         key = key_of(store, options.key)
-        with store.get(key) as buf, _output(options.output, buf) as file:
-            _write(buf, file)
+        with store.get(key) as buf:
+            with _said("it cannot be unpickled here"):  # before there is a file
+                value = buf.value if buf.kind == "object" else None
+            with _output(options.output, buf) as file:
+                _write(buf, value, file)
+                name = file.name
             if options.json:
-                show_json(as_json(store.info(buf.ref)) | {"file": os.path.abspath(file.name)})
+                show_json(as_json(store.info(buf.ref)) | {"file": os.path.abspath(name)})
     return 0
 
 
@@ -72,7 +76,18 @@ class _Written:
         self.write = file.write
 
 
-def _write(buf: PinnedBuffer, file: IO[bytes]) -> None:
+@contextlib.contextmanager
+def _said(what: str) -> Iterator[None]:
+    """Whatever pickle raises, as an error that a command says in a line."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _write(buf: PinnedBuffer, value: object, file: IO[bytes]) -> None:
     if buf.kind == "bytes":
         with memoryview(buf) as view:
             file.write(view)
@@ -80,7 +95,8 @@ def _write(buf: PinnedBuffer, file: IO[bytes]) -> None:
         # to what is no file numpy writes by calls, whose errors say why
         np.lib.format.write_array(_Written(file), buf.array, allow_pickle=False)
     else:
-        pickle.dump(buf.value, file, protocol=5)
+        with _said("it cannot be pickled anew"):
+            pickle.dump(value, file, protocol=5)
 
 
 def put(options: argparse.Namespace) -> int:

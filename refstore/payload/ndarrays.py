@@ -151,6 +151,8 @@ class _Between(np.ndarray[Any, Any]):
 @functools.lru_cache(maxsize=256)
 def _between(cls: Any) -> Any:
     """A subclass of `cls` whose next class after those of `cls` is _Between; None if that fails."""
+    if hasattr(cls, "__del__"):
+        return None  # which would run for what has the array's own attributes
     if type(cls) is not type or any("__init_subclass__" in vars(base) for base in cls.__mro__[:-1]):
         return None  # it wants to know of its subclasses
     with contextlib.suppress(TypeError):
@@ -176,7 +178,11 @@ def _reduce_with_state(array: Array) -> Any:
         return as_usual(array)
     if function is not _numpys_own or args != (cls, (0,), b"b"):
         return as_usual(array)
-    if not _holds(state, ELEMENTS) or _holds(state, twin):
+    try:
+        is_ours = _holds(state, ELEMENTS) and not _holds(state, twin)
+    except RecursionError:  # it holds itself
+        is_ours = False
+    if not is_ours:
         return as_usual(array)
     # The state comes after the object, since it may refer to it.
     return rebuild_to_be_set, (cls, *_laid_out(plain)), state, None, None, set_state

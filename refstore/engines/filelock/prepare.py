@@ -70,7 +70,7 @@ def _write_frame(target: Target, frame: payload.Frame) -> None:
     for offset, piece in frame.pieces:
         for start, end in pieces(piece.nbytes):
             part = target.part(offset + start, end - start)
-            part[:] = piece[start:end]
+            payload._copy(part, piece[start:end])
 
 
 def _prepare_buffer(view: memoryview) -> Prepared:

@@ -9,6 +9,7 @@ from refstore.engines.native.view cimport count, View
 from refstore.engines.native.slots cimport pin
 from refstore.engines.native.names cimport Found, Name
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
+from refstore.engines.native.points cimport python_ran
 from refstore.engines.native.errors cimport get_error
 from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns
@@ -20,14 +21,17 @@ from refstore._arguments import checked_names, listed_keys, listed_objects
 cdef class BatchCalls(ListingCalls):
     def put_many(self, objs, *, names=None, replace=False, timeout=0, owned=False, evictable=None):
         cdef:
+            Attachment att = self.use()
+            uint64_t life = att.view.life
+            bint replaces = replace         # early: it may be anything
             list asked = listed_objects(objs)
             list told = checked_names(names, len(asked))
-            Attachment att = self.use()
             Batch batch = Batch.__new__(Batch)
             Draft terms
         prepare(&att.view, &terms)
         terms.is_closed = &self.is_closed
         read_terms(&terms, timeout, owned, evictable, NO_META)
+        self.require_as_before(att, life)
         batch.hold(att, asked)
         batch.measure_all()
         batch.begin_all(&terms)
@@ -35,7 +39,7 @@ cdef class BatchCalls(ListingCalls):
         batch.copy_all()
         refs = batch.refs()             # nothing may fail between the seals and the return
         try:
-            batch.publish_all(&terms, refs, told, replace)
+            batch.publish_all(&terms, refs, told, replaces)
         finally:
             if terms.owned:
                 att.delete_unless_open()
@@ -43,11 +47,14 @@ cdef class BatchCalls(ListingCalls):
 
     def get_many(self, keys, *, timeout=0, writable=False):
         cdef:
-            list asked = listed_keys(keys, ObjectRef)
             Attachment att = self.use()
+            uint64_t life = att.view.life
+            list asked = listed_keys(keys, ObjectRef)
             list bufs = [None] * len(asked)
             uint64_t deadline = deadline_ns(timeout)
-            Py_ssize_t missing = self.pin_all(att, asked, bufs, deadline != 0)
+            Py_ssize_t missing
+        self.require_as_before(att, life)
+        missing = self.pin_all(att, asked, bufs, deadline != 0)
         while missing >= 0:             # nothing is pinned while this waits for it
             self.require_refs(att, asked)
             bufs = [None] * len(asked)
@@ -57,6 +64,11 @@ cdef class BatchCalls(ListingCalls):
             for buf in bufs:
                 (<PinnedBuffer>buf).go_private()
         return bufs
+
+    cdef int require_as_before(self, Attachment att, uint64_t life) except -1:
+        python_ran(&att.view, life, "listing what was given")
+        self.use()                      # nor was it closed
+        return 0
 
     cdef int require_refs(self, Attachment att, list keys) except -1:
         # a ref is never waited for
@@ -113,12 +125,14 @@ cdef class BatchCalls(ListingCalls):
 
     def delete_many(self, keys):
         cdef:
-            list asked = listed_keys(keys, ObjectRef)
             Attachment att = self.use()
             View *v = &att.view
+            uint64_t life = v.life
+            list asked = listed_keys(keys, ObjectRef)
             Name name
             uint64_t n = 0
             int got
+        self.require_as_before(att, life)
         for key in asked:
             if type(key) is not ObjectRef:
                 read_name(v, key, &name, True)      # raises before anything is deleted

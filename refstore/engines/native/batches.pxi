@@ -162,7 +162,7 @@ cdef class Batch:
         return self.add_all(k, PyBytes_AS_STRING(octets), <uint64_t>len(octets))
 
     cdef int measure_pickled(self, Py_ssize_t k, object obj) except -1:
-        frame = encode(obj)
+        frame = payload.encode(obj)
         python_ran(&self.att.view, self.life, "pickling one of many")
         self.kept.append(frame)
         self.items[k].kind = KIND_OBJECT

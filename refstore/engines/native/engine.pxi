@@ -113,18 +113,20 @@ cdef class ObjectCalls(Reports):
             ObjectRef ref
             Draft draft
             Name parsed
+            bint replaces
         prepare(&att.view, &draft)
         draft.is_closed = &self.is_closed
+        replaces = replace                      # early: it may be anything
         read_terms(&draft, timeout, owned, evictable, meta)
         ref = ObjectRef.__new__(ObjectRef)      # nothing may fail between the seal and the return
         parsed.hashed = 0
         if name is not None:
             read_name(&att.view, name, &parsed, False)
-            if not replace:
+            if not replaces:
                 require_free_name(&att.view, name, &parsed)
         put_any(att, &draft, obj)
         set_ref(ref, att.view.tag, draft.slot, draft.generation)
-        publish_object(&att.view, &draft, name, &parsed, replace)
+        publish_object(&att.view, &draft, name, &parsed, replaces)
         if draft.owned:
             att.delete_unless_open()
         return ref

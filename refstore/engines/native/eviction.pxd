@@ -65,11 +65,13 @@ cdef struct Eviction:  # by one put
     uint64_t passes
     uint64_t rounds
     uint64_t steps              # in queues
+    bint is_trimmed             # free memory has gone back to the system since the last eviction
 
 
 cdef inline void prepare_eviction(View *v, Eviction *so_far) noexcept nogil:
     so_far.lot = NULL
     so_far.is_due = v.evicts
+    so_far.is_trimmed = False
     so_far.refused = so_far.passes = so_far.rounds = so_far.steps = 0
 
 

@@ -111,6 +111,7 @@ cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t 
     # A slot of ours with room for the payload, and `spill` bytes of description behind it.
     cdef uint64_t behind = spill + draft.meta_room
     cdef int got = ERR_TOO_LARGE
+    python_ran(v, draft.life, "preparing what is put")
     if nbytes <= v.header.capacity and nbytes + behind <= v.g.pages * PAGE:
         got = allocate_slot(v, nbytes + behind, draft.deadline, draft.is_closed, draft.claim,
                             &draft.slot)

@@ -16,7 +16,7 @@ from refstore.engines.native.error_codes cimport (
 )
 from refstore.engines.native.layout cimport CONDEMNED, FREE, MAX_ROWS, PAGE, RETIRED, SEALED, Slot
 from refstore.engines.native.geometry cimport block_for, extent_first, extent_pages
-from refstore.engines.native.system cimport link_count, now_ns
+from refstore.engines.native.system cimport is_unlinked, may_ever_have, now_ns
 from refstore.engines.native.view cimport file_of, pins_are_committed, slots_used, View
 from refstore.engines.native.memory cimport commit_data, note_refusal, step_end, wants_huge_pages
 from refstore.engines.native.waiting cimport announce_room, begin_nap, LIVENESS_NAP_MS, Nap
@@ -26,8 +26,9 @@ from refstore.engines.native.blocks cimport allocate_block, give_block, place_bl
 from refstore.engines.native.recovery cimport recover_dead, row_is_dead, sweep
 from refstore.engines.native.lots cimport Lot, lot_fits
 from refstore.engines.native.eviction cimport (
-    any_hints, Eviction, find_room, is_full, prepare_eviction,
+    any_hints, EVICTED, Eviction, find_room, is_full, make_room, prepare_eviction,
 )
+from refstore.engines.native.trim cimport trim_free
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.news cimport tell_news
 from refstore.engines.native.contention cimport may_retry_until
@@ -102,6 +103,23 @@ cdef inline int collect_garbage(View *v, uint64_t life) except -1:
     return 0
 
 
+cdef inline int find_memory(View *v, uint64_t nbytes, Eviction *so_far,
+                            uint64_t *slot) noexcept nogil:
+    # There is room, and the file system is full: what lies free in the file goes back to it, then
+    # what may be evicted. As evict_one(), EVICTED if it was of any use; or ERR_NO_MEMORY.
+    cdef uint64_t given = 0
+    cdef int got
+    trim_free(v, &given)            # what a try has got before it failed, too
+    if given and not so_far.is_trimmed:
+        so_far.is_trimmed = True
+        return EVICTED
+    if not so_far.is_due or not may_ever_have(file_of(v), nbytes):
+        return ERR_NO_MEMORY
+    so_far.is_trimmed = False
+    got = make_room(v, nbytes, ERR_FULL, so_far, slot)
+    return ERR_NO_MEMORY if got == ERR_FULL else got
+
+
 cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int attempt,
                                 Lot *lot, uint64_t *slot) except? -128:
     # When there is none: what dead processes held, then what garbage of this one still pins; then
@@ -117,6 +135,11 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int
     while True:
         got = find_room(v, nbytes, &eviction, slot)
         got = ensure_memory(v, got, slot[0])
+        if got == ERR_NO_MEMORY:
+            got = find_memory(v, nbytes, &eviction, slot)
+            if got == EVICTED:
+                continue
+            got = ensure_memory(v, got, slot[0])
         if got == 0:
             return 0
         if may_retry_until(v, &got, &since, deadline):
@@ -255,7 +278,7 @@ cdef inline bint waits_in_vain(View *v, const Lot *lot, int error) except -1:
         return False
     from refstore import _threads
     return not _threads.has_others() \
-        and (link_count(file_of(v)) == 0 or not lot_fits(v, lot, True))
+        and (is_unlinked(file_of(v), v.path) or not lot_fits(v, lot, True))
 
 
 cdef inline int sleep_for_room(View *v, uint64_t life, uint64_t nbytes, const Nap *nap,

@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.layout cimport COUNT_WAITED_NS, COUNT_WAITS, Row
-from refstore.engines.native.system cimport link_count, MAX_WATCHED, now_ns, Watched
+from refstore.engines.native.system cimport is_unlinked, MAX_WATCHED, now_ns, Watched
 from refstore.engines.native.view cimport count, file_of, next_live_row, row_at, View
 from refstore.engines.native.waiting cimport FOREVER, Nap, take_nap
 from refstore.engines.native.stripes cimport (
@@ -44,7 +44,7 @@ cdef inline bint is_attached_alone(View *v) noexcept nogil:
 
 cdef inline bint is_abandoned(View *v) noexcept nogil:
     # nobody else is attached, and nobody can attach any more
-    return link_count(file_of(v)) == 0 and is_attached_alone(v)
+    return is_unlinked(file_of(v), v.path) and is_attached_alone(v)
 
 
 cdef inline void begin_sleep(View *v, str what) noexcept:

@@ -19,6 +19,7 @@ cdef extern from *:
     #include <stdio.h>
     #include <sys/mman.h>
     #include <sys/stat.h>
+    #include <sys/statvfs.h>
     #include <sys/syscall.h>
     #include <sys/types.h>
     #include <time.h>
@@ -70,9 +71,18 @@ cdef extern from *:
                                            const struct timespec *deadline) {
         return syscall(449, words, n, 0, deadline, CLOCK_MONOTONIC) >= 0 ? 0 : errno;
     }
-    static inline int64_t refstore_link_count(int fd) {
+    static inline int refstore_is_unlinked(int fd, const char *path) {
         struct stat st;
-        return fstat(fd, &st) == 0 ? (int64_t)st.st_nlink : -1;
+        if (fstat(fd, &st) == 0)
+            return st.st_nlink == 0;
+        return stat(path, &st) != 0 && errno == ENOENT;
+    }
+    static inline int refstore_may_ever_have(int fd, uint64_t nbytes) {
+        struct stat st;
+        struct statvfs fs;
+        if (fstat(fd, &st) != 0 || fstatvfs(fd, &fs) != 0 || fs.f_blocks == 0)
+            return 1;
+        return nbytes <= (uint64_t)fs.f_bavail * fs.f_frsize + (uint64_t)st.st_blocks * 512;
     }
     static inline int refstore_same_file(int fd, dev_t dev, ino_t ino) {
         struct stat st;
@@ -85,8 +95,10 @@ cdef extern from *:
     int open_file "refstore_open"(const char *path, int flags) noexcept nogil
     int high_descriptor "refstore_high_descriptor"(int fd) noexcept nogil
     bint same_file "refstore_same_file"(int fd, uint64_t dev, uint64_t ino) noexcept nogil
-    # how many names a file has; -1: not known
-    int64_t link_count "refstore_link_count"(int fd) noexcept nogil
+    # whether so many bytes are free on its file system, together with those that it has
+    bint may_ever_have "refstore_may_ever_have"(int fd, uint64_t nbytes) noexcept nogil
+    # whether a file has no name any more; without a descriptor, whether there is none at the path
+    bint is_unlinked "refstore_is_unlinked"(int fd, const char *path) noexcept nogil
     int F_OFD_SETLK
     int F_OFD_GETLK
     int F_WRLCK

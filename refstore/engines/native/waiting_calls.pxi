@@ -12,6 +12,7 @@ from refstore.engines.native.names cimport find, Found, Name, stripe_named
 from refstore.engines.native.claims cimport Claim, find_claim
 from refstore.engines.native.stripes cimport see_changes
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
+from refstore.engines.native.points cimport python_ran
 from refstore.engines.native.errors cimport get_error
 from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns, sleep_on_names, sleep_once
@@ -98,6 +99,8 @@ cdef class WaitingCalls(ObjectCalls):
             list asked = listed_names(names)
             int64_t found, wanted = checked_count(count, asked)
             NamesAsked all_names = NamesAsked(asked)
+        python_ran(v, life, "listing what was given")
+        self.use()                      # nor was it closed
         all_names.read(v)
         while True:
             see_changes(v, &all_names.stripes, NAP_MS)

@@ -185,13 +185,14 @@ cdef class Writer(Block):
             uint64_t life = att.view.life
             Py_ssize_t start, done = 0
             Py_buffer view
-        start = operator.index(offset)
+            object asked = operator.index(offset)
+        start = asked if 0 <= asked <= self.nbytes else -1
         get_octets(data, &view)
         try:
             python_ran(&att.view, life, "asking for bytes to write")
             self.require_ours()          # still
             if start < 0 or start > self.nbytes - view.len:
-                raise _messages.no_place_to_write(start, view.len, self.nbytes)
+                raise _messages.no_place_to_write(asked, view.len, self.nbytes)
             self.exports += 1           # whoever ends the Writer meanwhile leaves us the block
             try:
                 while done < view.len:
