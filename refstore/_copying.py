@@ -77,7 +77,7 @@ class Draft:
 def _octets(piece: Any) -> Any:
     if isinstance(piece, np.ndarray):
         return np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
-    return piece if piece.c_contiguous else piece.tobytes()
+    return arrays.octets_of(piece)
 
 
 class _Copy:

@@ -142,3 +142,82 @@ def test_a_look_at_a_store_on_a_full_disk_takes_no_page(folder: Path, objects: i
     run_on_small_disk(
         COMING + POPULATED.format(objects=objects) + LOOKS + "pinned.release()\n", "16m", folder
     )
+
+
+LARGER_THAN_THE_DISK = """
+SIZES = (64, 1000, 3000, 8000, 100_000, 1 << 20)
+
+def fill(store, nbytes):
+    try:
+        while True:
+            store.put(bytes(nbytes))
+    except refstore.StoreFullError as error:
+        return error
+
+def each_size_fits(store):
+    for nbytes in SIZES:
+        store.put(bytes(nbytes), evictable=False)
+
+store = refstore.Store(disk + "/s", capacity="64MiB", max_objects=20_000, evict={evict!r})
+"""
+
+
+@needs_mount
+@pytest.mark.parametrize("nbytes", [200, 3000, 100_000, 2_000_000])
+def test_what_lies_free_in_the_file_is_had_again_for_any_size(folder: Path, nbytes: int) -> None:
+    run_on_small_disk(
+        LARGER_THAN_THE_DISK.format(evict=None)
+        + f"""
+fill(store, {nbytes})
+store.clear()
+each_size_fits(store)
+store.clear()
+store.put_many([bytes(nbytes) for nbytes in SIZES])
+assert store.check() == []
+""",
+        "16m",
+        folder,
+    )
+
+
+@needs_mount
+@pytest.mark.parametrize("evict", ["lru", "s3fifo"])
+def test_a_cache_larger_than_its_disk_evicts_for_any_size(folder: Path, evict: str) -> None:
+    run_on_small_disk(
+        LARGER_THAN_THE_DISK.format(evict=evict)
+        + """
+for k in range(9000):
+    store.put(bytes(3000), name=f"n{k}")
+before = store.stats()
+assert before.evictions > 0 and before.objects > 1000, before
+each_size_fits(store)
+try:
+    store.put(bytes(40 << 20))
+    raise AssertionError("it cannot fit")
+except refstore.StoreFullError:
+    assert store.stats().objects > 1000, "nothing goes for what cannot fit"
+assert store.check() == []
+""",
+        "16m",
+        folder,
+    )
+
+
+@needs_mount
+def test_a_put_that_fails_keeps_no_memory_and_says_what_there_is(folder: Path) -> None:
+    run_on_small_disk(
+        LARGER_THAN_THE_DISK.format(evict=None)
+        + """
+store.put(b"x")
+before = free_on_disk()
+try:
+    store.put(bytes(60 << 20))
+    raise AssertionError("it cannot fit")
+except refstore.StoreFullError as error:
+    assert "has too little memory left for it" in str(error), error
+assert free_on_disk() >= before - (1 << 20)
+store.put(bytes(5 << 20))
+""",
+        "16m",
+        folder,
+    )

@@ -247,6 +247,8 @@ class Attachment(Owner):
                     return
                 self.give_up(call)
                 call.taken = None
+                if self.find_memory(call, nbytes):
+                    continue
                 if not self.sleep_for_room(call, what):
                     raise self.no_memory(call, nbytes)
         finally:

@@ -276,8 +276,9 @@ def _put_all(att: Attachment, batch: Sequence[One]) -> None:
         raise att.full(call, nbytes, _full_messages.no_slot(att.file.g.max_objects))
     call.wait_for_room(what, nbytes, _begin, att, batch)
     for one in batch:
-        if not att.prepare_block(one.call, one.wanted, one.is_near):
-            raise att.no_memory(call, nbytes)
+        while not att.prepare_block(one.call, one.wanted, one.is_near):
+            if not att.find_memory(call, one.wanted.nbytes):
+                raise att.no_memory(call, nbytes)
         if one.wanted.nbytes:
             at = att.file.block_at(att.file.words[att.file.slot(one.call.slot) + OFFSET])
             one.prepared.fill(Target(att.file, at, one.wanted.nbytes, call.life))

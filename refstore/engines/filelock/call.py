@@ -56,6 +56,7 @@ class Call:
         "asleep_since",
         "att",
         "generation",
+        "is_trimmed",
         "life",
         "published",
         "replaced",
@@ -82,6 +83,7 @@ class Call:
         self.asleep_since: float | None = None  # by time.monotonic(); infinite once that is told
         self.taken: Moment | None = None  # when the slot became ours
         self.published: Moment | None = None
+        self.is_trimmed = False  # free memory has gone back to the system since the last eviction
         self.replaced = False  # an object that had the name is gone with that
 
     def run(self, what: str, operation: Operation[T], *args: object) -> T:

@@ -22,6 +22,7 @@ from refstore import _limits
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import BITMAP, BITMAP_WORDS, TRIMS, UNIT, bin_of
 from refstore.engines.filelock.life import here
+from refstore.engines.filelock.targets import pieces
 
 SCAN_LIMIT = 32  # extents of a bin that are compared before a larger bin is tried
 
@@ -221,9 +222,9 @@ def trim(c: Change) -> int:
     for unit, units in extents(c):
         start = -(-file.block_at(unit) // mmap.PAGESIZE) * mmap.PAGESIZE
         end = file.block_at(unit + units) // mmap.PAGESIZE * mmap.PAGESIZE
-        if start < end:
-            try:
-                file.remove(start, end, life)
-            except OSError:  # a file system that cannot
-                break
+        try:
+            for first, last in pieces(max(end - start, 0)):  # other threads run between two
+                file.remove(start + first, start + last, life)
+        except OSError:  # a file system that cannot
+            break
     return max(before - _limits.resident(c.file.descriptor_or_none()), 0)

@@ -76,7 +76,7 @@ def _write_frame(target: Target, frame: payload.Frame) -> None:
 def _prepare_buffer(view: memoryview) -> Prepared:
     if not view.nbytes:
         return Prepared(0, BYTES, b"", _nothing)
-    plain = np.frombuffer(view if view.c_contiguous else view.tobytes(), np.uint8)
+    plain = np.frombuffer(arrays.octets_of(view), np.uint8)
     return Prepared(view.nbytes, BYTES, b"", lambda target: target.copy(0, plain))
 
 

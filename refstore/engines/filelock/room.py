@@ -16,9 +16,9 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from refstore import _full_messages, _logging, _threads
+from refstore import _full_messages, _limits, _logging, _threads
 from refstore._errors import StoreFullError, TopHolder
-from refstore.engines.filelock import check, eviction, process_table, recovery, slots
+from refstore.engines.filelock import check, eviction, extents, process_table, recovery, slots
 from refstore.engines.filelock.call import POLL, Call
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import EVICTIONS, FREE_SLOT, OFFSET, SLOTS_USED, TURN, UNIT
@@ -46,7 +46,7 @@ class RoomKeeper(Membership):
         """Runs an operation that allocates, see `try_with_eviction`. When the store is full it
         retries after recovering dead processes, then after collecting garbage of this one that
         still pins."""
-        found = self._run_with_remedies(call, what, operation, *args)
+        found = self._run_with_remedies(call, what, nbytes, operation, *args)
         if isinstance(found, slots.NoRoomError):
             raise self.full(call, nbytes, str(found))
         return found
@@ -63,7 +63,7 @@ class RoomKeeper(Membership):
                 if self._is_turn_of_others():
                     self.sleep_for_room(call, what)
             while True:
-                found = run(call, what, operation, *args)
+                found = run(call, what, nbytes, operation, *args)
                 if not isinstance(found, slots.NoRoomError):
                     return found
                 if self._would_wait_in_vain(call, found) or not self.sleep_for_room(call, what):
@@ -73,11 +73,11 @@ class RoomKeeper(Membership):
             self.end_turn(call)
 
     def _run_with_remedies(
-        self, call: Call, what: str, operation: Operation[T], *args: object
+        self, call: Call, what: str, nbytes: int, operation: Operation[T], *args: object
     ) -> T | slots.NoRoomError:
         remedies: Iterator[Callable[[Call], bool]] | None = None
         while True:
-            found = self._run(call, what, operation, *args)
+            found = self._run(call, what, nbytes, operation, *args)
             if not isinstance(found, slots.NoRoomError) or _is_hopeless(found):
                 return found
             remedies = remedies or iter((self._recover, self._collect_garbage))
@@ -85,14 +85,30 @@ class RoomKeeper(Membership):
                 return found
 
     def _run(
-        self, call: Call, what: str, operation: Operation[T], *args: object
+        self, call: Call, what: str, nbytes: int, operation: Operation[T], *args: object
     ) -> T | slots.NoRoomError:
         self.tell_news()
-        try:
-            result: T = call.run(what, self.try_with_eviction, operation, *args)
-            return result
-        except slots.NoRoomError as error:  # of which a signal handler's keeps nothing
-            return error.with_traceback(None)
+        while True:
+            try:
+                result: T = call.run(what, self.try_with_eviction, operation, *args)
+                return result
+            except slots.NoRoomError as error:  # of which a signal handler's keeps nothing
+                found = error.with_traceback(None)
+            if str(found) != _full_messages.NO_MEMORY or not self.find_memory(call, nbytes):
+                return found
+
+    def find_memory(self, call: Call, nbytes: int) -> bool:
+        """Makes the file system, which is full, have more: what lies free in the file goes back to
+        it, then what may be evicted. Whether that was of any use."""
+        given = call.run("memory", extents.trim)  # what a try has got before it failed, too
+        if given and not call.is_trimmed:
+            call.is_trimmed = True
+            return True
+        call.is_trimmed = False
+        fd = self.file.descriptor_or_none()
+        if nbytes > _limits.free_on(fd) + _limits.resident(fd):
+            return False
+        return call.run("memory", self._evict, -(-nbytes // UNIT))
 
     def full(self, call: Call, nbytes: int, why: str) -> StoreFullError:
         room, holders = call.run("counting", self._room)
@@ -262,7 +278,7 @@ class RoomKeeper(Membership):
     def is_removed(self) -> bool:
         """Whether the file is gone, so that nobody can attach any more."""
         fd = self.file.descriptor_or_none()
-        return fd >= 0 and os.fstat(fd).st_nlink == 0
+        return not os.path.exists(self.path) if fd < 0 else os.fstat(fd).st_nlink == 0
 
 
 def _is_hopeless(lack: slots.NoRoomError) -> bool:

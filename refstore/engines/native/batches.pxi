@@ -153,13 +153,10 @@ cdef class Batch:
         # A view keeps what it shows from changing its size.
         cdef Py_buffer *buffer = PyMemoryView_GET_BUFFER(view)
         if not PyBuffer_IsContiguous(buffer, c'C'):
-            return self.measure_copy(k, view.tobytes())
+            from refstore.payload.arrays import octets_of
+            return self.measure_buffer(k, octets_of(view))
         self.kept.append(view)
         return self.add_all(k, <char*>buffer.buf, <uint64_t>buffer.len)
-
-    cdef int measure_copy(self, Py_ssize_t k, bytes octets) except -1:
-        self.kept.append(octets)
-        return self.add_all(k, PyBytes_AS_STRING(octets), <uint64_t>len(octets))
 
     cdef int measure_pickled(self, Py_ssize_t k, object obj) except -1:
         frame = payload.encode(obj)

@@ -109,6 +109,12 @@ cdef inline int make_huge(View *v, int fd, uint64_t i, uint64_t end, bint *refus
         k += HUGE_CHUNKS
     refused[0] = madvise(v.base + v.g.data + i * CHUNK, (end - i) * CHUNK, MADV_COLLAPSE) != 0
     failpoint()
+    # before any other: what the kernel has collapsed and has no bit, no trim would find
+    while i < end:
+        got = commit_chunks(v, fd, i, i + HUGE_CHUNKS)
+        if got != 0:
+            return got
+        i += HUGE_CHUNKS
     return 0
 
 

@@ -7,8 +7,7 @@
 
 cimport numpy as cnp
 from cpython.buffer cimport (
-    PyBUF_FULL_RO, PyBuffer_IsContiguous, PyBuffer_Release, PyBuffer_ToContiguous,
-    PyObject_GetBuffer,
+    PyBUF_FULL_RO, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -313,14 +312,14 @@ cdef inline int put_bytes(View *v, Draft *draft, object obj) except -1:
 cdef inline int put_buffer(View *v, Draft *draft, object obj) except -1:
     cdef Py_buffer view
     PyObject_GetBuffer(obj, &view, PyBUF_FULL_RO)
+    if not PyBuffer_IsContiguous(&view, c'C'):
+        PyBuffer_Release(&view)
+        from refstore.payload.arrays import octets_of
+        obj = octets_of(memoryview(obj))
+        PyObject_GetBuffer(obj, &view, PyBUF_FULL_RO)
     try:
-        python_ran(v, draft.life, "asking for a buffer")
         begin_object(v, draft, <uint64_t>view.len, 0)
-        if PyBuffer_IsContiguous(&view, c'C'):
-            copy_in(v, draft, block_of(v, draft), <char*>view.buf, <size_t>view.len)
-        elif PyBuffer_ToContiguous(block_of(v, draft), &view, view.len, c'C') != 0:
-            discard(v, draft)
-            raise BufferError("the buffer cannot be made contiguous")
+        copy_in(v, draft, block_of(v, draft), <char*>view.buf, <size_t>view.len)
     finally:
         PyBuffer_Release(&view)
     return 0
