@@ -40,9 +40,8 @@ def get(options: argparse.Namespace) -> int:
                 value = buf.value if buf.kind == "object" else None
             with _output(options.output, buf) as file:
                 _write(buf, value, file)
-                name = file.name
             if options.json:
-                show_json(as_json(store.info(buf.ref)) | {"file": os.path.abspath(name)})
+                show_json(as_json(store.info(buf.ref)) | {"file": os.path.abspath(options.output)})
     return 0
 
 
@@ -78,7 +77,7 @@ class _Written:
 
 @contextlib.contextmanager
 def _said(what: str) -> Iterator[None]:
-    """Whatever pickle raises, as an error that a command says in a line."""
+    """Errors of pickle, whichever they are, as one that a command says in a line."""
     try:
         yield
     except (OSError, MemoryError):

@@ -7,7 +7,9 @@ What is not reached is the inside of a single call into C, such as a copy of a p
 from __future__ import annotations
 
 import contextlib
+import dis
 import fcntl
+import linecache
 import os
 import sys
 import threading
@@ -30,7 +32,8 @@ Step = Callable[[int], object]  # is told how many have been reached; what it ra
 def each(step: Step, *, lines: bool = False) -> Iterator[None]:
     """Call `step` before each bytecode of refstore and of filelock that this thread runs.
 
-    `lines`: before each line of refstore.
+    `lines`: before each line of refstore, but where a `with` ends: Python runs no signal handler
+    between the last call of its body and that of `__exit__`, which would be left out.
     """
     if sys.version_info >= (3, 12):
         with _by_monitoring(step, lines):
@@ -54,6 +57,14 @@ def _is_followed(code: CodeType, lines: bool) -> bool:
     return code.co_filename.startswith(PACKAGE if lines else OURS)
 
 
+def _ends_a_with(frame: FrameType) -> bool:
+    name = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+    if name not in ("PUSH_EXC_INFO", "WITH_EXCEPT_START", "LOAD_CONST", "POP_BLOCK"):
+        return False
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    return line.lstrip().startswith("with ")
+
+
 @contextlib.contextmanager
 def _by_tracing(step: Step, lines: bool) -> Iterator[None]:
     reached = 0
@@ -61,7 +72,7 @@ def _by_tracing(step: Step, lines: bool) -> Iterator[None]:
 
     def on_event(frame: FrameType, event: str, _: object) -> Any:
         nonlocal reached
-        if event == wanted:
+        if event == wanted and not (lines and _ends_a_with(frame)):
             reached += 1
             step(reached)
         return on_event
@@ -98,7 +109,7 @@ if sys.version_info >= (3, 12):
 
         def on_event(code: CodeType, _: int) -> Any:
             nonlocal reached
-            if threading.get_ident() == thread:
+            if threading.get_ident() == thread and not (lines and _ends_a_with(sys._getframe(1))):
                 reached += 1
                 step(reached)
 

@@ -32,6 +32,17 @@ def new_lock(path: str, mode: int = 0o600) -> FileLock:
     return FileLock(path, thread_local=False, timeout=0, mode=mode)
 
 
+def close_all_of(path: str) -> None:
+    """Closes every descriptor that this process has of a lock file, which a FileLock that was
+    interrupted does not know any more. Where no system tells of them, they stay."""
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(int(name)), found):
+                    os.close(int(name))
+
+
 def lock_mode(mode: int) -> int:
     return mode & 0o777 | 0o600
 
@@ -77,7 +88,8 @@ class LivenessLock:
         _locks.add(self)
 
     def __del__(self) -> None:
-        self.let_go()
+        if hasattr(self, "_fds"):  # else it was interrupted as it was made
+            self.let_go()
 
     def probe(self, path: str) -> bool:
         """Whether nobody has the lock on the file; this one may for a moment, with others who ask.

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
@@ -56,6 +57,12 @@ _BATCH: Final = 200  # words of a large change that are committed together
 
 class NoRowError(RefstoreError):
     """A process has no row: it was forked without one, or has left at the interpreter's exit."""
+
+
+class Sleeper:
+    """Stands for a thread that waits in a call."""
+
+    __slots__ = ("__weakref__",)
 
 
 class Membership(StoreLock):
@@ -130,6 +137,8 @@ class Membership(StoreLock):
         raise_interrupt()
         if self.row is None:  # left at the interpreter's exit, and is used once more
             self.join()
+        if len(self._sleepers) != self._counted:
+            self._count_sleepers()
         timeout = BUSY_TIMEOUT
         while True:
             try:
@@ -162,7 +171,7 @@ class Membership(StoreLock):
     @contextlib.contextmanager
     def sleeping(self, what: str) -> Iterator[None]:
         """Counts a thread among those that wait, for reports; `what` does, as in "a put"."""
-        me = object()
+        me = Sleeper()
         try:
             self.note_sleeper(me, what)
             yield
@@ -170,16 +179,28 @@ class Membership(StoreLock):
             self.note_sleeper(me, None)
 
     def note_sleeper(self, sleeper: object, what: str | None) -> None:
-        """The same for who keeps no attachment while it waits: when that begins, and ends."""
+        """The same for who keeps no attachment while it waits: when that begins, and ends.
+
+        A signal handler may keep the end from being noted: a sleeper that is not there any more
+        sleeps no more, and the count is put right by whatever the process does next.
+        """
         with self._sleepers_lock:
-            (self._sleepers.discard if what is None else self._sleepers.add)(sleeper)
+            if what is None:
+                self._sleepers.discard(weakref.ref(sleeper))
+            else:
+                self._sleepers.add(weakref.ref(sleeper, self._sleepers.discard))
             if self.row is not None and self.is_alive():
-                words, at = self.file.words, process_table.row_at(self.file, self.row)
-                words[at + ROW_WAITING] = len(self._sleepers)
+                self._count_sleepers()
                 if what is not None:
+                    words, at = self.file.words, process_table.row_at(self.file, self.row)
                     text = what.encode("utf-8", "replace")
                     for k, word in enumerate(process_table.text_words(text, WAIT_NBYTES)):
                         words[at + ROW_WAITS_FOR + k] = word
+
+    def _count_sleepers(self) -> None:
+        self.file.words[process_table.row_at(self.file, self.own) + ROW_WAITING] = self._counted = (
+            len(self._sleepers)
+        )
 
     # --- coming and going
 
@@ -324,7 +345,8 @@ class Membership(StoreLock):
         return writers.open_writers(home)
 
     def _forget_sleepers(self) -> None:
-        self._sleepers: set[object] = set()  # one for each thread that waits
+        self._sleepers: set[weakref.ref[object]] = set()  # one for each thread that waits
+        self._counted = 0  # of them, as the row says
         self._sleepers_lock = threading.RLock()
 
     # --- fork

@@ -31,7 +31,7 @@ from refstore._errors import RefstoreError, StoreBusyError
 from refstore.engines.filelock.journal import Change, Moment, replay
 from refstore.engines.filelock.layout import COUNT, HOLDER, LOCK_COUNT
 from refstore.engines.filelock.life import Life, here, is_from_here
-from refstore.engines.filelock.liveness import make_folder, new_lock
+from refstore.engines.filelock.liveness import close_all_of, make_folder, new_lock
 from refstore.engines.filelock.mapping import Mapping
 from refstore.engines.filelock.recovery import Report
 
@@ -236,6 +236,7 @@ class StoreLock:
         # FileLock, at which other threads would wait in vain.
         with contextlib.suppress(Exception):
             self.lock.release(force=True)
+        close_all_of(self.lock.lock_file)
         self.lock = new_lock(self.lock.lock_file, self.mode)
 
     def _holder(self) -> int:

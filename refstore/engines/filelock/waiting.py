@@ -138,7 +138,7 @@ def _known(att: Attachment, newer_than: ObjectRef | None) -> tuple[int, int] | N
 class Watch:
     """A `Watch` of the interface."""
 
-    __slots__ = ("_att", "_file", "_poked")
+    __slots__ = ("__weakref__", "_att", "_file", "_poked")
 
     def __init__(self, att: Attachment) -> None:
         self._att = weakref.ref(att)
@@ -152,14 +152,16 @@ class Watch:
     def sleep(self, names: Sequence[str], seen: Sequence[int], seconds: float) -> None:
         if names:
             self._note(_waiting_messages.an_await(names))
-        end = time.monotonic() + seconds
-        while not self._has_changed(seen[0]):
-            left = end - time.monotonic()
-            if left <= 0 or self._poked.wait(min(POLL, left)):
-                break
-        self._poked.clear()
-        if names:
-            self._note(None)
+        try:
+            end = time.monotonic() + seconds
+            while not self._has_changed(seen[0]):
+                left = end - time.monotonic()
+                if left <= 0 or self._poked.wait(min(POLL, left)):
+                    break
+            self._poked.clear()
+        finally:
+            if names:
+                self._note(None)
 
     def _note(self, what: str | None) -> None:
         att = self._att()  # not kept, as below

@@ -31,7 +31,7 @@ cdef class BatchCalls(ListingCalls):
         prepare(&att.view, &terms)
         terms.is_closed = &self.is_closed
         read_terms(&terms, timeout, owned, evictable, NO_META)
-        self.require_as_before(att, life)
+        python_ran(&att.view, life, "listing objects")
         batch.hold(att, asked)
         batch.measure_all()
         batch.begin_all(&terms)

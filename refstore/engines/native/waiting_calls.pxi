@@ -99,8 +99,7 @@ cdef class WaitingCalls(ObjectCalls):
             list asked = listed_names(names)
             int64_t found, wanted = checked_count(count, asked)
             NamesAsked all_names = NamesAsked(asked)
-        python_ran(v, life, "listing what was given")
-        self.use()                      # nor was it closed
+        python_ran(v, life, "listing names")
         all_names.read(v)
         while True:
             see_changes(v, &all_names.stripes, NAP_MS)

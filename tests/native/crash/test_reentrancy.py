@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import helpers
 import numpy as np
 import pytest
 
 import refstore
-from refstore import _core
+from refstore import _core, payload
 from tests.native.crash.failpoints import ROOT
 from tests.native.crash.stopping import LOCKED, stopped_at
 
@@ -120,13 +121,25 @@ def make_in_a_factory(store: refstore.Store) -> refstore.ObjectRef:
     """One waits for a claim that is not let go meanwhile."""
     path = store.path
     with contextlib.suppress(refstore.ObjectExistsError), store.create(1, name="m", claim=True):
-        waits_in_vain(lambda store: store.get_or_put("m", bytes, timeout=0.1))(store)
+        here = refstore.Store(path, create=False) if store.closed else store
+        waits_in_vain(lambda store: store.get_or_put("m", bytes, timeout=0.1))(here)
         raise refstore.ObjectExistsError("", key="m")  # the Writer aborts
     again = refstore.Store(path, create=False) if store.closed else store
     return again.ref("n")
 
 
+def put_by_a_copy_of_ours(store: refstore.Store) -> refstore.ObjectRef:
+    """The pieces of an object are copied in Python, as tests may have it."""
+
+    def copy(target: Any, source: memoryview) -> None:
+        target[:] = source
+
+    with mock.patch.object(payload, "_copy", copy):
+        return put_object(store)
+
+
 OPERATIONS: dict[str, Work] = {
+    "object by a copy of ours": put_by_a_copy_of_ours,
     "bytes": lambda store: store.put(helpers.pattern(4, 100_000), name="n", replace=True),
     "view": put_view,
     "array in Fortran's order": lambda store: store.put(np.ones((200, 100), order="F")),
@@ -251,6 +264,10 @@ def play(store: refstore.Store, work: Work, act: str, number: int) -> None:
         os._exit(0 if refused else 1)
     if act == "raise":
         assert isinstance(error, ActError), error
+        return
+    if act == "fork_and_return" and work is put_into_garbage and error is not None:
+        assert isinstance(error, refstore.StoreFullError)  # the child has the garbage, too
+        maker.let_the_child_go_on()
         return
     assert error is None, error
     assert ref is not None
