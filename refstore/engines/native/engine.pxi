@@ -137,12 +137,14 @@ cdef class ObjectCalls(Reports):
             Attachment att = self.use()
             Writer writer = Writer.__new__(Writer)
             Draft draft
+            bint claims
         prepare(&att.view, &draft)
         draft.is_closed = &self.is_closed
+        claims = claim                          # early: it may be anything
         read_terms(&draft, timeout, owned, evictable, meta)
         require_bytes_or_shape(nbytes, shape, dtype, header)
         require_order(order)
-        require_name(claim, name)
+        require_name(claims, name)
         writer.parsed.hashed = 0
         if name is not None:
             writer.name = str.__str__(name) if isinstance(name, str) else name      # of a subclass
@@ -154,7 +156,7 @@ cdef class ObjectCalls(Reports):
             begin_object(&att.view, &draft, checked_size(nbytes), 0)
         else:
             start_shaped(&att.view, &draft, shape, np.dtype(dtype), order)
-        if claim:
+        if claims:
             claim_hard(&att.view, &draft, name, &writer.parsed, replace)
             writer.claims = True
         writer.slot = draft.slot

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tests.native.mutants.mutation import Mutation
 from tests.native.mutants.of_eviction import OF_EVICTION
+from tests.native.mutants.of_memory import OF_MEMORY
 from tests.native.mutants.of_owners import OF_OWNERS
 from tests.native.mutants.of_waiting import OF_WAITING
 
@@ -420,4 +421,5 @@ MUTATIONS = [
     *OF_OWNERS,
     *OF_WAITING,
     *OF_EVICTION,
+    *OF_MEMORY,
 ]

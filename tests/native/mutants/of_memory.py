@@ -1,0 +1,40 @@
+"""Mistakes about memory of a full file system, and about who goes on with a call."""
+
+from __future__ import annotations
+
+from tests.native.mutants.mutation import Mutation
+
+OF_MEMORY = [
+    Mutation(
+        "no_memory_found",
+        "a put fails on a full file system, though memory lies free in the store's own file",
+        "room.pxd",
+        "    trim_free(v, &given)            # what a try has got before it failed, too\n",
+        "",
+        ("tests/processes/test_full_disk.py",),
+    ),
+    Mutation(
+        "nothing_evicted_for_memory",
+        "a cache that is larger than its file system refuses what would fit if others went",
+        "room.pxd",
+        "    got = make_room(v, nbytes, ERR_FULL, so_far, slot)\n",
+        "    got = ERR_FULL\n",
+        ("tests/processes/test_full_disk.py",),
+    ),
+    Mutation(
+        "collapsed_without_bits",
+        "what the kernel has collapsed before memory ran out has no bits, and no trim finds it",
+        "memory.pxd",
+        "    while i < end:\n        got = commit_chunks(v, fd, i, i + HUGE_CHUNKS)\n",
+        "    while i < end < i:\n        got = commit_chunks(v, fd, i, i + HUGE_CHUNKS)\n",
+        ("tests/processes/test_full_disk.py",),
+    ),
+    Mutation(
+        "fork_amid_arguments",
+        "H37: a child that was forked while its parent's arguments were read goes on with the call",
+        "put.pxd",
+        '    python_ran(v, draft.life, "preparing what is put")\n',
+        "",
+        ("tests/processes/test_fork_amid_arguments.py",),
+    ),
+]
