@@ -1,4 +1,4 @@
-"""A fork while a call reads its arguments: the call is the parent's, and the child's does nothing."""
+"""A fork while a call reads its arguments: the call is the parent's, and the child does nothing."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ cdef class BatchCalls(ListingCalls):
             list bufs = [None] * len(asked)
             uint64_t deadline = deadline_ns(timeout)
             Py_ssize_t missing
-        self.require_as_before(att, life)
+        python_ran(&att.view, life, "listing keys")
         missing = self.pin_all(att, asked, bufs, deadline != 0)
         while missing >= 0:             # nothing is pinned while this waits for it
             self.require_refs(att, asked)
@@ -64,11 +64,6 @@ cdef class BatchCalls(ListingCalls):
             for buf in bufs:
                 (<PinnedBuffer>buf).go_private()
         return bufs
-
-    cdef int require_as_before(self, Attachment att, uint64_t life) except -1:
-        python_ran(&att.view, life, "listing what was given")
-        self.use()                      # nor was it closed
-        return 0
 
     cdef int require_refs(self, Attachment att, list keys) except -1:
         # a ref is never waited for
@@ -132,7 +127,7 @@ cdef class BatchCalls(ListingCalls):
             Name name
             uint64_t n = 0
             int got
-        self.require_as_before(att, life)
+        python_ran(v, life, "listing keys of what goes")
         for key in asked:
             if type(key) is not ObjectRef:
                 read_name(v, key, &name, True)      # raises before anything is deleted

@@ -21,6 +21,7 @@ from refstore.engines.native.recovery cimport (
 )
 from refstore.engines.native.trim cimport trim_free
 from refstore.engines.native.stats cimport count_pins, next_live, slot_name
+from refstore.engines.native.points cimport python_ran
 from refstore.engines.native.errors cimport blocked, get_error, put_error
 from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns
@@ -142,6 +143,7 @@ cdef class ObjectCalls(Reports):
         draft.is_closed = &self.is_closed
         claims = claim                          # early: it may be anything
         read_terms(&draft, timeout, owned, evictable, meta)
+        python_ran(&att.view, draft.life, "reading terms")
         require_bytes_or_shape(nbytes, shape, dtype, header)
         require_order(order)
         require_name(claims, name)

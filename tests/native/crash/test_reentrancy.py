@@ -62,6 +62,15 @@ def put_many(store: refstore.Store) -> refstore.ObjectRef:
     return store.put_many(objs, names=["n", "o", "p"], replace=True)[0]
 
 
+def get_and_delete_many(store: refstore.Store) -> refstore.ObjectRef:
+    path = store.path
+    store.get_many(["n", "n"])
+    again = refstore.Store(path, create=False) if store.closed else store
+    again.delete_many(["n"])
+    again = refstore.Store(path, create=False) if again.closed else again
+    return again.put(helpers.pattern(4, 100), name="n", replace=True)
+
+
 def put_into_garbage(store: refstore.Store) -> refstore.ObjectRef:
     return store.put(helpers.pattern(3, 500_000))
 
@@ -149,6 +158,7 @@ OPERATIONS: dict[str, Work] = {
     "create and seal": create,
     "write at and truncate": write_at,
     "many at once": put_many,
+    "get and delete many": get_and_delete_many,
     "put into garbage": put_into_garbage,
     "put where it evicts": put_where_it_evicts,
     "wait": waits_in_vain(lambda store: store.wait("nothing", timeout=0.1)),
