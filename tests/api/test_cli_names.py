@@ -83,6 +83,11 @@ def test_a_key_that_begins_with_a_dash_is_given_after_two(
     assert run("objects", "train", "--prefix=-k").out.count("\n") == 3
 
 
+def test_no_advice_where_a_value_was_understood(run: Command, train: refstore.Store) -> None:
+    said = run("objects", "train", "--limit", "-1")
+    assert said.err.rstrip().endswith("it takes a number of lines, 1 or more, not '-1'")
+
+
 def test_no_advice_about_names_where_none_is_taken(run: Command) -> None:
     assert " is a name" not in run("ls", "-x").err
     assert " is a name" not in run("stat").err

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import Command, in_a_process
@@ -82,3 +84,36 @@ def test_json_can_stand_before_the_command(
 ) -> None:
     (row,) = run(*arguments).json
     assert row["name"] == "train"
+
+
+class Once:
+    """Comes back as what cannot be pickled."""
+
+    def __reduce__(self) -> Any:
+        return threading.Lock, ()
+
+
+class Broken:
+    """Pickles, and does not unpickle."""
+
+    def __reduce__(self) -> Any:
+        return divmod, (1, 0)
+
+
+def test_an_object_that_cannot_be_unpickled_is_a_line_and_no_file(
+    run: Command, train: refstore.Store, tmp_path: Path
+) -> None:
+    train["broken"] = Broken()
+    said = run("get", "train", "broken", "-o", str(tmp_path / "file"))
+    assert (said.status, said.err.count("\n")) == (2, 1)
+    assert "it cannot be unpickled here: ZeroDivisionError: " in said.err
+    assert not (tmp_path / "file").exists()
+
+
+def test_an_object_that_cannot_be_pickled_anew_is_a_line(
+    run: Command, train: refstore.Store, tmp_path: Path
+) -> None:
+    train["once"] = Once()
+    said = run("get", "train", "once", "-o", str(tmp_path / "file"))
+    assert (said.status, said.err.count("\n")) == (2, 1)
+    assert "it cannot be pickled anew: " in said.err

@@ -133,3 +133,8 @@ def test_meta_has_a_limit(store: refstore.Store) -> None:
     with pytest.raises(ValueError, match="meta has 65537 bytes: it can have 65536"):
         store.put(b"x", meta=bytes(65_537))
     assert helpers.usage(store) == (0, 0, 0, 0)
+
+
+def test_meta_may_be_of_a_subclass_of_bytes(store: refstore.Store) -> None:
+    with store.get(store.put(b"x", meta=np.bytes_(b"meta"))) as buf:
+        assert (type(buf.meta), buf.meta) == (bytes, b"meta")

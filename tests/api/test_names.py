@@ -270,3 +270,11 @@ def test_a_long_name_costs_no_capacity(make_store: Callable[..., refstore.Store]
     assert store[LONGEST].nbytes == 1_000_000
     store["n" * 255] = b""
     assert len(store) == 2
+
+
+def test_a_prefix_may_be_of_a_subclass_of_str(store: refstore.Store) -> None:
+    store["a 1"] = store["a 2"] = store["b"] = b""
+    prefix = np.str_("a ")
+    assert sorted(store.names(prefix)) == ["a 1", "a 2"]
+    assert {one.name for one in store.objects(prefix)} == {"a 1", "a 2"}
+    assert store.clear(prefix) == 2

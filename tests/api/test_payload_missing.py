@@ -33,6 +33,33 @@ def test_a_class_of_another_programs_main(store: refstore.Store, path: str) -> N
             buf.value  # noqa: B018
 
 
+def test_a_class_of_another_programs_main_where_main_has_a_name(
+    store: refstore.Store, path: str, tmp_path: Any
+) -> None:
+    helpers.run_clean(
+        """
+        import sys, refstore
+        class Config:
+            pass
+        refstore.Store(sys.argv[1], create=False)["object"] = Config()
+        """,
+        path,
+    )
+    (tmp_path / "reader_by_name.py").write_text(
+        "import sys, refstore\n"
+        "with refstore.Store(sys.argv[1], create=False) as store, store.get('object') as buf:\n"
+        "    try: buf.value\n"
+        "    except AttributeError as error: print(error)\n"
+    )
+    said = helpers.run_clean(
+        "import runpy, sys; sys.path.insert(0, sys.argv[2]); "
+        "runpy.run_module('reader_by_name', run_name='__main__', alter_sys=True)",
+        path,
+        tmp_path,
+    )
+    assert "whose __main__ is another program; move" in said
+
+
 def test_a_module_that_is_not_here(store: refstore.Store, tmp_path: Any) -> None:
     (tmp_path / "lent_by_a_test.py").write_text("class Thing: pass\nclass Other: pass\n")
     helpers.run_clean(

@@ -79,6 +79,15 @@ class Registered(Recipe):
         cls.known.append(cls)
 
 
+class Finalizing(Recipe):
+    """Frees something when it goes."""
+
+    closed = 0
+
+    def __del__(self) -> None:
+        Finalizing.closed += 1
+
+
 class Slotted(np.ndarray[Any, Any]):
     __slots__ = ("unit",)
 
@@ -155,6 +164,25 @@ def test_state_that_refers_to_its_array_comes_back(store: refstore.Store) -> Non
         value = buf.value
         assert value.unit[0] is value
         del value.unit, value
+
+
+def test_state_that_holds_itself_comes_back(store: refstore.Store) -> None:
+    array = a(Recipe, "C")
+    array.unit = []
+    array.unit.append(array.unit)
+    with store.get(store.put(array)) as buf:
+        unit = buf.value.unit
+        assert unit[0] is unit
+        unit.clear()
+
+
+def test_no_finalizer_of_a_class_runs_while_its_array_is_put(store: refstore.Store) -> None:
+    array = a(Finalizing, "C")
+    Finalizing.closed = 0
+    ref = store.put([array])
+    assert Finalizing.closed == 0
+    with store.get(ref) as buf:
+        assert np.array_equal(buf.value[0], array)
 
 
 def test_no_subclass_is_made_of_a_class_that_would_notice(store: refstore.Store) -> None:

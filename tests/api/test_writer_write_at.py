@@ -322,3 +322,11 @@ def test_a_stream_of_unknown_length(make_store: MakeStore) -> None:
         writer.truncate(written)
     with store["stream"] as buf:
         assert bytes(buf) == b"".join(helpers.pattern(n, 1000 + n) for n in range(50))
+
+
+@pytest.mark.parametrize("offset", [-1, 2**63, 2**80])
+def test_an_offset_that_no_memory_has_is_a_value_error(store: refstore.Store, offset: int) -> None:
+    writer = store.create(1000)
+    with pytest.raises(ValueError, match=f"do not fit at offset {offset} of an object of 1000"):
+        writer.write_at(offset, b"x")
+    writer.abort()

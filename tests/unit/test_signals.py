@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import signal
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +29,18 @@ def alarm(*_: object) -> None:
     raise TimeoutError("an alarm")
 
 
-@pytest.fixture(params=[alarm, Alarm(), Alarm().ring], ids=["function", "object", "method"])
+HANDLERS = {
+    "function": alarm,
+    "object": Alarm(),
+    "method": Alarm().ring,
+    "partial": functools.partial(alarm, 1),
+    "partial of a method": functools.partial(Alarm().ring),
+    "cached": functools.lru_cache(alarm),
+    "method of a partial": types.MethodType(functools.partial(alarm), 1),
+}
+
+
+@pytest.fixture(params=list(HANDLERS.values()), ids=list(HANDLERS))
 def handler(request: pytest.FixtureRequest) -> Iterator[None]:
     before = signal.signal(signal.SIGUSR1, request.param)
     yield
@@ -57,3 +70,13 @@ def test_a_handler_amid_the_pickle_of_a_dtype_is_no_damage(monkeypatch: pytest.M
     monkeypatch.setattr(pickle, "loads", interrupted)
     with pytest.raises(TimeoutError, match="an alarm"):
         arrays._dtype_from_pickle(b"")
+
+
+def test_whatever_comes_may_be_of_a_handler_without_python_code() -> None:
+    before = signal.signal(signal.SIGUSR1, functools.partial(int, "no number"))
+    try:
+        with pytest.raises(TypeError) as caught:  # of a call with a frame
+            signal.raise_signal(signal.SIGUSR1)
+        assert is_from_handler(caught.value)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
