@@ -222,6 +222,10 @@ def test_a_store_that_is_unlinked_and_whose_descriptors_are_closed(folder: Path,
             store.unlink()
         except FileNotFoundError as error:
             assert "is gone already" in str(error)
+        try:
+            store.wait("nobody can publish this")
+        except refstore.RefstoreError as error:
+            assert "would wait for ever" in str(error)
         assert bytes(buf) == b"x" * (1 << 20)
         assert store.check() == []
         """,
