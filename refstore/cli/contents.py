@@ -80,7 +80,7 @@ def _said(what: str) -> Iterator[None]:
     """Errors of pickle, whichever they are, as one that a command says in a line."""
     try:
         yield
-    except (OSError, MemoryError):
+    except (OSError, RefstoreError):
         raise
     except Exception as error:
         raise ValueError(f"{what}: {type(error).__name__}: {error}") from error

@@ -236,7 +236,8 @@ class StoreLock:
         # FileLock, at which other threads would wait in vain.
         with contextlib.suppress(Exception):
             self.lock.release(force=True)
-        close_all_of(self.lock.lock_file)
+        if not self.lock.is_locked:  # else it will close what it has itself
+            close_all_of(self.lock.lock_file)
         self.lock = new_lock(self.lock.lock_file, self.mode)
 
     def _holder(self) -> int:
