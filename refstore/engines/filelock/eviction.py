@@ -98,6 +98,11 @@ def victims(c: Change, units: int) -> list[int] | None:
     return blocks.window(units)
 
 
+def lacks_memory(c: Change) -> bool:
+    """Whether there is none for what it is to remember."""
+    return _has_queues(c) and not queues.have_memory(c)
+
+
 def may_fit(c: Change, units: Sequence[int]) -> bool:
     """Whether there is room for all these blocks, one after the other, if all goes that may."""
     blocks = _Blocks(c)

@@ -34,7 +34,7 @@ from refstore.engines.filelock.layout import (
     WORD,
 )
 
-__all__ = ["admit", "is_empty", "next_out", "push"]
+__all__ = ["admit", "have_memory", "is_empty", "next_out", "push"]
 
 SKIP_LIMIT: Final = 64  # pinned objects that are passed over for one that goes
 
@@ -59,6 +59,15 @@ def is_empty(c: Change) -> bool:
 def _place(c: Change, ring: int, count: int) -> int:
     g = c.file.g
     return g.rings + (g.ring_words if ring == MAIN else 0) + (count & g.ring_words - 1)
+
+
+def have_memory(c: Change) -> bool:
+    """Whether the next entries of both rings have memory, which they get here if there is any."""
+    return all(
+        c.file.commit_word(_place(c, ring, c.words[ring + 1] + more))
+        for ring in (SMALL, MAIN)
+        for more in (0, 1)
+    )
 
 
 def push(c: Change, ring: int, slot: int, generation: int) -> None:

@@ -21,7 +21,15 @@ from refstore._errors import StoreFullError, TopHolder
 from refstore.engines.filelock import check, eviction, extents, process_table, recovery, slots
 from refstore.engines.filelock.call import POLL, Call
 from refstore.engines.filelock.journal import Change
-from refstore.engines.filelock.layout import EVICTIONS, FREE_SLOT, OFFSET, SLOTS_USED, TURN, UNIT
+from refstore.engines.filelock.layout import (
+    EVICTIONS,
+    FREE_SLOT,
+    OFFSET,
+    PAGE,
+    SLOTS_USED,
+    TURN,
+    UNIT,
+)
 from refstore.engines.filelock.membership import Membership
 from refstore.engines.filelock.transaction import Operation, T
 
@@ -108,7 +116,13 @@ class RoomKeeper(Membership):
         fd = self.file.descriptor_or_none()
         if nbytes > _limits.free_on(fd) + _limits.resident(fd):
             return False
-        return call.run("memory", self._evict, -(-nbytes // UNIT))
+        return call.run("memory", self._evict_for_memory, -(-nbytes // UNIT))
+
+    def _evict_for_memory(self, c: Change, units: int) -> bool:
+        if eviction.lacks_memory(c) and self._evict(c, 2 * PAGE // UNIT):  # with a whole page in it
+            extents.trim(c)
+            eviction.lacks_memory(c)
+        return self._evict(c, units)
 
     def full(self, call: Call, nbytes: int, why: str) -> StoreFullError:
         room, holders = call.run("counting", self._room)
