@@ -186,7 +186,7 @@ def test_a_cache_larger_than_its_disk_evicts_for_any_size(folder: Path, evict: s
     run_on_small_disk(
         LARGER_THAN_THE_DISK.format(evict=evict)
         + """
-for k in range(9000):
+for k in range(6000):
     store.put(bytes(3000), name=f"n{k}")
 before = store.stats()
 assert before.evictions > 0 and before.objects > 1000, before
