@@ -161,7 +161,7 @@ class _Types(dict[type, Reducer]):
         self._known, self._packing = known, packing
 
     def __missing__(self, cls: type) -> Reducer:
-        if issubclass(cls, type):
+        if issubclass(cls, type) and cls not in self._known:
             raise KeyError(cls)  # a class is pickled by its name
         self[cls] = self._known.get(cls) or self._packing.reducer(cls) or as_usual
         return self[cls]

@@ -55,6 +55,7 @@ CALLS: dict[str, Call] = {
     "put, what": lambda store, it: store.put([it, b"x" * 900]),
     "create, size": lambda store, it: store.create(it).seal(),
     "create, shape": lambda store, it: store.create(shape=(2, it)).seal(),
+    "create, replace": lambda store, it: store.create(3, replace=it).seal(),  # type: ignore[arg-type]
     "create, claim": lambda store, it: store.create(3, name="c", claim=it).seal(),  # type: ignore[arg-type]
     "put_many": lambda store, it: store.put_many(it.each(b"x", b"y")),
     "put_many, owned": lambda store, it: store.put_many([b"x", b"y"], owned=it),  # type: ignore[arg-type]

@@ -37,9 +37,9 @@ class Asked:
         meta: bytes = b"",
     ) -> None:
         self.utf8 = None if name is None else encode_name(name)
-        self.replace = replace
-        self.claim = claim
-        self.owned = owned
+        self.replace = bool(replace)  # early: they may be anything
+        self.claim = bool(claim)
+        self.owned = bool(owned)
         self.evictable = evictable
         self.meta = meta
 

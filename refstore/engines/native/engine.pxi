@@ -138,10 +138,10 @@ cdef class ObjectCalls(Reports):
             Attachment att = self.use()
             Writer writer = Writer.__new__(Writer)
             Draft draft
-            bint claims
+            bint claims, replaces
         prepare(&att.view, &draft)
         draft.is_closed = &self.is_closed
-        claims = claim                          # early: it may be anything
+        claims, replaces = claim, replace       # early: they may be anything
         read_terms(&draft, timeout, owned, evictable, meta)
         python_ran(&att.view, draft.life, "reading terms")
         require_bytes_or_shape(nbytes, shape, dtype, header)
@@ -151,7 +151,7 @@ cdef class ObjectCalls(Reports):
         if name is not None:
             writer.name = str.__str__(name) if isinstance(name, str) else name      # of a subclass
             read_name(&att.view, writer.name, &writer.parsed, False)
-            require_creatable(&att.view, name, &writer.parsed, replace)
+            require_creatable(&att.view, name, &writer.parsed, replaces)
         if header is not None:
             start_by_header(&att.view, &draft, header, checked_size(nbytes))
         elif nbytes is not None:
@@ -159,7 +159,7 @@ cdef class ObjectCalls(Reports):
         else:
             start_shaped(&att.view, &draft, shape, np.dtype(dtype), order)
         if claims:
-            claim_hard(&att.view, &draft, name, &writer.parsed, replace)
+            claim_hard(&att.view, &draft, name, &writer.parsed, replaces)
             writer.claims = True
         writer.slot = draft.slot
         writer.att = writer.home = att
@@ -171,7 +171,7 @@ cdef class ObjectCalls(Reports):
         writer.may_shrink = nbytes is not None and header is None
         writer.is_writable = True
         writer.enlist()
-        writer.replaces = replace
+        writer.replaces = replaces
         return writer
 
     cdef inline int pin_key(self, Attachment att, object key, Found *found) except? -128:

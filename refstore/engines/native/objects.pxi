@@ -20,11 +20,13 @@ cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
         Py_buffer *buffer
         char *block
         uint64_t at
+        bint is_plain
     frame = payload.encode(obj)
+    is_plain = payload._copy is copy_a_piece
     begin_object(v, draft, <uint64_t>frame.nbytes, 0)
     block = block_of(v, draft)
     for at, piece in <list>frame.pieces:
-        if payload._copy is not copy_a_piece:
+        if not is_plain:
             piece = copied(piece)
             python_ran(v, draft.life, "copying a piece")
         buffer = PyMemoryView_GET_BUFFER(piece)         # contiguous, by the contract of frames

@@ -18,7 +18,7 @@ import random
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from refstore import _core
@@ -238,11 +238,11 @@ def replay(text: str, folder: str) -> None:
     Director(folder).play(pair)
 
 
-def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def options_of() -> argparse.Namespace:
     parser = crew_parser((__doc__ or "").splitlines()[0])
     parser.add_argument("--every", type=float, default=1.0, help="the part of A's points to try")
     parser.add_argument("--to-the-end", action="store_true", help="B is neither killed nor stopped")
-    return parser.parse_args(arguments)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -175,14 +175,14 @@ def replay(text: str, folder: str) -> None:
     stage.look(scenario, [operation.outcomes])
 
 
-def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def options_of() -> argparse.Namespace:
     parser = crew_parser((__doc__ or "").splitlines()[0])
     parser.add_argument("--depth", type=int, choices=(1, 2, 3), default=1)
     parser.add_argument(
         "--every", type=float, default=1.0, help="the part of the first points to try"
     )
     parser.add_argument("--trials", type=int, default=1_000_000, help="of three deaths")
-    return parser.parse_args(arguments)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
