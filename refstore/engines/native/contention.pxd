@@ -42,7 +42,7 @@ cdef inline bint may_retry_until(View *v, int *error, uint64_t *since,
         error[0] = retry_after_dead_blocker(v, blocker_of(error[0]))
         return error[0] == 0
     if kind == ERR_SIGNALS:
-        look_for_signals(v, life, "committing memory")
+        look_for_signals(v, life, "amid system calls for memory")
         error[0] = 0
         return True
     if kind == ERR_CLAIMED:

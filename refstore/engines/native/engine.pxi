@@ -8,9 +8,10 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport unlikely
 from refstore.engines.native.error_codes cimport (
-    blocked_by, ERR_CLAIMED, ERR_EXISTS, ERR_NOT_FOUND, kind_of_error,
+    blocked_by, ERR_CLAIMED, ERR_EXISTS, ERR_NOT_FOUND, ERR_SIGNALS, kind_of_error,
 )
 from refstore.engines.native.layout cimport COUNT_DELETES
+from refstore.engines.native.system cimport sleep_us
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, View
 from refstore.engines.native.slots cimport pin, word_row
 from refstore.engines.native.names cimport find, Found, Name
@@ -264,18 +265,25 @@ cdef class ObjectCalls(Reports):
         return take_recovery_report(&att.view)
 
     def trim(self):
-        cdef Attachment att = self.use()
-        cdef uint64_t given = 0, before = 0, since = 0
-        cdef int got = trim_free(&att.view, &given)
-        while may_retry(&att.view, &got, &since):
-            if given != before:         # it gets on, and somebody else is waited for
-                before = given
+        cdef:
+            Attachment att = self.use()
+            View *v = &att.view
+            uint64_t given = 0, total = 0, since = 0
+            int got
+        while True:
+            got = trim_free(v, &given)
+            total += given
+            if given:                   # it gets on, and somebody else is waited for
                 since = 0
-            got = trim_free(&att.view, &given)
-        error = blocked(&att.view, got, "trim()")
+            if kind_of_error(got) == ERR_SIGNALS:
+                with nogil:             # for a moment, or no other thread wakes before we go on
+                    sleep_us(1)
+            if not may_retry(v, &got, &since):
+                break
+        error = blocked(v, got, "trim()")
         if error is not None:
             raise error
-        return given
+        return total
 
 
 cdef inline object key_error(Attachment att, object key, int error):

@@ -23,7 +23,7 @@ cdef enum Error:
     ERR_UNCOMMITTED = -15   # no error: the block has yet to get its memory, which takes long
     ERR_CLAIMED = -17       # a living process has claimed the name
     ERR_TOO_LARGE = -18     # for the whole store, with what lies behind the payload
-    ERR_SIGNALS = -16       # too fast for the kernel to make a page: look at them, then try again
+    ERR_SIGNALS = -16       # this takes long, or one came: look at them, then go on
 
 
 # ERR_DEAD, ERR_HELD and ERR_BUSY carry the row that is in the way, so that it goes where the error

@@ -107,11 +107,10 @@ cdef inline int find_memory(View *v, uint64_t nbytes, Eviction *so_far,
                             uint64_t *slot) noexcept nogil:
     # There is room, and the file system is full: what lies free in the file goes back to it, then
     # what may be evicted. As evict_one(), EVICTED if it was of any use; or ERR_NO_MEMORY.
-    cdef uint64_t given = 0
-    cdef int got
-    trim_free(v, &given)            # what a try has got before it failed, too
-    if given and not so_far.is_trimmed:
-        so_far.is_trimmed = True
+    cdef uint64_t given
+    cdef int got = trim_free(v, &given)
+    if given and not so_far.is_trimmed:     # what a try has got before it failed, too
+        so_far.is_trimmed = kind_of_error(got) != ERR_SIGNALS
         return EVICTED
     if not so_far.is_due or not may_ever_have(file_of(v), nbytes):
         return ERR_NO_MEMORY

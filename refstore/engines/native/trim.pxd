@@ -4,7 +4,9 @@
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from refstore.engines.native.debug cimport IS_DEBUG
 from refstore.engines.native.atomics cimport assign
+from refstore.engines.native.error_codes cimport ERR_SIGNALS
 from refstore.engines.native.layout cimport BINS, CHUNK, HELD, HUGE_PAGE, PAGE
 from refstore.engines.native.geometry cimport extent_first, extent_pages, make_extent
 from refstore.engines.native.system cimport punch_hole
@@ -22,6 +24,9 @@ from refstore.engines.native.runs cimport need_empty_slot, reclaim_free_extents,
 cdef enum:
     MAX_RUNS = 65536           # free runs looked at in one call
     TRIM_PIECE = HUGE_PAGE // PAGE   # pages taken at a time
+    # bytes between two looks at signals, some 3 ms; fewer for the tests, whose stores are small
+    TRIM_STEP = 256 << 20
+    TRIM_STEP_OF_TESTS = 64 << 10
 
 
 cdef inline int64_t list_free(View *v, uint64_t *extents) noexcept nogil:
@@ -124,6 +129,8 @@ cdef inline int trim_extent(View *v, uint64_t slot, uint64_t extent,
             got = trim_piece(v, slot, extent, first, pages, given)
             if got != 0:
                 return got
+            if given[0] >= <uint64_t>(TRIM_STEP_OF_TESTS if IS_DEBUG else TRIM_STEP):
+                return ERR_SIGNALS
         first += pages
     return 0
 
@@ -153,10 +160,12 @@ cdef inline int trim_all(View *v, uint64_t slot, uint64_t *extents, uint64_t *gi
 
 
 cdef inline int trim_free(View *v, uint64_t *given) noexcept nogil:
-    # Adds to the bytes given back; 0, or an error with nothing lost.
+    # The bytes given back, and 0, or an error with nothing lost: ERR_SIGNALS when there may be
+    # more to give after a look at signals.
     cdef uint64_t slot
     cdef uint64_t *extents
     cdef int got = need_empty_slot(v, HELD, &slot)
+    given[0] = 0
     if got != 0:
         return got
     extents = <uint64_t*>malloc(MAX_RUNS * sizeof(uint64_t))

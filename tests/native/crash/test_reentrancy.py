@@ -62,13 +62,26 @@ def put_many(store: refstore.Store) -> refstore.ObjectRef:
     return store.put_many(objs, names=["n", "o", "p"], replace=True)[0]
 
 
+def open_again(store: refstore.Store, path: str) -> refstore.Store:
+    return refstore.Store(path, create=False) if store.closed else store
+
+
 def get_and_delete_many(store: refstore.Store) -> refstore.ObjectRef:
     path = store.path
     store.get_many(["n", "n"])
-    again = refstore.Store(path, create=False) if store.closed else store
+    again = open_again(store, path)
     again.delete_many(["n"])
-    again = refstore.Store(path, create=False) if again.closed else again
-    return again.put(helpers.pattern(4, 100), name="n", replace=True)
+    return open_again(again, path).put(helpers.pattern(4, 100), name="n", replace=True)
+
+
+def trim(store: refstore.Store) -> refstore.ObjectRef:
+    path = store.path
+    store.trim()
+    return open_again(store, path).put(helpers.pattern(3, 5000))
+
+
+def make_free_memory(store: refstore.Store) -> None:
+    store.delete(store.put(bytes(600_000)))
 
 
 def put_into_garbage(store: refstore.Store) -> refstore.ObjectRef:
@@ -96,6 +109,7 @@ def make_cache(store: refstore.Store) -> None:
 
 
 BEFORE: dict[Work, Callable[[refstore.Store], None]] = {
+    trim: make_free_memory,
     put_into_garbage: make_garbage,
     put_where_it_evicts: make_cache,
 }
@@ -159,6 +173,7 @@ OPERATIONS: dict[str, Work] = {
     "write at and truncate": write_at,
     "many at once": put_many,
     "get and delete many": get_and_delete_many,
+    "trim": trim,
     "put into garbage": put_into_garbage,
     "put where it evicts": put_where_it_evicts,
     "wait": waits_in_vain(lambda store: store.wait("nothing", timeout=0.1)),
