@@ -163,4 +163,5 @@ class OutputStream(io.RawIOBase):
         self.close()
 
     def __del__(self) -> None:
-        self.abort()  # a file would be closed, which publishes
+        if hasattr(self, "_writer"):  # else it was interrupted as it was made
+            self.abort()  # a file would be closed, which publishes

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
+import pkgutil
 import sys
 import threading
 import time
@@ -14,6 +17,7 @@ import helpers
 import pytest
 
 import refstore
+from refstore.engines import filelock
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.transaction import TRIES
@@ -195,3 +199,22 @@ def test_a_release_that_cannot_be_done_is_given_up(
     assert len(tries) == TRIES
     assert bytes(store.get(store.put(b"B"))) == b"B"
     assert len(tries) == TRIES
+
+
+FINALIZED = [
+    cls
+    for module in pkgutil.walk_packages(filelock.__path__, f"{filelock.__name__}.")
+    for cls in vars(importlib.import_module(module.name)).values()
+    if "__del__" in getattr(cls, "__dict__", {}) and cls.__module__ == module.name
+]
+
+
+@pytest.mark.parametrize("cls", FINALIZED, ids=lambda cls: cls.__name__)
+def test_what_is_given_up_half_made_ends_quietly(
+    cls: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda hook: said.append(hook.exc_value))
+    cls.__new__(cls)
+    gc.collect()
+    assert said == []

@@ -186,7 +186,7 @@ class Pin:
         finalize: Callable[..., None] = finalize,
         is_finalizing: Callable[[], bool] = sys.is_finalizing,
     ) -> None:
-        if self.unpin is not None:
+        if getattr(self, "unpin", None) is not None:  # else it was interrupted as it was made
             finalize(self.give_back, is_finalizing)
 
 
