@@ -32,6 +32,7 @@ import numpy as np
 
 from refstore._pickled import as_usual, named_in_pickles
 from refstore._signals import is_from_handler
+from refstore.payload.ndarrays import IN_STREAM
 
 __all__ = ["Tables", "rebuild_polars", "taken_apart"]
 
@@ -56,6 +57,36 @@ class _Data(NamedTuple):
     dictionary: Any
 
 
+def _taken_apart(array: Any) -> tuple[Any, Any]:
+    """A function and the `_Data` it makes the array of; None if this pyarrow does otherwise."""
+    function, args = array.__reduce__()[:2]
+    is_known = len(args) == 1 and type(args[0]) is tuple and len(args[0]) == len(_Data._fields)
+    return function, args[0] if is_known else None
+
+
+class _InStream:
+    """A buffer whose bytes go into the stream."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self, buffer: Any) -> None:
+        self._buffer = buffer
+
+    def reduced(self) -> Any:
+        arrow: Any = sys.modules["pyarrow"]  # for each of many: import_module() takes long
+        return arrow.py_buffer, (self._buffer.to_pybytes(),)
+
+
+def _in_stream(data: tuple[Any, ...]) -> tuple[Any, ...]:
+    *rest, buffers, children, dictionary = data
+    return (
+        *rest,
+        [None if one is None else _InStream(one) for one in buffers],
+        [_in_stream(one) for one in children],
+        None if dictionary is None else _in_stream(dictionary),
+    )
+
+
 class Tables:
     """The Arrow arrays that are met in one object."""
 
@@ -68,6 +99,8 @@ class Tables:
         arrow: Any = sys.modules.get("pyarrow")
         if hasattr(arrow, "Array") and issubclass(cls, arrow.Array):
             return self._reduce_array
+        if cls is _InStream:
+            return _InStream.reduced
         polars: Any = sys.modules.get("polars")
         if hasattr(polars, "DataFrame") and cls in (polars.DataFrame, polars.Series):
             return _reduce_polars
@@ -75,15 +108,17 @@ class Tables:
 
     def shown(self, array: Any) -> Any:
         """The array over nothing but what it shows; what is kept of its buffers is not copied."""
-        function, args = self._reduce_array(array)[:2]
-        return function(*args)
+        function, data = _taken_apart(array)
+        return array if data is None else function(self._cut(data, 0, len(array)))
 
     def _reduce_array(self, array: Any) -> Any:
-        reduced = array.__reduce__()
-        function, args = reduced[:2]
-        if len(args) != 1 or type(args[0]) is not tuple or len(args[0]) != len(_Data._fields):
-            return reduced  # as no pyarrow does that is known here
-        return function, (self._cut(args[0], 0, len(array)),)
+        function, data = _taken_apart(array)
+        if data is None:
+            return array.__reduce__()
+        cut = self._cut(data, 0, len(array))
+        # As with ndarrays, nobody gains from so few bytes not being copied.
+        is_small = array.get_total_buffer_size() <= IN_STREAM
+        return function, (_in_stream(cut) if is_small else cut,)
 
     def _cut(self, data: tuple[Any, ...], start: int, length: int) -> tuple[Any, ...]:
         """The `length` elements from `start` on and nothing else."""

@@ -2,7 +2,8 @@
 
 An array of at most IN_STREAM bytes goes the way of numpy's own `__reduce__`: nobody gains from so
 few bytes not being copied, and its elements in the stream are read faster than by any call that
-makes an array over a buffer. So do arrays of Python objects.
+makes an array over a buffer. So do arrays of Python objects. What is so small and of the other byte
+order goes there as elements that have none.
 
 Of a larger one its memory is stored as it lies if it has no gaps; so axes of stride 0, and axes
 swapped or reversed, come back as they were. An array with gaps is stored without them, in C order.
@@ -33,6 +34,7 @@ IN_STREAM = 1024  # bytes
 Array = np.ndarray[Any, Any]
 Reducer = Callable[[Any], Any]
 
+_view = np.ndarray.view
 _numpys_own: Any = np.empty(0).__reduce__()[0]
 
 
@@ -58,7 +60,14 @@ def reduce_array(array: Array) -> Any:
     # `_in_stream`, written out: the call for each of many small arrays is what there is to save.
     if (array.nbytes <= IN_STREAM and dtype.isnative) or dtype.hasobject:
         return array.__reduce__()
+    if 0 < array.nbytes <= IN_STREAM:  # as elements that have no byte order
+        return _view, (array.view(_void(dtype.itemsize)), dtype)
     return rebuild_array, (np.ndarray, *_laid_out(array))
+
+
+@functools.lru_cache(maxsize=64)
+def _void(itemsize: int) -> np.dtype[Any]:
+    return np.dtype((np.void, itemsize))
 
 
 def _in_stream(array: Array) -> bool:

@@ -31,6 +31,10 @@ MANY: dict[str, Callable[[], Any]] = {
     "list": lambda: [np.arange(8.0) for _ in range(50_000)],
     "dict": lambda: {i: np.arange(4.0) for i in range(40_000)},
     "mix": lambda: [{"a": np.arange(8), "b": [i, "text"]} for i in range(20_000)],
+    "other byte order": lambda: [
+        np.arange(8, dtype=np.dtype("f8").newbyteorder()) for _ in range(20_000)
+    ],
+    "records": lambda: [np.zeros(8, "f4,f4") for _ in range(20_000)],
 }
 
 
@@ -81,12 +85,22 @@ def test_a_small_array_is_a_copy_of_the_readers_own(store: refstore.Store, array
 
 
 def test_a_small_array_of_the_other_byte_order_keeps_it(store: refstore.Store) -> None:
-    for cls in (np.ndarray, np.recarray):
-        array = np.arange(4, dtype=np.dtype("i2").newbyteorder()).view(cls)
+    other = np.dtype("i2").newbyteorder()
+    for array in (
+        np.arange(4, dtype=other),
+        np.arange(4, dtype=other).view(np.recarray),
+        np.arange(12, dtype=other).reshape(3, 4).T,
+        np.arange(12, dtype=other).reshape(3, 4)[::2, ::-3],
+        np.broadcast_to(np.array(3, other), (2, 2)),
+        np.array(7, other),
+        np.zeros((0, 3), other),
+        np.ones(3, np.dtype("f8,i2").newbyteorder()),
+    ):
         with store.get(store.put([array])) as buf:
             (back,) = buf.value
             assert back.dtype == array.dtype
-            assert back.tolist() == [0, 1, 2, 3]
+            assert back.shape == array.shape
+            assert back.tolist() == array.tolist()
             del back
 
 
