@@ -26,6 +26,7 @@ from refstore._identity import label
 from refstore._refs import ObjectRef
 from refstore._reports import Holder, ObjectInfo, Recovery, StoreStats
 from refstore._store import Store
+from refstore.payload.serializers import register_serializer
 
 __version__ = "0.1.0"  # of which pyproject.toml makes that of the package
 
@@ -50,4 +51,5 @@ __all__ = [
     "TopHolder",
     "Writer",
     "label",
+    "register_serializer",
 ]

@@ -21,6 +21,7 @@ from refstore._buffers import Writer
 from refstore._store import Store
 from refstore.payload import arrays
 from refstore.payload.headers import header_of
+from refstore.payload.rules import bind
 
 __all__ = ["Draft", "turn"]
 
@@ -44,7 +45,7 @@ class Draft:
             view = memoryview(obj)
             self._pieces, self.nbytes = [(0, view)], view.nbytes
         else:
-            frame, kind = payload.encode(obj), "object"
+            frame, kind = payload.encode(bind(obj, store._rules)), "object"
             self._pieces, self.nbytes = list(frame.pieces), frame.nbytes
         self._header = header_of(kind, self.nbytes, description)
 

@@ -232,6 +232,40 @@ def no_header(why: str) -> ValueError:
     )
 
 
+# --- of pickles
+
+
+def not_pickled(what: str) -> ValueError:
+    return ValueError(
+        f"{what} would be pickled, and this store has allow_pickle=False: put "
+        "bytes or an array, or open the store without that"
+    )
+
+
+def not_unpickled() -> ValueError:
+    return ValueError(
+        "this object is a pickle, which can run code of whoever put it, and this store has "
+        "allow_pickle=False: bytes(buf) are its bytes; open the store without that to trust all "
+        "who write to it"
+    )
+
+
+def dtype_not_unpickled() -> ValueError:
+    return ValueError(
+        "the dtype of this array is a pickle of more than numpy, which can run code of whoever put "
+        "it, and this store has allow_pickle=False: open the store without that to trust all who "
+        "write to it"
+    )
+
+
+def no_serializer(module: str, name: str) -> RefstoreError:
+    return RefstoreError(
+        f"this object holds a {module}.{name}, put by a process that had called "
+        "register_serializer() for it, and this one has not: call it here, too, before you read "
+        "the object"
+    )
+
+
 # --- of files
 
 KIND_OF_OBJECT = "the kind of the object"

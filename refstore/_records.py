@@ -41,6 +41,7 @@ from refstore import payload
 from refstore._buffers import PinnedBuffer, Writer
 from refstore._errors import StoreCorruptedError
 from refstore.payload import arrays
+from refstore.payload.rules import require_unpickling
 
 __all__ = ["Builder", "NoRecordsError", "Records", "encode_index_key"]
 
@@ -249,6 +250,7 @@ class Records:
         """Errors: NoRecordsError, StoreCorruptedError."""
         if buf.kind != "bytes" or len(buf) < ALIGNMENT:
             raise NoRecordsError
+        require_unpickling(buf)  # most of them are pickles, and so is what describes the others
         view = memoryview(buf)
         magic, self.count, entries, data, width, formats, _ = HEADER.unpack_from(view)
         if magic != MAGIC or bool(entries) is not is_dict:

@@ -20,9 +20,11 @@ from refstore._sites import tracks_by_environment
 from refstore._temporary import collect_temporary, give_up, own
 from refstore.engines import choice, interface
 from refstore.engines.binding import bound
+from refstore.payload.rules import FREE, Rules, rules_for
 
 if TYPE_CHECKING:
     import inspect
+    import pickle
 
     from typing_extensions import Self
 
@@ -67,6 +69,10 @@ class Store(Calls):
             run that user's code.
         track: whether holders() tells which lines of this process's program put objects and pin
             them; REFSTORE_TRACK=1 in the environment does that for all stores of all processes.
+        pickler: what pickles objects here in place of pickle's own: a module that has a Pickler,
+            such as cloudpickle, or a subclass of pickle.Pickler. Whoever reads needs none.
+        allow_pickle: False refuses objects: to put them, which takes pickling, and to unpickle
+            them, which can run code of whoever put them. Bytes and arrays go by themselves.
 
     An attached store takes capacity, max_objects and evict from its file.
 
@@ -90,7 +96,7 @@ class Store(Calls):
 
     __slots__ = ()
     __signature__ = _InitSignature()
-    _bound: ClassVar[dict[tuple[type, str, bool], type]] = {}  # with each engine's methods
+    _bound: ClassVar[dict[tuple[type, str, bool, Rules], type]] = {}  # with each engine's methods
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
@@ -99,6 +105,7 @@ class Store(Calls):
     if TYPE_CHECKING:  # what `binding` and the engine add
         _module: interface.Module
         _face: type[Store]
+        _rules: Rules
         _attachment: interface.Attachment
 
     def __new__(
@@ -107,10 +114,13 @@ class Store(Calls):
         *arguments: object,
         backend: str = "auto",
         track: bool = False,
+        pickler: Any = None,
+        allow_pickle: bool = True,
         **options: object,
     ) -> Self:
         if cls.__init__ is Store.__init__:
-            return _blank(cls, choice.choose(backend, _paths.store_path(name)), track)
+            rules = rules_for(pickler, allow_pickle)
+            return _blank(cls, choice.choose(backend, _paths.store_path(name)), track, rules)
         return _blank(cls, choice.default())  # its __init__ may give the arguments another meaning
 
     def __init__(
@@ -125,12 +135,15 @@ class Store(Calls):
         mode: SupportsIndex = OWNERS,
         foreign: bool = False,
         track: bool = False,
+        pickler: Any = None,
+        allow_pickle: bool = True,
     ) -> None:
         require_create(create)
         wanted, max_objects, mode = checked_options(capacity, max_objects, evict, mode)
         path = _paths.store_path(name)
         self._require_engine(backend, path)
         self._require_tracking(track)
+        self._require_rules(rules_for(pickler, allow_pickle))
         collect_temporary(os.path.dirname(path))
         while True:
             if create is not True:
@@ -164,6 +177,8 @@ class Store(Calls):
         evict: Literal["lru", "s3fifo"] | None = None,
         mode: SupportsIndex = OWNERS,
         track: bool = False,
+        pickler: Any = None,
+        allow_pickle: bool = True,
     ) -> Self:
         """Creates a store with a fresh name, removed when this process closes it, exits or dies.
 
@@ -174,6 +189,8 @@ class Store(Calls):
             evict: which objects may be deleted when others need their space, as of Store().
             mode: permissions of the file.
             track: as of Store().
+            pickler: as of Store().
+            allow_pickle: as of Store().
 
         Returns:
             The store. After a crash of this process, the next one that opens a store in that
@@ -193,7 +210,7 @@ class Store(Calls):
         path = _paths.store_path(_paths.temporary_name())
         collect_temporary(os.path.dirname(path))
         module = choice.choose(backend, path)
-        store = _blank(cls, module, track)
+        store = _blank(cls, module, track, rules_for(pickler, allow_pickle))
         mine = _make(module, path, wanted, max_objects, mode, evict, temporary=True)
         own(store, path, mine, creator)
         try:
@@ -219,6 +236,13 @@ class Store(Calls):
             raise RefstoreError(
                 "a subclass of Store with an __init__ of its own tracks by REFSTORE_TRACK=1, which "
                 "is for the whole program"
+            )
+
+    def _require_rules(self, rules: Rules) -> None:
+        # as before
+        if rules != self._rules:
+            raise RefstoreError(
+                "a subclass of Store with an __init__ of its own takes no pickler= or allow_pickle="
             )
 
     def _attach(
@@ -395,6 +419,7 @@ class Store(Calls):
             None if self._face is Store else self._face,
             attachment.path,
             attachment.uuid,
+            *(() if self._rules == FREE else self._rules),
         )
 
     def __repr__(self) -> str:
@@ -410,17 +435,18 @@ class Store(Calls):
 S = TypeVar("S", bound=Store)
 
 
-def _blank(face: type[S], module: interface.Module, track: bool = False) -> S:
-    made = bound(getattr(face, "_face", face), module, bool(track) or tracks_by_environment())
+def _blank(face: type[S], module: interface.Module, track: bool = False, rules: Rules = FREE) -> S:
+    tracks = bool(track) or tracks_by_environment()
+    made = bound(getattr(face, "_face", face), module, tracks, rules)
     return cast(S, cast(Any, module.Engine).__new__(made))
 
 
-def attached(face: type[S], path: str, *, foreign: bool) -> S:
+def attached(face: type[S], path: str, *, foreign: bool, rules: Rules = FREE) -> S:
     """The store that is at `path`, whichever engine the environment prefers for new ones.
 
     Nothing else in its directory is looked at or removed.
     """
-    store = _blank(face, choice.choose(_header.owner_of(path) or "auto", path))
+    store = _blank(face, choice.choose(_header.owner_of(path) or "auto", path), rules=rules)
     try:
         store._attach(path, foreign)
     except FileNotFoundError as error:
@@ -429,9 +455,15 @@ def attached(face: type[S], path: str, *, foreign: bool) -> S:
 
 
 @named_in_pickles
-def reattach(face: type[Store] | None, path: str, uuid: bytes) -> Store:
+def reattach(
+    face: type[Store] | None,
+    path: str,
+    uuid: bytes,
+    pickler: type[pickle.Pickler] | None = None,
+    allows: bool = True,
+) -> Store:
     # whoever could unpickle this trusts its sender, hence the file that the sender trusts
-    store = attached(face or Store, path, foreign=True)
+    store = attached(face or Store, path, foreign=True, rules=Rules(pickler, allows))
     if store._attachment.uuid != uuid:
         store.close()
         raise StoreVersionError(f"{path!r} is another store than the one that was pickled")

@@ -16,6 +16,7 @@ from refstore.payload.ndarrays import (
     rebuild_to_be_set,
     set_state,
 )
+from refstore.payload.serializers import rebuild_registered
 from refstore.payload.torch import (
     rebuild_tensor,
     rebuild_typed_storage,
@@ -29,6 +30,7 @@ __all__ = [
     "rebuild_array",
     "rebuild_masked",
     "rebuild_polars",
+    "rebuild_registered",
     "rebuild_tensor",
     "rebuild_to_be_set",
     "rebuild_typed_storage",

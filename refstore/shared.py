@@ -15,6 +15,7 @@ import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, overload
 
+from refstore import _messages
 from refstore._records import Builder, NoRecordsError, Records, encode_index_key
 from refstore._refs import ObjectRef
 from refstore._store import Store
@@ -123,6 +124,8 @@ def _publish(
     owned: bool,
     evictable: bool | None,
 ) -> ObjectRef:
+    if not store._rules.allows:
+        raise _messages.not_pickled("a shared collection")
     with store.create(
         builder.measure(),
         name=name,

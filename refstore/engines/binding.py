@@ -17,7 +17,9 @@ from typing import Any
 from refstore._calls import Calls
 from refstore._docs import adopt_docs
 from refstore.engines.interface import Engine, Module
+from refstore.engines.ruled import ruled
 from refstore.engines.tracking import tracked
+from refstore.payload.rules import FREE, Rules
 
 __all__ = ["bound"]
 
@@ -26,23 +28,23 @@ _BOUND = (
     *("put_many", "get_many", "delete_many", "get_or_put", "wait", "wait_any", "adopt", "disown"),
 )
 
-_engines: dict[tuple[str, bool], type[Engine]] = {}
+_engines: dict[tuple[str, bool, Rules], type[Engine]] = {}
 
 
-def bound(face: type, module: Module, tracks: bool) -> type:
+def bound(face: type, module: Module, tracks: bool, rules: Rules) -> type:
     """`face`, a public class (`Store` or a subclass of it), with the methods of an engine.
 
-    `tracks`: with notes of the lines that call them.
+    `tracks`: with notes of the lines that call them. `rules`: how they pickle.
     """
     # kept by `face` itself, so that both go together
-    made: dict[tuple[type, str, bool], type] = face._bound  # type: ignore[attr-defined]
-    key = face, module.BACKEND, tracks
+    made: dict[tuple[type, str, bool, Rules], type] = face._bound  # type: ignore[attr-defined]
+    key = face, module.BACKEND, tracks, rules
     # one class, whichever thread is first
-    return made[key] if key in made else made.setdefault(key, _bind(face, module, tracks))
+    return made[key] if key in made else made.setdefault(key, _bind(face, module, tracks, rules))
 
 
-def _bind(face: type, module: Module, tracks: bool) -> type:
-    engine = _documented(module, tracks)
+def _bind(face: type, module: Module, tracks: bool, rules: Rules) -> type:
+    engine = _documented(module, tracks, rules)
     members: dict[str, Any] = {
         name: getattr(engine, name)
         for name in _BOUND
@@ -57,15 +59,17 @@ def _bind(face: type, module: Module, tracks: bool) -> type:
         "_module": module,
         "_face": face,
         "_tracks": tracks,
+        "_rules": rules,
     }
     return type(face.__name__, (face, engine), members)
 
 
-def _documented(module: Module, tracks: bool) -> type[Engine]:
+def _documented(module: Module, tracks: bool, rules: Rules) -> type[Engine]:
     """The class of an engine, whose methods wrap those of `Calls` from here on."""
-    key = module.BACKEND, tracks
+    key = module.BACKEND, tracks, rules
     if key not in _engines:
         engine = tracked(module.Engine) if tracks else module.Engine
+        engine = engine if rules == FREE else ruled(engine, rules)
         for part in engine.__mro__:
             adopt_docs(part, Calls)
         _engines.setdefault(key, engine)

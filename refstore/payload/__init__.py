@@ -18,11 +18,11 @@ from __future__ import annotations
 import copyreg
 import pickle
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from refstore._pickled import as_usual
-from refstore.payload import arrow, frames, ndarrays, torch
+from refstore.payload import arrow, frames, ndarrays, rules, serializers, torch
 from refstore.payload.frames import Frame
 
 __all__ = ["Frame", "decode", "encode", "unpickle"]
@@ -30,11 +30,15 @@ __all__ = ["Frame", "decode", "encode", "unpickle"]
 
 def encode(obj: object) -> Frame:
     """Pickle `obj`. Raises what pickle raises; nothing is written anywhere yet."""
+    if type(obj) is rules.Bound:
+        encoder = _Encoder()
+        _dump(encoder.pickler(obj.rules.pickler or pickle.Pickler), obj.obj)
+        return encoder.frame()
     try:
         encoder, pickler = _idle.pop()
     except IndexError:
         encoder = _Encoder()
-        pickler = encoder.pickler()
+        pickler = encoder.pickler(pickle.Pickler)
     _dump(pickler, obj)
     frame = encoder.frame()
     if frame.nbytes <= _SMALL and encoder.is_like_new():
@@ -58,6 +62,8 @@ def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:
     only if the frame holds torch storages. Raises StoreCorruptedError for what is not a frame,
     RefstoreError where torch is needed and missing, and what unpickling raises.
     """
+    if rules.guarded:
+        rules.require_unpickling(getattr(private, "__self__", None))
     stream, entries = frames.take_apart(view)
     if not entries:
         return unpickle(stream)
@@ -121,13 +127,13 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
     a `reducer_override` would. It is asked for no type that is built in.
     """
 
-    def __init__(self, storages: Callable[[], torch.Storages]) -> None:
+    def __init__(self, storages: Callable[[], torch.Storages], theirs: Mapping[type, Any]) -> None:
         super().__init__()
-        self._storages = storages
+        self._storages, self._theirs = storages, theirs
         self._tables: arrow.Tables | None = None
 
     def __missing__(self, cls: type) -> Callable[[Any], Any]:
-        if issubclass(cls, type) and cls not in copyreg.dispatch_table:
+        if issubclass(cls, type) and cls not in self._theirs:
             raise KeyError(cls)  # a class is pickled by its name
         if self._tables is None:
             self._tables = arrow.Tables()
@@ -135,13 +141,21 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
             if cls in self:
                 return self[cls]
         reduce = (
-            copyreg.dispatch_table.get(cls)
+            serializers.reducer(cls)
+            or self._theirs.get(cls)
             or ndarrays.reducer(cls)
             or self._tables.reducer(cls)
             or as_usual
         )
         self[cls] = reduce
         return reduce
+
+    def get(self, cls: Any, default: Any = None) -> Any:
+        """As picklers in Python ask."""
+        try:
+            return self[cls]
+        except KeyError:
+            return default
 
 
 class _Encoder:
@@ -161,9 +175,10 @@ class _Encoder:
         self._buffers: list[memoryview | torch.Storage] = []  # in stream order
         self._storages: torch.Storages | None = None
 
-    def pickler(self) -> pickle.Pickler:
-        made = pickle.Pickler(self, 5, buffer_callback=self._add_buffer)
-        made.dispatch_table = _Reducers(self._all_storages)
+    def pickler(self, made_by: type[pickle.Pickler]) -> pickle.Pickler:
+        made = made_by(self, 5, buffer_callback=self._add_buffer)
+        theirs = getattr(made, "dispatch_table", copyreg.dispatch_table)
+        made.dispatch_table = _Reducers(self._all_storages, theirs)
         return made
 
     def write(self, piece: bytes) -> None:

@@ -14,6 +14,7 @@ is checked: a description that does not fit its block is a DescriptionError.
 from __future__ import annotations
 
 import functools
+import io
 import math
 import operator
 import pickle
@@ -267,6 +268,29 @@ def dtype_from(description: bytes) -> np.dtype[Any]:
     if not isinstance(dtype, np.dtype) or dtype.hasobject:
         raise DescriptionError("the dtype")
     return dtype
+
+
+def names_code(text: bytes) -> bool:
+    """Tells whether it takes more than numpy to make the dtype of a described array."""
+    description = text[1 + 9 * text[0] :] if text else b""
+    if description[:1] != _PICKLE:
+        return False
+    try:
+        _Wary(io.BytesIO(description[1:])).load()
+    except Exception as error:
+        if is_from_handler(error):
+            raise
+        return True
+    return False
+
+
+class _Wary(pickle.Unpickler):
+    """Calls nothing but `numpy.dtype`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("numpy", "dtype"):
+            return np.dtype
+        raise pickle.UnpicklingError(f"{module}.{name} is no dtype of numpy")
 
 
 def _dtype_from_text(text: str) -> np.dtype[Any] | None:

@@ -17,7 +17,7 @@ from typing import Final
 from refstore import _messages
 from refstore.payload import arrays
 
-__all__ = ["KINDS", "header_of", "read_header"]
+__all__ = ["KINDS", "header_of", "names_code", "read_header"]
 
 KINDS: Final = ("bytes", "array", "object")
 VERSION: Final = 1
@@ -31,6 +31,11 @@ def header_of(kind: str, nbytes: int, description: bytes = b"") -> bytes:
     """The header of a payload; `description`: of an array, as `arrays.describe` makes it."""
     body = _BODY.pack(nbytes, KINDS.index(kind)) + description
     return _HEAD.pack(_MAGIC, VERSION, zlib.crc32(body)) + body
+
+
+def names_code(header: bytes) -> bool:
+    """Tells whether an array of this header has a dtype that it takes more than numpy to make."""
+    return arrays.names_code(header[_HEAD.size + _BODY.size :])
 
 
 def read_header(header: object, nbytes: int) -> tuple[str, bytes]:

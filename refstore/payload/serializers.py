@@ -1,0 +1,111 @@
+"""Types that a program serializes by functions of its own, inside objects and as objects."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import importlib
+import pickle
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from refstore import _messages
+from refstore._pickled import named_in_pickles
+
+__all__ = ["rebuild_registered", "reducer", "register_serializer"]
+
+IN_STREAM: Final = 1024  # bytes that are copied rather than shown where they lie
+# Of these pickle asks nobody.
+_BUILT_IN: Final = (
+    *(type(None), bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set),
+    *(frozenset, type, type(Ellipsis), type(NotImplemented), pickle.PickleBuffer),
+)
+
+
+class Serializer(NamedTuple):
+    dumps: Callable[[Any], Any]
+    loads: Callable[[Any], Any]
+
+
+_by_type: dict[type, Serializer] = {}
+_by_name: dict[tuple[str, str], Serializer] = {}
+
+
+def register_serializer(
+    type: type, dumps: Callable[[Any], Any], loads: Callable[[Any], Any]
+) -> None:
+    """Makes functions of the program's own store the objects of a type, and read them.
+
+    They take the place of pickle for these objects, by themselves and inside others. Each process
+    that puts or reads them registers the type, best in the module that defines it: that is imported
+    where an object of it is read. A second call for a type replaces the first.
+
+    Parameters:
+        type: the class; a subclass of it is another type.
+        dumps: takes an object, and returns bytes or another buffer.
+        loads: takes those, and returns the object: as bytes up to 1024 of them, else as a
+            memoryview of the store itself, read-only unless the object is got with `writable=True`.
+            The object may keep it, and pins the stored one meanwhile.
+
+    Errors:
+        TypeError: the type is none, or a function is not callable.
+        ValueError: the type is built into Python, such as dict: pickle asks nobody about it.
+
+    Example:
+        >>> import fractions
+        >>> refstore.register_serializer(fractions.Fraction, lambda f: str(f).encode(),
+        ...                              lambda data: fractions.Fraction(bytes(data).decode()))
+        >>> with store.get(store.put([fractions.Fraction(1, 3)])) as buf:
+        ...     buf.value
+        [Fraction(1, 3)]
+    """
+    if not isinstance(type, builtins.type):
+        raise TypeError(f"a serializer is for a type, and {type!r} is none")
+    if type in _BUILT_IN:
+        raise ValueError(
+            f"{type.__name__} is built in, and pickle asks nobody about it: register a class of "
+            "your own"
+        )
+    for what, function in (("dumps", dumps), ("loads", loads)):
+        if not callable(function):
+            raise TypeError(f"{what} is to be a function, not {builtins.type(function).__name__}")
+    _by_name[type.__module__, type.__qualname__] = _by_type[type] = Serializer(dumps, loads)
+
+
+def reducer(cls: type) -> Callable[[Any], Any] | None:
+    """The reducer of a type that is registered; None for another. A subclass is another type."""
+    serializer = _by_type.get(cls)
+    if serializer is None:
+        return None
+    dumps = serializer.dumps
+    module, name = cls.__module__, cls.__qualname__
+
+    def reduce(obj: Any) -> Any:
+        data = dumps(obj)
+        try:
+            view = memoryview(data)
+        except TypeError:
+            raise TypeError(
+                f"the serializer of {name} is to return bytes or another buffer, not "
+                f"{type(data).__name__}"
+            ) from None
+        if view.nbytes <= IN_STREAM or not view.contiguous:
+            return rebuild_registered, (module, name, view.tobytes())
+        return rebuild_registered, (module, name, pickle.PickleBuffer(data))
+
+    return reduce
+
+
+# The function below is named in pickle streams, so a store may outlive a change of its name.
+
+
+@named_in_pickles
+def rebuild_registered(module: str, name: str, data: Any) -> Any:
+    found = _by_name.get((module, name))
+    if found is None:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)  # which may register it
+        found = _by_name.get((module, name))
+    if found is None:
+        raise _messages.no_serializer(module, name)
+    return found.loads(data)
