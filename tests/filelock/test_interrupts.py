@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import helpers
 import pytest
@@ -211,7 +212,7 @@ FINALIZED = [
 
 @pytest.mark.parametrize("cls", FINALIZED, ids=lambda cls: cls.__name__)
 def test_what_is_given_up_half_made_ends_quietly(
-    cls: type, monkeypatch: pytest.MonkeyPatch
+    cls: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda hook: said.append(hook.exc_value))
