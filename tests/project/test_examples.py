@@ -14,7 +14,7 @@ SOURCES = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(not (SOURCES / "examples").is_dir(), reason="needs the sources")
 
-NEEDS = {"web": ("fastapi", "uvicorn")}
+NEEDS = {"frames": ("pandas",), "web": ("fastapi", "uvicorn")}
 SAYS = {
     "actors": (
         r"after 60 updates off by 0\.\d\d at most; "
@@ -28,6 +28,10 @@ SAYS = {
         r"4 readers of 100000 records, memory of each:\n"
         r"a list:       [2-9]\d(, [2-9]\d){3} MB\n"
         r"a SharedList: 1?\d(, 1?\d){3} MB\n"
+    ),
+    "frames": (
+        r"a table of 12\.\d MB, of which each process copied [0-2]\.\d(, [0-2]\.\d){3} MB\n"
+        r"50 cities, 49\d{4} rows; all saw the same: True\n"
     ),
     "loader": r"40 batches, mean [+-]0\.00\d\d, 0 left in the store\n",
     "parameters": r"after 60 steps off by \d\.\de-(0[3-9]|1\d) at most\n",

@@ -15,14 +15,15 @@ import engines
 import pytest
 
 SOURCES = Path(__file__).parents[2]
-SHORT = ("loader", "parameters", "service", "actors", "dataset", "consumer", "web")
+SHORT = ("loader", "parameters", "service", "actors", "dataset", "consumer", "frames", "web")
 TRIES_ONLY = {  # what takes long, or downloads much, is only looked at
     "make demo": "make --dry-run demo",
     "make test": "make --dry-run test",
     "make test-pythons": "make --dry-run PYTHONS= test-pythons",
     "pip install '.[demo]'": "pip --version",
     "pip install -e .": "pip --version",
-    "python -m examples.web": "python -V",  # it is run by test_examples.py
+    "python -m examples.frames": "python -V",  # it is run by test_examples.py
+    "python -m examples.web": "python -V",  # so is it
 }
 
 pytestmark = [
