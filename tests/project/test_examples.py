@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import helpers
 import pytest
 
 SOURCES = Path(__file__).parents[2]
@@ -47,12 +49,9 @@ SAYS = {
 }
 
 
-@pytest.mark.parametrize("name", SAYS)
-def test_an_example_does_what_it_says(folder: Path, name: str) -> None:
-    for module in NEEDS.get(name, ()):
-        pytest.importorskip(module)
+def said(folder: Path, *program: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", f"examples.{name}"],
+        [sys.executable, "-W", "error", *program],
         cwd=SOURCES,
         env=os.environ | {"REFSTORE_DIR": str(folder)},
         capture_output=True,
@@ -61,7 +60,29 @@ def test_an_example_does_what_it_says(folder: Path, name: str) -> None:
         timeout=100,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(SAYS[name], done.stdout), done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_does_what_it_says(folder: Path, name: str) -> None:
+    for module in NEEDS.get(name, ()):
+        pytest.importorskip(module)
+    text = said(folder, "-m", f"examples.{name}")
+    assert re.fullmatch(SAYS[name], text), text
+
+
+def test_the_notebook_runs(folder: Path) -> None:
+    pytest.importorskip("pandas")
+    notebook = json.loads((SOURCES / "examples" / "notebook.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    text = said(folder, "-c", "\n".join("".join(cell["source"]) for cell in cells))
+    assert re.fullmatch(
+        r"2000000 rows, 128 MB, after \d+\.\d+ s\nagain, after 0\.0\d+ s\n"
+        r"another process: (\d+\.\d+)\n\nthis one:        \1\n",
+        text,
+    ), text
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert helpers.stores(folder) == []
 
 
 @pytest.mark.once("opens no store")
