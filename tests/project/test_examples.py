@@ -78,7 +78,7 @@ def test_the_notebook_runs(folder: Path) -> None:
     text = said(folder, "-c", "\n".join("".join(cell["source"]) for cell in cells))
     assert re.fullmatch(
         r"2000000 rows, 128 MB, after \d+\.\d+ s\nagain, after 0\.0\d+ s\n"
-        r"another process: (\d+\.\d+)\n\nthis one:        \1\n",
+        r"another process: (\d+\.\d+)\nthis one:        \1\n",
         text,
     ), text
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
