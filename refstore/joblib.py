@@ -4,6 +4,10 @@
     Parallel(n_jobs=4)(delayed(fit)(table, depth) for depth in range(8))    # as ever
 
 It takes the place of joblib's memory-mapped files, for its back ends "loky" and "multiprocessing".
+
+    memory = joblib.Memory("results", backend="refstore")    # once this module is imported
+
+keeps the results of functions in a store, which all processes of the machine share.
 """
 
 from __future__ import annotations
@@ -11,23 +15,36 @@ from __future__ import annotations
 import collections
 import contextlib
 import copyreg
+import datetime
 import functools
+import hashlib
+import json
+import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from refstore._errors import ObjectNotFoundError, StoreFullError
 from refstore._extras import missing_extra
 from refstore._lending import Arrived, Call, Lender, Together
 from refstore._parcels import Packing, Parcel, Result, take
+from refstore._signals import is_from_handler
 from refstore._store import Store
 
 try:
-    from joblib import parallel, register_parallel_backend
+    from joblib import parallel, register_parallel_backend, register_store_backend
     from joblib._memmapping_reducer import has_shareable_memory, reduce_array_memmap_backward
     from joblib._parallel_backends import LokyBackend, MultiprocessingBackend
+    from joblib._store_backends import (
+        CacheItemInfo,
+        CacheWarning,
+        StoreBackendBase,
+        StoreBackendMixin,
+    )
     from joblib.externals.loky.backend import reduction
 except ImportError as error:
     raise missing_extra("refstore.joblib", "joblib", error) from error
@@ -271,3 +288,108 @@ def _run(by: type[_ByStore], call: Arrived) -> Result:
     answer = call.result(call.open()(), _Answer)
     answer.by = by
     return answer
+
+
+# --- joblib.Memory
+
+
+class _Results(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
+    """The results of functions, each an object by itself, beside the code that made them."""
+
+    def configure(
+        self, location: str, verbose: int = 1, backend_options: Mapping[str, Any] | None = None
+    ) -> None:
+        options = dict(backend_options or {})
+        mode = options.pop("mmap_mode", None)
+        if mode not in (None, "r", "c"):
+            raise ValueError(f"mmap_mode is {mode!r}: what others see too cannot be written")
+        if options.pop("compress", False):
+            raise ValueError("compress: a store shows objects as they lie, and compresses none")
+        self._is_writable = mode != "r"
+        self.verbose = verbose
+        self._store = Store(os.path.dirname(location), **options)  # joblib adds a folder of its own
+        self.location = _ROOT
+
+    def load_item(self, call_id: Sequence[str], *_: Any, **__: Any) -> Any:
+        (item,) = self._store.get(_name(*call_id, _RESULT), writable=self._is_writable).value
+        return item
+
+    def dump_item(self, call_id: Sequence[str], item: Any, *_: Any, **__: Any) -> None:
+        try:
+            # in a tuple: bytes by themselves would come back as a memoryview
+            self._put((item,), *call_id, _RESULT)
+        except Exception as error:
+            if is_from_handler(error):
+                raise
+            warnings.warn(f"this result is not cached: {error}", CacheWarning, stacklevel=2)
+
+    def contains_item(self, call_id: Sequence[str]) -> bool:
+        return _name(*call_id, _RESULT) in self._store
+
+    def get_metadata(self, call_id: Sequence[str]) -> Any:
+        try:
+            with self._store.get(_name(*call_id, "metadata")) as buf:
+                return json.loads(bytes(buf))
+        except ObjectNotFoundError:
+            return {}
+
+    def store_metadata(self, call_id: Sequence[str], metadata: Any) -> None:
+        with contextlib.suppress(StoreFullError):
+            self._put(json.dumps(metadata).encode(), *call_id, "metadata")
+
+    def get_cached_func_code(self, call_id: Sequence[str]) -> str:
+        try:
+            with self._store.get(_name(*call_id, "code")) as buf:
+                return bytes(buf).decode()
+        except ObjectNotFoundError as error:
+            raise FileNotFoundError(str(error)) from None
+
+    def store_cached_func_code(self, call_id: Sequence[str], func_code: str | None = None) -> None:
+        if func_code is not None:
+            name = _name(*call_id, "code")
+            self._store.put(func_code.encode(), name=name, replace=True, evictable=False)
+
+    def clear_item(self, call_id: Sequence[str]) -> None:
+        self.clear_location(_name(*call_id))
+
+    clear_path = clear_item
+
+    def clear_location(self, location: str) -> None:
+        self._store.clear(f"{location}/")
+
+    def get_items(self) -> list[Any]:
+        """Those that reduce_size() may delete, with when they were made."""
+        return [
+            CacheItemInfo(
+                info.name.removesuffix(f"/{_RESULT}"),
+                info.block_nbytes,
+                datetime.datetime.fromtimestamp(info.created),
+            )
+            for info in self._store.objects(f"{_ROOT}/")
+            if info.state == "live" and info.name is not None and info.name.endswith(f"/{_RESULT}")
+        ]
+
+    def _put(self, obj: object, *path: str) -> None:
+        self._store.put(obj, name=_name(*path), replace=True, evictable=True)
+
+    def _item_exists(self, location: str) -> bool:
+        return location in self._store
+
+    def _of_files(self, *_: Any) -> None:
+        """Does nothing: only what is overridden above would call it."""
+
+    create_location = _move_item = _open_item = _of_files
+
+
+_ROOT, _RESULT = "joblib", "result"
+_LONG = 120  # bytes of a function's path that a name has room for, beside the arguments' hash
+
+
+def _name(function: str, *rest: str) -> str:
+    if len(function.encode()) > _LONG:
+        digest = hashlib.blake2b(function.encode(), digest_size=16).hexdigest()
+        function = f"{digest}/{os.path.basename(function)[: _LONG // 4]}"
+    return "/".join((_ROOT, function, *rest))
+
+
+register_store_backend("refstore", _Results)

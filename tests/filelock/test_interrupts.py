@@ -211,9 +211,7 @@ FINALIZED = [
 
 
 @pytest.mark.parametrize("cls", FINALIZED, ids=lambda cls: cls.__name__)
-def test_what_is_given_up_half_made_ends_quietly(
-    cls: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_given_up_half_made_ends_quietly(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda hook: said.append(hook.exc_value))
     cls.__new__(cls)
