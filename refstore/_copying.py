@@ -77,7 +77,7 @@ class Draft:
 
 def _octets(piece: Any) -> Any:
     if isinstance(piece, np.ndarray):
-        return np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
+        return arrays.elements_of(piece)
     return arrays.octets_of(piece)
 
 

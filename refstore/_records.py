@@ -153,7 +153,7 @@ class Builder:
         if k >= MAX_FORMATS:
             del self._formats[known]
             return False
-        plain = np.ascontiguousarray(obj).reshape(-1).view(np.uint8).data if obj.size else b""
+        plain = arrays.elements_of(obj).data if obj.size else b""
         if obj.ndim < 2:
             self._append(FORMATS + k, alignment, plain)
         else:

@@ -78,6 +78,11 @@ def plain_axes(axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(axis & ~REPEATED for axis in axes)
 
 
+def elements_of(array: Any) -> Any:
+    """The bytes of an array's elements in C order, copied if they do not lie so."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
 def octets_of(view: memoryview) -> memoryview:
     """The bytes of a view, copied if they have gaps: by numpy, which does it without the GIL and
     faster than memoryview, as far as it knows the format."""
@@ -89,8 +94,7 @@ def octets_of(view: memoryview) -> memoryview:
         array = None
     if array is None or array.nbytes != view.nbytes or array.dtype.hasobject:
         return memoryview(view.tobytes())
-    octets: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return memoryview(octets)
+    return memoryview(elements_of(array))
 
 
 def stored_part(array: npt.NDArray[Any], axes: tuple[int, ...]) -> npt.NDArray[Any]:

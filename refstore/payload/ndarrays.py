@@ -26,6 +26,7 @@ import numpy as np
 
 from refstore._pickled import as_usual, named_in_pickles
 from refstore._signals import is_from_handler
+from refstore.payload.arrays import elements_of
 
 __all__ = ["IN_STREAM", "reduce_array", "reducer"]
 
@@ -79,10 +80,8 @@ def _in_stream(array: Array) -> bool:
 def _laid_out(array: Array) -> tuple[Any, ...]:
     """The arguments of `rebuild_array` behind the class."""
     first, strides = 0, None
-    if array.flags.c_contiguous:
-        octets = array.reshape(-1).view(np.uint8)
-    elif _has_gaps(array):
-        octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    if array.flags.c_contiguous or _has_gaps(array):
+        octets = elements_of(array)
     else:
         strides = array.strides
         axes = list(zip(array.shape, strides, strict=True))
