@@ -258,11 +258,13 @@ def dtype_not_unpickled() -> ValueError:
     )
 
 
-def no_serializer(module: str, name: str) -> RefstoreError:
+def no_serializer(module: str, name: str, cause: Exception | None) -> RefstoreError:
+    """`cause`: why its module cannot be imported."""
+    why = "" if cause is None else f" ({module} cannot be imported: {cause})"
     return RefstoreError(
         f"this object holds a {module}.{name}, put by a process that had called "
-        "register_serializer() for it, and this one has not: call it here, too, before you read "
-        "the object"
+        f"register_serializer() for it, and this one has not{why}: call it here, too, before you "
+        "read the object"
     )
 
 

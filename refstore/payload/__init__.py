@@ -62,7 +62,7 @@ def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:
     only if the frame holds torch storages. Raises StoreCorruptedError for what is not a frame,
     RefstoreError where torch is needed and missing, and what unpickling raises.
     """
-    if rules.guarded:
+    if rules.is_used:
         rules.require_unpickling(getattr(private, "__self__", None))
     stream, entries = frames.take_apart(view)
     if not entries:

@@ -280,21 +280,43 @@ def names_code(text: bytes) -> bool:
     if description[:1] != _PICKLE:
         return False
     try:
-        _Wary(io.BytesIO(description[1:])).load()
+        return not is_numpys_own(_Wary(io.BytesIO(description[1:])).load())
     except Exception as error:
         if is_from_handler(error):
             raise
         return True
-    return False
 
 
 class _Wary(pickle.Unpickler):
     """Calls nothing but `numpy.dtype`."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("numpy", "dtype"):
-            return np.dtype
+        if module == "numpy" and name in ("dtype", "record"):
+            return getattr(np, name)
         raise pickle.UnpicklingError(f"{module}.{name} is no dtype of numpy")
+
+
+def is_numpys_own(dtype: Any) -> bool:
+    """Tells whether numpy alone makes such a dtype, of plain bytes that lie within it."""
+    if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.metadata is not None:
+        return False
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return is_numpys_own(base) and base.itemsize * math.prod(shape) == dtype.itemsize
+    if dtype.names is not None:
+        known: Any = dtype.fields
+        fields = [known[name] for name in dtype.names]
+        return dtype.type in (np.void, np.record) and all(
+            is_numpys_own(field[0]) and 0 <= field[1] <= dtype.itemsize - field[0].itemsize
+            for field in fields
+        )
+    try:
+        same = np.dtype(dtype.str)
+    except Exception as error:  # whatever numpy says of what it did not make
+        if is_from_handler(error):
+            raise
+        return False
+    return same == dtype and (same.type, same.flags) == (dtype.type, dtype.flags)
 
 
 def _dtype_from_text(text: str) -> np.dtype[Any] | None:

@@ -61,7 +61,7 @@ def reduce_array(array: Array) -> Any:
     # `_in_stream`, written out: the call for each of many small arrays is what there is to save.
     if (array.nbytes <= IN_STREAM and dtype.isnative) or dtype.hasobject:
         return array.__reduce__()
-    if 0 < array.nbytes <= IN_STREAM:  # as elements that have no byte order
+    if array.nbytes <= IN_STREAM and dtype.itemsize:  # as elements that have no byte order
         return _view, (array.view(_void(dtype.itemsize)), dtype)
     return rebuild_array, (np.ndarray, *_laid_out(array))
 

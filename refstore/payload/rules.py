@@ -6,6 +6,7 @@ beside it. A buffer of a store that unpickles nothing is noted here, and `decode
 
 from __future__ import annotations
 
+import io
 import pickle
 import weakref
 from typing import Any, NamedTuple, cast
@@ -13,9 +14,19 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from refstore import _messages
+from refstore.payload import arrays
 from refstore.payload.headers import names_code
 
-__all__ = ["FREE", "Bound", "Rules", "bind", "guard", "guarded", "require_unpickling", "rules_for"]
+__all__ = [
+    "FREE",
+    "Bound",
+    "Rules",
+    "bind",
+    "guard",
+    "require_safe",
+    "require_unpickling",
+    "rules_for",
+]
 
 
 class Rules(NamedTuple):
@@ -35,6 +46,14 @@ def rules_for(pickler: Any, allow_pickle: object) -> Rules:
     made_by = getattr(pickler, "Pickler", pickler)
     # dill's are made from the one in Python, which the library keeps beside the one in C
     if isinstance(made_by, type) and issubclass(made_by, (pickle.Pickler, pickle._Pickler)):
+        try:
+            hash(made_by)
+            made: Any = made_by(io.BytesIO(), 5, buffer_callback=lambda _: None)
+            made.dispatch_table = {}
+        except (TypeError, AttributeError) as error:
+            raise TypeError(
+                f"pickler is {made_by!r}, which is not made as pickle's: {error}"
+            ) from None
         return Rules(cast("type[pickle.Pickler]", made_by), bool(allow_pickle))
     raise TypeError(
         f"pickler is {pickler!r}: give a module that has a Pickler, such as cloudpickle, or a "
@@ -51,34 +70,49 @@ class Bound(NamedTuple):
 
 def bind(obj: object, rules: Rules) -> object:
     """The object to put for `obj`: itself if it is not pickled. ValueError if it must not be."""
-    is_plain = (
-        type(obj) is bytes
-        or isinstance(obj, bytearray | memoryview)
-        or (type(obj) is np.ndarray and not obj.dtype.hasobject)
-    )
-    if is_plain:
+    if type(obj) is np.ndarray and not obj.dtype.hasobject:
+        if not rules.allows:
+            require_safe(obj.dtype, None)
+        return obj
+    if type(obj) is bytes or isinstance(obj, bytearray | memoryview):
         return obj
     if not rules.allows:
-        raise _messages.not_pickled(f"an object of type {type(obj).__name__}")
+        dtype = f" and dtype {obj.dtype}" if type(obj) is np.ndarray else ""
+        raise _messages.not_pickled(f"an object of type {type(obj).__name__}{dtype}")
     return Bound(obj, rules)
 
 
+def require_safe(dtype: Any, header: object) -> None:
+    """ValueError for a dtype or a header of which a reader would unpickle more than numpy's own."""
+    is_named = isinstance(header, bytes) and names_code(header)
+    if is_named or not (dtype is None or arrays.is_numpys_own(np.dtype(dtype))):
+        raise _messages.dtype_not_unpickled()
+
+
+is_used = False  # whether any buffer of this process is, or was, guarded
+
 # Buffers by their identity: they are compared by nothing else.
-guarded: dict[int, weakref.ref[Any]] = {}
+_guarded: dict[int, weakref.ref[Any]] = {}
 
 
 def guard(buf: Any) -> Any:
     """The buffer, whose object is not unpickled from here on. ValueError, and it is released, if it
     is an array with a dtype that only a pickle makes."""
+    global is_used
+    is_used = True
     key = id(buf)
-    guarded[key] = weakref.ref(buf, lambda _: guarded.pop(key, None))
-    if buf.kind == "array" and names_code(buf.header):
+    if hasattr(type(buf), "_is_guarded"):
+        buf._is_guarded = True  # beside the entry, which the collector drops before finalizers run
+    _guarded[key] = weakref.ref(buf, lambda _: _guarded.pop(key, None))
+    try:
+        require_safe(None, buf.header if buf.kind == "array" else None)
+    except ValueError:
         buf.release()
-        raise _messages.dtype_not_unpickled()
+        raise
     return buf
 
 
 def require_unpickling(buf: object) -> None:
     """ValueError for a buffer that is guarded."""
-    if id(buf) in guarded:
+    if id(buf) in _guarded or getattr(buf, "_is_guarded", False):
         raise _messages.not_unpickled()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import builtins
-import contextlib
 import importlib
 import pickle
+import types
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
+
+import numpy as np
 
 from refstore import _messages
 from refstore._pickled import named_in_pickles
@@ -15,10 +17,11 @@ from refstore._pickled import named_in_pickles
 __all__ = ["rebuild_registered", "reducer", "register_serializer"]
 
 IN_STREAM: Final = 1024  # bytes that are copied rather than shown where they lie
-# Of these pickle asks nobody.
+# Of these nobody asks: pickle has ways of its own for them, or put() has.
 _BUILT_IN: Final = (
     *(type(None), bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set),
-    *(frozenset, type, type(Ellipsis), type(NotImplemented), pickle.PickleBuffer),
+    *(frozenset, type(Ellipsis), type(NotImplemented), pickle.PickleBuffer, memoryview),
+    *(types.FunctionType, types.BuiltinFunctionType, np.ndarray),
 )
 
 
@@ -38,18 +41,20 @@ def register_serializer(
 
     They take the place of pickle for these objects, by themselves and inside others. Each process
     that puts or reads them registers the type, best in the module that defines it: that is imported
-    where an object of it is read. A second call for a type replaces the first.
+    where an object of it is read. Readers know the type by its module and qualified name; a second
+    call for those replaces the first.
 
     Parameters:
         type: the class; a subclass of it is another type.
         dumps: takes an object, and returns bytes or another buffer.
-        loads: takes those, and returns the object: as bytes up to 1024 of them, else as a
-            memoryview of the store itself, read-only unless the object is got with `writable=True`.
-            The object may keep it, and pins the stored one meanwhile.
+        loads: takes those, in C order, and returns the object: as bytes up to 1024 of them, else as
+            a memoryview of the store itself, which the object may keep, and pins the stored one
+            with. It is read-only unless the object is got with `writable=True`, and dumps returned
+            what may be written, such as a bytearray.
 
     Errors:
         TypeError: the type is none, or a function is not callable.
-        ValueError: the type is built into Python, such as dict: pickle asks nobody about it.
+        ValueError: a type that nobody asks about: dict and its like, functions, classes, ndarray.
 
     Example:
         >>> import fractions
@@ -61,15 +66,21 @@ def register_serializer(
     """
     if not isinstance(type, builtins.type):
         raise TypeError(f"a serializer is for a type, and {type!r} is none")
-    if type in _BUILT_IN:
+    if type in _BUILT_IN or issubclass(type, builtins.type):
         raise ValueError(
-            f"{type.__name__} is built in, and pickle asks nobody about it: register a class of "
-            "your own"
+            f"objects of {type.__name__} are pickled or put in one way, whatever is registered: "
+            "register a class of your own"
         )
     for what, function in (("dumps", dumps), ("loads", loads)):
         if not callable(function):
             raise TypeError(f"{what} is to be a function, not {builtins.type(function).__name__}")
-    _by_name[type.__module__, type.__qualname__] = _by_type[type] = Serializer(dumps, loads)
+    _by_name[_names_of(type)] = _by_type[type] = Serializer(dumps, loads)
+
+
+def _names_of(cls: type) -> tuple[str, str]:
+    # The main program has another name in the children that multiprocessing spawns.
+    module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
+    return module, cls.__qualname__
 
 
 def reducer(cls: type) -> Callable[[Any], Any] | None:
@@ -78,18 +89,18 @@ def reducer(cls: type) -> Callable[[Any], Any] | None:
     if serializer is None:
         return None
     dumps = serializer.dumps
-    module, name = cls.__module__, cls.__qualname__
+    module, name = _names_of(cls)
 
     def reduce(obj: Any) -> Any:
         data = dumps(obj)
         try:
             view = memoryview(data)
-        except TypeError:
+        except (TypeError, ValueError) as error:
             raise TypeError(
                 f"the serializer of {name} is to return bytes or another buffer, not "
-                f"{type(data).__name__}"
+                f"{type(data).__name__}: {error}"
             ) from None
-        if view.nbytes <= IN_STREAM or not view.contiguous:
+        if view.nbytes <= IN_STREAM or not view.c_contiguous:
             return rebuild_registered, (module, name, view.tobytes())
         return rebuild_registered, (module, name, pickle.PickleBuffer(data))
 
@@ -101,11 +112,13 @@ def reducer(cls: type) -> Callable[[Any], Any] | None:
 
 @named_in_pickles
 def rebuild_registered(module: str, name: str, data: Any) -> Any:
-    found = _by_name.get((module, name))
+    found, cause = _by_name.get((module, name)), None
     if found is None:
-        with contextlib.suppress(ImportError):
+        try:
             importlib.import_module(module)  # which may register it
+        except ImportError as error:
+            cause = error
         found = _by_name.get((module, name))
     if found is None:
-        raise _messages.no_serializer(module, name)
+        raise _messages.no_serializer(module, name, cause) from cause
     return found.loads(data)

@@ -20,6 +20,7 @@ import torch
 
 from refstore._buffers import PinnedBuffer
 from refstore._errors import StoreCorruptedError
+from refstore.payload.rules import require_unpickling
 from refstore.torch._batches import ALIGNMENT, Place, is_plain, mapped
 
 __all__ = ["Columns", "Form", "OtherFormError"]
@@ -120,6 +121,7 @@ class Columns:
         view = memoryview(buf)
         _, self.count, nbytes = HEADER.unpack_from(view)
         start = _aligned(HEADER.size + nbytes)
+        require_unpickling(buf)
         try:
             structure = pickle.loads(view[HEADER.size : HEADER.size + nbytes])
             octets = torch.frombuffer(view, dtype=torch.uint8)[start:]

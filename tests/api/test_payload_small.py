@@ -94,6 +94,7 @@ def test_a_small_array_of_the_other_byte_order_keeps_it(store: refstore.Store) -
         np.broadcast_to(np.array(3, other), (2, 2)),
         np.array(7, other),
         np.zeros((0, 3), other),
+        np.zeros(3, "U0"),
         np.ones(3, np.dtype("f8,i2").newbyteorder()),
     ):
         with store.get(store.put([array])) as buf:
@@ -101,6 +102,7 @@ def test_a_small_array_of_the_other_byte_order_keeps_it(store: refstore.Store) -
             assert back.dtype == array.dtype
             assert back.shape == array.shape
             assert back.tolist() == array.tolist()
+            assert back.flags.writeable == (type(array) is np.ndarray)
             del back
 
 

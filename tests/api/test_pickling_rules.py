@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import pickle
+import subprocess
+import sys
+import textwrap
 import threading
+import types
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import helpers
@@ -16,6 +22,7 @@ import pytest
 
 import refstore
 from refstore import aio, mapping, shared
+from refstore.payload import arrays
 
 FEW, MANY = 10, 5000  # bytes in the pickle, and beside it
 
@@ -98,7 +105,14 @@ def test_cloudpickle_pickles_what_pickle_cannot(store: refstore.Store) -> None:
         del value
 
 
-@pytest.mark.parametrize("wrong", [3, "cloudpickle", pickle.dumps, dict])
+class InMemory(pickle.Pickler):
+    """As multiprocessing's, which is not made as pickle's."""
+
+    def __init__(self, file: Any, protocol: int) -> None:
+        super().__init__(file, protocol)
+
+
+@pytest.mark.parametrize("wrong", [3, "cloudpickle", pickle.dumps, dict, InMemory])
 def test_what_is_no_pickler_is_refused(path: str, wrong: Any) -> None:
     makers: tuple[Callable[..., refstore.Store], ...] = (
         partial(refstore.Store, path),
@@ -144,6 +158,98 @@ def test_a_dtype_that_is_not_numpys_own_is_not_unpickled(
         with pytest.raises(ValueError, match="dtype"):
             get(wary, "array")
     assert helpers.is_unpinned(store)
+
+
+class Crafted:
+    """Comes out of its pickle as a dtype that numpy would not make, and reads where it must not."""
+
+    def __init__(self, *state: Any) -> None:
+        self.state = state
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.dtype, (self.state[0], False, True), self.state[1:]
+
+
+CRAFTED = {
+    "a pointer in a field": Crafted("V8", 3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0),
+    "a field outside": Crafted(
+        "V8", 3, "|", None, ("a",), {"a": (np.dtype("i8"), 1 << 40)}, 8, 1, 0
+    ),
+    "a pointer": Crafted("O8", 3, "|", None, None, None, -1, -1, 0),
+}
+
+
+@pytest.mark.parametrize("crafted", CRAFTED)
+def test_a_dtype_that_numpy_would_not_make_is_refused(crafted: str) -> None:
+    dtype = pickle.loads(pickle.dumps(CRAFTED[crafted]))
+    assert not arrays.is_numpys_own(dtype)
+    assert arrays.names_code(b"\0p" + pickle.dumps(CRAFTED[crafted]))
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "i4,f8",
+        np.dtype((np.record, [("a", "M8[s]"), ("b", "U3", (2, 2))])),
+        np.dtype([("a", ">i4"), ("b", [("c", "S5"), ("d", "V3")])], align=True),
+        np.dtype({"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [0, 2], "itemsize": 9}),
+    ],
+)
+def test_all_dtypes_of_numpy_go_without_pickles(wary: refstore.Store, dtype: Any) -> None:
+    array = np.zeros(3, dtype)
+    with wary.get(wary.put(array)) as buf:
+        assert buf.array.dtype == array.dtype
+        again = wary.create(buf.nbytes, header=buf.header)
+    again.abort()
+
+
+def test_a_dtype_that_names_code_is_refused_before_it_is_stored(
+    store: refstore.Store, wary: refstore.Store
+) -> None:
+    dtype = np.dtype("i4", metadata={"x": threading})
+    noted: Any = np.dtype("i4", metadata={"x": int})
+    header = store.get(store.put(np.zeros(3, noted))).header
+    for refused in (
+        lambda: wary.put(np.zeros(3, dtype)),
+        lambda: wary.create(shape=3, dtype=dtype),
+        lambda: wary.create(12, header=header),
+    ):
+        with pytest.raises(ValueError, match="allow_pickle=False"):
+            refused()
+    assert len(wary) == 1
+
+
+class LastLook:
+    def __init__(self, buf: refstore.PinnedBuffer, seen: list[Any]) -> None:
+        self.me, self.buf, self.seen = self, buf, seen
+
+    def __del__(self) -> None:
+        try:
+            self.seen.append(self.buf.value)
+        except ValueError as error:
+            self.seen.append(error)
+
+
+def test_a_finalizer_unpickles_nothing_either(store: refstore.Store, wary: refstore.Store) -> None:
+    store["object"] = ["unpickled"]
+    seen: list[Any] = []
+    LastLook(wary.get("object"), seen)
+    gc.collect()
+    assert [type(one) for one in seen] == [ValueError]
+
+
+def test_rules_and_tracking_go_together(store: refstore.Store) -> None:
+    with refstore.Store(store.path, create=False, track=True, pickler=Picklers) as own:
+        ref = own.put(threading.Lock())
+        with own.get(ref) as buf:
+            (holder,) = own.holders(ref)
+            assert "test_pickling_rules.py" in str(holder.put_at)
+            assert "test_pickling_rules.py" in holder.pinned_at[0]
+            assert buf.kind == "object"
+    with refstore.Store(store.path, create=False, track=True, allow_pickle=False) as own:
+        own.create(5).abort()
+        with pytest.raises(ValueError, match="allow_pickle=False"):
+            own.put({})
 
 
 def test_shared_collections_are_not_unpickled(store: refstore.Store, wary: refstore.Store) -> None:
@@ -229,6 +335,46 @@ def test_the_last_registration_holds(store: refstore.Store) -> None:
             assert buf.value.octets == mark
 
 
+def test_the_bytes_come_in_c_order_whatever_the_size(store: refstore.Store) -> None:
+    refstore.register_serializer(Text, lambda text: text.octets, Text)
+    for size in (3, 50):
+        array = np.asfortranarray(np.arange(size * size).reshape(size, size))
+        with store.get(store.put(Text(array))) as buf:
+            assert bytes(buf.value.octets) == array.tobytes()
+
+
+def test_a_class_of_the_main_program_goes_to_its_children(path: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import multiprocessing, sys
+            import refstore
+            class Box:
+                def __init__(self, octets):
+                    self.octets = octets
+            refstore.register_serializer(Box, lambda box: box.octets, lambda data: Box(bytes(data)))
+            def work(store):
+                box = store["to"].value
+                assert type(box) is Box
+                store["back"] = Box(box.octets * 2)
+            if __name__ == "__main__":
+                with refstore.Store(sys.argv[1], capacity="1MiB") as store:
+                    store["to"] = Box(b"ab")
+                    child = multiprocessing.get_context("spawn").Process(target=work, args=(store,))
+                    child.start()
+                    child.join()
+                    print(store["back"].value.octets)
+                    store.unlink()
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, str(program), path], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "b'abab'\n"
+
+
 def test_structures_of_msgspec(store: refstore.Store) -> None:
     msgspec = pytest.importorskip("msgspec")
     order = msgspec.defstruct("Order", [("number", int), ("items", list[str])])
@@ -259,7 +405,7 @@ def test_a_reader_without_the_registration_is_told(store: refstore.Store, path: 
 
 
 def test_the_module_of_the_type_registers_it_where_it_is_read(
-    store: refstore.Store, tmp_path: Any, path: str
+    store: refstore.Store, tmp_path: Path, path: str
 ) -> None:
     (tmp_path / "texts.py").write_text(
         "import refstore\n"
@@ -284,7 +430,10 @@ def test_the_module_of_the_type_registers_it_where_it_is_read(
     ("arguments", "error", "text"),
     [
         (("Text", bytes, bytes), TypeError, "is none"),
-        ((dict, bytes, bytes), ValueError, "built in"),
+        ((dict, bytes, bytes), ValueError, "one way"),
+        ((types.FunctionType, bytes, bytes), ValueError, "one way"),
+        ((type, bytes, bytes), ValueError, "one way"),
+        ((np.ndarray, bytes, bytes), ValueError, "one way"),
         ((Text, 1, bytes), TypeError, "dumps is"),
         ((Text, bytes, None), TypeError, "loads is"),
     ],

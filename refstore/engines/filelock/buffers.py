@@ -131,10 +131,11 @@ class Exported(buffer_protocol.Exporter):
 
 
 class _Pinned(Exported):
-    __slots__ = ("_asked",)
+    __slots__ = ("_asked", "_is_guarded")
     _noun = "PinnedBuffer"
 
     _asked: int  # the flags of the last request
+    _is_guarded: bool  # set if its object is not to be unpickled
 
     def __init__(self) -> None:
         raise _messages.no_constructor("PinnedBuffer")

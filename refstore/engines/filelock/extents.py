@@ -19,6 +19,7 @@ import mmap
 from collections.abc import Iterator
 
 from refstore import _limits
+from refstore._signals import is_from_handler
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import BITMAP, BITMAP_WORDS, TRIMS, UNIT, bin_of
 from refstore.engines.filelock.life import here
@@ -225,6 +226,8 @@ def trim(c: Change) -> int:
         try:
             for first, last in pieces(max(end - start, 0)):  # other threads run between two
                 file.remove(start + first, start + last, life)
-        except OSError:  # a file system that cannot
+        except OSError as error:  # a file system that cannot
+            if is_from_handler(error):
+                raise
             break
     return max(before - _limits.resident(c.file.descriptor_or_none()), 0)

@@ -19,6 +19,7 @@ from refstore import _limits, _messages
 from refstore._errors import StoreCorruptedError
 from refstore._names import NAME_LIMIT
 from refstore._paths import open_store
+from refstore._signals import is_from_handler
 from refstore.engines.filelock.layout import (
     CHUNK,
     LABEL_NBYTES,
@@ -313,6 +314,8 @@ class Mapping(Tables):
         except OSError as error:
             if error.errno in _NO_ROOM:
                 return False
+            if is_from_handler(error):
+                raise
             return self._populate(start, end)
         return True
 
@@ -321,7 +324,9 @@ class Mapping(Tables):
         try:
             first = start // mmap.PAGESIZE * mmap.PAGESIZE
             self.writable.madvise(_POPULATE_WRITE, first, end - first)
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError) as error:
+            if is_from_handler(error):
+                raise
             return False
         return True
 
