@@ -6,6 +6,7 @@ import contextlib
 import gc
 import importlib
 import pkgutil
+import signal
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ import pytest
 
 import refstore
 from refstore.engines import filelock
+from refstore.engines.filelock import mapping
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.transaction import TRIES
@@ -217,3 +219,26 @@ def test_what_is_given_up_half_made_ends_quietly(cls: Any, monkeypatch: pytest.M
     cls.__new__(cls)
     gc.collect()
     assert said == []
+
+
+@pytest.mark.parametrize("step", ["remove", "allocate"])
+def test_what_a_handler_raises_amid_a_system_call_comes_out(
+    store: refstore.Store, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Also if it is an OSError, which the system call might raise itself."""
+
+    def raises(*_: object) -> None:
+        raise TimeoutError("the handler's")
+
+    before = signal.signal(signal.SIGUSR1, raises)
+    store.delete(store.put(bytes(3_000_000)))
+    owner: Any = mapping if step == "allocate" else mapping.Mapping
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, lambda *_, **__: signal.raise_signal(signal.SIGUSR1))
+        try:
+            with pytest.raises(TimeoutError, match="the handler's"):
+                store.trim() if step == "remove" else store.put(bytes(12_000_000))
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+    assert store.check() == []
+    assert len(store) == 0
