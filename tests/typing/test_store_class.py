@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TAKES = [
     *("name", "capacity", "max_objects", "create", "backend", "evict", "mode", "foreign", "track"),
+    *("pickler", "allow_pickle"),
 ]
 
 

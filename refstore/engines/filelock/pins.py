@@ -186,7 +186,11 @@ class Pin:
         finalize: Callable[..., None] = finalize,
         is_finalizing: Callable[[], bool] = sys.is_finalizing,
     ) -> None:
-        if getattr(self, "unpin", None) is not None:  # else it was interrupted as it was made
+        try:
+            unpin = self.unpin
+        except AttributeError:  # it was interrupted as it was made
+            return
+        if unpin is not None:
             finalize(self.give_back, is_finalizing)
 
 

@@ -9,8 +9,8 @@ OF_MEMORY = [
         "no_memory_found",
         "a put fails on a full file system, though memory lies free in the store's own file",
         "room.pxd",
-        "    trim_free(v, &given)            # what a try has got before it failed, too\n",
-        "",
+        "    cdef uint64_t given\n    cdef int got = trim_free(v, &given)\n",
+        "    cdef uint64_t given = 0\n    cdef int got = 0\n",
         ("tests/processes/test_full_disk.py",),
     ),
     Mutation(
