@@ -298,7 +298,7 @@ class _Wary(pickle.Unpickler):
 
 def is_numpys_own(dtype: Any) -> bool:
     """Tells whether numpy alone makes such a dtype, of plain bytes that lie within it."""
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.metadata is not None:
+    if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.metadata:
         return False
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
