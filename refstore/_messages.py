@@ -242,19 +242,11 @@ def not_pickled(what: str) -> ValueError:
     )
 
 
-def not_unpickled() -> ValueError:
+def not_unpickled(what: str, instead: str = "") -> ValueError:
+    """`what`: a sentence about what is a pickle; `instead`: what can be had."""
     return ValueError(
-        "this object is a pickle, which can run code of whoever put it, and this store has "
-        "allow_pickle=False: bytes(buf) are its bytes; open the store without that to trust all "
-        "who write to it"
-    )
-
-
-def dtype_not_unpickled() -> ValueError:
-    return ValueError(
-        "the dtype of this array is a pickle of more than numpy, which can run code of whoever put "
-        "it, and this store has allow_pickle=False: open the store without that to trust all who "
-        "write to it"
+        f"{what}, which can run code of whoever put it, and this store has allow_pickle=False: "
+        f"{instead}open the store without that to trust all who write to it"
     )
 
 

@@ -346,8 +346,7 @@ class _Results(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
 
     def store_cached_func_code(self, call_id: Sequence[str], func_code: str | None = None) -> None:
         if func_code is not None:
-            name = _name(*call_id, "code")
-            self._store.put(func_code.encode(), name=name, replace=True, evictable=False)
+            self._put(func_code.encode(), *call_id, "code", evictable=False)
 
     def clear_item(self, call_id: Sequence[str]) -> None:
         self.clear_location(_name(*call_id))
@@ -369,16 +368,13 @@ class _Results(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
             if info.state == "live" and info.name is not None and info.name.endswith(f"/{_RESULT}")
         ]
 
-    def _put(self, obj: object, *path: str) -> None:
-        self._store.put(obj, name=_name(*path), replace=True, evictable=True)
-
-    def _item_exists(self, location: str) -> bool:
-        return location in self._store
+    def _put(self, obj: object, *path: str, evictable: bool = True) -> None:
+        self._store.put(obj, name=_name(*path), replace=True, evictable=evictable)
 
     def _of_files(self, *_: Any) -> None:
         """Does nothing: only what is overridden above would call it."""
 
-    create_location = _move_item = _open_item = _of_files
+    create_location = _item_exists = _move_item = _open_item = _of_files
 
 
 _ROOT, _RESULT = "joblib", "result"

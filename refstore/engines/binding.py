@@ -28,7 +28,7 @@ _BOUND = (
     *("put_many", "get_many", "delete_many", "get_or_put", "wait", "wait_any", "adopt", "disown"),
 )
 
-_engines: dict[tuple[str, bool, Rules], type[Engine]] = {}
+_engines: dict[tuple[str, bool, bool], type[Engine]] = {}
 
 
 def bound(face: type, module: Module, tracks: bool, rules: Rules) -> type:
@@ -44,7 +44,7 @@ def bound(face: type, module: Module, tracks: bool, rules: Rules) -> type:
 
 
 def _bind(face: type, module: Module, tracks: bool, rules: Rules) -> type:
-    engine = _documented(module, tracks, rules)
+    engine = _documented(module, tracks, rules != FREE)
     members: dict[str, Any] = {
         name: getattr(engine, name)
         for name in _BOUND
@@ -64,12 +64,12 @@ def _bind(face: type, module: Module, tracks: bool, rules: Rules) -> type:
     return type(face.__name__, (face, engine), members)
 
 
-def _documented(module: Module, tracks: bool, rules: Rules) -> type[Engine]:
+def _documented(module: Module, tracks: bool, has_rules: bool) -> type[Engine]:
     """The class of an engine, whose methods wrap those of `Calls` from here on."""
-    key = module.BACKEND, tracks, rules
+    key = module.BACKEND, tracks, has_rules
     if key not in _engines:
         engine = tracked(module.Engine) if tracks else module.Engine
-        engine = engine if rules == FREE else ruled(engine, rules)
+        engine = ruled(engine) if has_rules else engine
         for part in engine.__mro__:
             adopt_docs(part, Calls)
         _engines.setdefault(key, engine)

@@ -8,27 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from refstore.payload.rules import Rules, bind, guard, require_safe
+from refstore.payload.rules import bind, guard, require_safe
 
 if TYPE_CHECKING:
     from refstore._buffers import PinnedBuffer, Writer
     from refstore._refs import ObjectRef
     from refstore.engines.interface import Engine
+    from refstore.payload.rules import Rules
 
 __all__ = ["ruled"]
 
 
-def ruled(engine: type[Engine], rules: Rules) -> type[Engine]:
-    """The engine's class, with rules."""
-    members = {"__slots__": (), "_rules": rules}
-    return cast("type[Engine]", type("Ruled", (RuledCalls, engine), members))
+def ruled(engine: type[Engine]) -> type[Engine]:
+    """The engine's class, by the rules that a store's own class has."""
+    return cast("type[Engine]", type("Ruled", (RuledCalls, engine), {"__slots__": ()}))
 
 
 class RuledCalls:
     """The calls that pickle objects, or get them."""
 
     __slots__ = ()
-    _rules: ClassVar[Rules]
+    _rules: ClassVar[Rules]  # of the store's own class
 
     def _engine_calls(self) -> Engine:
         return cast("Engine", super())

@@ -57,7 +57,7 @@ class _Data(NamedTuple):
     dictionary: Any
 
 
-def _taken_apart(array: Any) -> tuple[Any, Any]:
+def _known_data(array: Any) -> tuple[Any, Any]:
     """A function and the `_Data` it makes the array of; None if this pyarrow does otherwise."""
     function, args = array.__reduce__()[:2]
     is_known = len(args) == 1 and type(args[0]) is tuple and len(args[0]) == len(_Data._fields)
@@ -108,11 +108,11 @@ class Tables:
 
     def shown(self, array: Any) -> Any:
         """The array over nothing but what it shows; what is kept of its buffers is not copied."""
-        function, data = _taken_apart(array)
+        function, data = _known_data(array)
         return array if data is None else function(self._cut(data, 0, len(array)))
 
     def _reduce_array(self, array: Any) -> Any:
-        function, data = _taken_apart(array)
+        function, data = _known_data(array)
         if data is None:
             return array.__reduce__()
         cut = self._cut(data, 0, len(array))

@@ -86,12 +86,12 @@ def require_safe(dtype: Any, header: object) -> None:
     """ValueError for a dtype or a header of which a reader would unpickle more than numpy's own."""
     is_named = isinstance(header, bytes) and names_code(header)
     if is_named or not (dtype is None or arrays.is_numpys_own(np.dtype(dtype))):
-        raise _messages.dtype_not_unpickled()
+        raise _messages.not_unpickled("the dtype of this array is a pickle of more than numpy")
 
 
 is_used = False  # whether any buffer of this process is, or was, guarded
 
-# Buffers by their identity: they are compared by nothing else.
+# Buffers that have no room for a mark, by their identity: they are compared by nothing else.
 _guarded: dict[int, weakref.ref[Any]] = {}
 
 
@@ -100,10 +100,11 @@ def guard(buf: Any) -> Any:
     is an array with a dtype that only a pickle makes."""
     global is_used
     is_used = True
-    key = id(buf)
     if hasattr(type(buf), "_is_guarded"):
-        buf._is_guarded = True  # beside the entry, which the collector drops before finalizers run
-    _guarded[key] = weakref.ref(buf, lambda _: _guarded.pop(key, None))
+        buf._is_guarded = True
+    else:
+        key = id(buf)
+        _guarded[key] = weakref.ref(buf, lambda _: _guarded.pop(key, None))
     try:
         require_safe(None, buf.header if buf.kind == "array" else None)
     except ValueError:
@@ -115,4 +116,4 @@ def guard(buf: Any) -> Any:
 def require_unpickling(buf: object) -> None:
     """ValueError for a buffer that is guarded."""
     if id(buf) in _guarded or getattr(buf, "_is_guarded", False):
-        raise _messages.not_unpickled()
+        raise _messages.not_unpickled("this object is a pickle", "bytes(buf) are its bytes; ")

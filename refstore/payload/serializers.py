@@ -13,10 +13,10 @@ import numpy as np
 
 from refstore import _messages
 from refstore._pickled import named_in_pickles
+from refstore.payload.ndarrays import IN_STREAM
 
 __all__ = ["rebuild_registered", "reducer", "register_serializer"]
 
-IN_STREAM: Final = 1024  # bytes that are copied rather than shown where they lie
 # Of these nobody asks: pickle has ways of its own for them, or put() has.
 _BUILT_IN: Final = (
     *(type(None), bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set),

@@ -91,7 +91,7 @@ def _prepare_array(array: npt.NDArray[Any]) -> Prepared:
     if not nbytes:
         return Prepared(0, ARRAY, text, _nothing)
     if array.flags.c_contiguous:
-        octets = array.reshape(-1).view(np.uint8)
+        octets = arrays.elements_of(array)
         return Prepared(nbytes, ARRAY, text, lambda target: target.copy(0, octets))
     return Prepared(nbytes, ARRAY, text, lambda target: _copy_strided(target, 0, array))
 
