@@ -21,6 +21,7 @@ from refstore.payload.torch import (
     rebuild_tensor,
     rebuild_typed_storage,
     rebuild_untyped_storage,
+    rebuild_whole,
     same_storage,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "rebuild_to_be_set",
     "rebuild_typed_storage",
     "rebuild_untyped_storage",
+    "rebuild_whole",
     "restore_ref",
     "same_storage",
     "set_state",

@@ -34,6 +34,12 @@ def encode(obj: object) -> Frame:
         encoder = _Encoder()
         _dump(encoder.pickler(obj.rules.pickler or pickle.Pickler), obj.obj)
         return encoder.frame()
+    if type(obj) is torch.tensor_class and (frame := torch.alone(obj, _pickled)):
+        return frame
+    return _pickled(obj)
+
+
+def _pickled(obj: object) -> Frame:
     try:
         encoder, pickler = _idle.pop()
     except IndexError:
@@ -77,7 +83,7 @@ def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:
         if writable is None:
             torch.require_torch()
             writable = private()
-        buffers.append(torch.rebuilt(writable, entry))
+        buffers.append(torch.Rebuilt(writable, entry))
     try:
         return unpickle(stream, buffers)
     finally:

@@ -118,7 +118,7 @@ def _head_alone(length: int) -> bytes:
     return _head(0, length, b"")
 
 
-def checksum_of(count: int, length: int, table: bytes | memoryview) -> int:
+def checksum_of(count: int, length: int, table: bytes) -> int:
     return zlib.crc32(table, zlib.crc32(HEADER.pack(MAGIC, count, length, 0, 0)))
 
 
@@ -186,16 +186,28 @@ def take_apart(view: memoryview) -> tuple[memoryview, list[Entry]]:
         return view[HEADER.size :], []
     if total < HEADER.size:
         raise _corrupted("nbytes", total, "less than a header has")
-    magic, count, length, checksum, zeros = HEADER.unpack_from(view)
+    magic, count, *_ = HEADER.unpack_from(view)
     if magic != MAGIC:
         raise _corrupted("magic", magic, f"{MAGIC!r} is")
     start = HEADER.size + count * ENTRY.size
     if start >= total:
         raise _corrupted("count", count, "so many buffers have no room in the table")
-    end = start + length
+    table_of = _table if count <= _MOST_KEPT else _table.__wrapped__
+    end, entries = table_of(bytes(view[:start]), total)
+    return view[start:end], entries
+
+
+_MOST_KEPT = 64  # entries of a table that is read once for all frames that have it
+
+
+@functools.lru_cache(maxsize=256)
+def _table(front: bytes, total: int) -> tuple[int, list[Entry]]:
+    """The end of the pickle and the entries, by the header and the table of a frame."""
+    _, count, length, checksum, zeros = HEADER.unpack_from(front)
+    end = len(front) + length
     if not length or end > total:
         raise _corrupted("length", length, f"no pickle of so many bytes has room in {total}")
-    table = view[HEADER.size : start]
+    table = front[HEADER.size :]
     if zeros or checksum != checksum_of(count, length, table):
         raise _corrupted("checksum", checksum, "not that of its header and its table")
     entries = [Entry(*row) for row in ENTRY.iter_unpack(table)]
@@ -205,7 +217,7 @@ def take_apart(view: memoryview) -> tuple[memoryview, list[Entry]]:
         highest = max(highest, entry.offset + entry.nbytes)
     if highest != total:
         raise _corrupted("nbytes", total, f"but the last part ends at {highest}")
-    return view[start:end], entries
+    return end, entries
 
 
 def _check(i: int, entry: Entry, end: int, total: int) -> None:
@@ -217,7 +229,7 @@ def _check(i: int, entry: Entry, end: int, total: int) -> None:
         raise _corrupted(f"offset of buffer {i}", offset, f"not from {end} to {total}")
     if nbytes > total - offset:
         raise _corrupted(f"nbytes of buffer {i}", nbytes, "it reaches past the end")
-    if words * WORD > offset - end or (words > 0) != (kind == STORAGE):
+    if words * WORD > offset - end or (words and kind != STORAGE):
         raise _corrupted(f"words of buffer {i}", words, "its kind and place allow others")
 
 

@@ -37,7 +37,7 @@ from refstore.torch import _messages
 from refstore.torch._batches import Collate
 from refstore.torch._columns import Columns, Form, OtherFormError
 from refstore.torch._cuda import Registration
-from refstore.torch._weights import Weights, newest
+from refstore.torch._weights import Weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -184,7 +184,7 @@ def load(
         nothing newer
     """
     known = newer_than.ref if isinstance(newer_than, Loaded) else newer_than
-    with newest(store, name, known, timeout) as buf:
+    with store.wait(name, newer_than=known, timeout=timeout) as buf:
         state = buf.value if buf.kind == "object" else None
         if not isinstance(state, Mapping):
             raise TypeError(f"object {name!r} in store {store.path!r} is no state dict")
