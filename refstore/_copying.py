@@ -11,7 +11,7 @@ import contextlib
 import math
 import threading
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Draft:
         self._store, self._options = store, options
         kind, description = "bytes", b""
         self._pieces: list[tuple[int, Any]]
+        self._require_unchanged: Callable[[], None] = lambda: None
         if type(obj) is np.ndarray and not obj.dtype.hasobject:
             kind, axes = "array", tuple(range(obj.ndim))
             if not obj.flags.c_contiguous:  # the axes keep the order in which they lie
@@ -47,6 +48,7 @@ class Draft:
         else:
             frame, kind = payload.encode(bind(obj, store._rules)), "object"
             self._pieces, self.nbytes = list(frame.pieces), frame.nbytes
+            self._require_unchanged = frame.require_unchanged
         self._header = header_of(kind, self.nbytes, description)
 
     def written(self, seconds: float) -> Writer:
@@ -55,6 +57,7 @@ class Draft:
             self.nbytes, header=self._header, timeout=seconds, **self._options
         )
         try:
+            self._require_unchanged()
             for offset, piece in self._pieces:
                 if piece.nbytes:
                     writer.write_at(offset, _octets(piece))

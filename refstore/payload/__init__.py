@@ -19,38 +19,53 @@ import copyreg
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from refstore._pickled import as_usual
 from refstore.payload import arrow, frames, ndarrays, rules, serializers, torch
 from refstore.payload.frames import Frame
 
-__all__ = ["Frame", "decode", "encode", "unpickle"]
+__all__ = ["Frame", "decode", "encode", "explain", "pickled", "unpickle"]
 
 
 def encode(obj: object) -> Frame:
     """Pickle `obj`. Raises what pickle raises; nothing is written anywhere yet."""
+    if type(obj) is torch.tensor_class and (frame := torch.alone(obj, _frame_of)):
+        return frame
+    return _frame_of(obj)
+
+
+def pickled(obj: object) -> bytes | Frame:
+    """Pickle `obj` as `encode` does. Returns a short pickle that has no buffers beside it alone."""
+    idle = None
     if type(obj) is rules.Bound:
         encoder = _Encoder()
-        _dump(encoder.pickler(obj.rules.pickler or pickle.Pickler), obj.obj)
-        return encoder.frame()
-    if type(obj) is torch.tensor_class and (frame := torch.alone(obj, _pickled)):
-        return frame
-    return _pickled(obj)
-
-
-def _pickled(obj: object) -> Frame:
+        dump, obj = encoder.pickler(obj.rules.pickler or pickle.Pickler).dump, obj.obj
+    else:
+        try:
+            idle = _idle.pop()
+            encoder, dump, _ = idle
+        except IndexError:
+            encoder = _Encoder()
+            pickler = encoder.pickler(pickle.Pickler)
+            _, dump, _ = idle = encoder, pickler.dump, pickler.clear_memo
     try:
-        encoder, pickler = _idle.pop()
-    except IndexError:
-        encoder = _Encoder()
-        pickler = encoder.pickler(pickle.Pickler)
-    _dump(pickler, obj)
-    frame = encoder.frame()
-    if frame.nbytes <= _SMALL and encoder.is_like_new():
-        pickler.clear_memo()
-        _idle.append((encoder, pickler))
-    return frame
+        dump(obj)
+    except AttributeError as error:
+        # what pickle raises before Python 3.14 for a local function or class
+        if not str(error).startswith(("Can't pickle", "Can't get local")):
+            raise
+        raise pickle.PicklingError(str(error)) from error
+    if idle is None or (stream := encoder.alone()) is None:
+        return encoder.frame()
+    idle[2]()  # its memo
+    _idle.append(idle)
+    return stream
+
+
+def _frame_of(obj: object) -> Frame:
+    made = pickled(obj)
+    return frames.alone(made) if type(made) is bytes else cast("Frame", made)
 
 
 def _copy(target: Any, source: memoryview) -> None:
@@ -68,8 +83,6 @@ def decode(view: memoryview, private: Callable[[], memoryview]) -> Any:
     only if the frame holds torch storages. Raises StoreCorruptedError for what is not a frame,
     RefstoreError where torch is needed and missing, and what unpickling raises.
     """
-    if rules.is_used:
-        rules.require_unpickling(getattr(private, "__self__", None))
     stream, entries = frames.take_apart(view)
     if not entries:
         return unpickle(stream)
@@ -95,20 +108,21 @@ def unpickle(stream: memoryview, buffers: Iterable[object] = ()) -> Any:
     """The object whose pickle `stream` is. Raises what unpickling raises."""
     try:
         return pickle.loads(stream, buffers=buffers)
-    except (AttributeError, ModuleNotFoundError) as error:
-        _explain(error)
+    except (AttributeError, ModuleNotFoundError, EOFError) as error:
+        explain(error)
         raise
-    except EOFError as error:
-        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
-            raise  # from within the object's own code
-        raise pickle.UnpicklingError(f"{error}: the pickle ends before it says so") from None
 
 
-def _explain(error: AttributeError | ModuleNotFoundError) -> None:
-    """Say what to do about a class or a function that this process does not have."""
+def explain(error: AttributeError | ModuleNotFoundError | EOFError) -> None:
+    """Says what to do about a class or a function that this process does not have.
+
+    UnpicklingError for a pickle that ends too soon.
+    """
     traceback = error.__traceback__
     if traceback is None or traceback.tb_next is not None:
         return  # from within the object's own code
+    if isinstance(error, EOFError):
+        raise pickle.UnpicklingError(f"{error}: the pickle ends before it says so") from None
     if isinstance(error, ModuleNotFoundError):
         error.msg = (
             f"{error.msg}: the object refers to this module, which the process that put it could"
@@ -177,7 +191,7 @@ class _Encoder:
     __slots__ = ("_buffers", "_pieces", "_storages")
 
     def __init__(self) -> None:
-        self._pieces: list[memoryview] = []
+        self._pieces: list[bytes | memoryview] = []
         self._buffers: list[memoryview | torch.Storage] = []  # in stream order
         self._storages: torch.Storages | None = None
 
@@ -188,20 +202,23 @@ class _Encoder:
         return made
 
     def write(self, piece: bytes) -> None:
-        self._pieces.append(memoryview(piece))
+        self._pieces.append(piece if type(piece) is bytes else memoryview(piece))
+
+    def alone(self) -> bytes | None:
+        """The pickle, if it is short and made of built-in types; then this may serve another call.
+
+        None for another.
+        """
+        pieces = self._pieces
+        if len(pieces) != 1 or self._storages is not None or len(pieces[0]) > _SHORT:
+            return None
+        return cast("bytes", pieces.pop())
 
     def frame(self) -> Frame:
         return frames.lay_out(
-            self._pieces,
+            [memoryview(piece) for piece in self._pieces],
             [one if isinstance(one, memoryview) else one.run() for one in self._buffers],
         )
-
-    def is_like_new(self) -> bool:
-        """Whether it may serve another call, having met nothing but built-in types."""
-        if self._storages is not None or self._buffers:
-            return False
-        self._pieces.clear()
-        return True
 
     def _all_storages(self) -> torch.Storages:
         if self._storages is None:
@@ -213,17 +230,7 @@ class _Encoder:
         self._buffers.append(self._all_storages().marked_by(buffer) or buffer.raw())
 
 
-# What made a small frame, for the next call: a pickler takes longer to make than a small object to
+# What made a short pickle, for the next call: a pickler takes longer to make than a small object to
 # pickle. A call takes one away, so that threads and calls within calls have each their own.
-_idle: list[tuple[_Encoder, pickle.Pickler]] = []
-_SMALL = 512  # bytes; the memory of a pickler that has served a large one would stay
-
-
-def _dump(pickler: pickle.Pickler, obj: object) -> None:
-    try:
-        pickler.dump(obj)
-    except AttributeError as error:
-        # what pickle raises before Python 3.14 for a local function or class
-        if not str(error).startswith(("Can't pickle", "Can't get local")):
-            raise
-        raise pickle.PicklingError(str(error)) from error
+_idle: list[tuple[_Encoder, Callable[[object], None], Callable[[], None]]] = []
+_SHORT = 512  # bytes; the memory of a pickler that has made a long one would stay

@@ -27,13 +27,13 @@ import functools
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from refstore._errors import StoreCorruptedError
 
-__all__ = ["Entry", "Frame", "Run", "address_of", "lay_out", "take_apart"]
+__all__ = ["Entry", "Frame", "Run", "Source", "address_of", "alone", "head_alone", "lay_out", "take_apart"]
 
 MAGIC = b"RSO1"
 HEADER = struct.Struct("=4sIQII")
@@ -44,19 +44,35 @@ FOR_ELEMENTS = 16  # no element of an array asks for more
 WORD = 8
 
 
+class Source(Protocol):
+    """Memory that may be taken away from under a view of it."""
+
+    def require_unchanged(self) -> None:
+        """RefstoreError if it was."""
+
+
 class Frame:
     """An object that is pickled and measured, and has yet to be written to its block.
 
     `pieces` are the offsets and the bytes that make it up, by rising offset; the views keep what
-    they show alive and its size. What lies between two pieces means nothing.
+    they show alive and its size, but for that of `sources`: those are asked for it right before the
+    pieces are copied. What lies between two pieces means nothing.
     """
 
-    __slots__ = ("nbytes", "pieces")
+    __slots__ = ("nbytes", "pieces", "sources")
 
-    def __init__(self, pieces: list[tuple[int, memoryview]]) -> None:
+    def __init__(
+        self, pieces: list[tuple[int, memoryview]], sources: Sequence[Source] = ()
+    ) -> None:
         self.pieces = pieces
+        self.sources = sources
         offset, last = pieces[-1]
         self.nbytes = offset + last.nbytes
+
+    def require_unchanged(self) -> None:
+        """RefstoreError if one of the sources has another size, or lies elsewhere by now."""
+        for source in self.sources:
+            source.require_unchanged()
 
     def pickle_alone(self) -> list[memoryview] | None:
         """The pieces of the pickle, if there are no buffers beside it."""
@@ -70,6 +86,7 @@ class Run(NamedTuple):
     pieces: list[tuple[int, memoryview]]  # offsets from the storage's start, rising
     nbytes: int
     words: Sequence[int]
+    source: Source
 
 
 class Entry(NamedTuple):
@@ -94,10 +111,13 @@ def address_of(view: memoryview) -> int:
 # --- from a pickle and its buffers to a frame
 
 
+def alone(stream: bytes) -> Frame:
+    """The frame of a pickle that has no buffers beside it, as `lay_out` has it."""
+    return Frame([(0, memoryview(head_alone(len(stream)))), (HEADER.size, memoryview(stream))])
+
+
 def lay_out(stream: list[memoryview], buffers: Sequence[memoryview | Run]) -> Frame:
     """The frame of a pickle, which comes in pieces, and of its buffers, in stream order."""
-    if not buffers and len(stream) == 1:  # as below, in less time than pickling takes
-        return Frame([(0, memoryview(_head_alone(stream[0].nbytes))), (HEADER.size, stream[0])])
     at = HEADER.size + len(buffers) * ENTRY.size
     length = sum(piece.nbytes for piece in stream)
     pieces: list[tuple[int, memoryview]] = []
@@ -105,7 +125,8 @@ def lay_out(stream: list[memoryview], buffers: Sequence[memoryview | Run]) -> Fr
         pieces.append((at, piece))
         at += piece.nbytes
     table = b"".join([ENTRY.pack(*entry) for entry in _place(buffers, at, pieces)])
-    return Frame([(0, memoryview(_head(len(buffers), length, table))), *pieces])
+    sources = [one.source for one in buffers if isinstance(one, Run)]
+    return Frame([(0, memoryview(_head(len(buffers), length, table))), *pieces], sources)
 
 
 def _head(count: int, length: int, table: bytes) -> bytes:
@@ -113,7 +134,7 @@ def _head(count: int, length: int, table: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=1024)
-def _head_alone(length: int) -> bytes:
+def head_alone(length: int) -> bytes:
     """All that lies in front of a pickle that has no buffers beside it."""
     return _head(0, length, b"")
 
@@ -182,7 +203,7 @@ def take_apart(view: memoryview) -> tuple[memoryview, list[Entry]]:
     StoreCorruptedError says which one is not.
     """
     total = view.nbytes
-    if view[: HEADER.size] == _head_alone(max(total - HEADER.size, 1)):
+    if view[: HEADER.size] == head_alone(max(total - HEADER.size, 1)):
         return view[HEADER.size :], []
     if total < HEADER.size:
         raise _corrupted("nbytes", total, "less than a header has")

@@ -1,14 +1,13 @@
 """Rules of a store for pickling, by `Store(pickler=, allow_pickle=)`.
 
-The engines know nothing of it. What is put into such a store comes to `encode` with its rules
-beside it. A buffer of a store that unpickles nothing is noted here, and `decode` looks.
+What is put into such a store comes to `encode` with its rules beside it. A buffer of a store that
+unpickles nothing is marked, and that is all that the engines know.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-import weakref
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -23,6 +22,7 @@ __all__ = [
     "Rules",
     "bind",
     "guard",
+    "not_unpickled_object",
     "require_safe",
     "require_unpickling",
     "rules_for",
@@ -89,22 +89,10 @@ def require_safe(dtype: Any, header: object) -> None:
         raise _messages.not_unpickled("the dtype of this array is a pickle of more than numpy")
 
 
-is_used = False  # whether any buffer of this process is, or was, guarded
-
-# Buffers that have no room for a mark, by their identity: they are compared by nothing else.
-_guarded: dict[int, weakref.ref[Any]] = {}
-
-
 def guard(buf: Any) -> Any:
     """The buffer, whose object is not unpickled from here on. ValueError, and it is released, if it
     is an array with a dtype that only a pickle makes."""
-    global is_used
-    is_used = True
-    if hasattr(type(buf), "_is_guarded"):
-        buf._is_guarded = True
-    else:
-        key = id(buf)
-        _guarded[key] = weakref.ref(buf, lambda _: _guarded.pop(key, None))
+    buf._is_guarded = True
     try:
         require_safe(None, buf.header if buf.kind == "array" else None)
     except ValueError:
@@ -113,7 +101,11 @@ def guard(buf: Any) -> Any:
     return buf
 
 
-def require_unpickling(buf: object) -> None:
+def require_unpickling(buf: Any) -> None:
     """ValueError for a buffer that is guarded."""
-    if id(buf) in _guarded or getattr(buf, "_is_guarded", False):
-        raise _messages.not_unpickled("this object is a pickle", "bytes(buf) are its bytes; ")
+    if buf._is_guarded:
+        raise not_unpickled_object()
+
+
+def not_unpickled_object() -> ValueError:
+    return _messages.not_unpickled("this object is a pickle", "bytes(buf) are its bytes; ")

@@ -24,12 +24,13 @@ from typing import Any, cast
 
 import numpy as np
 
+from refstore import _messages
 from refstore._errors import RefstoreError, StoreCorruptedError
 from refstore._pickled import named_in_pickles
 from refstore.payload import spans
 from refstore.payload.frames import WORD, Entry, Frame, Run
 
-__all__ = ["Rebuilt", "Storage", "Storages", "alone", "require_torch", "validate_sparse"]
+__all__ = ["Rebuilt", "Storage", "Storages", "alone", "front_of", "require_torch", "validate_sparse"]
 
 
 _imported: Any = None
@@ -90,13 +91,15 @@ class Storage:
         self._is_whole = True
 
     def run(self) -> Run:
-        octets = _octets(self._untyped, 0, self._untyped.nbytes())
+        memory = _Memory(self._untyped, 0, self._untyped.nbytes())
+        octets = np.asarray(memory)
         if self._is_whole:
             pieces, nbytes = [(0, octets.data)], octets.nbytes
             places = [(view.start, view.strides) for view in self._views]
         else:
             pieces, nbytes, places = spans.pack(octets, self._views)
-        return Run(pieces, nbytes, [word for start, steps in places for word in (start, *steps)])
+        words = [word for start, steps in places for word in (start, *steps)]
+        return Run(pieces, nbytes, words, memory)
 
 
 class Storages:
@@ -181,11 +184,28 @@ def _steps(size: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(steps)[::-1] if size else ()
 
 
-def _octets(untyped: Any, start: int, nbytes: int) -> spans.Octets:
-    """Bytes of a storage."""
-    torch = _torch()
-    octets = torch.empty(0, dtype=torch.uint8).set_(untyped, start, (nbytes,), (1,))
-    return cast("spans.Octets", octets.numpy())
+class _Memory:
+    """Bytes of a storage, as numpy sees them.
+
+    By a tensor's `numpy()` torch would never again let the program resize it.
+    """
+
+    __slots__ = ("__array_interface__", "_seen", "_untyped")
+
+    def __init__(self, untyped: Any, start: int, nbytes: int) -> None:
+        self._untyped = untyped
+        self._seen = untyped.data_ptr(), untyped.nbytes()
+        address = self._seen[0] + start
+        self.__array_interface__ = {
+            "data": (address, False),
+            "shape": (nbytes,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+    def require_unchanged(self) -> None:
+        if self._seen != (self._untyped.data_ptr(), self._untyped.nbytes()):
+            raise _messages.resized()
 
 
 def _has_memory(untyped: Any) -> bool:
@@ -203,8 +223,8 @@ def _has_memory(untyped: Any) -> bool:
 tensor_class: type | None = None  # torch's, once an object of a type that is not built in was met
 
 # Frames of tensors that differ in nothing but their elements have the same bytes in front of these.
-_heads: dict[tuple[Any, ...], bytes] = {}
-_MOST_HEADS = 1024
+_fronts: dict[tuple[Any, ...], bytes] = {}
+_MOST_FRONTS = 1024
 
 
 def alone(tensor: Any, encode: Callable[[object], Frame]) -> Frame | None:
@@ -215,20 +235,25 @@ def alone(tensor: Any, encode: Callable[[object], Frame]) -> Frame | None:
     if not _has_memory(untyped):
         return None
     key = (tensor.dtype, tensor.shape, tensor.stride(), tensor.requires_grad)
-    head = _heads.get(key)
-    if head is None:
+    front = _fronts.get(key)
+    if front is None:
         frame = encode(tensor)
-        *rest, (offset, _) = frame.pieces
-        octets = bytearray(offset)
-        for at, piece in rest:
-            octets[at : at + piece.nbytes] = piece
-        if len(_heads) >= _MOST_HEADS:
-            _heads.clear()
-        _heads[key] = bytes(octets)
+        if len(_fronts) >= _MOST_FRONTS:
+            _fronts.clear()
+        _fronts[key] = front_of(frame)
         return frame
     start = tensor.storage_offset() * tensor.element_size()
-    elements = _octets(untyped, start, nbytes).data
-    return Frame([(0, memoryview(head)), (len(head), elements)])
+    memory = _Memory(untyped, start, nbytes)
+    return Frame([(0, memoryview(front)), (len(front), np.asarray(memory).data)], [memory])
+
+
+def front_of(frame: Frame) -> bytes:
+    """Bytes of a dense tensor's frame that lie in front of its elements."""
+    *pieces, (offset, _) = frame.pieces
+    front = bytearray(offset)
+    for at, piece in pieces:
+        front[at : at + piece.nbytes] = piece
+    return bytes(front)
 
 
 # --- when it is read

@@ -24,6 +24,7 @@ from refstore.engines.filelock import buffer_protocol
 from refstore.engines.filelock.pins import Block, Home, Pin, Root, private_root, root_over, shaped
 from refstore.payload import arrays, decode
 from refstore.payload.headers import header_of
+from refstore.payload.rules import require_unpickling
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -220,7 +221,10 @@ class _Pinned(Exported):
         if self._block.kind == "array":
             return self._as_array()
         view = memoryview(root)  # type: ignore[arg-type, unused-ignore]  # 3.12: ndarray
-        return view if self._block.kind == "bytes" else decode(view, self._private_view)
+        if self._block.kind == "bytes":
+            return view
+        require_unpickling(self)
+        return decode(view, self._private_view)
 
     def _private_view(self) -> memoryview:
         root, home = self._require_open()
@@ -290,4 +294,5 @@ def pinned(home: Home, pin: Pin, generation: int, writable: bool = False) -> Pin
     buffer: Any = buffer_protocol.export(made, root, lambda: shaped(root, block, home.path))
     buffer._take(home, slot, generation, block, root)
     buffer._asked = buffer_protocol.SIMPLE
+    buffer._is_guarded = False
     return cast(PinnedBuffer, buffer)

@@ -27,6 +27,7 @@ import numpy as np
 from refstore import _buffers, _messages
 from refstore._errors import RefstoreError
 from refstore.payload import decode
+from refstore.payload.rules import not_unpickled_object
 
 cdef extern from "Python.h":
     ctypedef struct PyBufferProcs:
@@ -192,6 +193,8 @@ cdef class Export:
 
 @cython.no_gc
 cdef class PinnedBuffer(Block):
+    cdef public bint _is_guarded    # its object is not to be unpickled
+
     def __init__(self):
         raise _messages.no_constructor("PinnedBuffer")
 
@@ -258,6 +261,11 @@ cdef class PinnedBuffer(Block):
             return self.as_array()
         if kind == KIND_BYTES:
             return PyMemoryView_FromObject(self)
+        if self._is_guarded:
+            raise not_unpickled_object()
+        stream = short_pickle(self.data, self.nbytes)
+        if stream is not None:
+            return unpickled(stream)
         return decode(PyMemoryView_FromObject(self), self._private_view)
 
     def _private_view(self):

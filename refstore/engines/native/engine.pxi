@@ -356,7 +356,7 @@ cdef int put_other(Attachment att, Draft *draft, object obj) except -1:
         return put_array(&att.view, draft, obj)
     if isinstance(obj, (bytearray, memoryview)):
         return put_buffer(&att.view, draft, obj)
-    return put_pickled(att, draft, obj)
+    return put_object(att, draft, obj)
 
 
 cdef inline tuple take_recovery_report(View *v):

@@ -1,29 +1,65 @@
 # From any Python object to a slot that is filled and not yet sealed.
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.layout cimport KIND_OBJECT
 from refstore.engines.native.view cimport View
 from refstore.engines.native.points cimport python_ran
-from refstore.engines.native.put cimport begin_object, block_of, copy_in, Draft
+from refstore.engines.native.put cimport begin_object, block_of, copy_in, discard, Draft
 
 from refstore import payload
+from refstore.payload.frames import alone
 
 cdef object copy_a_piece = payload._copy
 
 
-cdef int put_pickled(Attachment att, Draft *draft, object obj) except -1:
+cdef int put_object(Attachment att, Draft *draft, object obj) except -1:
+    cdef View *v = &att.view
+    cdef bint is_tensor = tensor_class is not None and type(obj) is tensor_class
+    if is_tensor and put_tensor(v, draft, obj):
+        return 0
+    made = payload.encode(obj) if is_tensor else payload.pickled(obj)
+    if type(made) is bytes:
+        if payload._copy is copy_a_piece:
+            return put_pickle(v, draft, made)
+        made = alone(made)
+    elif is_tensor:
+        keep_front(obj, made)
+    elif tensor_class is None and payload.torch.tensor_class is not None:
+        learn_of_torch()
+    return put_frame(v, draft, made)
+
+
+cdef int put_pickle(View *v, Draft *draft, bytes stream) except -1:
     cdef:
-        View *v = &att.view
+        Py_ssize_t n = PyBytes_GET_SIZE(stream)
+        const char *head = head_of(n)
+        char *block
+    begin_object(v, draft, <uint64_t>(HEAD_NBYTES + n), 0)
+    block = block_of(v, draft)
+    memcpy(block, head, HEAD_NBYTES)
+    memcpy(block + HEAD_NBYTES, PyBytes_AS_STRING(stream), <size_t>n)
+    assign(v.slots[draft.slot].kind, KIND_OBJECT)
+    return 0
+
+
+cdef int put_frame(View *v, Draft *draft, object frame) except -1:
+    cdef:
         Py_buffer *buffer
         char *block
         uint64_t at
-        bint is_plain
-    frame = payload.encode(obj)
-    is_plain = payload._copy is copy_a_piece
+        bint is_plain = payload._copy is copy_a_piece
     begin_object(v, draft, <uint64_t>frame.nbytes, 0)
+    try:
+        frame.require_unchanged()
+        python_ran(v, draft.life, "asking the sources of a frame")
+    except BaseException:
+        discard(v, draft)
+        raise
     block = block_of(v, draft)
     for at, piece in <list>frame.pieces:
         if not is_plain:
