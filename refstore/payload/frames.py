@@ -33,7 +33,17 @@ import numpy as np
 
 from refstore._errors import StoreCorruptedError
 
-__all__ = ["Entry", "Frame", "Run", "Source", "address_of", "alone", "head_alone", "lay_out", "take_apart"]
+__all__ = [
+    "Entry",
+    "Frame",
+    "Run",
+    "Source",
+    "address_of",
+    "alone",
+    "head_alone",
+    "lay_out",
+    "take_apart",
+]
 
 MAGIC = b"RSO1"
 HEADER = struct.Struct("=4sIQII")

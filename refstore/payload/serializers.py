@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import pickle
+import sys
 import types
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -54,7 +55,8 @@ def register_serializer(
 
     Errors:
         TypeError: the type is none, or a function is not callable.
-        ValueError: a type that nobody asks about: dict and its like, functions, classes, ndarray.
+        ValueError: a type that nobody asks about: dict and its like, functions, classes, ndarray,
+            torch.Tensor.
 
     Example:
         >>> import fractions
@@ -66,7 +68,7 @@ def register_serializer(
     """
     if not isinstance(type, builtins.type):
         raise TypeError(f"a serializer is for a type, and {type!r} is none")
-    if type in _BUILT_IN or issubclass(type, builtins.type):
+    if type in _BUILT_IN or issubclass(type, builtins.type) or _is_torchs(type):
         raise ValueError(
             f"objects of {type.__name__} are pickled or put in one way, whatever is registered: "
             "register a class of your own"
@@ -75,6 +77,12 @@ def register_serializer(
         if not callable(function):
             raise TypeError(f"{what} is to be a function, not {builtins.type(function).__name__}")
     _by_name[_names_of(type)] = _by_type[type] = Serializer(dumps, loads)
+
+
+def _is_torchs(cls: type) -> bool:
+    torch = sys.modules.get("torch")
+    names = ("Tensor", "TypedStorage", "UntypedStorage")
+    return any(cls is getattr(torch, name, None) for name in names)
 
 
 def _names_of(cls: type) -> tuple[str, str]:

@@ -30,7 +30,15 @@ from refstore._pickled import named_in_pickles
 from refstore.payload import spans
 from refstore.payload.frames import WORD, Entry, Frame, Run
 
-__all__ = ["Rebuilt", "Storage", "Storages", "alone", "front_of", "require_torch", "validate_sparse"]
+__all__ = [
+    "Rebuilt",
+    "Storage",
+    "Storages",
+    "alone",
+    "front_of",
+    "require_torch",
+    "validate_sparse",
+]
 
 
 _imported: Any = None
