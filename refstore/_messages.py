@@ -171,8 +171,8 @@ def forked_amid(path: str) -> str:
 
 def resized() -> RefstoreError:
     return RefstoreError(
-        "this tensor got another size while it was put: nothing was stored; keep other threads, and "
-        "signal handlers, from resizing what you put"
+        "this tensor got another size while it was put: nothing was stored; keep other threads and "
+        "signal handlers from resizing what you put"
     )
 
 

@@ -20,7 +20,7 @@ import operator
 import pickle
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 

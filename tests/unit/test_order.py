@@ -22,7 +22,7 @@ CIMPORT = re.compile(
 PLAIN_IMPORT = re.compile(r"^[ \t]*c?import[ \t]+(refstore(?:\.\w+)+)", re.MULTILINE)
 INCLUDE = re.compile(r'^include "([^"]+)"', re.MULTILINE)
 # The names that a .pxi defines at its top level.
-DEFINED = re.compile(r"^(?:cdef|def|class) [^(:=\n]*?(\w+) *(?:[(:=]|$)", re.MULTILINE)
+DEFINED = re.compile(r"^(?:cdef|def|class) (?!enum:)[^(:=\n]*?(\w+) *(?:[(:=]|$)", re.MULTILINE)
 COMMENT = re.compile(r"#[^\n]*")
 
 
