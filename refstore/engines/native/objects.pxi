@@ -5,11 +5,10 @@ from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.layout cimport KIND_OBJECT
 from refstore.engines.native.view cimport View
 from refstore.engines.native.points cimport python_ran
-from refstore.engines.native.put cimport begin_object, block_of, copy_in, discard, Draft
+from refstore.engines.native.put cimport begin_object, block_of, copy_in, discard, Draft, write_kind
 
 from refstore import payload
 from refstore.payload.frames import alone
@@ -43,7 +42,7 @@ cdef int put_pickle(View *v, Draft *draft, bytes stream) except -1:
     block = block_of(v, draft)
     memcpy(block, head, HEAD_NBYTES)
     memcpy(block + HEAD_NBYTES, PyBytes_AS_STRING(stream), <size_t>n)
-    assign(v.slots[draft.slot].kind, KIND_OBJECT)
+    write_kind(v, draft, KIND_OBJECT)
     return 0
 
 
@@ -67,7 +66,7 @@ cdef int put_frame(View *v, Draft *draft, object frame) except -1:
             python_ran(v, draft.life, "copying a piece")
         buffer = PyMemoryView_GET_BUFFER(piece)         # contiguous, by the contract of frames
         copy_in(v, draft, block + at, <char*>buffer.buf, <size_t>buffer.len)
-    assign(v.slots[draft.slot].kind, KIND_OBJECT)
+    write_kind(v, draft, KIND_OBJECT)
     return 0
 
 

@@ -275,6 +275,10 @@ cdef inline int publish_object(View *v, const Draft *draft, object text, const N
     return 0
 
 
+cdef inline void write_kind(View *v, const Draft *draft, uint8_t kind) noexcept nogil:
+    assign(v.slots[draft.slot].kind, kind)
+
+
 cdef inline char *block_of(View *v, Draft *draft) noexcept nogil:
     return v.base + v.slots[draft.slot].offset
 

@@ -8,10 +8,9 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
-from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.layout cimport KIND_OBJECT
 from refstore.engines.native.view cimport View
-from refstore.engines.native.put cimport begin_object, block_of, copy_in, discard, Draft
+from refstore.engines.native.put cimport begin_object, block_of, copy_in, discard, Draft, write_kind
 
 from refstore import _messages, payload
 
@@ -139,7 +138,7 @@ cdef bint put_tensor(View *v, Draft *draft, object tensor) except -1:
     block = block_of(v, draft)
     memcpy(block, PyBytes_AS_STRING(front), <size_t>n)
     copy_in(v, draft, block + n, now.elements, <size_t>now.nbytes)
-    assign(v.slots[draft.slot].kind, KIND_OBJECT)
+    write_kind(v, draft, KIND_OBJECT)
     return True
 
 
