@@ -4,7 +4,7 @@ A loop looks each method up as a user's program does. This module imports no ref
 interpreters without it can run the loops, too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import cycle, islice, repeat
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,6 +44,16 @@ def memoryviews(data: bytes) -> Loop:
         for _ in repeat(None, turns):
             with memoryview(data):
                 pass
+
+    return run
+
+
+def calls(call: Callable[[], object]) -> Loop:
+    """Calls of a function without arguments."""
+
+    def run(turns: int) -> None:
+        for _ in range(turns):
+            call()
 
     return run
 

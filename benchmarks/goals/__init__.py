@@ -4,6 +4,7 @@ row             a row of it, and how long to measure
 one_process     times that one process measures by itself
 many_processes  times and rates of several processes
 fresh_memory    processor time for memory that was never used
+objects         small objects against pickle
 batches         calls on a thousand objects at once
 waiting         how soon calls that wait return, and what they cost meanwhile
 makers          what one process makes for all

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import refstore.torch
 from benchmarks.goals.row import Effort, Goal, Row, compared, timed
 from refstore import Store
-from stress.measure import Loop, interleave
+from stress import loops
+from stress.measure import interleave
 from stress.support import GIB, duration, rate, size
 
 WORKERS, BATCH, SIDE = 4, 64, 64
@@ -41,14 +43,6 @@ def rows(effort: Effort) -> Sequence[Row]:
         return [*found, *data(store)]
 
 
-def _loop(call: Callable[[], object]) -> Loop:
-    def run(turns: int) -> None:
-        for _ in range(turns):
-            call()
-
-    return run
-
-
 # --- tensors and weights
 
 
@@ -59,10 +53,14 @@ def puts(store: Store, effort: Effort) -> Iterator[Row]:
         yield timed(
             f"put of a tensor of {size(nbytes)} / of an array",
             effort,
-            _loop(lambda tensor=tensor: store.delete(store.put(tensor))),  # type: ignore[misc]
-            _loop(lambda array=array: store.delete(store.put(array))),  # type: ignore[misc]
+            loops.calls(partial(_put_and_delete, store, tensor)),
+            loops.calls(partial(_put_and_delete, store, array)),
             Goal(goal),
         )
+
+
+def _put_and_delete(store: Store, obj: object) -> None:
+    store.delete(store.put(obj))
 
 
 class _Pickler(pickle.Pickler):
@@ -90,8 +88,8 @@ def weights(store: Store, effort: Effort) -> Iterator[Row]:
         ("get and value", lambda: store.get(plain).value),
         ("refstore.torch.load", lambda: refstore.torch.load(store, "weights")),
     ):
-        floor = _loop(lambda: pickle.loads(stream, buffers=buffers))
-        yield timed(f"{name} {what}", effort, _loop(call), floor, Goal(1.3))
+        floor = loops.calls(lambda: pickle.loads(stream, buffers=buffers))
+        yield timed(f"{name} {what}", effort, loops.calls(call), floor, Goal(1.3))
     module = torch.nn.ParameterDict(
         {key.replace(".", "_"): torch.nn.Parameter(value) for key, value in state.items()}
     )
@@ -102,15 +100,15 @@ def weights(store: Store, effort: Effort) -> Iterator[Row]:
         yield timed(
             "publish of them / torch.save into /dev/shm",
             effort,
-            _loop(lambda: refstore.torch.publish(store, "other", module)),
-            _loop(lambda: torch.save(module.state_dict(), path)),
+            loops.calls(lambda: refstore.torch.publish(store, "other", module)),
+            loops.calls(lambda: torch.save(module.state_dict(), path)),
             None,
         )
         yield timed(
             "load of them into a module / torch.load from there, and load_state_dict",
             effort,
-            _loop(lambda: refstore.torch.load(store, "weights", module)),
-            _loop(lambda: module.load_state_dict(torch.load(path))),
+            loops.calls(lambda: refstore.torch.load(store, "weights", module)),
+            loops.calls(lambda: module.load_state_dict(torch.load(path))),
             None,
         )
     store.clear()
