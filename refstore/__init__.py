@@ -7,7 +7,10 @@ with refstore.Store("train", capacity="1GiB") as store:
     store.delete(ref)
 """
 
-from refstore import _main_interpreter  # noqa: F401  first: it raises in any other
+from refstore import (
+    _main_interpreter,  # noqa: F401  first: it raises in any other
+    _unpickle,  # noqa: F401  pickle would lose what a signal raises as it imports
+)
 from refstore._buffers import PinnedBuffer, Writer
 from refstore._errors import (
     GetTimeoutError,

@@ -206,8 +206,11 @@ def no_such_view(why: ValueError) -> BufferError:
 
 def no_dlpack(why: BufferError) -> BufferError:
     """Refuses DLPack of a read-only array; `why`: what numpy says."""
+    text = str(why).rstrip(".")
+    if "readonly" not in text:
+        return BufferError(f"{text}: use buf.array")
     return BufferError(
-        f"{why}. What get() returns is read-only, which DLPack says from version 1.0 on, and who "
+        f"{text}. What get() returns is read-only, which DLPack says from version 1.0 on, and who "
         "asked is older, or takes no read-only arrays (jax.dlpack): convert buf.array, as by "
         "jax.numpy.asarray(buf.array), or use get(..., writable=True), a private view"
     )

@@ -283,7 +283,10 @@ class Records:
         if tag == BYTES:
             return piece.tobytes()
         if tag == TEXT:
-            return str(piece, "utf-8", "surrogatepass")
+            try:
+                return str(piece, "utf-8", "surrogatepass")
+            except UnicodeDecodeError as error:
+                raise _corrupted(f"text of record {i}", str(error)) from None
         if tag == NUMBER:
             return int.from_bytes(piece, "little", signed=True)
         return payload.unpickle(piece)

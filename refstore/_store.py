@@ -149,11 +149,10 @@ class Store(Calls):
             if create is not True:
                 try:
                     self._attach(path, foreign, wanted, max_objects, evict)
+                    return
                 except FileNotFoundError:
                     if create is False:
                         raise
-                else:
-                    return
             try:
                 _make(self._module, path, wanted, max_objects, mode, evict, temporary=False)
             except FileExistsError:
@@ -162,10 +161,11 @@ class Store(Calls):
                 continue  # another process was first: attach to its store
             try:
                 self._attach(path, foreign)
-            except BaseException:
-                _remove_unused(self._module, path)
-                raise
-            return
+                return
+            except BaseException as error:
+                if not isinstance(error, FileNotFoundError):  # else somebody has removed it
+                    _remove_unused(self._module, path)
+                    raise
 
     @classmethod
     def temporary(

@@ -1,7 +1,7 @@
 """Functions named in pickles: of objects in stores, and of refs and stores sent to processes.
 
 Another version of refstore may read them, so no name goes from here, and none changes its meaning.
-Where a function is defined may change. Nobody imports this but pickle.
+Where a function is defined may change. Nobody but pickle asks this for anything.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from refstore.payload.ndarrays import (
     rebuild_array,
     rebuild_masked,
     rebuild_to_be_set,
+    same_class,
     set_state,
 )
 from refstore.payload.serializers import rebuild_registered
@@ -38,6 +39,7 @@ __all__ = [
     "rebuild_untyped_storage",
     "rebuild_whole",
     "restore_ref",
+    "same_class",
     "same_storage",
     "set_state",
 ]

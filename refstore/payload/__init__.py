@@ -154,6 +154,8 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
 
     def __missing__(self, cls: type) -> Callable[[Any], Any]:
         if issubclass(cls, type) and cls not in self._theirs:
+            if cls is ndarrays.BetweenType:
+                return ndarrays.reduce_between
             raise KeyError(cls)  # a class is pickled by its name
         if self._tables is None:
             self._tables = arrow.Tables()

@@ -269,9 +269,23 @@ def dtype_from(description: bytes) -> np.dtype[Any]:
         dtype = _dtype_from_text(rest.decode())
     elif marker == _PICKLE:
         dtype = _dtype_from_pickle(rest)
-    if not isinstance(dtype, np.dtype) or dtype.hasobject:
+    if not isinstance(dtype, np.dtype) or not _lies_within(dtype):
         raise DescriptionError("the dtype")
     return dtype
+
+
+def _lies_within(dtype: Any) -> bool:
+    """Whether a dtype is of plain bytes, and none of its parts leads out of it."""
+    if dtype.hasobject:
+        return False
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return _lies_within(base) and base.itemsize * math.prod(shape) == dtype.itemsize
+    fields: Any = dtype.fields or {}
+    return all(
+        _lies_within(field[0]) and 0 <= field[1] <= dtype.itemsize - field[0].itemsize
+        for field in fields.values()
+    )
 
 
 def names_code(text: bytes) -> bool:
@@ -298,17 +312,18 @@ class _Wary(pickle.Unpickler):
 
 def is_numpys_own(dtype: Any) -> bool:
     """Tells whether numpy alone makes such a dtype, of plain bytes that lie within it."""
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.metadata:
+    return isinstance(dtype, np.dtype) and _lies_within(dtype) and _is_numpys_own(dtype)
+
+
+def _is_numpys_own(dtype: Any) -> bool:
+    if dtype.metadata:
         return False
     if dtype.subdtype is not None:
-        base, shape = dtype.subdtype
-        return is_numpys_own(base) and base.itemsize * math.prod(shape) == dtype.itemsize
+        return _is_numpys_own(dtype.subdtype[0])
     if dtype.names is not None:
-        known: Any = dtype.fields
-        fields = [known[name] for name in dtype.names]
+        fields: Any = dtype.fields
         return dtype.type in (np.void, np.record) and all(
-            is_numpys_own(field[0]) and 0 <= field[1] <= dtype.itemsize - field[0].itemsize
-            for field in fields
+            _is_numpys_own(fields[name][0]) for name in dtype.names
         )
     try:
         same = np.dtype(dtype.str)

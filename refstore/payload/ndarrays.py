@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import pickle
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ from refstore._pickled import as_usual, named_in_pickles
 from refstore._signals import is_from_handler
 from refstore.payload.arrays import elements_of
 
-__all__ = ["IN_STREAM", "reduce_array", "reducer"]
+__all__ = ["IN_STREAM", "BetweenType", "reduce_array", "reduce_between", "reducer"]
 
 IN_STREAM = 1024  # bytes
 
@@ -80,7 +81,7 @@ def _in_stream(array: Array) -> bool:
 def _laid_out(array: Array) -> tuple[Any, ...]:
     """The arguments of `rebuild_array` behind the class."""
     first, strides = 0, None
-    if array.flags.c_contiguous or _has_gaps(array):
+    if array.flags.c_contiguous or not array.itemsize or _has_gaps(array):
         octets = elements_of(array)
     else:
         strides = array.strides
@@ -88,8 +89,12 @@ def _laid_out(array: Array) -> tuple[Any, ...]:
         first = -sum((n - 1) * step for n, step in axes if step < 0)
         nbytes = first + sum((n - 1) * step for n, step in axes if step > 0) + array.itemsize
         lowest = array[tuple(slice(None, None, -1 if step < 0 else 1) for step in strides)]
+        # as plain bytes: not every dtype is known to as_strided()
         octets = np.lib.stride_tricks.as_strided(
-            lowest, (nbytes // array.itemsize,), (array.itemsize,), writeable=False
+            lowest.view(_void(array.itemsize)),
+            (nbytes // array.itemsize,),
+            (array.itemsize,),
+            writeable=False,
         ).view(np.uint8)
     # Over the array itself: Python 3.10 crashes when it collects a cycle in which a memoryview is
     # looked at by another one.
@@ -156,15 +161,27 @@ class _Between(np.ndarray[Any, Any]):
             super().__setstate__(state)
 
 
+class BetweenType(type):
+    """Type of the classes that `_between` makes: state that holds one is of the class itself."""
+
+
+def reduce_between(cls: Any) -> Any:
+    return same_class, (cls.__base__,)
+
+
 @functools.lru_cache(maxsize=256)
 def _between(cls: Any) -> Any:
     """A subclass of `cls` whose next class after those of `cls` is _Between; None if that fails."""
+    bases = cls.__mro__[: cls.__mro__.index(np.ndarray)]
+    if any(isinstance(one, types.MemberDescriptorType) for b in bases for one in vars(b).values()):
+        return None  # what is in its slots would not come along
     if hasattr(cls, "__del__"):
         return None  # which would run for what has the array's own attributes
     if type(cls) is not type or any("__init_subclass__" in vars(base) for base in cls.__mro__[:-1]):
         return None  # it wants to know of its subclasses
     with contextlib.suppress(TypeError):
-        return type(cls.__name__, (cls, _Between), {"__slots__": ()})
+        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__slots__": ()}
+        return BetweenType(cls.__name__, (cls, _Between), names)
     return None
 
 
@@ -174,13 +191,13 @@ def _reduce_with_state(array: Array) -> Any:
     between = None if _in_stream(plain) else _between(cls)
     if between is None:
         return as_usual(array)
-    twin: Any = np.ndarray.view(array, between)
-    if hasattr(array, "__dict__"):
-        vars(twin).clear()
-        vars(twin).update(vars(array))
     try:
+        twin: Any = np.ndarray.view(array, between)
+        if hasattr(array, "__dict__"):
+            vars(twin).clear()
+            vars(twin).update(vars(array))
         function, args, state = twin.__reduce__()
-    except Exception as error:  # such as for want of what lies in slots
+    except Exception as error:  # it wants to be of its own class, say
         if is_from_handler(error):
             raise
         return as_usual(array)
@@ -230,6 +247,11 @@ def rebuild_array(
     octets = np.frombuffer(buffer, np.uint8)
     # As numpy does when it unpickles a subclass: no __new__, and __array_finalize__(None).
     return np.ndarray.__new__(cls, shape, dtype, octets, first, strides)
+
+
+@named_in_pickles
+def same_class(cls: type) -> type:
+    return cls
 
 
 @named_in_pickles

@@ -21,7 +21,7 @@ from refstore._paths import open_store
 from refstore._refs import make_ref
 from refstore.engines.filelock import buffers, claims, eviction, liveness, origins, slots
 from refstore.engines.filelock.call import Call
-from refstore.engines.filelock.files import require_own
+from refstore.engines.filelock.files import TRIES, require_own
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     DELETES,
@@ -191,7 +191,7 @@ class Attachment(Owner):
         """A slot of the call's and its generation; see `slots.claim`."""
         own, evictable = self.own, call.asked.evictable
         origin = origins.word(c, own)
-        use = eviction.use_word(c, self.evict is not None if evictable is None else bool(evictable))
+        use = eviction.use_word(c, self.evict is not None if evictable is None else evictable)
         by = slots.By(own, origin, use)
         return slots.claim(c, wanted, by, near, call.slot if call.is_taken() else None)
 
@@ -337,6 +337,17 @@ _forking: dict[int, list[Attachment]] = {}  # by thread
 
 def attach(path: str, foreign: bool) -> Attachment:
     """This process's attachment to the store at `path`, made if there is none yet."""
+    left = TRIES  # others may remove a store and make one there, again and again
+    while True:
+        left -= 1
+        try:
+            return _attach(path, foreign)
+        except FileNotFoundError:
+            if not left or not os.path.exists(path):
+                raise
+
+
+def _attach(path: str, foreign: bool) -> Attachment:
     with open_store(path, os.O_RDWR) as opened:
         fd = opened.fileno()
         found = os.fstat(fd)

@@ -40,7 +40,7 @@ class Asked:
         self.replace = bool(replace)  # early: they may be anything
         self.claim = bool(claim)
         self.owned = bool(owned)
-        self.evictable = evictable
+        self.evictable = None if evictable is None else bool(evictable)
         self.meta = meta
 
 

@@ -209,20 +209,29 @@ class Membership(StoreLock):
         life = here()
         self.require_alive()
         self._require_descriptors()
-        for _ in range(files.TRIES):
+        left = files.TRIES
+        while True:
             is_new = liveness.make_folder(self.folder, self.mode)
             try:
                 self.run_locked("attaching", self._enter, life=life)
                 return
             except FileNotFoundError:  # of the store, or of a lock that was removed just now
-                if not os.path.exists(self.path):
+                left -= 1
+                if not left or not self._is_in_place():
                     self._leave_no_folder()
                     raise
             except BaseException:
                 if is_new and life.is_ours():
                     self._leave_no_folder(has_store=True)
                 raise
-        raise _messages.busy(self.path, 0, "attaching")
+
+    def _is_in_place(self) -> bool:
+        """Whether the store's path still leads to it."""
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino) == self.file.found
 
     def _require_descriptors(self) -> None:
         # before there is anything that takes some to be removed again
@@ -236,8 +245,7 @@ class Membership(StoreLock):
 
     def _enter(self, c: Change) -> None:
         liveness.require_kernel_lock(self.lock)
-        found = os.stat(self.path)
-        if (found.st_dev, found.st_ino) != self.file.found:
+        if not self._is_in_place():
             raise FileNotFoundError(errno.ENOENT, "the store was removed just now", self.path)
         self._check_home(c)
         recovery.recover(c, self.folder, process_table.used_rows(c), None, self.report)

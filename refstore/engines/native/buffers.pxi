@@ -84,12 +84,13 @@ cdef class Block:
     cdef inline int require_open(self) except -1:
         # in a child without a place in the store it is not: new views of what is kept would look
         # like any others
-        if self.is_closed or self.att.view.alive[0] == 0:
+        # without an attachment it was never made, but by __new__
+        if self.is_closed or self.att is None or self.att.view.alive[0] == 0:
             raise self.refusal()
         return 0
 
     cdef object refusal(self):
-        if self.is_closed:
+        if self.is_closed or self.att is None:
             return _messages.closed_buffer(self.noun())
         return RefstoreError(_messages.forked(self.att.path))
 

@@ -36,7 +36,11 @@ cdef int get_octets(object data, Py_buffer *view) except -1:
         raise _messages.not_contiguous()
     try:
         PyObject_GetBuffer(data, view, PyBUF_SIMPLE)
-    except (BufferError, ValueError) as error:
+    except BufferError as error:
+        raise _messages.not_contiguous() from error
+    except ValueError as error:
+        if not isinstance(data, np.ndarray):
+            raise               # it is closed, or released
         raise _messages.not_contiguous() from error
     return 0
 
