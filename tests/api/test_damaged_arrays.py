@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickletools
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -138,3 +139,23 @@ def test_a_damaged_label_is_named(path: str, damage: Callable[[bytes], bytes], f
     *three, kind = what_readers_say(path)
     assert all(f"the {field} of the array in slot" in said for said in three)
     assert kind == "nothing"
+
+
+def test_a_field_that_leads_out_of_its_dtype_is_named(path: str) -> None:
+    dtype = np.dtype([("a", ">i4"), ("b", "f8")])
+    put(path, np.zeros(300, dtype))
+    octets = Path(path).read_bytes()
+    description = arrays.describe_dtype(dtype)
+    at, wrong = octets.index(description), dtype.fields["b"][1]  # type: ignore[index]
+    last = max(
+        where
+        for opcode, argument, where in pickletools.genops(description[1:])
+        if opcode.name == "BININT1" and argument == wrong
+    )
+    for offset in (13, 200):
+        change(path, at + 1 + last + 1, bytes([offset]))
+        with refstore.Store(path, create=False) as store, store["n"] as buf:
+            for look in (lambda: buf.array, lambda: buf.value, lambda: memoryview(buf)):
+                with pytest.raises(refstore.StoreCorruptedError, match="the dtype of the array"):
+                    look()
+    helpers.remove(path)

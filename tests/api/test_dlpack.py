@@ -123,3 +123,11 @@ def test_torch_takes_a_writable_buffer(store: refstore.Store) -> None:
         del tensor
     with store.get(ref) as buf:
         assert np.array_equal(buf.array, ARRAY)
+
+
+def test_a_refusal_blames_what_is_to_blame(store: refstore.Store) -> None:
+    swapped = np.arange(3, dtype=">i4")
+    with store.get(store.put(swapped)) as buf, pytest.raises(BufferError) as refused:
+        np.from_dlpack(buf)
+    assert "byte order" in str(refused.value)
+    assert "read-only" not in str(refused.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import random
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -110,6 +111,23 @@ def test_each_object_says_whether_it_may_go(make_store: MakeStore, evict: str | 
         store.get_or_put(f"{evictable}", lambda: b"x", evictable=evictable).release()
         refs.append(store.ref(f"{evictable}"))
         assert [store.info(ref).evictable for ref in refs] == [expected] * len(refs)
+
+
+def test_whether_it_may_go_is_asked_while_nothing_is_locked(store: refstore.Store) -> None:
+    class Asked:
+        def __bool__(self) -> bool:
+            thread = threading.Thread(target=store.put, args=(b"of another thread",))
+            thread.start()
+            thread.join()
+            store.put(b"of this one")
+            return True
+
+    options: Any = {"evictable": Asked()}
+    store.put(b"x", **options)
+    store.put_many([b"x"], **options)
+    store.create(1, **options).abort()
+    store.get_or_put("x", lambda: b"x", **options).release()
+    assert len(store) == 3 + 4 * 2
 
 
 @pytest.mark.parametrize("evict", [None, *POLICIES])

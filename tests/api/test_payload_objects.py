@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import helpers
+import ml_dtypes
 import numpy as np
 import pytest
 from helpers import Array
@@ -31,6 +32,10 @@ class Point:
     x: float
     y: float
     trace: Array | None = None
+
+
+class Subclass(np.ndarray[Any, Any]):
+    pass
 
 
 class Tagged(np.ndarray[Any, Any]):
@@ -372,3 +377,40 @@ def test_a_put_within_a_put_works(store: refstore.Store) -> None:
     with store.get(inner) as buf:
         assert bytes(buf) == b"from within"
     assert len(store) == 2
+
+
+WHATEVER = [  # dtypes that not all of numpy can spell
+    *(ml_dtypes.float8_e5m2, ml_dtypes.bfloat16, ml_dtypes.int4),
+    np.dtype("u1,f8,u1", align=True),
+    np.dtype([("a", np.dtype("f8", metadata={"unit": "m"})), ("b", "u1")]),
+    np.dtype([("a", ">U0")]),
+    np.dtype([("a", ">i4", (3,)), ("b", "S5")]),
+]
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "C": lambda a: a,
+    "F": np.asfortranarray,
+    "axes swapped": lambda a: a.swapaxes(0, 1),
+    "reversed": lambda a: a[::-1, :, ::-1],
+    "repeated": lambda a: np.broadcast_to(a[:, :, :1], a.shape),
+    "gaps": lambda a: a[:, ::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", WHATEVER, ids=str)
+def test_arrays_of_any_dtype_and_layout_come_back(
+    store: refstore.Store, dtype: Any, layout: str
+) -> None:
+    some = np.frombuffer(helpers.pattern(1, 24 * 20 * 30 * 40), np.uint8)
+    size = np.dtype(dtype).itemsize
+    values = some[: 20 * 30 * 40 * size].view(dtype) if size else np.zeros(20 * 30 * 40, dtype)
+    if dtype is ml_dtypes.int4:
+        values = (some[: 20 * 30 * 40] % 8).astype(dtype)
+    array = LAYOUTS[layout](values.reshape(20, 30, 40))
+    with store.get(store.put([array, array.view(Subclass)])) as buf:
+        for back, put in zip(buf.value, (np.ndarray, Subclass), strict=True):
+            assert type(back) is put
+            assert (back.dtype, back.shape) == (array.dtype, array.shape)
+            for name in array.dtype.names or ((),):  # between fields there may be anything
+                assert back[name].tobytes() == array[name].tobytes()
+        del back

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import types
 from typing import Any
 
 import helpers
@@ -101,6 +102,35 @@ class Slotted(np.ndarray[Any, Any]):
         super().__setstate__(state[:-1])
 
 
+class SlottedByDefault(Slotted):
+    """Its state can be asked of a copy that has none."""
+
+    def __array_finalize__(self, other: Any) -> None:
+        self.unit = None
+
+
+class Strict(Recipe):
+    """Will be of no other class."""
+
+    def __array_finalize__(self, other: Any) -> None:
+        super().__array_finalize__(other)
+        assert type(self) is Strict
+
+
+class Knowing(Finalized):
+    """Its state tells its class."""
+
+    def __reduce__(self) -> Any:
+        function, args, state = super().__reduce__()  # type: ignore[misc]
+        deep = types.SimpleNamespace(cls=type(self))
+        return function, args, (*state, self.unit, type(self), deep, type(self).__module__)
+
+    def __setstate__(self, state: Any, /) -> None:
+        *state, self.unit, cls, deep, module = state
+        assert (cls, deep.cls, module) == (Knowing, Knowing, __name__)
+        super().__setstate__(tuple(state))
+
+
 class OfItsOwn(np.ndarray[Any, Any]):
     """Pickled without ndarray's help."""
 
@@ -112,8 +142,8 @@ def of_its_own(array: Array) -> Any:
     return array.view(OfItsOwn)
 
 
-IN_PLACE = [Plain, Finalized, Recipe, Nested, OfItsOwn]
-COPIED = [ByName, WhollyByName, Registered, Slotted]
+IN_PLACE = [Plain, Finalized, Recipe, Nested, OfItsOwn, Knowing]
+COPIED = [ByName, WhollyByName, Registered, Slotted, SlottedByDefault, Strict]
 
 
 def a(cls: Any, layout: str) -> Any:

@@ -72,3 +72,12 @@ def test_another_store_in_its_place_is_refused(folder: Path, path: str, attached
 def test_a_store_within_an_object_is_stored_as_its_note(store: refstore.Store) -> None:
     with store.get(store.put({"store": store, "n": 1})) as buf, buf.value["store"] as other:
         assert other.capacity == store.capacity
+
+
+@pytest.mark.once
+def test_nothing_is_left_to_import_when_something_is_pickled() -> None:
+    """Pickle would import it, and make another error of what a signal raises meanwhile."""
+    assert (
+        helpers.run_clean("import sys, refstore; print('refstore._unpickle' in sys.modules)")
+        == "True"
+    )

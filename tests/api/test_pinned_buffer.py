@@ -259,6 +259,16 @@ def test_a_buffer_is_not_made_by_hand(store: refstore.Store) -> None:
         type(buf)()
 
 
+@pytest.mark.native("those of the other engine have no attributes then")
+def test_what_new_makes_is_closed(store: refstore.Store) -> None:
+    with store.create(3) as writer, store.get(store.put(b"x")) as buf:
+        for made in (writer, buf):
+            new: Any = type(made).__new__(type(made))
+            for use in (memoryview, len, bytes, lambda one: one.__enter__()):
+                with pytest.raises((ValueError, refstore.RefstoreError)):
+                    use(new)
+
+
 def test_the_repr_tells_what_it_is(store: refstore.Store) -> None:
     with store.get(store.put(ARRAY)) as buf:
         assert "PinnedBuffer" in repr(buf)

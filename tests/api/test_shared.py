@@ -324,3 +324,12 @@ def test_a_damaged_block_is_an_error_that_names_what(store: refstore.Store, at: 
     ref = store.put(octets)
     with pytest.raises((refstore.StoreCorruptedError, TypeError)):
         list(SharedList(store, ref))
+
+
+def test_a_damaged_text_is_an_error_that_names_what(store: refstore.Store) -> None:
+    text = "a text of some length"
+    with SharedList.put(store, [text]) as shared, store.get(shared.ref) as buf:
+        octets = bytes(buf).replace(text.encode(), b"\xff" * len(text))
+    damaged = SharedList(store, store.put(octets))
+    with damaged, pytest.raises(refstore.StoreCorruptedError, match="text of record 0"):
+        list(damaged)

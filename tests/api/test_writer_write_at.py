@@ -120,6 +120,16 @@ def test_what_has_no_buffer_is_refused(store: refstore.Store, data: object) -> N
         writer.write_at(0, data)
 
 
+def test_what_is_closed_says_so(store: refstore.Store) -> None:
+    buffer, view, other = store.get(store.put(b"x")), memoryview(b"x"), store.create(1)
+    buffer.release()
+    view.release()
+    other.abort()
+    for closed, text in ((buffer, "is closed"), (view, "released"), (other, "is closed")):
+        with store.create(100) as writer, pytest.raises(ValueError, match=text):
+            writer.write_at(0, closed)
+
+
 @pytest.mark.parametrize(
     "data",
     [np.arange(10)[::2], np.ones((2, 3), order="F"), memoryview(b"0123456789")[::2]],

@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import helpers
 import numpy as np
@@ -19,6 +20,7 @@ import refstore
 from refstore import cli
 from refstore._temporary import collect_temporary
 from refstore.engines.filelock import liveness
+from refstore.engines.filelock.membership import Membership
 from tests.filelock import opcodes
 
 MakeStore = Callable[..., refstore.Store]
@@ -293,3 +295,24 @@ def test_a_call_that_meets_the_exit_takes_a_row_again(
     with store.get("n") as buf:
         assert bytes(buf) == (b"y" if call == "put" else b"x")
         assert store.stats().processes == 1
+
+
+def test_a_store_that_is_replaced_while_one_attaches_is_attached_to(path: str) -> None:
+    join, replaced = Membership.join, []
+
+    def replace_first(self: Membership) -> None:
+        if not replaced:
+            replaced.append(self)
+            with refstore.Store(path, create=False) as store:
+                store.unlink()
+            refstore.Store(path, capacity="2MiB").close()
+        join(self)
+
+    refstore.Store(path, capacity="1MiB").close()
+    for create in (None, False):
+        replaced.clear()
+        patched = mock.patch.object(Membership, "join", replace_first)
+        with patched, refstore.Store(path, create=create) as store:
+            assert store.capacity == 2 << 20
+            assert store.check() == []
+    helpers.remove(path)

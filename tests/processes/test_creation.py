@@ -8,6 +8,7 @@ import re
 import signal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import engines
 import helpers
@@ -124,3 +125,28 @@ def test_a_creator_that_cannot_attach_leaves_what_others_have_put(
         assert bytes(store["precious"]) == b"x" * 1000
         assert store.check() == []
         store.unlink()
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["removed", "replaced"])
+@pytest.mark.parametrize("create", [True, None])
+def test_a_store_that_others_remove_while_it_is_made_is_made_again(
+    folder: Path, path: str, create: bool | None, again: bool
+) -> None:
+    attach, removed = refstore.Store._attach, []
+
+    def remove_first(store: refstore.Store, where: str, *options: Any) -> None:
+        if os.path.exists(where) and not removed:
+            removed.append(where)
+            refstore.Store(where, create=False).unlink()
+            if again and create is None:
+                refstore.Store(where, capacity="2MiB").close()
+        attach(store, where, *options)
+
+    patched = mock.patch.object(refstore.Store, "_attach", remove_first)
+    with patched, refstore.Store(path, capacity="1MiB", create=create) as store:
+        assert store.path == path
+        assert store.capacity == (2 << 20 if again and create is None else 1 << 20)
+        assert store.check() == []
+        store.unlink()
+    assert removed
+    assert list(folder.iterdir()) == []
