@@ -90,6 +90,7 @@ MUTATIONS = [
         "recovery.pxd",
         "            if state == WRITING:\n                condemn_dead(v, i, word)\n",
         "            if state == WRITING:\n                free_slot(v, i)\n",
+        ("tests/processes/test_fork.py",),
     ),
     Mutation(
         "hint_before_word",
@@ -127,6 +128,7 @@ MUTATIONS = [
         "recovery.pxd",
         "    if reaped > 0 and reaped - 1 != <int64_t>v.row and recover",
         "    if reaped > 0 and reaped - 1 == <int64_t>v.row and recover",
+        ("tests/processes/test_dead_pinners.py",),
     ),
     Mutation(
         "one_blocker_looked_at",
@@ -134,6 +136,7 @@ MUTATIONS = [
         "recovery.pxd",
         "recover_row(v, <uint64_t>reaped - 1) == 1:\n        recover_dead(v, False)\n",
         "recover_row(v, <uint64_t>reaped - 1) == 1:\n        return\n",
+        ("tests/processes/test_dead_pinners.py",),
     ),
     Mutation(
         "replaced_not_looked_at",
@@ -141,6 +144,7 @@ MUTATIONS = [
         "put.pxd",
         "        recover_blocker_if_dead(v, got)         # of what was replaced\n",
         "",
+        ("tests/processes/test_dead_pinners.py",),
     ),
     Mutation(
         "recovery_without_lock",
@@ -176,6 +180,7 @@ MUTATIONS = [
         "    failed = map_twice(v)\n"
         "    close(v.fd)\n"
         "    v.fd = other\n",
+        ("tests/processes/test_environment.py",),
     ),
     Mutation(
         "name_locks_kept",
@@ -223,6 +228,7 @@ MUTATIONS = [
         "fork.pxd",
         "copy_pins(v, <uint64_t>row) == 0:",
         "True:",
+        ("tests/processes/test_fork.py",),
     ),
     Mutation(
         "raw_fork_unseen",
@@ -230,6 +236,7 @@ MUTATIONS = [
         "mapping.pxd",
         "    if madvise(alive, ALIVE_NBYTES, MADV_WIPEONFORK) != 0:\n        return errno\n",
         "",
+        ("tests/processes/test_fork_limits.py",),
     ),
     Mutation(
         "sealed_before_indexed",
@@ -309,6 +316,7 @@ MUTATIONS = [
         "room.pxd",
         "            recovery = recover_dead(v, True)\n",
         "            recovery = 0\n",
+        ("tests/processes/test_kill.py",),
     ),
     Mutation(
         "named_before_filled",

@@ -14,7 +14,7 @@ OF_OWNERS = [
         "        if cas_acq_rel_u16(&v.slots[i].owned_by, &owner, owner | GOING):     # [owner]\n"
         "            return True\n",
         "        return True\n",
-        (INTERLEAVE, "--to-the-end", "--only=owner_die recover disown"),
+        (INTERLEAVE, "--to-the-end", "--only=disown"),
     ),
     Mutation(
         "taken_while_going",
