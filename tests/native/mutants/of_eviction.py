@@ -34,7 +34,7 @@ OF_EVICTION = [
         "slots.pxd",
         "    withdraw(v, i, offered)\n    return 0\n",
         "    return 0\n",
-        (INTERLEAVE, "--to-the-end", "--only=cache"),
+        ("tests.native.crash.interleave", "--to-the-end", "--only=cache"),
     ),
     Mutation(
         "offered_taken_by_a_store",
