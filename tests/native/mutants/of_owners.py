@@ -14,7 +14,7 @@ OF_OWNERS = [
         "        if cas_acq_rel_u16(&v.slots[i].owned_by, &owner, owner | GOING):     # [owner]\n"
         "            return True\n",
         "        return True\n",
-        (INTERLEAVE, "--to-the-end", "--only=disown"),
+        (INTERLEAVE, "--to-the-end", "--only=owner_die recover disown"),
     ),
     Mutation(
         "taken_while_going",
@@ -22,7 +22,7 @@ OF_OWNERS = [
         "owners.pxd",
         "    while not seen & GOING:\n",
         "    while True:\n",
-        (INTERLEAVE, "--to-the-end", "--only=owner_die recover disown"),
+        (INTERLEAVE, "--to-the-end", "--only=disown"),
     ),
     Mutation(
         "owned_left",
