@@ -229,7 +229,8 @@ class _Encoder:
 
     def _add_buffer(self, buffer: pickle.PickleBuffer) -> None:
         # raw() takes contiguous buffers only, and the pickler refuses the others itself.
-        self._buffers.append(self._all_storages().marked_by(buffer) or buffer.raw())
+        by_marker = (self._storages or self._all_storages()).by_marker
+        self._buffers.append(by_marker.get(id(buffer)) or buffer.raw())
 
 
 # What made a short pickle, for the next call: a pickler takes longer to make than a small object to

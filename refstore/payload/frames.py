@@ -27,7 +27,7 @@ import functools
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -155,22 +155,30 @@ def checksum_of(count: int, length: int, table: bytes) -> int:
 
 def _place(
     buffers: Sequence[memoryview | Run], end: int, pieces: list[tuple[int, memoryview]]
-) -> list[Entry]:
-    """Append what the buffers are made of to `pieces`, from offset `end` on."""
-    together = _overlapping(buffers)
-    entries: dict[int, Entry] = {}
+) -> list[tuple[int, int, int, int]]:
+    """Append what the buffers are made of to `pieces`, from offset `end` on.
+
+    Returns the rows of the table, as `Entry` has them.
+    """
+    together = {} if _have_owners(buffers) else _overlapping(buffers)
+    entries: dict[int, tuple[int, int, int, int]] = {}
     for i, buffer in enumerate(buffers):
         if isinstance(buffer, Run):
             words = np.array(buffer.words, np.int64).data.cast("B")
             start = _aligned(end + words.nbytes)
             pieces.append((start - words.nbytes, words))
             pieces += [(start + at, piece) for at, piece in buffer.pieces]
-            entries[i] = Entry(start, buffer.nbytes, len(buffer.words), STORAGE)
+            entries[i] = (start, buffer.nbytes, len(buffer.words), STORAGE)
             end = start + buffer.nbytes
-        elif not buffer.nbytes:
-            entries[i] = Entry(end, 0, 0, PLAIN)
+        elif not (nbytes := buffer.nbytes):
+            entries[i] = (end, 0, 0, PLAIN)
+        elif i not in together:
+            start = _aligned(end)
+            pieces.append((start, buffer))
+            entries[i] = (start, nbytes, 0, PLAIN)
+            end = start + nbytes
         elif i not in entries:
-            group = together.get(i, [(0, i)])
+            group = together[i]
             lowest = group[0][0]
             # What shows the same memory keeps its distance, hence each element its alignment.
             start = _aligned(end) + lowest % FOR_ELEMENTS
@@ -178,11 +186,26 @@ def _place(
                 view = buffers[j]
                 assert isinstance(view, memoryview)
                 at = start + address - lowest
-                entries[j] = Entry(at, view.nbytes, 0, PLAIN)
+                entries[j] = (at, view.nbytes, 0, PLAIN)
                 if (known := max(end - at, 0)) < view.nbytes:
                     pieces.append((at + known, view[known:]))
                     end = at + view.nbytes
     return [entries[i] for i in range(len(buffers))]
+
+
+def _have_owners(buffers: Sequence[memoryview | Run]) -> bool:
+    """Whether each buffer is seen to have memory to itself: that of an array nobody else has."""
+    owners = set()
+    for buffer in buffers:
+        if isinstance(buffer, Run):
+            continue
+        array: Any = buffer.obj
+        while isinstance(array, np.ndarray) and array.base is not None:
+            array = array.base
+        if not isinstance(array, np.ndarray) or not array.flags.owndata or id(array) in owners:
+            return False
+        owners.add(id(array))
+    return True
 
 
 def _overlapping(buffers: Sequence[memoryview | Run]) -> dict[int, list[tuple[int, int]]]:

@@ -32,6 +32,7 @@ from refstore.payload.arrays import elements_of
 __all__ = ["IN_STREAM", "BetweenType", "reduce_array", "reduce_between", "reducer"]
 
 IN_STREAM = 1024  # bytes
+_PLAIN = frozenset("?bBhHiIlLqQefdgFDG")  # dtypes that each have a format of buffers
 
 Array = np.ndarray[Any, Any]
 Reducer = Callable[[Any], Any]
@@ -64,6 +65,10 @@ def reduce_array(array: Array) -> Any:
         return array.__reduce__()
     if array.nbytes <= IN_STREAM and dtype.itemsize:  # as elements that have no byte order
         return _view, (array.view(_void(dtype.itemsize)), dtype)
+    if dtype.char in _PLAIN and dtype.isbuiltin == 1 and array.flags.c_contiguous:  # so, too
+        exporter: Any = array
+        buffer = pickle.PickleBuffer(exporter)
+        return rebuild_array, (np.ndarray, buffer, dtype, array.shape, 0, None)
     return rebuild_array, (np.ndarray, *_laid_out(array))
 
 

@@ -115,7 +115,7 @@ class Storages:
 
     def __init__(self) -> None:
         self._by_address: dict[int, Storage] = {}  # of torch's own storage object
-        self._by_marker: dict[int, Storage] = {}  # by the marker's id
+        self.by_marker: dict[int, Storage] = {}  # by the marker's id
 
     def reducers(self) -> dict[type, Callable[[Any], Any]]:
         global tensor_class
@@ -129,16 +129,13 @@ class Storages:
             torch.UntypedStorage: self._reduce_untyped_storage,
         }
 
-    def marked_by(self, buffer: pickle.PickleBuffer) -> Storage | None:
-        return self._by_marker.get(id(buffer))
-
     def _storage(self, untyped: Any) -> Storage:
         """The one stand-in for a storage: tensors that share it share the stand-in too."""
         key = untyped._cdata
         storage = self._by_address.get(key)
         if storage is None:
             storage = self._by_address[key] = Storage(untyped)
-            self._by_marker[id(storage.marker)] = storage
+            self.by_marker[id(storage.marker)] = storage
         return storage
 
     def _whole(self, untyped: Any) -> Storage:
