@@ -150,7 +150,7 @@ def test_a_field_that_leads_out_of_its_dtype_is_named(path: str) -> None:
     last = max(
         where
         for opcode, argument, where in pickletools.genops(description[1:])
-        if opcode.name == "BININT1" and argument == wrong
+        if where is not None and opcode.name == "BININT1" and argument == wrong
     )
     for offset in (13, 200):
         change(path, at + 1 + last + 1, bytes([offset]))

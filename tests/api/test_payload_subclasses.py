@@ -121,7 +121,8 @@ class Knowing(Finalized):
     """Its state tells its class."""
 
     def __reduce__(self) -> Any:
-        function, args, state = super().__reduce__()  # type: ignore[misc]
+        reduced: Any = super().__reduce__()
+        function, args, state = reduced
         deep = types.SimpleNamespace(cls=type(self))
         return function, args, (*state, self.unit, type(self), deep, type(self).__module__)
 

@@ -298,7 +298,7 @@ def test_a_call_that_meets_the_exit_takes_a_row_again(
 
 
 def test_a_store_that_is_replaced_while_one_attaches_is_attached_to(path: str) -> None:
-    join, replaced = Membership.join, []
+    join, replaced = Membership.join, list[Membership]()
 
     def replace_first(self: Membership) -> None:
         if not replaced:

@@ -132,7 +132,7 @@ def test_a_creator_that_cannot_attach_leaves_what_others_have_put(
 def test_a_store_that_others_remove_while_it_is_made_is_made_again(
     folder: Path, path: str, create: bool | None, again: bool
 ) -> None:
-    attach, removed = refstore.Store._attach, []
+    attach, removed = refstore.Store._attach, list[str]()
 
     def remove_first(store: refstore.Store, where: str, *options: Any) -> None:
         if os.path.exists(where) and not removed:
