@@ -85,8 +85,9 @@ class Weights:
 # Stored pickles name this function: it stays where it is, and so does its meaning.
 
 
-def restored(state: dict[str, Any], metadata: Any) -> OrderedDict[str, Any]:
+def restored(state: dict[str, Any], metadata: Any) -> dict[str, Any]:
+    if metadata is None:
+        return state
     found = OrderedDict(state)
-    if metadata is not None:
-        found._metadata = metadata  # type: ignore[attr-defined]
+    found._metadata = metadata  # type: ignore[attr-defined]
     return found
