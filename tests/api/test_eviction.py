@@ -225,15 +225,23 @@ def test_a_large_put_evicts_neighbours(make_store: MakeStore, evict: str) -> Non
     assert len(store) == 1
 
 
-def test_no_neighbours_go_that_have_between_them_what_must_stay(make_store: MakeStore) -> None:
+@pytest.mark.parametrize("others", [False, True], ids=["no others", "others may go"])
+def test_no_neighbours_go_that_have_between_them_what_must_stay(
+    make_store: MakeStore, others: bool
+) -> None:
     store = make_store("1MiB", evict="lru")
     store.put(helpers.pattern(1, 60_000), name="below")  # the oldest
     for _ in range(10):
         store.put(b"x" * 64)
     store.put(b"y" * 64, name="stays", evictable=False)
     store.put(helpers.pattern(2, 60_000), name="above")
-    fill(store)
-    store.put(b"z" * 120_000)
+    fill(store, evictable=others)
+    if others:
+        store.put(b"z" * 120_000)
+    else:
+        with pytest.raises(refstore.StoreFullError):
+            store.put(b"z" * 120_000)
+        assert "above" in store
     assert {"below", "stays"} <= set(store.names())
 
 
