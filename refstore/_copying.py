@@ -12,7 +12,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from refstore import payload
 from refstore._buffers import Writer
 from refstore._store import Store
 from refstore.payload import arrays
-from refstore.payload.headers import header_of
+from refstore.payload.headers import ARRAY, BYTES, header_of, kind_of
 from refstore.payload.rules import bind
 
 __all__ = ["Draft", "turn"]
@@ -32,21 +32,22 @@ class Draft:
     def __init__(self, store: Store, obj: object, **options: Any) -> None:
         """`options`: as of store.create(). Errors: what pickling the object raises."""
         self._store, self._options = store, options
-        kind, description = "bytes", b""
+        kind, description = kind_of(obj), b""
         self._pieces: list[tuple[int, Any]]
         self._require_unchanged: Callable[[], None] = lambda: None
-        if type(obj) is np.ndarray and not obj.dtype.hasobject:
-            kind, axes = "array", tuple(range(obj.ndim))
-            if not obj.flags.c_contiguous:  # the axes keep the order in which they lie
-                axes = arrays.axes_in_memory(obj)
-            description = arrays.describe(obj.dtype, obj.shape, axes)
-            stored = arrays.stored_part(obj, axes).transpose(arrays.plain_axes(axes))
+        if kind == ARRAY:
+            array = cast("np.ndarray[Any, Any]", obj)
+            axes = tuple(range(array.ndim))
+            if not array.flags.c_contiguous:  # the axes keep the order in which they lie
+                axes = arrays.axes_in_memory(array)
+            description = arrays.describe(array.dtype, array.shape, axes)
+            stored = arrays.stored_part(array, axes).transpose(arrays.plain_axes(axes))
             self._pieces, self.nbytes = [(0, stored)], stored.nbytes
-        elif type(obj) is bytes or isinstance(obj, bytearray | memoryview):
-            view = memoryview(obj)
+        elif kind == BYTES:
+            view = memoryview(cast("bytes", obj))
             self._pieces, self.nbytes = [(0, view)], view.nbytes
         else:
-            frame, kind = payload.encode(bind(obj, store._rules)), "object"
+            frame = payload.encode(bind(obj, store._rules))
             self._pieces, self.nbytes = list(frame.pieces), frame.nbytes
             self._require_unchanged = frame.require_unchanged
         self._header = header_of(kind, self.nbytes, description)

@@ -26,7 +26,7 @@ import numpy as np
 
 from refstore._errors import StoreFullError
 from refstore._handles import opened
-from refstore._pickled import as_usual
+from refstore._pickled import Reducer, Reducers, as_usual
 from refstore._refs import ObjectRef
 from refstore._store import Store
 from refstore.payload import arrow, ndarrays
@@ -47,8 +47,6 @@ COPIED = 16 << 20  # bytes of a result up to which a copy costs less than a priv
 REMEMBERED = 16  # arrays with gaps of which the copy without them is kept
 PATIENCE = 10.0  # seconds for which a process that ends waits until its results were taken
 PAUSE = 0.001  # seconds between looks meanwhile
-
-Reducer = Callable[[Any], Any]
 
 
 class Parcel(NamedTuple):
@@ -127,7 +125,7 @@ class Packing:
 
     def types(self, known: Mapping[type, Reducer]) -> dict[type, Reducer]:
         """The pickler's table of reducers, on top of what it knows."""
-        return _Types(known, self)
+        return Reducers(known, lambda cls: known.get(cls) or self.reducer(cls))
 
     def reducer(self, cls: type) -> Reducer | None:
         """The reducer for a class of arrays or tables; None for other classes."""
@@ -151,20 +149,6 @@ class Packing:
         if sum(piece.nbytes for piece in self._pieces) >= self._threshold:
             stream = self._place(self._pieces)
         return Parcel(handle, b"".join(self._pieces) if stream is None else stream, self._refs)
-
-
-class _Types(dict[type, Reducer]):
-    """Finds the reducer of a type when it is first met, subclasses included."""
-
-    def __init__(self, known: Mapping[type, Reducer], packing: Packing) -> None:
-        super().__init__()
-        self._known, self._packing = known, packing
-
-    def __missing__(self, cls: type) -> Reducer:
-        if issubclass(cls, type) and cls not in self._known:
-            raise KeyError(cls)  # a class is pickled by its name
-        self[cls] = self._known.get(cls) or self._packing.reducer(cls) or as_usual
-        return self[cls]
 
 
 class _Dumps(Protocol):

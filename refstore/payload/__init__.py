@@ -19,9 +19,10 @@ import copyreg
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, cast
 
-from refstore._pickled import as_usual
+from refstore._pickled import Reducers
 from refstore.payload import arrow, frames, ndarrays, rules, serializers, torch
 from refstore.payload.frames import Frame
 
@@ -140,46 +141,6 @@ def explain(error: AttributeError | ModuleNotFoundError | EOFError) -> None:
         )
 
 
-class _Reducers(dict[type, Callable[[Any], Any]]):
-    """The pickler's dispatch table, which finds a type's reducer when it is first met.
-
-    So subclasses are found, and an object of another type costs no call of a Python function, as
-    a `reducer_override` would. It is asked for no type that is built in.
-    """
-
-    def __init__(self, storages: Callable[[], torch.Storages], theirs: Mapping[type, Any]) -> None:
-        super().__init__()
-        self._storages, self._theirs = storages, theirs
-        self._tables: arrow.Tables | None = None
-
-    def __missing__(self, cls: type) -> Callable[[Any], Any]:
-        if issubclass(cls, type) and cls not in self._theirs:
-            if cls is ndarrays.BetweenType:
-                return ndarrays.reduce_between
-            raise KeyError(cls)  # a class is pickled by its name
-        if self._tables is None:
-            self._tables = arrow.Tables()
-            self.update(self._storages().reducers())
-            if cls in self:
-                return self[cls]
-        reduce = (
-            serializers.reducer(cls)
-            or self._theirs.get(cls)
-            or ndarrays.reducer(cls)
-            or self._tables.reducer(cls)
-            or as_usual
-        )
-        self[cls] = reduce
-        return reduce
-
-    def get(self, cls: Any, default: Any = None) -> Any:
-        """As picklers in Python ask."""
-        try:
-            return self[cls]
-        except KeyError:
-            return default
-
-
 class _Encoder:
     """The state of one call of `encode`, and the file that pickle writes to.
 
@@ -190,18 +151,31 @@ class _Encoder:
     It does not know its pickler, since that would be a cycle.
     """
 
-    __slots__ = ("_buffers", "_pieces", "_storages")
+    __slots__ = ("_buffers", "_pieces", "_storages", "_tables")
 
     def __init__(self) -> None:
         self._pieces: list[bytes | memoryview] = []
         self._buffers: list[memoryview | torch.Storage] = []  # in stream order
         self._storages: torch.Storages | None = None
+        self._tables: arrow.Tables | None = None
 
     def pickler(self, made_by: type[pickle.Pickler]) -> pickle.Pickler:
         made = made_by(self, 5, buffer_callback=self._add_buffer)
         theirs = getattr(made, "dispatch_table", copyreg.dispatch_table)
-        made.dispatch_table = _Reducers(self._all_storages, theirs)
+        made.dispatch_table = Reducers(theirs, partial(self._reducer, theirs))
         return made
+
+    def _reducer(self, theirs: Mapping[type, Any], cls: type) -> Callable[[Any], Any] | None:
+        if self._tables is None:
+            self._tables = arrow.Tables()
+        storages = self._all_storages()  # so that this serves no other call, with these reducers
+        return (
+            serializers.reducer(cls)
+            or storages.reducer(cls)
+            or theirs.get(cls)
+            or ndarrays.reducer(cls)
+            or self._tables.reducer(cls)
+        )
 
     def write(self, piece: bytes) -> None:
         self._pieces.append(piece if type(piece) is bytes else memoryview(piece))

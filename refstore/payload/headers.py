@@ -14,17 +14,36 @@ import struct
 import zlib
 from typing import Final
 
+import numpy as np
+
 from refstore import _messages
 from refstore.payload import arrays
 
-__all__ = ["KINDS", "header_of", "names_code", "read_header"]
+__all__ = [
+    "ARRAY",
+    "BYTES",
+    "KINDS",
+    "OBJECT",
+    "header_of",
+    "kind_of",
+    "names_code",
+    "read_header",
+]
 
 KINDS: Final = ("bytes", "array", "object")
+BYTES, ARRAY, OBJECT = KINDS
 VERSION: Final = 1
 
 _MAGIC: Final = b"RSH"
 _HEAD: Final = struct.Struct("<3sBI")
 _BODY: Final = struct.Struct("<QB")
+
+
+def kind_of(obj: object) -> str:
+    """The kind of the payload that an object becomes."""
+    if type(obj) is np.ndarray and not obj.dtype.hasobject:
+        return ARRAY
+    return BYTES if isinstance(obj, bytearray | memoryview) or type(obj) is bytes else OBJECT
 
 
 def header_of(kind: str, nbytes: int, description: bytes = b"") -> bytes:

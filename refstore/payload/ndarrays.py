@@ -17,6 +17,7 @@ pickled is pickled as it likes.
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import functools
 import pickle
 import types
@@ -29,7 +30,7 @@ from refstore._pickled import as_usual, named_in_pickles
 from refstore._signals import is_from_handler
 from refstore.payload.arrays import elements_of
 
-__all__ = ["IN_STREAM", "BetweenType", "reduce_array", "reduce_between", "reducer"]
+__all__ = ["IN_STREAM", "reduce_array", "reducer"]
 
 IN_STREAM = 1024  # bytes
 _PLAIN = frozenset("?bBhHiIlLqQefdgFDG")  # dtypes that each have a format of buffers
@@ -166,12 +167,15 @@ class _Between(np.ndarray[Any, Any]):
             super().__setstate__(state)
 
 
-class BetweenType(type):
+class _BetweenType(type):
     """Type of the classes that `_between` makes: state that holds one is of the class itself."""
 
 
-def reduce_between(cls: Any) -> Any:
+def _reduce_between(cls: Any) -> Any:
     return same_class, (cls.__base__,)
+
+
+copyreg.pickle(_BetweenType, _reduce_between)
 
 
 @functools.lru_cache(maxsize=256)
@@ -186,7 +190,7 @@ def _between(cls: Any) -> Any:
         return None  # it wants to know of its subclasses
     with contextlib.suppress(TypeError):
         names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__slots__": ()}
-        return BetweenType(cls.__name__, (cls, _Between), names)
+        return _BetweenType(cls.__name__, (cls, _Between), names)
     return None
 
 

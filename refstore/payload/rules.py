@@ -14,7 +14,7 @@ import numpy as np
 
 from refstore import _messages
 from refstore.payload import arrays
-from refstore.payload.headers import names_code
+from refstore.payload.headers import ARRAY, OBJECT, kind_of, names_code
 
 __all__ = [
     "FREE",
@@ -70,11 +70,10 @@ class Bound(NamedTuple):
 
 def bind(obj: object, rules: Rules) -> object:
     """The object to put for `obj`: itself if it is not pickled. ValueError if it must not be."""
-    if type(obj) is np.ndarray and not obj.dtype.hasobject:
-        if not rules.allows:
-            require_safe(obj.dtype, None)
-        return obj
-    if type(obj) is bytes or isinstance(obj, bytearray | memoryview):
+    kind = kind_of(obj)
+    if kind != OBJECT:
+        if kind == ARRAY and not rules.allows:
+            require_safe(cast("np.ndarray[Any, Any]", obj).dtype, None)
         return obj
     if not rules.allows:
         dtype = f" and dtype {obj.dtype}" if type(obj) is np.ndarray else ""

@@ -117,17 +117,18 @@ class Storages:
         self._by_address: dict[int, Storage] = {}  # of torch's own storage object
         self.by_marker: dict[int, Storage] = {}  # by the marker's id
 
-    def reducers(self) -> dict[type, Callable[[Any], Any]]:
+    def reducer(self, cls: type) -> Callable[[Any], Any] | None:
+        """The reducer for one of torch's classes; None for another."""
         global tensor_class
         torch: Any = sys.modules.get("torch")
         if not hasattr(torch, "UntypedStorage"):  # or another thread is still importing it
-            return {}
+            return None
         tensor_class = torch.Tensor
-        return {
-            torch.Tensor: self._reduce_tensor,
-            torch.TypedStorage: self._reduce_typed_storage,
-            torch.UntypedStorage: self._reduce_untyped_storage,
-        }
+        if cls is torch.Tensor:
+            return self._reduce_tensor
+        if cls is torch.TypedStorage:
+            return self._reduce_typed_storage
+        return self._reduce_untyped_storage if cls is torch.UntypedStorage else None
 
     def _storage(self, untyped: Any) -> Storage:
         """The one stand-in for a storage: tensors that share it share the stand-in too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +39,11 @@ def prepare(obj: object) -> Prepared:
     """TypeError, pickle.PicklingError and what else pickle raises for what cannot be stored."""
     if type(obj) is bytes:
         return Prepared(len(obj), BYTES, b"", lambda target: target.copy(0, obj))
-    if type(obj) is np.ndarray and not obj.dtype.hasobject:
-        return _prepare_array(obj)
-    if isinstance(obj, (bytearray, memoryview)):
-        return _prepare_buffer(memoryview(obj))
+    kind = KINDS.index(headers.kind_of(obj))
+    if kind == ARRAY:
+        return _prepare_array(cast("npt.NDArray[Any]", obj))
+    if kind == BYTES:
+        return _prepare_buffer(memoryview(cast("bytearray", obj)))
     frame = payload.encode(obj)
     return Prepared(frame.nbytes, OBJECT, b"", lambda target: _write_frame(target, frame))
 
