@@ -74,7 +74,7 @@ def test_a_store_within_an_object_is_stored_as_its_note(store: refstore.Store) -
         assert other.capacity == store.capacity
 
 
-@pytest.mark.once
+@pytest.mark.once("opens no store")
 def test_nothing_is_left_to_import_when_something_is_pickled() -> None:
     """Pickle would import it, and make another error of what a signal raises meanwhile."""
     assert (
