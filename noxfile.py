@@ -81,7 +81,7 @@ def install(session: nox.Session, *extras: str) -> None:
     step(session, home / "built", [*core(), names], built, env={"REFSTORE_BUILD": "release"})
     for extra in extras:
         needs = PROJECT["project"]["optional-dependencies"][extra]
-        if extra in ("demo", "torch") and not (home / f"with-{extra}").exists():
+        if needs[0].startswith("torch") and not (home / f"with-{extra}").exists():
             session.run(*PIP, *SMALL_TORCH, needs[0], success_codes=range(256))
         step(session, home / f"with-{extra}", needs, (*PIP, f"refstore[{extra}]"))
 
@@ -167,7 +167,7 @@ def build_variant(session: nox.Session) -> None:
 @nox.session(name="test-release")
 def test_release(session: nox.Session) -> None:
     """Test the release build, on both engines."""
-    install(session, "test")
+    install(session, "test", "test-torch")
     session.run("pytest", *PARALLEL, *session.posargs)
 
 
