@@ -11,7 +11,7 @@ import contextlib
 import math
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import numpy as np
@@ -34,7 +34,6 @@ class Draft:
         self._store, self._options = store, options
         kind, description = kind_of(obj), b""
         self._pieces: list[tuple[int, Any]]
-        self._require_unchanged: Callable[[], None] = lambda: None
         if kind == ARRAY:
             array = cast("np.ndarray[Any, Any]", obj)
             axes = tuple(range(array.ndim))
@@ -49,7 +48,6 @@ class Draft:
         else:
             frame = payload.encode(bind(obj, store._rules))
             self._pieces, self.nbytes = list(frame.pieces), frame.nbytes
-            self._require_unchanged = frame.require_unchanged
         self._header = header_of(kind, self.nbytes, description)
 
     def written(self, seconds: float) -> Writer:
@@ -58,7 +56,6 @@ class Draft:
             self.nbytes, header=self._header, timeout=seconds, **self._options
         )
         try:
-            self._require_unchanged()
             for offset, piece in self._pieces:
                 if piece.nbytes:
                     writer.write_at(offset, _octets(piece))

@@ -169,10 +169,10 @@ def forked_amid(path: str) -> str:
     )
 
 
-def resized() -> RefstoreError:
+def changed_tensor() -> RefstoreError:
     return RefstoreError(
-        "this tensor got another size while it was put: nothing was stored; keep other threads and "
-        "signal handlers from resizing what you put"
+        "this tensor got other memory, another dtype or shape while it was put: nothing was "
+        "stored; keep other threads and signal handlers from that"
     )
 
 

@@ -41,7 +41,6 @@ from refstore import payload
 from refstore._buffers import PinnedBuffer, Writer
 from refstore._errors import StoreCorruptedError
 from refstore.payload import arrays
-from refstore.payload.frames import Source
 from refstore.payload.rules import require_unpickling
 
 __all__ = ["Builder", "NoRecordsError", "Records", "encode_index_key"]
@@ -124,7 +123,6 @@ class Builder:
         self._ends = array("Q")
         self._formats: dict[Format, int] = {}
         self._pieces: list[Any] = [bytearray()]  # the data, each piece after the one before
-        self._sources: list[Source] = []  # of pieces
         self._end = 0
         self._table: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
 
@@ -168,7 +166,6 @@ class Builder:
         if stream is not None:
             self._append(PICKLE, 1, *stream)
             return
-        self._sources += frame.sources
         self._pad(ALIGNMENT)
         start = self._end
         for offset, piece in frame.pieces:
@@ -229,8 +226,6 @@ class Builder:
         writer.write_at(places.ends, np.asarray(self._ends, f"u{width}"))
         writer.write_at(places.table, self._table.astype(f"u{width}"))
         writer.write_at(places.formats, formats)
-        for source in self._sources:
-            source.require_unchanged()
         at = places.data
         for piece in self._pieces:
             writer.write_at(at, piece)

@@ -37,7 +37,7 @@ def encode(obj: object) -> Frame:
 
 
 def pickled(obj: object) -> bytes | Frame:
-    """Pickle `obj` as `encode` does. Returns a short pickle that has no buffers beside it alone."""
+    """Pickle `obj` as `encode` does. Returns a pickle that has no buffers beside it alone."""
     idle = None
     if type(obj) is rules.Bound:
         encoder = _Encoder()
@@ -57,10 +57,12 @@ def pickled(obj: object) -> bytes | Frame:
         if not str(error).startswith(("Can't pickle", "Can't get local")):
             raise
         raise pickle.PicklingError(str(error)) from error
-    if idle is None or (stream := encoder.alone()) is None:
+    stream = encoder.alone()
+    if stream is None:
         return encoder.frame()
-    idle[2]()  # its memo
-    _idle.append(idle)
+    if idle is not None and len(stream) <= _SHORT and encoder.is_like_new():
+        idle[2]()  # its memo
+        _idle.append(idle)
     return stream
 
 
@@ -181,14 +183,14 @@ class _Encoder:
         self._pieces.append(piece if type(piece) is bytes else memoryview(piece))
 
     def alone(self) -> bytes | None:
-        """The pickle, if it is short and made of built-in types; then this may serve another call.
-
-        None for another.
-        """
-        pieces = self._pieces
-        if len(pieces) != 1 or self._storages is not None or len(pieces[0]) > _SHORT:
+        """The pickle, if it is in one piece and has no buffers beside it; else None."""
+        if len(self._pieces) != 1 or self._buffers:
             return None
-        return cast("bytes", pieces.pop())
+        return cast("bytes", self._pieces.pop())
+
+    def is_like_new(self) -> bool:
+        """Whether this may serve another call, once its pickle is taken: it knows no types."""
+        return self._storages is None
 
     def frame(self) -> Frame:
         return frames.lay_out(

@@ -27,7 +27,7 @@ import functools
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,6 @@ __all__ = [
     "Entry",
     "Frame",
     "Run",
-    "Source",
     "address_of",
     "alone",
     "head_alone",
@@ -54,35 +53,19 @@ FOR_ELEMENTS = 16  # no element of an array asks for more
 WORD = 8
 
 
-class Source(Protocol):
-    """Memory that may be taken away from under a view of it."""
-
-    def require_unchanged(self) -> None:
-        """RefstoreError if it was."""
-
-
 class Frame:
     """An object that is pickled and measured, and has yet to be written to its block.
 
     `pieces` are the offsets and the bytes that make it up, by rising offset; the views keep what
-    they show alive and its size, but for that of `sources`: those are asked for it right before the
-    pieces are copied. What lies between two pieces means nothing.
+    they show alive and its size. What lies between two pieces means nothing.
     """
 
-    __slots__ = ("nbytes", "pieces", "sources")
+    __slots__ = ("nbytes", "pieces")
 
-    def __init__(
-        self, pieces: list[tuple[int, memoryview]], sources: Sequence[Source] = ()
-    ) -> None:
+    def __init__(self, pieces: list[tuple[int, memoryview]]) -> None:
         self.pieces = pieces
-        self.sources = sources
         offset, last = pieces[-1]
         self.nbytes = offset + last.nbytes
-
-    def require_unchanged(self) -> None:
-        """RefstoreError if one of the sources has another size, or lies elsewhere by now."""
-        for source in self.sources:
-            source.require_unchanged()
 
     def pickle_alone(self) -> list[memoryview] | None:
         """The pieces of the pickle, if there are no buffers beside it."""
@@ -96,7 +79,6 @@ class Run(NamedTuple):
     pieces: list[tuple[int, memoryview]]  # offsets from the storage's start, rising
     nbytes: int
     words: Sequence[int]
-    source: Source
 
 
 class Entry(NamedTuple):
@@ -121,7 +103,7 @@ def address_of(view: memoryview) -> int:
 # --- from a pickle and its buffers to a frame
 
 
-def alone(stream: bytes) -> Frame:
+def alone(stream: bytes | memoryview) -> Frame:
     """The frame of a pickle that has no buffers beside it, as `lay_out` has it."""
     return Frame([(0, memoryview(head_alone(len(stream)))), (HEADER.size, memoryview(stream))])
 
@@ -135,8 +117,7 @@ def lay_out(stream: list[memoryview], buffers: Sequence[memoryview | Run]) -> Fr
         pieces.append((at, piece))
         at += piece.nbytes
     table = b"".join([ENTRY.pack(*entry) for entry in _place(buffers, at, pieces)])
-    sources = [one.source for one in buffers if isinstance(one, Run)]
-    return Frame([(0, memoryview(_head(len(buffers), length, table))), *pieces], sources)
+    return Frame([(0, memoryview(_head(len(buffers), length, table))), *pieces])
 
 
 def _head(count: int, length: int, table: bytes) -> bytes:

@@ -20,22 +20,23 @@ import operator
 import pickle
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from refstore import _messages
 from refstore._errors import RefstoreError, StoreCorruptedError
 from refstore._pickled import named_in_pickles
 from refstore.payload import spans
 from refstore.payload.frames import WORD, Entry, Frame, Run
 
 __all__ = [
+    "SHARED_DTYPES",
     "Rebuilt",
     "Storage",
     "Storages",
     "alone",
     "front_of",
+    "octets_of",
     "require_torch",
     "validate_sparse",
 ]
@@ -43,7 +44,7 @@ __all__ = [
 
 _imported: Any = None
 _of_numpy: dict[Any, np.dtype[Any]] = {}  # numpy's dtypes by torch's
-_SHARED_DTYPES = (
+SHARED_DTYPES = (  # of both libraries
     *("bool", "uint8", "int8", "int16", "int32", "int64"),
     *("float16", "float32", "float64", "complex64", "complex128"),
 )
@@ -54,7 +55,7 @@ def _torch() -> Any:
     global _imported
     if _imported is None:
         torch = importlib.import_module("torch")
-        _of_numpy.update((getattr(torch, name), np.dtype(name)) for name in _SHARED_DTYPES)
+        _of_numpy.update((getattr(torch, name), np.dtype(name)) for name in SHARED_DTYPES)
         _imported = torch
     return _imported
 
@@ -75,10 +76,10 @@ def require_torch() -> None:
 class Storage:
     """Stands in for a torch storage in the pickle, and gathers what of it is shown."""
 
-    __slots__ = ("_is_whole", "_untyped", "_views", "_words", "marker")
+    __slots__ = ("_is_whole", "_octets", "_views", "_words", "marker")
 
     def __init__(self, untyped: Any) -> None:
-        self._untyped = untyped
+        self._octets = octets_of(untyped, 0, untyped.nbytes())
         self._is_whole = False
         self._views: list[spans.View] = []
         self._words = 0
@@ -99,15 +100,12 @@ class Storage:
         self._is_whole = True
 
     def run(self) -> Run:
-        memory = _Memory(self._untyped, 0, self._untyped.nbytes())
-        octets = np.asarray(memory)
         if self._is_whole:
-            pieces, nbytes = [(0, octets.data)], octets.nbytes
+            pieces, nbytes = [(0, self._octets.data)], self._octets.nbytes
             places = [(view.start, view.strides) for view in self._views]
         else:
-            pieces, nbytes, places = spans.pack(octets, self._views)
-        words = [word for start, steps in places for word in (start, *steps)]
-        return Run(pieces, nbytes, words, memory)
+            pieces, nbytes, places = spans.pack(self._octets, self._views)
+        return Run(pieces, nbytes, [word for start, steps in places for word in (start, *steps)])
 
 
 class Storages:
@@ -190,28 +188,11 @@ def _steps(size: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(steps)[::-1] if size else ()
 
 
-class _Memory:
-    """Bytes of a storage, as numpy sees them.
-
-    By a tensor's `numpy()` torch would never again let the program resize it.
-    """
-
-    __slots__ = ("__array_interface__", "_seen", "_untyped")
-
-    def __init__(self, untyped: Any, start: int, nbytes: int) -> None:
-        self._untyped = untyped
-        self._seen = untyped.data_ptr(), untyped.nbytes()
-        address = self._seen[0] + start
-        self.__array_interface__ = {
-            "data": (address, False),
-            "shape": (nbytes,),
-            "typestr": "|u1",
-            "version": 3,
-        }
-
-    def require_unchanged(self) -> None:
-        if self._seen != (self._untyped.data_ptr(), self._untyped.nbytes()):
-            raise _messages.resized()
+def octets_of(untyped: Any, start: int, nbytes: int) -> spans.Octets:
+    """Bytes of a storage, which nobody can resize any more from here on: torch sees to that."""
+    torch = _torch()
+    octets = torch.empty(0, dtype=torch.uint8).set_(untyped, start, (nbytes,), (1,))
+    return cast("spans.Octets", octets.numpy())
 
 
 def _has_memory(untyped: Any) -> bool:
@@ -237,20 +218,24 @@ def alone(tensor: Any, encode: Callable[[object], Frame]) -> Frame | None:
     """The frame that `encode` would make, in less time; None for a tensor that is not dense."""
     if not _is_ordinary(tensor) or not tensor.is_contiguous() or not (nbytes := tensor.nbytes):
         return None
-    untyped = tensor.untyped_storage()
+    untyped, form = tensor.untyped_storage(), _form_of(tensor)
     if not _has_memory(untyped):
         return None
-    key = (tensor.dtype, tensor.shape, tensor.stride(), tensor.requires_grad)
-    front = _fronts.get(key)
+    front = _fronts.get(form)
     if front is None:
         frame = encode(tensor)
-        if len(_fronts) >= _MOST_FRONTS:
-            _fronts.clear()
-        _fronts[key] = front_of(frame)
+        if _form_of(tensor) == form:  # else others were at it meanwhile
+            if len(_fronts) >= _MOST_FRONTS:
+                _fronts.clear()
+            _fronts[form] = front_of(frame)
         return frame
     start = tensor.storage_offset() * tensor.element_size()
-    memory = _Memory(untyped, start, nbytes)
-    return Frame([(0, memoryview(front)), (len(front), np.asarray(memory).data)], [memory])
+    elements = octets_of(untyped, start, nbytes).data
+    return Frame([(0, memoryview(front)), (len(front), elements)])
+
+
+def _form_of(tensor: Any) -> tuple[Any, ...]:
+    return tensor.dtype, tensor.shape, tensor.stride(), tensor.requires_grad
 
 
 def front_of(frame: Frame) -> bytes:
@@ -268,44 +253,40 @@ def front_of(frame: Frame) -> bytes:
 class Rebuilt:
     """A `Storage` as it comes back, with nothing made of it yet."""
 
-    __slots__ = ("_entry", "_tensor", "_writable")
+    __slots__ = ("_entry", "_tensor", "_words", "_writable")
 
     def __init__(self, writable: memoryview, entry: Entry) -> None:
         """The one that `entry` of the table describes, in a writable view of the frame."""
         self._entry = entry
         self._writable = writable
         self._tensor: Any = None  # any that fills it
+        self._words: list[int] | None = None
 
     @property
     def nbytes(self) -> int:
         return self._entry.nbytes
 
     def words(self) -> list[int]:
-        offset, _, words, _ = self._entry
-        return self._writable[offset - words * WORD : offset].cast("q").tolist()
+        if self._words is None:
+            offset, _, words, _ = self._entry
+            self._words = self._writable[offset - words * WORD : offset].cast("q").tolist()
+        return self._words
 
     def fill(self, dtype: Any, size: tuple[int, ...]) -> Any:
-        """A tensor of all of it, with the storage that all its tensors share.
-
-        TypeError, ValueError or RuntimeError for one that is larger or smaller.
-        """
+        """A tensor of all of it, with the storage that all its tensors share; it has that size."""
         torch = _torch()
         offset, nbytes, _, _ = self._entry
-        if self._tensor is not None:
-            if math.prod(size) * dtype.itemsize != nbytes:
-                raise ValueError
-            return torch.empty((0,), dtype=dtype).set_(self.untyped, 0, size, _steps(size))
         known = _of_numpy.get(dtype)
-        if known is not None:  # in half the time of the other way
+        if self._tensor is None and known is not None:  # in half the time of the next
             array = np.frombuffer(self._writable, known, nbytes // known.itemsize, offset)
-            if array.nbytes != nbytes:
-                raise ValueError
-            tensor = torch.from_numpy(array.reshape(size))
-        else:
+            self._tensor = tensor = torch.from_numpy(array.reshape(size))
+            return tensor
+        if self._tensor is None and dtype is torch.bfloat16:
             memory = self._writable[offset : offset + nbytes]
-            tensor = torch.frombuffer(memory, dtype=dtype).view(size)
-        self._tensor = tensor
-        return tensor
+            self._tensor = tensor = torch.frombuffer(memory, dtype=dtype).view(size)
+            return tensor
+        # frombuffer() crashes with some dtypes
+        return torch.empty((0,), dtype=dtype).set_(self.untyped, 0, size, _steps(size))
 
     @property
     def untyped(self) -> Any:
@@ -358,10 +339,10 @@ def rebuild_tensor(
 
 @named_in_pickles
 def rebuild_whole(storage: Rebuilt, dtype: Any, size: tuple[int, ...], requires_grad: bool) -> Any:
-    try:
-        tensor = storage.fill(dtype, size)
-    except (TypeError, ValueError, RuntimeError):
-        raise _misplaced("size", size, _STORAGE_HAS.format(storage.nbytes)) from None
+    nbytes = storage.nbytes
+    if math.prod(size) * dtype.itemsize != nbytes or not nbytes:
+        raise _misplaced("size", size, _STORAGE_HAS.format(nbytes))
+    tensor = storage.fill(dtype, size)
     return tensor.requires_grad_() if requires_grad else tensor
 
 

@@ -37,7 +37,7 @@ from refstore.torch import _messages
 from refstore.torch._batches import Collate
 from refstore.torch._columns import Columns, Form, OtherFormError
 from refstore.torch._cuda import Registration
-from refstore.torch._weights import Weights
+from refstore.torch._weights import Weights, newest
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -184,14 +184,13 @@ def load(
         nothing newer
     """
     known = newer_than.ref if isinstance(newer_than, Loaded) else newer_than
-    with store.wait(name, newer_than=known, timeout=timeout) as buf:
-        state = buf.value if buf.kind == "object" else None
+    with newest(store, name, known, timeout) as (ref, state):
         if not isinstance(state, Mapping):
             raise TypeError(f"object {name!r} in store {store.path!r} is no state dict")
         if module is None:
-            return Loaded(buf.ref, state, [], [])
+            return Loaded(ref, state, [], [])
         keys = module.load_state_dict(state, strict=strict, assign=assign)
-        return Loaded(buf.ref, None, keys.missing_keys, keys.unexpected_keys)
+        return Loaded(ref, None, keys.missing_keys, keys.unexpected_keys)
 
 
 # --- messages

@@ -29,8 +29,8 @@ from refstore._errors import ObjectNotFoundError, StoreFullError
 from refstore._handles import handle_of
 from refstore._refs import ObjectRef
 from refstore._store import Store
+from refstore.payload.torch import SHARED_DTYPES
 from refstore.torch._taking import taken
-from refstore.torch._weights import numbers_of
 
 __all__ = ["Sender", "set_sender"]
 
@@ -38,7 +38,25 @@ INLINE = 4096  # bytes up to which a tensor travels in the message
 LAST = -100  # among multiprocessing's finalizers: queues have sent what they had by then
 MANY = 128  # messages after which it is looked which of them were read
 
+# numpy has no bfloat16 and others, which go as numbers of their size
+NUMBERS = {
+    1: torch.uint8,
+    2: torch.int16,
+    4: torch.int32,
+    8: torch.int64,
+    16: torch.complex128,
+}
+SAME = {getattr(torch, name) for name in SHARED_DTYPES}
+
 _sender: Sender | None = None
+
+
+def _numbers_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """A strided tensor's memory as an array of numbers of its itemsize, with its strides."""
+    if tensor.dtype not in SAME:
+        tensor = tensor.view(NUMBERS[tensor.element_size()])
+    numbers: npt.NDArray[Any] = tensor.numpy()
+    return numbers
 
 
 def set_sender(sender: Sender | None) -> None:
@@ -134,7 +152,7 @@ def _reduce_part(sender: Any, tensor: torch.Tensor, shown: int) -> Any:
     kind, needs_grad = type(tensor), tensor.requires_grad
     if shown > INLINE:
         with contextlib.suppress(StoreFullError):
-            ref = sender.send(numbers_of(tensor.detach()))
+            ref = sender.send(_numbers_of(tensor.detach()))
             return _part, (kind, sender.handle, ref, tensor.dtype, needs_grad)
     copy = tensor.detach().clone()
     return _whole, (kind, copy.untyped_storage(), copy.dtype, copy.shape, copy.stride(), needs_grad)

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy.typing as npt
 import torch
 
-__all__ = ["Weights", "numbers_of"]
+from refstore._errors import ObjectNotFoundError
+from refstore._refs import ObjectRef
+from refstore._store import Store
 
-# numpy has no bfloat16 and others, which go as numbers of their size
-NUMBERS = {
-    1: torch.uint8,
-    2: torch.int16,
-    4: torch.int32,
-    8: torch.int64,
-    16: torch.complex128,
-}
-SAME = {  # of both libraries
-    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
-    *(torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128),
-}
-
-
-def numbers_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """A strided tensor's memory as an array of numbers of its itemsize, with its strides."""
-    if tensor.dtype not in SAME:
-        tensor = tensor.view(NUMBERS[tensor.element_size()])
-    numbers: npt.NDArray[Any] = tensor.numpy()
-    return numbers
+__all__ = ["Weights", "newest"]
 
 
 class Weights:
@@ -80,6 +64,31 @@ class Weights:
 
     def __reduce__(self) -> Any:
         return restored, (self._state, self._metadata)
+
+
+@contextlib.contextmanager
+def newest(
+    store: Store, name: str, known: ObjectRef | None, timeout: float | None
+) -> Iterator[tuple[ObjectRef, Any]]:
+    """The object of that name, other than `known`, whose parts can be written to."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        with store.wait(name, newer_than=known, timeout=left) as buf:
+            ref, state = buf.ref, buf.value if buf.kind == "object" else None
+            if not isinstance(state, dict) or all(
+                type(one) is torch.Tensor for one in state.values()
+            ):
+                yield ref, state
+                return
+        del state  # it may have arrays, which are read-only
+        try:
+            found = store.get(ref, writable=True)
+        except ObjectNotFoundError:  # there is a newer one by now
+            continue
+        with found as buf:
+            yield ref, buf.value
+            return
 
 
 # Stored pickles name this function: it stays where it is, and so does its meaning.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +13,7 @@ import libraries
 import pytest
 
 import refstore
+from refstore import payload
 
 torch = libraries.Late("torch")
 
@@ -106,52 +109,140 @@ def test_a_later_tensor_is_stored_as_the_first(store: refstore.Store, form: str)
     assert copies[0] == copies[1] == copies[2]
 
 
-@pytest.mark.parametrize("kept", [{}, {"t": 1}], ids=["alone", "in a dict"])
-def test_what_is_put_can_still_be_resized(store: refstore.Store, kept: dict[str, Any]) -> None:
-    tensor = torch.ones(30)
-    for _ in range(2):
-        ref = store.put({**kept, "t": tensor} if kept else tensor)
-    tensor.resize_(100_000)
-    tensor.untyped_storage().resize_(0)
-    with store.get(ref) as buf:
-        back = buf.value["t"] if kept else buf.value
-        assert torch.equal(back, torch.ones(30))
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "other memory": lambda t: setattr(t, "data", torch.full_like(t.data, 7.0)),
+    "larger": lambda t: setattr(t, "data", torch.full((900_000,), 7.0)),
+    "another dtype": lambda t: setattr(t, "data", torch.full(t.shape, 7, dtype=torch.int32)),
+    "another shape": lambda t: t.unsqueeze_(0),
+    "of nothing": lambda t: setattr(t, "data", torch.empty(0)),
+}
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["put", "put_many"])
 @pytest.mark.parametrize("alone", [False, True], ids=["in a dict", "alone"])
-def test_a_tensor_resized_while_its_put_waits_is_refused(
-    store: refstore.Store, batch: bool, alone: bool
+@pytest.mark.parametrize("n", [300, 50_000])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_tensor_that_changes_while_its_put_waits_is_stored_as_it_was_or_not_at_all(
+    make_store: Callable[..., refstore.Store], change: str, n: int, alone: bool, batch: bool
 ) -> None:
-    def tensor_of(value: float) -> Any:
-        return torch.full((20_000,), value)
-
-    tensor = tensor_of(1.0)
+    store = make_store("16MiB", max_objects=64)
+    tensor = torch.full((n,), 1.0)
     store.delete(store.put(tensor))  # the first of its form
-    filler = store.put(bytes(store.stats().capacity - 20_000))
-    errors: list[BaseException] = []
+    with contextlib.suppress(refstore.StoreFullError):
+        while True:
+            store.put(b"")
+    found: list[Any] = []
 
     def put() -> None:
         what = tensor if alone else {"t": tensor}
         try:
-            if batch:
-                store.put_many([what], timeout=60)
-            else:
-                store.put(what, timeout=60)
+            found.append(
+                (store.put_many([what], timeout=60) if batch else [store.put(what, timeout=60)])[0]
+            )
         except BaseException as error:
-            errors.append(error)
+            found.append(error)
 
     thread = threading.Thread(target=put)
     thread.start()
-    helpers.eventually(lambda: store.stats().waiting > 0)
-    tensor.resize_(5_000_000)
-    store.delete(filler)
+    helpers.eventually(lambda: store.stats().waiting > 0 or not thread.is_alive())
+    CHANGES[change](tensor)
+    store.clear()
     thread.join()
-    (error,) = errors
-    assert isinstance(error, refstore.RefstoreError)
-    assert "another size while it was put" in str(error)
+    (got,) = found
+    if isinstance(got, refstore.ObjectRef):
+        with store.get(got) as buf:
+            back = buf.value if alone else buf.value["t"]
+            value = back[0].item() if change == "other memory" else 1.0
+            assert value in (1.0, 7.0)
+            assert_same(back, torch.full((n,), value))
+            del back
+        store.delete(got)
+    else:
+        assert isinstance(got, refstore.RefstoreError)
+        assert "while it was put" in str(got)
     assert len(store) == 0
     helpers.assert_full_capacity_fits(store)
+
+
+def test_a_front_is_kept_for_the_form_that_was_pickled(
+    store: refstore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickled = payload.pickled
+    tensor: Any = torch.rand(4, 6)
+
+    def and_reshape(obj: Any) -> Any:
+        if obj is tensor:
+            obj.resize_(6, 4)
+        return pickled(obj)
+
+    monkeypatch.setattr(payload, "pickled", and_reshape)
+    store.put(torch.rand(3))
+    for _ in range(3):
+        store.put(tensor)
+        other = torch.rand(4, 6)
+        with store.get(store.put(other)) as buf:
+            assert_same(buf.value, other)
+        tensor.resize_(4, 6)
+
+
+@pytest.mark.parametrize(
+    "name", ["int1", "int3", "int7", "int8", "uint1", "uint4", "uint7", "uint8", "bool", "bits8"]
+)
+def test_dtypes_of_one_size_are_told_apart(store: refstore.Store, name: str) -> None:
+    others = [torch.uint8, torch.int8, torch.bool]
+    dtype = getattr(torch, name)
+    for each in (dtype, *others, dtype, *others):
+        with store.get(store.put(torch.empty(11, dtype=each))) as buf:
+            assert buf.value.dtype is each
+
+
+@pytest.mark.parametrize("name", ["qint8", "quint8", "qint32"])
+def test_numbers_seen_as_quantized_ones_come_back(store: refstore.Store, name: str) -> None:
+    dtype = getattr(torch, name)
+    numbers = torch.arange(30, dtype=torch.int32 if name == "qint32" else torch.int8)
+    with store.get(store.put([numbers.view(dtype)])) as buf:
+        (back,) = buf.value  # torch crashes if it is shown, or seen as numbers
+        assert back.dtype is dtype
+        assert back.shape == numbers.shape
+        assert bytes(back.untyped_storage()) == bytes(numbers.untyped_storage())
+        del back
+
+
+def test_what_a_handler_raises_amid_a_read_comes_out(store: refstore.Store) -> None:
+    class Stop(RuntimeError):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    def read_until(seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        while True:
+            assert buf.value
+
+    ref = store.put([torch.rand(3, 3) for _ in range(2000)])
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        for k in range(50):
+            with store.get(ref) as buf, pytest.raises(Stop):
+                read_until(0.0005 + k * 1e-5)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_tensor_that_grows_while_its_object_is_pickled_is_as_it_was(
+    store: refstore.Store,
+) -> None:
+    tensor = torch.ones(10)
+
+    class Grow:
+        def __reduce__(self) -> Any:
+            with contextlib.suppress(RuntimeError):  # of torch
+                tensor.resize_(100)
+            return int, ()
+
+    with store.get(store.put([tensor, Grow()])) as buf:
+        assert torch.equal(buf.value[0], torch.ones(10))
 
 
 def test_zeros_without_memory_are_refused_as_torch_does(store: refstore.Store) -> None:

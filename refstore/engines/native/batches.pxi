@@ -67,7 +67,6 @@ cdef class Batch:
     cdef Attachment att
     cdef uint64_t life
     cdef list objs
-    cdef list frames            # of the objects that are pickled
     cdef list kept              # what else pieces are of
     cdef list arrays            # (dtype's number or 0, order, extents, text or None)
     cdef Item *items
@@ -99,7 +98,6 @@ cdef class Batch:
         self.att = att
         self.life = att.view.life
         self.objs = objs
-        self.frames = []
         self.kept = []
         self.arrays = []
         self.n = self.room_for_pieces = len(objs)
@@ -163,7 +161,7 @@ cdef class Batch:
     cdef int measure_pickled(self, Py_ssize_t k, object obj) except -1:
         frame = payload.encode(obj)
         python_ran(&self.att.view, self.life, "pickling one of many")
-        self.frames.append(frame)
+        self.kept.append(frame)
         self.items[k].kind = KIND_OBJECT
         self.items[k].nbytes = frame.nbytes
         for at, piece in frame.pieces:
@@ -344,9 +342,6 @@ cdef class Batch:
         cdef:
             Py_ssize_t k = 0
             uint64_t done = 0   # of piece k
-        for frame in self.frames:
-            frame.require_unchanged()
-            python_ran(&self.att.view, self.life, "asking the sources of one of many frames")
         if self.nbytes < RELEASES_GIL:
             self.copy_some(&k, &done)
             return 0

@@ -8,7 +8,7 @@ from libc.string cimport memcpy
 from refstore.engines.native.layout cimport KIND_OBJECT
 from refstore.engines.native.view cimport View
 from refstore.engines.native.points cimport python_ran
-from refstore.engines.native.put cimport begin_object, block_of, copy_in, discard, Draft, write_kind
+from refstore.engines.native.put cimport begin_object, block_of, copy_in, Draft, write_kind
 
 from refstore import payload
 from refstore.payload.frames import alone
@@ -17,17 +17,20 @@ cdef object copy_a_piece = payload._copy
 
 
 cdef int put_object(Attachment att, Draft *draft, object obj) except -1:
-    cdef View *v = &att.view
-    cdef bint is_tensor = tensor_class is not None and type(obj) is tensor_class
-    if is_tensor and put_tensor(v, draft, obj):
+    cdef:
+        View *v = &att.view
+        Dense dense
+        bint is_dense = tensor_class is not None and type(obj) is tensor_class \
+            and see_tensor(obj, &dense)
+    if is_dense and put_tensor(v, draft, obj, &dense):
         return 0
-    made = payload.encode(obj) if is_tensor else payload.pickled(obj)
+    made = payload.pickled(obj)
     if type(made) is bytes:
         if payload._copy is copy_a_piece:
             return put_pickle(v, draft, made)
         made = alone(made)
-    elif is_tensor:
-        keep_front(obj, made)
+    elif is_dense:
+        keep_front(obj, &dense, made)
     elif tensor_class is None and payload.torch.tensor_class is not None:
         learn_of_torch()
     return put_frame(v, draft, made)
@@ -36,12 +39,18 @@ cdef int put_object(Attachment att, Draft *draft, object obj) except -1:
 cdef int put_pickle(View *v, Draft *draft, bytes stream) except -1:
     cdef:
         Py_ssize_t n = PyBytes_GET_SIZE(stream)
-        const char *head = head_of(n)
+        bytes kept = None               # what `head` is of
+        const char *head
         char *block
+    if n <= LONGEST_KNOWN:
+        head = head_of(n)
+    else:
+        kept = head_alone(n)
+        head = PyBytes_AS_STRING(kept)
     begin_object(v, draft, <uint64_t>(HEAD_NBYTES + n), 0)
     block = block_of(v, draft)
     memcpy(block, head, HEAD_NBYTES)
-    memcpy(block + HEAD_NBYTES, PyBytes_AS_STRING(stream), <size_t>n)
+    copy_in(v, draft, block + HEAD_NBYTES, PyBytes_AS_STRING(stream), <size_t>n)
     write_kind(v, draft, KIND_OBJECT)
     return 0
 
@@ -53,12 +62,6 @@ cdef int put_frame(View *v, Draft *draft, object frame) except -1:
         uint64_t at
         bint is_plain = payload._copy is copy_a_piece
     begin_object(v, draft, <uint64_t>frame.nbytes, 0)
-    try:
-        frame.require_unchanged()
-        python_ran(v, draft.life, "asking the sources of a frame")
-    except BaseException:
-        discard(v, draft)
-        raise
     block = block_of(v, draft)
     for at, piece in <list>frame.pieces:
         if not is_plain:

@@ -1,6 +1,6 @@
 """Builds the core with each known mistake in it, and shows which of the tests catches it.
 
-    python tests/native/mutants/run.py                    all of them: three quarters of an hour on two cores
+    python tests/native/mutants/run.py                    all: 45 minutes on two cores
     python tests/native/mutants/run.py --only hint        those whose names have that in them
 
 Each mutant is a copy of the sources in build/mutants, built with failpoints and run through the
