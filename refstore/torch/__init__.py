@@ -184,13 +184,14 @@ def load(
         nothing newer
     """
     known = newer_than.ref if isinstance(newer_than, Loaded) else newer_than
-    with newest(store, name, known, timeout) as (ref, state):
+    buf, state = newest(store, name, known, timeout)
+    with buf:
         if not isinstance(state, Mapping):
             raise TypeError(f"object {name!r} in store {store.path!r} is no state dict")
         if module is None:
-            return Loaded(ref, state, [], [])
+            return Loaded(buf.ref, state, [], [])
         keys = module.load_state_dict(state, strict=strict, assign=assign)
-        return Loaded(ref, None, keys.missing_keys, keys.unexpected_keys)
+        return Loaded(buf.ref, None, keys.missing_keys, keys.unexpected_keys)
 
 
 # --- messages

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from refstore._buffers import PinnedBuffer
 from refstore._errors import ObjectNotFoundError
 from refstore._refs import ObjectRef
 from refstore._store import Store
@@ -66,29 +67,23 @@ class Weights:
         return restored, (self._state, self._metadata)
 
 
-@contextlib.contextmanager
 def newest(
     store: Store, name: str, known: ObjectRef | None, timeout: float | None
-) -> Iterator[tuple[ObjectRef, Any]]:
-    """The object of that name, other than `known`, whose parts can be written to."""
+) -> tuple[PinnedBuffer, Any]:
+    """The object of that name, other than `known`, and its value, which can be written to."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        with store.wait(name, newer_than=known, timeout=left) as buf:
-            ref, state = buf.ref, buf.value if buf.kind == "object" else None
-            if not isinstance(state, dict) or all(
-                type(one) is torch.Tensor for one in state.values()
-            ):
-                yield ref, state
-                return
+        buf = store.wait(name, newer_than=known, timeout=left)
+        state = buf.value if buf.kind == "object" else None
+        if not isinstance(state, dict) or {torch.Tensor}.issuperset(map(type, state.values())):
+            return buf, state
+        ref = buf.ref
         del state  # it may have arrays, which are read-only
-        try:
-            found = store.get(ref, writable=True)
-        except ObjectNotFoundError:  # there is a newer one by now
-            continue
-        with found as buf:
-            yield ref, buf.value
-            return
+        buf.release()
+        with contextlib.suppress(ObjectNotFoundError):  # there is a newer one by now
+            buf = store.get(ref, writable=True)
+            return buf, buf.value
 
 
 # Stored pickles name this function: it stays where it is, and so does its meaning.

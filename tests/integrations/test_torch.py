@@ -11,6 +11,7 @@ from typing import Any
 import documented
 import helpers
 import libraries
+import numpy as np
 import pytest
 
 import refstore
@@ -267,3 +268,14 @@ def test_without_a_gpu_it_says_so(store: refstore.Store) -> None:
 @libraries.needed("torch")
 def test_the_page_works(folder: Path) -> None:
     documented.run_page("integrations/torch.md", folder)
+
+
+def test_arrays_of_a_state_dict_can_be_written_to(store: refstore.Store) -> None:
+    array = np.arange(3000)
+    refstore.torch.publish(store, "w", {"weight": torch.ones(3), "extra": array})
+    for value in (1, 2):
+        seen = refstore.torch.load(store, "w")
+        seen.state_dict["extra"][0] = value
+        assert seen.state_dict["extra"][0] == value
+        assert array[0] == 0
+        del seen
