@@ -122,7 +122,7 @@ CHANGES: dict[str, Callable[[Any], None]] = {
 @pytest.mark.parametrize("alone", [False, True], ids=["in a dict", "alone"])
 @pytest.mark.parametrize("n", [300, 50_000])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_tensor_that_changes_while_its_put_waits_is_stored_as_it_was_or_not_at_all(
+def test_a_tensor_that_changes_while_its_put_waits_is_whole(
     make_store: Callable[..., refstore.Store], change: str, n: int, alone: bool, batch: bool
 ) -> None:
     store = make_store("16MiB", max_objects=64)
