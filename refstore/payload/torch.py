@@ -311,6 +311,8 @@ def validate_sparse() -> None:
 
 @named_in_pickles
 def same_storage(rebuilt: Rebuilt) -> Rebuilt:
+    if type(rebuilt) is not Rebuilt:
+        raise _misplaced("storage", rebuilt, "not one of torch's")
     return rebuilt
 
 
