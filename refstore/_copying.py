@@ -35,12 +35,7 @@ class Draft:
         kind, description = kind_of(obj), b""
         self._pieces: list[tuple[int, Any]]
         if kind == ARRAY:
-            array = cast("np.ndarray[Any, Any]", obj)
-            axes = tuple(range(array.ndim))
-            if not array.flags.c_contiguous:  # the axes keep the order in which they lie
-                axes = arrays.axes_in_memory(array)
-            description = arrays.describe(array.dtype, array.shape, axes)
-            stored = arrays.stored_part(array, axes).transpose(arrays.plain_axes(axes))
+            description, stored = arrays.described(obj)
             self._pieces, self.nbytes = [(0, stored)], stored.nbytes
         elif kind == BYTES:
             view = memoryview(cast("bytes", obj))

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, cast
 
-from refstore._pickled import Reducers
+from refstore._pickled import Reducer, Reducers
 from refstore.payload import arrow, frames, ndarrays, rules, serializers, torch
 from refstore.payload.frames import Frame
 
@@ -167,7 +167,7 @@ class _Encoder:
         made.dispatch_table = Reducers(theirs, partial(self._reducer, theirs))
         return made
 
-    def _reducer(self, theirs: Mapping[type, Any], cls: type) -> Callable[[Any], Any] | None:
+    def _reducer(self, theirs: Mapping[type, Any], cls: type) -> Reducer | None:
         if self._tables is None:
             self._tables = arrow.Tables()
         storages = self._all_storages()  # so that this serves no other call, with these reducers
@@ -184,7 +184,7 @@ class _Encoder:
 
     def alone(self) -> bytes | None:
         """The pickle, if it is in one piece and has no buffers beside it; else None."""
-        if len(self._pieces) != 1 or self._buffers:
+        if len(self._pieces) != 1 or self._buffers or type(self._pieces[0]) is not bytes:
             return None
         return cast("bytes", self._pieces.pop())
 

@@ -97,6 +97,15 @@ def octets_of(view: memoryview) -> memoryview:
     return memoryview(elements_of(array))
 
 
+def described(array: Any) -> tuple[bytes, Any]:
+    """The description of an array, and what is stored of it, its axes as they come in memory."""
+    if array.flags.c_contiguous:
+        return describe(array.dtype, array.shape, tuple(range(array.ndim))), array
+    axes = axes_in_memory(array)  # which keep the order in which they lie, without the gaps
+    text = describe(array.dtype, array.shape, axes)
+    return text, stored_part(array, axes).transpose(plain_axes(axes))
+
+
 def stored_part(array: npt.NDArray[Any], axes: tuple[int, ...]) -> npt.NDArray[Any]:
     """`array` less what it repeats along these axes: they have an extent of 1."""
     part: list[Any] = [slice(None)] * array.ndim

@@ -21,12 +21,11 @@ import copyreg
 import functools
 import pickle
 import types
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from refstore._pickled import as_usual, named_in_pickles
+from refstore._pickled import Reducer, as_usual, named_in_pickles
 from refstore._signals import is_from_handler
 from refstore.payload.arrays import elements_of
 
@@ -36,7 +35,6 @@ IN_STREAM = 1024  # bytes
 _PLAIN = frozenset("?bBhHiIlLqQefdgFDG")  # dtypes that each have a format of buffers
 
 Array = np.ndarray[Any, Any]
-Reducer = Callable[[Any], Any]
 
 _view = np.ndarray.view
 _numpys_own: Any = np.empty(0).__reduce__()[0]
@@ -66,10 +64,6 @@ def reduce_array(array: Array) -> Any:
         return array.__reduce__()
     if array.nbytes <= IN_STREAM and dtype.itemsize:  # as elements that have no byte order
         return _view, (array.view(_void(dtype.itemsize)), dtype)
-    if dtype.char in _PLAIN and dtype.isbuiltin == 1 and array.flags.c_contiguous:  # so, too
-        exporter: Any = array
-        buffer = pickle.PickleBuffer(exporter)
-        return rebuild_array, (np.ndarray, buffer, dtype, array.shape, 0, None)
     return rebuild_array, (np.ndarray, *_laid_out(array))
 
 
@@ -86,8 +80,14 @@ def _in_stream(array: Array) -> bool:
 
 def _laid_out(array: Array) -> tuple[Any, ...]:
     """The arguments of `rebuild_array` behind the class."""
-    first, strides = 0, None
-    if array.flags.c_contiguous or not array.itemsize or _has_gaps(array):
+    first, strides, dtype = 0, None, array.dtype
+    # An array, and no memoryview of one: Python 3.10 crashes when it collects a cycle in which a
+    # memoryview is looked at by another one.
+    octets: Any
+    if array.flags.c_contiguous:
+        exports_itself = dtype.char in _PLAIN and dtype.isbuiltin == 1
+        octets = array if exports_itself else elements_of(array)
+    elif not array.itemsize or _has_gaps(array):
         octets = elements_of(array)
     else:
         strides = array.strides
@@ -102,10 +102,7 @@ def _laid_out(array: Array) -> tuple[Any, ...]:
             (array.itemsize,),
             writeable=False,
         ).view(np.uint8)
-    # Over the array itself: Python 3.10 crashes when it collects a cycle in which a memoryview is
-    # looked at by another one.
-    exporter: Any = octets
-    return pickle.PickleBuffer(exporter), array.dtype, array.shape, first, strides
+    return pickle.PickleBuffer(octets), dtype, array.shape, first, strides
 
 
 def _has_gaps(array: Array) -> bool:

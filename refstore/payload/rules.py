@@ -22,7 +22,6 @@ __all__ = [
     "Rules",
     "bind",
     "guard",
-    "not_unpickled_object",
     "require_safe",
     "require_unpickling",
     "rules_for",
@@ -103,8 +102,4 @@ def guard(buf: Any) -> Any:
 def require_unpickling(buf: Any) -> None:
     """ValueError for a buffer that is guarded."""
     if buf._is_guarded:
-        raise not_unpickled_object()
-
-
-def not_unpickled_object() -> ValueError:
-    return _messages.not_unpickled("this object is a pickle", "bytes(buf) are its bytes; ")
+        raise _messages.not_unpickled("this object is a pickle", "bytes(buf) are its bytes; ")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import importlib
 import pickle
-import sys
 import types
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 from refstore import _messages
 from refstore._pickled import named_in_pickles
 from refstore.payload.ndarrays import IN_STREAM
+from refstore.payload.torch import Storages
 
 __all__ = ["rebuild_registered", "reducer", "register_serializer"]
 
@@ -68,7 +68,7 @@ def register_serializer(
     """
     if not isinstance(type, builtins.type):
         raise TypeError(f"a serializer is for a type, and {type!r} is none")
-    if type in _BUILT_IN or issubclass(type, builtins.type) or _is_torchs(type):
+    if type in _BUILT_IN or issubclass(type, builtins.type) or Storages().reducer(type):
         raise ValueError(
             f"objects of {type.__name__} are pickled or put in one way, whatever is registered: "
             "register a class of your own"
@@ -77,12 +77,6 @@ def register_serializer(
         if not callable(function):
             raise TypeError(f"{what} is to be a function, not {builtins.type(function).__name__}")
     _by_name[_names_of(type)] = _by_type[type] = Serializer(dumps, loads)
-
-
-def _is_torchs(cls: type) -> bool:
-    torch = sys.modules.get("torch")
-    names = ("Tensor", "TypedStorage", "UntypedStorage")
-    return any(cls is getattr(torch, name, None) for name in names)
 
 
 def _names_of(cls: type) -> tuple[str, str]:

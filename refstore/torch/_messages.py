@@ -29,7 +29,7 @@ from refstore._errors import ObjectNotFoundError, StoreFullError
 from refstore._handles import handle_of
 from refstore._refs import ObjectRef
 from refstore._store import Store
-from refstore.payload.torch import SHARED_DTYPES
+from refstore.payload.torch import SHARED_DTYPES, octets_of
 from refstore.torch._taking import taken
 
 __all__ = ["Sender", "set_sender"]
@@ -162,9 +162,7 @@ def _reduce_storage(storage: torch.UntypedStorage) -> Any:
     sender = _sender
     if sender is None or storage.device.type != "cpu" or storage.is_shared():
         return reductions.reduce_storage(storage)
-    octets = torch.empty(0, dtype=torch.uint8)
-    octets.set_(storage, 0, (storage.nbytes(),), (1,))
-    memory = octets.numpy()
+    memory = octets_of(storage, 0, storage.nbytes())
     if storage.nbytes() <= INLINE:
         return _small_storage, (memory.tobytes(),)
     try:

@@ -95,8 +95,9 @@ class Membership(StoreLock):
             self.leave()
             self.drop_deferred()
 
-    def is_of(self, fd: int) -> bool:
-        found = os.fstat(fd)
+    def is_of(self, file: int | str) -> bool:
+        """Whether a descriptor, or a path, leads to the store's file."""
+        found = os.stat(file)
         return (found.st_dev, found.st_ino) == self.file.found
 
     def is_alive(self) -> bool:
@@ -228,10 +229,9 @@ class Membership(StoreLock):
     def _is_in_place(self) -> bool:
         """Whether the store's path still leads to it."""
         try:
-            found = os.stat(self.path)
+            return self.is_of(self.path)
         except FileNotFoundError:
             return False
-        return (found.st_dev, found.st_ino) == self.file.found
 
     def _require_descriptors(self) -> None:
         # before there is anything that takes some to be removed again

@@ -82,12 +82,7 @@ def _prepare_buffer(view: memoryview) -> Prepared:
 
 
 def _prepare_array(array: npt.NDArray[Any]) -> Prepared:
-    axes = tuple(range(array.ndim))
-    if not array.flags.c_contiguous:  # the axes keep the order in which they lie, without the gaps
-        axes = arrays.axes_in_memory(array)
-    text = arrays.describe(array.dtype, array.shape, axes)
-    if not array.flags.c_contiguous:
-        array = arrays.stored_part(array, axes).transpose(arrays.plain_axes(axes))
+    text, array = arrays.described(array)
     nbytes = array.nbytes
     if not nbytes:
         return Prepared(0, ARRAY, text, _nothing)

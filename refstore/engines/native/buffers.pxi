@@ -27,7 +27,7 @@ import numpy as np
 from refstore import _buffers, _messages
 from refstore._errors import RefstoreError
 from refstore.payload import decode
-from refstore.payload.rules import not_unpickled_object
+from refstore.payload.rules import require_unpickling
 
 cdef extern from "Python.h":
     ctypedef struct PyBufferProcs:
@@ -263,7 +263,7 @@ cdef class PinnedBuffer(Block):
         if kind == KIND_BYTES:
             return PyMemoryView_FromObject(self)
         if self._is_guarded:
-            raise not_unpickled_object()
+            require_unpickling(self)
         stream = short_pickle(self.data, self.nbytes)
         if stream is not None:
             return unpickled(stream)

@@ -20,8 +20,7 @@ cdef int put_object(Attachment att, Draft *draft, object obj) except -1:
     cdef:
         View *v = &att.view
         Dense dense
-        bint is_dense = tensor_class is not None and type(obj) is tensor_class \
-            and see_tensor(obj, &dense)
+        bint is_dense = type(obj) is tensor_class and see_tensor(obj, &dense)
     if is_dense and put_tensor(v, draft, obj, &dense):
         return 0
     made = payload.pickled(obj)

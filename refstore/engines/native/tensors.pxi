@@ -137,8 +137,7 @@ cdef bint put_tensor(View *v, Draft *draft, object tensor, const Dense *dense) e
     front = <bytes>known.octets
     n = PyBytes_GET_SIZE(front)
     if dense.nbytes >= RELEASES_GIL:        # else others might take it away amid the copy
-        untyped = tensor.untyped_storage()
-        kept = payload.torch.octets_of(untyped, 0, untyped.nbytes())
+        kept = payload.torch.held(tensor)
     begin_object(v, draft, <uint64_t>n + dense.nbytes, 0)
     if not see_elements(tensor, &now) or not are_alike(&now.form, &dense.form) \
             or kept is not None and not lies_in(kept, now.elements, now.nbytes):
