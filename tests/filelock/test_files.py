@@ -258,6 +258,17 @@ def test_a_folder_of_locks_that_was_removed_is_made_anew_as_it_was(
     assert locks.stat().st_mode == mode
 
 
+def test_a_store_left_amid_an_operation_on_another_leaves_no_locks(
+    folder: Path, make_store: MakeStore
+) -> None:
+    """A finalizer's turn comes there, and the row can be given back only afterwards."""
+    kept: Any = make_store()._attachment
+    left = [refstore.Store(str(folder / "left"))]
+    left[0].unlink()
+    kept.run_locked("a test", lambda change: left.clear())
+    assert [entry.name for entry in locks(folder)] == [Path(kept.folder).name]
+
+
 def test_a_folder_that_only_looks_like_one_of_locks_is_left_alone(
     folder: Path, make_store: MakeStore
 ) -> None:

@@ -237,10 +237,8 @@ def remove_folder(folder: str, *, has_store: bool = False, timeout: float = 0.0)
     if not lock.is_locked:
         return False
     try:
-        names = [name for name in os.listdir(folder) if name != "change.lock"]
-        if any(liveness.is_held(os.path.join(folder, name)) for name in names):
+        if not empty_unused(folder):
             return False
-        empty(folder)
     finally:
         lock.release(force=True)
     if os.path.isdir(folder) and not has_store:
@@ -261,6 +259,17 @@ def _may_empty(folder: str) -> bool:
     geteuid = getattr(os, "geteuid", None)
     is_own = geteuid is None or found.st_uid == geteuid()
     return is_own and stat.S_ISDIR(found.st_mode) and all(map(_LOCK.fullmatch, names))
+
+
+def empty_unused(folder: str) -> bool:
+    """Removes a folder of locks, under the change lock that is in it, if nobody has another."""
+    if not _may_empty(folder):
+        return False
+    names = [name for name in os.listdir(folder) if name != "change.lock"]
+    if any(liveness.is_held(os.path.join(folder, name)) for name in names):
+        return False
+    empty(folder)
+    return True
 
 
 def empty(folder: str) -> None:

@@ -322,6 +322,10 @@ class Membership(StoreLock):
         if self._liveness is not None:
             self._liveness.give_back()
             self._liveness = None
+        # here, not after it: what is deferred to a later moment has nobody to come back for more
+        if not files.is_store(self.path, self.uuid):
+            with contextlib.suppress(OSError):
+                self.has_gone = files.empty_unused(self.folder)
 
     def leave_at_exit(self) -> None:
         """Detaches at exit, unless this process holds pins: then it is recovered after it ends."""
