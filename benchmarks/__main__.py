@@ -43,6 +43,7 @@ GOALS: dict[str, row.Rows] = {
     "create-seal": one_process.create_seal,
     "array": one_process.array,
     "small-objects": objects.small_objects,
+    "many-small-arrays": objects.many_small_arrays,
     "put-5mib": one_process.put_5mib,
     "fresh-memory": fresh_memory.fresh_memory,
     "one-store-or-two": many_processes.one_store_or_two,
