@@ -32,6 +32,7 @@ __all__ = ["Request", "watching"]
 
 THREAD_NAME: Final = f"{HELPERS}.aio"
 NAP: Final = 1.0  # seconds: of a waiter between two looks, if nothing tells it, and of the thread
+IDLE: Final = 1.0  # seconds that the thread stays with nobody to wait for
 LOOKS: Final = 200  # a second that all waiters of a store may take together for those
 MANY: Final = 16  # told at once: then the thread lets them look before it tells them again
 SHORT: Final = 0.001  # seconds
@@ -156,13 +157,13 @@ class Watcher:
             self._take_requests()
             if self.requests:
                 idle_since = time.monotonic()
-            elif time.monotonic() - idle_since >= NAP:
+            elif time.monotonic() - idle_since >= IDLE:
                 break
             names = list(self._by_name)
             seen = self._watch.seen(names)
             self._tell(names, seen)
             began = time.monotonic()
-            self._watch.sleep(names, seen, NAP)
+            self._watch.sleep(names, seen, NAP if names else IDLE)
             if names and time.monotonic() - began < NAP and not self._inbox:
                 self._tell_one_if_same(names, seen)
 

@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import helpers
 import numpy as np
 
 import refstore
+from refstore.payload import serializers
 
 PARAMETERS, RETURNS, ERRORS, EXAMPLE = "Parameters:", "Returns:", "Errors:", "Example:"
 PROGRAM = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -102,7 +104,8 @@ def run_examples(name: str, call: Any, store: refstore.Store) -> None:
     test = doctest.DocTestParser().get_doctest(doc, globs, name, None, None)
     assert test.examples
     told: list[str] = []
-    result = doctest.DocTestRunner().run(test, out=told.append)
+    with mock.patch.dict(serializers._by_type), mock.patch.dict(serializers._by_name):
+        result = doctest.DocTestRunner().run(test, out=told.append)
     assert result.failed == 0, "".join(told)
 
 

@@ -8,6 +8,7 @@ import gc
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
+from unittest import mock
 
 import helpers
 import pytest
@@ -52,9 +53,10 @@ def running(kind: str) -> Iterator[InLoop]:
 @contextlib.contextmanager
 def at_rest(kind: str) -> Iterator[InLoop]:
     """The same; no thread that waits, or that ran a factory, is left in the end."""
-    with running(kind) as run:
-        yield run
-    end_threads()
+    with mock.patch.object(_watching, "IDLE", 0.02):
+        with running(kind) as run:
+            yield run
+        end_threads()
 
 
 def end_threads() -> None:
