@@ -19,7 +19,7 @@ from helpers import child_process
 import refstore
 from refstore import cli
 from refstore._temporary import collect_temporary
-from refstore.engines.filelock import liveness
+from refstore.engines.filelock import liveness, transaction
 from refstore.engines.filelock.membership import Membership
 from tests.filelock import opcodes
 
@@ -267,6 +267,26 @@ def test_a_store_left_amid_an_operation_on_another_leaves_no_locks(
     left[0].unlink()
     kept.run_locked("a test", lambda change: left.clear())
     assert [entry.name for entry in locks(folder)] == [Path(kept.folder).name]
+
+
+class Kept(dict[int, object]):
+    """Of what no entry goes: so it is when an interrupt comes just before."""
+
+    def pop(self, *_: Any) -> None:
+        pass
+
+
+def test_an_operation_that_was_interrupted_is_not_taken_for_the_next(
+    folder: Path, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would leave what a finalizer defers in that one to nobody."""
+    monkeypatch.setattr(transaction, "_busy", Kept())
+    kept: Any = make_store()._attachment
+    for _ in range(20):
+        left = [refstore.Store(str(folder / "left"))]
+        left[0].unlink()
+        kept.run_locked("a test", lambda change, left=left: left.clear())
+        assert [entry.name for entry in locks(folder)] == [Path(kept.folder).name]
 
 
 def test_a_folder_that_only_looks_like_one_of_locks_is_left_alone(

@@ -45,9 +45,10 @@ FOLDER_RETRIES: Final = 100  # when others remove the folder of locks, one after
 T = TypeVar("T")
 Operation = Callable[..., T]  # of a Change and more
 
-# By thread: the id of the frame of its outermost operation on any store. The frame itself, left by
-# an interrupt, would keep the store open.
-_busy: dict[int, int] = {}
+# By thread: the mark of its outermost operation on any store. An interrupt may leave it: so it is
+# not the operation's frame, which would keep the store open, nor that one's id, which is the next
+# one's when the frame has gone.
+_busy: dict[int, object] = {}
 _pending: deque[StoreLock] = deque()  # with work deferred in such a thread
 
 
@@ -63,7 +64,9 @@ def _is_busy() -> bool:
     """Whether this thread is in an operation on any store."""
     running = _busy.get(threading.get_ident())
     frame: FrameType | None = sys._getframe() if running is not None else None
-    while frame is not None and (id(frame) != running or frame.f_code is not _RUN_LOCKED):
+    while frame is not None and not (
+        frame.f_code is _RUN_LOCKED and frame.f_locals.get("mark") is running
+    ):
         frame = frame.f_back
     return frame is not None
 
@@ -138,14 +141,14 @@ class StoreLock:
     def _run_locked(
         self, life: Life, timeout: float, what: str, operation: Operation[T], *args: Any
     ) -> T:
-        is_outermost, had_lock = not _is_busy(), False
+        is_outermost, had_lock, mark = not _is_busy(), False, object()
         try:
             with self.mutex:
                 if self._inside is not None:
                     self._look_inside()
                 self._inside = sys._getframe()
                 if is_outermost:
-                    _busy[threading.get_ident()] = id(self._inside)
+                    _busy[threading.get_ident()] = mark
                 try:
                     life.require_ours(self.file.path)
                     self._acquire(what, timeout)
