@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
-import fcntl
 import linecache
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -126,25 +124,3 @@ if sys.version_info >= (3, 12):
                 for code in followed:
                     monitoring.set_local_events(_TOOL, code, 0)
                 monitoring.free_tool_id(_TOOL)
-
-
-def lock_folder(path: str | Path) -> Path:
-    """The folder with the locks of the store at `path`."""
-    file = Path(path)
-    (folder,) = file.parent.glob(f"{file.name}.*.locks")
-    return folder
-
-
-def is_locked(path: str | Path) -> bool:
-    """Whether somebody, this process too, is in the middle of a change to the store at `path`."""
-    try:
-        fd = os.open(lock_folder(path) / "change.lock", os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False

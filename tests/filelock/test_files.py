@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import helpers
+import lock_files
 import numpy as np
 import pytest
 import workers
@@ -21,7 +22,6 @@ from refstore import cli
 from refstore._temporary import collect_temporary
 from refstore.engines.filelock import liveness, transaction
 from refstore.engines.filelock.membership import Membership
-from tests.filelock import opcodes
 
 MakeStore = Callable[..., refstore.Store]
 
@@ -58,7 +58,7 @@ def test_two_who_ask_for_a_lock_at_once_are_not_its_holders(
 def test_a_store_has_one_folder_of_locks_beside_it(store: refstore.Store, folder: Path) -> None:
     store["n"] = b"x"
     (beside,) = locks(folder)
-    assert beside == opcodes.lock_folder(store.path)
+    assert beside == lock_files.folder(store.path)
     assert helpers.stores(folder) == ["store"]
 
 
@@ -223,7 +223,7 @@ def test_who_lost_its_lock_file_and_lives_keeps_its_pins(store: refstore.Store, 
     # as when a tidier of old files came by
     ref = store.put(b"A" * 1000)
     view = memoryview(store.get(ref))
-    for entry in opcodes.lock_folder(path).iterdir():
+    for entry in lock_files.folder(path).iterdir():
         entry.unlink()
     with child_process(path) as child:
         assert child.do(workers.recover).processes == 0
@@ -251,7 +251,7 @@ def test_a_store_that_was_removed_with_its_folder_is_not_made_anew(folder: Path)
 def test_a_folder_of_locks_that_was_removed_is_made_anew_as_it_was(
     store: refstore.Store, path: str
 ) -> None:
-    locks = opcodes.lock_folder(path)
+    locks = lock_files.folder(path)
     mode = locks.stat().st_mode
     shutil.rmtree(locks)
     assert store.get(store.put(b"A")).value == b"A"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import helpers
+import lock_files
 import pytest
 import workers
 
@@ -81,7 +82,7 @@ def stopped_in_a_change(path: str, work: Callable[[], object], part: float = 0.5
     held: list[int] = []
 
     def note(number: int) -> None:
-        if opcodes.is_locked(path):
+        if lock_files.is_locked(path):
             held.append(number)
 
     def count() -> None:
@@ -96,7 +97,7 @@ def stopped_in_a_change(path: str, work: Callable[[], object], part: float = 0.5
 
     def step(now: int) -> None:
         if now == number:
-            assert opcodes.is_locked(path)
+            assert lock_files.is_locked(path)
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def stop_on_the_way() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import textwrap
 import time
 from collections.abc import Iterator
 
 import helpers
+import lock_files
 import loops
 import pytest
 import workers
@@ -103,11 +102,10 @@ def test_a_process_that_is_stopped_is_waited_for_and_named(
         with helpers.child_process(store) as child:
             child.tell(workers.make_by_tasks, "a", b"made", 1)
             assert child.receive() == ("said", "making")
-            os.kill(child.pid, signal.SIGSTOP)
-            with pytest.raises(refstore.GetTimeoutError) as raised:
-                await aio.get_or_put(store, "a", lambda: 1 / 0, timeout=0.5)
-            assert raised.value.pid == child.pid
-            os.kill(child.pid, signal.SIGCONT)
+            with lock_files.stopped(child, store.path):
+                with pytest.raises(refstore.GetTimeoutError) as raised:
+                    await aio.get_or_put(store, "a", lambda: 1 / 0, timeout=0.5)
+                assert raised.value.pid == child.pid
             child.go_on()
             assert child.answer() == 1
             with await aio.get_or_put(store, "a", lambda: 1 / 0) as buf:

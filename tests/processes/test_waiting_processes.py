@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import helpers
+import lock_files
 import pytest
 import workers
 from helpers import START_METHODS, child_process, child_processes
@@ -22,15 +20,6 @@ MIB = 1 << 20
 
 def hears(child: helpers.ChildProcess, said: str) -> None:
     assert child.receive() == ("said", said)
-
-
-@contextlib.contextmanager
-def stopped(child: helpers.ChildProcess) -> Iterator[None]:
-    os.kill(child.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(child.pid, signal.SIGCONT)
 
 
 # --- names
@@ -127,7 +116,7 @@ def test_a_maker_that_is_stopped_is_waited_for(store: refstore.Store, path: str)
     with child_process(path) as maker:
         maker.tell(workers.make, "n", b"made")
         hears(maker, "making")
-        with stopped(maker):
+        with lock_files.stopped(maker, store.path):
             with pytest.raises(refstore.GetTimeoutError, match=f"process {maker.pid}") as caught:
                 store.get_or_put("n", lambda: b"x", timeout=0.3)
             assert caught.value.pid == maker.pid
@@ -144,7 +133,7 @@ def test_a_put_goes_over_the_claim_of_a_stopped_maker(store: refstore.Store, pat
     with child_process(path) as maker:
         maker.tell(workers.make, "n", bytes(3_000_000))
         hears(maker, "making")
-        with stopped(maker):
+        with lock_files.stopped(maker, store.path):
             store.put(b"first", name="n")
             assert bytes(store.get_or_put("n", lambda: b"x", timeout=0)) == b"first"
         maker.go_on()
@@ -215,7 +204,7 @@ def test_a_dead_writers_claim_leaves_the_old_object(store: refstore.Store, path:
 def test_a_stopped_writer_keeps_its_claim(store: refstore.Store, path: str) -> None:
     with child_process(path) as writer:
         writer.do(workers.claim, 10, "n")
-        with stopped(writer):
+        with lock_files.stopped(writer, store.path):
             with pytest.raises(refstore.ObjectExistsError) as caught:
                 store.put(b"x", name="n", replace=True)
             assert caught.value.pid == writer.pid
@@ -311,7 +300,7 @@ def test_what_was_disowned_outlives_its_owner(store: refstore.Store, path: str) 
 def test_a_stopped_owner_is_no_dead_one(store: refstore.Store, path: str) -> None:
     with child_process(path) as owner:
         ref = owner.do(workers.put_own, b"x")
-        with stopped(owner):
+        with lock_files.stopped(owner, store.path):
             store.recover()
             assert ref in store
 
@@ -362,7 +351,7 @@ def test_a_stopped_waiter_holds_up_nobody_for_long(make_store: MakeStore) -> Non
         for child in (first, second):
             child.tell(workers.put_patiently, bytes(4 * MIB))
             hears(child, "waiting")
-        with stopped(first):
+        with lock_files.stopped(first, store.path):
             store.delete(kept)
             ref = second.answer()
             store.delete(ref)
