@@ -12,9 +12,11 @@ import engines
 import pytest
 import zarrs
 from hypothesis import HealthCheck, settings
+from hypothesis.errors import UnsatisfiedAssumption
 from hypothesis.stateful import run_state_machine_as_test
 
 import refstore
+from refstore._names import NAME_LIMIT
 
 stateful: Any = pytest.importorskip("zarr.testing.stateful")
 suite: Any = pytest.importorskip("zarr.testing.store")
@@ -77,10 +79,19 @@ for name, member in inspect.getmembers(TestRefstoreStore, inspect.iscoroutinefun
         setattr(TestRefstoreStore, name, in_a_loop(member))
 
 
+class NamedStore(RefstoreStore):  # type: ignore[misc]
+    """Is given no key that is too long for a name, as zarr's machines sometimes make one."""
+
+    async def set(self, key: str, value: Any) -> None:
+        if len(key.encode()) > NAME_LIMIT:
+            raise UnsatisfiedAssumption  # not by assume(), which is for the test's own thread
+        await super().set(key, value)
+
+
 @pytest.mark.filterwarnings("ignore:The data type:Warning")
 @pytest.mark.parametrize("machine", ["ZarrStoreStateMachine", "ZarrHierarchyStateMachine"])
 def test_it_agrees_with_zarrs_model(machine: str, store: refstore.Store) -> None:
-    make: Any = lambda: getattr(stateful, machine)(RefstoreStore(store))  # noqa: E731
+    make: Any = lambda: getattr(stateful, machine)(NamedStore(store))  # noqa: E731
     run_state_machine_as_test(
         make,
         settings=settings(

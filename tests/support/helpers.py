@@ -299,6 +299,11 @@ class Session:
 Command = Callable[..., Any]
 
 
+# Here, and not with the first child: whoever asks first for a process of this kind starts the fork
+# server, and what that has not loaded every child loads by itself, which takes ten times as long.
+multiprocessing.set_forkserver_preload(["tests", "workers", "refstore.engines.filelock.engine"])
+
+
 class ChildProcess:
     """A child process that runs functions of `workers`, one at a time, and answers."""
 
@@ -306,8 +311,6 @@ class ChildProcess:
         self, store: refstore.Store | str | Path | None, method: str = "forkserver"
     ) -> None:
         context = multiprocessing.get_context(method)
-        if method == "forkserver":
-            context.set_forkserver_preload(["tests", "workers", "refstore.engines.filelock.engine"])
         self._pipe, theirs = context.Pipe()
         target = str(store) if isinstance(store, Path) else store
         self.process = context.Process(  # type: ignore[attr-defined]
