@@ -23,8 +23,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = os.environ.get("PYTHONS", "3.10 3.11 3.12 3.13").split()
 SECONDS = os.environ.get("SECONDS")
 VARIANT = os.environ.get("BUILD", "debug")
-# One more than there are processors: many a test waits for a while.
-PARALLEL = ("-n", str(1 + (os.cpu_count() or 1)), "--dist", "worksteal")
+# Two more than there are processors: many a test waits for a while.
+PARALLEL = ("-n", str(2 + (os.cpu_count() or 1)), "--dist", "worksteal")
 # Libraries beside which refstore has a module: each an extra, with tests in tests/integrations.
 INTEGRATIONS = ["arrow", "dask", "fsspec", "joblib", "plasma", "polars", "torch", "zarr"]
 EXTRAS = {"plasma": "arrow"}  # where a library's name is not that of the extra

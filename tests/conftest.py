@@ -114,7 +114,7 @@ def folder() -> Iterator[Path]:
         yield path
         if helpers.mappings(path):  # cycles may be to blame, or threads of a library
             helpers.eventually(lambda: is_unmapped(path), LET_GO)
-        assert helpers.mappings(path) == []
+            assert helpers.mappings(path) == []
         assert helpers.open_files(path) == []
         assert sorted(entry.name for entry in path.iterdir()) == []
     finally:

@@ -159,7 +159,7 @@ JOBS = [
     *wrong("claims", "CR=0 W0=RENEW W1=PUT+MAKE K=2", "CLAIM_BEFORE_OBJECT"),
     *wrong("claims", "CR=0 W0=RENEW W1=PUT+MAKE K=3", "CELL_STAYS NO_THIRD_LOOK"),
     *wrong("claims", "CR=0 W0=MAKE W1=PUT+REMOVE+MAKE K=3", "OVER_TAKES_CELL"),
-    *wrong("claims", "CR=0 W0=MAKE W1=MAKE+OTHER K=2", "CLAIM_NOT_LIVE*"),
+    *wrong("claims", "CR=0 W0=MAKE W1=MAKE+OTHER K=2", "CLAIM_NOT_LIVE"),
     *wrong("claims", f"{FORK} CR=0", "CHILD_LETS_GO CHILD_PUBLISHES*"),
     *wrong(
         "owners",
