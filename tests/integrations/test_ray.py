@@ -24,11 +24,7 @@ from refstore.ray import ClusterRef, Latest, NodeLostError
 from refstore.ray._parts import PART
 from refstore.ray._pulling import DIRECT, PIECE, SMALL
 
-pytestmark = [
-    pytest.mark.once("one cluster for all tests"),
-    pytest.mark.filterwarnings("default"),  # Ray's own
-    pytest.mark.timeout(180),
-]
+pytestmark = ray_nodes.MARKS
 
 
 @pytest.fixture(scope="module")

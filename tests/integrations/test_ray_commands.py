@@ -17,11 +17,7 @@ import ray_nodes
 from command_schema import require
 from ray_nodes import SESSION, Nodes
 
-pytestmark = [
-    pytest.mark.once("one cluster for all tests"),
-    pytest.mark.filterwarnings("default"),  # Ray's own
-    pytest.mark.timeout(180),
-]
+pytestmark = ray_nodes.MARKS
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,7 @@ from ray_nodes import Nodes
 
 import refstore.ray
 
-pytestmark = [
-    pytest.mark.once("one cluster for all tests"),
-    pytest.mark.filterwarnings("default"),  # Ray's own
-    pytest.mark.timeout(180),
-]
+pytestmark = ray_nodes.MARKS
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,7 @@ from ray_nodes import Nodes, kill, stopped
 import refstore
 from refstore.ray import ClusterRef, NodeLostError
 
-pytestmark = [
-    pytest.mark.once("one cluster for all tests"),
-    pytest.mark.filterwarnings("default"),  # Ray's own
-    pytest.mark.timeout(240),
-]
+pytestmark = ray_nodes.MARKS
 
 LARGE = 90 << 20  # bytes, in several parts
 

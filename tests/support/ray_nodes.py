@@ -15,6 +15,7 @@ from typing import Any
 
 import helpers
 import numpy as np
+import pytest
 import ray
 from helpers import eventually
 from ray.cluster_utils import Cluster
@@ -24,6 +25,11 @@ import refstore
 import refstore.ray
 from refstore.ray import ClusterRef
 
+MARKS = [
+    pytest.mark.once("one cluster for all tests"),
+    pytest.mark.filterwarnings("default"),  # Ray's own
+    pytest.mark.timeout(240),
+]
 TRIES = 2  # a cluster may fail to come up beside other load
 MEMORY = 160 << 20  # bytes of Ray's own store on each node
 CAPACITY = "200MiB"
