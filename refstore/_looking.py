@@ -164,6 +164,12 @@ class Look:
         add_sites(found, seen.uuid, seen._processes())
         return found
 
+    def held_by_dead(self) -> int:
+        """Bytes of the blocks that dead processes hold, each counted once."""
+        held = [one for one in by_size(self._seen._holders(None)) if not one.alive]
+        sealed = {one.ref: one.bytes for one in held if one.ref is not None}
+        return sum(sealed.values()) + sum(one.bytes for one in held if one.ref is None)
+
     def processes(self) -> list[ProcessInfo]:
         """Describes the processes that have a place in the store, dead ones among them."""
         return [ProcessInfo(*row) for row in self._seen._processes()]

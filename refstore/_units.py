@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 __all__ = [
     "age_text",
     "count_text",
     "percent_text",
+    "pids_text",
     "plural",
     "rate_text",
     "size_text",
     "time_text",
 ]
 
+PIDS_TOLD = 10
 AGES = (("d", 86400), ("h", 3600), ("min", 60))
 
 
@@ -60,6 +63,13 @@ def rate_text(per_second: float) -> str:
     if per_second >= 1e4:
         return f"{per_second / 1e3:.0f} k/s"
     return f"{per_second:.0f} /s"
+
+
+def pids_text(pids: Sequence[int]) -> str:
+    """As in "pid 12" and "pids 12, 34"; of very many, some."""
+    told = ", ".join(map(str, pids[:PIDS_TOLD]))
+    more = f" and {len(pids) - PIDS_TOLD} more" if len(pids) > PIDS_TOLD else ""
+    return f"pid {told}" if len(pids) == 1 else f"pids {told}{more}"
 
 
 def plural(number: int, noun: str) -> str:

@@ -18,7 +18,7 @@ from refstore._looking import Look
 from refstore._paths import store_folder
 from refstore._reports import ObjectInfo, ProcessInfo, StoreStats
 from refstore._temporary import is_abandoned
-from refstore._units import plural, size_text
+from refstore._units import pids_text, plural, size_text
 from refstore.cli import surroundings
 from refstore.cli.objects import living
 from refstore.cli.output import one_line, show, show_json, show_styled, show_wrapped
@@ -224,6 +224,7 @@ class Seen:
     evict: str | None = None
     stats: StoreStats | None = None
     dead: Sequence[ProcessInfo] = ()
+    dead_bytes: int = 0  # that those hold
     orphans: Sequence[ObjectInfo] = ()
     problems: Sequence[str] = ()
     is_checked: bool = True
@@ -238,6 +239,7 @@ def _see(path: str) -> Seen:
             return Seen(name, path, is_abandoned=True)
         with look(path, False) as store:
             processes = store.processes()
+            dead = [one for one in processes if not one.alive]
             stats = store.stats()
             is_small = stats.objects + stats.condemned <= CHECKED
             return Seen(
@@ -246,7 +248,8 @@ def _see(path: str) -> Seen:
                 store.capacity,
                 store.evict,
                 stats,
-                dead=[one for one in processes if not one.alive],
+                dead=dead,
+                dead_bytes=store.held_by_dead() if dead else 0,
                 orphans=_orphans(store, processes) if is_small else (),
                 problems=store.problems() if is_small else (),
                 is_checked=is_small,
@@ -287,10 +290,10 @@ def _of_store(one: Seen) -> Iterator[Finding]:
         )
         yield Finding(topic, "problem", what, advice)
     elif one.dead:
-        pids = ", ".join(str(other.pid) for other in one.dead)
-        held = size_text(sum(other.bytes for other in one.dead))
+        pids = pids_text([other.pid for other in one.dead])
+        held = size_text(one.dead_bytes)
         what = f"{plural(len(one.dead), 'dead process')} ({pids}) with {held}"
-        advice = f"`{command} recover {one.name}` gives it back; so does whoever needs it"
+        advice = f"`{command} recover {one.name}` lets go of it; so does whoever needs room"
         yield Finding(topic, "note", what, advice)
     elif one.stats is not None and one.stats.objects and not one.stats.processes:
         what = (

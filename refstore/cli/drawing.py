@@ -22,7 +22,7 @@ from refstore.cli.objects import COLUMNS, row_of
 from refstore.cli.output import Line, printable
 from refstore.cli.page_map import RANKS, STATES, bytes_of, strongest
 from refstore.cli.stores import labelled, state_of, waits_text
-from refstore.cli.tables import Column, Row, fitted, layout, shorten
+from refstore.cli.tables import STATE, Column, Row, fitted, layout, shorten
 from refstore.cli.watching import Moment, Rates
 
 __all__ = ["About", "Table", "draw_object", "draw_objects", "draw_store"]
@@ -37,7 +37,7 @@ BARS = (("used", "#3a86d6"), ("pinned", "#009e73"))
 PROCESSES = (
     Column("PID"),
     Column("COMMAND", left=True, least=28),
-    Column("STATE", left=True),
+    Column(STATE, left=True),
     Column("WAITING"),
     Column("PINS", spare=1),
     Column("HOLDS"),
@@ -49,7 +49,7 @@ PROCESSES = (
 HOLDERS = (
     Column("PID"),
     Column("COMMAND", left=True, least=16),
-    Column("STATE", left=True),
+    Column(STATE, left=True),
     Column("PINS"),
 )
 

@@ -15,14 +15,14 @@ from refstore._units import plural, size_text
 from refstore.cli.objects import TRACKING, age_of, grouped, oldest_of, title
 from refstore.cli.output import note, show, show_json
 from refstore.cli.reaching import look
-from refstore.cli.tables import Column, Row, show_table
+from refstore.cli.tables import STATE, Column, Row, show_table
 
 __all__ = ["Held", "find_held", "holders", "sites_of", "total"]
 
 DETAILED = (
     Column("PID"),
     Column("COMMAND, OR OBJECT", left=True, least=24),
-    Column("STATE", left=True),
+    Column(STATE, left=True),
     Column("PINS"),
     Column("SIZE"),
     Column("AGE"),
@@ -30,7 +30,7 @@ DETAILED = (
 BY_PROCESS = (
     Column("PID"),
     Column("COMMAND", left=True, least=20),
-    Column("STATE", left=True),
+    Column(STATE, left=True),
     Column("OBJECTS"),
     Column("PINS"),
     Column("SIZE"),
@@ -47,7 +47,7 @@ BY_LINE = (
 )
 BY_OBJECT = (
     Column("NAME OR REF", left=True, least=20),
-    Column("STATE", left=True),
+    Column(STATE, left=True),
     Column("PINS"),
     Column("SIZE"),
     Column("AGE"),

@@ -13,7 +13,7 @@ from refstore._reports import ObjectInfo, ProcessInfo
 from refstore._units import age_text, plural, size_text
 from refstore.cli.output import note, show, show_json
 from refstore.cli.reaching import look
-from refstore.cli.tables import Column, Row, show_table
+from refstore.cli.tables import STATE, Column, Row, show_table
 
 __all__ = [
     "COLUMNS",
@@ -55,7 +55,7 @@ TRACKING = "programs tell their lines if started with REFSTORE_TRACK=1"
 COLUMNS = (
     Column("NAME OR REF", left=True, least=20),
     Column("KIND", left=True, spare=4),
-    Column("STATE", left=True, spare=1),
+    Column(STATE, left=True, spare=1),
     Column("PINS"),
     Column("SIZE"),
     Column("AGE"),

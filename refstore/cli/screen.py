@@ -15,7 +15,7 @@ from refstore.cli.drawing import About, Table, draw_object, draw_objects, draw_s
 from refstore.cli.holders import Held
 from refstore.cli.objects import sorted_objects
 from refstore.cli.terminal import Terminal
-from refstore.cli.watching import Moment, Ranking, Rates, is_same, rates_between, take
+from refstore.cli.watching import Moment, Ranking, Rates, end_of, rates_between, take
 
 __all__ = ["Screen"]
 
@@ -52,9 +52,8 @@ class Screen(Terminal):
         self._draw()
 
     def _look_again(self) -> None:
-        if not is_same(self._store.path, self._file):
-            gone = f"refstore: {self._about.name} was removed meanwhile"
-            self.exit(return_code=2, message=gone)
+        if end := end_of(self._store.path, self._file):
+            self.exit(return_code=2, message=f"refstore: {self._about.name} {end}")
             return
         if self._object is not None:
             self._open(self._object[0])

@@ -16,10 +16,10 @@ from refstore._looking import Look
 from refstore._paths import store_folder
 from refstore._reports import PastRecovery, ProcessInfo, Recovery
 from refstore._temporary import collect_temporary, is_abandoned
-from refstore._units import age_text, percent_text, plural, size_text, time_text
+from refstore._units import age_text, percent_text, pids_text, plural, size_text, time_text
 from refstore.cli.output import complain, note, one_line, show, show_json, show_wrapped
 from refstore.cli.reaching import attach, look, path_of, require_store, store_names
-from refstore.cli.tables import Column, Row, show_table
+from refstore.cli.tables import STATE, Column, Row, show_table
 
 __all__ = ["check", "gc", "labelled", "ls", "recover", "rm", "stat", "state_of", "waits_text"]
 
@@ -39,7 +39,7 @@ OF_STORES = (  # columns of `ls`, by field
 OF_PROCESSES = (
     Column("PID"),
     Column("COMMAND", left=True, least=16),
-    Column("STATE", left=True),
+    Column(STATE, left=True),
     Column("WAITING", spare=2),
     Column("PINS"),
     Column("HOLDS"),
@@ -117,6 +117,7 @@ def stat(options: argparse.Namespace) -> int:
             **_figures(store),
         }
         processes, recovered = store.processes(), store.recoveries()
+        dead_bytes = store.held_by_dead() if any(not one.alive for one in processes) else 0
     if options.json:
         told = {
             "attached": [dataclasses.asdict(one) for one in processes],
@@ -129,7 +130,7 @@ def stat(options: argparse.Namespace) -> int:
         show(f"{head:16}  {_shown(field, value, row)}")
     if processes:
         show("")
-        _show_processes(options.name, processes)
+        _show_processes(options.name, processes, dead_bytes)
     if recovered:
         show("")
         show("last recoveries:")
@@ -156,7 +157,7 @@ def waits_text(one: ProcessInfo) -> str:
     return f"process {one.pid} waits: {one.waits_for}{others} ({labelled(one.label, one.command)})"
 
 
-def _show_processes(name: str, processes: list[ProcessInfo]) -> None:
+def _show_processes(name: str, processes: list[ProcessInfo], dead_bytes: int) -> None:
     largest = sorted(processes, key=lambda one: (-one.bytes, one.pid))
     rows = [
         Row(
@@ -180,9 +181,9 @@ def _show_processes(name: str, processes: list[ProcessInfo]) -> None:
         show("")
         show_wrapped(
             f"{plural(len(dead), 'dead process')}: ",
-            f"{plural(sum(one.pins for one in dead), 'pin')}, "
-            f"{size_text(sum(one.bytes for one in dead))}; that comes back when somebody needs it, "
-            f"or by `{_messages.command()} recover {name}`",
+            f"{plural(sum(one.pins for one in dead), 'pin')}, {size_text(dead_bytes)} held; what "
+            "is deleted, unfinished or owned of it comes back when somebody needs room, or by "
+            f"`{_messages.command()} recover {name}`",
         )
 
 
@@ -245,8 +246,7 @@ def _what_came_back(recovery: Recovery) -> str:
         return "no dead process"
     dead = plural(recovery.processes, "dead process")
     if recovery.pids:
-        pids = ", ".join(map(str, recovery.pids))
-        dead += f" (pid {pids})" if len(recovery.pids) == 1 else f" (pids {pids})"
+        dead += f" ({pids_text(recovery.pids)})"
     held = [
         plural(number, noun)
         for number, noun in (

@@ -14,11 +14,12 @@ from refstore.cli.output import (
     width_of_output,
 )
 
-__all__ = ["HEAD", "Column", "Row", "fitted", "layout", "shorten", "show_table"]
+__all__ = ["HEAD", "STATE", "Column", "Row", "fitted", "layout", "shorten", "show_table"]
 
 GAP = "  "
 HEAD = "bold"
-STYLES = {  # of cells that say so
+STATE = "STATE"  # the head of a column of states
+STYLES = {  # of states
     "pending delete": "yellow",
     "writing": "cyan",
     "claimed": "magenta",
@@ -120,7 +121,8 @@ def layout(
         if line:
             line.append((GAP, ""))
         padded = text + space if columns[number].left else space + text
-        line.append((padded, style or STYLES.get(cell.strip(), "")))
+        is_state = columns[number].head == STATE
+        line.append((padded, style or (STYLES.get(cell.strip(), "") if is_state else "")))
     return line
 
 

@@ -10,7 +10,7 @@ import time
 from refstore._looking import Look
 from refstore.cli.output import MissingExtraError, require_terminal, tell_lines
 from refstore.cli.reaching import look
-from refstore.cli.watching import Moment, Rates, is_same, rates_between, take
+from refstore.cli.watching import Moment, Rates, end_of, rates_between, take
 
 __all__ = ["top"]
 
@@ -40,8 +40,8 @@ class _Teller:
         self._old = take(store, pages=b"")
 
     def line(self) -> dict[str, object]:
-        if not is_same(self._store.path, self._file):
-            raise ValueError(f"{self._name} was removed meanwhile")
+        if end := end_of(self._store.path, self._file):
+            raise ValueError(f"{self._name} {end}")
         old, self._old = self._old, take(self._store, pages=b"")
         return _as_json(self._name, self._old, rates_between(old, self._old))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from refstore._looking import Look
 from refstore._reports import PastRecovery, ProcessInfo, StoreStats
 
-__all__ = ["COUNTED", "ORDERS", "Moment", "Ranking", "Rates", "is_same", "rates_between", "take"]
+__all__ = ["COUNTED", "ORDERS", "Moment", "Ranking", "Rates", "end_of", "rates_between", "take"]
 
 COUNTED = ("puts", "gets", "deletes", "evictions")
 
@@ -77,12 +77,18 @@ class Ranking:
         return [found[who] for who in ranked]
 
 
-def is_same(path: str, file: os.stat_result) -> bool:
-    """Whether that file is still the one at the path."""
+def end_of(path: str, file: os.stat_result) -> str:
+    """What has happened to the file at the path since it was `file`; "" if it is still that one.
+
+    To read in what was cut off would end the process by a signal.
+    """
     try:
-        return os.path.samestat(os.stat(path), file)
+        now = os.stat(path)
     except OSError:
-        return False
+        return "was removed meanwhile"
+    if not os.path.samestat(now, file):
+        return "was replaced meanwhile"
+    return "was truncated meanwhile" if now.st_size < file.st_size else ""
 
 
 NONE = Rates(dict.fromkeys(COUNTED, 0.0), {})

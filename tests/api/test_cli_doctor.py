@@ -131,7 +131,7 @@ def test_stores_that_were_left_are_found(
     assert rows["store broken"]["advice"] == ""
     assert said.out.endswith("\n1 problem, 2 notes\n")
     assert "nobody is attached, and 64 B are used by 1 object" in rows["store left"]["what"]
-    assert f"1 dead process ({dead})" in rows["store train"]["what"]
+    assert f"1 dead process (pid {dead}) with " in rows["store train"]["what"]
     assert "recover train" in rows["store train"]["advice"]
     assert rows["stores"]["what"] == f"3 stores in {folder}"
     (folder / "broken").unlink()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 
@@ -14,7 +16,7 @@ from terminal import SIZES, on_terminal, shown_on_terminal
 
 import refstore
 from refstore._reports import ProcessInfo
-from refstore.cli import watching
+from refstore.cli import tables, watching
 from refstore.cli.output import width_of
 
 pytest.importorskip("textual")
@@ -183,6 +185,32 @@ def test_top_ends_with_its_store(run: Command, train: refstore.Store) -> None:
         assert run("rm", "train").status == 0
         assert top.status() == 2
         assert "train was removed meanwhile" in top.text
+
+
+def test_top_ends_when_its_store_is_truncated(run: Command, train: refstore.Store) -> None:
+    """It would be a signal to read what was cut off. Another file is: who is attached may read."""
+    copy = f"{train.path}-copy"
+    shutil.copy(train.path, copy)
+    with on_terminal(80, 24, "top", "train-copy", "--interval", "0.1") as top:
+        top.wait_for(shows("q: quit"))
+        os.truncate(copy, 4096)
+        assert top.status() == 2
+        assert "train-copy was truncated meanwhile" in top.text
+    os.unlink(copy)
+
+
+def test_a_name_that_is_that_of_a_state_has_no_colour(train: refstore.Store) -> None:
+    for name in tables.STYLES:
+        train.put(b"x", name=name)
+    with on_terminal(100, 24, "objects", "train") as objects:
+        assert objects.status() == 0
+        assert "pending delete" in objects.text
+        assert objects.colours() == {"default"}
+    writer = train.create(10)
+    with on_terminal(100, 24, "objects", "train") as objects:
+        assert objects.status() == 0
+        assert objects.colours() == {"default", "cyan"}
+    writer.abort()
 
 
 def test_an_object_that_is_open_is_looked_at_anew(run: Command, train: refstore.Store) -> None:

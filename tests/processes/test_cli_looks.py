@@ -19,6 +19,7 @@ from command import Command, Said, in_a_process
 from helpers import child_process
 
 import refstore
+from refstore._units import size_text
 
 FIRST_PROCESS = """
 import refstore, sys
@@ -87,6 +88,20 @@ def test_looks_need_no_place_in_the_process_table(
         refused = in_a_process("get", "train", "weights", "-o", str(tmp_path / "weights"))
         assert (refused.status, refused.err.count("\n")) == (2, 1)
         assert "places in the process table" in refused.err
+
+
+def test_a_block_that_many_dead_hold_is_counted_once(run: Command, train: refstore.Store) -> None:
+    (row,) = (row for row in train.objects() if row.name == "weights")
+    with helpers.child_processes(3, train.path) as children:
+        for child in children:
+            child.do(workers.hold, "weights")
+        for child in children:
+            child.kill()
+        held = size_text(row.block_nbytes)
+        said = " ".join(run("stat", "train").out.split())
+        assert f"3 dead processes: 3 pins, {held} held; what is deleted" in said
+        assert f") with {held}" in " ".join(run("doctor").out.split())
+        assert "3 pins, 0 B came back" in run("recover", "train").out
 
 
 def test_stat_tells_of_the_dead_and_then_of_the_recovery(
