@@ -66,7 +66,7 @@ def rate_text(per_second: float) -> str:
 
 
 def pids_text(pids: Sequence[int]) -> str:
-    """As in "pid 12" and "pids 12, 34"; of very many, some."""
+    """Text as in "pid 12" and "pids 12, 34"; of very many, some."""
     told = ", ".join(map(str, pids[:PIDS_TOLD]))
     more = f" and {len(pids) - PIDS_TOLD} more" if len(pids) > PIDS_TOLD else ""
     return f"pid {told}" if len(pids) == 1 else f"pids {told}{more}"

@@ -78,7 +78,7 @@ class Ranking:
 
 
 def end_of(path: str, file: os.stat_result) -> str:
-    """What has happened to the file at the path since it was `file`; "" if it is still that one.
+    """Tells what became of the file at the path since it was `file`; "" if it is still that one.
 
     To read in what was cut off would end the process by a signal.
     """
