@@ -66,10 +66,10 @@ OF_FOLDERS: dict[str, tuple[str, ...]] = {
     "fuzz": ("native",),
 }
 
-# Folders whose tests a debug build cannot change, since they call nothing of it: Python by itself,
-# texts, models, and what is started among the sources, where the release build is. What runs on
-# that one says all there is to say.
-SAME_ON_DEBUG = ("unit", "project", "native/model", "native/mutants")
+# Folders whose tests a debug build cannot change, since they pass no failpoint of it: Python by
+# itself, the other engine, texts, models, and what is started among the sources, where the release
+# build is. What runs on that one says all there is to say.
+SAME_ON_DEBUG = ("unit", "project", "filelock", "native/model", "native/mutants")
 
 HAS_CORE = importlib.util.find_spec("refstore._core") is not None
 
