@@ -215,6 +215,7 @@ class Membership(StoreLock):
             is_new = liveness.make_folder(self.folder, self.mode)
             try:
                 self.run_locked("attaching", self._enter, life=life)
+                self.has_gone = False
                 return
             except FileNotFoundError:  # of the store, or of a lock that was removed just now
                 left -= 1
