@@ -38,24 +38,23 @@ def small_objects(effort: Effort) -> Sequence[Row]:
 def many_small_arrays(effort: Effort) -> Sequence[Row]:
     arrays = [np.arange(8.0) for _ in range(50_000)]
     stream = pickle.dumps(arrays, 5)
-    with Store.temporary(32 * MIB) as store:
-        with store.get(store.put(arrays, name="arrays")) as buf:
-            return [
-                timed(
-                    "put of 50,000 arrays of 64 B in a list / pickle.dumps",
-                    effort,
-                    loops.calls(lambda: store.put(arrays, name="arrays", replace=True)),
-                    loops.calls(lambda: pickle.dumps(arrays, 5)),
-                    Goal(1.5),
-                ),
-                timed(
-                    "their value / pickle.loads",
-                    effort,
-                    loops.calls(lambda: buf.value),
-                    loops.calls(lambda: pickle.loads(stream)),
-                    Goal(1.5),
-                ),
-            ]
+    with Store.temporary(32 * MIB) as store, store.get(store.put(arrays, name="arrays")) as buf:
+        return [
+            timed(
+                "put of 50,000 arrays of 64 B in a list / pickle.dumps",
+                effort,
+                loops.calls(lambda: store.put(arrays, name="arrays", replace=True)),
+                loops.calls(lambda: pickle.dumps(arrays, 5)),
+                Goal(1.5),
+            ),
+            timed(
+                "their value / pickle.loads",
+                effort,
+                loops.calls(lambda: buf.value),
+                loops.calls(lambda: pickle.loads(stream)),
+                Goal(1.5),
+            ),
+        ]
 
 
 def _none(_: object) -> None:
