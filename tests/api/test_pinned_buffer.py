@@ -279,3 +279,10 @@ def test_the_repr_tells_what_it_is(store: refstore.Store) -> None:
 def test_a_buffer_is_a_buffer_to_isinstance(store: refstore.Store) -> None:
     with store.get(store.put(b"x")) as buf:
         assert isinstance(buf, collections.abc.Buffer)  # type: ignore[attr-defined, unused-ignore]
+
+
+@pytest.mark.native("it is about how the core allocates them")
+def test_a_buffer_is_allocated_from_its_bases_free_list(store: refstore.Store) -> None:
+    with store.get(store.put(b"x")) as buf:
+        (base,) = type(buf).__bases__
+        assert type(buf).__basicsize__ == base.__basicsize__

@@ -58,6 +58,9 @@ cdef class Block:
     cdef bint is_closed
     cdef bint is_writable
     cdef bint is_kept           # somebody may keep this very object, and read without their view
+    # Its object is not to be unpickled. Here, though only a PinnedBuffer is ever asked: one that is no
+    # larger than its base is allocated from the base's free list.
+    cdef public bint _is_guarded
     cdef object __weakref__
 
     cdef inline void let_go(self) noexcept:
@@ -194,8 +197,6 @@ cdef class Export:
 
 @cython.no_gc
 cdef class PinnedBuffer(Block):
-    cdef public bint _is_guarded    # its object is not to be unpickled
-
     def __init__(self):
         raise _messages.no_constructor("PinnedBuffer")
 
