@@ -58,7 +58,7 @@ cdef class Block:
     cdef bint is_closed
     cdef bint is_writable
     cdef bint is_kept           # somebody may keep this very object, and read without their view
-    # Its object is not to be unpickled. Here, though only a PinnedBuffer is ever asked: one that is no
+    # Its object is not to be unpickled. Here, though only a PinnedBuffer is asked: one that is no
     # larger than its base is allocated from the base's free list.
     cdef public bint _is_guarded
     cdef object __weakref__
