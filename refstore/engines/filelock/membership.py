@@ -307,8 +307,8 @@ class Membership(StoreLock):
         if self.row is None or not self.is_alive() or sys.is_finalizing():
             return
         self.defer(self._leave)
-        if self.row is None:
-            self._leave_no_folder()
+        if self.row is None and not os.path.exists(self.path):
+            self._leave_no_folder()  # again: Windows removes no lock that is taken
 
     def _leave(self, c: Change) -> None:
         if self.row is None:
