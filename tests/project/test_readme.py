@@ -117,9 +117,12 @@ def test_what_the_readme_shows_works_as_shown(folder: Path, tmp_path: Path) -> N
             assert "Warning" not in done.stderr, (one.text, done.stderr)
         if "--version" in one.text:
             assert "(native engine, " in done.stdout
-    for program in (["refstore"], ["python", "-m", "refstore"]):
+    for program in (["refstore"], ["python", "-W", "error", "-m", "refstore"]):
         done = user.run(*program, "--version")
         assert "(native engine, " in done.stdout, (program, done)
+    # the last of them runs in the clone, whose core was left beside its sources
+    python = sys.version.split()[0]
+    assert f"native engine, Python {python}, {user.here}/refstore" in done.stdout
     assert user.changes() == before, "an installation leaves nothing that git sees"
 
 

@@ -51,4 +51,5 @@ def stopped(child: helpers.ChildProcess, path: str | Path) -> Iterator[None]:
 def stop(pid: int) -> None:
     """Returns when it has stopped."""
     os.kill(pid, signal.SIGSTOP)
-    helpers.eventually(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][1] == "T")
+    stat = Path(f"/proc/{pid}/stat")
+    assert helpers.eventually(lambda: stat.read_text().rpartition(")")[2][1] == "T")
