@@ -32,7 +32,7 @@ from tests.fuzz import calls, files, stage
 from tests.fuzz.notes import Clock, Finding, Notes
 from tests.fuzz.stage import Image
 
-SHARE = 150  # images that a player plays, at most
+SHARE = 300  # images that a player plays, at most
 HANG = 10.0  # seconds of one call
 OF_IMAGE = 3  # times that, for a whole image: calls may wait for each other's locks
 ADDRESS_SPACE = 3 << 30  # bytes more than a player has at first
@@ -72,8 +72,10 @@ class Worker:
         self.until = time.monotonic() + options.seconds
         self.played = 0
         self.features: set[str] = set()
+        self.passed: set[tuple[int, int]] = set()  # failpoints, and how often in one image
         self.corpus: list[Image] = []
         self.findings: list[Finding] = []
+        self.told: collections.Counter[tuple[str, str]] = collections.Counter()
         calls.leave_streams_whole(files.streams(self.files))
         self.passes = _passes()
         stage.settle(0)
@@ -110,7 +112,9 @@ class Worker:
         """What a player noted."""
         note: dict[str, Any] = json.loads(line)
         if note["kind"] == "finding":
-            self.findings.append(Finding(*note["finding"]))
+            finding = Finding(*note["finding"])
+            self.findings.append(finding)
+            self.told[finding.kind, finding.where] += 1
         elif note["kind"] == "feature":
             self.features.add(note["feature"])
         elif note["kind"] == "new" and len(self.corpus) < CORPUS:
@@ -129,7 +133,7 @@ class Worker:
         os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0) + 1, 19))
         if self.chance.random() < QUICK and not self.options.is_told:
             quick_lock.use()
-        notes = Notes(fd, self.clock, self.features)
+        notes = Notes(fd, self.clock, self.features, self.told)
         notes.watch_finalizers()
         where = stage.Stage(self.files, self.folder, notes, is_told=self.options.is_told)
         where.clear()  # of one who died
@@ -140,8 +144,10 @@ class Worker:
             self.passes.clear()
             gc.freeze()  # a full collection is of what this image has made, and of nothing before
             where.play(image)
-            for site, times in self.passes.passed():
-                notes.feature(f"{site} {min(times, 33).bit_length()}")
+            for passed in self.passes.passed():
+                if passed not in self.passed:
+                    self.passed.add(passed)
+                    notes.feature(f"{passed[0]} {min(passed[1], 33).bit_length()}")
             if notes.is_new and not image.is_sound():
                 notes.tell("new", image=str(image))
             notes.tell("played", number=number)

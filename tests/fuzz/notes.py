@@ -78,7 +78,13 @@ class Clock:
 class Notes:
     """Of one player. They go down a pipe, a line each, so that nothing is lost when it dies."""
 
-    def __init__(self, fd: int, clock: Clock, seen: set[str]) -> None:
+    def __init__(
+        self,
+        fd: int,
+        clock: Clock,
+        seen: set[str],
+        told: collections.Counter[tuple[str, str]],
+    ) -> None:
         self.fd = fd
         self.clock = clock
         self.image = ""
@@ -86,7 +92,7 @@ class Notes:
         self.is_new = False  # whether the image had one that was not seen
         self.busy = 0  # calls that waited for somebody in vain
         self.is_sound = False  # the file: nothing is wrong with it
-        self._told: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.told = told  # findings of each kind and place; it costs much to format an exception
 
     def begin(self, image: str) -> None:
         self.image, self.is_new, self.busy = image, False, 0
@@ -98,9 +104,9 @@ class Notes:
 
     def find(self, kind: str, where: str, detail: str | BaseException = "") -> None:
         """What an exception says at length is told the first few times only."""
-        self._told[kind, where] += 1
+        self.told[kind, where] += 1
         if isinstance(detail, BaseException):
-            is_new = self._told[kind, where] < 3
+            is_new = self.told[kind, where] < 3
             detail = "".join(traceback.format_exception(detail)) if is_new else ""
         self.tell("finding", finding=Finding(kind, where, self.image, detail[-3000:]))
 

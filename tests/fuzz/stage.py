@@ -25,6 +25,7 @@ from tests.fuzz.notes import Notes
 AMID = 0.15  # of all images are changed while they are played, too
 SLACK = 64 << 20  # bytes of memory beside twice the file's size
 MASK = (1 << 64) - 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 IS_SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 
 # When the file is changed, and who is there by then.
@@ -243,6 +244,7 @@ def _lock(fd: int, rows: tuple[int, ...]) -> None:
 def settle(busy_timeout_ms: int) -> None:
     """This process is to play: no torch, no warnings, and no waiting but where it must be."""
     import argparse
+    import ctypes
     import sys
     import warnings
 
@@ -257,6 +259,9 @@ def settle(busy_timeout_ms: int) -> None:
     argparse._ = str  # type: ignore[attr-defined]  # a command looks for translations at length
     parsing._made = functools.cache(parsing._made)  # its parser costs more than what it does
     _sites.sites_of = lambda pid, uuid: []  # nobody tracks, and to see that costs most of info()
+    with contextlib.suppress(AttributeError):  # glibc's: a page that is given back is faulted again
+        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 64 << 20)
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 4 << 20)
     with contextlib.suppress(ImportError):
         from refstore import _core
 

@@ -351,6 +351,21 @@ def test_check_sees_a_wrong_truth(
 
 
 @pytest.mark.parametrize(
+    ("table", "field", "invariant"),
+    [("Meta", "nbytes", "metas_ready"), ("Label", "name_nbytes", "labels_ready")],
+)
+def test_check_sees_what_is_written_where_no_memory_counts(
+    damaged: refstore.Store, fields: Fields, table: str, field: str, invariant: str
+) -> None:
+    damaged.put(b"x")
+    for entry in (0, 90, OBJECTS - 1):  # each in a page of its own; those before it are zeros
+        fields.set(table, entry, field, 1)
+        assert invariant in seen(damaged)
+        fields.set(table, entry, field, 0)
+        assert damaged.check() == []
+
+
+@pytest.mark.parametrize(
     ("table", "invariant"), [("empty_bits", "lost slot"), ("run_bits", "lost run")]
 )
 def test_check_sees_hints_that_nobody_looks_for(

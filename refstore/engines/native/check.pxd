@@ -452,21 +452,26 @@ cdef inline void check_memory(View *v, set problems):
 
 cdef inline list written(View *v, uint64_t at, uint64_t nbytes, uint64_t n):
     # Which of `n` pieces of the file, of so many bytes each, are not all zeros. Holes are left as
-    # they are.
+    # they are, and of a piece no more is read than tells.
     import os
-    cdef uint64_t piece = 0
+    cdef uint64_t place = at, end = at + n * nbytes, piece
     cdef int fd = file_of(v)
-    cdef bytes data, zeros = bytes(nbytes)
+    cdef bytes data, zeros = bytes(PAGE)
     cdef list found = []
-    while piece < n and fd >= 0:
+    while place < end and fd >= 0:
         try:
-            piece = max(piece, (os.lseek(fd, at + piece * nbytes, os.SEEK_DATA) - at) // nbytes)
+            place = os.lseek(fd, place, os.SEEK_DATA)
         except OSError:             # nothing but a hole from there on
             break
-        data = os.pread(fd, nbytes, at + piece * nbytes) if piece < n else b""
-        if data != zeros[:len(data)]:
+        data = os.pread(fd, PAGE - place % PAGE, place) if place < end else b""
+        if not data:
+            break
+        if data == zeros[:len(data)]:
+            place += len(data)
+        else:
+            piece = (place - at) // nbytes
             found.append(piece)
-        piece += 1
+            place = at + (piece + 1) * nbytes
     return found
 
 
