@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import inspect
 import pickle
 import re
 import sys
@@ -11,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import documented
 import helpers
 import numpy as np
 import pytest
@@ -287,12 +286,8 @@ def test_a_scheduler_has_no_part() -> None:
 
 @pytest.mark.parametrize("name", ours.__all__)
 def test_the_examples_run(store: refstore.Store, name: str) -> None:
-    doc = inspect.getdoc(getattr(ours, name)) or ""
-    names = {"np": np, "store": store, "dask": pytest.importorskip("dask")}
-    test = doctest.DocTestParser().get_doctest(doc, names, name, None, None)
-    assert test.examples
-    told: list[str] = []
-    assert doctest.DocTestRunner().run(test, out=told.append).failed == 0, "".join(told)
+    dask = pytest.importorskip("dask")
+    documented.run_examples(name, getattr(ours, name), store, dask=dask)
 
 
 @pytest.mark.once("opens no store")

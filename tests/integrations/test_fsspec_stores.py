@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import doctest
 import importlib.metadata
-import inspect
-import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import documented
 import fsspecs
 import helpers
 import numpy as np
@@ -262,11 +260,5 @@ def test_the_page_works_as_shown(fs: Any, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_example_runs(store: refstore.Store) -> None:
-    doc = inspect.getdoc(ours.RefstoreFileSystem) or ""
-    test = doctest.DocTestParser().get_doctest(
-        doc, {"os": os, "store": store}, "example", None, None
-    )
-    told: list[str] = []
-    assert test.examples
-    assert doctest.DocTestRunner().run(test, out=told.append).failed == 0, "".join(told)
+    documented.run_examples("RefstoreFileSystem", ours.RefstoreFileSystem, store)
     ours.RefstoreFileSystem.clear_instance_cache()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,13 +9,13 @@ from typing import Any
 
 import helpers
 import pytest
-from helpers import eventually
+from helpers import eventually, halted
 
 pytest.importorskip("ray")
 
 import ray
 import ray_nodes
-from ray_nodes import Nodes, kill, stopped
+from ray_nodes import Nodes, kill
 
 import refstore
 from refstore.ray import ClusterRef, NodeLostError
@@ -114,7 +112,7 @@ def test_who_brings_an_object_may_die(nodes: Nodes, there: Any) -> None:
     ref = nodes.here.put(helpers.pattern(5, 30 << 20))
     doomed = nodes.reader(node_of(there))
     pid = ray.get(doomed.pid.remote())
-    with stopped(nodes.agent(nodes.here.node)):
+    with halted(nodes.agent(nodes.here.node)):
         lost = doomed.is_pattern.remote(ref, 5)
         assert eventually(lambda: ray.get(there.is_coming.remote()))
         kill(pid)
@@ -128,7 +126,7 @@ def test_who_brings_an_object_may_die(nodes: Nodes, there: Any) -> None:
 def test_an_agent_that_is_stopped_is_a_timeout(nodes: Nodes, there: Any) -> None:
     pulled, ref, late = (ray.get(there.put_pattern.remote(k, 1000)) for k in (6, 7, 8))
     assert is_pattern(nodes, pulled, 6)
-    with stopped(nodes.agent(ref.node)):
+    with halted(nodes.agent(ref.node)):
         began = time.monotonic()
         for call, one in ((nodes.here.get, ref), (nodes.here.delete, late)):
             with pytest.raises(refstore.GetTimeoutError, match="has not answered"):
@@ -144,7 +142,7 @@ def test_an_agent_that_is_stopped_is_a_timeout(nodes: Nodes, there: Any) -> None
 def test_a_node_that_missed_a_version_takes_it_later(nodes: Nodes, there: Any) -> None:
     nodes.here.publish("w", b"1")
     node = node_of(there)
-    with stopped(nodes.agent(node)):
+    with halted(nodes.agent(node)):
         published = nodes.here.publish("w", b"2", timeout=3)
         assert published.missed == (node,)
         assert bytes(ray.get(there.latest.remote("w"))[1]) == b"1"
@@ -170,7 +168,7 @@ def publishes(nodes: Nodes, after: int) -> bool:
 
 def test_a_raylet_that_is_stopped_is_a_timeout(nodes: Nodes, there: Any) -> None:
     ref = ray.get(there.put_pattern.remote(8, 5 << 20))
-    with stopped(nodes.raylet(ref.node)), pytest.raises(refstore.GetTimeoutError):
+    with halted(nodes.raylet(ref.node)), pytest.raises(refstore.GetTimeoutError):
         nodes.here.get(ref, timeout=1)
     assert is_pattern(nodes, ref, 8)
     nodes.here.delete(ref)
@@ -203,11 +201,8 @@ def test_what_was_pulled_outlives_the_gcs(nodes: Nodes, there: Any) -> None:
     assert is_pattern(nodes, ref, 11)
     more = ray.get(there.put_pattern.remote(12, 5 << 20))
     gcs = nodes.cluster.head_node.all_processes["gcs_server"][0].process.pid
-    os.kill(gcs, signal.SIGSTOP)
-    try:
+    with halted(gcs):
         assert is_pattern(nodes, ref, 11, timeout=0)
         assert is_pattern(nodes, more, 12)
-    finally:
-        os.kill(gcs, signal.SIGCONT)
     for one in (ref, more):
         nodes.here.delete(one)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import doctest
-import inspect
 import pickle
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import documented
 import helpers
 import numpy as np
 import page_blocks
@@ -403,10 +402,4 @@ def test_the_page_works_as_shown(
     "member", [RefstoreStore, RefstoreStore.store, RefstoreStore.with_read_only]
 )
 def test_the_examples_run(member: Any, store: refstore.Store) -> None:
-    doc = inspect.getdoc(member) or ""
-    test = doctest.DocTestParser().get_doctest(
-        doc, {"refstore": refstore, "store": store}, "example", None, None
-    )
-    told: list[str] = []
-    assert test.examples
-    assert doctest.DocTestRunner().run(test, out=told.append).failed == 0, "".join(told)
+    documented.run_examples("RefstoreStore", member, store)

@@ -98,9 +98,9 @@ def require(name: str, call: Any) -> dict[str, str]:
     return told
 
 
-def run_examples(name: str, call: Any, store: refstore.Store) -> None:
+def run_examples(name: str, call: Any, store: refstore.Store, **names: object) -> None:
     doc = inspect.getdoc(call) or ""
-    globs = {"refstore": refstore, "np": np, "os": os, "store": store}
+    globs = {"refstore": refstore, "np": np, "os": os, "store": store, **names}
     test = doctest.DocTestParser().get_doctest(doc, globs, name, None, None)
     assert test.examples
     told: list[str] = []

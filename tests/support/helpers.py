@@ -259,6 +259,23 @@ def stopped(work: Callable[[], object], ends: Container[int] = (0,)) -> Iterator
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in ends
 
 
+def stop(pid: int) -> None:
+    """Stop a process; returns when it has stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    assert eventually(lambda: stat.read_text().rpartition(")")[2][1] == "T")
+
+
+@contextlib.contextmanager
+def halted(pid: int) -> Iterator[None]:
+    """A process that does not run meanwhile, wherever it was."""
+    stop(pid)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 class RemoteError(Exception):
     """A command raised in the child: the exception's type name and its text."""
 

@@ -38,18 +38,11 @@ def is_locked(path: str | Path) -> bool:
 def stopped(child: helpers.ChildProcess, path: str | Path) -> Iterator[None]:
     """A process that uses the store at `path`, stopped, but not in the middle of a change to it:
     one that waits looks again and again, and has the lock while it looks."""
-    stop(child.pid)
+    helpers.stop(child.pid)
     while is_locked(path):
         os.kill(child.pid, signal.SIGCONT)
-        stop(child.pid)
+        helpers.stop(child.pid)
     try:
         yield
     finally:
         os.kill(child.pid, signal.SIGCONT)
-
-
-def stop(pid: int) -> None:
-    """Returns when it has stopped."""
-    os.kill(pid, signal.SIGSTOP)
-    stat = Path(f"/proc/{pid}/stat")
-    assert helpers.eventually(lambda: stat.read_text().rpartition(")")[2][1] == "T")

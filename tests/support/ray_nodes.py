@@ -205,16 +205,6 @@ def _started(count: int) -> Any:
     raise AssertionError
 
 
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """A process that does not run meanwhile."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def kill(pid: int) -> None:
     """Kill a process of Ray's, and see it gone."""
     end = os.pidfd_open(pid)
