@@ -25,8 +25,8 @@ SECONDS = os.environ.get("SECONDS")
 VARIANT = os.environ.get("BUILD", "debug")
 # Two more than there are processors: many a test waits for a while.
 PARALLEL = ("-n", str(2 + (os.cpu_count() or 1)), "--dist", "worksteal")
-# Libraries beside which refstore has a module: each an extra, with tests in tests/integrations.
-INTEGRATIONS = ["arrow", "dask", "fsspec", "joblib", "plasma", "polars", "torch", "zarr"]
+# Libraries with tests in tests/integrations: each that refstore has a module for is an extra.
+INTEGRATIONS = ["arrow", "dask", "fsspec", "jax", "joblib", "plasma", "polars", "torch", "zarr"]
 EXTRAS = {"plasma": "arrow"}  # where a library's name is not that of the extra
 PIP = ("python", "-m", "pip", "--disable-pip-version-check", "install", "-q")
 # PyPI's torch for Linux comes with gigabytes of CUDA; the smaller one does where it can be had.
@@ -192,11 +192,11 @@ def test_pythons(session: nox.Session) -> None:
 def test_integrations(session: nox.Session, library: str) -> None:
     """Test each integration in an environment of its own: what its extra names, and no more.
 
-    An extra `test-<library>` has what else its tests try it with.
+    An extra `test-<library>` has what else its tests try it with; some libraries need no extra.
     """
-    beside = f"test-{library}"
-    others = [beside] if beside in PROJECT["project"]["optional-dependencies"] else []
-    install(session, "test-tools", EXTRAS.get(library, library), *others)
+    extras = (EXTRAS.get(library, library), f"test-{library}")
+    there = [one for one in extras if one in PROJECT["project"]["optional-dependencies"]]
+    install(session, "test-tools", *there)
     session.run("pytest", *session.posargs, *glob.glob(f"tests/integrations/test_{library}*.py"))
 
 

@@ -211,7 +211,7 @@ def no_dlpack(why: BufferError) -> BufferError:
         return BufferError(f"{text}: use buf.array")
     return BufferError(
         f"{text}. What get() returns is read-only, which DLPack says from version 1.0 on, and who "
-        "asked is older, or takes no read-only arrays (jax.dlpack): convert buf.array, as by "
+        "asked is older, or takes no read-only arrays (JAX before 0.12): convert buf.array, as by "
         "jax.numpy.asarray(buf.array), or use get(..., writable=True), a private view"
     )
 

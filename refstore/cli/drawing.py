@@ -22,7 +22,7 @@ from refstore.cli.objects import COLUMNS, row_of
 from refstore.cli.output import Line, printable
 from refstore.cli.page_map import RANKS, STATES, bytes_of, strongest
 from refstore.cli.stores import labelled, state_of, waits_text
-from refstore.cli.tables import STATE, Column, Row, fitted, layout, shorten
+from refstore.cli.tables import STATE, Column, Row, first_of, fitted, layout, shorten
 from refstore.cli.watching import Moment, Rates
 
 __all__ = ["About", "Table", "draw_object", "draw_objects", "draw_store"]
@@ -32,19 +32,20 @@ WAITS_SHOWN = 3
 KEYS_STYLE = "reverse"
 CURSOR = "reverse"
 FAINT = "dim"
+FIELD = 10  # columns of the head of a field
 BARS = (("used", "#3a86d6"), ("pinned", "#009e73"))
 
 PROCESSES = (
     Column("PID"),
     Column("COMMAND", left=True, least=28),
     Column(STATE, left=True),
-    Column("WAITING"),
-    Column("PINS", spare=1),
+    Column("WAITING", spare=1),
+    Column("PINS", spare=3),
     Column("HOLDS"),
-    Column("PUTS", spare=3),
-    Column("GETS"),
-    Column("DELETES", spare=4),
-    Column("EVICTIONS", spare=5),
+    Column("PUTS", spare=4),
+    Column("GETS", spare=2),
+    Column("DELETES", spare=5),
+    Column("EVICTIONS", spare=6),
 )
 HOLDERS = (
     Column("PID"),
@@ -274,6 +275,16 @@ def draw_objects(
     return [*lines[: height - 1], _keys(keys, width)]
 
 
+def _field(head: str, text: str, width: int) -> list[Line]:
+    """As many lines as its text needs."""
+    lines: list[Line] = []
+    while text or not lines:
+        piece = first_of(text, width - FIELD)
+        lines.append([(f"{'' if lines else head:{FIELD}}", "bold"), (piece, "")])
+        text = text[max(len(piece), 1) :]
+    return lines
+
+
 def draw_object(
     one: ObjectInfo, held: Sequence[Held], is_gone: bool, width: int, height: int
 ) -> list[Line]:
@@ -292,10 +303,7 @@ def draw_object(
         ("evictable", "yes" if one.evictable else "no"),
         ("pins", str(one.pins)),
     )
-    lines: list[Line] = [
-        [(f"{field:10}", "bold"), (shorten(printable(value), width - 10), "")]
-        for field, value in fields
-    ]
+    lines = [line for field, value in fields for line in _field(field, printable(value), width)]
     rows = [
         Row(
             [

@@ -87,6 +87,8 @@ def console() -> rich.console.Console | None:
 def printable(text: str) -> str:
     """Names, paths and commands may hold anything, and must not break a line or talk to the
     terminal."""
+    if text.isprintable():  # nearly all are
+        return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

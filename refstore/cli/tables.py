@@ -14,9 +14,20 @@ from refstore.cli.output import (
     width_of_output,
 )
 
-__all__ = ["HEAD", "STATE", "Column", "Row", "fitted", "layout", "shorten", "show_table"]
+__all__ = [
+    "HEAD",
+    "STATE",
+    "Column",
+    "Row",
+    "first_of",
+    "fitted",
+    "layout",
+    "shorten",
+    "show_table",
+]
 
 GAP = "  "
+NARROW = 8  # columns of a text that is always shown
 HEAD = "bold"
 STATE = "STATE"  # the head of a column of states
 STYLES = {  # of states
@@ -32,7 +43,8 @@ STYLES = {  # of states
 class Column:
     """A column of a table.
 
-    `least`: columns of the terminal below which its texts are not cut; 0: they are never cut.
+    `least`: columns of the terminal below which its texts are not cut, unless the table does not
+    fit for all that is left out; 0: they are never cut.
     `spare`: columns with a higher one are left out first; those with 0 never are.
     """
 
@@ -88,6 +100,8 @@ def fitted(
         if not columns[number].spare:
             break
         kept.remove(number)
+    if _total(least, kept) > space:
+        least = [min(width, NARROW) if columns[n].least else width for n, width in enumerate(full)]
     widths = {number: full[number] for number in kept}
     while (over := _total(full, kept, widths) - space) > 0:
         # the widest gives way first, until it is as wide as the next
@@ -135,10 +149,11 @@ def shorten(text: str, width: int) -> str:
     else:
         tail = (width - 1) // 3
         head = width - 1 - tail
-    return _first(text, head) + "…" + _last(text, tail)
+    return first_of(text, head) + "…" + _last(text, tail)
 
 
-def _first(text: str, width: int) -> str:
+def first_of(text: str, width: int) -> str:
+    """As much of the text as fits."""
     taken = 0
     for at, letter in enumerate(text):
         taken += width_of(letter)
@@ -148,4 +163,4 @@ def _first(text: str, width: int) -> str:
 
 
 def _last(text: str, width: int) -> str:
-    return _first(text[::-1], width)[::-1]
+    return first_of(text[::-1], width)[::-1]

@@ -16,7 +16,7 @@ from terminal import SIZES, on_terminal, shown_on_terminal
 
 import refstore
 from refstore._reports import ProcessInfo
-from refstore.cli import tables, watching
+from refstore.cli import drawing, tables, watching
 from refstore.cli.output import width_of
 
 pytest.importorskip("textual")
@@ -237,6 +237,23 @@ def test_the_dead_are_seen_on_a_narrow_terminal(run: Command, train: refstore.St
             top.wait_for(shows("1 dead"))
             top.press("q")
             assert top.status() == 0
+
+
+def test_what_a_process_holds_is_seen_on_the_narrowest_terminal() -> None:
+    cells = ["1234567", "a command of some length", "alive", "0", "12", "100.0 MiB", *["0 /s"] * 4]
+    for columns in (40, 60, 80):
+        kept, widths = tables.fitted(drawing.PROCESSES, [tables.Row(cells)], columns)
+        heads = [drawing.PROCESSES[number].head for number in kept]
+        assert {"PID", "COMMAND", "STATE", "HOLDS"} <= set(heads)
+        assert sum(widths) + 2 * (len(kept) - 1) <= columns
+
+
+def test_a_long_name_is_whole_where_its_object_is_open(train: refstore.Store) -> None:
+    ref = train.put(b"x", name=LONG + "重み" * 20)
+    lines = drawing.draw_object(train.info(ref), [], False, 40, 30)
+    texts = ["".join(text for text, _ in line) for line in lines]
+    assert max(map(width_of, texts)) == 40
+    assert "".join(text[10:] for text in texts[:6]).startswith(LONG + "重み" * 20)
 
 
 def process(slot: int, nbytes: int) -> ProcessInfo:
