@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import documented
 import helpers
+import libraries
 import pytest
 
 SOURCES = Path(__file__).parents[2]
@@ -89,3 +91,8 @@ def test_the_notebook_runs(folder: Path) -> None:
 @pytest.mark.parametrize("name", SAYS)
 def test_an_example_is_short(name: str) -> None:
     assert len((SOURCES / "examples" / f"{name}.py").read_text().splitlines()) <= 80  # a page
+
+
+@libraries.needed("pandas")
+def test_the_page_on_them_works(folder: Path) -> None:
+    documented.run_page("examples.md", folder)
