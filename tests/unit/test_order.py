@@ -1,4 +1,4 @@
-"""Each part of the package uses only parts below it, in the order that docs/internals.md gives."""
+"""Each part of the package uses only parts before it, in the list of docs/internals.md."""
 
 from __future__ import annotations
 
@@ -121,11 +121,11 @@ def faults(order: list[str], parts: dict[str, str]) -> list[str]:
     for path in parts:
         for other in sorted(uses(path, parts)):
             if height.get(other, -1) > height.get(path, len(order)):
-                found.append(f"{path} uses {other}, which is above it")
+                found.append(f"{path} uses {other}, which is listed after it")
     return found
 
 
-def test_every_part_uses_only_parts_below_it() -> None:
+def test_every_part_uses_only_parts_before_it() -> None:
     order = listed(DOC.read_text())
     assert len(order) > 80
     assert faults(order, sources(PACKAGE)) == []
@@ -183,7 +183,7 @@ LOW = {"low.py": "", "high.py": ""}
 def test_a_use_upwards_is_found(part: str, text: str) -> None:
     high = "high.pxi" if "pxi" in part + text else "high.py"
     parts = {part: text, high: "cdef class High:\n    pass\n" if high == "high.pxi" else ""}
-    assert faults([part, high], parts) == [f"{part} uses {high}, which is above it"]
+    assert faults([part, high], parts) == [f"{part} uses {high}, which is listed after it"]
     assert faults([high, part], parts) == []
 
 
@@ -192,7 +192,7 @@ def test_a_type_that_is_only_named_does_not_count() -> None:
     text = f"if TYPE_CHECKING:\n    {named}\nelse:\n    {used}"
     parts = {"low.py": text, "high.py": "", "other.py": ""}
     assert faults(["low.py", "high.py", "other.py"], parts) == [
-        "low.py uses other.py, which is above it"
+        "low.py uses other.py, which is listed after it"
     ]
 
 

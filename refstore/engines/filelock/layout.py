@@ -2,7 +2,7 @@
 
 All numbers are 64-bit words in the machine's order. Offsets in words, sizes by geometry:
 
-    0        header, fixed        16 words; never changes, but for the boot id and the home
+    0        header, fixed        16 words; only boot id, home and inode change
     64       header, moving       the words named below
     128      journal              PAIRS times (index of a word, its new value)
     640      recoveries           PAST_KEPT times PAST_WORDS: the last ones, a ring
@@ -135,7 +135,7 @@ ROWS: Final = 256
 ROW_WORDS: Final = 32
 ROW_STATE: Final = 0  # 0: free, else of these bits; by: lock
 ATTACHED, HAS_CHILDREN, LEFT = 1, 2, 4  # without a row, but with the row's lock; in good order
-ROW_PID: Final = 1  # for messages; by: lock, row
+ROW_PID: Final = 1  # for messages; by: lock, row, first
 ROW_COUNTERS: Final = 2  # of its process: COUNTERS words; by: lock, row
 ROW_WAITING: Final = 7  # of its threads; by: lock, row
 ROW_COMMAND: Final = 8  # 12 words, for messages; by: lock

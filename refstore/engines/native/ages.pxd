@@ -67,7 +67,8 @@ cdef inline uint32_t first_use(View *v, bint evictable) noexcept nogil:
 
 
 cdef inline void note_use(View *v, Slot *slot) noexcept nogil:
-    # of an object that the caller has just pinned
+    # Of an object that the caller has just pinned. A change of another's between the load and the
+    # store is lost: that it came into a queue, say, which is a hint.
     cdef uint32_t before = load_relaxed_u32(&slot.last_use)     # relaxed: written under a pin
     cdef uint32_t after
     if before & EVICTABLE:

@@ -2,7 +2,7 @@
 # its neighbours, and stands in the list of its bin. Beside them one bit a page says whether the
 # page is used. Nothing is given away unless all of these agree, so that no wrong bit in one of them
 # is enough: what disagrees is BROKEN, and rebuilt from the slots by who finds it so. All of it is
-# read and written under the space lock.
+# written under the space lock. Eviction and reports read it without the lock, as a guess.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 

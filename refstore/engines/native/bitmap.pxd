@@ -40,6 +40,18 @@ cdef inline void summary_clear(uint64_t *words, uint64_t n_words, uint64_t w) no
         fetch_or_release(&summary[w >> 6], bit)         # [summary]
 
 
+cdef inline void hint_range(uint64_t *words, uint64_t n_words, uint64_t first,
+                            uint64_t end) noexcept nogil:
+    # Gives many hints, a word at a time. `first` is a multiple of 64.
+    cdef uint64_t i = first, bits
+    while i < end:
+        bits = ~<uint64_t>0 if end - i >= 64 else (<uint64_t>1 << (end - i)) - 1
+        fetch_or_release(&words[i >> 6], bits)                                              # [hint]
+        # [summary]
+        fetch_or_release(&summary_of(words, n_words)[i >> 12], <uint64_t>1 << (i >> 6 & 63))
+        i += 64
+
+
 cdef inline bint hint_clear(uint64_t *words, uint64_t n_words, uint64_t i) noexcept nogil:
     # true if the hint was there and is now ours
     cdef uint64_t bit = <uint64_t>1 << (i & 63)

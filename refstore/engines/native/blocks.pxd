@@ -23,7 +23,7 @@ from refstore.engines.native.view cimport (
     bits_at, class_bits_at, damage, file_of, RECENT, run_is_sound, run_is_there, run_slot,
     run_twin, runs_used, slot_is_of, View,
 )
-from refstore.engines.native.bitmap cimport hint_set, hint_take
+from refstore.engines.native.bitmap cimport hint_range, hint_set, hint_take
 from refstore.engines.native.memory cimport commit, commit_data, is_committed
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport claim, make_word, unclaim, word_generation
@@ -32,7 +32,7 @@ from refstore.engines.native.pages cimport (
     ensure_map_committed, extent_is_sane, free_pages, take_pages,
 )
 from refstore.engines.native.runs cimport (
-    hint_range, need_empty_slot, RUNS_PER_STEP, take_empty_slot, take_or_make_room,
+    need_empty_slot, RUNS_PER_STEP, take_empty_slot, take_or_make_room,
 )
 
 # Large blocks

@@ -11,7 +11,7 @@ cdef enum Error:
     ERR_FULL = -2           # no room for the bytes
     ERR_FULL_SLOTS = -3     # max_objects live
     ERR_EXISTS = -4
-    ERR_BUSY = -5           # a stopped process is in the middle of a change
+    ERR_BUSY = -5           # a change is half way: a stopped process's, or a publication's
     ERR_NO_MEMORY = -6      # the file system has no page left
     ERR_PINS = -8           # one process holds 2**30 pins on one object
     ERR_INDEX = -9          # both buckets of a name are full
@@ -21,13 +21,14 @@ cdef enum Error:
     ERR_DAMAGED = -13       # a number in the file that cannot be
     ERR_HELD = -14          # a process that lives holds a lock for long: wait, then try again
     ERR_UNCOMMITTED = -15   # no error: the block has yet to get its memory, which takes long
+    ERR_SIGNALS = -16       # this takes long, or one came: look at them, then go on
     ERR_CLAIMED = -17       # a living process has claimed the name
     ERR_TOO_LARGE = -18     # for the whole store, with what lies behind the payload
-    ERR_SIGNALS = -16       # this takes long, or one came: look at them, then go on
 
 
-# ERR_DEAD, ERR_HELD and ERR_BUSY carry the row that is in the way, so that it goes where the error
-# goes. So do others whose pin was undone, and then ended a reap: the row that pins the block.
+# ERR_DEAD, ERR_HELD, and ERR_BUSY of a stopped process carry the row that is in the way, so that it
+# goes where the error goes. So do others whose pin was undone, and then ended a reap: the row that
+# pins the block.
 
 cdef inline int blocked_by(int error, uint64_t row) noexcept nogil:
     return error - BLOCKED_STEP * (<int>row + 1)

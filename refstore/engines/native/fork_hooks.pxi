@@ -1,7 +1,7 @@
 # The hooks of fork(), for all attachments of this process: fork.pxd says what they do for one. libc
 # calls them.
 
-from refstore.engines.native.atomics cimport fetch_add_seq_cst
+from refstore.engines.native.atomics cimport fetch_add_seq_cst, load_acquire
 from refstore.engines.native.layout cimport MAX_ROWS
 from refstore.engines.native.view cimport View
 from refstore.engines.native.fork cimport (
@@ -96,7 +96,7 @@ cdef void after_fork_in_child() noexcept nogil:
             end_unseen_fork_in_child(v)
         else:
             end_fork_in_child(v)
-            v.forks_seen = unseen_forks
+            v.forks_seen = load_acquire(&unseen_forks)                   # [fork]
         v = v.next
     if is_unseen:
         return

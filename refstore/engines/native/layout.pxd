@@ -231,17 +231,18 @@ cdef enum Counter:
 #
 #   maker    who makes the file, before others see it
 #   boot     who checks the file after a boot, holding LOCK_BOOT
-#   grower   anyone who has committed what it covers, by a CAS that raises it
+#   grower   anyone, by a CAS that only raises it; the memory that it covers is committed before
 #   anyone   anyone, by one atomic operation
 #   row      who holds the kernel lock of the row: its process, or who recovers a dead one's
 #   locker   who takes the lock, by a CAS from 0; who gives it back, or recovers its dead holder
 #   space    who holds the space lock, or recovers its dead holder
 #   state    as the table of the slot's word says
+#   pinner   who has the object pinned, by a load and a store: one of two at once may be lost
 #   owner    whose row the slot's word names; for RETIRED slots nobody, so that `space` alone does
 #   nobody   reserved: 0
 #
-# What is not a struct: `pins[row][slot]` is written by `row`, all bitmaps by `anyone`, used bits by
-# `space`.
+# What is not a struct: `pins[row][slot]` is written by `row`; bitmaps, cells of queues and ghosts by
+# `anyone`; used bits by `space`.
 
 cdef struct PastRecovery:
     # of which the row is the one that was recovered
@@ -362,7 +363,7 @@ cdef struct Slot:
     uint8_t kind                # Kind; by: owner
     uint8_t dtype               # numpy's number of a plain dtype + 1; 0: see the label; by: owner
     uint64_t name_hash          # 0: no name; by: owner
-    uint32_t last_use           # EVICTABLE and hints, see ages.pxd; by: owner, anyone
+    uint32_t last_use           # EVICTABLE and hints, see ages.pxd; by: owner, anyone, pinner
     uint8_t ndim                # axes of an array; by: owner
     uint8_t order               # 'C', 'F'; 'K': see the label, or there is no format; by: owner
     uint8_t text_nbytes         # of the label's text, 0 if none; by: owner

@@ -163,6 +163,8 @@ cdef inline void note_refusal(View *v, bint refused) noexcept:
                        <uint32_t>LONGEST_PAUSE)
 
 
+# Without the GIL: memory of the tables
+
 cdef inline int commit(int fd, uint64_t at, uint64_t nbytes) noexcept nogil:
     cdef int failed = allocate(fd, at, nbytes)
     if failed == 0:

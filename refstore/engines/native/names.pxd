@@ -295,8 +295,8 @@ cdef inline void clear_cell(View *v, uint64_t cell, uint64_t hashed) noexcept no
 
 
 cdef inline void unindex(View *v, uint64_t i, uint64_t generation, uint64_t hashed) noexcept nogil:
-    # After the word says CONDEMNED, never before: else a death in between leaves an object that
-    # nothing finds.
+    # Only once the word no longer makes the object live or claimed: else a death in between leaves
+    # an object that nothing finds.
     clear_cell(v, make_cell(i, generation, hashed), hashed)
     announce(v, stripe_named(v, hashed))
 

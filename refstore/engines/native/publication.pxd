@@ -21,7 +21,7 @@ from refstore.engines.native.view cimport count, slots_used, View
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.waiting cimport announce
 from refstore.engines.native.slots cimport (
-    condemn, end_publishing, make_word, reap_condemned, unpin, word_generation, word_row,
+    condemn, end_writing, make_word, reap_condemned, unpin, word_generation, word_row,
 )
 from refstore.engines.native.names cimport (
     clear_cell, ensure_buckets_committed, find, find_cell, Found, index, make_cell, Name,
@@ -54,18 +54,19 @@ cdef inline int publish_locked(View *v, uint64_t i, uint64_t hashed, Found *old,
         seen = cell_of_claim(v, claim - 1, hashed)
         at = find_cell(v, seen, hashed)
     assign(slot.replaces_generation, old.generation if replaces else 0)
-    # [seal] before the index changes: who recovers us must know what we meant to end
+    # [seal] after the generation: a death between the two leaves no slot with another's. The word
+    # publishes both, before the index changes: whoever recovers us must know what we meant to end.
     store_release_u32(&slot.replaces_slot, <uint32_t>(old.slot + 1) if replaces else 0)
     store_release(&slot.word, publishing)  # [seal] the bytes are whole
     if at != NULL:
         indexed = cas_acq_rel(at, &seen, cell)                           # [index]
     if not indexed and not is_claimed and index(v, cell, hashed) != 0:
-        end_publishing(v, i, publishing, CONDEMNED)
+        end_writing(v, i, publishing, CONDEMNED)
         reap_condemned(v, i)
         return ERR_INDEX
     if replaces:
         condemn(v, old.slot, old.generation, True)
-    end_publishing(v, i, publishing, SEALED)
+    end_writing(v, i, publishing, SEALED)
     return 0
 
 

@@ -34,7 +34,7 @@ from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
 from refstore.engines.native.waiting cimport announce, announce_room
 from refstore.engines.native.slots cimport (
-    condemn, end_publishing, free_slot, is_sealed, reap_condemned, REAPED, restore_hint,
+    condemn, end_writing, free_slot, is_sealed, reap_condemned, REAPED, restore_hint,
     restore_run_hints, unclaim, withdraw, word_generation, word_row, word_state,
 )
 from refstore.engines.native.rebuild cimport rebuild
@@ -61,7 +61,7 @@ cdef inline void condemn_dead(View *v, uint64_t i, uint64_t word) noexcept nogil
     # What a dead process was making. A child that it forked meanwhile may have views of the block,
     # and pins it.
     assign(v.slots[i].flags, v.slots[i].flags | FLAG_UNSEALED)
-    end_publishing(v, i, word, CONDEMNED)
+    end_writing(v, i, word, CONDEMNED)
     v.recovered.unfinished += 1
     v.recovered.nbytes += reap_counted(v, i)
 
@@ -70,7 +70,7 @@ cdef inline void end_dead_claim(View *v, uint64_t i, uint64_t word) noexcept nog
     # A Writer's has a block.
     cdef uint64_t hashed = v.slots[i].name_hash
     cdef bint is_hard = v.slots[i].flags & FLAG_HARD_CLAIM != 0
-    end_publishing(v, i, word, CONDEMNED)
+    end_writing(v, i, word, CONDEMNED)
     unindex(v, i, word_generation(word), hashed)
     v.recovered.unfinished += is_hard
     v.recovered.nbytes += reap_counted(v, i)
@@ -82,7 +82,7 @@ cdef inline void finish_dead_publish(View *v, uint64_t i, uint64_t word) noexcep
     cdef Slot *slot = &v.slots[i]
     if find_cell(v, make_cell(i, word_generation(word), slot.name_hash), slot.name_hash) != NULL:
         condemn_replaced(v, slot)
-        end_publishing(v, i, word, SEALED)
+        end_writing(v, i, word, SEALED)
         v.recovered.published += 1
     else:
         condemn_dead(v, i, word)

@@ -9,7 +9,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from refstore.engines.native.atomics cimport (
-    assign, cas_acq_rel, ctz64, fetch_and_acquire, fetch_or_release, load_acquire, load_relaxed,
+    assign, cas_acq_rel, ctz64, fetch_and_acquire, load_acquire, load_relaxed,
     popcount64, store_relaxed_u32, store_release,
 )
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS
@@ -20,7 +20,7 @@ from refstore.engines.native.geometry cimport extent_first, extent_pages
 from refstore.engines.native.view cimport (
     bits_at, file_of, run_is_sound, run_slot, runs_used, slot_is_of, slots_used, top_of, View,
 )
-from refstore.engines.native.bitmap cimport hint_set, hint_take, summary_of
+from refstore.engines.native.bitmap cimport hint_range, hint_set, hint_take
 from refstore.engines.native.memory cimport commit, ensure_pins_committed
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport claim, unclaim, word_row, word_state
@@ -32,18 +32,6 @@ cdef enum:
 
 
 # Empty slots
-
-cdef inline void hint_range(uint64_t *words, uint64_t n_words, uint64_t first,
-                            uint64_t end) noexcept nogil:
-    # `first` is a multiple of 64; a word at a time
-    cdef uint64_t i = first, bits
-    while i < end:
-        bits = ~<uint64_t>0 if end - i >= 64 else (<uint64_t>1 << (end - i)) - 1
-        fetch_or_release(&words[i >> 6], bits)                                              # [hint]
-        # [summary]
-        fetch_or_release(&summary_of(words, n_words)[i >> 12], <uint64_t>1 << (i >> 6 & 63))
-        i += 64
-
 
 cdef inline int grow_slots(View *v) noexcept nogil:
     cdef:

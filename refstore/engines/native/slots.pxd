@@ -5,6 +5,11 @@
 # word; a reaper condemns the word and then loads the pins. Every access named [pin] is seq_cst, so
 # that in the one order of all of them either the reader sees CONDEMNED or the reaper sees the pin.
 # Nothing weaker is enough: with an acquire load after the add, both may miss.
+#
+# A block becomes reusable in free_slot() or reuse_slot(). One that others may have seen has gone
+# through RECLAIMING before: by try_reap(), if it was deleted, or by offer() and take_offered(), if
+# it is evicted; both after pinned_at_all() found no pin. A slot that was never exposed is freed by
+# its owner without a scan, and recovery frees what a dead process left in RECLAIMING.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -116,8 +121,8 @@ cdef inline void unclaim(View *v, uint64_t i) noexcept nogil:
 
 
 cdef inline void free_slot(View *v, uint64_t i) noexcept nogil:
-    # Ends a generation. We own the word (WRITING or RECLAIMING with our row, or a dead row's that
-    # we recover).
+    # Ends a generation. We own the word: WRITING, CLAIMED or RECLAIMING with our row, or with that
+    # of a dead process that we recover.
     cdef:
         Slot *slot = &v.slots[i]
         uint64_t generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours
@@ -338,9 +343,11 @@ cdef inline void seal(View *v, uint64_t i) noexcept nogil:
     store_release(&v.slots[i].word, make_word(generation, SEALED, 0))    # [seal]
 
 
-cdef inline void end_publishing(View *v, uint64_t i, uint64_t word, uint64_t state) noexcept nogil:
-    # PUBLISHING ends, by its publisher or by who recovers it
-    cas_seq_cst(&v.slots[i].word, &word, make_word(word_generation(word), state, 0))  # [seal]
+cdef inline void end_writing(View *v, uint64_t i, uint64_t word, uint64_t state) noexcept nogil:
+    # WRITING, PUBLISHING or CLAIMED ends, by its owner or by whoever recovers it. A reap follows if
+    # it becomes CONDEMNED.
+    cas_seq_cst(&v.slots[i].word, &word,
+                make_word(word_generation(word), state, 0))              # [seal] [pin]
 
 
 cdef inline void restore_hint(View *v, uint64_t i, Slot *slot) noexcept nogil:

@@ -80,8 +80,8 @@ inline condemn_replaced(s_) {
 	fi
 }
 
-/* slots.pxd: end_publishing */
-inline end_publishing(s_, w_, st_) {
+/* slots.pxd: end_writing */
+inline end_writing(s_, w_, st_) {
 	if
 	:: d_step { word[s_] == (w_) -> word[s_] = WORD(GEN(w_), st_, 0) }
 	:: else
@@ -211,9 +211,9 @@ inline finish_dead_publish() {
 #ifndef M_KEEP_REPLACED         /* H26: sealed, and what it replaces stays */
 		condemn_replaced(s);
 #endif
-		end_publishing(s, w, SEALED)
+		end_writing(s, w, SEALED)
 	:: else ->
-		end_publishing(s, w, CONDEMNED);
+		end_writing(s, w, CONDEMNED);
 		reap_condemned(s)
 	fi;
 	atomic { e = 0; k = 0 }
@@ -227,14 +227,14 @@ inline sweep(r_) {
 		if
 		:: ST(word[s]) == CONDEMNED -> reap_condemned(s)
 		:: d_step { ST(word[s]) == WRITING && ROW(word[s]) == r_ -> w = word[s] }
-			end_publishing(s, w, CONDEMNED);        /* recovery.pxd: condemn_dead */
+			end_writing(s, w, CONDEMNED);        /* recovery.pxd: condemn_dead */
 			reap_condemned(s)
 		:: d_step { ST(word[s]) == PUBLISHING && ROW(word[s]) == r_ -> w = word[s] }
 			finish_dead_publish()
 #ifdef CLAIMS
 #ifndef M_KEEP_CLAIM            /* the dead one's claim stays, and with it whoever waits */
 		:: d_step { ST(word[s]) == CLAIMED && ROW(word[s]) == r_ -> w = word[s] }
-			end_publishing(s, w, CONDEMNED);        /* recovery.pxd: end_dead_claim */
+			end_writing(s, w, CONDEMNED);        /* recovery.pxd: end_dead_claim */
 			unindex(CELL(s, GEN(w)));
 			reap_condemned(s)
 #endif
@@ -359,7 +359,7 @@ inline publish_locked() {
 	replaces[s] = e;
 #endif
 #ifdef M_SEAL_FIRST             /* the lock's holder may die with the old object still SEALED, and nobody knows */
-	end_publishing(s, WORD(g, PUBLISHING, me), SEALED);
+	end_writing(s, WORD(g, PUBLISHING, me), SEALED);
 #endif
 	if
 	:: e -> condemn(e)
@@ -368,12 +368,12 @@ inline publish_locked() {
 	if
 	:: indexed ->
 #ifdef M_SEAL_GAP
-		end_publishing(s, WORD(g, WRITING, me), SEALED)
+		end_writing(s, WORD(g, WRITING, me), SEALED)
 #else
-		end_publishing(s, WORD(g, PUBLISHING, me), SEALED)
+		end_writing(s, WORD(g, PUBLISHING, me), SEALED)
 #endif
 	:: else ->
-		end_publishing(s, WORD(g, PUBLISHING, me), CONDEMNED);
+		end_writing(s, WORD(g, PUBLISHING, me), CONDEMNED);
 		reap_condemned(s)
 	fi
 }
