@@ -241,7 +241,7 @@ cdef enum Counter:
 #   owner    whose row the slot's word names; for RETIRED slots nobody, so that `space` alone does
 #   nobody   reserved: 0
 #
-# What is not a struct: `pins[row][slot]` is written by `row`; bitmaps, cells of queues and ghosts by
+# What is not a struct: `pins[row][slot]` is written by `row`; bitmaps, queues and ghosts by
 # `anyone`; used bits by `space`.
 
 cdef struct PastRecovery:
