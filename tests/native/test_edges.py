@@ -22,6 +22,28 @@ DOCSTRING = re.compile(r'"""[\s\S]*?"""')
 STRING = re.compile(r'"[^"\n]*"')
 RELEASES = {"release", "acq_rel", "seq_cst"}
 ACQUIRES = {"acquire", "acq_rel", "seq_cst"}
+# What an atomic's first argument ends with, where that is not the field.
+FIELDS = {
+    ("pin", "cells"): "pins",
+    ("pin", "pins_of()"): "pins",
+    ("pin", "bits"): "pins_ready",
+    ("ready", "bits"): "a ready bit",
+    ("hint", "words"): "a word of hints",
+    ("summary", "summary_of()"): "summary",
+    ("index", "at"): "cells",
+    ("lock", "word"): "lock",
+    ("seal", "label_at() + k"): "label",
+    ("wait", "until"): "*_until",
+    ("wait", "any_until"): "*_until",
+    ("wait", "awake_until"): "*_until",
+    ("wait", "room_until"): "*_until",
+    ("wait", "word"): "changes, any or room",
+    ("wait", "changes"): "changes, any or room",
+    ("wait", "any"): "changes, any or room",
+    ("wait", "room"): "changes, any or room",
+}
+# Fields of an edge with one end: the other end is the word's, as the glossary says of [seal].
+CARRIED = {("seal", "name_hash"), ("seal", "label"), ("seal", "replaces_slot")}
 
 
 class Line(NamedTuple):
@@ -85,6 +107,43 @@ def edge_faults(sources: dict[str, str], tags: list[str]) -> list[str]:
     return found
 
 
+def first_argument(text: str) -> str:
+    """The field that an atomic is of: `text` begins behind its name and parenthesis."""
+    depth = 0
+    for at, letter in enumerate(text):
+        if not depth and letter in ",)":
+            text = text[:at]
+            break
+        depth += (letter in "([") - (letter in ")]")
+    text = re.sub(r"\[[^\[\]]*\]", "", re.sub(r"\[[^\[\]]*\]", "", text))
+    text = re.sub(r"<[^<>]*>", "", re.sub(r"\(.*\)", "()", text))
+    return text.strip().lstrip("&").rpartition(".")[2]
+
+
+def one_sided(sources: dict[str, str]) -> list[str]:
+    """Fields with one end of an edge: what is written there for others, nobody reads so, or nobody
+    has written so."""
+    ends: dict[tuple[str, str], set[str]] = {}
+    for text in sources.values():
+        for line in logical_lines(text):
+            for call in CALL.finditer(line.code):
+                if call[2] == "relaxed":
+                    continue
+                for tag in TAG.findall(line.comment) or TAG.findall(line.above):
+                    field = first_argument(line.code[call.end() :])
+                    field = FIELDS.get((tag, field), field)
+                    there = ends.setdefault((tag, field), set())
+                    if call[2] in RELEASES and call[1] != "load":
+                        there.add("released")
+                    if call[2] in ACQUIRES and call[1] != "store":
+                        there.add("acquired")
+    return [
+        f"[{tag}] of {field} is {there.pop()} only"
+        for (tag, field), there in ends.items()
+        if len(there) == 1 and (tag, field) not in CARRIED
+    ]
+
+
 def core() -> dict[str, str]:
     paths = [*NATIVE.glob("*.px[di]"), PACKAGE / "_core.pyx"]
     return {path.name: path.read_text() for path in sorted(paths) if path != GLOSSARY}
@@ -94,6 +153,15 @@ def test_every_edge_of_the_core_has_a_tag_and_both_ends() -> None:
     sources = core()
     assert sum(len(CALL.findall(text)) for text in sources.values()) > 150
     assert edge_faults(sources, glossary(GLOSSARY.read_text())) == []
+
+
+def test_every_field_of_an_edge_has_both_ends() -> None:
+    assert one_sided(core()) == []
+    assert one_sided({"a.pxd": GIVE + TAKE}) == []
+    assert one_sided({"a.pxd": GIVE + TAKE.replace("word", "nbytes")}) == [
+        "[seal] of word is released only",
+        "[seal] of nbytes is acquired only",
+    ]
 
 
 def test_the_names_of_all_atomics_are_known_here() -> None:
