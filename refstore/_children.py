@@ -31,14 +31,14 @@ NO_DESCRIPTOR: Final = (
 )
 NO_MEMORY: Final = "the file system had no memory left for the child's pins: free some"
 BUSY: Final = "it was in the middle of a change for too long"
-NO_GIL: Final = "a thread without a Python thread state forked: let a thread of Python's do it"
+NO_GIL: Final = "a thread without a Python thread state forked: fork from a Python thread"
 
 
 def no_row(rows: int) -> str:
     """Why there was no place: of so many."""
     return (
-        f"all {rows} places in its process table are taken: let processes close it that need it no "
-        "more"
+        f"all {rows} places in its process table are taken: let processes that no longer need it "
+        "close it"
     )
 
 

@@ -1,5 +1,5 @@
-# How calls of the core end that raise nothing: 0 or more if all is well, else one of these. Some
-# carry the row of a process.
+# Return codes of functions that do not raise: 0 or more for success, else one of these. Some carry
+# the row of a process.
 
 from libc.stdint cimport int64_t, uint64_t
 

@@ -191,9 +191,8 @@ cdef inline int require_memory(View *v, str path) except -1:
         field = claim_without_memory(v)
         if field != NULL:
             raise _messages.damaged_file(
-                path, f"its {(<bytes>field).decode()} says that there is memory, and there is "
-                      "none, "
-                "nor any left on its file system")
+                path, f"its {(<bytes>field).decode()} marks memory as committed that is not, and "
+                      "its file system has none left")
     return 0
 
 
