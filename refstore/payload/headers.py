@@ -81,7 +81,7 @@ def read_header(header: object, nbytes: int) -> tuple[str, bytes]:
     if KINDS[kind] == "array":
         _require_array(description, nbytes)
     elif description:
-        raise _messages.no_header("it describes an array, but is not that of one")
+        raise _messages.no_header("it describes an array, but is of another kind")
     return KINDS[kind], description
 
 
