@@ -60,8 +60,8 @@ def warning(path: str, why: str) -> str:
     """Builds the warning to the parent. `why`: one of the above, with what to do."""
     return (
         f"a child was forked that has no place in store {path!r} ({why}). It can read the views "
-        "that it inherited, and use the store only by opening it anew; what this process held at "
-        "the fork is kept until this process has ended or has closed the store, and all such "
+        "that it inherited, and use the store only by opening it anew; all that this process held "
+        "at the fork is kept until this process has ended or has closed the store, and all such "
         "children have ended. Release before you fork what no child needs, or start children by "
         "spawn or forkserver"
     )

@@ -79,8 +79,8 @@ def exists(path: str, name: str) -> ObjectExistsError:
 def taken_meanwhile(path: str, name: str) -> ObjectExistsError:
     """The same at the seal of a Writer."""
     return ObjectExistsError(
-        f"store {path!r} now has an object named {name!r}, so what was written is discarded: write "
-        "it again with create(replace=True), or under another name",
+        f"store {path!r} now has an object named {name!r}, so the written data are discarded: "
+        "write them again with create(replace=True), or under another name",
         key=name,
     )
 
@@ -182,9 +182,9 @@ def changed_tensor() -> RefstoreError:
 
 
 def no_pickle(noun: str) -> TypeError:
-    """`noun`: what was to be pickled, by put() among others."""
+    """`noun`: the type that was to be pickled, by put() among others."""
     what = (
-        "put(buf.value), or put(buf.array) of an array or of bytes, stores a copy of what it holds"
+        "put(buf.value), or put(buf.array) of an array or of bytes, stores a copy of its contents"
     )
     if noun == "Writer":
         return TypeError(
@@ -256,7 +256,7 @@ def not_pickled(what: str) -> ValueError:
 
 
 def not_unpickled(what: str, instead: str = "") -> ValueError:
-    """`what`: a sentence about what is a pickle; `instead`: what can be had."""
+    """`what`: a sentence that names the pickle; `instead`: the alternative."""
     return ValueError(
         f"{what}, which can run code chosen by the process that put it, and this store has "
         f"allow_pickle=False: {instead}open the store without it if you trust every process that "
@@ -282,7 +282,7 @@ KIND_OF_OBJECT = "the kind of the object"
 def damaged_file(
     path: str, what: str = "its allocation or lock records are inconsistent"
 ) -> StoreCorruptedError:
-    """Something in an attached store contradicts itself. `what`: a sentence that names it."""
+    """An attached store contradicts itself. `what`: a sentence that names the contradiction."""
     return StoreCorruptedError(
         f"store {path!r} is damaged: {what}; something else wrote to the file. Remove it, or see "
         "what check() reports"

@@ -254,7 +254,7 @@ cdef inline int look_after_reboot(View *v, str path) except -1:
     if v.header.boot_id[:36] == boot:
         return 0
     if not lock_byte(v.fd, LOCK_BOOT):
-        raise StoreBusyError(f"store {path!r} is being looked over after a reboot: try again",
+        raise StoreBusyError(f"store {path!r} is being checked after a reboot: try again",
                              pid=0)
     problems = find_problems(v)
     if problems:

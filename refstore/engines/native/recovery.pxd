@@ -205,7 +205,7 @@ cdef inline int recover_row(View *v, uint64_t r) noexcept nogil:
     cdef int fd
     cdef int done = 0
     if r >= MAX_ROWS:
-        return damage(v, b"a lock or a slot names row %d, and there is none", r)
+        return damage(v, b"a lock or a slot names row %d, which does not exist", r)
     if not row_is_dead(v, r):
         return 0
     failpoint()
