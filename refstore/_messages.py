@@ -61,7 +61,7 @@ def busy_for_children(path: str, pid: int, what: str) -> StoreBusyError:
     """The same when that process is gone, and children that have no place in the store keep its
     locks."""
     return StoreBusyError(
-        f"{what} waits for process {pid}: it ended in the middle of a change to store "
+        f"{what} waits for process {pid}: it has ended in the middle of a change to store "
         f"{path!r}, and a child of it that has no place in the store keeps its locks: let "
         f"that child end (`fuser {shlex.quote(path)}` lists the processes that have the file open)",
         pid=pid,
@@ -88,7 +88,7 @@ def taken_meanwhile(path: str, name: str) -> ObjectExistsError:
 def not_found(path: str, key: ObjectRef | str, *, of_other_store: bool) -> ObjectNotFoundError:
     """`key`: the ref or name that was asked for."""
     if of_other_store:
-        return ObjectNotFoundError(f"{key!r} is a ref of a store other than {path!r}", key=key)
+        return ObjectNotFoundError(f"{key!r} is a ref of another store, not of {path!r}", key=key)
     what = "object named" if isinstance(key, str) else "object"
     return ObjectNotFoundError(
         f"there is no {what} {key!r} in store {path!r}: it was never put here, or it "
