@@ -31,14 +31,14 @@ NO_DESCRIPTOR: Final = (
 )
 NO_MEMORY: Final = "the file system had no memory left for the child's pins: free some"
 BUSY: Final = "it was in the middle of a change for too long"
-NO_GIL: Final = "a thread without a Python thread state forked: let a thread of Python's do it"
+NO_GIL: Final = "a thread without a Python thread state forked: fork from a Python thread"
 
 
 def no_row(rows: int) -> str:
     """Why there was no place: of so many."""
     return (
-        f"all {rows} places in its process table are taken: let processes close it that need it no "
-        "more"
+        f"all {rows} places in its process table are taken: let processes that no longer need it "
+        "close it"
     )
 
 
@@ -60,8 +60,8 @@ def warning(path: str, why: str) -> str:
     """Builds the warning to the parent. `why`: one of the above, with what to do."""
     return (
         f"a child was forked that has no place in store {path!r} ({why}). It can read the views "
-        "that it inherited, and use the store only by opening it anew; what this process held at "
-        "the fork is kept until this process has ended or has closed the store, and all such "
+        "that it inherited, and use the store only by opening it anew; all that this process held "
+        "at the fork is kept until this process has ended or has closed the store, and all such "
         "children have ended. Release before you fork what no child needs, or start children by "
         "spawn or forkserver"
     )

@@ -57,7 +57,7 @@ def full(
         largest_free=room.largest_free,
         holders=holders,
     )
-    _logging.full(path, str(error))  # a record that is kept must not keep what the error does
+    _logging.full(path, str(error))  # a record that is kept must not keep the error's references
     return error
 
 
@@ -67,7 +67,7 @@ def no_slot(max_objects: int) -> str:
 
 
 _OF_MAX_OBJECTS = "object slots (max_objects) are in use"
-NO_MEMORY = "the system gave no memory"
+NO_MEMORY = "the system could not provide memory"
 NO_EXTENT = "no free extent is large enough"
 OVER_CAPACITY = "it is more than the capacity"
 OVER_WITH_META = f"in whole blocks, with description and meta, {OVER_CAPACITY}"
@@ -75,9 +75,9 @@ OVER_WITH_META = f"in whole blocks, with description and meta, {OVER_CAPACITY}"
 
 def _what_to_do(needed: int, why: str) -> str:
     if why == OVER_CAPACITY:
-        return f"Make a store with a capacity of {needed} or more, or put it in parts"
+        return f"Make a store with a capacity of {needed} or more, or put the object in parts"
     if why == OVER_WITH_META:
-        return "Make a store with a larger capacity, or put what is large in an object of its own"
+        return "Make a store with a larger capacity, or put the large parts as separate objects"
     if why.endswith(_OF_MAX_OBJECTS):
         return "Delete objects, or make a store with a larger max_objects"
     return "Delete or release objects, or make a larger store"
@@ -115,12 +115,13 @@ def lines_that_fill(verb: str, nbytes_by_site: Counter[str]) -> str:
 
 
 def _what_comes_back(room: Room) -> str:
-    """Advice about bytes that no delete gives back."""
+    """Advice about bytes that no delete frees."""
     told = ""
     if room.writing_nbytes:
         told = (
-            f" Objects being written by create() hold {room.writing_nbytes} bytes: abort() gives "
-            "them back, and so does deleting what seal(), or the end of the `with`, makes of them."
+            f" Objects being written by create() hold {room.writing_nbytes} bytes: abort() frees "
+            "them, and so does deleting the objects once seal(), or the end of the `with`, has "
+            "published them."
         )
     for pid, nbytes in room.kept:
         told += (

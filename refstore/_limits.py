@@ -1,6 +1,6 @@
 """Resources left for a store: address space, room on a file system, descriptors.
 
-The kernel says no with a number. Here it is found out which limit that was, and said.
+The kernel refuses with an errno. These functions find which limit was reached, and name it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def of_address_space() -> str:
     if limit is None:
         return (
             "the system gives this process no more, though it has no limit of its own (ulimit -v): "
-            "look at vm.max_map_count and vm.overcommit_memory"
+            "check vm.max_map_count and vm.overcommit_memory"
         )
     return (
         f"this process may have {limit} bytes of address space (ulimit -v, RLIMIT_AS) and has "
@@ -82,8 +82,7 @@ def of_address_space() -> str:
 
 
 def cannot_map(path: str, nbytes: int, error: int) -> OSError:
-    """So many bytes of address space, for the store's file, could not be had; `error` is the errno
-    of that."""
+    """The store's file could not be mapped, for want of address space; `error` is the errno."""
     why = os.strerror(error)
     if error == errno.ENOMEM:
         why = f"{of_address_space()}, or make the store with a smaller capacity or max_objects"
@@ -139,7 +138,7 @@ def free_on(fd: int) -> int:
 def spare_memory(fd: int) -> int:
     """Bytes that new blocks of the store behind `fd` can surely have from its file system.
 
-    None without a descriptor: memory is asked for by way of it.
+    None without a descriptor: memory is allocated through it.
     """
     if fd < 0:
         return 0
@@ -148,7 +147,7 @@ def spare_memory(fd: int) -> int:
 
 
 def committed(fd: int, start: int, end: int) -> list[tuple[int, int]]:
-    """The parts of a file between two offsets that have memory: those of which it is known."""
+    """The parts of a file between two offsets that are known to have memory."""
     found: list[tuple[int, int]] = []
     seek_data, seek_hole = getattr(os, "SEEK_DATA", None), getattr(os, "SEEK_HOLE", None)
     if seek_data is None or seek_hole is None:
@@ -163,20 +162,20 @@ def committed(fd: int, start: int, end: int) -> list[tuple[int, int]]:
 
 
 def why_no_memory(path: str, fd: int, needed: int) -> tuple[str, str]:
-    """Why the system gave no `needed` bytes to the store whose file `fd` is open on; what to do.
+    """Why the system could not provide `needed` bytes to the store behind `fd`; what to do.
 
     `fd` is -1 if this process has no descriptor of it.
     """
     if fd < 0:
-        return f"it takes a file descriptor to get memory for it, and {_no_descriptor(path)}", ""
+        return f"allocating memory for it takes a file descriptor, and {_no_descriptor(path)}", ""
     has = _file_system(fd)
     if has is None:
         return "the file system has no memory left", _make_room(path)
     figures = f"{has.free} of its {has.size} bytes are free"
     if has.free > SPARE + needed:
         return (
-            f"the system gives no memory for it, though {figures} on the file system: a quota or "
-            "the memory limit of a control group is reached"
+            f"the system provides no memory for it, though {figures} on the file system: a quota "
+            "or the memory limit of a control group is reached"
         ), "Raise that, or delete objects of this store"
     return f"the file system has too little memory left for it: {figures}", _make_room(path)
 
@@ -195,7 +194,7 @@ def _or_enlarge(path: str) -> str:
         return ""
     return (
         f", or enlarge {_SHARED_MEMORY} (mount -o remount,size=...; of a container: its "
-        "--shm-size, which is 64 MiB if nothing is said)"
+        "--shm-size, by default 64 MiB)"
     )
 
 
@@ -229,10 +228,10 @@ def of_file_size() -> str:
     """Why a file may not be as large as was asked for."""
     limit = _limit("FSIZE")
     if limit is None:
-        return "the file system has no files as large as that: ask for less capacity"
+        return "the file system does not support files that large: ask for less capacity"
     return (
         f"a file of this process may have {limit} bytes (ulimit -f, RLIMIT_FSIZE), and the store's "
-        "would have more: raise that limit, or ask for less capacity or max_objects"
+        "would be larger: raise that limit, or ask for less capacity or max_objects"
     )
 
 
@@ -244,7 +243,7 @@ def of_descriptors(error: int) -> str:
     if error == errno.ENFILE:
         return "the system has no file descriptor left: raise fs.file-max"
     return (
-        f"this process has none left of the {_limit('NOFILE')} file descriptors that it may have: "
+        f"this process uses all of the {_limit('NOFILE')} file descriptors that it may have: "
         "close some, or raise that limit (ulimit -n)"
     )
 
@@ -271,8 +270,8 @@ def _no_descriptor(path: str) -> str:
     if error in (errno.EMFILE, errno.ENFILE):
         return of_descriptors(error)
     if not os.path.isdir(_DESCRIPTORS):
-        return "the file is opened again by way of /proc, which is not there: mount it"
+        return "the file is reopened through /proc, which is not mounted: mount it"
     return (
-        "this process closed the one that the store had, while no file of that store is at "
-        f"{path!r} any more: leave descriptors alone that are not your own, or unlink a store last"
+        "this process closed the store's descriptor, and the file of that store is no longer at "
+        f"{path!r}: do not close descriptors you did not open, or unlink the store last"
     )

@@ -1,4 +1,4 @@
-"""The errors that both engines raise, as sentences: what was asked, what is the case, what to do.
+"""The errors that both engines raise, as sentences: what was asked, what is wrong, what to do.
 
 Each function makes an exception and leaves it to its caller to raise it.
 """
@@ -24,7 +24,7 @@ from refstore._errors import (
     StoreVersionError,
 )
 from refstore._header import is_store
-from refstore._paths import of_chosen, store_folder
+from refstore._paths import NO_NEW_FILES, of_chosen, store_folder
 
 if TYPE_CHECKING:
     from refstore._refs import ObjectRef
@@ -58,11 +58,11 @@ def busy(path: str, pid: int, what: str) -> StoreBusyError:
 
 
 def busy_for_children(path: str, pid: int, what: str) -> StoreBusyError:
-    """The same when that process is gone, and children that have no place in the store keep what it
-    had locked."""
+    """The same when that process is gone, and children that have no place in the store keep its
+    locks."""
     return StoreBusyError(
         f"{what} waits for process {pid}: it has ended in the middle of a change to store "
-        f"{path!r}, and a child of it that has no place in the store keeps what it had locked: let "
+        f"{path!r}, and a child of it that has no place in the store keeps its locks: let "
         f"that child end (`fuser {shlex.quote(path)}` lists the processes that have the file open)",
         pid=pid,
     )
@@ -79,8 +79,8 @@ def exists(path: str, name: str) -> ObjectExistsError:
 def taken_meanwhile(path: str, name: str) -> ObjectExistsError:
     """The same at the seal of a Writer."""
     return ObjectExistsError(
-        f"store {path!r} has an object named {name!r} by now, so what the Writer held is discarded:"
-        " write it again with create(replace=True), or under another name",
+        f"store {path!r} now has an object named {name!r}, so the written data are discarded: "
+        "write them again with create(replace=True), or under another name",
         key=name,
     )
 
@@ -88,11 +88,11 @@ def taken_meanwhile(path: str, name: str) -> ObjectExistsError:
 def not_found(path: str, key: ObjectRef | str, *, of_other_store: bool) -> ObjectNotFoundError:
     """`key`: the ref or name that was asked for."""
     if of_other_store:
-        return ObjectNotFoundError(f"{key!r} is a ref of another store than {path!r}", key=key)
+        return ObjectNotFoundError(f"{key!r} is a ref of another store, not of {path!r}", key=key)
     what = "object named" if isinstance(key, str) else "object"
     return ObjectNotFoundError(
         f"there is no {what} {key!r} in store {path!r}: it was never put here, or it "
-        "was deleted or evicted, or went with the process that owned it",
+        "was deleted or evicted, or was deleted with the process that owned it",
         key=key,
     )
 
@@ -132,18 +132,20 @@ def no_place_to_write(offset: int, nbytes: int, size: int) -> ValueError:
 
 
 def not_contiguous() -> BufferError:
-    return BufferError("write_at() takes bytes that lie in one piece: copy them first")
+    return BufferError("write_at() takes contiguous bytes: copy them first")
 
 
 def no_truncation() -> TypeError:
     return TypeError(
-        "truncate() is for objects of bytes: the size of this one follows from its shape, or from "
-        "its header"
+        "truncate() is for objects of bytes: the size of this one is set by its shape, or by its "
+        "header"
     )
 
 
 def not_shorter(size: int, has: int) -> ValueError:
-    return ValueError(f"truncate() makes an object of {has} bytes shorter: {size} cannot be")
+    return ValueError(
+        f"truncate() can only shorten: the object has {has} bytes, {size} was asked for"
+    )
 
 
 def parents_writer() -> ValueError:
@@ -164,15 +166,15 @@ def forked(path: str) -> str:
 def forked_amid(path: str) -> str:
     """Why a child cannot go on with a call of its parent's."""
     return (
-        f"this process was forked in the middle of its parent's call on store {path!r}, which is "
-        "the parent's to end: nothing was done here"
+        f"this process was forked in the middle of its parent's call on store {path!r}, which only "
+        "the parent completes: nothing was done here"
     )
 
 
 def changed_tensor() -> RefstoreError:
     return RefstoreError(
-        "this tensor got other memory, another dtype or shape while it was put: nothing was "
-        "stored; keep other threads and signal handlers from that"
+        "this tensor's memory, dtype or shape changed during the put: nothing was stored; keep "
+        "other threads and signal handlers from changing it"
     )
 
 
@@ -180,9 +182,9 @@ def changed_tensor() -> RefstoreError:
 
 
 def no_pickle(noun: str) -> TypeError:
-    """`noun`: what was to be pickled, by put() among others."""
+    """`noun`: the type that was to be pickled, by put() among others."""
     what = (
-        "put(buf.value), or put(buf.array) of an array or of bytes, stores a copy of what it holds"
+        "put(buf.value), or put(buf.array) of an array or of bytes, stores a copy of its contents"
     )
     if noun == "Writer":
         return TypeError(
@@ -192,7 +194,7 @@ def no_pickle(noun: str) -> TypeError:
 
 
 def no_array() -> TypeError:
-    return TypeError("this is a pickled object, not an array: take its `value`")
+    return TypeError("this is a pickled object, not an array: use its `value`")
 
 
 def no_format(dtype: object) -> BufferError:
@@ -201,7 +203,7 @@ def no_format(dtype: object) -> BufferError:
 
 def no_such_view(why: ValueError) -> BufferError:
     """`why`: what numpy says."""
-    return BufferError(f"no view such as was asked for: {why}; use buf.array")
+    return BufferError(f"the view that was asked for is not possible: {why}; use buf.array")
 
 
 def no_dlpack(why: BufferError) -> BufferError:
@@ -210,9 +212,10 @@ def no_dlpack(why: BufferError) -> BufferError:
     if "readonly" not in text:
         return BufferError(f"{text}: use buf.array")
     return BufferError(
-        f"{text}. What get() returns is read-only, which DLPack says from version 1.0 on, and who "
-        "asked is older, or takes no read-only arrays (JAX before 0.12): convert buf.array, as by "
-        "jax.numpy.asarray(buf.array), or use get(..., writable=True), a private view"
+        f"{text}. Arrays from get() are read-only, which DLPack can express from version 1.0 on, "
+        "and the consumer is older, or takes no read-only arrays (JAX before 0.12): convert "
+        "buf.array, as by jax.numpy.asarray(buf.array), or use get(..., writable=True), a private "
+        "view"
     )
 
 
@@ -238,7 +241,7 @@ def negative_size(size: int) -> ValueError:
 def no_header(why: str) -> ValueError:
     """`why`: a sentence about the header."""
     return ValueError(
-        f"this is no header of an object: {why}; give the `buf.header` of one, and its nbytes"
+        f"not a valid object header: {why}; give the `buf.header` of an object, and its nbytes"
     )
 
 
@@ -248,15 +251,16 @@ def no_header(why: str) -> ValueError:
 def not_pickled(what: str) -> ValueError:
     return ValueError(
         f"{what} would be pickled, and this store has allow_pickle=False: put "
-        "bytes or an array, or open the store without that"
+        "bytes or an array, or open the store without it"
     )
 
 
 def not_unpickled(what: str, instead: str = "") -> ValueError:
-    """`what`: a sentence about what is a pickle; `instead`: what can be had."""
+    """`what`: a sentence that names the pickle; `instead`: the alternative."""
     return ValueError(
-        f"{what}, which can run code of whoever put it, and this store has allow_pickle=False: "
-        f"{instead}open the store without that to trust all who write to it"
+        f"{what}, which can run code chosen by the process that put it, and this store has "
+        f"allow_pickle=False: {instead}open the store without it if you trust every process that "
+        "writes to it"
     )
 
 
@@ -265,8 +269,8 @@ def no_serializer(module: str, name: str, cause: Exception | None) -> RefstoreEr
     why = "" if cause is None else f" ({module} cannot be imported: {cause})"
     return RefstoreError(
         f"this object holds a {module}.{name}, put by a process that had called "
-        f"register_serializer() for it, and this one has not{why}: call it here, too, before you "
-        "read the object"
+        f"register_serializer() for it, and this process has not{why}: call it here, too, before "
+        "reading the object"
     )
 
 
@@ -276,20 +280,20 @@ KIND_OF_OBJECT = "the kind of the object"
 
 
 def damaged_file(
-    path: str, what: str = "what it says of its space or its locks cannot be"
+    path: str, what: str = "its allocation or lock records are inconsistent"
 ) -> StoreCorruptedError:
-    """Something in an attached store contradicts itself. `what`: a sentence that names it."""
+    """An attached store contradicts itself. `what`: a sentence that names the contradiction."""
     return StoreCorruptedError(
         f"store {path!r} is damaged: {what}; something else wrote to the file. Remove it, or see "
-        "what check() finds"
+        "what check() reports"
     )
 
 
 def damaged_object(path: str, what: str, slot: int) -> StoreCorruptedError:
-    """`what`: a field that cannot be so, as in "the shape of the array"."""
+    """`what`: an invalid field, as in "the shape of the array"."""
     return StoreCorruptedError(
-        f"store {path!r} is damaged: {what} in slot {slot} cannot be; something else wrote to the "
-        "file. Delete that object, or see what check() finds"
+        f"store {path!r} is damaged: slot {slot} has an invalid value for {what}; something else "
+        "wrote to the file. Delete that object, or see what check() reports"
     )
 
 
@@ -299,11 +303,11 @@ DAMAGED_HEADER = "has a damaged header"
 
 def no_store(path: str, why: str) -> StoreCorruptedError:
     """`why`, as in "is truncated"."""
-    if why == NOT_A_STORE:  # whatever it is, it is not ours to be removed
+    if why == NOT_A_STORE:  # never advise removing a file that is not a store
         return StoreCorruptedError(f"{path!r} {why} of refstore: give another name")
     return StoreCorruptedError(
         f"{path!r} {why}: something else wrote to it; give another name, or remove it "
-        f"(`{command()} rm {shlex.quote(path)}`) if nobody needs what it held"
+        f"(`{command()} rm {shlex.quote(path)}`) if nobody needs its contents"
     )
 
 
@@ -311,7 +315,7 @@ def other_engine(path: str, owner: str, asked: str) -> StoreVersionError:
     """`owner`, `asked`: names of engines, as `backend=` has them."""
     return StoreVersionError(
         f"store {path!r} belongs to the {owner} engine, and this is the {asked} one: open it with "
-        f"backend={owner!r}, or with REFSTORE_BACKEND={owner} where no backend is given"
+        f"backend={owner!r}, or with REFSTORE_BACKEND={owner} if no backend is given"
     )
 
 
@@ -346,7 +350,7 @@ def no_rows(path: str, rows: int) -> str:
     )
 
 
-# --- of paths, where the system has no more than two or three words
+# --- of paths, for which the system has only two or three words
 
 
 def of_path(path: str, error: OSError) -> OSError:
@@ -358,16 +362,14 @@ def of_path(path: str, error: OSError) -> OSError:
 
 
 def of_making(path: str, error: OSError) -> OSError:
-    """The same where a store was to be made, of which the directory is what matters."""
+    """The same where a store was to be made: there the directory matters."""
     folder = os.path.dirname(path)
     if isinstance(error, RefstoreError) or error.errno not in _OF_FOLDERS:
         return of_path(path, error)
     told = of_chosen(folder, error)
     if told is not error or error.errno != errno.ENOENT or not os.path.isdir(folder):
         return of_path(path, told)
-    return OSError(
-        error.errno, f"the file system of {folder!r} takes no new files: {_ELSEWHERE}", path
-    )
+    return OSError(error.errno, f"the file system of {folder!r} {NO_NEW_FILES}: {_ELSEWHERE}", path)
 
 
 _ELSEWHERE = "give a path on another one"
@@ -382,7 +384,7 @@ def _missing(path: str) -> str:
 
 
 def missing(path: str) -> str:
-    """Says that there is no store, to those who have no use for a new one."""
+    """Says that there is no store, to callers that have no use for a new one."""
     folder, name = os.path.split(path)
     try:
         is_listed = folder == store_folder(create=False)
@@ -403,7 +405,7 @@ def gone(path: str, error: FileNotFoundError) -> FileNotFoundError:
 def _taken(path: str) -> str:
     if is_store(path):
         return (
-            "there is a store of this name already: leave create=True out to attach to it, or "
+            "there is already a store of this name: leave out create=True to attach to it, or "
             "give another name"
         )
     return "something that is not a store has this name: give another name"
@@ -411,8 +413,8 @@ def _taken(path: str) -> str:
 
 def _link(path: str) -> str:
     return (
-        "a symbolic link has this name, and refstore follows none: give the path that it leads "
-        f"to, {os.path.realpath(path)!r}"
+        "a symbolic link has this name, and refstore does not follow links: give the path of its "
+        f"target, {os.path.realpath(path)!r}"
     )
 
 
@@ -427,7 +429,7 @@ def _forbidden(path: str) -> str:
             f"this process has no permission: {what} belongs to user {found.st_uid} and has mode "
             f"{mode:o}; give another name, or ask that user for access"
         )
-    return "this process has no permission to look into its directory: give another name"
+    return "this process has no permission to search its directory: give another name"
 
 
 _OF_PATHS: dict[int, Callable[[str], str]] = {

@@ -18,6 +18,7 @@ from refstore._limits import MAPPINGS, free_address_space
 from refstore._names import holds_control
 
 __all__ = [
+    "NO_NEW_FILES",
     "TEMPORARY_PREFIX",
     "check_name",
     "default_size",
@@ -31,6 +32,7 @@ __all__ = [
     "temporary_name",
 ]
 
+NO_NEW_FILES = "takes no new files"
 TEMPORARY_PREFIX = "tmp-"
 MAX_NAME = 200  # bytes; file systems allow 255, and the engine adds to a name while it makes a file
 MAX_CAPACITY = 1 << 43  # of both engines
@@ -242,7 +244,7 @@ def of_chosen(folder: str, error: OSError) -> OSError:
     if error.errno == errno.ENOENT and not os.path.isdir(os.path.dirname(folder)):
         why = f"there is no {os.path.dirname(folder)!r} to make it in"
     elif error.errno == errno.ENOENT:
-        why = "its file system takes no new files"
+        why = f"its file system {NO_NEW_FILES}"
     elif error.errno == errno.EOPNOTSUPP:
         why = "its file system lacks what the native engine needs"
     return OSError(

@@ -1,8 +1,15 @@
-"""Sentences of check() that both engines say; each begins with the name of the invariant."""
+"""Sentences of check() that both engines use; each begins with the name of the invariant."""
 
 from __future__ import annotations
 
-__all__ = ["lost_reap", "pins_of_free_row", "unknown_kind", "unknown_state", "wrong_hash"]
+__all__ = [
+    "lost_reap",
+    "pins_of_free_row",
+    "turn_of_free_row",
+    "unknown_kind",
+    "unknown_state",
+    "wrong_hash",
+]
 
 
 def unknown_state(slot: int, state: int) -> str:
@@ -18,8 +25,12 @@ def wrong_hash(slot: int) -> str:
 
 
 def pins_of_free_row(row: int, slot: int) -> str:
-    return f"pins: row {row} is free and pins slot {slot}"
+    return f"pins: row {row} is free, but pins slot {slot}"
+
+
+def turn_of_free_row(row: int) -> str:
+    return f"turn: row {row} has the turn to wait for room, but the row is free"
 
 
 def lost_reap(slot: int) -> str:
-    return f"lost reap: slot {slot} is deleted and unpinned, yet not freed"
+    return f"lost reap: slot {slot} is deleted and unpinned, but not freed"

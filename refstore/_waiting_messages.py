@@ -22,7 +22,7 @@ def claimed(path: str, name: str, pid: int) -> ObjectExistsError:
 def not_published(
     path: str, name: str, seconds: float, maker: int | None = None
 ) -> GetTimeoutError:
-    """Nothing has the name after a wait. `maker`: pid of who has claimed it, if that is known."""
+    """Nothing has the name after a wait. `maker`: pid of its claimant, if that is known."""
     what = "see whether its publisher runs, or give a longer timeout"
     if maker is not None:
         what = f"process {maker} has claimed it; see what it does, or give a longer timeout"
@@ -36,8 +36,8 @@ def not_published(
 def not_replaced(path: str, name: str, seconds: float) -> GetTimeoutError:
     """The name still has the object that the caller knows."""
     return GetTimeoutError(
-        f"{name!r} in store {path!r} has still the object of `newer_than` after {float(seconds):g} "
-        "seconds: see whether its publisher runs, or give a longer timeout"
+        f"{name!r} in store {path!r} got no object newer than `newer_than` within "
+        f"{float(seconds):g} seconds: see whether its publisher runs, or give a longer timeout"
     )
 
 
@@ -47,22 +47,22 @@ def not_enough(
     """Too few of many names have objects."""
     return GetTimeoutError(
         f"{len(ready)} of {asked} names have objects in store {path!r} after {float(seconds):g} "
-        f"seconds, and {count} were waited for: `ready` lists those that do",
+        f"seconds, but the wait was for {count}: `ready` lists those that do",
         ready=ready,
     )
 
 
 def not_made(path: str, name: str, pid: int, seconds: float) -> GetTimeoutError:
-    """Another caller's factory is not through."""
+    """Another caller's factory has not finished."""
     return GetTimeoutError(
-        f"process {pid} is making {name!r} of store {path!r}, and was not through after "
+        f"process {pid} is making {name!r} in store {path!r}, and had not finished after "
         f"{float(seconds):g} seconds: give a longer timeout, or see what it does",
         pid=pid,
     )
 
 
 def own_factory(path: str, name: str) -> RefstoreError:
-    """A factory asked for what it makes itself, or for what waits for it."""
+    """A factory asked for the object that it makes itself, or for one that waits for it."""
     return RefstoreError(
         f"get_or_put({name!r}) in store {path!r} would wait for ever: that object is being made by "
         "this very thread, or by a factory that waits for an object that this thread makes"
@@ -70,7 +70,7 @@ def own_factory(path: str, name: str) -> RefstoreError:
 
 
 def own_writer(path: str, name: str) -> RefstoreError:
-    """The only thread of a process waits for what its own Writer has claimed."""
+    """The only thread of a process waits for a name that its own Writer has claimed."""
     return RefstoreError(
         f"get_or_put({name!r}) in store {path!r} would wait for ever: a Writer of this process has "
         "claimed the name, and no other thread could seal it"
@@ -86,7 +86,7 @@ def no_version(newer_than: object) -> TypeError:
 
 
 def an_await(names: Sequence[str]) -> str:
-    """Names what waits in `refstore.aio` for any of these."""
+    """Names a wait in `refstore.aio` for any of these."""
     return f"an await of {names[0]!r}" if len(names) == 1 else f"an await of {len(names)} names"
 
 

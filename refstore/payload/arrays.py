@@ -54,7 +54,7 @@ _TEXT_OF_DTYPE: Final = re.compile(rb"[<>|=][A-Za-z?][0-9]*(\[[0-9]*[A-Za-z]+\])
 
 
 class DescriptionError(Exception):
-    """A part of a description that cannot be so, as in "the shape"."""
+    """An invalid part of a description, as in "the shape"."""
 
 
 LENGTH: Final = "the length of the description"

@@ -81,7 +81,7 @@ def read_header(header: object, nbytes: int) -> tuple[str, bytes]:
     if KINDS[kind] == "array":
         _require_array(description, nbytes)
     elif description:
-        raise _messages.no_header("it describes an array that is none")
+        raise _messages.no_header("it describes an array, but is of another kind")
     return KINDS[kind], description
 
 
@@ -89,8 +89,8 @@ def _require_array(description: bytes, nbytes: int) -> None:
     try:
         arrays.read(description, nbytes)
     except arrays.DescriptionError as error:
-        raise _messages.no_header(f"{error} of its array cannot be") from error
+        raise _messages.no_header(f"{error} of its array is invalid") from error
     except pickle.UnpicklingError as error:
         # whoever carries an array need not be able to import what its dtype is of
         if not isinstance(error.__cause__, ImportError):
-            raise _messages.no_header("the dtype of its array cannot be") from error
+            raise _messages.no_header("the dtype of its array is invalid") from error

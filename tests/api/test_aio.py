@@ -84,7 +84,7 @@ def test_waits_end_with_their_time(store: refstore.Store, in_loop: loops.InLoop)
             await aio.get(store, "b", timeout=0.01)
         with pytest.raises(refstore.GetTimeoutError, match=r"as 'b' .* within 0 seconds"):
             await aio.wait(store, "b", timeout=0)
-        with pytest.raises(refstore.GetTimeoutError, match=r"still the object of `newer_than`"):
+        with pytest.raises(refstore.GetTimeoutError, match=r"no object newer than `newer_than`"):
             await aio.wait(store, "a", newer_than=ref, timeout=0.01)
         with pytest.raises(refstore.GetTimeoutError, match=r"^1 of 3 names") as raised:
             await aio.wait_any(store, ["c", "a", "b"], count=2, timeout=0.01)

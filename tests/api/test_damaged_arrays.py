@@ -59,18 +59,18 @@ KIND, DTYPE, NDIM, ORDER, SHAPE, NBYTES = 46, 47, 60, 61, 80, 24
 @pytest.mark.parametrize(
     ("at", "octets", "field"),
     [
-        (DTYPE, b"\xff", "the dtype of the array in slot"),
-        (DTYPE, b"\x12", "the dtype of the array in slot"),
-        (DTYPE, b"\x00", "the length of the description of the array in slot"),
-        (NDIM, b"\x07", "the number of axes of the array in slot"),
-        (NDIM, b"\xff", "the number of axes of the array in slot"),
-        (NDIM, b"\x02", "the shape of the array in slot"),
-        (ORDER, b"X", "the order of the axes of the array in slot"),
-        (SHAPE, struct.pack("<Q", 1 << 63), "the shape of the array in slot"),
-        (SHAPE, struct.pack("<3Q", 0, 1 << 62, 1 << 62), "the shape of the array in slot"),
-        (SHAPE, struct.pack("<3Q", 1 << 32, 1 << 32, 1), "the shape of the array in slot"),
-        (SHAPE, struct.pack("<Q", 8), "the shape of the array in slot"),
-        (NBYTES, struct.pack("<Q", 8000), "the shape of the array in slot"),
+        (DTYPE, b"\xff", "for the dtype of the array;"),
+        (DTYPE, b"\x12", "for the dtype of the array;"),
+        (DTYPE, b"\x00", "for the length of the description of the array;"),
+        (NDIM, b"\x07", "for the number of axes of the array;"),
+        (NDIM, b"\xff", "for the number of axes of the array;"),
+        (NDIM, b"\x02", "for the shape of the array;"),
+        (ORDER, b"X", "for the order of the axes of the array;"),
+        (SHAPE, struct.pack("<Q", 1 << 63), "for the shape of the array;"),
+        (SHAPE, struct.pack("<3Q", 0, 1 << 62, 1 << 62), "for the shape of the array;"),
+        (SHAPE, struct.pack("<3Q", 1 << 32, 1 << 32, 1), "for the shape of the array;"),
+        (SHAPE, struct.pack("<Q", 8), "for the shape of the array;"),
+        (NBYTES, struct.pack("<Q", 8000), "for the shape of the array;"),
     ],
 )
 def test_a_number_in_the_slot_that_cannot_be_is_named(
@@ -91,18 +91,18 @@ def test_a_kind_that_cannot_be_is_named(path: str) -> None:
     put(path, ARRAY)
     image = Path(path).read_bytes()
     change(path, image.index(struct.pack("<3Q", *ARRAY.shape)) - SHAPE + KIND, b"\x03")
-    assert all("the kind of the object in slot" in said for said in what_readers_say(path))
+    assert all("for the kind of the object;" in said for said in what_readers_say(path))
 
 
 @pytest.mark.filelock("its slots have these fields")
 @pytest.mark.parametrize(
     ("word", "number", "field"),
     [
-        (layout.SHAPE, 3 | 1 << 8 | 40 << 32, "the kind of the object in slot"),
-        (layout.SHAPE, 1 | 1 << 8, "the length of the description of the array in slot"),
-        (layout.SHAPE, 1 | 1 << 8 | 900 << 32, "the length of the description in slot"),
-        (layout.NBYTES, (1 << 64) - 1, "the place of the object in slot"),
-        (layout.NBYTES, 8000, "the shape of the array in slot"),
+        (layout.SHAPE, 3 | 1 << 8 | 40 << 32, "for the kind of the object;"),
+        (layout.SHAPE, 1 | 1 << 8, "for the length of the description of the array;"),
+        (layout.SHAPE, 1 | 1 << 8 | 900 << 32, "for the length of the description;"),
+        (layout.NBYTES, (1 << 64) - 1, "for the place of the object;"),
+        (layout.NBYTES, 8000, "for the shape of the array;"),
     ],
 )
 def test_a_word_of_the_slot_that_cannot_be_is_named(
@@ -137,7 +137,7 @@ def test_a_damaged_label_is_named(path: str, damage: Callable[[bytes], bytes], f
     assert image.count(text) == 1
     change(path, image.index(text), damage(text))
     *three, kind = what_readers_say(path)
-    assert all(f"the {field} of the array in slot" in said for said in three)
+    assert all(f"for the {field} of the array;" in said for said in three)
     assert kind == "nothing"
 
 

@@ -165,14 +165,14 @@ def test_every_damaged_byte_is_found(store: refstore.Store, name: str) -> None:
             header[:at] + bytes([header[at] ^ 1]) + header[at + 1 :],
             header[:at] + b"x" + header[at:],
         ):
-            with pytest.raises(ValueError, match="no header of an object"):
+            with pytest.raises(ValueError, match="not a valid object header"):
                 store.create(nbytes, header=bad)
     assert helpers.usage(store) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("bad", [b"", b"x", b"RSH", bytes(100), b"no header of anything at all"])
 def test_what_is_no_header_is_refused(store: refstore.Store, bad: bytes) -> None:
-    with pytest.raises(ValueError, match="no header of an object"):
+    with pytest.raises(ValueError, match="not a valid object header"):
         store.create(10, header=bad)
 
 
@@ -211,7 +211,7 @@ def forged(kind: str, nbytes: int, description: bytes) -> bytes:
 def test_a_header_that_contradicts_itself_is_refused(
     store: refstore.Store, kind: str, nbytes: int, description: bytes
 ) -> None:
-    with pytest.raises(ValueError, match="no header of an object"):
+    with pytest.raises(ValueError, match="not a valid object header"):
         store.create(nbytes, header=forged(kind, nbytes, description))
 
 

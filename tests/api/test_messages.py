@@ -80,7 +80,7 @@ def test_a_store_that_is_there(store: refstore.Store, path: str) -> None:
     error = refusal(path, create=True)
     assert type(error) is FileExistsError
     assert error.errno == errno.EEXIST
-    assert "there is a store of this name" in str(error)
+    assert "there is already a store of this name" in str(error)
     assert "create=True" in str(error)
     assert "remove" not in str(error)
 
@@ -419,7 +419,9 @@ def test_a_seal_under_a_name_taken_meanwhile_says_what_is_lost(
     used = store.stats().used
     writer = store.create(1000, name="n")
     ref = store.put(b"x", name="n")
-    with pytest.raises(refstore.ObjectExistsError, match="is discarded: write it again") as caught:
+    with pytest.raises(
+        refstore.ObjectExistsError, match="are discarded: write them again"
+    ) as caught:
         writer.seal()
     assert "create(replace=True), or under another name" in str(caught.value)
     assert caught.value.key == "n"

@@ -160,7 +160,7 @@ def test_a_tensor_that_changes_while_its_put_waits_is_whole(
         store.delete(got)
     else:
         assert isinstance(got, refstore.RefstoreError)
-        assert "while it was put" in str(got)
+        assert "changed during the put" in str(got)
     assert len(store) == 0
     helpers.assert_full_capacity_fits(store)
 

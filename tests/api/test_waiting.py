@@ -143,7 +143,7 @@ def test_a_name_that_was_deleted_is_no_newer_version(store: refstore.Store) -> N
 def test_a_version_that_stays_is_told(store: refstore.Store) -> None:
     first = store.put(b"1", name="n")
     with pytest.raises(
-        refstore.GetTimeoutError, match=r"'n' .* has still the object of `newer_than`"
+        refstore.GetTimeoutError, match=r"'n' .* got no object newer than `newer_than`"
     ):
         store.wait("n", newer_than=first, timeout=0.05)
     assert store.refcount(first) == 1

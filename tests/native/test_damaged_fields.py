@@ -247,7 +247,7 @@ def test_a_writer_moves_nothing_but_what_its_block_holds(
     writer: Any = damaged.create(size, meta=bytes(300))
     refs += [damaged.put(bytes([k]) * size) for k in range(2, 4)]
     fields.set(table, slot_of(writer._ref), field, wrong)
-    with pytest.raises(refstore.StoreCorruptedError, match="its block"):
+    with pytest.raises(refstore.StoreCorruptedError, match="an invalid block"):
         writer.truncate(100)
     writer.abort()
     for k, ref in enumerate(refs):

@@ -216,7 +216,7 @@ def test_a_store_that_is_unlinked_and_whose_descriptors_are_closed(folder: Path,
             try:
                 call()
             except (refstore.StoreFullError, OSError) as error:
-                for words in ("closed the one that the store had", "unlink a store last"):
+                for words in ("closed the store's descriptor", "unlink the store last"):
                     assert words in str(error), error
         try:
             store.unlink()

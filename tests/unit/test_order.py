@@ -138,7 +138,7 @@ def test_the_core_includes_its_parts_in_their_order() -> None:
 
 def test_what_both_engines_have_goes_by_one_name() -> None:
     text = DOC.read_text()
-    paragraph = text[text.index("What does the same thing in both") :].partition("\n\n")[0]
+    paragraph = text[text.index("Parts that do the same thing in both") :].partition("\n\n")[0]
     stems = [
         {path.stem for path in (PACKAGE / "engines" / engine).glob("*.p*")} - {"__init__"}
         for engine in ("native", "filelock")

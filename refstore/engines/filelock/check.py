@@ -149,9 +149,9 @@ def census(c: Change) -> Census:
 
 
 def _bounded(c: Change, free: int, largest: int, spare: int) -> tuple[int, int]:
-    """The same without what the file system cannot give any more: it has `spare` bytes.
+    """The same, less what the file system can no longer provide: it has `spare` bytes.
 
-    Who puts takes the extent that fits best, whether that has memory or not.
+    A put takes the extent that fits best, whether that has memory or not.
     """
     fd, file = c.file.descriptor_or_none(), c.file
     total = longest = 0
@@ -184,7 +184,7 @@ def stats(c: Change, folder: str, own: int | None) -> tuple[int, ...]:
 
 
 def is_alive(c: Change, folder: str, row: int, own: int | None) -> bool:
-    """`own`: the row of who asks, if it has one."""
+    """`own`: the row of the caller, if it has one."""
     return row == own or process_table.is_alive(c, folder, row)
 
 
@@ -257,9 +257,9 @@ def problems(c: Change) -> set[str]:
         found.update(_told_by(check, c))
     turn = c[TURN]
     if turn and turn - 1 not in process_table.used_rows(c):
-        found.add(f"turn: row {turn - 1} may try first, and nobody holds it")
+        found.add(_problems.turn_of_free_row(turn - 1))
     if c.words[COUNT]:
-        found.add(f"journal: {c.words[COUNT]} words of a change wait to be written")
+        found.add(f"journal: {c.words[COUNT]} words of a change are still to be applied")
     return found
 
 
@@ -268,7 +268,7 @@ def _told_by(check: Callable[[Change], Iterator[str]], c: Change) -> set[str]:
     try:
         for problem in check(c):
             found.add(problem)
-    except StoreCorruptedError as error:  # it cannot even be walked through
+    except StoreCorruptedError as error:  # it cannot even be traversed
         found.add(f"damage: {error}")
     return found
 
@@ -278,7 +278,7 @@ def _check_slots(c: Change) -> Iterator[str]:
     in_use = set(process_table.used_rows(c))
     for row in in_use:
         if not origins.is_known(c, origins.origin_of(c, row)):
-            yield f"origin: row {row} names origin {origins.origin_of(c, row)}, which is none"
+            yield f"origin: row {row} names origin {origins.origin_of(c, row)}, which is unknown"
     for slot, word in enumerate(recovery.used_slots(c, WORD)):
         at, state = file.slot(slot), word & 0xFF
         if state > RETIRED or word >> 56:
@@ -288,11 +288,11 @@ def _check_slots(c: Change) -> Iterator[str]:
         if state not in HAVE_BLOCKS:
             continue
         if not origins.is_known(c, c[at + ORIGIN] & UNKNOWN):
-            yield f"origin: slot {slot} names origin {c[at + ORIGIN] & UNKNOWN}, which is none"
+            yield f"origin: slot {slot} names origin {c[at + ORIGIN] & UNKNOWN}, which is unknown"
         spill = slots.text_spill(c[at + SHAPE] >> 32) + slots.meta_spill(c[at + META])
         needed = c[at + NBYTES] + spill
         if needed > c[at + UNITS] * UNIT:
-            yield f"size: slot {slot} holds {needed} bytes in {c[at + UNITS]} units"
+            yield f"size: slot {slot} holds {needed} bytes in a block of {c[at + UNITS]} units"
         if state == CLAIMED and not c[at + UNITS]:
             if c[at + WAITS_FOR] > slots.used(c):
                 yield f"offset: the claim in slot {slot} waits for slot {c[at + WAITS_FOR] - 1}"
@@ -306,9 +306,9 @@ def _check_owner(c: Change, slot: int, state: int, in_use: set[int]) -> Iterator
     at = c.file.slot(slot)
     maker, owner = c[at + MAKER], c[at + OWNED_BY]
     if slots.is_half_made(state) and maker not in in_use:
-        yield f"owner: slot {slot} is written by row {maker}, which nobody holds"
+        yield f"owner: slot {slot} is being written by row {maker}, which is free"
     if owner and (state != SEALED or owner - 1 not in in_use):
-        yield f"owned: slot {slot} is in state {state}, and owned by row {owner - 1}"
+        yield f"owned: slot {slot} in state {state} is owned by row {owner - 1}"
 
 
 def _check_space(c: Change) -> Iterator[str]:
@@ -323,9 +323,9 @@ def _check_space(c: Change) -> Iterator[str]:
         if unit < end:
             yield f"overlap: unit {unit} belongs to {whose} and {last}"
         elif unit > end:
-            yield f"lost units: {end} to {unit} are neither free nor a block's"
+            yield f"lost units: {end} to {unit} are neither free nor part of a block"
         elif whose == last == "free":
-            yield f"split: the free extents before and after unit {unit} are apart"
+            yield f"split: the free extents before and after unit {unit} are not merged"
         end, last = unit + units, whose
 
 
@@ -334,13 +334,13 @@ def _check_free_slots(c: Change) -> Iterator[str]:
     link = c[FREE_SLOT]
     while link:
         if link - 1 in listed or link > c[SLOTS_USED]:
-            yield f"free slots: the list leads to slot {link - 1}, which cannot be"
+            yield f"free slots: the list leads to slot {link - 1}, which is invalid"
             return
         listed.add(link - 1)
         link = c[c.file.slot(link - 1) + NEXT]
     for slot, word in enumerate(recovery.used_slots(c, WORD)):
         if (word & 0xFF == FREE) != (slot in listed):
-            yield f"free slots: slot {slot} is in state {word & 0xFF}, and the list says otherwise"
+            yield f"free slots: slot {slot} is in state {word & 0xFF}, but the list says otherwise"
 
 
 def _check_names(c: Change) -> Iterator[str]:
@@ -350,7 +350,7 @@ def _check_names(c: Change) -> Iterator[str]:
         link = c.words[file.g.buckets + bucket]
         while link:
             if link - 1 in chained or link > c[SLOTS_USED]:
-                yield f"index: a chain leads to slot {link - 1}, which cannot be"
+                yield f"index: a chain leads to slot {link - 1}, which is invalid"
                 break
             chained.add(link - 1)
             link = c[file.slot(link - 1) + NEXT]
@@ -358,7 +358,7 @@ def _check_names(c: Change) -> Iterator[str]:
         state = word & 0xFF
         named = state == CLAIMED or (state == SEALED and slots.has_name(c, slot))
         if named != (slot in chained):
-            yield f"index: slot {slot} is in state {word & 0xFF}, and the chains say otherwise"
+            yield f"index: slot {slot} is in state {word & 0xFF}, but the chains say otherwise"
         elif named:
             at = file.slot(slot)
             utf8 = file.name(slot, c[at + SHAPE] >> 8 & 0xFFFF)
@@ -378,8 +378,8 @@ def _check_pins(c: Change) -> Iterator[str]:
             if row not in in_use:
                 yield _problems.pins_of_free_row(row, slot)
             elif not slots.pins_of(c, row, slot):
-                yield f"pins: row {row} has a bit and no pins on slot {slot}"
+                yield f"pins: row {row} has its bit in the mask of slot {slot}, but no pins on it"
         if rows and state not in HAVE_BLOCKS:
-            yield f"pins: slot {slot} is pinned, and in state {state}"
+            yield f"pins: slot {slot} in state {state} is pinned"
         if state == CONDEMNED and not rows:
             yield _problems.lost_reap(slot)

@@ -108,7 +108,7 @@ def _listed(c: Change, b: int) -> Iterator[tuple[int, int]]:
     while link:
         size, previous, after = _read(c, link - 1)
         if link == seen or previous != before or bin_of(size) != b:
-            raise c.file.damaged(f"the list of bin {b} leads to unit {link - 1}, which cannot be")
+            raise c.file.damaged(f"the list of bin {b} leads to unit {link - 1}, which is invalid")
         steps += 1
         if steps & (steps - 1) == 0:
             seen = link  # at each power of two: a loop comes back here within its length

@@ -181,7 +181,7 @@ class Tables:
         return _messages.damaged_file(self.path, what)
 
     def leads_out(self) -> StoreCorruptedError:
-        return self.damaged("a number in it leads out of it")
+        return self.damaged("an offset in it points outside of the file")
 
     # --- addresses
 

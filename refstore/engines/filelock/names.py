@@ -71,7 +71,7 @@ def chain(c: Change, bucket: int) -> Iterator[int]:
     while link:
         slot = link - 1
         if slot >= used or c[file.slot(slot) + WORD] & 0xFF not in _IN_CHAINS or link == seen:
-            raise file.damaged(f"a chain of the index leads to slot {slot}, which cannot be")
+            raise file.damaged(f"a chain of the index leads to slot {slot}, which is invalid")
         steps += 1
         if steps & (steps - 1) == 0:
             seen = link  # at each power of two: a loop comes back here within its length

@@ -63,7 +63,7 @@ class Stay:
         att.open_stores.add(id(self))
 
     def end(self) -> None:
-        """Ends it; twice is once."""
+        """Ends it; idempotent."""
         self.is_over = True
         self._att.open_stores.discard(id(self))
         self._att.disown_all()

@@ -114,7 +114,7 @@ class Home(Protocol):
         """Gives up what the call took: frees it, or, if views of it live on, condemns it with that
         pin.
 
-        Now or soon; twice is once. Waits for nobody, and raises only what a signal handler does.
+        Now or soon; idempotent. Waits for nobody, and raises only what a signal handler does.
         """
 
 

@@ -170,7 +170,9 @@ def _find_slot(c: Change) -> int:
     link = c[FREE_SLOT]
     if link:
         if link > used(c) or c[file.slot(link - 1) + WORD] & 0xFF != FREE:
-            raise file.damaged(f"the list of free slots leads to slot {link - 1}, which is not")
+            raise file.damaged(
+                f"the list of free slots leads to slot {link - 1}, which is not free"
+            )
         return link - 1
     slot = used(c)
     at, label = file.slot(slot) * 8, file.label(slot)

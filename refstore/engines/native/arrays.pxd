@@ -47,7 +47,7 @@ cdef struct Shape:
 
 
 cdef inline object damaged(View *v, uint64_t i, str what):
-    # `what` of slot `i` cannot be, as in "the shape of the array"
+    # `what` of slot `i` is invalid, as in "the shape of the array"
     from refstore import _messages
     return _messages.damaged_object(path_of(v), what, i)
 

@@ -347,7 +347,7 @@ cdef inline Slot *adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i,
     buf.nbytes = <Py_ssize_t>nbytes
     if not is_plausible(&att.view, slot, offset, nbytes):
         raise _messages.damaged_file(att.path,
-                                     f"what slot {i} says of its offset, its size or its block")
+                                     f"slot {i} has an invalid offset, size or block")
     buf.data = att.view.ro_base + offset
     note_use(&att.view, slot)
     return slot

@@ -1,9 +1,9 @@
-# Whether all of a store adds up: the equations of layout.pxd. A problem is a sentence that begins
+# Whether a store is consistent: the equations of layout.pxd. A problem is a sentence that begins
 # with the equation's name. Called by Store.check() and after a boot; what it reads may change
-# meanwhile, so who asks looks more than once.
+# meanwhile, so the caller checks more than once.
 #
-# Truths, as layout.pxd calls them, have nothing to be compared with but each other, and the memory
-# that is there.
+# Truths, as layout.pxd calls them, can be compared only with each other, and with the memory that
+# is committed.
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
@@ -54,7 +54,7 @@ cdef inline bint is_stopped(unsigned int pid):
 
 
 cdef inline bint any_row_stands_still(View *v):
-    # dead or stopped: what does not add up may be what it left half way
+    # dead or stopped: an inconsistency may be a change that it has not finished
     cdef int64_t row = next_live_row(v, 0)
     while row >= 0:
         if row_is_dead(v, <uint64_t>row) or is_stopped(row_at(v, <uint64_t>row).pid):
@@ -81,25 +81,27 @@ cdef inline void check_slot(View *v, uint64_t i, set problems):
         from refstore import _problems
         problems.add(_problems.unknown_state(i, state))
     elif is_owned(state) and not is_live_row(v, word_row(word)):
-        problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, which "
-                     "nobody holds")
+        problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, which is "
+                     "free")
     elif state in (RECLAIMING, HELD, OFFERED) and word_row(word) == v.row:
-        problems.add(f"owner: slot {i} in state {state} belongs to this process, which does "
-                     "nothing with it")
+        problems.add(f"owner: slot {i} in state {state} belongs to this process, which is not "
+                     "using it")
     elif not is_owned(state) and word_row(word):
-        problems.add(f"owner: slot {i} in state {state} belongs to row {word_row(word)}, and such "
-                     "a one to nobody")
+        problems.add(f"owner: slot {i} names row {word_row(word)}, but a slot in state {state} has "
+                     "no owner")
     elif has_bytes(state):
         beside = slot.spill_nbytes + meta_room(min(meta_nbytes(v, i), <uint64_t>META_LIMIT))
         if slot.nbytes > size or beside > size - slot.nbytes:
             problems.add(f"size: slot {i} holds {slot.nbytes} bytes and {beside} in a block of "
                          f"{size}")
         elif not is_within_block(v, slot, slot.offset, slot.nbytes):
-            problems.add(f"offset: slot {i} says {slot.offset}, where its block does not lie")
+            problems.add(f"offset: slot {i} has offset {slot.offset}, which is not that of its "
+                         "block")
         elif not is_committed(v, first, pages):
-            problems.add(f"data_ready: the bytes of slot {i} lie where no memory is said to be")
+            problems.add(f"data_ready: the bytes of slot {i} lie in a chunk that is not marked "
+                         "committed")
         if meta_nbytes(v, i) > META_LIMIT:
-            problems.add(f"meta: slot {i} has more bytes of meta than there can be")
+            problems.add(f"meta: slot {i} has more than {META_LIMIT} bytes of meta")
         if slot.kind > KIND_OBJECT:
             from refstore import _problems
             problems.add(_problems.unknown_kind(i, slot.kind))
@@ -112,10 +114,10 @@ cdef inline void check_owners(View *v, set problems):
         if owner == 0 or not is_sealed(load_acquire(&v.slots[i].word)):  # [seal]
             continue
         if owner & GOING:
-            problems.add(f"owned_by: slot {i} goes with row {(owner & ~GOING) - 1}, whose process "
-                         "has left, and is still there")
+            problems.add(f"owned_by: slot {i} is owned by row {(owner & ~GOING) - 1}, whose "
+                         "process has left, but was not deleted")
         elif not is_live_row(v, owner - 1) or row_at(v, owner - 1).owns_any == 0:
-            problems.add(f"owned_by: slot {i} goes with row {owner - 1}, which owns nothing")
+            problems.add(f"owned_by: slot {i} is owned by row {owner - 1}, which owns nothing")
 
 
 cdef inline void check_makers(View *v, set problems):
@@ -125,13 +127,13 @@ cdef inline void check_makers(View *v, set problems):
         # [maker]
         if k and is_live_row(v, row) and (
                 k > MAKERS or load_acquire(&maker_at(v, k - 1).taken) & ROW_MASK != row + 1):
-            problems.add(f"makers: row {row} says that entry {k - 1} is its own, which it is not")
+            problems.add(f"makers: row {row} names entry {k - 1}, which does not belong to it")
     for i in range(slots_used(v)):
         k = v.slots[i].put_by
         if k == 0 or not is_sealed(load_acquire(&v.slots[i].word)):      # [seal]
             continue
         if k > MAKERS or load_acquire(&maker_at(v, k - 1).taken) == 0:   # [maker]
-            problems.add(f"put_by: slot {i} was put by maker {k - 1}, and there is none")
+            problems.add(f"put_by: slot {i} names maker {k - 1}, which does not exist")
 
 
 cdef inline void check_reaps(View *v, set problems):
@@ -152,7 +154,8 @@ cdef inline void check_block(View *v, uint64_t i, uint64_t run, uint64_t block,
     elif (run, block) in blocks:
         problems.add(f"overlap: block {block} of run {run - 1} belongs to slot {i} and another")
     elif v.runs[run - 1].slots[block] != i + 1:
-        problems.add(f"block: slot {i} has block {block} of run {run - 1}, and the run denies it")
+        problems.add(f"block: slot {i} has block {block} of run {run - 1}, whose record says "
+                     "otherwise")
     blocks.add((run, block))
 
 
@@ -183,7 +186,7 @@ cdef inline void check_space(View *v, set problems):
             problems.add(f"extent: {extent[3]} {extent[0]} ends at page {extent[1] + extent[2]}, "
                          "past the used part")
         elif not extent_is_sane(v, extent[1], extent[2]):
-            problems.add(f"extent: {extent[3]} {extent[0]} has pages that cannot be")
+            problems.add(f"extent: {extent[3]} {extent[0]} has invalid pages")
         elif not are_used(v, extent[1], extent[2], True):
             problems.add(f"used: pages of {extent[3]} {extent[0]} are not marked as used")
         elif not leads_to(tag_at(v, extent[1]), extent[3] == "run", extent[0] + 1):
@@ -233,12 +236,12 @@ cdef inline void check_bins(View *v, uint64_t free_runs, set problems):
         at = v.pool.bin_head[b]
         before = 0
         if (at != 0) != (v.pool.bin_bits[b >> 6] >> (b & 63) & 1):
-            problems.add(f"bins: whether bin {b} has a list is said in two ways")
+            problems.add(f"bins: bin_bits and bin_head disagree about bin {b}")
         while at and listed <= free_runs:
             following = next_listed(v, b, at - 1, before)
             if following == NOT_LISTED:
                 problems.add(f"bins: the list of bin {b} leads to page {at - 1}, where no free run "
-                             "of it begins")
+                             "of that bin begins")
                 break
             listed += 1
             before, at = at, following
@@ -266,10 +269,10 @@ cdef inline void check_hints(View *v, set problems):
     for i in range(slots_used(v)):
         # [free]
         if word_state(load_acquire(&v.slots[i].word)) == FREE and not is_hinted(v, i, &v.slots[i]):
-            problems.add(f"lost slot: slot {i} is free and no hint says so")
+            problems.add(f"lost slot: slot {i} is free, but has no hint")
     for i in range(runs_used(v)):
         if v.runs[i].live == 0 and not is_found(bits_at(v, v.g.run_bits), v.g.run_words, i):
-            problems.add(f"lost run: run {i} is not in use and no hint says so")
+            problems.add(f"lost run: run {i} is not in use, but has no hint")
 
 
 cdef inline void check_name(View *v, uint64_t i, uint64_t word, dict names, set problems):
@@ -327,22 +330,23 @@ cdef inline void check_pins(View *v, set problems):
                 elif state == FREE or state == RECLAIMING or state == HELD or state == RETIRED:
                     problems.add(f"pins: row {row} pins slot {i}, which is in state {state}")
                 elif v.slots[i].mask >> (row & 63) & 1 == 0:
-                    problems.add(f"mask: row {row} pins slot {i}, whose mask does not say so")
+                    problems.add(f"mask: row {row} pins slot {i}, whose mask lacks its bit")
 
 
 cdef inline bint is_stray(View *v, uint64_t owner):
-    # of a lock: a live process may hold it while we look, and we hold none
+    # of a lock: a live process may hold it during the check, and this one holds none
     return owner != 0 and (owner - 1 == v.row or not is_live_row(v, owner - 1))
 
 
 cdef inline void check_locks(View *v, set problems):
+    from refstore import _problems
     cdef uint64_t k, owner
     owner = load_acquire(&v.pool.lock)                                   # [lock]
     if is_stray(v, owner):
         problems.add(f"lock: the space lock is held by row {owner - 1}")
     owner = load_acquire(&v.pool.turn)                                   # [lock]
     if owner and not is_live_row(v, owner - 1):
-        problems.add(f"turn: row {owner - 1} has the turn to wait for room, and nobody has it")
+        problems.add(_problems.turn_of_free_row(owner - 1))
     for k in range(<uint64_t>NAME_LOCKS):
         owner = load_acquire(&name_lock_at(v, k).lock)                   # [lock]
         if is_stray(v, owner):
@@ -350,11 +354,11 @@ cdef inline void check_locks(View *v, set problems):
 
 
 cdef inline void check_header(View *v, set problems):
-    # against what it said when we attached
+    # against what it was when this process attached
     if v.header.tag != v.tag or v.header.max_objects != v.slot_limit \
             or (v.header.capacity + PAGE - 1) // PAGE != v.g.pages:
-        problems.add("header: its capacity, max_objects or tag is another one than when this "
-                     "process attached")
+        problems.add("header: its capacity, max_objects or tag has changed since this process "
+                     "attached")
 
 
 cdef inline void check_rows(View *v, set problems):
@@ -366,26 +370,28 @@ cdef inline void check_rows(View *v, set problems):
             problems.add(f"row: row {row} is in the unknown state {state}")
         if state == ROW_ATTACHED and not is_ready(v.header.live, row) \
                 and (row == v.row or not row_is_dead(v, row)):
-            problems.add(f"live: row {row} is in use, and not among those whose pins count")
+            problems.add(f"live: row {row} is in use, but not marked live, so its pins do not "
+                         "count")
         if state == ROW_FREE and is_ready(v.header.live, row):
-            problems.add(f"live: row {row} is free, and among those whose pins count")
+            problems.add(f"live: row {row} is free, but marked live")
         if is_ready(v.header.live, row) and row // 64 >= v.header.live_words:
-            problems.add(f"live_words: row {row} is in use, and only {v.header.live_words} words "
-                         "of rows count")
+            problems.add(f"live_words: row {row} is in use, but live_words is only "
+                         f"{v.header.live_words}")
 
 
 cdef inline void check_run_block(View *v, uint64_t r, uint64_t j, uint64_t slot, bint unowned,
                                  set problems):
     # `slot`: + 1, or 0, as the run says
     if unowned == (slot != 0):
-        problems.add(f"unowned: block {j} of run {r} has a slot and has none")
+        problems.add(f"unowned: the `unowned` bit of block {j} of run {r} and its slot entry "
+                     "contradict each other")
     elif slot and (slot > slots_used(v) or not slot_is_of(v, slot - 1, r, j)):
-        problems.add(f"block: block {j} of run {r} is said to be of slot {slot - 1}, which denies "
-                     "it")
+        problems.add(f"block: block {j} of run {r} is listed for slot {slot - 1}, whose own fields "
+                     "say otherwise")
 
 
 cdef inline void check_runs(View *v, set problems):
-    # what a run's record says twice, and the pool of all of them
+    # the fields of a run's record that are kept twice, and the pool's sums over all runs
     cdef:
         uint64_t r, j, live, unowned = 0
         uint64_t[CLASSES] pages
@@ -397,62 +403,61 @@ cdef inline void check_runs(View *v, set problems):
         if live == 0 and run.twin == 0:
             continue
         if not run_is_sound(v, run, live):
-            problems.add(f"run: class, pages or blocks of run {r} are not what they were")
+            problems.add(f"run: class, pages or blocks of run {r} do not match `twin`")
             continue
         for j in range(min(<uint64_t>run.blocks, <uint64_t>RUN_BLOCKS)):
             check_run_block(v, r, j, run.slots[j], run.unowned >> j & 1, problems)
         unowned += <uint64_t>popcount64(run.unowned)
         pages[live - 1] += run.pages
     if unowned != v.pool.unowned_blocks:
-        problems.add(f"unowned_blocks: {unowned} blocks are without a slot, and "
-                     f"{v.pool.unowned_blocks} are said to be")
+        problems.add(f"unowned_blocks: {unowned} blocks have no slot, but the pool counts "
+                     f"{v.pool.unowned_blocks}")
     for r in range(<uint64_t>CLASSES):
         if pages[r] != v.pool.class_pages[r]:
-            problems.add(f"class_pages: runs of class {r} have {pages[r]} pages, and "
-                         f"{v.pool.class_pages[r]} are said")
+            problems.add(f"class_pages: runs of class {r} have {pages[r]} pages, but the pool "
+                         f"counts {v.pool.class_pages[r]}")
 
 
 cdef inline void check_memory(View *v, set problems):
-    # What is written was committed before: numbers and bits that say less are wrong.
+    # Memory is committed before it is written: numbers and bits that say less are wrong.
     cdef uint64_t used = slots_used(v), step, row
     if used % SLOTS_PER_STEP and used != v.slot_limit:
-        problems.add(f"slots_used: {used} slots are there, where they come by {SLOTS_PER_STEP}")
+        problems.add(f"slots_used: {used} is neither a multiple of {SLOTS_PER_STEP} nor "
+                     "max_objects")
     for step in written(v, v.g.slots, SLOTS_PER_STEP * sizeof(Slot), v.g.steps):
         if step * SLOTS_PER_STEP >= used:
-            problems.add(f"slots_used: there are slots past {used}, which is said to be their "
-                         "number")
+            problems.add(f"slots_used: it is {used}, but slots past that were written")
     for step in written(v, v.g.runs, PAGE, (v.g.max_runs * sizeof(Run) + PAGE - 1) // PAGE):
         if step * PAGE >= runs_used(v) * sizeof(Run):
-            problems.add(f"runs_used: there are runs past {runs_used(v)}, which is said to be "
-                         "their number")
+            problems.add(f"runs_used: it is {runs_used(v)}, but runs past that were written")
     for step in written(v, v.g.labels, SLOTS_PER_STEP * sizeof(Label), v.g.steps):
         if not is_ready(bits_at(v, v.g.labels_ready), step):
-            problems.add(f"labels_ready: there are labels of slots from {step * SLOTS_PER_STEP} "
-                         "on, without memory")
+            problems.add(f"labels_ready: labels of slots from {step * SLOTS_PER_STEP} on were "
+                         "written, but are not marked committed")
     for step in written(v, v.g.metas, SLOTS_PER_STEP * sizeof(Meta), v.g.steps):
         if not is_ready(bits_at(v, v.g.metas_ready), step):
-            problems.add(f"metas_ready: there is meta of slots from {step * SLOTS_PER_STEP} on, "
-                         "without memory")
+            problems.add(f"metas_ready: meta of slots from {step * SLOTS_PER_STEP} on was written, "
+                         "but is not marked committed")
     for step in written(v, v.g.index, PAGE, (v.g.queues - v.g.index) // PAGE):
         if not is_ready(bits_at(v, v.g.index_ready), step):
-            problems.add(f"index_ready: there are names in page {step} of the index, without "
-                         "memory")
+            problems.add(f"index_ready: page {step} of the index was written, but is not marked "
+                         "committed")
     for step in written(v, v.g.queues, PAGE, (v.g.page_map - v.g.queues) // PAGE):
         if not is_ready(bits_at(v, v.g.queues_ready), step):
-            problems.add(f"queues_ready: there are entries in page {step} of the queues, without "
-                         "memory")
+            problems.add(f"queues_ready: page {step} of the queues was written, but is not marked "
+                         "committed")
     for row in range(<uint64_t>MAX_ROWS):
         if not is_live_row(v, row):
             continue
         for step in written(v, v.g.pins + row * v.g.pins_stride, PAGE, v.g.steps):
             if not is_ready(pins_ready_of(v, row), step):
                 problems.add(f"pins_ready: row {row} pins slots from {step * SLOTS_PER_STEP} on, "
-                             "and it does not count")
+                             "but their bit is not set")
 
 
 cdef inline list written(View *v, uint64_t at, uint64_t nbytes, uint64_t n):
-    # Which of `n` pieces of the file, of so many bytes each, are not all zeros. Holes are left as
-    # they are, and of a piece no more is read than tells.
+    # The pieces of the file, of `n` of so many bytes each, that are not all zeros. Holes are left
+    # as they are, and a piece is read only as far as its first page that is not zero.
     import os
     cdef uint64_t place = at, end = at + n * nbytes, piece
     cdef int fd = file_of(v)

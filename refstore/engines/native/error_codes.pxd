@@ -1,5 +1,5 @@
-# How calls of the core end that raise nothing: 0 or more if all is well, else one of these. Some
-# carry the row of a process.
+# Return codes of functions that do not raise: 0 or more for success, else one of these. Some carry
+# the row of a process.
 
 from libc.stdint cimport int64_t, uint64_t
 
@@ -18,7 +18,7 @@ cdef enum Error:
     ERR_MORE = -10          # the page map must grow first
     ERR_DEAD = -11          # a dead process holds a lock: recover, then try again
     ERR_RECOVERY = -12      # it is dead, and cannot be recovered from here: no descriptor left
-    ERR_DAMAGED = -13       # a number in the file that cannot be
+    ERR_DAMAGED = -13       # an invalid number in the file
     ERR_HELD = -14          # a process that lives holds a lock for long: wait, then try again
     ERR_UNCOMMITTED = -15   # no error: the block has yet to get its memory, which takes long
     ERR_SIGNALS = -16       # this takes long, or one came: look at them, then go on

@@ -29,11 +29,11 @@
 # Everything is an offset or an index, never a pointer. Tables are committed (fallocate) before
 # they are touched: the fixed ones when the file is made, the others as they grow.
 #
-# Truths and hints. A wrong hint costs time: it is never enough for giving anything away, since
-# another field has to agree, and what disagrees is rebuilt from the slots. A wrong truth is
-# damage: each number is bounded where it is read, what contradicts itself is a
-# StoreCorruptedError, and check() reports what can be seen. A truth has one writer at a time, and
-# nothing that it could be rebuilt from.
+# Truths and hints. A wrong hint costs time: it alone never lets memory be handed out, since
+# another field has to agree, and hints that disagree are rebuilt from the slots. A wrong truth is
+# damage: each number is bounded where it is read, a contradiction is a StoreCorruptedError, and
+# check() reports what can be seen. A truth has one writer at a time, and nothing that it could be
+# rebuilt from.
 #
 #   truths  header: all but `moves`, `totals` and `tick`; in particular `live` and `live_words`
 #           (whose pins count) and `slots_used` (how far the table goes)
@@ -50,7 +50,8 @@
 #           `block`
 #           a run's `slots` and `unowned`: an unowned block is one in both; else the slot decides
 #           pool: `top`, `bin_bits`, `bin_head`; page map; used bits: pages are free if their tags
-#           and links say so and no used bit denies it; slots and runs say whose they are else
+#           and links say so and no used bit denies it; otherwise slots and runs determine the
+#           owner
 #           pool: `queue_end`, `queue_begin`, `ghosts_known`; queues; ghosts: what is evicted first
 #           pool: `unowned_blocks`, `class_pages`, `release_next`: how large, where to begin
 #           index: a cell leads to a slot, whose word and label decide; a lost one hides a name

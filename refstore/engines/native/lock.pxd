@@ -33,8 +33,8 @@ cdef inline int lock(View *v, uint64_t *word) noexcept nogil:
             continue
         if expected > MAX_ROWS:
             if word == &v.pool.lock:
-                return damage(v, b"the space lock names row %d, and there is none", expected - 1)
-            return damage(v, b"a name's lock names row %d, and there is none", expected - 1)
+                return damage(v, b"the space lock names row %d, which does not exist", expected - 1)
+            return damage(v, b"a name's lock names row %d, which does not exist", expected - 1)
         # [lock] once more: it may have died after giving the lock back
         if expected and not byte_is_locked(file_of(v), expected - 1) \
                 and load_acquire(word) == expected:

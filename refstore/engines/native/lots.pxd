@@ -1,6 +1,6 @@
-# Objects that are put together, or not at all: whether there were room for all of them if all went
-# that can go. Only then does anything go for them; and who could make the room alone, and cannot,
-# does not wait for it.
+# Objects that are put together, or not at all: whether there would be room for all of them if
+# everything evictable were evicted. Only then is anything evicted for them; and if only this
+# process could free the room and that is not enough, the call fails at once.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc

@@ -255,7 +255,7 @@ cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcep
         moved = False
         rounds += 1
         if rounds > MAX_ROUNDS:
-            return damage(v, b"the name index changes all the time, about bucket %d",
+            return damage(v, b"the name index keeps changing around bucket %d",
                           bucket_of(v, name.hashed, 0))
         for which in range(2):
             bucket = bucket_of(v, name.hashed, which)

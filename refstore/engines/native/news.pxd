@@ -1,6 +1,6 @@
-# What happens by the way and is told to `logging`: the dead were recovered, objects were evicted.
-# Calls tell it that look for room or have slept, at most once in a while; the usual ways through
-# put and get say nothing.
+# Background events reported to `logging`: dead processes were recovered, objects were evicted.
+# Reported by calls that look for room or have slept, at most once a second; the fast paths of put
+# and get report nothing.
 
 from libc.stdint cimport uint64_t
 

@@ -191,9 +191,8 @@ cdef inline int require_memory(View *v, str path) except -1:
         field = claim_without_memory(v)
         if field != NULL:
             raise _messages.damaged_file(
-                path, f"its {(<bytes>field).decode()} says that there is memory, and there is "
-                      "none, "
-                "nor any left on its file system")
+                path, f"its {(<bytes>field).decode()} marks memory as committed that is not, and "
+                      "its file system has none left")
     return 0
 
 
@@ -255,7 +254,7 @@ cdef inline int look_after_reboot(View *v, str path) except -1:
     if v.header.boot_id[:36] == boot:
         return 0
     if not lock_byte(v.fd, LOCK_BOOT):
-        raise StoreBusyError(f"store {path!r} is being looked over after a reboot: try again",
+        raise StoreBusyError(f"store {path!r} is being checked after a reboot: try again",
                              pid=0)
     problems = find_problems(v)
     if problems:

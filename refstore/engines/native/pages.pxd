@@ -127,7 +127,7 @@ cdef inline int64_t take_pages(View *v, uint64_t pages, bint for_run) noexcept n
         rebuild(v)
         first = try_take(v, pages, for_run)
     if first == BROKEN:
-        return damage(v, b"the map of free pages is wrong even when made anew, up to page %d",
+        return damage(v, b"the map of free pages is wrong even after a rebuild, up to page %d",
                       top_of(v))
     return first
 

@@ -159,7 +159,7 @@ cdef inline void count_dead(Recovered *back, Row *row) noexcept nogil:
 
 
 cdef inline void note_recovery(View *v, Row *row, uint64_t nbytes) noexcept nogil:
-    # For reports. Two that come round at once may write one entry.
+    # For reports. Two recoverers 16 apart may write the same entry at once.
     cdef uint64_t n = fetch_add_seq_cst(&v.header.recoveries_known, 1)   # [past]
     cdef PastRecovery *past = &v.header.recoveries[n % RECOVERIES_KEPT]
     store_release(&past.at, 0)                                           # [past]
@@ -177,7 +177,7 @@ cdef inline void recover_locked(View *v, uint64_t dead) noexcept nogil:
     count_dead(&v.recovered, row_at(v, dead))
     assign(row_at(v, dead).recoverer, <uint32_t>getpid())
     if load_acquire(&v.pool.lock) == owner:                              # [lock]
-        # It keeps the dead one's name: should we die too, whoever recovers that row begins again.
+        # The lock still holds the dead row, so if we die too, the next recoverer begins again.
         rebuild(v)
         unlock(&v.pool.lock)
         v.recovered.locks += 1
@@ -205,7 +205,7 @@ cdef inline int recover_row(View *v, uint64_t r) noexcept nogil:
     cdef int fd
     cdef int done = 0
     if r >= MAX_ROWS:
-        return damage(v, b"a lock or a slot names row %d, and there is none", r)
+        return damage(v, b"a lock or a slot names row %d, which does not exist", r)
     if not row_is_dead(v, r):
         return 0
     failpoint()

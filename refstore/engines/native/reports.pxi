@@ -72,7 +72,7 @@ cdef class Reports:
                     and (<ObjectRef>info[0]).generation == found.generation and info[11] == LIVE:
                 return info
             # it is gone since: a name leads elsewhere, or nowhere, and a ref finds nothing
-        raise get_error(v, damage(v, b"slot %d is found, and holds no object", found.slot), key,
+        raise get_error(v, damage(v, b"slot %d is found, but holds no object", found.slot), key,
                         False)
 
     def _objects(self, prefix):

@@ -108,7 +108,7 @@ cdef inline void give_hint(View *v, uint64_t i, uint64_t extent, uint64_t run, u
 
 
 cdef inline void unclaim(View *v, uint64_t i) noexcept nogil:
-    # a slot of ours that nobody was told about: FREE again, in the same generation
+    # a slot this process claimed and never exposed: FREE again, in the same generation
     cdef:
         Slot *slot = &v.slots[i]
         uint64_t generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours
@@ -306,9 +306,9 @@ cdef inline bint withdraw(View *v, uint64_t i, uint64_t word) noexcept nogil:
 
 
 cdef inline uint64_t offer(View *v, uint64_t i, uint64_t word) noexcept nogil:
-    # Takes an object from its readers-to-be: `word` was SEALED when loaded. Returns the word, which
-    # is OFFERED to us, or 0 if somebody pins it or was quicker. To be taken or withdrawn before the
-    # GIL is given up, since another thread of ours would offer by the same word.
+    # Stops new pins on an object: `word` was SEALED when loaded. Returns the word, which is OFFERED
+    # to this process, or 0 if somebody pins it or was quicker. To be taken or withdrawn before the
+    # GIL is given up, since another thread of this process would offer by the same word.
     cdef uint64_t offered = make_word(word_generation(word), OFFERED, v.row)
     if not cas_seq_cst(&v.slots[i].word, &word, offered):                # [pin]
         return 0

@@ -238,7 +238,7 @@ cdef inline object damaged_label(View *v, uint64_t i):
     import os
     from refstore import _messages
     return _messages.damaged_file(os.fsdecode(<bytes>v.path),
-                                  f"the label of slot {i} does not have the slot's name")
+                                  f"the label of slot {i} does not hold the slot's name")
 
 
 cdef inline str slot_name(View *v, uint64_t i, uint64_t generation):

@@ -1,16 +1,16 @@
 # How processes wait for each other without a server: a futex word that says that something changed,
 # and beside it a deadline until which somebody may be asleep on it.
 #
-# Who changes something: the change itself, then the word, then the look at the deadline, then the
-# wake. Who waits: the deadline, then the word, then the look at what it waits for, then the sleep,
-# which the kernel refuses if the word is another by then. As in slots.pxd the two sides meet like
-# Dekker's: all accesses named [wait] are seq_cst, so that either the waiter sees the change, or the
-# other side sees that somebody waits.
+# A process that changes something makes the change, then changes the word, then reads the
+# deadline, then wakes. A waiter sets the deadline, then reads the word, then checks what it waits
+# for, then sleeps, which the kernel refuses if the word has changed by then. As in slots.pxd the
+# two sides follow Dekker's algorithm: all accesses named [wait] are seq_cst, so that either the
+# waiter sees the change, or the other side sees that somebody waits.
 #
 # A count of sleepers would stay too high when one is killed, and cost a system call for ever; a
 # deadline passes by itself. Each sleep is bounded, so a wake-up that got lost with its process, or
-# in a word that came round, costs a nap and no more. Who wakes wakes all: one alone may wait for
-# another name of the stripe.
+# in a word that wrapped around, delays a waiter by one bounded sleep. A waker wakes all sleepers,
+# since any one may wait for another name of the stripe.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 

@@ -251,7 +251,7 @@ cdef class Writer(Block):
         if not self.is_short or self.is_seen() and not ends:
             return 0
         if not set_nbytes(v, i, <uint64_t>self.nbytes):
-            return damage(v, b"what slot %d says of its block is not so", i)
+            return damage(v, b"slot %d has an invalid block", i)
         if self.is_seen():
             return 0
         needed = <uint64_t>self.nbytes + meta_room(meta_nbytes(v, i))

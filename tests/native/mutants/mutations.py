@@ -18,7 +18,7 @@ __all__ = ["MUTATIONS", "Mutation"]
 MUTATIONS = [
     Mutation(
         "undo_without_reap",
-        "H1: a pin that comes too late keeps a reaper off, and nobody looks again",
+        "H1: a pin that comes too late stops a reaper, and no process checks again",
         "slots.pxd",
         "    return with_blocker(ERR_NOT_FOUND, unpin(v, i))\n",
         "    fetch_sub_seq_cst_u32(&v.pins[i], 1)\n    return ERR_NOT_FOUND\n",
@@ -30,7 +30,7 @@ MUTATIONS = [
     ),
     Mutation(
         "look_before_pin",
-        "H2: the word is looked at before the pin counts, and not after",
+        "H2: the word is read before the pin counts, and not after",
         "slots.pxd",
         "        word = load_seq_cst(&slot.word)                                  # [pin]\n"
         "        if is_readable(word, generation):\n            return 0\n",
@@ -43,7 +43,7 @@ MUTATIONS = [
     ),
     Mutation(
         "unpin_without_reap",
-        "H8: the last pin goes and nobody frees the block",
+        "H8: the last pin is released and the block is never freed",
         "slots.pxd",
         "        if unlikely(word_state(word) == CONDEMNED):\n            return reap_condemned(v, i)\n",
         "        if unlikely(word_state(word) == RETIRED):\n            return reap_condemned(v, i)\n",
@@ -55,7 +55,7 @@ MUTATIONS = [
     ),
     Mutation(
         "reap_without_generation",
-        "H4: a reaper that slept frees the object that lies there now",
+        "H4: a reaper that slept frees the object that is there now",
         "slots.pxd",
         "    if not cas_seq_cst(&v.slots[i].word, &word,\n"
         "                       make_word(word_generation(word), RECLAIMING, v.row)):\n"
@@ -78,7 +78,7 @@ MUTATIONS = [
     ),
     Mutation(
         "reclaiming_forgotten",
-        "H6: a reaper dies, and what it was about to free stays as it is",
+        "H6: a reaper dies, and the block that it was reclaiming is never freed",
         "recovery.pxd",
         "            elif state == RECLAIMING:\n",
         "            elif state == RETIRED:\n",
@@ -86,7 +86,7 @@ MUTATIONS = [
     ),
     Mutation(
         "writing_freed",
-        "H21: a dead writer's block is put to use under the views of its forked child",
+        "H21: a dead writer's block is reused under the views of its forked child",
         "recovery.pxd",
         "            if state == WRITING:\n                condemn_dead(v, i, word)\n",
         "            if state == WRITING:\n                free_slot(v, i)\n",
@@ -116,7 +116,7 @@ MUTATIONS = [
     ),
     Mutation(
         "condemned_not_swept",
-        "H8: a death between the last unpin and the look at the word loses the block",
+        "H8: a death between the last unpin and the read of the word loses the block",
         "recovery.pxd",
         "            nbytes += reap_counted(v, i)\n",
         "            pass\n",
@@ -124,7 +124,7 @@ MUTATIONS = [
     ),
     Mutation(
         "blocker_not_looked_at",
-        "H9: a dead process's pin blocks a reap until somebody happens to attach",
+        "H9: a dead process's pin blocks a reap until another process happens to attach",
         "recovery.pxd",
         "    if reaped > 0 and reaped - 1 != <int64_t>v.row and recover",
         "    if reaped > 0 and reaped - 1 == <int64_t>v.row and recover",
@@ -132,7 +132,7 @@ MUTATIONS = [
     ),
     Mutation(
         "one_blocker_looked_at",
-        "H9: of several dead processes that pin a block, only the first is looked at",
+        "H9: of several dead processes that pin a block, only the first is checked",
         "recovery.pxd",
         "recover_row(v, <uint64_t>reaped - 1) == 1:\n        recover_dead(v, False)\n",
         "recover_row(v, <uint64_t>reaped - 1) == 1:\n        return\n",
@@ -140,7 +140,7 @@ MUTATIONS = [
     ),
     Mutation(
         "replaced_not_looked_at",
-        "H9: a dead process's pin keeps what was replaced",
+        "H9: a dead process's pin keeps a replaced object",
         "put.pxd",
         "        recover_blocker_if_dead(v, got)         # of what was replaced\n",
         "",
@@ -148,7 +148,7 @@ MUTATIONS = [
     ),
     Mutation(
         "recovery_without_lock",
-        "H11: a row is recovered that somebody has taken since",
+        "H11: a row is recovered that another process has taken since",
         "recovery.pxd",
         "    if lock_byte(fd, r):\n        # still",
         "    if True:\n        # still",
@@ -156,7 +156,7 @@ MUTATIONS = [
     ),
     Mutation(
         "row_taken_as_it_is",
-        "H11: who attaches inherits a dead process's pins",
+        "H11: a process that attaches inherits a dead process's pins",
         "recovery.pxd",
         "        recover_locked(v, r)\n    join_row(v, r)\n",
         "    join_row(v, r)\n",
@@ -164,7 +164,7 @@ MUTATIONS = [
     ),
     Mutation(
         "row_freed_before_sweep",
-        "H12: a recoverer dies and nobody knows that the rest is to be done",
+        "H12: a recoverer dies and no process completes the recovery",
         "recovery.pxd",
         "    sweep(v, dead)\n    release_locks(v, dead)\n",
         "    free_row(v, dead)\n    sweep(v, dead)\n    release_locks(v, dead)\n",
@@ -200,7 +200,7 @@ MUTATIONS = [
     ),
     Mutation(
         "space_not_rebuilt",
-        "H33: the map of pages stays as the dead left it",
+        "H33: the map of pages stays as the dead process left it",
         "recovery.pxd",
         "        rebuild(v)\n        unlock",
         "        unlock",
@@ -208,7 +208,7 @@ MUTATIONS = [
     ),
     Mutation(
         "unlocked_before_rebuild",
-        "H33: a recoverer dies, and nobody knows that the map is half made",
+        "H33: a recoverer dies, and the half-made map is trusted",
         "recovery.pxd",
         "        rebuild(v)\n        unlock(&v.pool.lock)\n",
         "        unlock(&v.pool.lock)\n        rebuild(v)\n",
@@ -216,7 +216,7 @@ MUTATIONS = [
     ),
     Mutation(
         "no_busy_timeout",
-        "H18: who needs what a stopped process has locked waits for ever",
+        "H18: a process that needs a lock of a stopped process waits for ever",
         "contention.pxd",
         "    elif now_ms() - since[0] >= <uint64_t>busy_timeout_ms(BUSY_TIMEOUT_MS) \\\n",
         "    elif now_ms() - since[0] > <uint64_t>busy_timeout_ms(BUSY_TIMEOUT_MS) + 100000000 \\\n",
@@ -224,7 +224,7 @@ MUTATIONS = [
     ),
     Mutation(
         "pins_not_forked",
-        "H21: a child reads what its parent has let go of",
+        "H21: a child reads a block that its parent has released",
         "fork.pxd",
         "copy_pins(v, <uint64_t>row) == 0:",
         "True:",
@@ -232,7 +232,7 @@ MUTATIONS = [
     ),
     Mutation(
         "raw_fork_unseen",
-        "H22: a child that nobody has seen takes its parent's pins away",
+        "H22: a child of an undetected fork takes its parent's pins away",
         "mapping.pxd",
         "    if madvise(alive, ALIVE_NBYTES, MADV_WIPEONFORK) != 0:\n        return errno\n",
         "",
@@ -240,7 +240,7 @@ MUTATIONS = [
     ),
     Mutation(
         "sealed_before_indexed",
-        "H26: a death in between leaves an object that nobody finds",
+        "H26: a death in between leaves an object that no name leads to",
         "publication.pxd",
         "    store_release(&slot.word, publishing)  # [seal] the bytes are whole\n",
         "    seal(v, i)\n    publishing = make_word(generation, SEALED, 0)\n",
@@ -264,7 +264,7 @@ MUTATIONS = [
     ),
     Mutation(
         "unindexed_first",
-        "H26: a death in the middle of a delete leaves an object that nobody finds",
+        "H26: a death in the middle of a delete leaves an object that no name leads to",
         "publication.pxd",
         "    failpoint()\n    got = condemn(v, i, generation, False)\n",
         "    failpoint()\n    if hashed:\n        unindex(v, i, generation, hashed)\n    got = condemn(v, i, generation, False)\n",
@@ -296,7 +296,7 @@ MUTATIONS = [
     ),
     Mutation(
         "slots_held_without_claim",
-        "H32: a run is dissolved under a block that was taken meanwhile",
+        "H32: a run is released under a block that was taken meanwhile",
         "runs.pxd",
         "        if claim(v, i, HELD):\n            held |=",
         "        if word_state(load_acquire(&v.slots[i].word)) == FREE:\n"
@@ -312,7 +312,7 @@ MUTATIONS = [
     ),
     Mutation(
         "full_without_recovery",
-        "H34: a put is refused for room that a dead process holds",
+        "H34: a put is refused, since a dead process holds the room",
         "room.pxd",
         "            recovery = recover_dead(v, True)\n",
         "            recovery = 0\n",
@@ -320,7 +320,7 @@ MUTATIONS = [
     ),
     Mutation(
         "named_before_filled",
-        "H35: a creator's death leaves half a store",
+        "H35: a creator's death leaves a half-made store",
         "opening.pxd",
         "        fill_file(fd, path, capacity, max_objects, temporary, evict)\n        if getpid() != creator:\n            raise not_the_same(path)\n        failed = link_unnamed(fd, os.fsencode(path))\n",
         "        failed = link_unnamed(fd, os.fsencode(path))\n        fill_file(fd, path, capacity, max_objects, temporary, evict)\n",
@@ -348,7 +348,7 @@ MUTATIONS = [
     ),
     Mutation(
         "held_forgotten",
-        "slots that a dead process had in hand are lost",
+        "slots that a dead process held are lost",
         "recovery.pxd",
         "            elif state == HELD:\n                unclaim(v, i)\n",
         "",
@@ -356,7 +356,7 @@ MUTATIONS = [
     ),
     Mutation(
         "kept_for_nobody",
-        "a child for which there was no row reads what its parent has let go of",
+        "a child for which there was no row reads a block that its parent has released",
         "fork.pxd",
         "    store_relaxed_u32(&v.pins[i], cell | KEPT)          # relaxed: before the mark, which is seq_cst\n",
         "",
@@ -364,7 +364,7 @@ MUTATIONS = [
     ),
     Mutation(
         "kept_till_the_parent_leaves",
-        "a child for which there was no row reads what its parent has let go of by leaving",
+        "a child for which there was no row reads a block that its parent released by leaving",
         "recovery.pxd",
         "    zero_pins(v, v.row, KEPT)\n",
         "    zero_pins(v, v.row, 0)\n",
@@ -372,7 +372,7 @@ MUTATIONS = [
     ),
     Mutation(
         "kept_without_writers",
-        "a child for which there was no row writes into what lies where its parent's Writer was",
+        "a child for which there was no row writes into the block that replaced its parent's Writer",
         "fork.pxd",
         "        if writers.view == v and not writers.is_kept:\n",
         "        if writers.view == NULL:\n",
@@ -380,7 +380,7 @@ MUTATIONS = [
     ),
     Mutation(
         "unseen_forks_unseen",
-        "a child that a thread of C code forked reads what its parent has let go of",
+        "a child that a thread of C code forked reads a block that its parent has released",
         "attachment.pxi",
         "    if load_acquire(&unseen_forks) != att.view.forks_seen:                  # [fork]\n",
         "    if load_acquire(&unseen_forks) < att.view.forks_seen:\n",
@@ -396,7 +396,7 @@ MUTATIONS = [
     ),
     Mutation(
         "child_goes_on",
-        "a child that is forked amid its parent's put writes, and seals, what others have by then",
+        "a child that is forked amid its parent's put writes, and seals, a slot that others have by then",
         "points.pxd",
         "    if not is_same_process(v, life):\n",
         "    if not is_same_process(v, v.life):\n",

@@ -10,7 +10,7 @@ EVICTION = ("tests/api/test_eviction.py",)
 OF_EVICTION = [
     Mutation(
         "scan_before_offer",
-        "a reader pins between the look at the pins and the offer, and its block goes",
+        "a reader pins between the scan of the pins and the offer, and its block is evicted",
         "slots.pxd",
         "    if not cas_seq_cst(&v.slots[i].word, &word, offered):                # [pin]\n"
         "        return 0\n"
@@ -22,7 +22,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "offer_of_what_is_pinned",
-        "what is pinned is evicted",
+        "a pinned object is evicted",
         "slots.pxd",
         "    if pinned_at_all(v, i) == 0:\n        return offered\n",
         "    if pinned_at_all(v, i) != v.row + 9999:\n        return offered\n",
@@ -30,7 +30,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "offer_not_withdrawn",
-        "what was found pinned stays offered, and nobody evicts it ever after",
+        "an object found pinned stays offered, and is never evicted afterwards",
         "slots.pxd",
         "    withdraw(v, i, offered)\n    return 0\n",
         "    return 0\n",
@@ -38,7 +38,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "offered_taken_by_a_store",
-        "what was rescued since the scan goes all the same",
+        "an object rescued since the scan is evicted all the same",
         "slots.pxd",
         "    return cas_seq_cst(&v.slots[i].word, &offered,\n"
         "                       make_word(word_generation(offered), RECLAIMING, v.row))",
@@ -49,7 +49,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "offered_not_rescued",
-        "a reader goes by a pin that the evictor's scan has passed",
+        "a reader relies on a pin that the evictor's scan has passed",
         "slots.pxd",
         "        elif cas_seq_cst(&slot.word, &word, make_word(generation, SEALED, 0)):",
         "        else:",
@@ -57,7 +57,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "offered_not_found",
-        "a reader does not find what is offered",
+        "a reader does not find an offered object",
         "slots.pxd",
         "    while is_live(word, generation):\n",
         "    while is_readable(word, generation):\n",
@@ -82,7 +82,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "offered_left",
-        "what a dead process has offered is evicted by nobody ever after",
+        "an object that a dead process offered is never evicted afterwards",
         "recovery.pxd",
         "                withdraw(v, i, word)\n",
         "                pass\n",
@@ -90,7 +90,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "offered_not_deleted",
-        "a delete does not find what is offered",
+        "a delete does not find an offered object",
         "slots.pxd",
         "        if not is_live(word, generation):\n            return ERR_NOT_FOUND\n",
         "        if not is_readable(word, generation):\n            return ERR_NOT_FOUND\n",
@@ -98,7 +98,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "offered_unnamed",
-        "the name of what is offered leads nowhere",
+        "the name of an offered object leads nowhere",
         "names.pxd",
         "        if is_live(word, word_generation(word)):\n            found.generation",
         "        if is_readable(word, word_generation(word)):\n            found.generation",
@@ -106,7 +106,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "reused_in_its_generation",
-        "refs to what was evicted lead to what came in its place",
+        "refs to an evicted object lead to the object that took its place",
         "slots.pxd",
         "make_word(generation + 1, WRITING, v.row))",
         "make_word(generation, WRITING, v.row))",
@@ -114,7 +114,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "evictable_ignored",
-        "what must not be evicted is",
+        "an object that must not be evicted is",
         "units.pxd",
         "    return last_use & EVICTABLE != 0\n",
         "    return True\n",
@@ -122,7 +122,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "window_over_what_stays",
-        "objects go for a put that does not fit all the same",
+        "objects are evicted for a put that still does not fit",
         "units.pxd",
         "        elif not is_spare(word):\n            return False\n"
         "    window.end += unit.pages\n",
@@ -131,7 +131,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "run_over_what_stays",
-        "a run's objects go, and one of them has to stay",
+        "a run's objects are evicted, although one of them must stay",
         "units.pxd",
         "        elif not is_spare(word):\n            return False\n    return True\n",
         "    return True\n",
@@ -139,7 +139,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "block_of_no_run",
-        "an object goes for a block that lies in no run",
+        "an object is evicted for a block that lies in no run",
         "eviction.pxd",
         "        if run_is_there(v, v.slots[i].run) and want.size_class",
         "        if v.slots[i].run and want.size_class",
@@ -147,7 +147,7 @@ OF_EVICTION = [
     ),
     Mutation(
         "gaps_not_measured",
-        "objects go for a batch that fits by the sum, and into no gaps",
+        "objects are evicted for a batch that fits by the sum, but into no gaps",
         "lots.pxd",
         "        and gaps_hold(there.pages, v.g.pages, plan, n)\n",
         "        and plan != NULL\n",

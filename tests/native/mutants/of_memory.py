@@ -15,7 +15,7 @@ OF_MEMORY = [
     ),
     Mutation(
         "nothing_evicted_for_memory",
-        "a cache that is larger than its file system refuses what would fit if others went",
+        "a cache larger than its file system refuses a put that would fit after an eviction",
         "room.pxd",
         "    got = make_room(v, nbytes, ERR_FULL, so_far, slot)\n",
         "    got = ERR_FULL\n",
@@ -23,7 +23,7 @@ OF_MEMORY = [
     ),
     Mutation(
         "collapsed_without_bits",
-        "what the kernel has collapsed before memory ran out has no bits, and no trim finds it",
+        "memory that the kernel collapsed before memory ran out has no bits, and no trim finds it",
         "memory.pxd",
         "    while i < end:\n        got = commit_chunks(v, fd, i, i + HUGE_CHUNKS)\n",
         "    while i < end < i:\n        got = commit_chunks(v, fd, i, i + HUGE_CHUNKS)\n",
@@ -31,7 +31,7 @@ OF_MEMORY = [
     ),
     Mutation(
         "fork_amid_arguments",
-        "H37: a child that was forked while its parent's arguments were read goes on with the call",
+        "H37: a child that was forked while its parent's arguments were read continues the call",
         "put.pxd",
         '    python_ran(v, draft.life, "preparing what is put")\n',
         "",

@@ -9,7 +9,7 @@ MATRIX, INTERLEAVE = "tests.native.crash.matrix", "tests.native.crash.interleave
 OF_OWNERS = [
     Mutation(
         "owner_not_taken",
-        "a recoverer deletes what somebody has taken from the dead owner meanwhile",
+        "a recoverer deletes an object that another process has adopted meanwhile",
         "owners.pxd",
         "        if cas_acq_rel_u16(&v.slots[i].owned_by, &owner, owner | GOING):     # [owner]\n"
         "            return True\n",
@@ -18,7 +18,7 @@ OF_OWNERS = [
     ),
     Mutation(
         "taken_while_going",
-        "what a recoverer is about to delete is adopted or disowned, and gone",
+        "an object that a recoverer is about to delete is adopted or disowned, and then gone",
         "owners.pxd",
         "    while not seen & GOING:\n",
         "    while True:\n",
@@ -26,7 +26,7 @@ OF_OWNERS = [
     ),
     Mutation(
         "owned_left",
-        "what a dead process owned stays, and is the next one's that gets its row",
+        "a dead process's objects stay, and belong to the next process in its row",
         "recovery.pxd",
         "            if owned:\n                delete_if_owned(v, i, dead)\n"
         "            continue\n",
@@ -45,7 +45,7 @@ OF_OWNERS = [
     ),
     Mutation(
         "owner_not_noted",
-        "nobody looks for what a dead process owned",
+        "no process looks for the objects of a dead owner",
         "put.pxd",
         "        note_owner(v)\n",
         "",
@@ -53,7 +53,7 @@ OF_OWNERS = [
     ),
     Mutation(
         "owner_of_an_earlier_object",
-        "an object goes with whom the one in its slot belonged to before",
+        "an object is deleted with the owner of an earlier object in its slot",
         "put.pxd",
         "    assign(slot.owned_by, 0)\n",
         "",
@@ -61,7 +61,7 @@ OF_OWNERS = [
     ),
     Mutation(
         "left_with_the_last_view",
-        "what is owned stays as long as a view that its process has kept",
+        "an owned object stays as long as a view that its process has kept",
         "attachment.pxi",
         "        if self.stores == 0 and self.view.alive[0]:\n",
         "        if self.stores < 0 and self.view.alive[0]:\n",
@@ -69,7 +69,7 @@ OF_OWNERS = [
     ),
     Mutation(
         "cut_under_a_view",
-        "what a view of a truncated object still shows is given to others",
+        "memory that a view of a truncated object still shows is given to others",
         "writers.pxi",
         "        if self.is_seen():\n            return 0\n        needed",
         "        needed",

@@ -9,7 +9,7 @@ SLEEPERS = ("tests/native/crash/test_sleepers.py",)
 OF_WAITING = [
     Mutation(
         "announced_first",
-        "who looks and sleeps between the announcement and the change is told nothing",
+        "a waiter that checks and sleeps between the announcement and the change is not woken",
         "publication.pxd",
         "    else:\n        got = publish_locked(v, i, hashed, &old, found >= 0, claim)\n"
         "    if got == 0:\n        announce(v, stripe)\n",
@@ -19,7 +19,7 @@ OF_WAITING = [
     ),
     Mutation(
         "recovered_in_silence",
-        "a publisher dies before it has told anybody, and so does nobody else",
+        "a publisher dies before the wake, and no recoverer does it",
         "recovery.pxd",
         "            announce(v, stripe)\n",
         "            pass\n",
@@ -27,7 +27,7 @@ OF_WAITING = [
     ),
     Mutation(
         "word_read_after_the_look",
-        "what is published between the look and the reading of the word wakes nobody",
+        "a publication between the check and the read of the word wakes no waiter",
         "waiting_calls.pxi",
         "            begin_nap(&nap, &stripe.changes, &stripe.awake_until, NAP_MS)\n"
         "            got = find_newer(v, name, &parsed, known, found, &is_known)\n",
@@ -37,7 +37,7 @@ OF_WAITING = [
     ),
     Mutation(
         "one_is_woken",
-        "of those who wait for names of one stripe only one looks again",
+        "of several waiters for names of one stripe only one checks again",
         "system.pxd",
         "FUTEX_WAKE, INT_MAX,",
         "FUTEX_WAKE, 1,",
@@ -45,7 +45,7 @@ OF_WAITING = [
     ),
     Mutation(
         "removed_in_silence",
-        "a name that is deleted wakes nobody",
+        "the deletion of a name wakes no waiter",
         "names.pxd",
         "    clear_cell(v, make_cell(i, generation, hashed), hashed)\n"
         "    announce(v, stripe_named(v, hashed))\n",
@@ -54,7 +54,7 @@ OF_WAITING = [
     ),
     Mutation(
         "claim_read_as_name",
-        "who has read a claim finds what replaces an object, and then that object again",
+        "a reader of a claim finds the replacement of an object, and then that object again",
         "names.pxd",
         "            word = 0            # a claim",
         "            pass                # a claim",
@@ -62,7 +62,7 @@ OF_WAITING = [
     ),
     Mutation(
         "claim_passed_over",
-        "who publishes under a name that another has claimed does not see the claim",
+        "a process that publishes under a name that another has claimed does not see the claim",
         "names.pxd",
         "        found.any_alike = True\n",
         "",
@@ -70,7 +70,7 @@ OF_WAITING = [
     ),
     Mutation(
         "claim_over_a_hard_one",
-        "what is made in its claim's own slot is published under a name that another has claimed",
+        "an object made in its claim's own slot is published under a name that another has claimed",
         "publication.pxd",
         "    elif v.slots[i].flags & FLAG_HARD_CLAIM == 0 and old.any_alike",
         "    elif claim != i + 1 and old.any_alike",
@@ -78,7 +78,7 @@ OF_WAITING = [
     ),
     Mutation(
         "claim_given_up_twice",
-        "the claim whose slot the object has taken is given up when the object is there",
+        "a claim whose slot the object has taken is given up although the object exists",
         "making_calls.pxi",
         "                self.claim.is_begun = False\n",
         "                pass\n",
@@ -86,7 +86,7 @@ OF_WAITING = [
     ),
     Mutation(
         "claim_without_a_name",
-        "nobody sees the claim whose slot takes the object, and makes another",
+        "another maker does not see the claim whose slot takes the object, and makes a second one",
         "put.pxd",
         "    if draft.claim != draft.slot + 1:   # else others find the claim by it\n",
         "    if True:\n",
@@ -94,7 +94,7 @@ OF_WAITING = [
     ),
     Mutation(
         "recovered_for_ever",
-        "a damaged word names a row that holds nothing, and is recovered again and again",
+        "a damaged word names a row that holds nothing, which is recovered again and again",
         "room.pxd",
         "ERR_DEAD if held != recovered and row_is_dead",
         "ERR_DEAD if row_is_dead",
@@ -102,7 +102,7 @@ OF_WAITING = [
     ),
     Mutation(
         "freed_in_silence",
-        "room comes free, and who waits for it sleeps on",
+        "room is freed, and its waiter sleeps on",
         "slots.pxd",
         "    give_hint(v, i, extent, run, block, size_class)\n    announce_room(v)\n",
         "    give_hint(v, i, extent, run, block, size_class)\n",
@@ -118,7 +118,7 @@ OF_WAITING = [
     ),
     Mutation(
         "turn_left_by_the_dead",
-        "a dead process has the turn for ever, or who gets its row",
+        "a dead process has the turn for ever, or the next process in its row has it",
         "recovery.pxd",
         "    cas_acq_rel(&v.pool.turn, &owner, 0)                                 # [lock]\n",
         "",
@@ -126,7 +126,7 @@ OF_WAITING = [
     ),
     Mutation(
         "room_recovered_in_silence",
-        "who frees a block dies before it has told anybody, and so does nobody else",
+        "a process that frees a block dies before the wake, and no recoverer does it",
         "recovery.pxd",
         "    announce_room(v)\n    note_recovery(",
         "    note_recovery(",
