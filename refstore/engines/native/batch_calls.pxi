@@ -35,7 +35,7 @@ cdef class BatchCalls(ListingCalls):
         batch.hold(att, asked)
         batch.measure_all()
         batch.begin_all(&terms)
-        batch.describe_all()
+        batch.describe_all(&terms)
         batch.copy_all()
         refs = batch.refs()             # nothing may fail between the seals and the return
         try:

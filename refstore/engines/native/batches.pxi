@@ -309,16 +309,16 @@ cdef class Batch:
 
     # What is written
 
-    cdef int describe_all(self) except -1:
+    cdef int describe_all(self, const Draft *terms) except -1:
         cdef Py_ssize_t k
         for k in range(self.n):
             if self.items[k].kind != KIND_BYTES:
                 assign(self.att.view.slots[self.items[k].slot].kind, <uint8_t>self.items[k].kind)
             if self.items[k].array >= 0:
-                self.describe(self.items[k].slot, self.arrays[self.items[k].array])
+                self.describe(terms, self.items[k].slot, self.arrays[self.items[k].array])
         return 0
 
-    cdef int describe(self, uint64_t i, tuple array) except -1:
+    cdef int describe(self, const Draft *terms, uint64_t i, tuple array) except -1:
         cdef:
             View *v = &self.att.view
             Shape shape
@@ -332,7 +332,7 @@ cdef class Batch:
             return 0
         assign(v.slots[i].order, <uint8_t>array[1])
         if len(text) <= LABEL_TEXT:
-            got = ensure_committed(v, i, True)
+            got = ensure_committed(v, terms, i, True)
             if got != 0:
                 raise put_error(v, got, self.nbytes, None)
         set_text(v, &v.slots[i], i, PyBytes_AS_STRING(text), len(text))

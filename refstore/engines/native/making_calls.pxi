@@ -5,7 +5,7 @@ from libc.stdint cimport uint64_t
 
 from refstore.engines.native.atomics cimport load_relaxed
 from refstore.engines.native.error_codes cimport (
-    ERR_CLAIMED, ERR_EXISTS, ERR_NOT_FOUND, kind_of_error,
+    ERR_CLAIMED, ERR_EXISTS, ERR_NO_MEMORY, ERR_NOT_FOUND, kind_of_error,
 )
 from refstore.engines.native.layout cimport CLAIMED, COUNT_HITS, COUNT_MISSES, NameLock
 from refstore.engines.native.system cimport now_ns
@@ -202,6 +202,8 @@ cdef class Making:
             return False
         try:
             got = claim_for(v, &self.claim, &self.parsed, False, False)
+            if got == ERR_NO_MEMORY and now_ns() < deadline:
+                got = ERR_CLAIMED       # for the label: somebody may have made the object meanwhile
             if got != 0 and kind_of_error(got) not in (ERR_EXISTS, ERR_CLAIMED):
                 raise put_error(v, got, 0, self.name)
         except BaseException:

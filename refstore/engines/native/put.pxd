@@ -37,8 +37,8 @@ from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_b
 from refstore.engines.native.queues cimport first_queue, push
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error, room_error
-from refstore.engines.native.contention cimport may_retry, may_retry_until
-from refstore.engines.native.room cimport allocate_slot
+from refstore.engines.native.contention cimport may_retry_until
+from refstore.engines.native.room cimport allocate_slot, may_wait_for_memory
 
 cdef enum:
     RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
@@ -151,11 +151,19 @@ cdef inline Slot *start_slot(View *v, Draft *draft, uint64_t nbytes) noexcept no
     return slot
 
 
-cdef inline int ensure_committed(View *v, uint64_t i, bint label) except -128:
+cdef inline bint may_try_again(View *v, const Draft *draft, int *error, uint64_t *busy_since,
+                               uint64_t *asleep_since) except -1:
+    # Of what ended so when the object had its block. Both times are 0 at first.
+    return may_retry_until(v, error, busy_since, draft.deadline) or may_wait_for_memory(
+        v, draft.life, v.slots[draft.slot].nbytes, error, draft.deadline, draft.is_closed,
+        asleep_since)
+
+
+cdef inline int ensure_committed(View *v, const Draft *draft, uint64_t i, bint label) except -128:
     # Memory for the label of a slot, or for its meta: 0, or an error.
-    cdef uint64_t since = 0
+    cdef uint64_t busy_since = 0, asleep_since = 0
     cdef int got = commit_labels(v, i) if label else commit_metas(v, i)
-    while got != 0 and may_retry(v, &got, &since):
+    while got != 0 and may_try_again(v, draft, &got, &busy_since, &asleep_since):
         got = commit_labels(v, i) if label else commit_metas(v, i)
     return got
 
@@ -163,7 +171,7 @@ cdef inline int ensure_committed(View *v, uint64_t i, bint label) except -128:
 cdef inline int require_committed(View *v, Draft *draft, bint label) except -1:
     cdef int got
     try:
-        got = ensure_committed(v, draft.slot, label)
+        got = ensure_committed(v, draft, draft.slot, label)
         if got != 0:
             raise put_error(v, got, v.slots[draft.slot].nbytes, None)
     except BaseException:
@@ -199,9 +207,9 @@ cdef inline int claim_once(View *v, const Draft *draft, const Name *name, bint i
 cdef inline int claim_for(View *v, const Draft *draft, const Name *name, bint is_hard,
                           bint replace) except -128:
     # The same, until the time is over.
-    cdef uint64_t since = 0
+    cdef uint64_t busy_since = 0, asleep_since = 0
     cdef int got = claim_once(v, draft, name, is_hard, replace)
-    while got < 0 and may_retry_until(v, &got, &since, draft.deadline):
+    while got < 0 and may_try_again(v, draft, &got, &busy_since, &asleep_since):
         got = claim_once(v, draft, name, is_hard, replace)
     return got
 
@@ -227,9 +235,9 @@ cdef inline int publish_again(View *v, const Draft *draft, object text, const Na
     # After an error, which may pass; if it stays, what we wrote is given up.
     cdef uint64_t i = draft.slot
     cdef uint64_t nbytes = v.slots[i].nbytes
-    cdef uint64_t since = 0
+    cdef uint64_t busy_since = 0, asleep_since = 0
     try:
-        while got < 0 and may_retry_until(v, &got, &since, draft.deadline):
+        while got < 0 and may_try_again(v, draft, &got, &busy_since, &asleep_since):
             got = publish_once(v, draft, name, replace)
     except BaseException:
         if is_same_process(v, draft.life):

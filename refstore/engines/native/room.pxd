@@ -292,6 +292,20 @@ cdef inline int sleep_for_room(View *v, uint64_t life, uint64_t nbytes, const Na
     return 0
 
 
+cdef inline bint may_wait_for_memory(View *v, uint64_t life, uint64_t nbytes, int *error,
+                                     uint64_t deadline, const bint *is_closed,
+                                     uint64_t *since) except -1:
+    # Of an object that has its block: whether to try once more to get memory for its label or its
+    # meta, since the file system may have some by then. `since`: 0 before the first sleep.
+    cdef Nap nap
+    if error[0] != ERR_NO_MEMORY or now_ns() >= deadline:
+        return False
+    begin_nap(&nap, &v.pool.room, &v.pool.room_until, LIVENESS_NAP_MS)
+    sleep_for_room(v, life, nbytes, &nap, deadline, is_closed, since)
+    error[0] = 0
+    return True
+
+
 cdef inline int wait_for_room(View *v, RoomWait *wait, uint64_t nbytes, uint64_t deadline,
                               const bint *is_closed, uint64_t *slot) except? -128:
     # As try_to_allocate(), until there is room or the time is over.
