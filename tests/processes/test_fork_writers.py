@@ -13,6 +13,7 @@ from collections.abc import Callable
 import helpers
 import pytest
 import workers
+from children import child_process, clear_up_after_the_dead
 
 import refstore
 from tests.native import rows
@@ -45,7 +46,7 @@ def assert_intact(store: refstore.Store, refs: list[refstore.ObjectRef], size: i
 def assert_all_comes_back(store: refstore.Store, path: str, refs: list[refstore.ObjectRef]) -> None:
     for ref in refs:
         store.delete(ref)
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
     stats = store.stats()
     assert (stats.used, stats.objects, stats.condemned) == (0, 0, 0)
     assert store.check() == []
@@ -315,7 +316,7 @@ def test_check_finds_no_fault_in_a_writer_that_a_living_child_shares(
     store: refstore.Store, size: int
 ) -> None:
     with store.create(size) as writer:
-        with helpers.child_process(store, "fork") as child:
+        with child_process(store, "fork") as child:
             assert store.check() == []
             assert child.do(workers.problems) == []
         assert store.check() == []

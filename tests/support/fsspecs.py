@@ -6,7 +6,7 @@ import importlib
 import os
 from typing import Any
 
-from helpers import Session
+from children import Session
 
 
 def filesystem(path: str) -> tuple[Any, str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.utils.data
-from helpers import Session
+from children import Session
 
 import refstore
 import refstore.torch
