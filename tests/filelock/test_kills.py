@@ -15,6 +15,7 @@ import lock_files
 import pytest
 import workers
 from children import child_process, clear_up_after_the_dead
+from stops import assert_gives_up
 
 import refstore
 from tests.filelock import kills, opcodes
@@ -107,14 +108,6 @@ def stopped_in_a_change(path: str, work: Callable[[], object], part: float = 0.5
 
     with helpers.stopped(stop_on_the_way, (0, -signal.SIGKILL)) as pid:
         yield pid
-
-
-def assert_gives_up(work: Callable[[], object], pid: int) -> None:
-    began = time.monotonic()
-    with pytest.raises(refstore.StoreBusyError, match=f"process {pid}") as caught:
-        work()
-    assert 4.5 < time.monotonic() - began < helpers.BUSY_TIMEOUT
-    assert caught.value.pid == pid
 
 
 @pytest.mark.parametrize("part", [0.1, 0.9])

@@ -28,12 +28,9 @@ zarr: Any = Late("zarr")
 
 
 @pytest.fixture
-def fs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("REFSTORE_DIR", str(folder))
-    fs = fsspec.filesystem("refstore")
-    yield fs
-    fs.clear_instance_cache()
-    fs.invalidate_cache()
+def fs(folder: Path) -> Iterator[Any]:
+    with fsspecs.of_users_stores(folder) as fs:
+        yield fs
 
 
 # -- stores

@@ -17,6 +17,7 @@ import documented
 import helpers
 import libraries
 import numpy as np
+import plasmas
 import pytest
 import signals
 from children import child_process
@@ -39,9 +40,8 @@ def an_id(raw: bytes = RAW) -> Any:
 
 @pytest.fixture
 def client(store: refstore.Store) -> Any:
-    connected = plasma.connect(store.path)
-    yield connected
-    connected.disconnect()
+    with plasmas.connected(store.path) as client:
+        yield client
 
 
 def test_everything_public_is_documented(store: refstore.Store) -> None:

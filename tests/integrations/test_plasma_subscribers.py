@@ -11,6 +11,7 @@ from typing import Any
 import arrow_workers
 import helpers
 import libraries
+import plasmas
 import pytest
 from children import child_process, child_processes
 
@@ -28,9 +29,8 @@ MANY = 600  # notifications: more than a socket takes that nobody reads
 
 @pytest.fixture
 def client(store: refstore.Store) -> Any:
-    connected = plasma.connect(store.path)
-    yield connected
-    connected.disconnect()
+    with plasmas.connected(store.path) as client:
+        yield client
 
 
 def told(client: Any, count: int) -> list[tuple[Any, int, int]]:

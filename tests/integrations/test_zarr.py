@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import byte_objects
 import documented
 import helpers
 import numpy as np
@@ -18,7 +19,6 @@ from children import child_process, clear_up_after_the_dead
 from libraries import Late, needed
 
 import refstore
-from refstore import _byte_objects
 
 zarr: Any = pytest.importorskip("zarr")
 abc: Any = pytest.importorskip("zarr.abc.store")
@@ -209,19 +209,10 @@ def test_a_folder_is_none_of_those_whose_names_begin_alike(keys: Any) -> None:
     assert listed(keys) == ["ab/0", "ab/1"]
 
 
-def test_a_value_that_is_set_meanwhile_is_not_deleted(
-    store: refstore.Store, keys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find = _byte_objects.find
-
-    def found_and_replaced(store: refstore.Store, name: str) -> Any:
-        info = find(store, name)
-        store.put(b"new", name=name, replace=True)
-        return info
-
+def test_a_value_that_is_set_meanwhile_is_not_deleted(store: refstore.Store, keys: Any) -> None:
     keys.set_sync("c/0", buffer(b"old"))
-    monkeypatch.setattr(_byte_objects, "find", found_and_replaced)
-    keys.delete_sync("c/0")
+    with byte_objects.replaced_when_found(b"new"):
+        keys.delete_sync("c/0")
     assert store["c/0"].value == b"new"
 
 

@@ -7,7 +7,6 @@ of the Writer where it was made. So its block is pinned for the child, and the c
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Callable
 
 import helpers
@@ -19,13 +18,6 @@ import refstore
 from tests.native import rows
 
 MakeStore = Callable[..., refstore.Store]
-
-
-def go_on(program: subprocess.Popen[str]) -> None:
-    """Let whoever waits on the script's stdin go on."""
-    assert program.stdin is not None
-    program.stdin.write("x")
-    program.stdin.flush()
 
 
 def fill(store: refstore.Store, size: int) -> list[refstore.ObjectRef]:
@@ -95,7 +87,7 @@ def test_a_childs_write_after_its_parents_seal_is_in_no_object(
     with helpers.script(ENDED_AFTER_A_FORK, path, way, end, size) as program:
         assert helpers.line(program) == "ended"
         refs = fill(store, size)
-        go_on(program)
+        helpers.go_on(program)
         assert helpers.line(program) == "written"
         assert_intact(store, refs, size)
     assert_all_comes_back(store, path, refs)
@@ -174,11 +166,11 @@ def test_a_grandchild_in_the_dead_makers_row_cannot_end_the_writer(
         program.wait()
         assert store.recover().processes == 1  # from here on its row is free
         refs = fill(store, size)
-        go_on(program)
+        helpers.go_on(program)
         assert helpers.line(program) == "ended"
         assert_intact(store, refs, size)
         refs += fill(store, size)
-        go_on(program)
+        helpers.go_on(program)
         assert helpers.line(program) == "written"
         assert_intact(store, refs, size)
     assert_all_comes_back(store, path, refs)

@@ -88,6 +88,14 @@ def remove(path: str | Path) -> None:
         shutil.rmtree(entry)
 
 
+@contextlib.contextmanager
+def folder_in_memory(prefix: str) -> Iterator[str]:
+    """A folder for many trials: in shared memory, if there is any."""
+    where = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=where) as folder:
+        yield folder
+
+
 # -- addresses --------------------------------------------------------------------------------
 
 
@@ -325,3 +333,10 @@ def line(program: subprocess.Popen[str]) -> str:
     ready = wait([program.stdout.fileno()], timeout=BUSY_TIMEOUT)
     assert ready, "the script says nothing"
     return program.stdout.readline().strip()
+
+
+def go_on(program: subprocess.Popen[str]) -> None:
+    """Let whoever waits on the script's stdin go on."""
+    assert program.stdin is not None
+    program.stdin.write("x")
+    program.stdin.flush()

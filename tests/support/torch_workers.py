@@ -69,12 +69,6 @@ def tensors() -> dict[str, Any]:
 # --- weights
 
 
-def publish_versions(session: Session, name: str, count: int) -> None:
-    """Publish versions of three tensors, all elements the version's number."""
-    for version in range(1, count + 1):
-        refstore.torch.publish(session.store, name, uniform(version))
-
-
 def uniform(version: int) -> dict[str, Any]:
     return {f"w{k}": torch.full((5000 + k,), float(version)) for k in range(3)}
 

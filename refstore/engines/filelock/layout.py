@@ -205,6 +205,7 @@ GHOST_WAYS: Final = 8  # words that are looked at for a name
 FLAG_TEMPORARY: Final = 1
 
 HEADER: Final = struct.Struct("=QIIQQQQQQ16sIIQQQQQ")
+assert HEADER.size == 8 * FIXED_WORDS
 
 
 class Header(NamedTuple):
