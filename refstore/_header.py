@@ -8,13 +8,13 @@ from typing import Literal
 
 from refstore._paths import open_store
 
-__all__ = ["BACKENDS", "Backend", "holds_store", "is_store", "owner_of"]
+__all__ = ["BACKENDS", "MAGIC", "Backend", "holds_store", "is_store", "number_of", "owner_of"]
 
 Backend = Literal["native", "filelock"]
 BACKENDS: tuple[Backend, ...] = ("native", "filelock")
 _NUMBERS: dict[int, Backend] = {1: "native", 2: "filelock"}  # as the file's header has them
 _HEADER = struct.Struct("=QII")  # magic, version, engine: of every store, whoever owns it
-_MAGIC = 0x65726F7473666572  # "refstore"
+MAGIC = 0x65726F7473666572  # "refstore"
 
 
 def owner_of(path: str) -> Backend | None:
@@ -43,10 +43,14 @@ def _engine_number(path: str) -> int | None:
 
 def _number_in(fd: int) -> int | None:
     try:
-        head = os.read(fd, _HEADER.size)
+        return number_of(os.read(fd, _HEADER.size))
     except OSError:  # a device, or the like
         return None
-    if len(head) != _HEADER.size:
+
+
+def number_of(head: bytes) -> int | None:
+    """The engine's number in a file's first bytes; None if it is not a store."""
+    if len(head) < _HEADER.size:
         return None
-    magic, _, number = _HEADER.unpack(head)
-    return int(number) if magic == _MAGIC else None
+    magic, _, number = _HEADER.unpack_from(head)
+    return int(number) if magic == MAGIC else None

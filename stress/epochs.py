@@ -68,9 +68,7 @@ class Refstore:
         return list(MODELS)
 
     def drop(self, uploads: Sequence[Keys]) -> None:
-        for refs in uploads:
-            for ref in refs:
-                self._store.delete(ref)
+        _delete_all(self._store, uploads)
 
     def _publish(self, name: str, refs: Sequence[ObjectRef]) -> None:
         pinned = [self._store.get(ref) for ref in refs]
@@ -132,9 +130,7 @@ class Baseline:
         return found
 
     def drop(self, uploads: Sequence[Keys]) -> None:
-        for keys in uploads:
-            for key in keys:
-                self._store.delete(key)
+        _delete_all(self._store, uploads)
 
     def download(self, keys: Keys) -> list[float]:
         return [_constant(np.frombuffer(self._store.get(key), np.float32)) for key in keys]
@@ -146,6 +142,12 @@ class Baseline:
         self._store.close()
         self._store.unlink()
         return []
+
+
+def _delete_all(store: Any, uploads: Sequence[Keys]) -> None:
+    for keys in uploads:
+        for key in keys:
+            store.delete(key)
 
 
 def _constant(array: Weights) -> float:

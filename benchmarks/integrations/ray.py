@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import refstore.ray
-from benchmarks.goals.row import Effort, Goal, Row, compared
+from benchmarks.goals.row import Effort, Goal, Row, compared, seconds
 from refstore.ray import ClusterRef
 from stress.measure import ratios, spread
 from stress.support import MIB, duration
@@ -54,8 +54,8 @@ class Reader:
 
     def first(self, ref: ClusterRef, refs: Sequence[Any]) -> list[float]:
         """Seconds of a first get of each: refstore's, Ray's, and Ray's of another."""
-        found = [_seconds(lambda: self.cluster.get(ref).release())]
-        return found + [_seconds(partial(ray.get, each)) for each in refs]
+        found = [seconds(lambda: self.cluster.get(ref).release())]
+        return found + [seconds(partial(ray.get, each)) for each in refs]
 
     def again(self, ref: ClusterRef, refs: Sequence[Any]) -> list[float]:
         """Seconds of a get of what is here: the cluster's, the store's, Ray's of a local object."""
@@ -71,13 +71,7 @@ class Reader:
             return (time.perf_counter() - began) / AGAIN
 
         found = [loop(get, ref), loop(get_here, local)]
-        return [*found, _seconds(lambda: ray.get(mine)), _seconds(lambda: ray.get(refs[0]))]
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+        return [*found, seconds(lambda: ray.get(mine)), seconds(lambda: ray.get(refs[0]))]
 
 
 def rows(effort: Effort) -> Sequence[Row]:
@@ -139,9 +133,9 @@ def _read_by_all(
     used = 0.0
     for _ in range(rounds + 1):
         for found in (rays, others):
-            found.append(_seconds(partial(_touch_all, readers, "touch_ray", [ray.put(data)])))
+            found.append(seconds(partial(_touch_all, readers, "touch_ray", [ray.put(data)])))
         ref = cluster.put(data)
-        ours.append(_seconds(partial(_touch_all, readers, "touch", ref)))
+        ours.append(seconds(partial(_touch_all, readers, "touch", ref)))
         used = max(one.used for one in cluster.nodes()) / LARGE
         cluster.delete(ref)
     pulls = sum(one.pulls for one in cluster.nodes()) - pulls
@@ -202,8 +196,8 @@ def _published(cluster: refstore.ray.Cluster, readers: Sequence[Any], rounds: in
         ray.get([each.touch_ray.remote(refs) for each in readers])
 
     for _ in range(rounds + 1):
-        rays.append(_seconds(read_all))
-        others.append(_seconds(read_all))
+        rays.append(seconds(read_all))
+        others.append(seconds(read_all))
         waiting = [each.wait.remote(version) for each in readers]
         while cluster_waits(cluster) < READERS:
             time.sleep(0.001)

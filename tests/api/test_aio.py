@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import helpers
 import loops
 import pytest
 import workers
+from children import child_process
 
 import refstore
 from refstore import _watching, aio
@@ -281,7 +281,7 @@ def test_a_store_without_a_file_is_waited_on_while_others_can_publish(
 ) -> None:
     async def main() -> None:
         (task,) = await loops.begin(aio.wait(store, "a"))
-        with helpers.child_process(store) as child:
+        with child_process(store) as child:
             store.unlink()
             await asyncio.sleep(2 * _watching.NAP)  # it looks, and goes on
             assert not task.done()

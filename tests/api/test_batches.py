@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import signals
 import workers
+from children import child_processes
 
 import refstore
 
@@ -341,7 +342,7 @@ def test_keys_that_are_none_are_refused_first(store: refstore.Store, keys: Any) 
 
 
 def test_batches_of_several_processes(store: refstore.Store, path: str) -> None:
-    with helpers.child_processes(3, path) as children:
+    with child_processes(3, path) as children:
         for number, child in enumerate(children):
             child.tell(workers.put_batches, number, 20)
         told = [child.answer() for child in children]

@@ -14,8 +14,8 @@ from typing import Any
 import helpers
 import pytest
 import workers
+from children import child_process, child_processes
 from command import Command
-from helpers import child_process, child_processes
 
 import refstore
 from refstore import _messages, _units

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import workers
+from children import child_process
 from command import Command
-from helpers import child_process
 
 import refstore
 from refstore._looking import Look

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 import workers
+from children import child_process
 from command import Command
-from helpers import child_process
 
 import refstore
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import workers
+from children import child_process
 from command import Command, in_a_process
-from helpers import child_process
 
 import refstore
 

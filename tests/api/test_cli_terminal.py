@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import workers
+from children import child_process
 from command import Command, in_a_process
-from helpers import child_process
 from terminal import SIZES, on_terminal, shown_on_terminal
 
 import refstore

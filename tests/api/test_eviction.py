@@ -15,6 +15,7 @@ import helpers
 import numpy as np
 import pytest
 import workers
+from children import child_process
 
 import refstore
 
@@ -324,7 +325,7 @@ def test_no_bytes_need_no_room(make_store: MakeStore, evict: str) -> None:
 @policies
 def test_the_dead_make_room_before_the_living(make_store: MakeStore, path: str, evict: str) -> None:
     store = make_store("1MiB", evict=evict)
-    with helpers.child_process(path) as child:
+    with child_process(path) as child:
         child.do(workers.begin, 900_000)
         child.kill()
     store.put(b"kept", name="kept")

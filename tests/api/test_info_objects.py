@@ -12,6 +12,7 @@ import helpers
 import numpy as np
 import pytest
 import workers
+from children import child_process
 
 import refstore
 from refstore import ObjectInfo, _identity
@@ -63,7 +64,7 @@ def test_what_every_kind_is(
 
 def test_pins_of_all_processes_are_counted(store: refstore.Store, path: str) -> None:
     ref = store.put(b"x")
-    with helpers.child_process(path) as child, store.get(ref), store.get(ref):
+    with child_process(path) as child, store.get(ref), store.get(ref):
         child.do(workers.hold, ref)
         assert store.info(ref).pins == 3
         assert store.refcount(ref) == 4
@@ -180,7 +181,7 @@ def test_a_store_that_is_closed_amid_a_list_is_refused(store: refstore.Store) ->
 
 
 def test_who_put_it_is_known_when_it_is_gone(store: refstore.Store, path: str) -> None:
-    with helpers.child_process(path) as child:
+    with child_process(path) as child:
         pid = child.pid
         ref = child.do(workers.put, b"x", "n")
         command = store.info(ref).command
@@ -193,7 +194,7 @@ def test_who_put_it_is_known_when_it_is_gone(store: refstore.Store, path: str) -
 
 
 def test_who_writes_it_is_who_put_it(store: refstore.Store, path: str) -> None:
-    with helpers.child_process(path) as child:
+    with child_process(path) as child:
         child.do(workers.begin, 1000, "n")
         assert (only(store).pid, only(store).state) == (child.pid, "writing")
         child.do(workers.seal)

@@ -9,7 +9,7 @@ from pathlib import Path
 import helpers
 import pytest
 import workers
-from helpers import child_process
+from children import child_process
 
 import refstore
 

@@ -12,6 +12,7 @@ import helpers
 import numpy as np
 import pytest
 import workers
+from children import child_processes
 
 import refstore
 from refstore.mapping import StoreMapping
@@ -177,7 +178,7 @@ def test_views_pass_over_what_goes_meanwhile(mapping: StoreMapping) -> None:
 def test_of_several_processes_one_pops_a_key(store: refstore.Store, mapping: StoreMapping) -> None:
     keys = [f"k{i}" for i in range(60)]
     mapping.update({key: key for key in keys})
-    with helpers.child_processes(3, store) as children:
+    with child_processes(3, store) as children:
         for child in children:
             child.tell(workers.pop_all, "m/", keys)
         popped = [child.answer() for child in children]

@@ -9,6 +9,7 @@ import helpers
 import numpy as np
 import pytest
 import workers
+from children import child_process
 
 import refstore
 
@@ -107,7 +108,7 @@ def test_meta_of_a_private_view(store: refstore.Store) -> None:
 
 def test_meta_goes_to_other_processes(store: refstore.Store, path: str) -> None:
     ref = store.put(b"abc", meta=b"from the parent" * 100)
-    with helpers.child_process(path) as child:
+    with child_process(path) as child:
         assert child.do(workers.meta_of, ref) == b"from the parent" * 100
     with store.get(ref) as buf:
 

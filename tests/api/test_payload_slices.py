@@ -49,9 +49,8 @@ KINDS = (
 
 @pytest.fixture(autouse=True, scope="module")
 def registered() -> Any:
-    pyarrow.register_extension_type(arrays.Pairs())
-    yield
-    pyarrow.unregister_extension_type("refstore.tests.pairs")
+    with arrays.pairs_registered():
+        yield
 
 
 def slices(array: Any) -> list[Any]:

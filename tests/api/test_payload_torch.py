@@ -11,6 +11,7 @@ import helpers
 import libraries
 import numpy as np
 import pytest
+from children import clear_up_after_the_dead
 
 import refstore
 
@@ -266,7 +267,7 @@ def test_a_write_through_a_read_only_buffer_kills(store: refstore.Store, path: s
     assert (done.returncode, done.stdout) == (-signal.SIGSEGV, "made\n")
     with store.get("a") as buf:
         assert buf.array.sum() == 0
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
 
 
 def test_asarray_of_a_buffer_reads_its_bytes(store: refstore.Store) -> None:

@@ -13,6 +13,7 @@ import helpers
 import numpy as np
 import pytest
 import workers
+from children import child_process
 
 import refstore
 from refstore import _records
@@ -203,7 +204,7 @@ def test_a_handle_opens_the_same_in_another_process(
 ) -> None:
     with (
         SharedDict.put(store, {"a": 1, 2: "b"}) as entries,
-        helpers.child_process(store, method) as child,
+        child_process(store, method) as child,
     ):
         assert child.do(workers.items_of, texts) == list(texts)
         assert child.do(workers.items_of, entries) == [("a", 1), (2, "b")]

@@ -10,7 +10,7 @@ import helpers
 import numpy as np
 import pytest
 import workers
-from helpers import child_processes
+from children import child_processes
 
 import refstore
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import signals
 import workers
-from helpers import child_process
+from children import child_process
 
 import refstore
 

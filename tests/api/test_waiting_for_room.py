@@ -13,7 +13,7 @@ import helpers
 import pytest
 import signals
 import workers
-from helpers import child_process
+from children import child_process
 
 import refstore
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from unittest import mock
 
 import engines
-import helpers
 import pytest
 import workers
+from children import child_process
 
 from tests.filelock import kills
 
@@ -20,7 +20,7 @@ def play() -> Iterator[kills.Play]:
     """Call a function in a small process: one with pytest and thousands of tests forks slowly."""
     with (
         mock.patch.dict(os.environ, {engines.VARIABLE: "filelock"}),
-        helpers.child_process(None) as child,
+        child_process(None) as child,
     ):
         child.do(workers.call, kills.get_ready)
         yield functools.partial(child.do, workers.call)

@@ -15,7 +15,7 @@ import libraries
 import other_locks
 import pytest
 import workers
-from helpers import child_processes
+from children import child_processes
 
 import refstore
 from refstore import cli

@@ -15,7 +15,7 @@ import lock_files
 import numpy as np
 import pytest
 import workers
-from helpers import child_process
+from children import child_process
 
 import refstore
 from refstore import cli

@@ -11,12 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import helpers
+import interrupts
 import pytest
+from interrupts import Alarm, Interrupt, interrupted
 
 import refstore
 from refstore.engines import filelock
@@ -26,47 +26,11 @@ from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.transaction import TRIES
 from tests.filelock.test_kills import stopped_in_a_change
 
-OURS = f"{Path(str(refstore.__file__)).parent}/"
-
-
-class Interrupt(BaseException):
-    pass
-
-
-class Alarm(TimeoutError):
-    pass
-
 
 @pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # finalizers are interrupted, too
-    yield
-    sys.setprofile(None)
-
-
-def interrupted(number: int, error: type[BaseException], work: Callable[[], object]) -> bool:
-    """Does `work`, in which `error` comes up at the given call or return; whether it got there.
-
-    Where a function begins and where a call into C ends is where Python runs signal handlers.
-    """
-    reached = 0
-
-    def look(frame: FrameType, event: str, _: object) -> None:
-        nonlocal reached
-        if frame.f_code.co_filename.startswith(OURS) and event in ("call", "c_return"):
-            reached += 1
-            if reached == number:
-                sys.setprofile(None)
-                raise error
-
-    sys.setprofile(look)
-    try:
-        work()
-    except (Interrupt, Alarm):
-        pass
-    finally:
-        sys.setprofile(None)
-    return reached >= number
+def quiet() -> Iterator[None]:
+    with interrupts.unheard():
+        yield
 
 
 @pytest.mark.parametrize("error", [Interrupt, Alarm])

@@ -14,6 +14,8 @@ import helpers
 import lock_files
 import pytest
 import workers
+from children import child_process, clear_up_after_the_dead
+from stops import assert_gives_up
 
 import refstore
 from tests.filelock import kills, opcodes
@@ -108,14 +110,6 @@ def stopped_in_a_change(path: str, work: Callable[[], object], part: float = 0.5
         yield pid
 
 
-def assert_gives_up(work: Callable[[], object], pid: int) -> None:
-    began = time.monotonic()
-    with pytest.raises(refstore.StoreBusyError, match=f"process {pid}") as caught:
-        work()
-    assert 4.5 < time.monotonic() - began < helpers.BUSY_TIMEOUT
-    assert caught.value.pid == pid
-
-
 @pytest.mark.parametrize("part", [0.1, 0.9])
 def test_who_needs_a_stopped_processs_lock_gives_up(
     store: refstore.Store, path: str, part: float
@@ -130,7 +124,7 @@ def test_who_needs_a_stopped_processs_lock_gives_up(
     buf.release()
     store.put(b"y")
     assert store.check() == []
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
     assert store.refcount(ref) == 1
 
 
@@ -141,7 +135,7 @@ def test_a_release_during_a_stop_is_made_good_later(store: refstore.Store, path:
         began = time.monotonic()
         held.clear()  # nothing is raised, and nothing is lost
         assert time.monotonic() - began < 2.0
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
     store.delete(ref)
     assert store.stats().condemned == 0
     for left in list(store):
@@ -163,7 +157,7 @@ def test_a_killed_holder_of_the_lock_keeps_nobody_waiting(store: refstore.Store,
 
 
 def test_a_process_killed_while_it_waits_hinders_nobody(store: refstore.Store, path: str) -> None:
-    with helpers.child_process(path) as child:
+    with child_process(path) as child:
         with stopped_in_a_change(path, lambda: store.put(b"x" * 1000)):
             child.tell(workers.put, b"z" * 1000)
             child.kill()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import helpers
+from children import clear_up_after_the_dead
 
 import refstore
 from refstore.engines.filelock import layout, origins, process_table
@@ -58,7 +59,7 @@ def test_a_process_takes_one_entry(store: refstore.Store, path: str) -> None:
         store.put_many([b"x"] * 20)
 
     assert helpers.forked(put) == 0
-    helpers.clear_up_after_the_dead(path)  # one that puts nothing takes none
+    clear_up_after_the_dead(path)  # one that puts nothing takes none
     assert att.file.words[layout.ORIGINS_USED] == 2
 
 

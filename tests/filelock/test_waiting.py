@@ -13,7 +13,7 @@ import helpers
 import pytest
 import signals
 import workers
-from helpers import Session, child_process
+from children import Session, child_process, clear_up_after_the_dead
 
 import refstore
 from refstore.engines.filelock.layout import COUNT, LOCK_COUNT, TURN
@@ -63,7 +63,7 @@ def test_a_wait_is_as_patient_with_a_stopped_process_as_its_timeout(
         with pytest.raises(refstore.StoreBusyError, match=f"process {pid}"):
             store.get("n", timeout=7)
         assert 6.9 < time.monotonic() - began < LONG
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
 
 
 def test_a_wait_for_ever_outlasts_a_stopped_process(store: refstore.Store, path: str) -> None:
@@ -76,7 +76,7 @@ def test_a_wait_for_ever_outlasts_a_stopped_process(store: refstore.Store, path:
 
         with signals.done_while_waiting(resume):
             assert bytes(store.get("n", timeout=None)) == b"there"
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
 
 
 CHILD = (
@@ -114,7 +114,7 @@ def test_claims_that_a_child_keeps_are_in_nobodys_way(store: refstore.Store, pat
         assert bytes(store.get_or_put("making", lambda: b"by another", timeout=0)) == b"by another"
         store.put(b"x", name="claimed")
         assert store.check() == []
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
     assert sorted(store.names()) == ["claimed", "making"]
     assert [row.state for row in store.objects()] == ["live", "live"]
 

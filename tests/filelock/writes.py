@@ -9,7 +9,6 @@ import functools
 import os
 import signal
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,12 @@ import quick_lock
 
 import refstore
 from refstore.engines.filelock.mapping import Mapping
+from tests.filelock.kills import KEPT, META, NEW, OLD, Work, get_many, truncate
 
 CAPACITY = 256 << 10
-KEPT, OLD, NEW, LARGE = (helpers.pattern(i, n) for i, n in enumerate((700, 5000, 6000, 50_000)))
+LARGE = helpers.pattern(0, 50_000)
 HUGE = bytes(220_000)
 KNOWN = {KEPT, OLD, NEW, LARGE, HUGE, b"x"}
-META = b"m" * 1000
-
-Work = Callable[[refstore.Store], object]
 
 
 class Words:
@@ -156,18 +153,6 @@ def fork(store: refstore.Store) -> None:
         if pid == 0:
             os._exit(0)
         os.waitpid(pid, 0)
-
-
-def truncate(store: refstore.Store) -> None:
-    writer = store.create(10 * len(NEW), name="n", replace=True, meta=META)
-    writer.write_at(0, NEW)
-    writer.truncate(len(NEW))
-    writer.seal()
-
-
-def get_many(store: refstore.Store) -> None:
-    for buf in store.get_many(["n", "kept", "n"]):
-        buf.release()
 
 
 def put_many(store: refstore.Store) -> None:

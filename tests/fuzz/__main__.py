@@ -18,6 +18,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import helpers
+
 from tests.fuzz import crew, stage
 from tests.fuzz.crew import Options, Total, Watched, Worker
 from tests.fuzz.notes import Finding
@@ -95,7 +97,7 @@ def _explain(engine: str, image: str) -> None:
 
 def _replay(options: argparse.Namespace) -> int:
     chosen = Options(options.engine, options.seed, 1e9, 1, options.hang, 1, True, options.gdb)
-    with crew.folder_in_memory() as folder:
+    with helpers.folder_in_memory("refstore-fuzz-") as folder:
         worker = Worker(chosen, 0, 1, folder)
         Watched(worker, [Image.parse(options.replay)]).watch()
     found = [finding for finding in worker.findings if finding.kind != "note"]

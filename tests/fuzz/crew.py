@@ -20,12 +20,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import helpers
 import quick_lock
 
 from tests.fuzz import calls, files, stage
@@ -323,17 +323,10 @@ class Total(NamedTuple):
     findings: list[Finding]
 
 
-@contextlib.contextmanager
-def folder_in_memory() -> Iterator[str]:
-    shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(prefix="refstore-fuzz-", dir=shared) as folder:
-        yield folder
-
-
 def run(options: Options, workers: int) -> Total:
     """All images, shared out."""
     began = time.monotonic()
-    with folder_in_memory() as folder:
+    with helpers.folder_in_memory("refstore-fuzz-") as folder:
         paths = [os.path.join(folder, f"report-{number}") for number in range(workers)]
         sys.stdout.flush()
         children = []

@@ -26,9 +26,8 @@ MESSAGES = 4096  # bytes: more than those of a stream of one column take
 
 @pytest.fixture(autouse=True, scope="module")
 def registered() -> Any:
-    pyarrow.register_extension_type(arrays.Pairs())
-    yield
-    pyarrow.unregister_extension_type("refstore.tests.pairs")
+    with arrays.pairs_registered():
+        yield
 
 
 def table_of(array: Any) -> Any:

@@ -9,10 +9,10 @@ from typing import Any
 
 import arrow_workers
 import documented
-import helpers
 import libraries
 import numpy as np
 import pytest
+from children import child_process
 
 import refstore
 
@@ -63,7 +63,7 @@ def test_no_column_is_copied(large: refstore.Store, how: str) -> None:
     library = how.rpartition("_")[2]
     if importlib.util.find_spec("pyarrow" if library == "arrow" else library) is None:
         pytest.skip(f"needs {library}")
-    with helpers.child_process(large.path) as child:
+    with child_process(large.path) as child:
         private, answer = child.do(arrow_workers.use_table, how)
     assert answer == ANSWERS[how]
     assert private <= 0.6 * COLUMN  # datafusion takes half of that, wherever the table lies
@@ -71,7 +71,7 @@ def test_no_column_is_copied(large: refstore.Store, how: str) -> None:
 
 
 def test_a_copy_would_be_seen(large: refstore.Store) -> None:
-    with helpers.child_process(large.path) as child:
+    with child_process(large.path) as child:
         private, _ = child.do(arrow_workers.use_table, "sum_by_arrow", True)
     assert private >= 0.9 * large.info("large").nbytes
 

@@ -12,6 +12,7 @@ import helpers
 import libraries
 import numpy as np
 import pytest
+from children import child_process
 
 import refstore
 
@@ -187,7 +188,7 @@ def test_more_than_was_asked_for_is_refused(store: refstore.Store) -> None:
 
 
 def test_a_writer_that_is_killed_leaves_nothing(store: refstore.Store) -> None:
-    with helpers.child_process(store.path) as child:
+    with child_process(store.path) as child:
         child.do(arrow_workers.write_some, "n", 1_000_000)
         assert store.stats().used >= 1_000_000
         child.kill()

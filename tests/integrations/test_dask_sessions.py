@@ -13,6 +13,7 @@ import documented
 import helpers
 import numpy as np
 import pytest
+from children import child_process
 from libraries import Late, needed
 
 import refstore
@@ -193,7 +194,7 @@ def test_another_capacity_needs_a_store_that_nobody_has(
     with config.set({"refstore.capacity": "2MiB"}):
         first = _session.Session("dask-1", is_ours=True)
     assert first.keeper.store.capacity == 2 << 20
-    with helpers.child_process(first.keeper.store.path):
+    with child_process(first.keeper.store.path):
         first.close()
         with config.set({"refstore.capacity": "3MiB"}):
             second = _session.Session("dask-1", is_ours=True)

@@ -9,6 +9,7 @@ from typing import Any
 import helpers
 import numpy as np
 import pytest
+from children import Session, child_process
 from libraries import Late
 
 import refstore
@@ -291,7 +292,7 @@ def test_only_what_is_missing_is_put(store: refstore.Store, data: Any) -> None:
 
 def test_what_its_maker_took_along_is_put_anew(keeper: Any) -> None:
     store = keeper.store
-    with helpers.child_process(store.path) as child:
+    with child_process(store.path) as child:
         ref = child.do(put_owned, bytes(SIZE))
         with store.get(ref) as buf:
             array = helpers.flat(buf)
@@ -304,7 +305,7 @@ def test_what_its_maker_took_along_is_put_anew(keeper: Any) -> None:
     assert put(keeper, array) == (placed, None)
 
 
-def put_owned(session: helpers.Session, data: bytes) -> refstore.ObjectRef:
+def put_owned(session: Session, data: bytes) -> refstore.ObjectRef:
     return session.store.put(data, owned=True)
 
 
@@ -317,7 +318,7 @@ def test_what_others_put_is_left_alone(store: refstore.Store, keeper: Any) -> No
 
 
 def test_what_the_dead_owned_is_cleared_away(keeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with helpers.child_process(keeper.store.path) as child:
+    with child_process(keeper.store.path) as child:
         child.do(put_owned, bytes(SIZE))
         child.kill()
     monkeypatch.setattr(_keeper, "RECOVERY", 0.0)

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import byte_objects
+import fsspecs
 import helpers
 import numpy as np
 import pytest
 
 import refstore
-from refstore import _byte_objects
 
 fsspec: Any = pytest.importorskip("fsspec")
 ours: Any = pytest.importorskip("refstore.fsspec")
@@ -37,12 +38,9 @@ def of(url: str) -> Any:
 
 
 @pytest.fixture
-def fs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("REFSTORE_DIR", str(folder))
-    fs = fsspec.filesystem("refstore")
-    yield fs
-    fs.clear_instance_cache()
-    fs.invalidate_cache()
+def fs(folder: Path) -> Iterator[Any]:
+    with fsspecs.of_users_stores(folder) as fs:
+        yield fs
 
 
 @pytest.fixture
@@ -456,16 +454,9 @@ def test_folders_need_not_be_made(fs: Any, url: str) -> None:
 
 
 def test_a_file_that_is_written_meanwhile_is_not_deleted(
-    store: refstore.Store, fs: Any, url: str, monkeypatch: pytest.MonkeyPatch
+    store: refstore.Store, fs: Any, url: str
 ) -> None:
-    find = _byte_objects.find
-
-    def found_and_replaced(store: refstore.Store, name: str) -> Any:
-        info = find(store, name)
-        store.put(b"new", name=name, replace=True)
-        return info
-
     store.put(b"old", name="a")
-    monkeypatch.setattr(_byte_objects, "find", found_and_replaced)
-    fs.rm_file(url + "a")
+    with byte_objects.replaced_when_found(b"new"):
+        fs.rm_file(url + "a")
     assert store["a"].value == b"new"

@@ -15,6 +15,7 @@ import numpy as np
 import page_blocks
 import pytest
 import zarrs
+from children import child_process, clear_up_after_the_dead
 from libraries import Late, needed
 
 import refstore
@@ -27,12 +28,9 @@ zarr: Any = Late("zarr")
 
 
 @pytest.fixture
-def fs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("REFSTORE_DIR", str(folder))
-    fs = fsspec.filesystem("refstore")
-    yield fs
-    fs.clear_instance_cache()
-    fs.invalidate_cache()
+def fs(folder: Path) -> Iterator[Any]:
+    with fsspecs.of_users_stores(folder) as fs:
+        yield fs
 
 
 # -- stores
@@ -129,7 +127,7 @@ def test_it_lets_go_of_stores(make_store: Any, fs: Any, folder: Path) -> None:
 def test_it_pickles_with_its_open_files(store: refstore.Store, folder: Path) -> None:
     fs = fsspec.filesystem("refstore", directory=str(folder), skip_instance_cache=True)
     fs.pipe("store/a", b"0123456789")
-    with helpers.child_process(None) as child, fs.open("store/a") as file:
+    with child_process(None) as child, fs.open("store/a") as file:
         assert child.do(fsspecs.read_with, fs, "store/a") == b"0123456789"
         file.seek(7)
         assert child.do(fsspecs.read_rest, file) == b"789"
@@ -166,22 +164,22 @@ def test_a_child_does_not_publish_what_its_parent_writes(store: refstore.Store, 
 def test_a_killed_writer_was_never_there(store: refstore.Store, fs: Any, path: str) -> None:
     fs.pipe("store/a", b"old")
     before = helpers.usage(store)
-    with helpers.child_process(store) as child:
+    with child_process(store) as child:
         child.do(fsspecs.begin, "a")
         child.kill()
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
     assert fs.cat("store/a") == b"old"
     assert helpers.usage(store) == before
 
 
 def test_a_killed_reader_leaves_nothing_pinned(store: refstore.Store, fs: Any, path: str) -> None:
     fs.pipe("store/a", bytes(100_000))
-    with helpers.child_process(store) as child:
+    with child_process(store) as child:
         assert child.do(fsspecs.hold, "a") == 100_000
         fs.rm("store/a")
         assert store.stats().condemned == 1
         child.kill()
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
     assert store.stats().used == 0
 
 

@@ -9,6 +9,7 @@ import helpers
 import libraries
 import numpy as np
 import pytest
+from children import child_process
 
 import refstore
 
@@ -127,7 +128,7 @@ def test_another_process_copies_no_column(make_store: Any, how: str) -> None:
             store.put(one, name=name)
         else:
             arrow.put(store, one, name=name)
-    with helpers.child_process(store.path) as child:
+    with child_process(store.path) as child:
         private, answer = child.do(arrow_workers.use_table, how)
     assert answer == rows
     assert private <= 0.1 * store.info("large").nbytes

@@ -17,8 +17,10 @@ import documented
 import helpers
 import libraries
 import numpy as np
+import plasmas
 import pytest
 import signals
+from children import child_process
 
 import refstore
 
@@ -38,9 +40,8 @@ def an_id(raw: bytes = RAW) -> Any:
 
 @pytest.fixture
 def client(store: refstore.Store) -> Any:
-    connected = plasma.connect(store.path)
-    yield connected
-    connected.disconnect()
+    with plasmas.connected(store.path) as client:
+        yield client
 
 
 def test_everything_public_is_documented(store: refstore.Store) -> None:
@@ -214,7 +215,7 @@ def test_what_a_client_gives_up_never_was(store: refstore.Store) -> None:
 def test_what_a_killed_client_has_begun_is_free_for_others(
     store: refstore.Store, client: Any
 ) -> None:
-    with helpers.child_process(store.path) as child:
+    with child_process(store.path) as child:
         child.do(arrow_workers.connect)
         child.do(arrow_workers.begin, RAW, 1000)
         with pytest.raises(plasma.PlasmaObjectExists):
@@ -226,7 +227,7 @@ def test_what_a_killed_client_has_begun_is_free_for_others(
 
 
 def test_what_a_killed_client_has_sealed_stays(store: refstore.Store, client: Any) -> None:
-    with helpers.child_process(store.path) as child:
+    with child_process(store.path) as child:
         child.do(arrow_workers.connect)
         child.do(arrow_workers.begin, RAW, 1000)
         child.do(arrow_workers.seal, RAW)
@@ -260,7 +261,7 @@ def test_a_forked_child_uses_the_client_and_ends_nothing(
 
 
 def test_get_waits_for_all_and_returns_them_in_order(store: refstore.Store, client: Any) -> None:
-    with helpers.child_process(store.path) as child:
+    with child_process(store.path) as child:
         child.do(arrow_workers.connect)
         child.tell(arrow_workers.fetch, [RAW, OTHER, RAW], -1)
         assert child.receive() == ("said", "waiting")

@@ -130,6 +130,9 @@ class TestPlasmaClient(ClientCase):
                 assert -1 == recv_dsize
                 assert -1 == recv_msize
 
+    def test_subscribe_multiple_deletions(self):
+        # Refstore: this was the end of the test before.
+        self.plasma_client2.subscribe()
         # Test multiple deletion notifications. The first 9 object IDs have
         # size 0, and the last has a nonzero size. When Plasma evicts 1 byte,
         # it will evict all objects, so we should receive deletion

@@ -11,7 +11,9 @@ from typing import Any
 import arrow_workers
 import helpers
 import libraries
+import plasmas
 import pytest
+from children import child_process, child_processes
 
 import refstore
 
@@ -27,9 +29,8 @@ MANY = 600  # notifications: more than a socket takes that nobody reads
 
 @pytest.fixture
 def client(store: refstore.Store) -> Any:
-    connected = plasma.connect(store.path)
-    yield connected
-    connected.disconnect()
+    with plasmas.connected(store.path) as client:
+        yield client
 
 
 def told(client: Any, count: int) -> list[tuple[Any, int, int]]:
@@ -45,7 +46,7 @@ def test_all_subscribers_are_told_of_what_all_clients_do(
 ) -> None:
     client.subscribe()
     client.subscribe()  # does nothing more
-    with helpers.child_processes(2, store.path) as (first, second):
+    with child_processes(2, store.path) as (first, second):
         for child in (first, second):
             child.do(arrow_workers.connect)
         first.do(arrow_workers.subscribe)
@@ -131,7 +132,7 @@ def test_there_is_an_end_of_subscribers(
 
 
 def test_a_subscriber_that_is_killed_leaves_nothing(store: refstore.Store, client: Any) -> None:
-    with helpers.child_process(store.path) as child:
+    with child_process(store.path) as child:
         child.do(arrow_workers.connect)
         child.do(arrow_workers.subscribe)
         child.kill()
@@ -147,7 +148,7 @@ def test_room_of_what_a_dead_subscriber_was_told_is_found(
 ) -> None:
     """Nobody has changed anything since it died."""
     made = [client.put_raw_buffer(b"x") for _ in range(MANY)]
-    with helpers.child_process(store.path) as child:
+    with child_process(store.path) as child:
         child.do(arrow_workers.connect)
         child.do(arrow_workers.subscribe)  # and does not read
         client.delete(made[1:])
@@ -164,7 +165,7 @@ def test_one_that_dies_amid_a_change_holds_up_nobody(store: refstore.Store, clie
     from refstore.plasma.notifications import REGISTRY
 
     client.subscribe()
-    with helpers.child_process(store.path) as child:
+    with child_process(store.path) as child:
         child.do(arrow_workers.claim, REGISTRY)
         thread = threading.Thread(target=lambda: client.put(1, plasma.ObjectID(RAW)))
         thread.start()
@@ -181,7 +182,7 @@ def test_one_that_is_stopped_amid_a_change_is_named(
 
     monkeypatch.setattr(notifications, "PATIENCE", 0.1)
     client.subscribe()
-    with helpers.child_process(store.path) as child:
+    with child_process(store.path) as child:
         child.do(arrow_workers.claim, notifications.REGISTRY)
         with pytest.raises(refstore.StoreBusyError, match=f"process {child.pid} is amid") as caught:
             client.put(1)

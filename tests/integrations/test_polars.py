@@ -14,6 +14,7 @@ import libraries
 import numpy as np
 import pytest
 import signals
+from children import child_process
 
 import refstore
 
@@ -162,7 +163,7 @@ def test_a_query_in_another_process_copies_no_column(make_store: Any) -> None:
     )
     for name, one in (("small", frame.head(1000)), ("large", frame)):
         of_polars.put(store, one, name=name)
-    with helpers.child_process(store.path) as child:
+    with child_process(store.path) as child:
         private, answer = child.do(arrow_workers.use_table, "query_by_polars")
     assert answer == (rows, float(rows), decimal.Decimal(rows - 1))
     assert private <= 0.1 * store.info("large").nbytes

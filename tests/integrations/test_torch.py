@@ -13,6 +13,7 @@ import helpers
 import libraries
 import numpy as np
 import pytest
+from children import child_process, child_processes
 
 import refstore
 
@@ -193,7 +194,7 @@ def test_it_waits_for_a_newer_version(store: refstore.Store) -> None:
 
 def test_readers_see_each_version_whole(store: refstore.Store) -> None:
     count = 30
-    with helpers.child_processes(2, store) as readers:
+    with child_processes(2, store) as readers:
         for reader in readers:
             reader.tell(torch_workers.follow, "w", count)
         for version in range(1, count + 1):
@@ -207,7 +208,7 @@ def test_readers_see_each_version_whole(store: refstore.Store) -> None:
 
 
 def test_a_reader_that_is_killed_lets_go(store: refstore.Store) -> None:
-    with helpers.child_process(store) as reader:
+    with child_process(store) as reader:
         net = torch.nn.Linear(300, 500)
         torch.nn.init.ones_(net.weight)
         of_torch.publish(store, "w", net)

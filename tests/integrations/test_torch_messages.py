@@ -14,6 +14,7 @@ from typing import Any
 import helpers
 import libraries
 import pytest
+from children import child_process, child_processes
 
 import refstore
 
@@ -272,7 +273,7 @@ def test_shared_modules_are_trained_by_children(installed: refstore.Store) -> No
 
 
 def test_a_sender_that_is_killed_takes_along_what_nobody_read(store: refstore.Store) -> None:
-    with helpers.child_process(store) as sender:
+    with child_process(store) as sender:
         sender.do(torch_workers.install)
         sender.tell(torch_workers.say_tensors, 2)
         kind, first = sender.receive()
@@ -291,7 +292,7 @@ def test_a_sender_that_is_killed_takes_along_what_nobody_read(store: refstore.St
 
 def test_a_receiver_that_is_killed_leaves_nothing_in_the_end(store: refstore.Store) -> None:
     with pipe() as (here, there):
-        with helpers.child_processes(2, store) as (sender, receiver):
+        with child_processes(2, store) as (sender, receiver):
             sender.do(torch_workers.install)
             sender.tell(torch_workers.say_tensors, 1)
             assert sender._pipe.poll(helpers.BUSY_TIMEOUT)
@@ -310,7 +311,7 @@ def test_a_receiver_that_is_killed_leaves_nothing_in_the_end(store: refstore.Sto
 
 
 def test_a_receiver_that_is_killed_lets_go_of_what_it_read(installed: refstore.Store) -> None:
-    with helpers.child_process(installed) as receiver:
+    with child_process(installed) as receiver:
         receiver.tell(torch_workers.is_received)
         assert receiver.receive() == ("said", "ready")
         receiver._pipe.send(large())

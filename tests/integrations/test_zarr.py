@@ -8,16 +8,17 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import byte_objects
 import documented
 import helpers
 import numpy as np
 import page_blocks
 import pytest
 import zarrs
+from children import child_process, clear_up_after_the_dead
 from libraries import Late, needed
 
 import refstore
-from refstore import _byte_objects
 
 zarr: Any = pytest.importorskip("zarr")
 abc: Any = pytest.importorskip("zarr.abc.store")
@@ -208,19 +209,10 @@ def test_a_folder_is_none_of_those_whose_names_begin_alike(keys: Any) -> None:
     assert listed(keys) == ["ab/0", "ab/1"]
 
 
-def test_a_value_that_is_set_meanwhile_is_not_deleted(
-    store: refstore.Store, keys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find = _byte_objects.find
-
-    def found_and_replaced(store: refstore.Store, name: str) -> Any:
-        info = find(store, name)
-        store.put(b"new", name=name, replace=True)
-        return info
-
+def test_a_value_that_is_set_meanwhile_is_not_deleted(store: refstore.Store, keys: Any) -> None:
     keys.set_sync("c/0", buffer(b"old"))
-    monkeypatch.setattr(_byte_objects, "find", found_and_replaced)
-    keys.delete_sync("c/0")
+    with byte_objects.replaced_when_found(b"new"):
+        keys.delete_sync("c/0")
     assert store["c/0"].value == b"new"
 
 
@@ -323,7 +315,7 @@ def test_xarray_writes_appends_and_opens_it(keys: Any, consolidated: bool) -> No
 def test_a_pickle_attaches_to_the_same_store(store: refstore.Store, keys: Any) -> None:
     keys.set_sync("key", buffer(b"abc"))
     reader = keys.with_read_only(True)
-    with helpers.child_process(None) as child:
+    with child_process(None) as child:
         assert child.do(zarrs.of_pickle, reader) == (store.path, True, b"abc")
     again = pickle.loads(pickle.dumps(keys))
     assert again == keys
@@ -335,7 +327,7 @@ def test_other_processes_see_whole_chunks(store: refstore.Store, keys: Any) -> N
         keys, name="a", shape=40_000, chunks=20_000, dtype="f8", compressors=None
     )
     array[:] = -1
-    with helpers.child_process(store) as child:
+    with child_process(store) as child:
         for value in range(1, 8):
             child.tell(zarrs.fill, "a", value)
             seen = array[:]
@@ -346,7 +338,7 @@ def test_other_processes_see_whole_chunks(store: refstore.Store, keys: Any) -> N
 
 def test_a_killed_reader_leaves_nothing_pinned(store: refstore.Store, path: str, keys: Any) -> None:
     keys.set_sync("c/0", buffer(bytes(100_000)))
-    with helpers.child_process(store) as child:
+    with child_process(store) as child:
         assert child.do(zarrs.hold, "c/0") == 100_000
         keys.delete_sync("c/0")
         assert store.stats().condemned == 1
@@ -360,12 +352,12 @@ def test_a_killed_writer_leaves_whole_chunks(store: refstore.Store, path: str, k
         keys, name="a", shape=1_000_000, chunks=100_000, dtype="f8", compressors=None
     )
     array[:] = 1
-    with helpers.child_process(store) as child:
+    with child_process(store) as child:
         ref = store.ref("a/c/0")
         child.tell(zarrs.fill, "a", 2)
         store.wait("a/c/0", newer_than=ref, timeout=helpers.BUSY_TIMEOUT).release()
         child.kill()
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
     seen = array[:]
     assert {len(set(chunk)) for chunk in np.split(seen, 10)} == {1}
     assert set(seen) <= {1, 2}

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import helpers
 import pytest
 import workers
+from children import child_process
 
 import refstore
 from tests.fuzz import layout
@@ -52,7 +52,7 @@ def small(path: str) -> Iterator[refstore.Store]:
 
 
 def test_a_process_that_puts_nothing_takes_no_entry(small: refstore.Store, path: str) -> None:
-    with helpers.child_process(small.path) as child:
+    with child_process(small.path) as child:
         child.do(workers.names)
     assert Table(path).used() == 0
     small.put(b"x")
@@ -63,7 +63,7 @@ def test_a_process_that_puts_nothing_takes_no_entry(small: refstore.Store, path:
 def test_what_a_process_put_names_it_when_it_is_gone(small: refstore.Store) -> None:
     pids = {}
     for name in ("first", "second"):
-        with helpers.child_process(small.path) as child:
+        with child_process(small.path) as child:
             child.do(workers.put, b"x", name)
             pids[name] = child.pid
     assert {name: small.info(name).pid for name in pids} == pids
@@ -72,14 +72,14 @@ def test_what_a_process_put_names_it_when_it_is_gone(small: refstore.Store) -> N
 
 def test_an_entry_that_nothing_names_is_taken_again(small: refstore.Store, path: str) -> None:
     table = Table(path)
-    with helpers.child_process(small.path) as child:
+    with child_process(small.path) as child:
         child.do(workers.put, b"x", "kept")
         kept = child.pid
     for entry in range(MAKERS):
         if not table.taken(entry):
             table.take(entry, 1000)  # a row that nobody has
     for name in ("one", "two"):
-        with helpers.child_process(small.path) as child:
+        with child_process(small.path) as child:
             child.do(workers.put, b"x", name)
             assert small.info(name).pid == child.pid
     assert small.info("kept").pid == kept
@@ -88,7 +88,7 @@ def test_an_entry_that_nothing_names_is_taken_again(small: refstore.Store, path:
 
 def test_a_process_keeps_its_entry_as_long_as_it_lives(small: refstore.Store, path: str) -> None:
     table = Table(path)
-    with helpers.child_process(small.path) as child:
+    with child_process(small.path) as child:
         child.do(workers.delete, child.do(workers.put, b"x"))
         for entry in range(MAKERS):
             if not table.taken(entry):
@@ -100,7 +100,7 @@ def test_a_process_keeps_its_entry_as_long_as_it_lives(small: refstore.Store, pa
 
 
 def test_without_an_entry_objects_are_put_all_the_same(small: refstore.Store, path: str) -> None:
-    with helpers.child_process(small.path) as child:  # it has a row, and has yet to say its entry
+    with child_process(small.path) as child:  # it has a row, and has yet to say its entry
         table = Table(path)
         for entry in range(MAKERS):
             table.take(entry, 1)  # the row of the second that attached

@@ -12,6 +12,7 @@ import lock_files
 import loops
 import pytest
 import workers
+from children import Command, child_process, child_processes
 
 import refstore
 from refstore import aio
@@ -42,7 +43,7 @@ def test_coroutines_follow_the_versions_of_another_process(
 
     async def main() -> None:
         tasks = await loops.begin(*(follow() for _ in range(10)))
-        with helpers.child_process(store) as child:
+        with child_process(store) as child:
             child.tell(workers.publish, "a", last, size)
             assert await asyncio.gather(*tasks) == [last] * 10
             child.answer()
@@ -52,7 +53,7 @@ def test_coroutines_follow_the_versions_of_another_process(
 
 
 def test_of_the_tasks_of_several_processes_one_makes_it(store: refstore.Store) -> None:
-    with helpers.child_processes(3, store) as children:
+    with child_processes(3, store) as children:
         for number, child in enumerate(children):
             child.tell(workers.make_by_tasks, "a", b"%d" % number, 20)
         while not (claims := [row.pid for row in store.objects() if row.state == "claimed"]):
@@ -68,10 +69,10 @@ def test_of_the_tasks_of_several_processes_one_makes_it(store: refstore.Store) -
 
 @pytest.mark.parametrize("how", [workers.make, workers.make_by_tasks])
 def test_a_task_takes_over_from_a_process_that_is_killed(
-    store: refstore.Store, in_loop: loops.InLoop, how: helpers.Command
+    store: refstore.Store, in_loop: loops.InLoop, how: Command
 ) -> None:
     async def main() -> None:
-        with helpers.child_process(store) as child:
+        with child_process(store) as child:
             child.tell(how, "a", b"lost", *([5] if how is workers.make_by_tasks else []))
             assert child.receive() == ("said", "making")
             (task,) = await loops.begin(aio.get_or_put(store, "a", lambda: b"made"))
@@ -86,7 +87,7 @@ def test_a_task_takes_over_from_a_process_that_is_killed(
 
 
 def test_a_thread_takes_over_from_a_task_of_a_process_that_is_killed(store: refstore.Store) -> None:
-    with helpers.child_process(store) as child:
+    with child_process(store) as child:
         child.tell(workers.make_by_tasks, "a", b"lost", 5)
         assert child.receive() == ("said", "making")
         child.kill()
@@ -99,7 +100,7 @@ def test_a_process_that_is_stopped_is_waited_for_and_named(
     store: refstore.Store, in_loop: loops.InLoop
 ) -> None:
     async def main() -> None:
-        with helpers.child_process(store) as child:
+        with child_process(store) as child:
             child.tell(workers.make_by_tasks, "a", b"made", 1)
             assert child.receive() == ("said", "making")
             with lock_files.stopped(child, store.path):

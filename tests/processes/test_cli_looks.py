@@ -15,8 +15,8 @@ import helpers
 import looks
 import pytest
 import workers
+from children import child_process, child_processes
 from command import Command, Said, in_a_process
-from helpers import child_process
 
 import refstore
 from refstore._units import size_text
@@ -92,7 +92,7 @@ def test_looks_need_no_place_in_the_process_table(
 
 def test_a_block_that_many_dead_hold_is_counted_once(run: Command, train: refstore.Store) -> None:
     (row,) = (row for row in train.objects() if row.name == "weights")
-    with helpers.child_processes(3, train.path) as children:
+    with child_processes(3, train.path) as children:
         for child in children:
             child.do(workers.hold, "weights")
         for child in children:

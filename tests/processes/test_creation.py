@@ -14,7 +14,7 @@ import engines
 import helpers
 import pytest
 import workers
-from helpers import child_process, child_processes
+from children import child_process, child_processes
 
 import refstore
 

@@ -9,7 +9,7 @@ from typing import Any
 import helpers
 import pytest
 import workers
-from helpers import child_process, child_processes
+from children import child_process, child_processes
 
 import refstore
 

@@ -8,7 +8,7 @@ import engines
 import helpers
 import pytest
 import workers
-from helpers import ChildProcess
+from children import ChildProcess, child_process, child_processes
 
 import refstore
 
@@ -45,7 +45,7 @@ def test_readers_see_whole_objects_while_others_evict(
     make_store: MakeStore, path: str, evict: str
 ) -> None:
     store, turns = make_store("512KiB", evict=evict), engines.rounds(4000, 8)
-    with helpers.child_processes(3, path) as children:
+    with child_processes(3, path) as children:
         for seed, child in enumerate(children):
             child.tell(workers.use_as_cache, seed, turns, KEYS)
         told = [answer_of(child) for child in children]
@@ -57,10 +57,10 @@ def test_readers_see_whole_objects_while_others_evict(
 @policies
 def test_a_cache_outlives_those_who_use_it(make_store: MakeStore, path: str, evict: str) -> None:
     store, turns = make_store("512KiB", evict=evict), engines.rounds(4000, 8)
-    with helpers.child_process(path) as survivor:
+    with child_process(path) as survivor:
         survivor.tell(workers.use_as_cache, 0, turns, KEYS)
         for seed in range(1, 4):
-            with helpers.child_process(path) as victim:
+            with child_process(path) as victim:
                 victim.tell(workers.use_as_cache, seed, 1_000_000, KEYS)
                 for _ in range(5):
                     assert victim.receive()[0] == "said"
@@ -73,7 +73,7 @@ def test_a_cache_outlives_those_who_use_it(make_store: MakeStore, path: str, evi
 def test_what_another_process_pins_stays(make_store: MakeStore, path: str, evict: str) -> None:
     store = make_store("512KiB", evict=evict)
     ref = store.put(workers.stamped(7, 100_000), name="key 7")
-    with helpers.child_process(path) as child:
+    with child_process(path) as child:
         child.do(workers.hold, ref)
         for number in range(30):
             store.put(workers.stamped(number % 7, 100_000), name=f"key {number % 7}", replace=True)
@@ -92,7 +92,7 @@ def test_what_another_process_pins_stays(make_store: MakeStore, path: str, evict
 def test_one_that_is_dead_pins_nothing(make_store: MakeStore, path: str, evict: str) -> None:
     store = make_store("512KiB", evict=evict)
     ref = store.put(workers.stamped(7, 100_000), name="key 7")
-    with helpers.child_process(path) as child:
+    with child_process(path) as child:
         child.do(workers.hold, ref)
         child.kill()
     store.put(bytes(store.capacity), name="all")

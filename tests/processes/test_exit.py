@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import helpers
 import pytest
-from helpers import child_process
+from children import child_process
 
 import refstore
 

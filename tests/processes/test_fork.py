@@ -14,7 +14,8 @@ import helpers
 import numpy as np
 import pytest
 import workers
-from helpers import Session, child_process, forked
+from children import Session, child_process, clear_up_after_the_dead
+from helpers import forked
 
 import refstore
 
@@ -131,7 +132,7 @@ def test_the_child_has_a_pin_of_its_own(store: refstore.Store, path: str) -> Non
         buf.release()
         assert store.refcount(ref) == 2
     assert store.stats().processes == 1
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
     assert store.refcount(ref) == 1
 
 
@@ -215,7 +216,7 @@ def test_a_private_view_stays_private_to_each(store: refstore.Store, path: str, 
     with store.get(ref) as again:
         assert bytes(again) == b"x" * size
     held.clear()
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
     assert store.refcount(ref) == 1
 
 
@@ -256,7 +257,7 @@ def test_the_child_closing_leaves_the_parent_attached(store: refstore.Store, pat
     with store.get(ref) as buf:
         assert forked(store.close) == 0
         assert bytes(buf) == b"x" * 1000
-        helpers.clear_up_after_the_dead(path)
+        clear_up_after_the_dead(path)
         assert store.refcount(ref) == 2
         assert bytes(store.get(ref)) == b"x" * 1000
 
@@ -412,7 +413,7 @@ def test_several_stores_are_inherited_at_once(make_store: MakeStore, folder: Pat
         for one, ref in zip(stores, refs, strict=True):
             assert one.refcount(ref) == 2
     for i, one in enumerate(stores):
-        helpers.clear_up_after_the_dead(folder / f"s{i}")
+        clear_up_after_the_dead(folder / f"s{i}")
         assert one.refcount(refs[i]) == 1
 
 
@@ -436,7 +437,7 @@ MANY_FORKS = """
 def test_more_forks_than_there_are_rows_leave_nothing(store: refstore.Store, path: str) -> None:
     # in a small process, where a fork is cheap
     helpers.run_clean(MANY_FORKS, path, engines.rounds(1100, 4))
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
     assert store.refcount("n") == 1
     assert store.stats().processes == 1
 
@@ -476,7 +477,7 @@ FORK_FROM_A_THREAD = """
 def test_a_fork_amid_busy_threads(store: refstore.Store, path: str) -> None:
     options = ("-W", "ignore::DeprecationWarning")
     helpers.run_clean(FORK_FROM_A_THREAD, path, engines.rounds(60, 4), options=options)
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
     assert store.stats().used == 0
     helpers.assert_full_capacity_fits(store)
 

@@ -143,12 +143,6 @@ def program_with_child(
                 os.close(ends)
 
 
-def go_on(program: subprocess.Popen[str]) -> None:
-    assert program.stdin is not None
-    program.stdin.write("x")
-    program.stdin.flush()
-
-
 def use_all_room(store: refstore.Store) -> None:
     helpers.fill_with_junk(store)
     assert store.check() == []
@@ -172,7 +166,7 @@ def end_parent(program: subprocess.Popen[str], store: refstore.Store, end: str) 
     if end in ("kill", "grandchild"):
         program.kill()
     else:
-        go_on(program)
+        helpers.go_on(program)
     if end == "close":
         assert helpers.line(program) == "closed"
     else:
@@ -181,7 +175,7 @@ def end_parent(program: subprocess.Popen[str], store: refstore.Store, end: str) 
 
 def play(store: refstore.Store, path: str, way: str, end: str, size: int) -> None:
     with program_with_child(path, way, end, size) as (program, child):
-        go_on(program)
+        helpers.go_on(program)
         assert helpers.line(program) == "let go"
         store.recover()  # a row for which there was no more memory is a dead one's
         use_all_room(store)
@@ -194,10 +188,10 @@ def play(store: refstore.Store, path: str, way: str, end: str, size: int) -> Non
         assert len(writing) == is_killed, "half made"
         assert_kept(store, program.pid, "(has ended; kept for children)")
         use_all_room(store)
-        go_on(program)
+        helpers.go_on(program)
         assert helpers.line(program) == "True"
         use_all_room(store)
-        go_on(program)
+        helpers.go_on(program)
         assert wait([child], helpers.BUSY_TIMEOUT)
         program.wait()
     assert_all_back(store)
@@ -225,7 +219,7 @@ def test_what_is_kept_for_an_ended_child_goes_with_its_parent(
     store: refstore.Store, path: str, end: str
 ) -> None:
     with program_with_child(path, "no descriptor", end, SIZES[1]) as (program, child):
-        go_on(program)
+        helpers.go_on(program)
         assert helpers.line(program) == "let go"
         signal.pidfd_send_signal(child, signal.SIGKILL)
         program_ends_last(program, store, end)
@@ -235,7 +229,7 @@ def test_what_is_kept_for_an_ended_child_goes_with_its_parent(
 @pytest.mark.parametrize("end", ["exit", "kill"])
 def test_a_fork_that_fails_keeps_as_well(store: refstore.Store, path: str, end: str) -> None:
     with program_with_child(path, "failed", end, SIZES[1]) as (program, _):
-        go_on(program)
+        helpers.go_on(program)
         assert helpers.line(program) == "let go"
         program_ends_last(program, store, end)
     assert_all_back(store)

@@ -7,24 +7,17 @@ of the Writer where it was made. So its block is pinned for the child, and the c
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Callable
 
 import helpers
 import pytest
 import workers
+from children import child_process, clear_up_after_the_dead
 
 import refstore
 from tests.native import rows
 
 MakeStore = Callable[..., refstore.Store]
-
-
-def go_on(program: subprocess.Popen[str]) -> None:
-    """Let whoever waits on the script's stdin go on."""
-    assert program.stdin is not None
-    program.stdin.write("x")
-    program.stdin.flush()
 
 
 def fill(store: refstore.Store, size: int) -> list[refstore.ObjectRef]:
@@ -45,7 +38,7 @@ def assert_intact(store: refstore.Store, refs: list[refstore.ObjectRef], size: i
 def assert_all_comes_back(store: refstore.Store, path: str, refs: list[refstore.ObjectRef]) -> None:
     for ref in refs:
         store.delete(ref)
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
     stats = store.stats()
     assert (stats.used, stats.objects, stats.condemned) == (0, 0, 0)
     assert store.check() == []
@@ -94,7 +87,7 @@ def test_a_childs_write_after_its_parents_seal_is_in_no_object(
     with helpers.script(ENDED_AFTER_A_FORK, path, way, end, size) as program:
         assert helpers.line(program) == "ended"
         refs = fill(store, size)
-        go_on(program)
+        helpers.go_on(program)
         assert helpers.line(program) == "written"
         assert_intact(store, refs, size)
     assert_all_comes_back(store, path, refs)
@@ -173,11 +166,11 @@ def test_a_grandchild_in_the_dead_makers_row_cannot_end_the_writer(
         program.wait()
         assert store.recover().processes == 1  # from here on its row is free
         refs = fill(store, size)
-        go_on(program)
+        helpers.go_on(program)
         assert helpers.line(program) == "ended"
         assert_intact(store, refs, size)
         refs += fill(store, size)
-        go_on(program)
+        helpers.go_on(program)
         assert helpers.line(program) == "written"
         assert_intact(store, refs, size)
     assert_all_comes_back(store, path, refs)
@@ -315,7 +308,7 @@ def test_check_finds_no_fault_in_a_writer_that_a_living_child_shares(
     store: refstore.Store, size: int
 ) -> None:
     with store.create(size) as writer:
-        with helpers.child_process(store, "fork") as child:
+        with child_process(store, "fork") as child:
             assert store.check() == []
             assert child.do(workers.problems) == []
         assert store.check() == []

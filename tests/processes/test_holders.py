@@ -8,7 +8,7 @@ from collections.abc import Callable
 import helpers
 import pytest
 import workers
-from helpers import child_process, child_processes
+from children import child_process, child_processes
 
 import refstore
 from refstore import _identity

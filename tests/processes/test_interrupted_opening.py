@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import helpers
+import interrupts
 import pytest
+from interrupts import Interrupt, interrupted
 
 import refstore
-from tests.filelock.test_interrupts import Interrupt, interrupted
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Finalizers are interrupted, too, and say so."""
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    yield
-    sys.setprofile(None)
+def quiet() -> Iterator[None]:
+    with interrupts.unheard():
+        yield
 
 
 def made_and_removed() -> None:

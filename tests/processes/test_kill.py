@@ -9,7 +9,8 @@ import engines
 import helpers
 import pytest
 import workers
-from helpers import START_METHODS, child_process, child_processes
+from children import child_process, child_processes, clear_up_after_the_dead
+from helpers import START_METHODS
 
 import refstore
 
@@ -144,7 +145,7 @@ def test_a_survivors_pins_outlive_the_recovery_of_others(store: refstore.Store, 
         survivor.do(workers.hold, ref)
         doomed.kill()
         store.delete(ref)
-        helpers.clear_up_after_the_dead(path)
+        clear_up_after_the_dead(path)
         helpers.fill_with_junk(store)
         assert survivor.do(workers.show) == data
         assert store.stats().condemned == 1

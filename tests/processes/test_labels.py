@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import workers
-from helpers import child_process
+from children import child_process
 
 import refstore
 from refstore import _identity

@@ -11,7 +11,8 @@ from pathlib import Path
 import looks
 import pytest
 import workers
-from helpers import RemoteError, child_process, child_processes, eventually
+from children import RemoteError, child_process, child_processes
+from helpers import eventually
 
 import refstore
 from refstore._looking import Look

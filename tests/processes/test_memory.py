@@ -17,7 +17,7 @@ import pytest
 import refusing_kernel
 import signals
 import workers
-from helpers import child_process
+from children import child_process
 
 import refstore
 from stress.huge_pages import refusal

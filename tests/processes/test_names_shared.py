@@ -8,7 +8,7 @@ import engines
 import helpers
 import pytest
 import workers
-from helpers import child_processes
+from children import child_processes
 
 import refstore
 

@@ -13,7 +13,8 @@ import helpers
 import numpy as np
 import pytest
 import workers
-from helpers import START_METHODS, RemoteError, child_process, child_processes
+from children import RemoteError, Session, child_process, child_processes, clear_up_after_the_dead
+from helpers import START_METHODS
 
 import refstore
 
@@ -82,7 +83,7 @@ def test_a_held_buffer_goes_to_a_child_by_fork_alone(
         store.delete(ref)
     ours.close()
     theirs.close()
-    helpers.clear_up_after_the_dead(path)
+    clear_up_after_the_dead(path)
     assert store.stats().condemned == 0
     helpers.assert_full_capacity_fits(store)
 
@@ -246,7 +247,7 @@ def test_many_processes_churn_and_nothing_rots(store: refstore.Store, path: str)
     with child_processes(4, path) as children:
         for seed, child in enumerate(children):
             child.tell(workers.churn, seed + 1, turns, 0.08)  # of the store for each of five
-        workers.churn(helpers.Session(store), 9, turns, 0.08)
+        workers.churn(Session(store), 9, turns, 0.08)
         assert [child.answer() for child in children] == [turns] * 4
         assert store.check() == []
         assert (len(store), store.stats().used) == (0, 0)

@@ -12,7 +12,7 @@ from pathlib import Path
 import helpers
 import pytest
 import workers
-from helpers import child_process
+from children import child_process
 
 import refstore
 from refstore._temporary import collect_temporary

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import workers
-from helpers import child_process
+from children import child_process
 
 import refstore
 from refstore import _sites

@@ -9,7 +9,8 @@ import helpers
 import lock_files
 import pytest
 import workers
-from helpers import START_METHODS, child_process, child_processes
+from children import ChildProcess, RemoteError, child_process, child_processes
+from helpers import START_METHODS
 
 import refstore
 
@@ -18,7 +19,7 @@ LONG = helpers.BUSY_TIMEOUT
 MIB = 1 << 20
 
 
-def hears(child: helpers.ChildProcess, said: str) -> None:
+def hears(child: ChildProcess, said: str) -> None:
     assert child.receive() == ("said", said)
 
 
@@ -152,7 +153,7 @@ def test_makers_of_two_processes_that_need_each_other_do_not_hang(
         for child in (one, other):
             child.go_on()
         for child in (one, other):
-            with pytest.raises(helpers.RemoteError, match="would wait for ever"):
+            with pytest.raises(RemoteError, match="would wait for ever"):
                 child.answer()
     assert list(store.objects()) == []
 

@@ -11,6 +11,7 @@ import engines
 import helpers
 import pytest
 import workers
+from children import child_process
 
 import refstore
 
@@ -34,7 +35,7 @@ def test_a_store_is_of_the_engine_that_the_fixture_names(
 def test_a_childs_store_is_of_the_same_engine(
     folder: Path, path: str, engine: str, method: str
 ) -> None:
-    with helpers.child_process(None, method) as child:
+    with child_process(None, method) as child:
         child.do(workers.attach, path, {"capacity": "1MiB"})
         assert engine_of(path) == engine
         child.do(workers.close)

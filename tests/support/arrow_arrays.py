@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow
 
 ROWS = 1200
+PAIRS = "refstore.tests.pairs"
 RNG = np.random.default_rng(1)
 GAPS = RNG.random(ROWS) < 0.2
 
@@ -23,7 +26,7 @@ NUMBERS = pyarrow.array(holed(range(ROWS)))
 
 class Pairs(pyarrow.ExtensionType):  # type: ignore[misc]
     def __init__(self) -> None:
-        super().__init__(pyarrow.list_(pyarrow.int16()), "refstore.tests.pairs")
+        super().__init__(pyarrow.list_(pyarrow.int16()), PAIRS)
 
     def __arrow_ext_serialize__(self) -> bytes:
         return b""
@@ -31,6 +34,14 @@ class Pairs(pyarrow.ExtensionType):  # type: ignore[misc]
     @classmethod
     def __arrow_ext_deserialize__(cls, storage: Any, serialized: bytes) -> Pairs:
         return cls()
+
+
+@contextlib.contextmanager
+def pairs_registered() -> Iterator[None]:
+    """Arrow knows the type by its name meanwhile."""
+    pyarrow.register_extension_type(Pairs())
+    yield
+    pyarrow.unregister_extension_type(PAIRS)
 
 
 def dense_union() -> Any:

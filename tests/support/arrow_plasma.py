@@ -49,10 +49,6 @@ DEFAULT_PLASMA_STORE_MEMORY = 10**8
 SMALL_OBJECT_SIZE = 9000
 
 
-def random_name():
-    return str(random.randint(0, 99999999))
-
-
 def random_object_id():
     import pyarrow.plasma as plasma
 

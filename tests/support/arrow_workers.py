@@ -1,11 +1,11 @@
-"""What children do in tests of the modules beside Arrow: commands for `helpers.ChildProcess`."""
+"""What children do in tests of the modules beside Arrow: commands for `children.ChildProcess`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from helpers import Session
+from children import Session
 
 import refstore
 from stress.growth import memory_growth

@@ -1,12 +1,16 @@
-"""What children of tests do with files of a store."""
+"""File systems of a folder of stores, and what children of tests do with files there."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from helpers import Session
+from children import Session
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -14,6 +18,16 @@ def filesystem(path: str) -> tuple[Any, str]:
     fsspec = importlib.import_module("fsspec")
     folder, name = os.path.split(path)
     return fsspec.filesystem("refstore", directory=folder), name
+
+
+@contextlib.contextmanager
+def of_users_stores(folder: Path) -> Iterator[Any]:
+    """The file system of the user's stores, which are in that folder; it forgets all of them."""
+    with mock.patch.dict(os.environ, REFSTORE_DIR=str(folder)):
+        fs = importlib.import_module("fsspec").filesystem("refstore")
+        yield fs
+        fs.clear_instance_cache()
+        fs.invalidate_cache()
 
 
 def begin(session: Session, path: str) -> None:

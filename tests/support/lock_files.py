@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import helpers
+from children import ChildProcess
 
 
 def folder(path: str | Path) -> Path:
@@ -35,7 +36,7 @@ def is_locked(path: str | Path) -> bool:
 
 
 @contextlib.contextmanager
-def stopped(child: helpers.ChildProcess, path: str | Path) -> Iterator[None]:
+def stopped(child: ChildProcess, path: str | Path) -> Iterator[None]:
     """A process that uses the store at `path`, stopped, but not in the middle of a change to it:
     one that waits looks again and again, and has the lock while it looks."""
     helpers.stop(child.pid)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import all_rows
 import helpers
-from helpers import Session
+from children import Session
 
 import refstore
 from refstore._looking import Look

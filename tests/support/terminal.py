@@ -21,7 +21,6 @@ from helpers import BUSY_TIMEOUT
 SIZES = [(80, 24), (200, 50)]
 # Of the keyboard's protocols, which pyte would print.
 UNKNOWN = re.compile(rb"\x1b\[[<>=][0-9;]*u")
-NOT_INHERITED = ("NO_COLOR", "COLUMNS", "LINES")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.utils.data
-from helpers import Session
+from children import Session
 
 import refstore
 import refstore.torch
@@ -67,12 +67,6 @@ def tensors() -> dict[str, Any]:
 
 
 # --- weights
-
-
-def publish_versions(session: Session, name: str, count: int) -> None:
-    """Publish versions of three tensors, all elements the version's number."""
-    for version in range(1, count + 1):
-        refstore.torch.publish(session.store, name, uniform(version))
 
 
 def uniform(version: int) -> dict[str, Any]:

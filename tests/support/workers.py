@@ -1,4 +1,4 @@
-"""What the children of a test do: commands for `helpers.ChildProcess`, for any start method."""
+"""What the children of a test do: commands for `children.ChildProcess`, for any start method."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import helpers
 import numpy as np
-from helpers import Session
+from children import Session
 
 import refstore
 from refstore import _identity, aio

@@ -6,7 +6,7 @@ import asyncio
 import importlib
 from typing import Any
 
-from helpers import Session
+from children import Session
 
 import refstore
 

@@ -1,4 +1,4 @@
-"""Each sentence and each function of the package stands once; docstrings begin plainly."""
+"""Each sentence of the package stands once; docstrings begin plainly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import refstore
 
 PACKAGE = Path(refstore.__file__).parent
 SENTENCE = 4  # words
-FUNCTION = 3  # lines of a body
 DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
 NOT_PLAIN = re.compile(
     r"(What|Who|Whose|That|Where|How|Which|When|Whoever|Whatever"  # a noun clause
@@ -114,23 +113,6 @@ def test_sentences_are_found_in_python(source: str, expected: str) -> None:
 )
 def test_sentences_are_found_in_cython(source: str, expected: str) -> None:
     assert list(cython_texts(source)) == [expected]
-
-
-def body_of(node: ast.FunctionDef) -> str:
-    statements = node.body[1:] if docstring_of(node) is not None else node.body
-    return "\n".join(map(ast.unparse, statements))
-
-
-def test_no_two_functions_have_the_same_body() -> None:
-    found: dict[str, list[str]] = defaultdict(list)
-    for path in files(".py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef):
-                body = body_of(node)
-                if body.count("\n") + 1 >= FUNCTION:
-                    found[body].append(f"{path.relative_to(PACKAGE)}:{node.name}")
-    assert len(found) > 100
-    assert repeated(found) == {}
 
 
 def docstrings(path: Path) -> list[str]:

@@ -194,7 +194,7 @@ class BatchCalls(Opened):
         call = self._call
         att, asked = call.att, listed_keys(keys, ObjectRef)
         call.until = deadline_of(timeout)
-        parsed = [self._parse(att, key) for key in asked]
+        parsed = [lookups.parse(att, key) for key in asked]
         what, pins, missing = f"get_many() of {len(asked)} keys", list[Pin](), list[str]()
 
         def look() -> list[int] | None:
@@ -234,7 +234,7 @@ class BatchCalls(Opened):
         att, parsed = call.att, list[Parsed]()
         for key in listed_keys(keys, ObjectRef):
             with contextlib.suppress(ObjectNotFoundError):  # it is of another store
-                parsed.append(self._parse(att, key))
+                parsed.append(lookups.parse(att, key))
         what = f"the deletion of {len(parsed)} objects"
         return sum(
             call.run(what, _delete, att, parsed[at : at + TURN])

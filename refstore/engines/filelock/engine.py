@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from refstore import _messages
 from refstore._arguments import (
     checked_meta,
     checked_size,
@@ -42,6 +41,7 @@ from refstore.engines.filelock.files import remove_orphans
 from refstore.engines.filelock.layout import OBJECTS_LIMIT, lay_out
 from refstore.engines.filelock.life import here
 from refstore.engines.filelock.listing import ListingCalls
+from refstore.engines.filelock.lookups import required
 from refstore.engines.filelock.making import MakingCalls
 from refstore.engines.filelock.opened import Key
 from refstore.engines.filelock.prepare import BYTES, by_header, by_shape, prepare
@@ -187,9 +187,8 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
 
     def delete(self, key: Key) -> None:
         call = self._call
-        att = call.att
-        if not call.run(f"the deletion of {key!r}", lookups.delete, att, self._parse(att, key)):
-            raise _messages.not_found(att.path, key, of_other_store=False)
+        what = f"the deletion of {key!r}"
+        required(call.att, key, call.run, what, lookups.delete, call.att)
 
     def adopt(self, key: Key) -> None:
         self._give(key, lookups.adopt)
@@ -200,32 +199,23 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
     def _give(self, key: Key, to: Operation[bool]) -> None:
         """An object gets another owner."""
         call = self._call
-        att = call.att
-        if not call.run("a change of owners", to, att, self._parse(att, key)):
-            raise _messages.not_found(att.path, key, of_other_store=False)
+        required(call.att, key, call.run, "a change of owners", to, call.att)
 
     def refcount(self, key: Key) -> int:
         call = self._call
-        att = call.att
-        count = call.run("a count", lookups.refcount, self._parse(att, key))
-        if count is None:
-            raise _messages.not_found(att.path, key, of_other_store=False)
-        return count
+        return required(call.att, key, call.run, "a count", lookups.refcount)
 
     def ref(self, name: str) -> ObjectRef:
         call = self._call
-        att = call.att
-        found = call.run("a look", lookups.locate, self._parse(att, name))
-        if found is None:
-            raise _messages.not_found(att.path, name, of_other_store=False)
-        return make_ref(*found, att.tag)
+        found = required(call.att, name, call.run, "a look", lookups.locate)
+        return make_ref(*found, call.att.tag)
 
     def __contains__(self, key: Key) -> bool:
         call = self._call
         att = call.att
         if type(key) is ObjectRef and parts_of(key).tag != att.tag:
             return False
-        return call.run("a look", lookups.locate, self._parse(att, key)) is not None
+        return call.run("a look", lookups.locate, lookups.parse(att, key)) is not None
 
     def __len__(self) -> int:
         return len(self._call.run("a count", lookups.live))
@@ -267,9 +257,4 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
     def _holders(self, key: Key | None) -> list[HolderRow]:
         call = self._call
         att = call.att
-        parsed = None if key is None else self._parse(att, key)
-        rows = call.run("holders()", listing.holders, att, att.own, parsed)
-        if rows is None:
-            assert key is not None
-            raise _messages.not_found(att.path, key, of_other_store=False)
-        return rows
+        return required(att, key, call.run, "holders()", listing.holders, att, att.own)

@@ -77,11 +77,11 @@ from typing import Final, Literal, NamedTuple, cast
 
 from refstore import _messages
 from refstore._arguments import POLICIES, require_capacity, require_max_objects
+from refstore._header import MAGIC, number_of
 from refstore.payload.headers import KINDS as KINDS
 
 CAPACITY_LIMIT: Final = 1 << 43
 OBJECTS_LIMIT: Final = 1 << 28
-MAGIC: Final = 0x65726F7473666572
 FORMAT_VERSION: Final = 3
 ENGINE_NATIVE: Final = 1
 ENGINE_FILELOCK: Final = 2
@@ -205,6 +205,7 @@ GHOST_WAYS: Final = 8  # words that are looked at for a name
 FLAG_TEMPORARY: Final = 1
 
 HEADER: Final = struct.Struct("=QIIQQQQQQ16sIIQQQQQ")
+assert HEADER.size == 8 * FIXED_WORDS
 
 
 class Header(NamedTuple):
@@ -385,21 +386,13 @@ def first_words(header: Header) -> dict[int, int]:
     }
 
 
-def engine_of(head: bytes) -> int | None:
-    """The engine that a file belongs to, from its first bytes; None if it is not a store."""
-    if len(head) < 16:
-        return None
-    magic, _, engine = struct.unpack_from("=QII", head)
-    return int(engine) if magic == MAGIC else None
-
-
 def read_header(fd: int, path: str, found: os.stat_result) -> Header:
     """The header of a file that is a sound store of this engine; an exception otherwise."""
     head = b""
     if stat.S_ISREG(found.st_mode):
         os.lseek(fd, 0, os.SEEK_SET)
         head = os.read(fd, HEADER.size)
-    engine = engine_of(head)
+    engine = number_of(head)
     if engine is None:
         raise _messages.no_store(path, _messages.NOT_A_STORE)
     if engine == ENGINE_NATIVE:

@@ -31,7 +31,7 @@ from refstore.engines.filelock.layout import (
     WORD,
     WRITING,
 )
-from refstore.engines.filelock.lookups import Parsed
+from refstore.engines.filelock.lookups import Parsed, required
 from refstore.engines.filelock.opened import Key, Opened
 from refstore.payload.frames import address_of
 
@@ -161,11 +161,7 @@ class ListingCalls(Opened):
 
     def _info(self, key: Key) -> Info:
         call = self._call
-        att = call.att
-        info = call.run("info()", info_of, att, self._parse(att, key))
-        if info is None:
-            raise _messages.not_found(att.path, key, of_other_store=False)
-        return info
+        return required(call.att, key, call.run, "info()", info_of, call.att)
 
     def _objects(self, prefix: str | None) -> Iterator[Info]:
         return self._each(self._call, prefix)

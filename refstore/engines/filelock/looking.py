@@ -17,9 +17,7 @@ import numpy.typing as npt
 
 from refstore import _limits, _messages
 from refstore._errors import RefstoreError
-from refstore._names import encode_key
 from refstore._paths import open_store
-from refstore._refs import ObjectRef, parts_of
 from refstore.engines.filelock import (
     check,
     listing,
@@ -125,11 +123,8 @@ class Look:
     def _census(self) -> tuple[int, ...]:
         return self._run("stats()", check.stats, self.folder, None)
 
-    def _info(self, key: ObjectRef | str) -> tuple[Any, ...]:
-        info = self._run("info()", listing.info_of, self, self._parse(key))
-        if info is None:
-            raise _messages.not_found(self.path, key, of_other_store=False)
-        return info
+    def _info(self, key: lookups.Key) -> tuple[Any, ...]:
+        return lookups.required(self, key, self._run, "info()", listing.info_of, self)
 
     def _objects(self, prefix: str | None) -> Iterator[tuple[Any, ...]]:
         first = 0
@@ -137,21 +132,8 @@ class Look:
             yield from self._run("objects()", listing.described, self, first, prefix)
             first += listing.TURN
 
-    def _holders(self, key: ObjectRef | str | None) -> Any:
-        parsed = None if key is None else self._parse(key)
-        rows = self._run("holders()", listing.holders, self, None, parsed)
-        if rows is None:
-            assert key is not None
-            raise _messages.not_found(self.path, key, of_other_store=False)
-        return rows
-
-    def _parse(self, key: ObjectRef | str) -> lookups.Parsed:
-        if not isinstance(key, ObjectRef):
-            return encode_key(key)
-        slot, generation, tag = parts_of(key)
-        if tag != self.tag:
-            raise _messages.not_found(self.path, key, of_other_store=True)
-        return slot, generation
+    def _holders(self, key: lookups.Key | None) -> Any:
+        return lookups.required(self, key, self._run, "holders()", listing.holders, self, None)
 
     def _problems(self) -> set[str]:
         return self._run("check()", check.problems)

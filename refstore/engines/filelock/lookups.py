@@ -2,15 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
+from refstore import _messages
+from refstore._names import encode_key
+from refstore._refs import ObjectRef, parts_of
 from refstore.engines.filelock import eviction, names, recovery, slots
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import DELETES, GETS, OWNED_BY, SEALED, WORD
 from refstore.engines.filelock.pins import Pin
+from refstore.engines.filelock.transaction import Operation
 
+Key = ObjectRef | str
 Parsed = tuple[int, int] | bytes  # a key: slot and generation, or a name's UTF-8
+T = TypeVar("T")
+
+
+class Of(Protocol):
+    """The store in which objects are looked for."""
+
+    path: str
+    tag: int
+
+
+def parse(of: Of, key: Key) -> Parsed:
+    """A key as operations take it. Errors: ObjectNotFoundError, TypeError, ValueError."""
+    if type(key) is not ObjectRef:
+        return encode_key(key)
+    slot, generation, tag = parts_of(key)
+    if tag != of.tag:
+        raise _messages.not_found(of.path, key, of_other_store=True)
+    return slot, generation
+
+
+def required(
+    of: Of,
+    key: Key | None,
+    run: Callable[..., Any],
+    what: str,
+    operation: Operation[T | None],
+    *args: object,
+) -> T:
+    """Result of an operation on an object, or on all of them if the key is None.
+
+    `run` runs it. Errors: those of parse(), what `run` raises, and ObjectNotFoundError if the
+    result is None or False.
+    """
+    found: T | None = run(what, operation, *args, None if key is None else parse(of, key))
+    if found is None or found is False:
+        assert key is not None
+        raise _messages.not_found(of.path, key, of_other_store=False)
+    return found
+
+
+# --- operations
 
 
 def locate(c: Change, key: Parsed) -> tuple[int, int] | None:

@@ -7,13 +7,11 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from refstore import _messages, _waiting_messages
-from refstore._names import encode_key
-from refstore._refs import ObjectRef, parts_of
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.call import POLL, Call
 from refstore.engines.filelock.layout import CHANGES, COUNT
 from refstore.engines.filelock.life import here
-from refstore.engines.filelock.lookups import Parsed
+from refstore.engines.filelock.lookups import Key
 from refstore.engines.filelock.mapping import Mapping
 from refstore.engines.filelock.owners import Stay
 
@@ -21,7 +19,6 @@ __all__ = ["NAP", "Key", "Opened", "changes"]
 
 NAP: Final = 1.0  # seconds after which a sleeper looks in any case
 
-Key = ObjectRef | str
 T = TypeVar("T")
 
 
@@ -73,15 +70,6 @@ class Opened:
         stay, self._att, self._stay = self._stay, None, None
         if stay is not None:
             stay.end()
-
-    def _parse(self, att: Attachment, key: Key) -> Parsed:
-        """A key as operations take it. Errors: ObjectNotFoundError, TypeError, ValueError."""
-        if type(key) is not ObjectRef:
-            return encode_key(key)
-        slot, generation, tag = parts_of(key)
-        if tag != att.tag:
-            raise _messages.not_found(att.path, key, of_other_store=True)
-        return slot, generation
 
     # --- sleeping
 

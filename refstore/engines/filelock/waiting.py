@@ -42,7 +42,7 @@ class WaitingCalls(Opened):
         waits = timeout != 0
         if waits:
             call.until = deadline_of(timeout)
-        parsed, pin = self._parse(att, key), Pin(att)
+        parsed, pin = lookups.parse(att, key), Pin(att)
         try:
             generation = call.with_room("a get", PAGE, lookups.get, att, parsed, pin)
             if generation is None and waits and isinstance(key, str):

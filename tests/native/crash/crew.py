@@ -9,10 +9,11 @@ import json
 import os
 import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+import helpers
 
 from tests.native.crash.failpoints import failpoints
 
@@ -57,14 +58,6 @@ def crew_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-@contextlib.contextmanager
-def stage_folder() -> Iterator[str]:
-    """Where the files of the trials are: in shared memory, if there is any."""
-    shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(prefix="refstore-crash-", dir=shared) as folder:
-        yield folder
-
-
 def tell(number: int, scenario: str, tried: int, faults: list[str]) -> None:
     """How far one of the processes has come; the first speaks for all."""
     if number == 0:
@@ -78,7 +71,7 @@ def share_out(options: argparse.Namespace, play: Play) -> Report:
     """`play(options, folder, number)` in each of `options.jobs` processes; all their reports."""
     counts: collections.Counter[str] = collections.Counter()
     faults: list[str] = []
-    with stage_folder() as folder:
+    with helpers.folder_in_memory("refstore-crash-") as folder:
         paths = [os.path.join(folder, f"report-{number}") for number in range(options.jobs)]
         sys.stdout.flush()
         children = [_start(options, play, folder, *each) for each in enumerate(paths)]
@@ -110,7 +103,7 @@ def _start(options: argparse.Namespace, play: Play, folder: str, number: int, pa
 def run(options: argparse.Namespace, play: Play, replay: Callable[[str, str], None]) -> int:
     """All of it, or one trial again, from a command line; the exit status."""
     if options.replay:
-        with stage_folder() as folder:
+        with helpers.folder_in_memory("refstore-crash-") as folder:
             replay(options.replay, folder)
         print("sound")
         return 0

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import warnings
-from collections.abc import Iterator
 from multiprocessing.connection import wait
 
 import helpers
@@ -17,14 +16,6 @@ from refstore import _core
 from tests.native.crash.stopping import LOCKED, NAME_LOCKED, Site, arm
 
 pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
-
-
-@pytest.fixture
-def short_busy_timeout() -> Iterator[None]:
-    """Short, where somebody waits for nothing."""
-    _core._set_busy_timeout(50)
-    yield
-    _core._set_busy_timeout(-1)
 
 
 def fork_without_a_place(end: int) -> int:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import helpers
 import pytest
 import workers
+from children import child_process
 
 import refstore
 from refstore import _core
@@ -103,8 +104,8 @@ def test_a_pin_that_moves_to_a_child_amid_the_scan_counts(store: refstore.Store,
     store.get("it").release()  # so that our row is looked at, and stops the scan
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as lower:
         for _ in range(2):
-            lower.enter_context(helpers.child_process(path)).do(workers.nothing)
-        reader = stack.enter_context(helpers.child_process(path))
+            lower.enter_context(child_process(path)).do(workers.nothing)
+        reader = stack.enter_context(child_process(path))
         reader.do(workers.hold, "it")
         lower.close()  # two rows: for the evictor, and for the child
         with stopped_at(LOOKED_AT, evict(store)):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
-import helpers
 import pytest
+from stops import assert_gives_up
 
 import refstore
 from refstore import _core
@@ -15,14 +12,6 @@ from tests.native.crash.stopping import LOCKED, MAP_REBUILT, NAME_LOCKED, killed
 pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
 
 LARGE = bytes(100_000)
-
-
-def assert_gives_up(work: Callable[[], object], pid: int) -> None:
-    began = time.monotonic()
-    with pytest.raises(refstore.StoreBusyError, match=f"process {pid}") as caught:
-        work()
-    assert 4.5 < time.monotonic() - began < helpers.BUSY_TIMEOUT
-    assert caught.value.pid == pid
 
 
 def test_a_put_gives_up_on_a_process_stopped_with_the_space_lock(store: refstore.Store) -> None:

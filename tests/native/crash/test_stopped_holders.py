@@ -24,14 +24,6 @@ pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug
 SLOT_CLAIMED = ("claim", "cas_acq_rel")
 
 
-@pytest.fixture
-def short_busy_timeout() -> Iterator[None]:
-    """Short, where somebody waits for nothing."""
-    _core._set_busy_timeout(50)
-    yield
-    _core._set_busy_timeout(-1)
-
-
 # -- check() ----------------------------------------------------------------------------------
 
 
