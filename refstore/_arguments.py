@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import operator
 import time
 from collections.abc import Iterable, Sequence
@@ -96,7 +97,10 @@ def deadline_of(timeout: object) -> float | None:
         raise TypeError(
             f"timeout is {timeout!r}: give seconds, or None, not {type(timeout).__name__}"
         )
-    seconds = float(cast(SupportsFloat, timeout))
+    try:
+        seconds = float(cast(SupportsFloat, timeout))
+    except OverflowError:  # of an int
+        seconds = math.copysign(math.inf, cast(int, timeout) > 0 or -1)
     if not seconds >= 0:
         raise ValueError(f"timeout is {timeout!r}: it cannot be negative, nor NaN")
     if seconds == 0:

@@ -64,6 +64,7 @@ def read_header(header: object, nbytes: int) -> tuple[str, bytes]:
     """
     if not isinstance(header, bytes):
         raise TypeError(f"a header is bytes, not {type(header).__name__}: give `buf.header`")
+    header = bytes(memoryview(header))  # a subclass may say anything of its length
     if len(header) < _HEAD.size + _BODY.size:
         raise _messages.no_header(f"it has {len(header)} bytes, too few")
     magic, version, checksum = _HEAD.unpack_from(header)

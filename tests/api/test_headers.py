@@ -176,6 +176,15 @@ def test_what_is_no_header_is_refused(store: refstore.Store, bad: bytes) -> None
         store.create(10, header=bad)
 
 
+def test_a_header_that_lies_about_its_length_is_refused(store: refstore.Store) -> None:
+    class Long(bytes):
+        def __len__(self) -> int:
+            return 1 << 30
+
+    with pytest.raises(ValueError, match="too few"):
+        store.create(10, header=Long(b"abc"))
+
+
 def test_another_version_is_refused(store: refstore.Store) -> None:
     header, nbytes = header_of(store, b"abc")
     assert header[3] == headers.VERSION

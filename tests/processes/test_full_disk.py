@@ -221,3 +221,49 @@ store.put(bytes(5 << 20))
         "16m",
         folder,
     )
+
+
+NEED_A_LABEL = """
+import threading
+import time
+
+store = refstore.Store(path, capacity="64MiB", max_objects=4096, create=True)
+store.put(b"")  # slots have memory, and labels none
+fill_up()
+
+WAYS = {
+    "put": lambda timeout: store.put(b"", name="put", timeout=timeout),
+    "meta": lambda timeout: store.put(b"", meta=b"m", timeout=timeout),
+    "batch": lambda timeout: store.put_many([b""], names=["batch"], timeout=timeout),
+    "writer": lambda timeout: store.create(0, name="writer", timeout=timeout).seal(),
+    "claim": lambda timeout: store.create(0, name="claim", claim=True, timeout=timeout).seal(),
+    "get_or_put": lambda timeout: store.get_or_put("made", lambda: b"", timeout=timeout),
+}
+way = WAYS[sys.argv[3]]
+for timeout in ((0, 0.3) if sys.argv[3] != "get_or_put" else (0.3,)):
+    began = time.monotonic()
+    try:
+        way(timeout)
+        raise AssertionError("there is no memory for its label")
+    except refstore.StoreFullError:
+        assert time.monotonic() - began >= timeout
+assert store.check() == []
+
+def free() -> None:
+    while store.stats().waiting == 0:
+        pass
+    os.unlink(disk + "/filler")
+
+freeing = threading.Thread(target=free)
+freeing.start()
+way(30)
+freeing.join()
+assert store.check() == []
+"""
+
+
+@needs_mount
+@pytest.mark.native("labels have memory of their own, which comes as they are used")
+@pytest.mark.parametrize("way", ["put", "meta", "batch", "writer", "claim", "get_or_put"])
+def test_who_waits_for_room_waits_for_memory_of_a_label_too(folder: Path, way: str) -> None:
+    run_on_small_disk(COMING + NEED_A_LABEL, "4m", folder, way)

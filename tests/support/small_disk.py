@@ -26,7 +26,7 @@ needs_mount = pytest.mark.skipif(not may_mount(), reason="needs a mount namespac
 MOUNT_AND_RUN = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@"'
 
 
-def run_on_small_disk(source: str, size: str, folder: Path) -> str:
+def run_on_small_disk(source: str, size: str, folder: Path, *arguments: str) -> str:
     """Run a script whose `disk` is a tmpfs of that size, seen by nobody else; what it printed.
 
     `free_on_disk()`: bytes that are free on it; `fill_up()` takes all of it.
@@ -55,7 +55,7 @@ def run_on_small_disk(source: str, size: str, folder: Path) -> str:
     disk = folder / "disk"
     disk.mkdir()
     try:
-        program = [sys.executable, str(script), str(disk), str(engines.TESTS.parent)]
+        program = [sys.executable, str(script), str(disk), str(engines.TESTS.parent), *arguments]
         result = subprocess.run(
             ["unshare", "-m", "sh", "-c", MOUNT_AND_RUN, "sh", size, str(disk), *program],
             capture_output=True,

@@ -37,10 +37,10 @@ from refstore.engines.filelock.layout import (
     UNITS,
     read_header,
 )
-from refstore.engines.filelock.life import Life, here
+from refstore.engines.filelock.life import Life, here, postpone
 from refstore.engines.filelock.mapping import copy_on_write
 from refstore.engines.filelock.owners import Owner
-from refstore.engines.filelock.pins import Pin, postpone
+from refstore.engines.filelock.pins import Pin
 from refstore.engines.filelock.prepare import Prepared
 from refstore.engines.filelock.targets import Target
 from refstore.engines.filelock.transaction import Deferred

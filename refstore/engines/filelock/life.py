@@ -8,6 +8,8 @@ anything for that call: it gets a `RefstoreError`.
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 
 from refstore import _messages
 from refstore._errors import RefstoreError
@@ -51,6 +53,45 @@ def is_from_here(error: BaseException) -> bool:
         trace = trace.tb_next
     name = trace.tb_frame.f_globals.get("__name__", "")
     return str(name).partition(".")[0] in ("refstore", "filelock")
+
+
+# --- what signal handlers raise
+
+# That came up in finalizers, where Python drops them, or after a point of no return.
+_interrupts: list[BaseException] = []
+
+
+def raise_interrupt() -> None:
+    """Ctrl-C, or what else a signal handler raised where it could not come out. Handlers run in the
+    main thread, and so does this."""
+    if _interrupts and threading.current_thread() is threading.main_thread():
+        raise _interrupts.pop()
+
+
+def postpone(error: BaseException) -> bool:
+    """Let it come out of the next call, if a signal handler raised it; whether one did."""
+    if isinstance(error, Exception) and is_from_here(error):
+        return False
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    _interrupts.append(error)
+    return True
+
+
+def finalize(work: Callable[[], None], is_finalizing: Callable[[], bool]) -> None:
+    """Runs a finalizer's work, which is idempotent: again, if a signal handler raised amid it,
+    since no later call does it. Python would print what is raised there and go on."""
+    try:
+        work()
+    except BaseException as error:
+        if is_finalizing():
+            return  # modules may be gone, and the row goes with the process
+        if not postpone(error):
+            raise
+        work()
+
+
+# --- forks
 
 
 def _count_fork() -> None:

@@ -14,11 +14,13 @@ import errno
 import importlib
 import mmap
 import os
+import sys
 import weakref
 from typing import Any
 
 from filelock import FileLock, SoftFileLock, Timeout
 
+from refstore.engines.filelock.life import finalize
 from refstore.engines.filelock.mapping import UNTRACKED
 
 try:
@@ -89,7 +91,7 @@ class LivenessLock:
 
     def __del__(self) -> None:
         if hasattr(self, "_fds"):  # else it was interrupted as it was made
-            self.let_go()
+            finalize(self.let_go, sys.is_finalizing)
 
     def probe(self, path: str) -> bool:
         """Whether nobody has the lock on the file; this one may for a moment, with others who ask.

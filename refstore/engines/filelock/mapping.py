@@ -31,7 +31,7 @@ from refstore.engines.filelock.layout import (
     Header,
     lay_out,
 )
-from refstore.engines.filelock.life import Life
+from refstore.engines.filelock.life import Life, finalize
 from refstore.engines.filelock.targets import Target, pieces
 
 _ZEROS: Final = bytes(CHUNK)
@@ -149,7 +149,7 @@ class Tables:
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
-            self._own.close()
+            finalize(self._own.close, sys.is_finalizing)
 
     def descriptor(self) -> int:
         """A descriptor of the file. OSError if there is none any more, and no way to it."""

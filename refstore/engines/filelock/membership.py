@@ -47,9 +47,8 @@ from refstore.engines.filelock.layout import (
     locks_of,
     policy_of,
 )
-from refstore.engines.filelock.life import Life, here
+from refstore.engines.filelock.life import Life, finalize, here, raise_interrupt
 from refstore.engines.filelock.mapping import Mapping
-from refstore.engines.filelock.pins import raise_interrupt
 from refstore.engines.filelock.transaction import BUSY_TIMEOUT, Deferred, Operation, StoreLock, T
 
 _BATCH: Final = 200  # words of a large change that are committed together
@@ -92,7 +91,12 @@ class Membership(StoreLock):
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
+            finalize(self._leave_for_good, sys.is_finalizing)
+
+    def _leave_for_good(self) -> None:
+        try:
             self.leave()
+        finally:
             self.drop_deferred()
 
     def is_of(self, file: int | str) -> bool:

@@ -10,7 +10,7 @@ from refstore import _messages, _waiting_messages
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.call import POLL, Call
 from refstore.engines.filelock.layout import CHANGES, COUNT
-from refstore.engines.filelock.life import here
+from refstore.engines.filelock.life import here, raise_interrupt
 from refstore.engines.filelock.lookups import Key
 from refstore.engines.filelock.mapping import Mapping
 from refstore.engines.filelock.owners import Stay
@@ -70,6 +70,8 @@ class Opened:
         stay, self._att, self._stay = self._stay, None, None
         if stay is not None:
             stay.end()
+        del stay  # and with it the last reference to the attachment, perhaps, which leaves
+        raise_interrupt()
 
     # --- sleeping
 

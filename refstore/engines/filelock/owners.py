@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 
 from refstore.engines.filelock import recovery
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import OWNED_BY, Header
+from refstore.engines.filelock.life import finalize
 from refstore.engines.filelock.room import RoomKeeper
 
 __all__ = ["Owner", "Stay"]
@@ -70,4 +72,4 @@ class Stay:
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
-            self.end()
+            finalize(self.end, sys.is_finalizing)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import mmap
 import pickle
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -24,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refstore import _messages
-from refstore.engines.filelock.life import is_from_here
+from refstore.engines.filelock.life import finalize
 from refstore.payload import arrays
 
 __all__ = [
@@ -116,36 +115,6 @@ class Home(Protocol):
 
         Now or soon; idempotent. Waits for nobody, and raises only what a signal handler does.
         """
-
-
-# That came up in finalizers, where Python drops them, or after a point of no return.
-_interrupts: list[BaseException] = []
-
-
-def raise_interrupt() -> None:
-    """Ctrl-C, or what else a signal handler raised where it could not come out. Handlers run in the
-    main thread, and so does this."""
-    if _interrupts and threading.current_thread() is threading.main_thread():
-        raise _interrupts.pop()
-
-
-def postpone(error: BaseException) -> bool:
-    """Let it come out of the next call, if a signal handler raised it; whether one did."""
-    if isinstance(error, Exception) and is_from_here(error):
-        return False
-    if threading.current_thread() is not threading.main_thread():
-        return False
-    _interrupts.append(error)
-    return True
-
-
-def finalize(work: Callable[[], None], is_finalizing: Callable[[], bool]) -> None:
-    """Runs a finalizer's work. Python would print what is raised there and go on."""
-    try:
-        work()
-    except BaseException as error:
-        if not is_finalizing() and not postpone(error):
-            raise  # else modules may be gone, and the row goes with the process
 
 
 class Pin:

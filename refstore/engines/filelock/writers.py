@@ -21,13 +21,12 @@ from refstore._errors import ObjectExistsError
 from refstore._refs import ObjectRef
 from refstore.engines.filelock import buffer_protocol
 from refstore.engines.filelock.buffers import Exported, pinned
-from refstore.engines.filelock.life import here
+from refstore.engines.filelock.life import finalize, here
 from refstore.engines.filelock.pins import (
     Home,
     Pin,
     Root,
     end_writing,
-    finalize,
     shaped,
     writers_root,
 )

@@ -2,8 +2,7 @@
 # with the equation's name. Called by Store.check() and after a boot; what it reads may change
 # meanwhile, so the caller checks more than once.
 #
-# Truths, as layout.pxd calls them, can be compared only with each other, and with the memory that
-# is committed.
+# Truths, as layout.pxd calls them, are compared with each other and with the committed memory.
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free

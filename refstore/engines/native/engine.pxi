@@ -28,6 +28,7 @@ from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns
 from refstore.engines.native.put cimport (
     begin_object, block_of, claim_for, discard, Draft, prepare, publish_object, put_buffer,
+    require_committed,
     put_bytes, set_meta, set_owner,
 )
 from refstore.engines.native.put_arrays cimport put_array, start_by_header, start_shaped
@@ -162,6 +163,8 @@ cdef class ObjectCalls(Reports):
         if claims:
             claim_hard(&att.view, &draft, name, &writer.parsed, replaces)
             writer.claims = True
+        elif name is not None:
+            require_committed(&att.view, &draft, True)      # before anything is written
         writer.slot = draft.slot
         writer.att = writer.home = att
         writer.tag = att.view.tag

@@ -25,7 +25,7 @@ REPLACES_SET = ("publish_locked", "store_release_u32(&slot.replaces_slot")
 PUBLISHING = ("publish_locked", "store_release(&slot.word, publishing)")
 CELL_SWAPPED = ("publish_locked", "indexed = cas_acq_rel")
 CELL_TAKEN = ("index_in", "cas_acq_rel(&bucket.cells[k]")
-SETTLED = ("end_publishing", "cas_seq_cst(&v.slots[i].word")
+SETTLED = ("end_writing", "cas_seq_cst(&v.slots[i].word")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.native.crash.stopping import NAME_LOCKED, killed_at, stopped_at
 pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
 
 INDEXED = ("index_in", "cas_acq_rel(&bucket.cells[k]")
-SEALED = ("end_publishing", "cas_seq_cst(&v.slots[i].word")
+SEALED = ("end_writing", "cas_seq_cst(&v.slots[i].word")
 ANNOUNCED = ("announce", "fetch_add_seq_cst_u32(&stripe.changes")
 FREED = ("free_slot", "generation + 1, FREE")
 HINTED = ("hint_set", "fetch_or_release(&words")
