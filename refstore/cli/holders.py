@@ -55,6 +55,7 @@ BY_OBJECT = (
 )
 
 
+PROCESSES = 50  # that are told one by one: those that hold most
 LISTED = 20  # rows below a process
 SITES = 3  # lines of a program below a row
 
@@ -212,7 +213,8 @@ def _title_of(held: Sequence[Held]) -> str:
 def _detailed(found: Sequence[Held], now: float) -> tuple[Sequence[Column], list[Row]]:
     """A row for each process, and below it one for each object, or for many that are alike."""
     rows = []
-    for of_process in _by_slot(found).values():
+    processes = list(_by_slot(found).values())
+    for of_process in processes[:PROCESSES]:
         first = of_process[0]
         who = str(first.holder.pid), first.holder.command, _state(first)
         rows.append(Row([*who, *_sums(of_process, now)]))
@@ -224,6 +226,10 @@ def _detailed(found: Sequence[Held], now: float) -> tuple[Sequence[Column], list
         if rest:
             more = f"  and {plural(len(rest), 'more object')}"
             rows.append(Row(["", more, "", *_sums(rest, now)]))
+    others = processes[PROCESSES:]
+    if others:
+        more = f"and {plural(len(others), 'more process')}: --by process"
+        rows.append(Row(["", more, "", *_sums([one for held in others for one in held], now)]))
     return DETAILED, rows
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import workers
 from children import child_process
 from command import Command
 
 import refstore
+from refstore.cli import holders
 
 
 def cells(line: str) -> list[str]:
@@ -159,6 +161,19 @@ def test_many_objects_of_one_process_are_few_lines(run: Command, train: refstore
     assert cells(said.out.splitlines()[1])[1:5] == ["50", "50", "-", "-"]
     assert "REFSTORE_TRACK=1" in said.err
     held.clear()
+
+
+@pytest.mark.once("opens no store")
+def test_many_processes_are_few_lines() -> None:
+    told = []
+    for slot in range(1000):
+        holder = refstore.Holder(slot + 1, "reader", None, "weights", 1, 1 << 20, True)
+        holder.slot = slot
+        told.append(holders.Held(holder, "live", None))
+    _, rows = holders._detailed(told, now=0.0)
+    assert len(rows) == 2 * holders.PROCESSES + 1
+    more = f"and {1000 - holders.PROCESSES} more processes: --by process"
+    assert [*rows[-1].cells][1:4] == [more, "", str(1000 - holders.PROCESSES)]
 
 
 def test_a_name_does_not_break_its_line(run: Command, train: refstore.Store) -> None:
