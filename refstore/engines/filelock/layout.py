@@ -165,9 +165,7 @@ OFFSET: Final = 1  # units; by: lock
 WAITS_FOR: Final = OFFSET  # of a claim without a block: slot + 1 of a claim, or 0; by: lock
 UNITS: Final = 2  # of the block; 0: an empty object has none; by: lock
 NBYTES: Final = 3  # of the payload; by: lock
-SHAPE: Final = (
-    4  # kind 8 bits | bytes of the name 16 | HARD_CLAIM 8 | of the description 32; by: lock
-)
+SHAPE: Final = 4  # kind 8 bits | bytes of name 16 | HARD_CLAIM 8 | of description 32; by: lock
 MAKER: Final = 5  # row that is writing it; by: lock
 HASH: Final = 6  # of the name; by: lock
 NEXT: Final = 7  # slot + 1: in the chain of names, or in the list of free slots; by: lock

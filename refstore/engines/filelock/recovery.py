@@ -164,9 +164,8 @@ def note(c: Change, row: int, freed: int) -> None:
 def past(c: Change) -> list[tuple[float, int, str, int]]:
     """Lists the last recoveries, by the fields of PastRecovery, newest first."""
     found = []
-    for number in range(
-        c[RECOVERIES_KNOWN] - 1, max(c[RECOVERIES_KNOWN] - 1 - RECOVERIES_KEPT, -1), -1
-    ):
+    last = c[RECOVERIES_KNOWN] - 1
+    for number in range(last, max(last - RECOVERIES_KEPT, -1), -1):
         at = PAST + number % RECOVERIES_KEPT * PAST_WORDS
         command = read_command(c, at + PAST_COMMAND, at + PAST_LABEL)
         found.append((float(c[at + PAST_AT]), c[at + PAST_PID], command, c[at + PAST_NBYTES]))
