@@ -71,7 +71,7 @@ DAMAGES: dict[str, tuple[int, int, Work, str]] = {
     ),
     "origin": (
         slot(layout.ORIGIN),
-        OBJECTS + layout.ROWS + 1,
+        OBJECTS + layout.MAX_ROWS + 1,
         lambda s: s.info("n"),
         "origin 273 of 272",
     ),

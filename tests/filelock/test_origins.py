@@ -45,7 +45,7 @@ def test_entries_are_taken_again_when_nothing_names_them(make_store: MakeStore) 
         else:
             store.delete(ref)
         assert {ref: store.info(ref).pid for ref in kept} == kept
-    assert att.file.words[layout.ORIGINS_USED] == att.file.g.n_origins == 4 + layout.ROWS
+    assert att.file.words[layout.ORIGINS_USED] == att.file.g.n_origins == 4 + layout.MAX_ROWS
     assert store.check() == []
 
 

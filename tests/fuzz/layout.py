@@ -229,7 +229,7 @@ def _locked_header() -> tuple[Field, ...]:
         at += width
     moving = (
         *("COUNT", "HOLDER", "LOCK_COUNT", "SLOTS_USED"),
-        *("FREE_SLOT", "TRIMS", "TOTALS", "BITMAP", "WRITES", "RECOVERED"),
+        *("FREE_SLOT", "TRIMS", "TOTALS", "BITMAP", "WRITES", "RECOVERIES_KNOWN"),
     )
     many = {"TOTALS": locked.COUNTERS, "BITMAP": locked.BITMAP_WORDS}
     return (*fields, *_words(*moving, widths=many))
@@ -265,23 +265,23 @@ def filelock(capacity: int, max_objects: int) -> Layout:
     )
     label = (
         Field("name", locked.NAME_AT, 1, 255),
-        Field("text", locked.TEXT_AT, 1, locked.TEXT_LIMIT),
+        Field("text", locked.TEXT_AT, 1, locked.LABEL_TEXT),
     )
     links = (Field("length", 0, 8), Field("links", 8, 8, 1, ((0, 32), (32, 32))))
     tables = [
         Table("Header", 0, 8 * locked.JOURNAL, 1, _locked_header()),
         Table("Journal", 8 * locked.JOURNAL, 16, locked.PAIRS, pair),
-        Table("Past", 8 * locked.PAST, 8 * locked.PAST_WORDS, locked.PAST_KEPT, past),
+        Table("Past", 8 * locked.PAST, 8 * locked.PAST_WORDS, locked.RECOVERIES_KEPT, past),
         Table("bins", 8 * g.bins, 8, locked.BINS, word),
-        Table("Row", 8 * g.rows, 8 * locked.ROW_WORDS, locked.ROWS, row),
+        Table("Row", 8 * g.rows, 8 * locked.ROW_WORDS, locked.MAX_ROWS, row),
         Table("buckets", 8 * g.buckets, 8, g.bucket_mask + 1, word),
         Table("Slot", 8 * g.slots, 8 * locked.SLOT_WORDS, max_objects, slot),
         Table("Label", g.labels, locked.LABEL_NBYTES, max_objects, label),
-        Table("pins", 8 * g.pins, 4, 2 * locked.ROWS * g.pin_words, (Field("pins", 0, 4),)),
+        Table("pins", 8 * g.pins, 4, 2 * locked.MAX_ROWS * g.pin_words, (Field("pins", 0, 4),)),
         Table("tags", 8 * g.tags, 16, g.units, links),
         *_frames(g.data, g.file_size),
     ]
-    numbers = {*g, capacity, max_objects, locked.ROWS, locked.BINS, locked.PAIRS, locked.UNIT}
+    numbers = {*g, capacity, max_objects, locked.MAX_ROWS, locked.BINS, locked.PAIRS, locked.UNIT}
     return Layout(tuple(tables), g.file_size, g.data, tuple(sorted(numbers)))
 
 

@@ -74,7 +74,7 @@ def _begin_each(c: Change, att: Attachment, batch: Sequence[One]) -> None:
             lack = error.arguments()
         if lack is not None:
             c.commit()
-            if begin is evict or not eviction.may_fit(c, [one.wanted.units for one in batch[k:]]):
+            if begin is evict or not eviction.lot_fits(c, [one.wanted.units for one in batch[k:]]):
                 raise slots.NoRoomError(*lack)
             begin = evict
             begin(one)

@@ -28,9 +28,9 @@ from refstore.engines.filelock.layout import (
     HASH,
     HIT,
     MASK,
+    MAX_ROWS,
     MOST_HITS,
     OFFSET,
-    ROWS,
     SEALED,
     SMALL,
     TICK,
@@ -40,7 +40,7 @@ from refstore.engines.filelock.layout import (
     WORD,
 )
 
-__all__ = ["admit", "gaps_hold", "may_fit", "note_use", "use_word", "victims"]
+__all__ = ["admit", "gaps_hold", "lot_fits", "note_use", "use_word", "victims"]
 
 SAMPLES: Final = 10  # objects or windows that are compared
 DRAWS: Final = 64  # slots that are looked at for these
@@ -103,7 +103,7 @@ def lacks_memory(c: Change) -> bool:
     return _has_queues(c) and not queues.have_memory(c)
 
 
-def may_fit(c: Change, units: Sequence[int]) -> bool:
+def lot_fits(c: Change, units: Sequence[int]) -> bool:
     """Whether there is room for all these blocks, one after the other, if all goes that may."""
     blocks = _Blocks(c)
     return len(units) <= blocks.n_slots and gaps_hold(blocks.stretches(), units)
@@ -158,7 +158,7 @@ class _Blocks:
 
     def __init__(self, c: Change) -> None:
         word, use = recovery.column(c, WORD), recovery.column(c, USE)
-        pinned: Any = sum(recovery.column(c, MASK + k) != 0 for k in range(ROWS // 64))
+        pinned: Any = sum(recovery.column(c, MASK + k) != 0 for k in range(MAX_ROWS // 64))
         may_go = np.nonzero((word & 0xFF == SEALED) & (use & EVICTABLE != 0) & (pinned == 0))[0]
         free = np.array(extents.extents(c), np.uint64).reshape(-1, 2)
         starts = np.concatenate([recovery.column(c, OFFSET)[may_go], free[:, 0]])

@@ -20,8 +20,8 @@ from refstore.engines.filelock import liveness
 from refstore.engines.filelock.layout import (
     FLAG_TEMPORARY,
     HEADER,
+    MAX_ROWS,
     ROW_WORDS,
-    ROWS,
     SLOTS_USED,
     Header,
     first_words,
@@ -195,7 +195,7 @@ def is_unused(fd: int, path: str) -> bool:
     g = lay_out(header.capacity, header.max_objects)
     # read, not mapped: it may be for want of address space or descriptors that somebody asks
     os.lseek(fd, 0, os.SEEK_SET)
-    nbytes = (g.rows + ROWS * ROW_WORDS) * 8
+    nbytes = (g.rows + MAX_ROWS * ROW_WORDS) * 8
     octets = os.read(fd, nbytes)
     if len(octets) < nbytes:
         return False

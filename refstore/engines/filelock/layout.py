@@ -5,16 +5,16 @@ All numbers are 64-bit words in the machine's order. Offsets in words, sizes by 
     0        header, fixed        16 words; only boot id, home and inode change
     64       header, moving       the words named below
     128      journal              PAIRS times (index of a word, its new value)
-    640      recoveries           PAST_KEPT times PAST_WORDS: the last ones, a ring
+    640      recoveries           RECOVERIES_KEPT times PAST_WORDS: the last ones, a ring
     ...      bins                 BINS words: first free extent of each size class, as unit + 1
-    ...      rows                 ROWS times ROW_WORDS: one for each attached process
+    ...      rows                 MAX_ROWS times ROW_WORDS: one for each attached process
     ...      buckets              slot + 1 of the first object of each chain of names
     ---      committed when the file is made; from here on as it is reached, by whole pages
     ...      slots                max_objects times SLOT_WORDS
     ...      labels               max_objects times LABEL_NBYTES: name, then the array's description
-    ...      pins                 ROWS times max_objects cells of 32 bits: pins[row][slot]
+    ...      pins                 MAX_ROWS times max_objects cells of 32 bits: pins[row][slot]
     ...      origins              ORIGIN_WORDS for each process whose objects are there
-    ...      metas                max_objects times META_NBYTES: the user's own bytes
+    ...      metas                max_objects times META_INLINE: the user's own bytes
     ...      queues               2 rings of slots for "s3fifo", and what its small one lost
     ...      tags                 2 words for each unit: boundary tags and links of free extents
     ...      data                 units of 64 bytes; the payload
@@ -113,12 +113,12 @@ SMALL: Final = 98  # 2 words, of a ring: entries that were ever taken out, and p
 MAIN: Final = 100  # the same; by: taker
 GHOSTS: Final = 102  # how many names the small ring lost so far; by: taker
 WRITES: Final = 103  # odd while a change is written, and another one after it; by: taker
-RECOVERED: Final = 104  # how many dead processes were ever recovered; by: lock
+RECOVERIES_KNOWN: Final = 104  # how many dead processes were ever recovered; by: lock
 JOURNAL: Final = 128
 
 PAIRS: Final = 256  # no change has more
-PAST: Final = JOURNAL + 2 * PAIRS  # PAST_KEPT times PAST_WORDS: the last recoveries, a ring
-PAST_KEPT: Final = 16
+PAST: Final = JOURNAL + 2 * PAIRS  # RECOVERIES_KEPT times PAST_WORDS: the last recoveries, a ring
+RECOVERIES_KEPT: Final = 16
 PAST_WORDS: Final = 19
 PAST_AT: Final = 0  # seconds since the epoch, 0: there was none; by: lock
 PAST_PID: Final = 1  # of the dead process; by: lock
@@ -131,7 +131,7 @@ BITMAP_WORDS: Final = BINS // 64
 
 # --- a row
 
-ROWS: Final = 256
+MAX_ROWS: Final = 256
 ROW_WORDS: Final = 32
 ROW_STATE: Final = 0  # 0: free, else of these bits; by: lock
 ATTACHED, HAS_CHILDREN, LEFT = 1, 2, 4  # without a row, but with the row's lock; in good order
@@ -165,7 +165,7 @@ OFFSET: Final = 1  # units; by: lock
 WAITS_FOR: Final = OFFSET  # of a claim without a block: slot + 1 of a claim, or 0; by: lock
 UNITS: Final = 2  # of the block; 0: an empty object has none; by: lock
 NBYTES: Final = 3  # of the payload; by: lock
-SHAPE: Final = 4  # kind 8 bits | bytes of the name 16 | HARD 8 | of the description 32; by: lock
+SHAPE: Final = 4  # kind 8 bits | bytes of name 16 | HARD_CLAIM 8 | of description 32; by: lock
 MAKER: Final = 5  # row that is writing it; by: lock
 HASH: Final = 6  # of the name; by: lock
 NEXT: Final = 7  # slot + 1: in the chain of names, or in the list of free slots; by: lock
@@ -176,16 +176,16 @@ META: Final = 11  # bytes of meta; by: lock
 MASK: Final = 12  # 4 words: a bit for each row that pins it; by: lock
 
 FREE, WRITING, SEALED, CONDEMNED, CLAIMED, RETIRED = range(6)
-HARD: Final = 1 << 24  # in SHAPE: a claim that keeps others from publishing under its name
-LAST_GENERATION: Final = (1 << 48) - 1
-MAX_PINS: Final = 1 << 30  # of one process on one object
+HARD_CLAIM: Final = 1 << 24  # in SHAPE: a claim that keeps others from publishing under its name
+GENERATION_LAST: Final = (1 << 48) - 1
+PIN_LIMIT: Final = 1 << 30  # of one process on one object
 # In a cell of pins: a child that has no row inherited the block. It stays as long as the row, whose
 # lock such a child has, too.
 KEPT: Final = 1 << 31
 
 # In USE. The bits below are what TICK was when the object was last put or got.
 EVICTABLE: Final = 1 << 63
-ABORTED: Final = 1 << 62  # condemned before it was an object
+UNSEALED: Final = 1 << 62  # condemned before it was an object
 HIT: Final = 1 << 60  # 2 bits count up to MOST_HITS gets, and down as it is passed over
 MOST_HITS: Final = 3
 TICKS: Final = (1 << 60) - 1
@@ -195,8 +195,8 @@ PER_SECOND: Final = 16  # of the clock of ORIGIN
 LABEL_NBYTES: Final = 1024
 NAME_AT: Final = 0  # bytes in a label
 TEXT_AT: Final = 256
-TEXT_LIMIT: Final = 766  # longer descriptions lie behind the payload
-META_NBYTES: Final = 256  # more lies at the end of the block
+LABEL_TEXT: Final = 766  # longer descriptions lie behind the payload
+META_INLINE: Final = 256  # more lies at the end of the block
 
 # --- what "s3fifo" knows; see `eviction`
 
@@ -263,19 +263,19 @@ def _up(value: int, multiple: int) -> int:
 def lay_out(capacity: int, max_objects: int) -> Geometry:
     units = _up(capacity, PAGE) // UNIT  # what is over has room for a long description
     n_buckets = 1 << max(max_objects // 4 - 1, 63).bit_length()
-    n_origins = min(max_objects + ROWS, ORIGINS_LIMIT)
+    n_origins = min(max_objects + MAX_ROWS, ORIGINS_LIMIT)
     ring_words = 1 << max(2 * max_objects - 1, 511).bit_length()  # half may be of what is gone
     n_ghosts = ring_words // GHOST_WAYS
-    bins = _up((PAST + PAST_KEPT * PAST_WORDS) * 8, PAGE)
+    bins = _up((PAST + RECOVERIES_KEPT * PAST_WORDS) * 8, PAGE)
     rows = _up(bins + BINS * 8, PAGE)
-    buckets = _up(rows + ROWS * ROW_WORDS * 8, PAGE)
+    buckets = _up(rows + MAX_ROWS * ROW_WORDS * 8, PAGE)
     slots = committed = _up(buckets + n_buckets * 8, PAGE)
     labels = _up(slots + max_objects * SLOT_WORDS * 8, PAGE)
     pins = _up(labels + max_objects * LABEL_NBYTES, PAGE)
     row_nbytes = _up(max_objects * 4, 8)  # rows of small stores share pages
-    origins = _up(pins + ROWS * row_nbytes, PAGE)
+    origins = _up(pins + MAX_ROWS * row_nbytes, PAGE)
     metas = _up(origins + n_origins * ORIGIN_WORDS * 8, PAGE)
-    rings = _up(metas + max_objects * META_NBYTES, PAGE)
+    rings = _up(metas + max_objects * META_INLINE, PAGE)
     ghosts = rings + 2 * ring_words * 8
     tags = ghosts + n_ghosts * GHOST_WAYS * 8
     data = _up(tags + units * 16, CHUNK)

@@ -12,7 +12,6 @@ from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.call import Call
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
-    ABORTED,
     CLAIMED,
     CONDEMNED,
     EVICTABLE,
@@ -27,6 +26,7 @@ from refstore.engines.filelock.layout import (
     UNIT,
     UNITS,
     UNKNOWN,
+    UNSEALED,
     USE,
     WORD,
     WRITING,
@@ -87,7 +87,7 @@ def _describe(c: Change, of: Of, slot: int, processes: dict[int, tuple[int, str]
     at = c.file.slot(slot)
     word, use, shape, origin = c[at + WORD], c[at + USE], c[at + SHAPE], c[at + ORIGIN]
     ref = kind = None
-    if not slots.is_half_made(word) and not use & ABORTED:
+    if not slots.is_half_made(word) and not use & UNSEALED:
         if shape & 0xFF >= len(KINDS):
             raise _messages.damaged_object(of.path, _messages.KIND_OF_OBJECT, slot)
         ref, kind = make_ref(slot, slots.generation_of(c, slot), of.tag), KINDS[shape & 0xFF]
@@ -144,7 +144,7 @@ def _pinned_at(c: Change, att: Attachment, start: int, end: int) -> tuple[int, i
             block <= start
             and end <= block + c[at + UNITS] * UNIT
             and c[at + WORD] & 0xFF in (SEALED, CONDEMNED)
-            and not c[at + USE] & ABORTED
+            and not c[at + USE] & UNSEALED
             and slots.views_of(c, att.own, slot)
         ):
             return slot, slots.generation_of(c, slot)

@@ -23,7 +23,7 @@ from refstore._signals import is_from_handler
 from refstore.engines.filelock.layout import (
     CHUNK,
     LABEL_NBYTES,
-    META_NBYTES,
+    META_INLINE,
     PAGE,
     TRIMS,
     UNIT,
@@ -195,7 +195,7 @@ class Tables:
         return self.g.labels + slot * LABEL_NBYTES
 
     def meta(self, slot: int) -> int:
-        return self.g.metas + slot * META_NBYTES
+        return self.g.metas + slot * META_INLINE
 
     def block_at(self, unit: int) -> int:
         return self.g.data + unit * UNIT

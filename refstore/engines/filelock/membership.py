@@ -34,12 +34,12 @@ from refstore.engines.filelock.layout import (
     HOME,
     INODE,
     LEFT,
+    MAX_ROWS,
     ROW_COUNTERS,
     ROW_PID,
     ROW_STATE,
     ROW_WAITING,
     ROW_WAITS_FOR,
-    ROWS,
     WAIT_NBYTES,
     Header,
     boot_id,
@@ -270,14 +270,14 @@ class Membership(StoreLock):
     def _free_row(self, c: Change) -> tuple[int, liveness.LivenessLock]:
         for attempt in range(2):
             used = set(process_table.used_rows(c))
-            for row in range(ROWS):
+            for row in range(MAX_ROWS):
                 if row not in used:
                     lock = liveness.take(process_table.lock_path(self.folder, row), self.mode)
                     if lock is not None:
                         return row, lock
             if attempt or not recovery.recover(c, self.folder, sorted(used), self.row, self.report):
                 break
-        raise RefstoreError(_messages.no_rows(self.path, ROWS))
+        raise RefstoreError(_messages.no_rows(self.path, MAX_ROWS))
 
     def _check_home(self, c: Change) -> None:
         # A copy of a store is another one, with locks of its own. But the same file under another
@@ -394,7 +394,7 @@ class Membership(StoreLock):
             return _children.NO_DESCRIPTOR
         if isinstance(error, slots.NoRoomError):
             return _children.NO_MEMORY
-        return _children.BUSY if isinstance(error, TimeoutError) else _children.no_row(ROWS)
+        return _children.BUSY if isinstance(error, TimeoutError) else _children.no_row(MAX_ROWS)
 
     def _keep_inherited(self, loss: str) -> None:
         # For a child without a row, which gets the parent's lock if it inherits anything. Whatever

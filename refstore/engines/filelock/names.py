@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     CLAIMED,
-    HARD,
+    HARD_CLAIM,
     HASH,
     NEXT,
     SEALED,
@@ -49,7 +49,7 @@ def look(c: Change, utf8: bytes) -> tuple[int | None, int | None]:
         at = c.file.slot(slot)
         if c[at + WORD] & 0xFF == SEALED:
             sealed = slot
-        elif claim is None or c[at + SHAPE] & HARD:
+        elif claim is None or c[at + SHAPE] & HARD_CLAIM:
             claim = slot
     return sealed, claim
 

@@ -16,6 +16,7 @@ from refstore.engines.filelock.layout import (
     COMMAND_NBYTES,
     COUNTERS,
     LABEL_OF_PROCESS,
+    MAX_ROWS,
     ROW_COMMAND,
     ROW_COUNTERS,
     ROW_LABEL,
@@ -25,7 +26,6 @@ from refstore.engines.filelock.layout import (
     ROW_WAITING,
     ROW_WAITS_FOR,
     ROW_WORDS,
-    ROWS,
     WAIT_NBYTES,
 )
 from refstore.engines.filelock.liveness import _fcntl, is_held
@@ -37,14 +37,14 @@ def lock_path(folder: str, row: int) -> str:
 
 
 def row_at(file: Mapping, row: int) -> int:
-    if not 0 <= row < ROWS:
-        raise file.damaged(f"something leads to row {row} of {ROWS}")
+    if not 0 <= row < MAX_ROWS:
+        raise file.damaged(f"something leads to row {row} of {MAX_ROWS}")
     return file.g.rows + row * ROW_WORDS
 
 
 def used_rows(c: Change) -> list[int]:
     first = c.file.g.rows
-    states = c.words[first : first + ROWS * ROW_WORDS : ROW_WORDS].tolist()
+    states = c.words[first : first + MAX_ROWS * ROW_WORDS : ROW_WORDS].tolist()
     return [row for row, state in enumerate(states) if state]
 
 

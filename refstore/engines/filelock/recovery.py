@@ -24,13 +24,13 @@ from refstore.engines.filelock.layout import (
     PAST,
     PAST_AT,
     PAST_COMMAND,
-    PAST_KEPT,
     PAST_LABEL,
     PAST_NBYTES,
     PAST_PID,
     PAST_WORDS,
-    RECOVERED,
     RECOVERIES,
+    RECOVERIES_KEPT,
+    RECOVERIES_KNOWN,
     ROW_COMMAND,
     ROW_COUNTERS,
     ROW_STATE,
@@ -151,9 +151,9 @@ def has_ended(c: Change, row: int) -> bool:
 
 def note(c: Change, row: int, freed: int) -> None:
     """A row's process died, and so many bytes came free; to be committed with the row's end."""
-    at, number = row_at(c.file, row), c[RECOVERED]
-    entry = PAST + number % PAST_KEPT * PAST_WORDS
-    c[RECOVERED] = number + 1 & _LOW_64
+    at, number = row_at(c.file, row), c[RECOVERIES_KNOWN]
+    entry = PAST + number % RECOVERIES_KEPT * PAST_WORDS
+    c[RECOVERIES_KNOWN] = number + 1 & _LOW_64
     c[entry + PAST_AT] = int(time.time())
     c[entry + PAST_PID] = pid_of(c, row)
     c[entry + PAST_NBYTES] = freed
@@ -164,8 +164,9 @@ def note(c: Change, row: int, freed: int) -> None:
 def past(c: Change) -> list[tuple[float, int, str, int]]:
     """Lists the last recoveries, by the fields of PastRecovery, newest first."""
     found = []
-    for number in range(c[RECOVERED] - 1, max(c[RECOVERED] - 1 - PAST_KEPT, -1), -1):
-        at = PAST + number % PAST_KEPT * PAST_WORDS
+    last = c[RECOVERIES_KNOWN] - 1
+    for number in range(last, max(last - RECOVERIES_KEPT, -1), -1):
+        at = PAST + number % RECOVERIES_KEPT * PAST_WORDS
         command = read_command(c, at + PAST_COMMAND, at + PAST_LABEL)
         found.append((float(c[at + PAST_AT]), c[at + PAST_PID], command, c[at + PAST_NBYTES]))
     return found

@@ -30,22 +30,22 @@ from refstore import _full_messages
 from refstore.engines.filelock import extents, names
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
-    ABORTED,
     CHANGES,
     CLAIMED,
     CONDEMNED,
     FREE,
     FREE_SLOT,
-    HARD,
+    GENERATION_LAST,
+    HARD_CLAIM,
     HASH,
     KEPT,
     LABEL_NBYTES,
-    LAST_GENERATION,
+    LABEL_TEXT,
     MAKER,
     MASK,
-    MAX_PINS,
+    MAX_ROWS,
     META,
-    META_NBYTES,
+    META_INLINE,
     NAME_AT,
     NBYTES,
     NEXT,
@@ -53,23 +53,23 @@ from refstore.engines.filelock.layout import (
     ORIGIN,
     OWNED_BY,
     PAGE,
+    PIN_LIMIT,
     RETIRED,
-    ROWS,
     SEALED,
     SHAPE,
     SLOT_WORDS,
     SLOTS_USED,
     TEXT_AT,
-    TEXT_LIMIT,
     UNIT,
     UNITS,
+    UNSEALED,
     USE,
     WAITS_FOR,
     WORD,
     WRITING,
 )
 
-OF_NAME = HARD | 0xFFFF00  # bits of SHAPE
+OF_NAME = HARD_CLAIM | 0xFFFF00  # bits of SHAPE
 _LOW_32 = (1 << 32) - 1
 _LOW_64 = (1 << 64) - 1
 
@@ -108,7 +108,7 @@ def used(c: Change) -> int:
 
 def generation_of(c: Change, slot: int) -> int:
     generation = c[c.file.slot(slot) + WORD] >> 8
-    if generation > LAST_GENERATION:
+    if generation > GENERATION_LAST:
         raise c.file.damaged(f"the word of slot {slot} has the generation {generation}")
     return generation
 
@@ -143,12 +143,12 @@ class Wanted(NamedTuple):
 
 def text_spill(nbytes: int) -> int:
     """Bytes behind the payload that so many of a description take."""
-    return nbytes if nbytes > TEXT_LIMIT else 0
+    return nbytes if nbytes > LABEL_TEXT else 0
 
 
 def meta_spill(nbytes: int) -> int:
     """Bytes at the end of the block that so many of meta take."""
-    return nbytes if nbytes > META_NBYTES else 0
+    return nbytes if nbytes > META_INLINE else 0
 
 
 class By(NamedTuple):
@@ -185,7 +185,7 @@ def _take_slot(c: Change, slot: int) -> int:
     """It is in the list of free ones no longer, and in WRITING; returns its generation."""
     at = c.file.slot(slot)
     before = generation_of(c, slot)
-    if before == LAST_GENERATION:
+    if before == GENERATION_LAST:
         raise c.file.damaged(f"slot {slot} is free, and had its last generation")
     if c[FREE_SLOT]:
         c[FREE_SLOT] = c[at + NEXT]
@@ -264,7 +264,7 @@ def free(c: Change, slot: int) -> None:
     extents.give(c, c[at + OFFSET], c[at + UNITS])
     c[at + UNITS] = c[at + NBYTES] = c[at + HASH] = 0
     generation = c[at + WORD] >> 8
-    if generation >= LAST_GENERATION:
+    if generation >= GENERATION_LAST:
         c[at + WORD] = generation << 8 | RETIRED
         return
     c[at + WORD] = generation << 8 | FREE
@@ -281,7 +281,7 @@ def condemn(c: Change, slot: int) -> None:
         c[at + OWNED_BY] = 0
     if is_pinned(c, slot):
         if c[at + WORD] & 0xFF == WRITING:
-            c[at + USE] |= ABORTED
+            c[at + USE] |= UNSEALED
         c[at + WORD] = c[at + WORD] & ~0xFF | CONDEMNED
         c[at + HASH] = 0
     else:
@@ -315,7 +315,7 @@ def publish(c: Change, slot: int, utf8: bytes | None, replaced: int | None) -> N
     if replaced is not None:
         remove(c, replaced)
     if was_claimed:
-        c[at + SHAPE] &= ~HARD
+        c[at + SHAPE] &= ~HARD_CLAIM
     else:
         _insert(c, slot, utf8)
     _announce(c)
@@ -337,7 +337,7 @@ def claim_name(c: Change, slot: int, utf8: bytes, is_hard: bool) -> None:
     c[at + WORD] = c[at + WORD] & ~0xFF | CLAIMED
     _insert(c, slot, utf8)
     if is_hard:
-        c[at + SHAPE] |= HARD
+        c[at + SHAPE] |= HARD_CLAIM
 
 
 def unclaim(c: Change, slot: int) -> None:
@@ -357,7 +357,7 @@ def has_block(c: Change, slot: int) -> bool:
 
 
 def is_hard(c: Change, claim: int) -> bool:
-    return c[c.file.slot(claim) + SHAPE] & HARD != 0
+    return c[c.file.slot(claim) + SHAPE] & HARD_CLAIM != 0
 
 
 def remove(c: Change, slot: int) -> None:
@@ -428,7 +428,7 @@ def is_pinned(c: Change, slot: int) -> bool:
 def pinning_rows(c: Change, slot: int) -> list[int]:
     mask = c.file.slot(slot) + MASK
     rows = []
-    for k in range(ROWS // 64):
+    for k in range(MAX_ROWS // 64):
         bits = c[mask + k]
         while bits:
             rows.append(64 * k + (bits & -bits).bit_length() - 1)
@@ -450,7 +450,7 @@ def pin(c: Change, slot: int, row: int, pins: int = 1) -> None:
     at, shift = _cell(c, row, slot)
     mask, bit = c.file.slot(slot) + MASK + row // 64, 1 << row % 64
     if c[mask] & bit:
-        if (c[at] >> shift & ~KEPT & _LOW_32) + pins > MAX_PINS:
+        if (c[at] >> shift & ~KEPT & _LOW_32) + pins > PIN_LIMIT:
             raise TooManyPinsError
         c[at] += pins << shift
         return

@@ -20,7 +20,7 @@ from refstore._refs import ObjectRef, parts_of
 from refstore.engines.filelock import buffers, claims, lookups, slots
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.call import POLL, Call
-from refstore.engines.filelock.layout import MAX_PINS, PAGE
+from refstore.engines.filelock.layout import PAGE, PIN_LIMIT
 from refstore.engines.filelock.opened import Key, Opened, changes
 from refstore.engines.filelock.pins import Pin
 
@@ -122,7 +122,7 @@ class WaitingCalls(Opened):
 
 
 def too_many_pins(key: Key) -> RefstoreError:
-    return RefstoreError(f"this process holds {MAX_PINS} pins on {key!r}: release some")
+    return RefstoreError(f"this process holds {PIN_LIMIT} pins on {key!r}: release some")
 
 
 def _known(att: Attachment, newer_than: ObjectRef | None) -> tuple[int, int] | None:
