@@ -100,7 +100,7 @@ def deadline_of(timeout: object) -> float | None:
     try:
         seconds = float(cast(SupportsFloat, timeout))
     except OverflowError:  # of an int
-        seconds = math.copysign(math.inf, cast(int, timeout) > 0 or -1)
+        seconds = math.inf if cast(int, timeout) > 0 else -math.inf
     if not seconds >= 0:
         raise ValueError(f"timeout is {timeout!r}: it cannot be negative, nor NaN")
     if seconds == 0:

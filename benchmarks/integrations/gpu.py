@@ -33,45 +33,35 @@ def _copies(store: Store, effort: Effort) -> Iterator[Row]:
     what = f"a copy of {size(_NBYTES)} to {torch.cuda.get_device_name()}"
     with store.get(ref) as buf:
         stored = torch.from_numpy(buf.array)
-        plain = interleave([_speed(there, locked), _speed(there, stored)], effort.rounds)
+        both = [_copy(there, locked), _copy(there, stored)]
+        plain = interleave(both, effort.rounds)
         with refstore.torch.pin_cuda(store):
-            pinned = interleave([_speed(there, locked), _speed(there, stored)], effort.rounds)
-            calls = interleave([_call(there, locked), _call(there, stored)], effort.rounds)
-        del stored
+            pinned = interleave(both, effort.rounds)
+            (calls,) = interleave([_copy(there, stored, waits=False)], effort.rounds)
+        del both, stored
     for of, (floor, ours), goal in (
         ("with pin_cuda(store)", pinned, Goal(0.95, at_least=True)),
         ("without it", plain, None),
     ):
         named = f"{what} {of} / from torch's pin_memory()"
-        yield compared(named, ours, floor, goal, _gigabytes, str(effort.rounds))
-    took = [_NBYTES / each for each in pinned[1]]
+        here, torchs = ([_NBYTES / each for each in took] for took in (ours, floor))
+        yield compared(named, here, torchs, goal, _gigabytes, str(effort.rounds))
     named = f"the call that begins {what} / the copy"
-    yield compared(named, calls[1], took, None, duration, str(effort.rounds))
+    yield compared(named, calls, pinned[1], None, duration, str(effort.rounds))
 
 
-def _speed(there: Any, source: Any) -> Callable[[], float]:
-    """Bytes a second."""
+def _copy(there: Any, source: Any, *, waits: bool = True) -> Callable[[], float]:
+    """Seconds till the copy is there, or, if nobody waits, till the caller goes on."""
 
     def copy() -> float:
         torch.cuda.synchronize()
         began = time.perf_counter()
         there.copy_(source, non_blocking=True)
-        torch.cuda.synchronize()
-        return _NBYTES / (time.perf_counter() - began)
-
-    return copy
-
-
-def _call(there: Any, source: Any) -> Callable[[], float]:
-    """Seconds till the caller goes on."""
-
-    def begin() -> float:
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        there.copy_(source, non_blocking=True)
+        if waits:
+            torch.cuda.synchronize()
         return time.perf_counter() - began
 
-    return begin
+    return copy
 
 
 def _gigabytes(speed: float) -> str:

@@ -23,7 +23,7 @@ COMMANDS = ("ls", "stat", "holders", "objects", "trim", "metrics", "check", "rec
 PUTS = (0, 1, 64, 100, 513, 4096, 40_000)
 FILLING = (60_000, 16_000, 3000, 100)  # bytes; sizes in which the room there is is taken
 MOST = 16  # puts of one size
-GROUPS = {"native": 6, "filelock": 4}  # of ten groups of calls, those that an image gets
+GROUPS = {"native": 6, "filelock": 4}  # of eleven groups of calls, those that an image gets
 MOMENT = 0.001  # seconds that calls wait
 ENOUGH = 3  # calls that waited in vain, after which an image is over; 1 if each takes its time
 

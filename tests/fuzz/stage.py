@@ -260,8 +260,9 @@ def settle(busy_timeout_ms: int) -> None:
     parsing._made = functools.cache(parsing._made)  # its parser costs more than what it does
     _sites.sites_of = lambda pid, uuid: []  # nobody tracks, and to see that costs most of info()
     with contextlib.suppress(AttributeError):  # glibc's: a page that is given back is faulted again
-        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 64 << 20)
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 4 << 20)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, 64 << 20)
+        mallopt(M_MMAP_THRESHOLD, 4 << 20)
     with contextlib.suppress(ImportError):
         from refstore import _core
 
