@@ -110,6 +110,30 @@ def uses(path: str, parts: dict[str, str]) -> set[str]:
     return found - {path}
 
 
+def cimport_faults(parts: dict[str, str]) -> list[str]:
+    """Names that a part of the core cimports in vain, or calls by a cimport of another one."""
+    found = []
+    natives = {path: text for path, text in parts.items() if path.endswith((".pxd", ".pxi"))}
+    owners = {name: path for path in natives for name in functions(natives[path])}
+    for path, text in natives.items():
+        body = COMMENT.sub("", CIMPORT.sub("", text))
+        used = set(re.findall(r"\w+", body))
+        cimported = {name.rpartition(".")[2] for name in cython_imports(path, text)} - {""}
+        found += [f"{path} does not use {name}" for name in sorted(cimported - used)]
+        called = set(re.findall(r"(?<![.\w])(\w+)\(", body)) - {*cimported, *functions(body)}
+        found += [
+            f"{path} calls {name} of {owners[name]}, and does not cimport it"
+            for name in sorted(called)
+            if owners.get(name, "").endswith(".pxd")
+        ]
+    return found
+
+
+def functions(text: str) -> list[str]:
+    """The functions that a part of the core defines, methods among them."""
+    return re.findall(r"^ *(?:cdef|def) [^(:=\n]*?(\w+)\(", text, re.MULTILINE)
+
+
 def faults(order: list[str], parts: dict[str, str]) -> list[str]:
     """What contradicts the order, as sentences."""
     found = [f"{path} is not in the list" for path in parts if path not in order]
@@ -129,6 +153,10 @@ def test_every_part_uses_only_parts_before_it() -> None:
     order = listed(DOC.read_text())
     assert len(order) > 80
     assert faults(order, sources(PACKAGE)) == []
+
+
+def test_every_part_of_the_core_cimports_what_it_uses() -> None:
+    assert cimport_faults(sources(PACKAGE)) == []
 
 
 def test_the_core_includes_its_parts_in_their_order() -> None:
@@ -185,6 +213,17 @@ def test_a_use_upwards_is_found(part: str, text: str) -> None:
     parts = {part: text, high: "cdef class High:\n    pass\n" if high == "high.pxi" else ""}
     assert faults([part, high], parts) == [f"{part} uses {high}, which is listed after it"]
     assert faults([high, part], parts) == []
+
+
+def test_a_cimport_in_vain_and_one_that_is_missing_are_found() -> None:
+    parts = {
+        "low.pxd": "cdef inline int f(int x):\n    return x\n",
+        "high.pxi": "from refstore.low cimport g\ncdef int h():\n    return f(1)  # g\n",
+    }
+    assert cimport_faults(parts) == [
+        "high.pxi does not use g",
+        "high.pxi calls f of low.pxd, and does not cimport it",
+    ]
 
 
 def test_a_type_that_is_only_named_does_not_count() -> None:

@@ -9,14 +9,13 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from refstore.engines.native.atomics cimport (
-    cas_relaxed_u32, fetch_add_relaxed_u32, load_relaxed_u32, store_relaxed_u32, unlikely,
+    cas_relaxed_u32, fetch_add_relaxed_u32, load_relaxed_u32, store_relaxed_u32,
 )
-from refstore.engines.native.layout cimport COUNT_PUTS, EVICTABLE, Slot, TICK_MASK, USE_ONE, USES
-from refstore.engines.native.view cimport count, View
+from refstore.engines.native.layout cimport EVICTABLE, Slot, TICK_MASK, USE_ONE, USES
+from refstore.engines.native.view cimport View
 
 cdef enum:
     TICKS = 64                  # while as much is put as the store holds
-    LEAST_BLOCK = 64            # bytes: what an object takes beyond its own, about
 
 
 # Chance, for samples: any process's own sequence will do
@@ -52,13 +51,6 @@ cdef inline uint32_t now(View *v) noexcept nogil:
     return load_relaxed_u32(&v.header.tick)     # relaxed: as above
 
 
-cdef inline void count_put(View *v, uint64_t nbytes) noexcept nogil:
-    count(v, COUNT_PUTS, 1)
-    v.until_tick -= <int64_t>(nbytes + LEAST_BLOCK)
-    if unlikely(v.until_tick < 0):
-        move_clock(v)
-
-
 # Objects
 
 cdef inline uint32_t first_use(View *v, bint evictable) noexcept nogil:
@@ -67,17 +59,16 @@ cdef inline uint32_t first_use(View *v, bint evictable) noexcept nogil:
 
 
 cdef inline void note_use(View *v, Slot *slot) noexcept nogil:
-    # Of an object that the caller has just pinned. A change of another's between the load and the
-    # store is lost: that it came into a queue, say, which is a hint.
+    # Of an evictable object that the caller has just pinned. A change of another's between the load
+    # and the store is lost: that it came into a queue, say, which is a hint.
     cdef uint32_t before = load_relaxed_u32(&slot.last_use)     # relaxed: written under a pin
     cdef uint32_t after
-    if before & EVICTABLE:
-        if v.has_queues:
-            after = before if before & USES == USES else before + USE_ONE
-        else:
-            after = now(v) | EVICTABLE
-        if after != before:
-            store_relaxed_u32(&slot.last_use, after)            # relaxed: a hint
+    if v.has_queues:
+        after = before if before & USES == USES else before + USE_ONE
+    else:
+        after = now(v) | EVICTABLE
+    if after != before:
+        store_relaxed_u32(&slot.last_use, after)                # relaxed: a hint
 
 
 cdef inline bint change_use(Slot *slot, uint32_t before, uint32_t after) noexcept nogil:

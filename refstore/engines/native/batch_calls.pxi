@@ -7,7 +7,7 @@ from refstore.engines.native.error_codes cimport ERR_NOT_FOUND, kind_of_error
 from refstore.engines.native.layout cimport COUNT_GETS
 from refstore.engines.native.view cimport count, View
 from refstore.engines.native.slots cimport pin
-from refstore.engines.native.names cimport Found, Name
+from refstore.engines.native.names cimport Found, Name, read_name
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.points cimport python_ran
 from refstore.engines.native.errors cimport get_error
@@ -78,7 +78,8 @@ cdef class BatchCalls(ListingCalls):
         cdef PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)
         cdef int got = self.await_object(att, f"get_many() of {name!r}", name, &known, &found,
                                          deadline, timeout)
-        adopt_pin(buf, att, found.slot, found.generation)
+        if not adopt_pin(buf, att, found.slot, found.generation):
+            refuse_slot(att, found.slot)
         if got > 0:
             recover_blocker_if_dead(&att.view, got)
         return 0
@@ -112,7 +113,9 @@ cdef class BatchCalls(ListingCalls):
                         return k
                     raise get_error(v, got, key, is_foreign(v, key))
                 got = self.pin_key(att, key, &found)
-            if adopt_pin(buf, att, found.slot, found.generation).order != c'C':
+            if not adopt_pin(buf, att, found.slot, found.generation):
+                refuse_slot(att, found.slot)
+            if v.slots[found.slot].order != c'C':
                 buf = as_direct(buf)
             bufs[k] = buf
         count(v, COUNT_GETS, <uint64_t>n)

@@ -15,13 +15,12 @@ from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS, ERR_T
 from refstore.engines.native.layout cimport (
     INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT, PAGE,
 )
-from refstore.engines.native.geometry cimport block_for
 from refstore.engines.native.system cimport now_ns
 from refstore.engines.native.view cimport View
 from refstore.engines.native.waiting cimport begin_nap, LIVENESS_NAP_MS, Nap
 from refstore.engines.native.slots cimport free_slot
-from refstore.engines.native.blocks cimport forget_recent
-from refstore.engines.native.names cimport Name
+from refstore.engines.native.blocks cimport block_for, forget_recent
+from refstore.engines.native.names cimport Name, read_name
 from refstore.engines.native.recovery cimport recover_dead
 from refstore.engines.native.lots cimport Lot
 from refstore.engines.native.eviction cimport is_full
@@ -31,11 +30,10 @@ from refstore.engines.native.room cimport (
     begin_wait, end_turn, FOR_HELD, free_what_is_left_over, is_thorough_due, is_turn_of_others,
     is_worth_a_try, NO_REMEDIES, RoomWait, sleep_for_room, try_to_allocate, waits_in_vain,
 )
-from refstore.engines.native.arrays cimport plain_number, set_shape, set_text, Shape
 from refstore.engines.native.put cimport (
     Draft, ensure_committed, PIECE, publish_object, RELEASES_GIL, start_slot,
 )
-from refstore.engines.native.put_arrays cimport order_of
+from refstore.engines.native.arrays cimport order_of, plain_number, set_shape, set_text, Shape
 
 from refstore.payload.arrays import (
     axes_in_memory, describe, has_plain_view, plain_axes, stored_part,

@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport (
-    assign, cas_acq_rel, ctz64, fetch_and_acquire, load_acquire, load_relaxed, store_relaxed,
+    assign, cas_acq_rel, clz64, ctz64, fetch_and_acquire, load_acquire, load_relaxed, store_relaxed,
     store_relaxed_u32, store_release, store_release_u32,
 )
 from refstore.engines.native.error_codes cimport (
@@ -16,12 +16,9 @@ from refstore.engines.native.error_codes cimport (
 from refstore.engines.native.layout cimport (
     CLASSES, HELD, PAGE, Run, RUN_BLOCKS, Slot, SMALL_LIMIT, WRITING,
 )
-from refstore.engines.native.geometry cimport (
-    class_nbytes, class_of, extent_first, extent_pages, make_extent,
-)
 from refstore.engines.native.view cimport (
-    bits_at, class_bits_at, damage, file_of, RECENT, run_is_sound, run_is_there, run_slot,
-    run_twin, runs_used, slot_is_of, View,
+    bits_at, class_bits_at, class_nbytes, damage, extent_first, extent_pages, file_of, make_extent,
+    RECENT, run_is_sound, run_is_there, run_slot, run_twin, runs_used, slot_is_of, View,
 )
 from refstore.engines.native.bitmap cimport hint_range, hint_set, hint_take
 from refstore.engines.native.memory cimport commit, commit_data, is_committed
@@ -34,6 +31,26 @@ from refstore.engines.native.pages cimport (
 from refstore.engines.native.runs cimport (
     need_empty_slot, RUNS_PER_STEP, take_empty_slot, take_or_make_room,
 )
+
+# Sizes
+
+cdef inline int class_of(uint64_t nbytes) noexcept nogil:
+    # 0 < nbytes <= SMALL_LIMIT; blocks are multiples of 64 B, so that each is 64-byte aligned in
+    # its run
+    cdef uint64_t last, floor
+    if nbytes <= 512:
+        return <int>((nbytes - 1) // 64)
+    last = nbytes - 1
+    floor = 63 - clz64(last)
+    return <int>(8 + (floor - 9) * 8 + ((last - (<uint64_t>1 << floor)) >> (floor - 3)))
+
+
+cdef inline uint64_t block_for(uint64_t nbytes) noexcept nogil:
+    # bytes of the smallest block for so many
+    if nbytes > SMALL_LIMIT:
+        return (nbytes + PAGE - 1) // PAGE * PAGE
+    return class_nbytes(class_of(nbytes)) if nbytes else 0
+
 
 # Large blocks
 

@@ -10,18 +10,21 @@ from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
 
-from refstore.engines.native.atomics cimport fetch_add_seq_cst_u32
-from refstore.engines.native.layout cimport KIND_ARRAY, KIND_BYTES, KIND_OBJECT, Slot
+from refstore.engines.native.atomics cimport fetch_add_seq_cst_u32, load_relaxed_u32
+from refstore.engines.native.layout cimport (
+    COUNT_GETS, EVICTABLE, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, Slot,
+)
 from refstore.engines.native.system cimport munmap
-from refstore.engines.native.view cimport is_plausible
+from refstore.engines.native.view cimport count, is_plausible
 from refstore.engines.native.ages cimport note_use
 from refstore.engines.native.slots cimport pin, unpin
+from refstore.engines.native.names cimport Found
 from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
 from refstore.engines.native.errors cimport get_error
 from refstore.engines.native.arrays cimport (
-    kind_of, NPY_ARRAY_WRITEABLE, private_copy, read_meta, read_shape, Shape, view_of,
+    header_of_slot, kind_of, NPY_ARRAY_WRITEABLE, private_copy, read_meta, read_shape, Shape,
+    view_of,
 )
-from refstore.engines.native.put_arrays cimport header_of_slot
 
 import numpy as np
 from refstore import _buffers, _messages
@@ -277,7 +280,8 @@ cdef class PinnedBuffer(Block):
         cdef PinnedBuffer other = PinnedBuffer.__new__(PinnedBuffer)
         # [pin] valid at once: ours holds meanwhile
         fetch_add_seq_cst_u32(&self.att.view.pins[self.slot], 1)
-        adopt_pin(other, self.att, self.slot, self.generation)
+        if not adopt_pin(other, self.att, self.slot, self.generation):
+            refuse_slot(self.att, self.slot)
         other.go_private()
         return PyMemoryView_FromObject(other)
 
@@ -332,10 +336,15 @@ cdef class DirectBuffer(PinnedBuffer):
 (<PyTypeObject*>PinnedBuffer).tp_flags &= ~Py_TPFLAGS_BASETYPE      # there are no more kinds of it
 
 
-cdef inline Slot *adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i,
-                            uint64_t generation) except NULL:
-    # The pin is taken; from here on `buf` gives it back. A damaged slot must not lead out of its
-    # block. Where the order is not C, as_direct() gives what is to stand in the place of `buf`.
+cdef int refuse_slot(Attachment att, uint64_t i) except -1:
+    raise _messages.damaged_file(att.path, f"slot {i} has an invalid offset, size or block")
+
+
+cdef inline bint adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i,
+                           uint64_t generation) noexcept:
+    # The pin is taken; from here on `buf` gives it back. False: refuse_slot() says why, since a
+    # damaged slot must not lead out of its block. Where the order is not C, as_direct() gives what
+    # is to stand in the place of `buf`.
     cdef Slot *slot = &att.view.slots[i]
     cdef uint64_t offset = slot.offset
     cdef uint64_t nbytes = slot.nbytes
@@ -346,11 +355,23 @@ cdef inline Slot *adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i,
     buf.pinned = True
     buf.nbytes = <Py_ssize_t>nbytes
     if not is_plausible(&att.view, slot, offset, nbytes):
-        raise _messages.damaged_file(att.path,
-                                     f"slot {i} has an invalid offset, size or block")
+        return False
     buf.data = att.view.ro_base + offset
-    note_use(&att.view, slot)
-    return slot
+    if load_relaxed_u32(&slot.last_use) & EVICTABLE:    # relaxed: a hint
+        note_use(&att.view, slot)
+    return True
+
+
+cdef inline bint take_over(PinnedBuffer buf, Attachment att, const Found *found,
+                           int got) except -1:
+    # The pin that find() took, which ended with `got`, is the buffer's. True: as_direct() gives
+    # what is to stand in its place.
+    if not adopt_pin(buf, att, found.slot, found.generation):
+        refuse_slot(att, found.slot)
+    if got > 0:
+        recover_blocker_if_dead(&att.view, got)
+    count(&att.view, COUNT_GETS, 1)
+    return att.view.slots[found.slot].order != c'C'
 
 
 cdef PinnedBuffer as_direct(PinnedBuffer buf):
@@ -372,7 +393,9 @@ cdef PinnedBuffer pinned(Attachment att, uint64_t i, uint64_t generation):
     if got != 0:
         recover_blocker_of(&att.view, got)
         raise get_error(&att.view, got, make_ref(att.view.tag, i, generation), False)
-    return buf if adopt_pin(buf, att, i, generation).order == c'C' else as_direct(buf)
+    if not adopt_pin(buf, att, i, generation):
+        refuse_slot(att, i)
+    return buf if att.view.slots[i].order == c'C' else as_direct(buf)
 
 
 _buffers.PinnedBuffer.register(PinnedBuffer)

@@ -17,11 +17,10 @@ from refstore.engines.native.layout cimport (
     RECLAIMING, RETIRED, ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
     WRITING,
 )
-from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
-    bits_at, file_of, is_ready, is_within_block, labels_are_committed, maker_at, name_lock_at,
-    next_live_row, pins_of, pins_ready_of, row_at, run_is_sound, run_is_there, runs_used,
-    slot_is_of, slots_used, tag_at, top_of, View,
+    bits_at, block_nbytes, extent_first, extent_pages, file_of, is_ready, is_within_block,
+    labels_are_committed, maker_at, name_lock_at, next_live_row, pins_of, pins_ready_of, row_at,
+    run_is_sound, run_is_there, runs_used, slot_is_of, slots_used, tag_at, top_of, View,
 )
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.memory cimport is_committed

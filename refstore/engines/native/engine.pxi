@@ -1,5 +1,5 @@
-# The calls of a store on single objects, but for those that may wait for other processes:
-# `engines/binding.py` makes them methods of Store.
+# The calls of a store on single objects, of which `get` and `put` wait if they are given a
+# `timeout`: `engines/binding.py` makes them methods of Store.
 
 cimport cython
 cimport numpy as cnp
@@ -8,13 +8,14 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport unlikely
 from refstore.engines.native.error_codes cimport (
-    blocked_by, ERR_CLAIMED, ERR_EXISTS, ERR_NOT_FOUND, ERR_SIGNALS, kind_of_error,
+    blocked_by, ERR_CLAIMED, ERR_EXISTS, ERR_NOT_FOUND, ERR_SIGNALS, kind_of_error, with_blocker,
 )
-from refstore.engines.native.layout cimport COUNT_DELETES
+from refstore.engines.native.layout cimport COUNT_DELETES, NameLock
 from refstore.engines.native.system cimport sleep_us
-from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, View
-from refstore.engines.native.slots cimport pin, word_row
-from refstore.engines.native.names cimport find, Found, Name
+from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, row_at, View
+from refstore.engines.native.waiting cimport begin_nap, Nap, NAP_MS
+from refstore.engines.native.slots cimport pin, unpin, word_row
+from refstore.engines.native.names cimport find, Found, Name, read_name, stripe_named
 from refstore.engines.native.claims cimport Claim, find_claim
 from refstore.engines.native.publication cimport remove, remove_named
 from refstore.engines.native.recovery cimport (
@@ -25,16 +26,15 @@ from refstore.engines.native.stats cimport count_pins, next_live, slot_name
 from refstore.engines.native.points cimport python_ran
 from refstore.engines.native.errors cimport blocked, get_error, put_error
 from refstore.engines.native.contention cimport may_retry
-from refstore.engines.native.sleeping cimport deadline_ns
+from refstore.engines.native.sleeping cimport deadline_ns, sleep_once
 from refstore.engines.native.put cimport (
     begin_object, block_of, claim_for, discard, Draft, prepare, publish_object, put_buffer,
-    require_committed,
-    put_bytes, set_meta, set_owner,
+    put_bytes, require_committed, set_meta, set_owner,
 )
-from refstore.engines.native.put_arrays cimport put_array, start_by_header, start_shaped
+from refstore.engines.native.arrays cimport put_array, start_by_header, start_shaped
 
 import numpy as np
-from refstore import _messages
+from refstore import _messages, _waiting_messages
 from refstore._arguments import (
     checked_size, require_bytes_or_shape, require_name, require_order,
 )
@@ -62,7 +62,7 @@ cdef int remove_again(View *v, object key, const Name *name, int got) except? -1
 
 @cython.no_gc_clear     # what it owns goes when it is collected, in whatever order
 cdef class ObjectCalls(Reports):
-    # The calls on single objects, but for those that may wait.
+    # The calls on single objects.
     cdef Attachment att
     cdef bint is_closed         # what a call that waits looks at
 
@@ -128,8 +128,8 @@ cdef class ObjectCalls(Reports):
             if not replaces:
                 require_free_name(&att.view, name, &parsed)
         put_any(att, &draft, obj)
-        set_ref(ref, att.view.tag, draft.slot, draft.generation)
         publish_object(&att.view, &draft, name, &parsed, replaces)
+        set_ref(ref, att.view.tag, draft.slot, draft.generation)
         if draft.owned:
             att.delete_unless_open()
         return ref
@@ -189,6 +189,61 @@ cdef class ObjectCalls(Reports):
             return pin(&att.view, found.slot, found.generation)
         read_name(&att.view, key, &name, True)
         return find(&att.view, &name, found, True)
+
+    def get(self, key, *, timeout=0, writable=False):
+        cdef:
+            Attachment att = self.use()
+            # first: nothing may fail once the pin is ours
+            PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)
+            Found found, known
+            uint64_t since = 0, deadline = 0
+            int got
+        if timeout is not NO_WAIT:
+            deadline = deadline_ns(timeout)
+        while True:
+            got = self.pin_key(att, key, &found)
+            if got >= 0:
+                break
+            if not may_retry(&att.view, &got, &since):
+                recover_blocker_of(&att.view, got)
+                if not deadline or kind_of_error(got) != ERR_NOT_FOUND or type(key) is ObjectRef:
+                    raise key_error(att, key, got)
+                known = nothing_known()
+                got = self.await_object(att, f"get({key!r})", key, &known, &found, deadline,
+                                        timeout)
+                break
+        if take_over(buf, att, &found, got):
+            buf = as_direct(buf)
+        if writable is not False and writable:
+            buf.go_private()
+        return buf
+
+    cdef int await_object(self, Attachment att, str what, object name, const Found *known,
+                          Found *found, uint64_t deadline, object timeout) except? -128:
+        # The result of find(), with a pin, once the name has an object other than `known`. `what`
+        # waits, as in "wait('weights')".
+        cdef:
+            View *v = &att.view
+            uint64_t life = v.life
+            uint64_t since = 0
+            NameLock *stripe
+            Nap nap
+            Name parsed
+            bint is_known = False
+            int got
+        read_name(v, name, &parsed, False)
+        stripe = stripe_named(v, parsed.hashed)
+        while True:
+            begin_nap(&nap, &stripe.changes, &stripe.awake_until, NAP_MS)
+            got = find_newer(v, name, &parsed, known, found, &is_known)
+            if got >= 0:
+                return got
+            if not sleep_once(v, life, &nap, deadline, &since, what):
+                break
+            self.use()              # still: another thread may have closed the store
+        if is_known:
+            raise _waiting_messages.not_replaced(att.path, name, timeout)
+        raise _waiting_messages.not_published(att.path, name, timeout, claimed_by(v, &parsed))
 
     def delete(self, key):
         cdef Attachment att = self.use()
@@ -295,6 +350,40 @@ cdef inline object key_error(Attachment att, object key, int error):
     if kind_of_error(error) == ERR_NOT_FOUND:
         return _messages.not_found(att.path, key, of_other_store=foreign)
     return get_error(&att.view, error, key, foreign)
+
+
+cdef inline Found nothing_known() noexcept nogil:
+    cdef Found known
+    known.slot = 0
+    known.generation = ~<uint64_t>0     # no object's
+    known.cell = NULL
+    known.cell_value = 0
+    known.any_alike = False
+    return known
+
+
+cdef inline object claimed_by(View *v, const Name *name):
+    # the pid of who has claimed it, or None
+    cdef Claim claim
+    return row_at(v, word_row(claim.word)).pid if find_claim(v, name, &claim) else None
+
+
+cdef int find_newer(View *v, object text, const Name *name, const Found *known, Found *found,
+                    bint *is_known) except? -128:
+    # The result of find(), with a pin, of another object than the known one, or ERR_NOT_FOUND.
+    cdef uint64_t since = 0
+    cdef int got = find(v, name, found, True)
+    while got < 0 and may_retry(v, &got, &since):
+        got = find(v, name, found, True)
+    is_known[0] = got >= 0 and found.slot == known.slot and found.generation == known.generation
+    if is_known[0]:
+        got = with_blocker(ERR_NOT_FOUND, unpin(v, found.slot))
+    if got < 0:
+        recover_blocker_of(v, got)
+        if kind_of_error(got) != ERR_NOT_FOUND:
+            raise get_error(v, got, text, False)
+        return ERR_NOT_FOUND
+    return got
 
 
 # Defaults of parameters: whoever leaves them out is spared a look at each.

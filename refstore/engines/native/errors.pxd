@@ -10,8 +10,9 @@ from refstore.engines.native.error_codes cimport (
     ERR_NO_MEMORY, ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, ERR_TOO_LARGE, kind_of_error,
 )
 from refstore.engines.native.layout cimport KEPT, MAX_ROWS, PAGE, Row
-from refstore.engines.native.geometry cimport block_nbytes
-from refstore.engines.native.view cimport file_of, next_live_row, row_at, slots_used, View
+from refstore.engines.native.view cimport (
+    block_nbytes, file_of, next_live_row, row_at, slots_used, View,
+)
 from refstore.engines.native.stats cimport Census, take_census
 from refstore.engines.native.holders cimport has_ended, maker_of, may_be_held, pins_on, top_holders
 from refstore.engines.native.points cimport path_of

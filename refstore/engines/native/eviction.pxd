@@ -9,23 +9,20 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from refstore.engines.native.atomics cimport load_acquire, load_relaxed, prefetch
+from refstore.engines.native.atomics cimport load_relaxed, prefetch
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS, ERR_NO_MEMORY
-from refstore.engines.native.layout cimport (
-    BIN_WORDS, CLASSES, FREE, PAGE, RETIRED, Slot, SMALL_LIMIT,
+from refstore.engines.native.layout cimport BIN_WORDS, CLASSES, PAGE, Slot, SMALL_LIMIT
+from refstore.engines.native.view cimport (
+    bits_at, class_nbytes, extent_first, extent_pages, run_is_there, slots_used, View,
 )
-from refstore.engines.native.geometry cimport (
-    block_nbytes, class_nbytes, class_of, extent_first, extent_pages,
-)
-from refstore.engines.native.view cimport bits_at, run_is_there, slots_used, View
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.ages cimport now, random_below
 from refstore.engines.native.slots cimport (
-    free_slot, pinned_by, reuse_slot, unclaim, word_generation, word_state,
+    free_slot, pinned_by, reuse_slot, unclaim, word_generation,
 )
 from refstore.engines.native.bins cimport bin_of, find_free
-from refstore.engines.native.blocks cimport allocate_block, place_block, take_spare
+from refstore.engines.native.blocks cimport allocate_block, class_of, place_block, take_spare
 from refstore.engines.native.names cimport prefetch_cells
 from refstore.engines.native.recovery cimport recover_dead
 from refstore.engines.native.queues cimport next_victim, push, queue_of

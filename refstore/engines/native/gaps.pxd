@@ -5,8 +5,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memset
 
 from refstore.engines.native.layout cimport Slot
-from refstore.engines.native.geometry cimport extent_first, extent_pages
-from refstore.engines.native.view cimport runs_used, View
+from refstore.engines.native.view cimport extent_first, extent_pages, runs_used, View
 
 cdef inline void mark_pages(unsigned char *used, uint64_t end, uint64_t first,
                             uint64_t pages) noexcept nogil:

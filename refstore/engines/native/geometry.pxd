@@ -1,10 +1,9 @@
-# Where in the file the regions of layout.pxd lie, and how sizes map to size classes and extents.
-# Everything follows from the capacity and the number of slots.
+# Where in the file the regions of layout.pxd lie. Everything follows from the capacity and the
+# number of slots.
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from refstore.engines.native.debug cimport IS_DEBUG
-from refstore.engines.native.atomics cimport clz64
 from refstore.engines.native.layout cimport (
     BINS, Bucket, BUCKET_CELLS, CHUNK, CLASSES, COUNTERS, EXACT_BINS, FORMAT_VERSION, Header,
     HUGE_PAGE, INLINE_DIMS, Label, Maker, MAKERS, MAX_ROWS, Meta, NAME_LOCKS, NameLock, PAGE,
@@ -132,46 +131,3 @@ cdef inline void lay_out(uint64_t capacity, uint64_t max_objects, Geometry *g) n
     g.used_bits = reserve(&at, (g.pages // 64 + 1) * 8, PAGE)     # committed with the page map
     g.data = reserve(&at, g.pages * PAGE, HUGE_PAGE if g.pages * PAGE >= HUGE_PAGE else CHUNK)
     g.file_size = at
-
-
-cdef inline uint64_t make_extent(uint64_t first, uint64_t pages) noexcept nogil:
-    return first << 32 | pages
-
-cdef inline uint64_t extent_first(uint64_t extent) noexcept nogil:
-    return extent >> 32
-
-cdef inline uint64_t extent_pages(uint64_t extent) noexcept nogil:
-    return <uint32_t>extent
-
-
-cdef inline int class_of(uint64_t nbytes) noexcept nogil:
-    # 0 < nbytes <= SMALL_LIMIT; blocks are multiples of 64 B, so that each is 64-byte aligned in
-    # its run
-    cdef uint64_t last, floor
-    if nbytes <= 512:
-        return <int>((nbytes - 1) // 64)
-    last = nbytes - 1
-    floor = 63 - clz64(last)
-    return <int>(8 + (floor - 9) * 8 + ((last - (<uint64_t>1 << floor)) >> (floor - 3)))
-
-
-cdef inline uint64_t class_nbytes(int size_class) noexcept nogil:
-    cdef uint64_t floor, step
-    if size_class < 8:
-        return (size_class + 1) * 64
-    floor = 9 + (size_class - 8) // 8
-    step = (size_class - 8) % 8 + 1
-    return (<uint64_t>1 << floor) + (step << (floor - 3))
-
-
-cdef inline uint64_t block_for(uint64_t nbytes) noexcept nogil:
-    # bytes of the smallest block for so many
-    if nbytes > SMALL_LIMIT:
-        return (nbytes + PAGE - 1) // PAGE * PAGE
-    return class_nbytes(class_of(nbytes)) if nbytes else 0
-
-
-cdef inline uint64_t block_nbytes(Slot *slot) noexcept nogil:
-    if slot.extent:
-        return extent_pages(slot.extent) * PAGE
-    return class_nbytes(slot.size_class) if slot.run and slot.size_class < CLASSES else 0

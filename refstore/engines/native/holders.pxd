@@ -13,9 +13,9 @@ from refstore.engines.native.layout cimport (
     CLAIMED, CONDEMNED, COUNT_EVICTIONS, GOING, KEPT, MAX_ROWS, OFFERED, PastRecovery, PUBLISHING,
     RECOVERIES_KEPT, Row, ROW_LEFT, SEALED, SLOTS_PER_STEP, WRITING,
 )
-from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.view cimport (
-    is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, slots_used, View,
+    block_nbytes, is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, slots_used,
+    View,
 )
 from refstore.engines.native.slots cimport (
     is_claim, is_sealed, word_generation, word_row, word_state,
@@ -76,7 +76,7 @@ cdef inline list pins_seen(View *v, uint64_t i, uint64_t maker):
     return seen
 
 
-cdef inline list look_at(View *v, uint64_t i):
+cdef inline list holders_seen(View *v, uint64_t i):
     # [(row, slot, generation, name, cell of pins, bytes)]; generation and name are None of what is
     # being made
     cdef:
@@ -102,7 +102,7 @@ cdef inline list holders_of(View *v, uint64_t i, uint64_t generation):
     cdef list seen
     if i >= slots_used(v):
         return None
-    seen = [holder for holder in look_at(v, i) if holder[2] == generation]
+    seen = [holder for holder in holders_seen(v, i) if holder[2] == generation]
     word = load_seq_cst(&v.slots[i].word)                                # [seal]
     if seen or word_generation(word) == generation and is_visible(v, i, word):
         return seen
@@ -114,7 +114,7 @@ cdef inline list all_holders(View *v):
     cdef list seen = []
     for i in range(slots_used(v)):
         if may_be_held(v, i, load_acquire(&v.slots[i].word)):            # [seal]
-            seen += look_at(v, i)
+            seen += holders_seen(v, i)
     return seen
 
 

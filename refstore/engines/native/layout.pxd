@@ -198,6 +198,7 @@ cdef enum:
     TICK_MASK = 0x0FFFFFFF      # the tick of the last get; where there are queues, of the put
     # `owned_by`: the row's process has left or is dead, and the object is as good as deleted
     GOING = 0x8000
+    CREATED_PER_SECOND = 16     # units of `created`
 
 cdef enum Evict:
     EVICT_NONE
@@ -376,7 +377,7 @@ cdef struct Slot:
     uint32_t replaces_slot      # + 1, or 0: none; by: owner
     uint32_t spill_nbytes       # of the description behind the payload, if it is there; by: owner
     uint64_t shape[INLINE_DIMS]  # of at most INLINE_DIMS axes; else see the label; by: owner
-    uint32_t created            # 1/16 s after Header.made_at; by: owner
+    uint32_t created            # since Header.made_at, in CREATED_PER_SECOND; by: owner
     uint16_t put_by             # maker + 1, or 0: not known; by: owner
     uint16_t owned_by           # GOING, row + 1 of whom it goes with, or 0; by: owner, anyone
 

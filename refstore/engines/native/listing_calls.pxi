@@ -5,8 +5,7 @@ from libc.stdint cimport int64_t, uint16_t, uint64_t
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed_u32
 from refstore.engines.native.error_codes cimport ERR_NOT_FOUND, kind_of_error
 from refstore.engines.native.layout cimport CLAIMED, FLAG_UNSEALED, KEPT, WRITING
-from refstore.engines.native.geometry cimport block_nbytes
-from refstore.engines.native.view cimport pins_are_committed, slots_used, View
+from refstore.engines.native.view cimport block_nbytes, pins_are_committed, slots_used, View
 from refstore.engines.native.slots cimport word_generation, word_state
 from refstore.engines.native.names cimport Found
 from refstore.engines.native.owners cimport give_pinned, note_owner

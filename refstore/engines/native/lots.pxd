@@ -10,10 +10,12 @@ from refstore.engines.native.atomics cimport load_acquire, load_seq_cst_u32, pop
 from refstore.engines.native.layout cimport (
     CLASSES, CONDEMNED, FREE, PAGE, RETIRED, SEALED, SMALL_LIMIT,
 )
-from refstore.engines.native.geometry cimport block_nbytes, class_nbytes, class_of
-from refstore.engines.native.view cimport pins_are_committed, runs_used, slots_used, View
+from refstore.engines.native.view cimport (
+    block_nbytes, class_nbytes, pins_are_committed, runs_used, slots_used, View,
+)
 from refstore.engines.native.gaps cimport gaps_hold, length_of, mark_block, mark_runs
 from refstore.engines.native.slots cimport pinned_by, word_row, word_state
+from refstore.engines.native.blocks cimport class_of
 from refstore.engines.native.units cimport may_go
 
 cdef struct Lot:

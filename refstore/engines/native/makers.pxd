@@ -1,23 +1,22 @@
-# Who put an object, and when. The process's pid and command stand in an entry of `makers`, which
-# outlives its row: a process takes one when it first puts something, and an entry is free again
-# when no live row and no slot names it. For reports only: without one, an object is put by nobody.
+# Who put an object. The process's pid and command stand in an entry of `makers`, which outlives its
+# row: a process takes one when it first puts something, and an entry is free again when no live row
+# and no slot names it. For reports only: without one, an object is put by nobody.
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    assign, cas_acq_rel, load_acquire, load_acquire_u32, store_release_u32, unlikely,
+    assign, cas_acq_rel, load_acquire, load_acquire_u32, store_release_u32,
 )
 from refstore.engines.native.layout cimport FREE, Maker, MAKER_WORDS, MAKERS, MAX_ROWS, RETIRED, Row
-from refstore.engines.native.system cimport coarse_sixteenths, now_ns
+from refstore.engines.native.system cimport now_ns
 from refstore.engines.native.view cimport is_ready, maker_at, row_at, slots_used, View
 from refstore.engines.native.slots cimport word_state
 
 cdef enum:
     ROW_BITS = 11               # of Maker.taken: row + 1
     ROW_MASK = 0x7FF
-    PER_SECOND = 16             # units of Slot.created
 
 
 cdef inline bint has_process(View *v, uint64_t k, uint64_t row) noexcept nogil:
@@ -92,16 +91,3 @@ cdef inline void set_label(View *v, const char *label, size_t nbytes) noexcept n
     if v.maker:
         memcpy(maker_at(v, <uint64_t>v.maker - 1).label, row.label, sizeof(row.label))
         failpoint()
-
-
-cdef inline uint32_t created_now(View *v) noexcept nogil:
-    # by a clock that is read without a system call
-    cdef uint64_t now = coarse_sixteenths(), made = v.header.made_at * PER_SECOND
-    return <uint32_t>(now - made) if now > made else 0      # it may have been set back
-
-
-cdef inline uint16_t own_maker(View *v) noexcept nogil:
-    # + 1, for what we put, or 0
-    if unlikely(not v.has_looked_for_maker):
-        take_maker(v)
-    return v.maker

@@ -11,14 +11,14 @@ from refstore.engines.native.layout cimport (
     HUGE_PAGE, Label, MAGIC, MAX_ROWS, Meta, OBJECTS_LIMIT, PAGE, PageTag, Pool, Run, Slot,
     SLOTS_PER_STEP,
 )
-from refstore.engines.native.geometry cimport class_nbytes, fingerprint, lay_out, round_up
+from refstore.engines.native.geometry cimport fingerprint, lay_out, round_up
 from refstore.engines.native.system cimport (
     allocate, close, MADV_POPULATE_READ, MADV_WIPEONFORK, madvise, MAP_ANONYMOUS, MAP_FAILED,
     MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, mmap, munmap, O_RDWR, PROT_NONE, PROT_READ,
     PROT_WRITE, same_file,
 )
 from refstore.engines.native.view cimport (
-    bits_at, map_end, pins_ready_of, runs_used, slots_used, View,
+    bits_at, class_nbytes, map_end, pins_ready_of, runs_used, slots_used, View,
 )
 from refstore.engines.native.memory cimport next_ready, next_unready
 

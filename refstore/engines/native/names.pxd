@@ -3,6 +3,7 @@
 # slot's word says whether the object lives, or whether it is a claim, and the slot's label says
 # what it is called. A cell whose slot has moved on is free to overwrite.
 
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
@@ -12,7 +13,7 @@ from refstore.engines.native.error_codes cimport (
     ERR_INDEX, ERR_NOT_FOUND, kind_of_error, left_behind, with_blocker,
 )
 from refstore.engines.native.layout cimport (
-    Bucket, BUCKET_CELLS, Label, NAME_LOCKS, NameLock, PAGE, PUBLISHING,
+    Bucket, BUCKET_CELLS, Label, NAME_LIMIT, NAME_LOCKS, NameLock, PAGE, PUBLISHING,
 )
 from refstore.engines.native.view cimport (
     bits_at, bucket_at, damage, is_ready, label_at, labels_are_committed, name_lock_at, slots_used,
@@ -85,6 +86,22 @@ cdef inline uint64_t name_hash(View *v, const uint8_t *name, uint64_t nbytes) no
     sip_round(q)
     m = q[0] ^ q[1] ^ q[2] ^ q[3]
     return m if m else 1
+
+
+cdef inline int read_name(View *v, object name, Name *parsed, bint is_key) except -1:
+    # `is_key`: a ref would have done, too
+    cdef Py_ssize_t nbytes = 0
+    if isinstance(name, str):
+        try:
+            parsed.utf8 = <const uint8_t*>PyUnicode_AsUTF8AndSize(name, &nbytes)
+        except UnicodeEncodeError:
+            nbytes = 0
+    if not 0 < nbytes <= NAME_LIMIT:
+        from refstore._names import encode_key, encode_name
+        (encode_key if is_key else encode_name)(name)       # raises
+    parsed.nbytes = <uint64_t>nbytes
+    parsed.hashed = name_hash(v, parsed.utf8, parsed.nbytes)
+    return 0
 
 
 cdef inline uint64_t bucket_of(View *v, uint64_t hashed, int which) noexcept nogil:
@@ -205,10 +222,10 @@ cdef inline int pin_named(View *v, Found *found, const Name *name) noexcept nogi
 
 
 cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found, bint pins,
-                        bint *moved) noexcept nogil:
+                        bint *moved, int *missed) noexcept nogil:
+    # `missed`: the error of what was found before and is not it, of these the one with a blocker
     cdef:
         int k, got
-        int missed = ERR_NOT_FOUND
         uint64_t cell, word
     for k in range(BUCKET_CELLS):
         cell = load_acquire(&bucket.cells[k])  # [index] the object is whole
@@ -231,13 +248,13 @@ cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found,
         if got == 0:
             found.cell = &bucket.cells[k]
             found.cell_value = cell
-            return left_behind(missed)
+            return 0
         if kind_of_error(got) != ERR_NOT_FOUND:
             return got
-        missed = min(missed, got)       # the one with a blocker
+        missed[0] = min(missed[0], got)
         if load_acquire(&bucket.cells[k]) != cell:                       # [index]
             moved[0] = True     # replaced since we read the cell
-    return missed
+    return ERR_NOT_FOUND
 
 
 cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcept nogil:
@@ -261,12 +278,11 @@ cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcep
             bucket = bucket_of(v, name.hashed, which)
             if not bucket_is_ready(v, bucket):
                 continue
-            got = find_in(v, bucket_at(v, bucket), name, found, pins, &moved)
-            if got >= 0:
-                return max(got, left_behind(missed))
+            got = find_in(v, bucket_at(v, bucket), name, found, pins, &moved, &missed)
+            if got == 0:
+                return 0 if missed == ERR_NOT_FOUND else left_behind(missed)
             if kind_of_error(got) != ERR_NOT_FOUND:
                 return got
-            missed = min(missed, got)
     return missed
 
 

@@ -10,25 +10,28 @@ from cpython.buffer cimport (
     PyBUF_FULL_RO, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign, load_relaxed, unlikely
 from refstore.engines.native.error_codes cimport (
-    ERR_INDEX, ERR_TOO_LARGE, ERR_UNCOMMITTED, kind_of_error,
+    ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_TOO_LARGE, ERR_UNCOMMITTED, kind_of_error,
 )
 from refstore.engines.native.layout cimport (
-    EVICTABLE, FLAG_HARD_CLAIM, FLAG_META, KIND_BYTES, Label, PAGE, Slot,
+    COUNT_PUTS, CREATED_PER_SECOND, EVICTABLE, FLAG_HARD_CLAIM, FLAG_META, KIND_BYTES, Label, PAGE,
+    Slot,
 )
-from refstore.engines.native.geometry cimport block_nbytes, class_nbytes, class_of
-from refstore.engines.native.view cimport is_within_block, label_at, meta_at, View
+from refstore.engines.native.system cimport clock_gettime, CLOCK_REALTIME_COARSE, timespec
+from refstore.engines.native.view cimport (
+    block_nbytes, class_nbytes, count, is_within_block, label_at, meta_at, View,
+)
 from refstore.engines.native.memory cimport commit_labels, commit_metas
 from refstore.engines.native.metas cimport meta_nbytes, meta_room, write_meta
-from refstore.engines.native.ages cimport count_put, first_use
+from refstore.engines.native.ages cimport first_use, move_clock
 from refstore.engines.native.slots cimport free_slot, pin_own, seal, unclaim, unpin, word_generation
-from refstore.engines.native.makers cimport created_now, own_maker
-from refstore.engines.native.blocks cimport allocate_block
+from refstore.engines.native.makers cimport take_maker
+from refstore.engines.native.blocks cimport allocate_block, class_of, take_spare
 from refstore.engines.native.names cimport Name
 from refstore.engines.native.claims cimport claim_name, give_up, give_up_to_views
 from refstore.engines.native.publication cimport publish
@@ -38,11 +41,12 @@ from refstore.engines.native.queues cimport first_queue, push
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error, room_error
 from refstore.engines.native.contention cimport may_retry_until
-from refstore.engines.native.room cimport allocate_slot, may_wait_for_memory
+from refstore.engines.native.room cimport allocate_slot, commit_extent, may_wait_for_memory
 
 cdef enum:
     RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
     PIECE = 33554432            # bytes that are copied between two looks at signals
+    LEAST_BLOCK = 64            # bytes: what an object takes beyond its own, about
 
 cdef struct Draft:
     # An object that this process is putting.
@@ -65,12 +69,25 @@ cdef struct Draft:
     uint64_t meta_room          # bytes of them that the block holds
 
 
+cdef inline uint32_t created_now(View *v) noexcept nogil:
+    # by a clock that is read without a system call
+    cdef timespec now
+    cdef uint64_t made = v.header.made_at
+    clock_gettime(CLOCK_REALTIME_COARSE, &now)
+    if <uint64_t>now.tv_sec < made:         # it may have been set back
+        return 0
+    return <uint32_t>((<uint64_t>now.tv_sec - made) * CREATED_PER_SECOND
+                      + <uint64_t>now.tv_nsec // (1000000000 // CREATED_PER_SECOND))
+
+
 cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.life = v.life
     draft.is_begun = False
     draft.claim = 0
+    if unlikely(not v.has_looked_for_maker):
+        take_maker(v)
     draft.created = created_now(v)
-    draft.put_by = own_maker(v)
+    draft.put_by = v.maker
     draft.deadline = 0
     draft.is_closed = NULL
     draft.is_pinned = False
@@ -106,14 +123,25 @@ cdef inline void discard(View *v, Draft *draft) noexcept:
     draft.is_begun = False
 
 
+cdef inline int find_slot(View *v, Draft *draft, uint64_t nbytes, uint64_t behind) except? -128:
+    # What came free last mostly does, unless others wait for room or the policy makes it.
+    cdef uint64_t needed = nbytes + behind
+    cdef int got = ERR_FULL
+    python_ran(v, draft.life, "preparing what is put")
+    if nbytes > v.header.capacity or needed > v.g.pages * PAGE:
+        return ERR_TOO_LARGE
+    if draft.deadline == 0 and not v.evicts:
+        got = take_spare(v, needed, &draft.slot)
+        if unlikely(got == ERR_UNCOMMITTED):
+            got = commit_extent(v, draft.slot)
+        if got == 0 or got == ERR_DAMAGED:
+            return got
+    return allocate_slot(v, needed, draft.deadline, draft.is_closed, draft.claim, &draft.slot)
+
+
 cdef inline Slot *begin_object(View *v, Draft *draft, uint64_t nbytes, uint64_t spill) except NULL:
     # A slot of ours with room for the payload, and `spill` bytes of description behind it.
-    cdef uint64_t behind = spill + draft.meta_room
-    cdef int got = ERR_TOO_LARGE
-    python_ran(v, draft.life, "preparing what is put")
-    if nbytes <= v.header.capacity and nbytes + behind <= v.g.pages * PAGE:
-        got = allocate_slot(v, nbytes + behind, draft.deadline, draft.is_closed, draft.claim,
-                            &draft.slot)
+    cdef int got = find_slot(v, draft, nbytes, spill + draft.meta_room)
     if got != 0:
         raise room_error(v, got, nbytes, draft.deadline != 0)
     start_slot(v, draft, nbytes)
@@ -281,6 +309,13 @@ cdef inline int publish_object(View *v, const Draft *draft, object text, const N
         publish_or_queue(v, draft, text, name, replace)
     count_put(v, nbytes)
     return 0
+
+
+cdef inline void count_put(View *v, uint64_t nbytes) noexcept nogil:
+    count(v, COUNT_PUTS, 1)
+    v.until_tick -= <int64_t>(nbytes + LEAST_BLOCK)
+    if unlikely(v.until_tick < 0):
+        move_clock(v)
 
 
 cdef inline void write_kind(View *v, const Draft *draft, uint8_t kind) noexcept nogil:

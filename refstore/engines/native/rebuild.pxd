@@ -12,8 +12,9 @@ from refstore.engines.native.atomics cimport (
 from refstore.engines.native.layout cimport (
     CLASSES, CONDEMNED, FREE, HELD, LIVE_STATES, PAGE, PageTag, RETIRED, Run, RUN_BLOCKS, Slot,
 )
-from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
-from refstore.engines.native.view cimport map_end, run_is_sound, runs_used, slots_used, View
+from refstore.engines.native.view cimport (
+    block_nbytes, extent_first, extent_pages, map_end, run_is_sound, runs_used, slots_used, View,
+)
 from refstore.engines.native.slots cimport restore_hint, restore_run_hints, word_state
 from refstore.engines.native.bins cimport insert_free, mark_unused, mark_used, name_owner, next_page
 

@@ -6,6 +6,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from libc.time cimport time
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
@@ -22,13 +23,12 @@ from refstore.engines.native.layout cimport (
     HELD, KEPT, MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PastRecovery, PUBLISHING, RECLAIMING,
     RECOVERIES_KEPT, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
-from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.system cimport (
-    byte_is_locked, close, coarse_sixteenths, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
+    byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
 )
 from refstore.engines.native.view cimport (
-    class_bits_at, count, damage, file_of, is_ready, name_lock_at, next_live_row, PIDS_KEPT,
-    pins_in, pins_of, pins_ready_of, Recovered, row_at, slots_used, View,
+    block_nbytes, class_bits_at, count, damage, file_of, is_ready, name_lock_at, next_live_row,
+    PIDS_KEPT, pins_in, pins_of, pins_ready_of, Recovered, row_at, slots_used, View,
 )
 from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
@@ -168,7 +168,7 @@ cdef inline void note_recovery(View *v, Row *row, uint64_t nbytes) noexcept nogi
     memcpy(past.command, row.command, sizeof(past.command))
     memcpy(past.label, row.label, sizeof(past.label))
     failpoint()
-    store_release(&past.at, coarse_sixteenths() // 16)                   # [past]
+    store_release(&past.at, <uint64_t>time(NULL))                        # [past]
 
 
 cdef inline void recover_locked(View *v, uint64_t dead) noexcept nogil:

@@ -2,23 +2,20 @@
 # those that only look. Nothing here writes, pins or locks.
 
 cimport cython
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdint cimport int64_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire, load_seq_cst
 from refstore.engines.native.error_codes cimport ERR_NOT_FOUND
 from refstore.engines.native.layout cimport (
-    CLAIMED, CONDEMNED, COUNT_RECOVERIES, EVICTABLE, FLAG_UNSEALED, Maker, MAKERS, MAX_ROWS,
-    NAME_LIMIT, PUBLISHING, Slot, WRITING,
+    CLAIMED, CONDEMNED, COUNT_RECOVERIES, CREATED_PER_SECOND, EVICTABLE, FLAG_UNSEALED, Maker,
+    MAKERS, MAX_ROWS, PUBLISHING, Slot, WRITING,
 )
-from refstore.engines.native.geometry cimport block_nbytes
 from refstore.engines.native.view cimport (
-    damage, file_of, maker_at, next_live_row, pins_in, row_at, slots_used, View,
+    block_nbytes, damage, file_of, maker_at, next_live_row, pins_in, row_at, slots_used, View,
 )
 from refstore.engines.native.slots cimport is_live, word_generation, word_row, word_state
-from refstore.engines.native.makers cimport PER_SECOND
-from refstore.engines.native.names cimport find, Found, Name, name_hash
+from refstore.engines.native.names cimport find, Found, Name, read_name
 from refstore.engines.native.stats cimport (
     Census, count_all, count_processes, count_waiting, is_visible,
 )
@@ -130,22 +127,6 @@ cdef class Reports:
 
 # Names as the keys of calls: a str is checked and hashed once, and looked up as often as needed
 
-cdef inline int read_name(View *v, object name, Name *parsed, bint is_key) except -1:
-    # `is_key`: a ref would have done, too
-    cdef Py_ssize_t nbytes = 0
-    if isinstance(name, str):
-        try:
-            parsed.utf8 = <const uint8_t*>PyUnicode_AsUTF8AndSize(name, &nbytes)
-        except UnicodeEncodeError:
-            nbytes = 0
-    if not 0 < nbytes <= NAME_LIMIT:
-        from refstore._names import encode_key, encode_name
-        (encode_key if is_key else encode_name)(name)       # raises
-    parsed.nbytes = <uint64_t>nbytes
-    parsed.hashed = name_hash(v, parsed.utf8, parsed.nbytes)
-    return 0
-
-
 cdef inline bint is_live_object(View *v, uint64_t i, uint64_t generation) noexcept nogil:
     return i < slots_used(v) and is_live(load_acquire(&v.slots[i].word), generation)  # [seal]
 
@@ -247,7 +228,7 @@ cdef tuple fields_seen(View *v, uint64_t i, uint64_t word, str state):
         KINDS[kind_of(v, i)] if is_object else None,
         min(slot.nbytes, block),
         block, pins, *origin_seen(v, slot, word_row(word) + 1 if is_made else 0),
-        v.header.made_at + slot.created / <double>PER_SECOND,
+        v.header.made_at + slot.created / <double>CREATED_PER_SECOND,
         is_object and slot.owned_by != 0, slot.last_use & EVICTABLE != 0, state)
 
 

@@ -9,20 +9,19 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from refstore.engines.native.atomics cimport assign, cas_acq_rel, load_acquire, load_seq_cst_u32
+from refstore.engines.native.atomics cimport assign, cas_acq_rel, load_acquire
 from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_BUSY, ERR_DAMAGED, ERR_DEAD, ERR_FULL, ERR_FULL_SLOTS, ERR_HELD, ERR_NO_MEMORY,
     ERR_RECOVERY, ERR_SIGNALS, ERR_UNCOMMITTED, kind_of_error,
 )
-from refstore.engines.native.layout cimport CONDEMNED, FREE, MAX_ROWS, PAGE, RETIRED, SEALED, Slot
-from refstore.engines.native.geometry cimport block_for, extent_first, extent_pages
+from refstore.engines.native.layout cimport MAX_ROWS, Slot
 from refstore.engines.native.system cimport is_unlinked, may_ever_have, now_ns
-from refstore.engines.native.view cimport file_of, pins_are_committed, slots_used, View
+from refstore.engines.native.view cimport extent_first, extent_pages, file_of, View
 from refstore.engines.native.memory cimport commit_data, note_refusal, step_end, wants_huge_pages
 from refstore.engines.native.waiting cimport announce_room, begin_nap, LIVENESS_NAP_MS, Nap
-from refstore.engines.native.slots cimport is_claim, pins_condemned, unclaim, word_row, word_state
+from refstore.engines.native.slots cimport is_claim, pins_condemned, unclaim, word_row
 from refstore.engines.native.runs cimport held_elsewhere
-from refstore.engines.native.blocks cimport allocate_block, give_block, place_block, take_spare
+from refstore.engines.native.blocks cimport allocate_block, block_for, give_block, place_block
 from refstore.engines.native.recovery cimport recover_dead, row_is_dead, sweep
 from refstore.engines.native.lots cimport Lot, lot_fits
 from refstore.engines.native.eviction cimport (
@@ -364,10 +363,6 @@ cdef inline int allocate_slot(View *v, uint64_t nbytes, uint64_t deadline, const
     cdef RoomWait wait
     cdef int got
     if deadline == 0:
-        got = ERR_FULL if v.evicts else take_spare(v, nbytes, slot)     # what is there mostly does
-        got = ensure_memory(v, got, slot[0])
-        if got == 0 or got == ERR_DAMAGED:
-            return got
         return try_with_claim(v, nbytes, 0, True, claim, slot)
     begin_wait(v, &wait, claim)
     # who waits for a slot may wait for our claim's

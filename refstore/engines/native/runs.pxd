@@ -16,9 +16,9 @@ from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS
 from refstore.engines.native.layout cimport (
     CLASSES, HELD, PAGE, RETIRED, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
 )
-from refstore.engines.native.geometry cimport extent_first, extent_pages
 from refstore.engines.native.view cimport (
-    bits_at, file_of, run_is_sound, run_slot, runs_used, slot_is_of, slots_used, top_of, View,
+    bits_at, extent_first, extent_pages, file_of, run_is_sound, run_slot, runs_used, slot_is_of,
+    slots_used, top_of, View,
 )
 from refstore.engines.native.bitmap cimport hint_range, hint_set, hint_take
 from refstore.engines.native.memory cimport commit, ensure_pins_committed

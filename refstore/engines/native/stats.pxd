@@ -10,10 +10,9 @@ from refstore.engines.native.layout cimport (
     CHUNK, CONDEMNED, FREE, HELD, PAGE, PUBLISHING, RECLAIMING, RETIRED, ROW_LEFT, Run, Slot,
     SLOTS_PER_STEP,
 )
-from refstore.engines.native.geometry cimport block_nbytes, extent_first, extent_pages
 from refstore.engines.native.view cimport (
-    bits_at, is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, run_is_there,
-    runs_used, slots_used, View,
+    bits_at, block_nbytes, extent_first, extent_pages, is_ready, next_live_row, pins_in, pins_of,
+    pins_ready_of, row_at, run_is_there, runs_used, slots_used, View,
 )
 from refstore.engines.native.gaps cimport longest_gap, mark_block, mark_runs
 from refstore.engines.native.slots cimport is_live, pinned_by, word_generation, word_state

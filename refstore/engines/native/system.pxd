@@ -213,13 +213,6 @@ cdef inline uint64_t coarse_ms() noexcept nogil:
     return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
 
 
-cdef inline uint64_t coarse_sixteenths() noexcept nogil:
-    # of a second since the epoch; as cheap
-    cdef timespec now
-    clock_gettime(CLOCK_REALTIME_COARSE, &now)
-    return <uint64_t>now.tv_sec * 16 + <uint64_t>now.tv_nsec // 62500000
-
-
 cdef inline uint64_t now_ms() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)

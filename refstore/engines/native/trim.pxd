@@ -8,9 +8,10 @@ from refstore.engines.native.debug cimport IS_DEBUG
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.error_codes cimport ERR_SIGNALS
 from refstore.engines.native.layout cimport BINS, CHUNK, HELD, HUGE_PAGE, PAGE
-from refstore.engines.native.geometry cimport extent_first, extent_pages, make_extent
 from refstore.engines.native.system cimport punch_hole
-from refstore.engines.native.view cimport bits_at, file_of, map_end, top_of, View
+from refstore.engines.native.view cimport (
+    bits_at, extent_first, extent_pages, file_of, make_extent, map_end, top_of, View,
+)
 from refstore.engines.native.memory cimport clear_ready, next_ready, next_unready
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.slots cimport unclaim

@@ -11,9 +11,9 @@ from refstore.engines.native.atomics cimport load_acquire, load_relaxed_u32
 from refstore.engines.native.layout cimport (
     COUNT_EVICTIONS, EVICTABLE, FREE, PageTag, RETIRED, Run, RUN_BLOCKS, SEALED,
 )
-from refstore.engines.native.geometry cimport extent_first, extent_pages
 from refstore.engines.native.view cimport (
-    count, run_is_sound, run_slot, runs_used, slot_is_of, slots_used, tag_at, top_of, View,
+    count, extent_first, extent_pages, run_is_sound, run_slot, runs_used, slot_is_of, slots_used,
+    tag_at, top_of, View,
 )
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.ages cimport age_of

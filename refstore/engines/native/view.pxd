@@ -11,7 +11,7 @@ from refstore.engines.native.layout cimport (
     Bucket, CLASSES, Header, KEPT, Label, LIVE_WORDS, Maker, Meta, NameLock, PAGE, PageTag, Pool,
     Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
 )
-from refstore.engines.native.geometry cimport extent_first, extent_pages, Geometry
+from refstore.engines.native.geometry cimport Geometry
 from refstore.engines.native.system cimport close, high_descriptor, open_file, same_file
 
 cdef extern from *:
@@ -151,6 +151,35 @@ cdef inline PageTag *tag_at(View *v, uint64_t page) noexcept nogil:
 cdef inline uint64_t *used_bits(View *v) noexcept nogil:
     # one bit a page, there as far as the page map is
     return <uint64_t*>(v.base + v.g.used_bits)
+
+# What a slot says of its block: its extent, or its size class
+
+cdef inline uint64_t make_extent(uint64_t first, uint64_t pages) noexcept nogil:
+    return first << 32 | pages
+
+cdef inline uint64_t extent_first(uint64_t extent) noexcept nogil:
+    return extent >> 32
+
+cdef inline uint64_t extent_pages(uint64_t extent) noexcept nogil:
+    return <uint32_t>extent
+
+
+cdef inline uint64_t class_nbytes(int size_class) noexcept nogil:
+    cdef uint64_t floor, step
+    if size_class < 8:
+        return (size_class + 1) * 64
+    floor = 9 + (size_class - 8) // 8
+    step = (size_class - 8) % 8 + 1
+    return (<uint64_t>1 << floor) + (step << (floor - 3))
+
+
+cdef inline uint64_t block_nbytes(Slot *slot) noexcept nogil:
+    if slot.extent:
+        return extent_pages(slot.extent) * PAGE
+    return class_nbytes(slot.size_class) if slot.run and slot.size_class < CLASSES else 0
+
+
+# Whether what the file says can be so
 
 cdef inline bint run_is_sound(View *v, Run *run, uint64_t live) noexcept nogil:
     # whether it is a live run of this class + 1, and lies in the data

@@ -10,7 +10,7 @@ from refstore.engines.native.error_codes cimport ERR_NOT_FOUND, kind_of_error
 from refstore.engines.native.system cimport futex_wake, MAX_WATCHED, now_ns, Watched
 from refstore.engines.native.view cimport View
 from refstore.engines.native.waiting cimport announce_any, Nap, NAP_MS, take_nap
-from refstore.engines.native.names cimport find, Found, Name, stripe_of
+from refstore.engines.native.names cimport find, Found, Name, read_name, stripe_of
 from refstore.engines.native.stripes cimport (
     ask, clear_stripes, is_in, see_changes, sleep_on_all, sleeps_on_any, Stripes, watch_stripes,
     watch_word,

@@ -20,10 +20,10 @@ from refstore.engines.native.fork cimport keep_pin, OpenWriter
 from refstore.engines.native.points cimport look_for_signals, python_ran
 from refstore.engines.native.errors cimport full, put_error
 from refstore.engines.native.contention cimport may_retry
-from refstore.engines.native.arrays cimport NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS
 from refstore.engines.native.put cimport (
     Draft, move_object, PIECE, prepare, publish_object, RELEASES_GIL,
 )
+from refstore.engines.native.arrays cimport NPY_ARRAY_WRITEABLE, PyArray_CLEARFLAGS
 
 import operator
 import weakref

@@ -28,7 +28,7 @@ OF_WAITING = [
     Mutation(
         "word_read_after_the_look",
         "a publication between the check and the read of the word wakes no waiter",
-        "waiting_calls.pxi",
+        "engine.pxi",
         "            begin_nap(&nap, &stripe.changes, &stripe.awake_until, NAP_MS)\n"
         "            got = find_newer(v, name, &parsed, known, found, &is_known)\n",
         "            got = find_newer(v, name, &parsed, known, found, &is_known)\n"
