@@ -185,6 +185,13 @@ class ObjectCalls(Reports):
         evictable: bool | None = None,
         meta: bytes = ...,
     ) -> Writer: ...
+    def get(
+        self,
+        key: ObjectRef | str,
+        *,
+        timeout: float | None = 0,
+        writable: bool = False,
+    ) -> PinnedBuffer: ...
     def delete(self, key: ObjectRef | str) -> None: ...
     def refcount(self, key: ObjectRef | str) -> int: ...
     def ref(self, name: str) -> ObjectRef: ...
@@ -206,13 +213,6 @@ class Watch:
     def poke(self) -> None: ...
 
 class WaitingCalls(ObjectCalls):
-    def get(
-        self,
-        key: ObjectRef | str,
-        *,
-        timeout: float | None = 0,
-        writable: bool = False,
-    ) -> PinnedBuffer: ...
     def wait(
         self, name: str, *, newer_than: ObjectRef | None = None, timeout: float | None = None
     ) -> PinnedBuffer: ...

@@ -21,7 +21,9 @@ def begin_deletion(store: refstore.Store, name: str, *, written: int) -> None:
     """What is there when the maker of a change dies: its journal, and some of the words."""
     att: Any = store._attachment
     change = Change(att.file)
-    slot = next(k for k in range(slots.used(change)) if slots.name(change, k) == name.encode())
+    slot = next(
+        k for k in range(slots.slots_used(change)) if slots.name(change, k) == name.encode()
+    )
     slots.remove(change, slot)
     pairs = array("Q", itertools.chain.from_iterable(change.new.items()))
     words = att.file.words

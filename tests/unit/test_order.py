@@ -20,6 +20,7 @@ CIMPORT = re.compile(
     re.MULTILINE,
 )
 PLAIN_IMPORT = re.compile(r"^[ \t]*c?import[ \t]+(refstore(?:\.\w+)+)", re.MULTILINE)
+ANY_CIMPORT = re.compile(r"^[ \t]*from ([\w.]+) cimport (\([^)]*\)|[^\n]*)", re.MULTILINE)
 INCLUDE = re.compile(r'^include "([^"]+)"', re.MULTILINE)
 # The names that a .pxi defines at its top level.
 DEFINED = re.compile(r"^(?:cdef|def|class) (?!enum:)[^(:=\n]*?(\w+) *(?:[(:=]|$)", re.MULTILINE)
@@ -111,21 +112,24 @@ def uses(path: str, parts: dict[str, str]) -> set[str]:
 
 
 def cimport_faults(parts: dict[str, str]) -> list[str]:
-    """Names that a part of the core cimports in vain, or calls by a cimport of another one."""
+    """Names that a part of the core cimports in vain, or from where they are not defined, or calls
+    by a cimport of another part."""
     found = []
     natives = {path: text for path, text in parts.items() if path.endswith((".pxd", ".pxi"))}
     owners = {name: path for path in natives for name in functions(natives[path])}
     for path, text in natives.items():
-        body = COMMENT.sub("", CIMPORT.sub("", text))
-        used = set(re.findall(r"\w+", body))
-        cimported = {name.rpartition(".")[2] for name in cython_imports(path, text)} - {""}
-        found += [f"{path} does not use {name}" for name in sorted(cimported - used)]
-        called = set(re.findall(r"(?<![.\w])(\w+)\(", body)) - {*cimported, *functions(body)}
-        found += [
-            f"{path} calls {name} of {owners[name]}, and does not cimport it"
-            for name in sorted(called)
-            if owners.get(name, "").endswith(".pxd")
-        ]
+        body = COMMENT.sub("", ANY_CIMPORT.sub("", text))
+        cimported = {}
+        for module, names in ANY_CIMPORT.findall(text):
+            for name in re.findall(r"(\w+)(?: as \w+)? *(?:[,)\n]|$)", COMMENT.sub("", names)):
+                cimported[name] = module.replace(".", "/").removeprefix("refstore/") + ".pxd"
+        words = set(re.findall(r"\w+", body))
+        found += [f"{path} does not use {name}" for name in cimported if name not in words]
+        calls = set(re.findall(r"(?<![.\w])(\w+)\(", body)) - set(functions(body))
+        for name in sorted(calls.union(cimported)):
+            owner = owners.get(name, "")
+            if owner.endswith(".pxd") and cimported.get(name) != owner:
+                found.append(f"{path} does not cimport {name} of {owner}")
     return found
 
 
@@ -218,11 +222,16 @@ def test_a_use_upwards_is_found(part: str, text: str) -> None:
 def test_a_cimport_in_vain_and_one_that_is_missing_are_found() -> None:
     parts = {
         "low.pxd": "cdef inline int f(int x):\n    return x\n",
-        "high.pxi": "from refstore.low cimport g\ncdef int h():\n    return f(1)  # g\n",
+        "mid.pxd": "from refstore.low cimport f\ncdef int g():\n    return f(1)\n",
+        "high.pxi": (
+            "from libc.math cimport (\n    sin, cos,\n)\ncdef int h():\n    f(sin(1))  # cos\n"
+        ),
+        "top.pxi": "from refstore.mid cimport f\ncdef int k():\n    return f(1)\n",
     }
     assert cimport_faults(parts) == [
-        "high.pxi does not use g",
-        "high.pxi calls f of low.pxd, and does not cimport it",
+        "high.pxi does not use cos",
+        "high.pxi does not cimport f of low.pxd",
+        "top.pxi does not cimport f of low.pxd",
     ]
 
 

@@ -64,7 +64,7 @@ class Held(NamedTuple):
 def block(c: Change, slot: int) -> Held | None:
     """Reads the block of one slot; None if it has none."""
     at = c.file.slot(slot)
-    if slot >= slots.used(c):
+    if slot >= slots.slots_used(c):
         return None
     word = c[at + WORD]
     if word & 0xFF not in HAVE_BLOCKS:
@@ -251,7 +251,7 @@ def top_holders(c: Change, held: Iterable[Holding]) -> list[tuple[int, TopHolder
 # --- invariants. A problem is a sentence that begins with the invariant's name.
 
 
-def problems(c: Change) -> set[str]:
+def find_problems(c: Change) -> set[str]:
     found: set[str] = set()
     for check in (_check_slots, _check_space, _check_free_slots, _check_names, _check_pins):
         found.update(_told_by(check, c))
@@ -294,7 +294,7 @@ def _check_slots(c: Change) -> Iterator[str]:
         if needed > c[at + UNITS] * UNIT:
             yield f"size: slot {slot} holds {needed} bytes in a block of {c[at + UNITS]} units"
         if state == CLAIMED and not c[at + UNITS]:
-            if c[at + WAITS_FOR] > slots.used(c):
+            if c[at + WAITS_FOR] > slots.slots_used(c):
                 yield f"offset: the claim in slot {slot} waits for slot {c[at + WAITS_FOR] - 1}"
         elif c[at + OFFSET] + c[at + UNITS] > file.g.units:
             yield f"offset: the block of slot {slot} ends after the last unit"

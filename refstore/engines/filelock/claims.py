@@ -63,7 +63,7 @@ def recover_maker(c: Change, att: Attachment, claim: int) -> bool:
     if row == att.own:
         return False
     with contextlib.suppress(OSError):  # no descriptor left: nobody can tell
-        if recovery.recover(c, att.folder, [row], att.own, att.report):
+        if recovery.recover_rows(c, att.folder, [row], att.own, att.report):
             return True
     if recovery.has_ended(c, row):  # its children keep the row, and can publish nothing
         slots.unclaim(c, claim)
@@ -145,6 +145,6 @@ def _is_claim(c: Change, slot: int, generation: int) -> bool:
 
 
 def _waits_for(c: Change, slot: int) -> int:
-    if slot >= slots.used(c) or c[c.file.slot(slot) + WORD] & 0xFF != CLAIMED:
+    if slot >= slots.slots_used(c) or c[c.file.slot(slot) + WORD] & 0xFF != CLAIMED:
         return 0
     return 0 if slots.has_block(c, slot) else c[c.file.slot(slot) + WAITS_FOR]

@@ -241,7 +241,7 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
         return call.run("stats()", check.stats, att.folder, att.own)
 
     def _problems(self) -> set[str]:
-        return self._call.run("check()", check.problems)
+        return self._call.run("check()", check.find_problems)
 
     def _recover_all(self) -> tuple[int, tuple[int, ...], int, int, int, int, int]:
         call = self._call

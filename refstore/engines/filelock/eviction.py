@@ -136,7 +136,7 @@ def _leaves(c: Change, slot: int) -> int:
 
 def _oldest(c: Change, units: int) -> int | None:
     """The oldest of some objects, each of which leaves enough room."""
-    used, found = slots.used(c), dict[int, int]()
+    used, found = slots.slots_used(c), dict[int, int]()
     for _ in range(DRAWS if used else 0):
         slot = int(_dice.random() * used)
         at = c.file.slot(slot)

@@ -74,7 +74,7 @@ def info_of(c: Change, of: Of, key: Parsed) -> Info | None:
 def described(c: Change, of: Of, first: int, prefix: str | None) -> list[Info]:
     """Describes the next TURN slots."""
     found, processes = [], dict[int, tuple[int, str]]()
-    for slot in range(first, min(first + TURN, slots.used(c))):
+    for slot in range(first, min(first + TURN, slots.slots_used(c))):
         if c[c.file.slot(slot) + WORD] & 0xFF in STATES:
             info = _describe(c, of, slot, processes)
             if prefix is None or (info[1] is not None and info[1].startswith(prefix)):
@@ -168,7 +168,7 @@ class ListingCalls(Opened):
 
     def _each(self, call: Call, prefix: str | None) -> Iterator[Info]:
         first = 0
-        while first < call.run("objects()", slots.used):
+        while first < call.run("objects()", slots.slots_used):
             yield from call.run("objects()", described, call.att, first, prefix)
             first += TURN
             call = self._call  # the store may be closed by now, or this a forked child

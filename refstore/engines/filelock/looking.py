@@ -128,7 +128,7 @@ class Look:
 
     def _objects(self, prefix: str | None) -> Iterator[tuple[Any, ...]]:
         first = 0
-        while first < self._run("objects()", slots.used):
+        while first < self._run("objects()", slots.slots_used):
             yield from self._run("objects()", listing.described, self, first, prefix)
             first += listing.TURN
 
@@ -136,7 +136,7 @@ class Look:
         return lookups.required(self, key, self._run, "holders()", listing.holders, self, None)
 
     def _problems(self) -> set[str]:
-        return self._run("check()", check.problems)
+        return self._run("check()", check.find_problems)
 
     def _recoveries(self) -> list[tuple[float, int, str, int]]:
         return self._run("a look", recovery.past)

@@ -253,7 +253,7 @@ class Membership(StoreLock):
         if not self._is_in_place():
             raise FileNotFoundError(errno.ENOENT, "the store was removed just now", self.path)
         self._check_home(c)
-        recovery.recover(c, self.folder, process_table.used_rows(c), None, self.report)
+        recovery.recover_rows(c, self.folder, process_table.used_rows(c), None, self.report)
         self._look_after_reboot(c)
         row, lock = self._free_row(c)
         lock.keep_by_mapping()
@@ -275,7 +275,9 @@ class Membership(StoreLock):
                     lock = liveness.take(process_table.lock_path(self.folder, row), self.mode)
                     if lock is not None:
                         return row, lock
-            if attempt or not recovery.recover(c, self.folder, sorted(used), self.row, self.report):
+            if attempt or not recovery.recover_rows(
+                c, self.folder, sorted(used), self.row, self.report
+            ):
                 break
         raise RefstoreError(_messages.no_rows(self.path, MAX_ROWS))
 
@@ -300,7 +302,7 @@ class Membership(StoreLock):
         boot = boot_id()
         if c.words[BOOT] in (0, boot):
             return
-        problems = check.problems(c)
+        problems = check.find_problems(c)
         if problems:
             raise _messages.no_store(self.path, f"did not survive a reboot ({min(problems)})")
         c.words[BOOT] = boot

@@ -99,7 +99,7 @@ def _compact(c: Change, ring: int) -> None:
 def _resident(c: Change, entry: int) -> tuple[int, int] | None:
     """Slot and generation of an entry; None if it is of what is gone."""
     slot = entry & _LOW_32
-    if slot >= slots.used(c):
+    if slot >= slots.slots_used(c):
         return None
     at = c.file.slot(slot)
     word = c[at + WORD]

@@ -88,7 +88,7 @@ def column(c: Change, field: int) -> npt.NDArray[np.uint64]:
 
 def _column(c: Change, field: int) -> memoryview:
     first = c.file.g.slots + field
-    return c.words[first : first + slots.used(c) * SLOT_WORDS : SLOT_WORDS]
+    return c.words[first : first + slots.slots_used(c) * SLOT_WORDS : SLOT_WORDS]
 
 
 def pinned_slots(c: Change, row: int) -> list[int]:
@@ -185,7 +185,7 @@ def fold(c: Change, row: int, died: bool) -> None:
     c.commit()
 
 
-def recover(c: Change, folder: str, rows: list[int], own: int | None, report: Report) -> bool:
+def recover_rows(c: Change, folder: str, rows: list[int], own: int | None, report: Report) -> bool:
     """Gives back what those of `rows` held that are dead; whether there were any."""
     found = False
     for row in rows:

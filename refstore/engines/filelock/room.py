@@ -194,14 +194,16 @@ class RoomKeeper(Membership):
         return True
 
     def recover_dead(self, c: Change) -> bool:
-        return recovery.recover(c, self.folder, process_table.used_rows(c), self.row, self.report)
+        return recovery.recover_rows(
+            c, self.folder, process_table.used_rows(c), self.row, self.report
+        )
 
     def recover_condemned(self, c: Change, slot: int | None) -> None:
         """Recovers the dead processes that pin a deleted object."""
         if slot is not None and slots.is_condemned(c, slot):
             rows = slots.pinning_rows(c, slot)
             with contextlib.suppress(OSError):  # no descriptor left: what was asked for is done
-                recovery.recover(c, self.folder, rows, self.row, self.report)
+                recovery.recover_rows(c, self.folder, rows, self.row, self.report)
 
     def _holds_condemned(self, c: Change) -> bool:
         return recovery.holds_condemned(c, self.own)

@@ -98,7 +98,7 @@ class TooManyPinsError(Exception):
 # --- what a slot says of itself
 
 
-def used(c: Change) -> int:
+def slots_used(c: Change) -> int:
     """Slots from here on were never used."""
     n = c[SLOTS_USED]
     if n > c.file.g.max_objects:
@@ -161,7 +161,7 @@ class By(NamedTuple):
 
 def has_slot(c: Change) -> bool:
     """Whether one can be claimed."""
-    return bool(c[FREE_SLOT]) or used(c) < c.file.g.max_objects
+    return bool(c[FREE_SLOT]) or slots_used(c) < c.file.g.max_objects
 
 
 def _find_slot(c: Change) -> int:
@@ -169,12 +169,12 @@ def _find_slot(c: Change) -> int:
     file = c.file
     link = c[FREE_SLOT]
     if link:
-        if link > used(c) or c[file.slot(link - 1) + WORD] & 0xFF != FREE:
+        if link > slots_used(c) or c[file.slot(link - 1) + WORD] & 0xFF != FREE:
             raise file.damaged(
                 f"the list of free slots leads to slot {link - 1}, which is not free"
             )
         return link - 1
-    slot = used(c)
+    slot = slots_used(c)
     at, label = file.slot(slot) * 8, file.label(slot)
     if not file.commit(at, at + SLOT_WORDS * 8) or not file.commit(label, label + LABEL_NBYTES):
         raise NoRoomError(_full_messages.NO_MEMORY)
@@ -374,7 +374,7 @@ def has_name(c: Change, slot: int) -> bool:
 
 def is_live(c: Change, slot: int, generation: int) -> bool:
     """Whether an object can be found by this ref."""
-    if slot >= used(c):
+    if slot >= slots_used(c):
         return False
     return c[c.file.slot(slot) + WORD] == generation << 8 | SEALED
 
@@ -438,7 +438,7 @@ def pinning_rows(c: Change, slot: int) -> list[int]:
 
 def prepare_pins(c: Change, row: int) -> None:
     """Memory for pins on all there is, as far as there is any."""
-    last = min(used(c), c.file.g.max_objects - 1)
+    last = min(slots_used(c), c.file.g.max_objects - 1)
     words = PAGE // 8
     first = _cell(c, row, 0)[0] // words * words
     for at in range(first, _cell(c, row, last)[0] + 1, words):

@@ -33,7 +33,7 @@ from refstore.engines.native.bins cimport are_used, bin_of
 from refstore.engines.native.rebuild cimport has_bytes
 from refstore.engines.native.pages cimport extent_is_sane
 from refstore.engines.native.names cimport find_cell, make_cell, Name, name_hash, name_of
-from refstore.engines.native.recovery cimport row_is_dead
+from refstore.engines.native.process_table cimport row_is_dead
 
 cdef enum:
     NOT_LISTED = 0xFFFFFFFF     # no page has that number

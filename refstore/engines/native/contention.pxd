@@ -9,7 +9,8 @@ from refstore.engines.native.error_codes cimport (
 )
 from refstore.engines.native.system cimport now_ms, now_ns, sleep_us
 from refstore.engines.native.view cimport View
-from refstore.engines.native.recovery cimport recover_row, retry_after_dead_blocker, row_is_dead
+from refstore.engines.native.process_table cimport row_is_dead
+from refstore.engines.native.recovery cimport recover_row, retry_after_dead_blocker
 from refstore.engines.native.points cimport look_for_signals
 
 cdef enum:

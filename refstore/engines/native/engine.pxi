@@ -18,8 +18,9 @@ from refstore.engines.native.slots cimport pin, unpin, word_row
 from refstore.engines.native.names cimport find, Found, Name, read_name, stripe_named
 from refstore.engines.native.claims cimport Claim, find_claim
 from refstore.engines.native.publication cimport remove, remove_named
+from refstore.engines.native.process_table cimport row_is_dead
 from refstore.engines.native.recovery cimport (
-    recover_blocker_if_dead, recover_blocker_of, recover_dead, row_is_dead,
+    recover_blocker_if_dead, recover_blocker_of, recover_dead,
 )
 from refstore.engines.native.trim cimport trim_free
 from refstore.engines.native.stats cimport count_pins, next_live, slot_name

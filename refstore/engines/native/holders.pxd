@@ -21,7 +21,7 @@ from refstore.engines.native.slots cimport (
     is_claim, is_sealed, word_generation, word_row, word_state,
 )
 from refstore.engines.native.names cimport NAME_WORDS, read_label
-from refstore.engines.native.recovery cimport row_is_dead
+from refstore.engines.native.process_table cimport row_is_dead
 from refstore.engines.native.stats cimport is_visible
 
 cdef enum:

@@ -7,7 +7,7 @@ from libc.stdint cimport uint32_t
 from refstore.engines.native.layout cimport EVICT_S3FIFO, Header
 from refstore.engines.native.view cimport View
 from refstore.engines.native.mapping cimport unmap_view
-from refstore.engines.native.stats cimport fill_page_states
+from refstore.engines.native.page_states cimport fill_page_states
 from refstore.engines.native.holders cimport past_recoveries
 from refstore.engines.native.opening cimport look_into, read_header
 

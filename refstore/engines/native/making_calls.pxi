@@ -15,7 +15,8 @@ from refstore.engines.native.waiting cimport begin_nap, FOREVER, LIVENESS_NAP_MS
 from refstore.engines.native.slots cimport make_word, word_generation, word_row
 from refstore.engines.native.names cimport find, Found, Name, read_name, stripe_named
 from refstore.engines.native.claims cimport Claim, find_claim, follow_claim, set_waits_for
-from refstore.engines.native.recovery cimport recover_row, row_is_dead
+from refstore.engines.native.process_table cimport row_is_dead
+from refstore.engines.native.recovery cimport recover_row
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport blocked, put_error
 from refstore.engines.native.contention cimport may_retry
@@ -186,7 +187,7 @@ cdef class Making:
         return 0
 
     cdef bint claim_name(self) except -1:
-        # False: somebody else has the name by now, or there is no slot yet.
+        # False: somebody else has the name by now, or there is no slot yet, or no memory for it.
         cdef View *v = &self.att.view
         cdef uint64_t deadline = self.terms.deadline
         cdef int got
@@ -202,9 +203,7 @@ cdef class Making:
             return False
         try:
             got = claim_for(v, &self.claim, &self.parsed, False, False)
-            if got == ERR_NO_MEMORY and now_ns() < deadline:
-                got = ERR_CLAIMED       # for the label: somebody may have made the object meanwhile
-            if got != 0 and kind_of_error(got) not in (ERR_EXISTS, ERR_CLAIMED):
+            if got != 0 and not self.may_look_again(got):
                 raise put_error(v, got, 0, self.name)
         except BaseException:
             discard(v, &self.claim)
@@ -212,6 +211,12 @@ cdef class Making:
         if got != 0:
             discard(v, &self.claim)
         return got == 0
+
+    cdef bint may_look_again(self, int error) noexcept:
+        # Somebody else has the name; or may have it by the time that there is memory for a label.
+        cdef int kind = kind_of_error(error)
+        return kind == ERR_EXISTS or kind == ERR_CLAIMED \
+            or kind == ERR_NO_MEMORY and now_ns() < self.terms.deadline
 
     # --- under our claim
 

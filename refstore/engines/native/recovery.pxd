@@ -10,27 +10,25 @@ from libc.time cimport time
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    assign, cas_acq_rel, fetch_add_relaxed, fetch_add_seq_cst, fetch_and_seq_cst, load_acquire,
-    load_relaxed, load_relaxed_u32, load_seq_cst, load_seq_cst_u32, store_relaxed, store_release,
-    store_seq_cst_u32,
+    assign, cas_acq_rel, fetch_add_seq_cst, load_acquire, load_seq_cst, load_seq_cst_u32,
+    store_release,
 )
 from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_EXISTS, ERR_HELD, ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, kind_of_error,
     left_behind,
 )
 from refstore.engines.native.layout cimport (
-    CLAIMED, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FLAG_HARD_CLAIM, FLAG_UNSEALED, FREE,
-    HELD, KEPT, MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PastRecovery, PUBLISHING, RECLAIMING,
-    RECOVERIES_KEPT, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    CLAIMED, CONDEMNED, COUNT_RECOVERIES, FLAG_HARD_CLAIM, FLAG_UNSEALED, FREE, HELD, MAX_ROWS,
+    NAME_LOCKS, NameLock, OFFERED, PastRecovery, PUBLISHING, RECLAIMING, RECOVERIES_KEPT, RETIRED,
+    Row, SEALED, Slot, WRITING,
 )
 from refstore.engines.native.system cimport (
     byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
 )
 from refstore.engines.native.view cimport (
-    block_nbytes, class_bits_at, count, damage, file_of, is_ready, name_lock_at, next_live_row,
-    PIDS_KEPT, pins_in, pins_of, pins_ready_of, Recovered, row_at, slots_used, View,
+    block_nbytes, count, damage, file_of, is_ready, name_lock_at, next_live_row, PIDS_KEPT,
+    Recovered, row_at, slots_used, View,
 )
-from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
 from refstore.engines.native.waiting cimport announce, announce_room
 from refstore.engines.native.slots cimport (
@@ -41,7 +39,7 @@ from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.names cimport find_cell, make_cell, unindex
 from refstore.engines.native.owners cimport delete_owned
 from refstore.engines.native.process_table cimport (
-    ensure_first_pins_committed, join_row, mark_live, use_row,
+    ensure_first_pins_committed, free_row, join_row, mark_live, row_is_dead, use_row, zero_pins,
 )
 
 cdef inline uint64_t reap_counted(View *v, uint64_t i) noexcept nogil:
@@ -289,50 +287,3 @@ cdef inline void enter(View *v, uint64_t r) noexcept nogil:
     join_row(v, r)
     recover_dead(v, False)
     ensure_first_pins_committed(v)
-
-
-cdef inline uint64_t zero_pins(View *v, uint64_t row, uint32_t remains) noexcept nogil:
-    # How many there were. `remains`: the bits of a cell that are left.
-    cdef:
-        uint64_t step, i, n = 0
-        uint32_t cell
-        uint32_t *cells = pins_of(v, row)
-    for step in range(v.g.steps):
-        if is_ready(pins_ready_of(v, row), step):
-            for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
-                cell = load_relaxed_u32(&cells[i])  # relaxed: nobody adds to it any more
-                if cell:
-                    n += pins_in(cell)
-                    # [pin] before the sweep's look at the word
-                    store_seq_cst_u32(&cells[i], cell & remains)
-    return n
-
-
-cdef inline void free_row(View *v, uint64_t r) noexcept nogil:
-    # The last steps of a row's life. Its pins are gone.
-    cdef Row *row = row_at(v, r)
-    cdef uint64_t n, k
-    for k in range(<uint64_t>COUNTERS):
-        n = load_relaxed(&row.counters[k])  # relaxed: statistics
-        store_relaxed(&row.counters[k], 0)  # relaxed: statistics
-        fetch_add_relaxed(&v.header.totals[k], n)  # relaxed: statistics
-    fetch_and_seq_cst(&v.header.live[r >> 6], ~(<uint64_t>1 << (r & 63)))     # [pin]
-    store_release(&row.state, ROW_FREE)                                  # [row]
-
-
-cdef inline bint row_is_dead(View *v, uint64_t r) noexcept nogil:
-    return r >= MAX_ROWS or r != v.row and not byte_is_locked(file_of(v), r)
-
-
-cdef inline void leave(View *v) noexcept nogil:
-    # Nothing of ours is half made or in use. What we cut from is handed on first. If children need
-    # what we keep, our row stays, and when the last of them is gone, too, it is a dead one.
-    cdef int c
-    zero_pins(v, v.row, KEPT)
-    for c in range(CLASSES):
-        if v.current[c]:
-            hint_restore(class_bits_at(v, c), v.g.run_words, v.current[c] - 1)
-    if v.kept:
-        store_release(&row_at(v, v.row).state, ROW_LEFT)                 # [row]
-    else:
-        free_row(v, v.row)

@@ -22,7 +22,8 @@ from refstore.engines.native.waiting cimport announce_room, begin_nap, LIVENESS_
 from refstore.engines.native.slots cimport is_claim, pins_condemned, unclaim, word_row
 from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.blocks cimport allocate_block, block_for, give_block, place_block
-from refstore.engines.native.recovery cimport recover_dead, row_is_dead, sweep
+from refstore.engines.native.process_table cimport row_is_dead
+from refstore.engines.native.recovery cimport recover_dead, sweep
 from refstore.engines.native.lots cimport Lot, lot_fits
 from refstore.engines.native.eviction cimport (
     any_hints, EVICTED, Eviction, find_room, is_full, make_room, prepare_eviction,

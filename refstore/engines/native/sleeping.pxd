@@ -15,7 +15,7 @@ from refstore.engines.native.waiting cimport FOREVER, Nap, take_nap
 from refstore.engines.native.stripes cimport (
     look_at_all, sleep_on_all, sleeps_on_any, Stripes, watch_stripes,
 )
-from refstore.engines.native.recovery cimport row_is_dead
+from refstore.engines.native.process_table cimport row_is_dead
 from refstore.engines.native.points cimport is_same_process, look_for_signals, path_of
 from refstore.engines.native.news cimport tell_news
 

@@ -10,7 +10,9 @@
  * row. Up to K works each over all their lives; CR kills between any two steps, also of who recovers; a new
  * process may take a dead one's place, but for GONE and FORK. With FORK, the last process is none until a
  * maker forks in the midst of its work. With NAP a sleeper wakes by itself, and looks again, if that shows
- * it anything; with PASSER, somebody comes by and recovers the dead.
+ * it anything; with PASSER, somebody comes by and recovers the dead. With ALIKE all have the same kind of
+ * work, so they join in one order, which stands for all others, and each does its works: who does none is
+ * not there, in the same with a process less.
  *
  * Left out. What publish.pml leaves out. `awake_until` and the clock (wait.pml): here every announcement
  * wakes. Makers that wait for each other. Who meets a hard claim and does not wait for it gives up.
@@ -63,6 +65,14 @@ byte looking;                   /* who has read the futex word, and would find i
 byte asleep;                    /* who sleeps at it */
 byte making; byte born;         /* who runs a factory; and the claim that the child of one has from it */
 byte child_row;
+#ifdef ALIKE
+byte joined;
+#define MAY_JOIN (c == joined)
+#define MAY_LEAVE (n == K)
+#else
+#define MAY_JOIN true
+#define MAY_LEAVE true
+#endif
 byte found;                     /* the newest object that somebody has found */
 
 #include "names.pml"
@@ -353,7 +363,12 @@ end:		d_step { child_row != 0 -> me = 2; mine = born }
 reborn:
 	{
 		/* recovery.pxd: enter; process_table.pxd: lock_row, join_row */
-		atomic { lk[c] == 0 -> me = c; lk[me] = c + 1 }
+		atomic {
+			lk[c] == 0 && MAY_JOIN -> me = c; lk[me] = c + 1;
+#ifdef ALIKE
+			joined++
+#endif
+		}
 		if
 		:: state[me] -> recover_locked(me)
 		:: else
@@ -393,7 +408,7 @@ returns:			finish()
 			:: else
 			fi;
 			forget()
-		:: true ->
+		:: MAY_LEAVE ->
 			state[me] = 0;
 			lk[me] = 0;
 			break
