@@ -7,8 +7,8 @@ nothing of refstore would catch: a missing object is a `KeyError`, a full store 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 if TYPE_CHECKING:
     from refstore._refs import ObjectRef
@@ -62,6 +62,9 @@ class RefstoreError(Exception):
         return functools.partial(type(self), **keywords), self.args, self.__dict__
 
 
+_ARGS: Any = BaseException.__dict__["args"]
+
+
 class ObjectNotFoundError(RefstoreError, KeyError):
     """No live object has this ref or name. A KeyError, too.
 
@@ -77,13 +80,40 @@ class ObjectNotFoundError(RefstoreError, KeyError):
     """
 
     _keywords = ("key",)
+    # Who asks a cache misses often, and reads no message: until somebody does, `_unwritten` is what
+    # writes it, and the store's path. Slots spare each miss a dict.
+    __slots__ = ("_unwritten", "key")
+
+    key: ObjectRef | str
+    _unwritten: tuple[Callable[[str, ObjectRef | str], str], str] | None
 
     def __init__(self, message: str, *, key: ObjectRef | str) -> None:
-        # `args` is there since __new__(); a cache misses often
+        # `args` is there since __new__()
         self.key = key
+        self._unwritten = None
+
+    def _write_message(self) -> None:
+        if self._unwritten is not None:
+            write, path = self._unwritten
+            self.args = (write(path, self.key),)
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        self._write_message()
+        return cast(tuple[Any, ...], _ARGS.__get__(self))
+
+    @args.setter
+    def args(self, value: tuple[Any, ...]) -> None:
+        _ARGS.__set__(self, value)
+        self._unwritten = None
+
+    def __repr__(self) -> str:
+        self._write_message()
+        return super().__repr__()
 
     def __str__(self) -> str:
         # KeyError prints the repr of its argument; this one is a sentence.
+        self._write_message()
         return Exception.__str__(self)
 
 

@@ -87,13 +87,21 @@ def taken_meanwhile(path: str, name: str) -> ObjectExistsError:
 
 def not_found(path: str, key: ObjectRef | str, *, of_other_store: bool) -> ObjectNotFoundError:
     """`key`: the ref or name that was asked for."""
-    if of_other_store:
-        return ObjectNotFoundError(f"{key!r} is a ref of another store, not of {path!r}", key=key)
+    error = ObjectNotFoundError.__new__(ObjectNotFoundError)
+    error.key = key
+    error._unwritten = (_other_store if of_other_store else _never_put), path
+    return error
+
+
+def _other_store(path: str, key: ObjectRef | str) -> str:
+    return f"{key!r} is a ref of another store, not of {path!r}"
+
+
+def _never_put(path: str, key: ObjectRef | str) -> str:
     what = "object named" if isinstance(key, str) else "object"
-    return ObjectNotFoundError(
+    return (
         f"there is no {what} {key!r} in store {path!r}: it was never put here, or it "
-        "was deleted or evicted, or was deleted with the process that owned it",
-        key=key,
+        "was deleted or evicted, or was deleted with the process that owned it"
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+import traceback
 
 import pytest
 
@@ -15,6 +17,24 @@ def test_a_missing_name_is_said_in_plain_words(store: refstore.Store) -> None:
     text = str(caught.value)
     assert "some name" in text
     assert not text.startswith(("'", '"')), "a KeyError shows the repr of its message"
+
+
+def missing(store: refstore.Store) -> refstore.ObjectNotFoundError:
+    with pytest.raises(refstore.ObjectNotFoundError) as caught:
+        store.get("m")
+    return caught.value
+
+
+def test_the_message_is_there_whoever_asks_for_it_first(store: refstore.Store) -> None:
+    text = str(missing(store))
+    assert missing(store).args == (text,)
+    assert repr(missing(store)) == f"ObjectNotFoundError({text!r})"
+    assert "".join(traceback.format_exception(missing(store))).endswith(f"Error: {text}\n")
+    for back in (pickle.loads(pickle.dumps(missing(store))), copy.copy(missing(store))):
+        assert (back.args, back.key) == ((text,), "m")
+    error = missing(store)
+    error.args = ("mine",)
+    assert (str(error), error.args) == ("mine", ("mine",))
 
 
 def test_a_missing_ref_is_said_in_hex(store: refstore.Store) -> None:
