@@ -110,6 +110,9 @@ JOBS = [
     right("turns", "CR=0"),
     right("turns", "CR=1 PASSER"),
     right("turns", "N=2 K=2 CR=2 PASSER"),
+    right("turns", "N=2 K=2 CR=1 PASSER BATCH", quick=True),
+    right("turns", "CR=1 PASSER BATCH"),
+    right("turns", "CR=0 BATCH NEVER"),
     right("lock", "N=2 K=2 CR=2", quick=True),
     right("lock", "N=3 K=1 CR=1"),
     *wrong(
@@ -170,6 +173,7 @@ JOBS = [
     *wrong("owners", f"{FORK} K=1 CR=0", "CHILD_IS_PARENT"),
     *wrong("turns", "CR=0", "TURN_IGNORED* END_SILENT"),
     *wrong("turns", "CR=1 PASSER", "TURN_KEPT RECOVER_SILENT"),
+    *wrong("turns", "CR=0 BATCH NEVER", "BACK_SILENT*"),
     *wrong(
         "lock",
         "N=3 K=1 CR=2",

@@ -3,9 +3,11 @@
  * what is large comes in behind many that are small; among processes that may be killed at any moment.
  *
  * Modelled. Process 0 wants all of ROOM, the others one piece each. Each waits for it, gives it back, and
- * comes again, up to K times; process 0 may give up. CR kills between any two steps, also of who recovers; what the dead one had
+ * comes again, up to K times; process 0 may give up. With BATCH its try takes one piece after the other, and
+ * gives back what it has when there is none left; with NEVER it wants more than all. CR kills between any two steps, also of who recovers; what the dead one had
  * comes back when its row is recovered. The word and the deadline of room are those of wait.pml, so that
- * here each announcement wakes whoever sleeps. No sleep ends by itself; with PASSER, somebody comes by and
+ * here each announcement wakes whoever sleeps. No sleep ends by itself, but that of a batch, which begins after
+ * the try: it would be woken by what it gives back itself. With PASSER, somebody comes by and
  * recovers the dead.
  *
  * Left out. Puts that do not wait look at no turn. Who has waited for a second tries all the same. The
@@ -26,7 +28,17 @@
 #endif
 #define ROOM 2
 #define BIT(c_) (1 << (c_))
-#define WANTED(c_) ((c_) == 0 -> ROOM : 1)
+#ifdef NEVER
+#define ALL (ROOM + 1)
+#else
+#define ALL ROOM
+#endif
+#define WANTED(c_) ((c_) == 0 -> ALL : 1)
+#ifdef BATCH
+#define IS_BATCH (c == 0)
+#else
+#define IS_BATCH false
+#endif
 
 byte room = ROOM; byte turn;
 byte looking; byte asleep;      /* who has read the futex word and would find it unchanged; who sleeps at it */
@@ -92,19 +104,39 @@ inline end_turn() {
 	fi
 }
 
-/* try_to_allocate -- ok: got it */
-inline try_to_allocate() {
-	d_step {
-		ok = 0;
-		if
-		:: room >= WANTED(c) -> room = room - WANTED(c); has[c] = WANTED(c); ok = 1;
-			if :: turn == 1 && c != 0 && !dead[0] -> overtaken++; assert(overtaken < N) :: else fi
-		:: else
-		fi
-	}
+/* batches.pxi: try_to_begin -- all or none */
+inline try_to_begin() {
+	ok = 1;
+	do
+	:: ok && has[c] < ALL ->
+		d_step { if :: room > 0 -> room--; has[c] = has[c] + 1 :: else -> ok = 0 fi }
+	:: ok && has[c] == ALL -> break
+	:: !ok && has[c] > 0 ->
+		d_step { room++; has[c] = has[c] - 1 }
+#ifndef M_BACK_SILENT           /* who looked meanwhile sleeps, beside what is free again */
+		announce_room()
+#endif
+	:: !ok && has[c] == 0 -> break
+	od
 }
 
-/* allocate_slot, wait_for_room */
+/* try_to_allocate -- ok: got it */
+inline try_to_allocate() {
+	if
+	:: IS_BATCH -> try_to_begin()
+	:: !IS_BATCH ->
+		d_step {
+			ok = 0;
+			if
+			:: room >= WANTED(c) -> room = room - WANTED(c); has[c] = WANTED(c); ok = 1;
+				if :: turn == 1 && c != 0 && !dead[0] -> overtaken++; assert(overtaken < N) :: else fi
+			:: else
+			fi
+		}
+	fi
+}
+
+/* allocate_slot, wait_for_room; batches.pxi: wait_to_begin */
 inline put() {
 #ifdef M_TURN_IGNORED           /* who comes does not look at the turn of others */
 	try_to_allocate();
@@ -118,10 +150,14 @@ inline put() {
 	:: ok -> break
 	:: !ok ->
 		looking = looking | BIT(c);     /* begin_nap */
-		take_turn();
 		if
-		:: ok -> try_to_allocate()
-		:: else
+		:: IS_BATCH             /* has tried */
+		:: !IS_BATCH ->
+			take_turn();
+			if
+			:: ok -> try_to_allocate()
+			:: else
+			fi
 		fi;
 		if
 		:: ok
@@ -129,9 +165,21 @@ inline put() {
 			if
 			:: (asleep & BIT(c)) == 0
 			:: d_step { c == 0 && (asleep & BIT(c)) != 0 -> asleep = asleep & ~BIT(c) }
-				break           /* its time is over */
+				if
+				:: break                /* its time is over */
+				:: IS_BATCH             /* its nap is */
+				fi
 			fi
 		:: d_step { !ok && (looking & BIT(c)) == 0 -> skip }
+		fi;
+		if
+		:: IS_BATCH && !ok ->
+			take_turn();
+			if
+			:: ok -> try_to_allocate()
+			:: else
+			fi
+		:: else
 		fi
 	od;
 	ok = 0;
