@@ -129,7 +129,7 @@ byte buffered[N];               /* a plain store to the own cell is still in the
 
 #include "slots.pml"
 
-/* recovery.pxd: leave */
+/* process_table.pxd: leave */
 inline leave() {
 	do
 	:: s < S ->
