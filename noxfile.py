@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -137,6 +138,17 @@ def test_on(session: nox.Session, variant: str, *arguments: str) -> None:
     run_on(session, variant, "pytest", *place, *arguments, *session.posargs, str(ROOT / "tests"))
 
 
+def side_by_side(session: nox.Session, *lists: list[tuple[str, ...]]) -> None:
+    """Run the commands of each list in their order, and the lists at the same time."""
+
+    def run(commands: list[tuple[str, ...]]) -> None:
+        for command in commands:
+            session.run(*command)
+
+    with ThreadPoolExecutor(len(lists)) as pool:
+        list(pool.map(run, lists))
+
+
 def python(session: nox.Session, *arguments: str) -> None:
     session.run("python", *arguments, *session.posargs)
 
@@ -230,14 +242,19 @@ def tsan(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Check format, style, types, stubs and spelling."""
     install(session, "test", "lint")
+    files = (*PROJECT["tool"]["mypy"]["files"], "docs", "setup.py", "Makefile", *glob.glob("*.md"))
+    allowed = ("--allowlist", "tests/typing/stubtest.txt")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
-    session.run("mypy")
-    session.run("cython-lint", "refstore", "stress", "benchmarks")
-    files = (*PROJECT["tool"]["mypy"]["files"], "docs", "setup.py", "Makefile", *glob.glob("*.md"))
-    session.run("codespell", "-L", "nd", *files)
-    allowed = ("--allowlist", "tests/typing/stubtest.txt")
-    session.run("python", "-m", "mypy.stubtest", "refstore._core", *allowed)
+    side_by_side(
+        session,
+        [("mypy",)],
+        [
+            ("cython-lint", "refstore", "stress", "benchmarks"),
+            ("codespell", "-L", "nd", *files),
+            ("python", "-m", "mypy.stubtest", "refstore._core", *allowed),
+        ],
+    )
 
 
 @nox.session

@@ -96,7 +96,7 @@ JOBS = [
     right("claims", "CR=1 NAP W0=HARD W1=REPLACE+REMOVE+MAKE K=2"),
     right("claims", "CR=1 NAP W0=RENEW W1=PUT+MAKE K=2"),
     right("claims", "CR=1 NAP W0=MAKE W1=HARD+OTHER K=2"),
-    right("claims", "CR=0 N=3"),
+    right("claims", "CR=0 N=3 S=2 LAST=2 ALIKE"),
     right("claims", "CR=0 N=3 W1=PUT W2=HARD"),
     right("claims", "CR=2 N=3 W1=RECOVER PASSER GONE"),
     right("claims", f"{FORK} CR=0"),
