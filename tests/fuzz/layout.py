@@ -67,7 +67,7 @@ STRUCTS = {  # of a geometry's regions
     "pool": "Pool",
     "rows": "Row",
     "name_locks": "NameLock",
-    "makers": "Maker",
+    "origins": "Origin",
     "runs": "Run",
     "slots": "Slot",
     "labels": "Label",
@@ -179,7 +179,7 @@ def native(capacity: int, max_objects: int) -> Layout:
     many = {
         "rows": c["MAX_ROWS"],
         "name_locks": c["NAME_LOCKS"],
-        "makers": c["MAKERS"],
+        "origins": c["ORIGINS"],
         "runs": g.max_runs,
         "slots": max_objects,
         "labels": max_objects,

@@ -331,7 +331,7 @@ def seen(store: refstore.Store) -> set[str]:
         ("Row", "state", 0, "live"),
         ("Slot", "owned_by", 3, "owned_by"),
         ("Slot", "put_by", 9, "put_by"),
-        ("Row", "maker", 9, "makers"),
+        ("Row", "origin", 9, "origins"),
         ("Slot", "flags", 1, "meta"),
         ("Slot", "spill_nbytes", 6, "size"),
     ],

@@ -28,7 +28,7 @@ All that moves is read and written under the change lock of the store only, but 
 the label of a slot that is being written, which belong to its writer, and the block and the label
 of a slot that is pinned, which nobody changes. Each field says by whom it is written:
 
-    maker    who makes the file, before others see it
+    creator  who makes the file, before others see it
     lock     who holds the change lock, through the journal
     first    who holds the change lock and attaches at another place or after a boot, at once
     taker    who holds the change lock, at once
@@ -211,23 +211,23 @@ assert HEADER.size == 8 * FIXED_WORDS
 class Header(NamedTuple):
     """The fixed words, in order."""
 
-    magic: int  # MAGIC; by: maker
-    version: int  # FORMAT_VERSION; by: maker
-    engine: int  # ENGINE_FILELOCK; by: maker
-    fingerprint: int  # of every size and constant above; another build is refused; by: maker
-    capacity: int  # bytes of payload; by: maker
-    max_objects: int  # slots in the table, at most; by: maker
-    tag: int  # 48 bits, never 0: in every ref of this store; by: maker
-    seed: int  # keys the name hash; by: maker
-    seed_more: int  # the same; by: maker
-    uuid: bytes  # tells a store from a later one of its name; by: maker
-    flags: int  # FLAG_TEMPORARY or 0; by: maker
-    evict: int  # index into POLICIES: which objects make room for others; by: maker
-    file_size: int  # bytes; by: maker
+    magic: int  # MAGIC; by: creator
+    version: int  # FORMAT_VERSION; by: creator
+    engine: int  # ENGINE_FILELOCK; by: creator
+    fingerprint: int  # of every size and constant above; another build is refused; by: creator
+    capacity: int  # bytes of payload; by: creator
+    max_objects: int  # slots in the table, at most; by: creator
+    tag: int  # 48 bits, never 0: in every ref of this store; by: creator
+    seed: int  # keys the name hash; by: creator
+    seed_more: int  # the same; by: creator
+    uuid: bytes  # tells a store from a later one of its name; by: creator
+    flags: int  # FLAG_TEMPORARY or 0; by: creator
+    evict: int  # index into POLICIES: which objects make room for others; by: creator
+    file_size: int  # bytes; by: creator
     home: int  # HOME; by: first
     inode: int  # INODE, 0 until the file is made; by: first
     boot: int  # BOOT; by: first
-    made_at: int  # 1/16 s since the epoch, from which ORIGIN counts; by: maker
+    made_at: int  # 1/16 s since the epoch, from which ORIGIN counts; by: creator
 
 
 class Geometry(NamedTuple):

@@ -12,7 +12,7 @@ from refstore.engines.native.system cimport (
     getpid, MADV_DONTFORK, madvise, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
 )
 from refstore.engines.native.view cimport row_at, View
-from refstore.engines.native.makers cimport set_label
+from refstore.engines.native.origins cimport set_label
 from refstore.engines.native.owners cimport delete_all_owned
 from refstore.engines.native.process_table cimport leave
 from refstore.engines.native.mapping cimport unmap_view

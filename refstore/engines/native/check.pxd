@@ -13,13 +13,13 @@ from refstore.engines.native.atomics cimport (
 )
 from refstore.engines.native.layout cimport (
     BINS, CLAIMED, CLASSES, CONDEMNED, FLAG_HARD_CLAIM, FREE, GOING, HELD, KIND_OBJECT, Label,
-    LIVE_WORDS, MAKERS, MAX_ROWS, Meta, META_LIMIT, NAME_LOCKS, OFFERED, PAGE, PageTag, PUBLISHING,
+    LIVE_WORDS, MAX_ROWS, Meta, META_LIMIT, NAME_LOCKS, OFFERED, ORIGINS, PAGE, PageTag, PUBLISHING,
     RECLAIMING, RETIRED, ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
     WRITING,
 )
 from refstore.engines.native.view cimport (
     bits_at, block_nbytes, extent_first, extent_pages, file_of, is_ready, is_within_block,
-    labels_are_committed, maker_at, name_lock_at, next_live_row, pins_of, pins_ready_of, row_at,
+    labels_are_committed, name_lock_at, next_live_row, origin_at, pins_of, pins_ready_of, row_at,
     run_is_sound, run_is_there, runs_used, slot_is_of, slots_used, tag_at, top_of, View,
 )
 from refstore.engines.native.bitmap cimport summary_of
@@ -28,7 +28,7 @@ from refstore.engines.native.metas cimport meta_nbytes, meta_room
 from refstore.engines.native.slots cimport (
     is_claim, is_live, is_sealed, pinned_by, word_generation, word_row, word_state,
 )
-from refstore.engines.native.makers cimport ROW_MASK
+from refstore.engines.native.origins cimport ROW_MASK
 from refstore.engines.native.bins cimport are_used, bin_of
 from refstore.engines.native.rebuild cimport has_bytes
 from refstore.engines.native.pages cimport extent_is_sane
@@ -118,20 +118,20 @@ cdef inline void check_owners(View *v, set problems):
             problems.add(f"owned_by: slot {i} is owned by row {owner - 1}, which owns nothing")
 
 
-cdef inline void check_makers(View *v, set problems):
+cdef inline void check_origins(View *v, set problems):
     cdef uint64_t row, i, k
     for row in range(<uint64_t>MAX_ROWS):
-        k = load_acquire_u32(&row_at(v, row).maker)                      # [maker]
-        # [maker]
+        k = load_acquire_u32(&row_at(v, row).origin)                      # [origin]
+        # [origin]
         if k and is_live_row(v, row) and (
-                k > MAKERS or load_acquire(&maker_at(v, k - 1).taken) & ROW_MASK != row + 1):
-            problems.add(f"makers: row {row} names entry {k - 1}, which does not belong to it")
+                k > ORIGINS or load_acquire(&origin_at(v, k - 1).taken) & ROW_MASK != row + 1):
+            problems.add(f"origins: row {row} names entry {k - 1}, which does not belong to it")
     for i in range(slots_used(v)):
         k = v.slots[i].put_by
         if k == 0 or not is_sealed(load_acquire(&v.slots[i].word)):      # [seal]
             continue
-        if k > MAKERS or load_acquire(&maker_at(v, k - 1).taken) == 0:   # [maker]
-            problems.add(f"put_by: slot {i} names maker {k - 1}, which does not exist")
+        if k > ORIGINS or load_acquire(&origin_at(v, k - 1).taken) == 0:   # [origin]
+            problems.add(f"put_by: slot {i} names origin {k - 1}, which does not exist")
 
 
 cdef inline void check_reaps(View *v, set problems):
@@ -493,7 +493,7 @@ cdef inline set find_problems(View *v):
         check_pins(v, problems)
         check_reaps(v, problems)
         check_owners(v, problems)
-        check_makers(v, problems)
+        check_origins(v, problems)
         check_hints(v, problems)
         check_locks(v, problems)
     return problems

@@ -6,7 +6,7 @@ from libc.stdint cimport uint64_t
 from refstore.engines.native.debug cimport IS_DEBUG
 from refstore.engines.native.layout cimport (
     BINS, Bucket, BUCKET_CELLS, CHUNK, CLASSES, COUNTERS, EXACT_BINS, FORMAT_VERSION, Header,
-    HUGE_PAGE, INLINE_DIMS, Label, Maker, MAKERS, MAX_ROWS, Meta, NAME_LOCKS, NameLock, PAGE,
+    HUGE_PAGE, INLINE_DIMS, Label, MAX_ROWS, Meta, NAME_LOCKS, NameLock, Origin, ORIGINS, PAGE,
     PageTag, PastRecovery, Pool, QUEUES, Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP, SMALL_LIMIT,
 )
 
@@ -24,7 +24,7 @@ cdef struct Geometry:
     uint64_t pool
     uint64_t rows
     uint64_t name_locks
-    uint64_t makers
+    uint64_t origins
     uint64_t empty_bits
     uint64_t spare_bits
     uint64_t class_bits         # for each class
@@ -62,7 +62,7 @@ cdef inline uint64_t fingerprint() noexcept nogil:
         sizeof(Header), sizeof(Pool), sizeof(Row), sizeof(NameLock), sizeof(Run), sizeof(Slot),
         sizeof(Label), sizeof(Bucket), sizeof(PageTag), PAGE, CHUNK, HUGE_PAGE, MAX_ROWS, CLASSES,
         SMALL_LIMIT, RUN_BLOCKS, SLOTS_PER_STEP, NAME_LOCKS, BINS, EXACT_BINS, INLINE_DIMS,
-        COUNTERS, MAKERS, sizeof(Maker), sizeof(Meta), sizeof(PastRecovery), FORMAT_VERSION,
+        COUNTERS, ORIGINS, sizeof(Origin), sizeof(Meta), sizeof(PastRecovery), FORMAT_VERSION,
         <uint64_t>IS_DEBUG,
     ]
     for i in range(28):
@@ -104,7 +104,7 @@ cdef inline void lay_out(uint64_t capacity, uint64_t max_objects, Geometry *g) n
     g.pool = reserve(&at, sizeof(Pool), PAGE)
     g.rows = reserve(&at, MAX_ROWS * sizeof(Row), PAGE)
     g.name_locks = reserve(&at, NAME_LOCKS * sizeof(NameLock), PAGE)
-    g.makers = reserve(&at, MAKERS * sizeof(Maker), PAGE)
+    g.origins = reserve(&at, ORIGINS * sizeof(Origin), PAGE)
     g.empty_bits = reserve(&at, bits_nbytes(max_objects), 64)
     g.spare_bits = reserve(&at, bits_nbytes(max_objects), 64)
     g.class_bits_stride = bits_nbytes(g.max_runs)

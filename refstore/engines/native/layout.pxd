@@ -7,7 +7,7 @@
 #   pool        one page       the space lock, free page runs by size
 #   rows        384 B each     one per attached process; its kernel lock is byte `row` of the file
 #   name locks  64 B each      writers of names, by hash; who waits for names
-#   makers      144 B each     who has put objects: outlives its row
+#   origins     144 B each     who has put objects: outlives its row
 #   hint bits                  free slots, runs with free blocks, committed pages
 #   runs        320 B each     pages cut into blocks of one size class
 #   slots       128 B each     one per object: the truth
@@ -55,7 +55,7 @@
 #           pool: `queue_end`, `queue_begin`, `ghosts_known`; queues; ghosts: what is evicted first
 #           pool: `unowned_blocks`, `class_pages`, `release_next`: how large, where to begin
 #           index: a cell leads to a slot, whose word and label decide; a lost one hides a name
-#           rows: `pid`, `command`, `label`, `recoverer`, counters; makers
+#           rows: `pid`, `command`, `label`, `recoverer`, counters; origins
 #           header: `moves`, `totals`, `tick`, `recoveries`, `recoveries_known`
 #
 # The slot word:
@@ -142,8 +142,8 @@ cdef enum:
     COMMAND_NBYTES = 96
     LABEL_OF_PROCESS = 32       # bytes
     WAIT_NBYTES = 64
-    MAKERS = 1024
-    MAKER_WORDS = 16            # MAKERS bits
+    ORIGINS = 1024
+    ORIGIN_WORDS = 16            # ORIGINS bits
     RECOVERIES_KEPT = 16
 
     CLASSES = 56                # 64 B steps up to 512 B, then 8 classes per doubling
@@ -231,7 +231,7 @@ cdef enum Counter:
 
 # Each field says by whom it is written; `+`: by who is both at once, `,`: by either.
 #
-#   maker    who makes the file, before others see it
+#   creator  who makes the file, before others see it
 #   boot     who checks the file after a boot, holding LOCK_BOOT
 #   grower   anyone, by a CAS that only raises it; the memory that it covers is committed before
 #   anyone   anyone, by one atomic operation
@@ -256,19 +256,19 @@ cdef struct PastRecovery:
     char label[LABEL_OF_PROCESS]  # as its Row.label; by: row
 
 cdef struct Header:
-    uint64_t magic              # written last when the file is made; by: maker
-    uint32_t version            # FORMAT_VERSION; by: maker
-    uint32_t engine             # ENGINE_NATIVE: another engine refuses the file; by: maker
-    uint64_t fingerprint        # of every size and constant: another build is refused; by: maker
-    uint64_t capacity           # bytes of payload; by: maker
-    uint64_t max_objects        # slots in the table, at most; by: maker
-    uint64_t tag                # 48 bits, in every ref of this store; by: maker
-    uint64_t seed[2]            # keys the name hash; by: maker
-    uint8_t uuid[16]            # tells a store from a later one of its name; by: maker
-    char boot_id[40]            # of the boot after which it was last checked; by: maker, boot
-    uint32_t flags              # FLAG_TEMPORARY or 0; by: maker
-    uint32_t evict              # Evict: which objects make room for others; by: maker
-    uint64_t made_at            # seconds since the epoch, from which Slot.created counts; by: maker
+    uint64_t magic              # written last when the file is made; by: creator
+    uint32_t version            # FORMAT_VERSION; by: creator
+    uint32_t engine             # ENGINE_NATIVE: another engine refuses the file; by: creator
+    uint64_t fingerprint        # of every size and constant: another build is refused; by: creator
+    uint64_t capacity           # bytes of payload; by: creator
+    uint64_t max_objects        # slots in the table, at most; by: creator
+    uint64_t tag                # 48 bits, in every ref of this store; by: creator
+    uint64_t seed[2]            # keys the name hash; by: creator
+    uint8_t uuid[16]            # tells a store from a later one of its name; by: creator
+    char boot_id[40]            # of the boot after which it was last checked; by: creator, boot
+    uint32_t flags              # FLAG_TEMPORARY or 0; by: creator
+    uint32_t evict              # Evict: which objects make room for others; by: creator
+    uint64_t made_at            # seconds since the epoch; Slot.created counts on; by: creator
     uint64_t limit              # reserved: pages in use at most; by: nobody
     uint64_t _pad0[14]
     uint64_t slots_used         # slots below this are committed; by: grower
@@ -323,7 +323,7 @@ cdef struct Row:
     uint64_t _pad0
     uint32_t waiting            # of its threads; for reports only; by: row
     uint32_t owns_any           # 1 once its process has owned an object; by: row
-    uint32_t maker              # + 1: its process in `makers`, or 0: not there yet; by: row
+    uint32_t origin             # + 1: its process in `origins`, or 0: not there yet; by: row
     uint32_t _pad1[3]
     char waits_for[WAIT_NBYTES]  # the call that began to wait last, for reports only; by: row
 
@@ -333,7 +333,7 @@ cdef struct NameLock:
     uint32_t awake_until        # tick of 16 ms until which somebody may sleep; by: anyone
     uint64_t _pad0[6]
 
-cdef struct Maker:
+cdef struct Origin:
     uint64_t taken              # 0, or row + 1 of whose it is, and since when << 11; by: anyone
     uint32_t pid                # for reports only; by: row
     uint32_t _pad0
@@ -378,7 +378,7 @@ cdef struct Slot:
     uint32_t spill_nbytes       # of the description behind the payload, if it is there; by: owner
     uint64_t shape[INLINE_DIMS]  # of at most INLINE_DIMS axes; else see the label; by: owner
     uint32_t created            # since Header.made_at, in CREATED_PER_SECOND; by: owner
-    uint16_t put_by             # maker + 1, or 0: not known; by: owner
+    uint16_t put_by             # origin + 1, or 0: not known; by: owner
     uint16_t owned_by           # GOING, row + 1 of whom it goes with, or 0; by: owner, anyone
 
 cdef struct Label:
@@ -422,7 +422,7 @@ cdef struct PageTag:
 #                 names a live row, and that of any other none; outside of a call it has none in
 #                 RECLAIMING, HELD or OFFERED
 #   kind          is one of Kind
-#   makers        Row.maker is 0, or of an entry of `makers` that the row has taken
+#   origins       Row.origin is 0, or of an entry of `origins` that the row has taken
 #   put_by        of an object is 0, or of an entry that is taken
 #   owned_by      of an object is 0, or row + 1 of a live row with owns_any, and not GOING
 #   size          nbytes + spill_nbytes, and a meta's that has no room in the table, <= the bytes of
@@ -459,7 +459,7 @@ cdef inline void check_layout() noexcept nogil:
     STATIC_ASSERT(sizeof(Pool) == 4096)
     STATIC_ASSERT(sizeof(PastRecovery) == 152)
     STATIC_ASSERT(sizeof(Row) == 384)
-    STATIC_ASSERT(sizeof(Maker) == 144)
+    STATIC_ASSERT(sizeof(Origin) == 144)
     STATIC_ASSERT(sizeof(Meta) == 264)
     STATIC_ASSERT(sizeof(NameLock) == 64)
     STATIC_ASSERT(sizeof(Run) == 320)
@@ -481,4 +481,4 @@ cdef inline void check_layout() noexcept nogil:
     STATIC_ASSERT(SLOTS_PER_STEP * 4 == PAGE)
     STATIC_ASSERT(LIVE_WORDS * 64 == MAX_ROWS)
     STATIC_ASSERT(BIN_WORDS * 64 == BINS)
-    STATIC_ASSERT(MAKER_WORDS * 64 == MAKERS)
+    STATIC_ASSERT(ORIGIN_WORDS * 64 == ORIGINS)

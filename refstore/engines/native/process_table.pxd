@@ -62,7 +62,7 @@ cdef inline void join_row(View *v, uint64_t r) noexcept nogil:
     assign(row.has_children, 0)
     assign(row.waiting, 0)
     assign(row.owns_any, 0)
-    assign(row.maker, 0)
+    assign(row.origin, 0)
     memset(row.command, 0, sizeof(row.command))
     memset(row.label, 0, sizeof(row.label))
     failpoint()
@@ -82,8 +82,8 @@ cdef inline void use_row(View *v, uint64_t r) noexcept nogil:
         v.pins_ready[step] = is_ready(pins_ready_of(v, r), step)
     memset(v.current, 0, sizeof(v.current))
     memset(v.recent, 0, sizeof(v.recent))
-    v.has_looked_for_maker = False
-    v.maker = 0
+    v.has_looked_for_origin = False
+    v.origin = 0
     v.turn_of = 0
     # a debug build draws the same each time, so that a test can come to a point again
     start_clock(v, r if IS_DEBUG else now_ns() ^ r << 48)

@@ -30,7 +30,7 @@ from refstore.engines.native.memory cimport commit_labels, commit_metas
 from refstore.engines.native.metas cimport meta_nbytes, meta_room, write_meta
 from refstore.engines.native.ages cimport first_use, move_clock
 from refstore.engines.native.slots cimport free_slot, pin_own, seal, unclaim, unpin, word_generation
-from refstore.engines.native.makers cimport take_maker
+from refstore.engines.native.origins cimport take_origin
 from refstore.engines.native.blocks cimport allocate_block, class_of, take_spare
 from refstore.engines.native.names cimport Name
 from refstore.engines.native.claims cimport claim_name, give_up, give_up_to_views
@@ -84,10 +84,10 @@ cdef inline void prepare(View *v, Draft *draft) noexcept nogil:
     draft.life = v.life
     draft.is_begun = False
     draft.claim = 0
-    if unlikely(not v.has_looked_for_maker):
-        take_maker(v)
+    if unlikely(not v.has_looked_for_origin):
+        take_origin(v)
     draft.created = created_now(v)
-    draft.put_by = v.maker
+    draft.put_by = v.origin
     draft.deadline = 0
     draft.is_closed = NULL
     draft.is_pinned = False

@@ -8,11 +8,11 @@ from libc.string cimport memset
 from refstore.engines.native.atomics cimport load_acquire, load_seq_cst
 from refstore.engines.native.error_codes cimport ERR_NOT_FOUND
 from refstore.engines.native.layout cimport (
-    CLAIMED, CONDEMNED, COUNT_RECOVERIES, CREATED_PER_SECOND, EVICTABLE, FLAG_UNSEALED, Maker,
-    MAKERS, MAX_ROWS, PUBLISHING, Slot, WRITING,
+    CLAIMED, CONDEMNED, COUNT_RECOVERIES, CREATED_PER_SECOND, EVICTABLE, FLAG_UNSEALED, MAX_ROWS,
+    Origin, ORIGINS, PUBLISHING, Slot, WRITING,
 )
 from refstore.engines.native.view cimport (
-    block_nbytes, damage, file_of, maker_at, next_live_row, pins_in, row_at, slots_used, View,
+    block_nbytes, damage, file_of, next_live_row, origin_at, pins_in, row_at, slots_used, View,
 )
 from refstore.engines.native.slots cimport is_live, word_generation, word_row, word_state
 from refstore.engines.native.names cimport find, Found, Name, read_name
@@ -235,12 +235,12 @@ cdef tuple fields_seen(View *v, uint64_t i, uint64_t word, str state):
 cdef tuple origin_seen(View *v, Slot *slot, uint64_t row):
     # pid and command of who put it; `row`: + 1, of who is making it, else 0
     cdef uint64_t k = <uint64_t>slot.put_by - 1
-    cdef Maker *maker
+    cdef Origin *origin
     if row:
         return (row_at(v, (row - 1) % MAX_ROWS).pid,
                 called(row_at(v, (row - 1) % MAX_ROWS)))
-    if k >= MAKERS:
+    if k >= ORIGINS:
         return (0, "")
-    maker = maker_at(v, k)
-    return (maker.pid, with_label(maker.label[:sizeof(maker.label)],
-                                  maker.command[:sizeof(maker.command)]))
+    origin = origin_at(v, k)
+    return (origin.pid, with_label(origin.label[:sizeof(origin.label)],
+                                  origin.command[:sizeof(origin.command)]))

@@ -9,8 +9,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from refstore.engines.native.atomics cimport (
-    assign, cas_acq_rel, ctz64, fetch_and_acquire, load_acquire, load_relaxed,
-    popcount64, store_relaxed_u32, store_release,
+    assign, cas_acq_rel, ctz64, fetch_and_acquire, load_acquire, load_relaxed, popcount64,
+    store_relaxed_u32, store_release,
 )
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS
 from refstore.engines.native.layout cimport (

@@ -8,7 +8,7 @@ from refstore.engines.native.atomics cimport (
 )
 from refstore.engines.native.error_codes cimport ERR_DAMAGED
 from refstore.engines.native.layout cimport (
-    Bucket, CLASSES, Header, KEPT, Label, LIVE_WORDS, Maker, Meta, NameLock, PAGE, PageTag, Pool,
+    Bucket, CLASSES, Header, KEPT, Label, LIVE_WORDS, Meta, NameLock, Origin, PAGE, PageTag, Pool,
     Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
 )
 from refstore.engines.native.geometry cimport Geometry
@@ -76,8 +76,8 @@ cdef struct View:
     int recovery_fd             # has a dead row's lock while that is recovered, else -1
     int loss                    # why a child had to go without a row, or 0: none had to
     bint has_warned             # of that
-    bint has_looked_for_maker
-    uint16_t maker              # + 1: our entry of `makers`, or 0: there was none
+    bint has_looked_for_origin
+    uint16_t origin              # + 1: our entry of `origins`, or 0: there was none
     uint64_t kept               # blocks that are KEPT in our row
     uint64_t forks_seen         # of those that took nothing for their children
     uint64_t waits_for_room     # calls that ever did
@@ -107,8 +107,8 @@ cdef inline Row *row_at(View *v, uint64_t row) noexcept nogil:
 cdef inline NameLock *name_lock_at(View *v, uint64_t i) noexcept nogil:
     return <NameLock*>(v.base + v.g.name_locks) + i
 
-cdef inline Maker *maker_at(View *v, uint64_t i) noexcept nogil:
-    return <Maker*>(v.base + v.g.makers) + i
+cdef inline Origin *origin_at(View *v, uint64_t i) noexcept nogil:
+    return <Origin*>(v.base + v.g.origins) + i
 
 cdef inline Meta *meta_at(View *v, uint64_t slot) noexcept nogil:
     return <Meta*>(v.base + v.g.metas) + slot

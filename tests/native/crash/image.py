@@ -14,11 +14,14 @@ from tests.native.rows import LOCKS_END, PAGE
 
 LIVE_WORDS_AT = 320  # Header.live_words
 LIVE_AT, LIVE_NBYTES = 384, 128  # Header.live: a bit for each row in use
-MAKERS = layout.constants()["MAKERS"]
-MAKERS_AT, MAKER_NBYTES = LOCKS_END, ctypes.sizeof(layout.structs()["Maker"])  # first its `taken`
+ORIGINS = layout.constants()["ORIGINS"]
+ORIGINS_AT, ORIGIN_NBYTES = (
+    LOCKS_END,
+    ctypes.sizeof(layout.structs()["Origin"]),
+)  # first its `taken`
 VOLATILE = {  # pids and times, which no two runs have in common
     "Row": ("pid", "recoverer"),
-    "Maker": ("taken", "pid"),
+    "Origin": ("taken", "pid"),
     "Slot": ("created",),
 }
 _ZEROS = bytes(PAGE)

@@ -199,8 +199,8 @@ def full_of_slots(path: str) -> Scenario:
     scenario = builder.done("full_of_slots")
     image.put_back(path, scenario.image)
     with open(path, "r+b") as file:
-        for maker in range(1, image.MAKERS):
-            file.seek(image.MAKERS_AT + maker * image.MAKER_NBYTES)
+        for origin in range(1, image.ORIGINS):
+            file.seek(image.ORIGINS_AT + origin * image.ORIGIN_NBYTES)
             file.write((1000).to_bytes(8, "little"))  # a row that nobody has
     taken = image.take(path)
     os.unlink(path)

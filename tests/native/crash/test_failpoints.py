@@ -16,12 +16,12 @@ from tests.native.crash.trial import Stage
 
 # Fields of the structures in layout.pxd, reached by the names that the core has for them.
 SHARED = re.compile(
-    r"^\s+(?:(?:slot|tag|run|row|its|label|meta|maker|pool|tag_at\(.*?\)|row_at\(.*?\)|label_at\(.*?\)"
+    r"^\s+(?:(?:slot|tag|run|row|its|label|meta|origin|pool|tag_at\(.*?\)|row_at\(.*?\)|label_at\(.*?\)"
     r"|name_lock_at\(.*?\)|v(?:iew)?\.(?:pool|header|slots\[.*?\]|runs\[.*?\]|tags\[.*?\]))\.\w+(?:\[.*\])?"
     r"|(?:v(?:iew)?\.pins|pins_of\(.*?\)|cells|summary|ready)\[.*\])\s*[-+|&^]?=[^=]"
 )
 COPIES = re.compile(
-    r"^\s+(memset|memcpy)\((label|meta|maker|row\.|its\.|v\.header|v\.pool|v\.tags|v\.base)"
+    r"^\s+(memset|memcpy)\((label|meta|origin|row\.|its\.|v\.header|v\.pool|v\.tags|v\.base)"
 )
 IN_TESTS = {"_set_generation", "_set_pins", "bench_put_delete"}
 IN_LARGE_STORES = {"make_huge"}  # see test_huge_pages.py

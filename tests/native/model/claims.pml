@@ -9,7 +9,7 @@
  * deletes; OTHER publishes under another name, into any cell that leads nowhere; RECOVER recovers a dead
  * row. Up to K works each over all their lives; CR kills between any two steps, also of who recovers; a new
  * process may take a dead one's place, but for GONE and FORK. With FORK, the last process is none until a
- * maker forks in the midst of its work. With NAP a sleeper wakes by itself, and looks again, if that shows
+ * maker forks in the midst of its work; with IDLE it does nothing else of its own. With NAP a sleeper wakes by itself, and looks again, if that shows
  * it anything; with PASSER, somebody comes by and recovers the dead. With ALIKE all have the same kind of
  * work, so they join in one order, which stands for all others, and each does its works: who does none is
  * not there, in the same with a process less.
@@ -356,6 +356,9 @@ end:		d_step { child_row != 0 -> me = 2; mine = born }
 		goto returns;
 #endif
 		forget();
+#ifdef IDLE
+		n = K;
+#endif
 		goto lives
 	:: else
 	fi;

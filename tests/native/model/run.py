@@ -100,7 +100,7 @@ JOBS = [
     right("claims", "CR=0 N=3 W1=PUT W2=HARD"),
     right("claims", "CR=2 N=3 W1=RECOVER PASSER GONE"),
     right("claims", f"{FORK} CR=0"),
-    right("claims", f"{FORK} CR=1 PASSER"),
+    right("claims", f"{FORK} CR=1 PASSER IDLE"),
     right("owners", "N=2 K=1 CR=1", quick=True),
     right("owners", "N=2 K=2 CR=1"),
     right("owners", "N=2 K=2 CR=2"),

@@ -14,33 +14,33 @@ import refstore
 from tests.fuzz import layout
 
 CAPACITY, OBJECTS = 1 << 20, 200
-MAKERS = layout.constants()["MAKERS"]
-ROW_BITS = 11  # of Maker.taken
+ORIGINS = layout.constants()["ORIGINS"]
+ROW_BITS = 11  # of Origin.taken
 
-pytestmark = pytest.mark.native("looks into the table of makers")
+pytestmark = pytest.mark.native("looks into the table of origins")
 
 
 class Table:
-    """The makers of a store's file."""
+    """The origins of a store's file."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         tables = {table.name: table for table in layout.native(CAPACITY, OBJECTS).tables}
-        self.maker = tables["Maker"]
-        assert self.maker.fields[0].name == "taken"
+        self.origin = tables["Origin"]
+        assert self.origin.fields[0].name == "taken"
 
     def taken(self, entry: int) -> int:
         with open(self.path, "rb") as file:
-            file.seek(self.maker.at + entry * self.maker.stride)
+            file.seek(self.origin.at + entry * self.origin.stride)
             return int.from_bytes(file.read(8), "little")
 
     def take(self, entry: int, row: int) -> None:
         with open(self.path, "r+b") as file:
-            file.seek(self.maker.at + entry * self.maker.stride)
+            file.seek(self.origin.at + entry * self.origin.stride)
             file.write((1 << ROW_BITS | row + 1).to_bytes(8, "little"))
 
     def used(self) -> int:
-        return sum(self.taken(entry) != 0 for entry in range(MAKERS))
+        return sum(self.taken(entry) != 0 for entry in range(ORIGINS))
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_an_entry_that_nothing_names_is_taken_again(small: refstore.Store, path:
     with child_process(small.path) as child:
         child.do(workers.put, b"x", "kept")
         kept = child.pid
-    for entry in range(MAKERS):
+    for entry in range(ORIGINS):
         if not table.taken(entry):
             table.take(entry, 1000)  # a row that nobody has
     for name in ("one", "two"):
@@ -90,7 +90,7 @@ def test_a_process_keeps_its_entry_as_long_as_it_lives(small: refstore.Store, pa
     table = Table(path)
     with child_process(small.path) as child:
         child.do(workers.delete, child.do(workers.put, b"x"))
-        for entry in range(MAKERS):
+        for entry in range(ORIGINS):
             if not table.taken(entry):
                 table.take(entry, 1000)
         small.put(b"mine", name="mine")
@@ -102,14 +102,14 @@ def test_a_process_keeps_its_entry_as_long_as_it_lives(small: refstore.Store, pa
 def test_without_an_entry_objects_are_put_all_the_same(small: refstore.Store, path: str) -> None:
     with child_process(small.path) as child:  # it has a row, and has yet to say its entry
         table = Table(path)
-        for entry in range(MAKERS):
+        for entry in range(ORIGINS):
             table.take(entry, 1)  # the row of the second that attached
         ref = small.put(b"x")
         assert small.info(ref).pid == 0
         assert small.info(ref).command == ""
         assert bytes(small.get(ref)) == b"x"
         assert child.pid
-    for entry in range(MAKERS):
+    for entry in range(ORIGINS):
         with Path(path).open("r+b") as file:
-            file.seek(table.maker.at + entry * table.maker.stride)
+            file.seek(table.origin.at + entry * table.origin.stride)
             file.write(bytes(8))
