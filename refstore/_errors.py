@@ -62,7 +62,7 @@ class RefstoreError(Exception):
         return functools.partial(type(self), **keywords), self.args, self.__dict__
 
 
-_ARGS: Any = BaseException.__dict__["args"]
+_ARGS: Any = BaseException.__dict__["args"]  # which the property below hides
 
 
 class ObjectNotFoundError(RefstoreError, KeyError):
@@ -80,21 +80,22 @@ class ObjectNotFoundError(RefstoreError, KeyError):
     """
 
     _keywords = ("key",)
-    # Who asks a cache misses often, and reads no message: until somebody does, `_unwritten` is what
-    # writes it, and the store's path. Slots spare each miss a dict.
+    # Most callers that miss never read the message, so it is composed on first use: `_unwritten`
+    # holds the function that does it, and the store's path. Slots spare each miss a dict.
     __slots__ = ("_unwritten", "key")
 
     key: ObjectRef | str
     _unwritten: tuple[Callable[[str, ObjectRef | str], str], str] | None
 
     def __init__(self, message: str, *, key: ObjectRef | str) -> None:
-        # `args` is there since __new__()
+        # BaseException.__new__() has kept the message
         self.key = key
         self._unwritten = None
 
     def _write_message(self) -> None:
-        if self._unwritten is not None:
-            write, path = self._unwritten
+        unwritten = getattr(self, "_unwritten", None)  # a subclass may have set nothing
+        if unwritten is not None:
+            write, path = unwritten
             self.args = (write(path, self.key),)
 
     @property

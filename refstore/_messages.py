@@ -89,7 +89,7 @@ def not_found(path: str, key: ObjectRef | str, *, of_other_store: bool) -> Objec
     """`key`: the ref or name that was asked for."""
     error = ObjectNotFoundError.__new__(ObjectNotFoundError)
     error.key = key
-    error._unwritten = (_other_store if of_other_store else _never_put), path
+    error._unwritten = (_other_store if of_other_store else _no_such_object), path
     return error
 
 
@@ -97,7 +97,7 @@ def _other_store(path: str, key: ObjectRef | str) -> str:
     return f"{key!r} is a ref of another store, not of {path!r}"
 
 
-def _never_put(path: str, key: ObjectRef | str) -> str:
+def _no_such_object(path: str, key: ObjectRef | str) -> str:
     what = "object named" if isinstance(key, str) else "object"
     return (
         f"there is no {what} {key!r} in store {path!r}: it was never put here, or it "

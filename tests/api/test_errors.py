@@ -19,6 +19,11 @@ def test_a_missing_name_is_said_in_plain_words(store: refstore.Store) -> None:
     assert not text.startswith(("'", '"')), "a KeyError shows the repr of its message"
 
 
+class Mine(refstore.ObjectNotFoundError):
+    def __init__(self, message: str) -> None:
+        pass  # what Python sets before is all that it has
+
+
 def missing(store: refstore.Store) -> refstore.ObjectNotFoundError:
     with pytest.raises(refstore.ObjectNotFoundError) as caught:
         store.get("m")
@@ -32,6 +37,8 @@ def test_the_message_is_there_whoever_asks_for_it_first(store: refstore.Store) -
     assert "".join(traceback.format_exception(missing(store))).endswith(f"Error: {text}\n")
     for back in (pickle.loads(pickle.dumps(missing(store))), copy.copy(missing(store))):
         assert (back.args, back.key) == ((text,), "m")
+    with pytest.raises(Mine, match="gone"):
+        raise Mine("gone")
     error = missing(store)
     error.args = ("mine",)
     assert (str(error), error.args) == ("mine", ("mine",))

@@ -21,6 +21,7 @@ CIMPORT = re.compile(
 )
 PLAIN_IMPORT = re.compile(r"^[ \t]*c?import[ \t]+(refstore(?:\.\w+)+)", re.MULTILINE)
 ANY_CIMPORT = re.compile(r"^[ \t]*from ([\w.]+) cimport (\([^)]*\)|[^\n]*)", re.MULTILINE)
+PYTHON_IMPORT = re.compile(r"^[ \t]*from [\w.]+ import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 INCLUDE = re.compile(r'^include "([^"]+)"', re.MULTILINE)
 # The names that a .pxi defines at its top level.
 DEFINED = re.compile(r"^(?:cdef|def|class) (?!enum:)[^(:=\n]*?(\w+) *(?:[(:=]|$)", re.MULTILINE)
@@ -118,14 +119,15 @@ def cimport_faults(parts: dict[str, str]) -> list[str]:
     natives = {path: text for path, text in parts.items() if path.endswith((".pxd", ".pxi"))}
     owners = {name: path for path in natives for name in functions(natives[path])}
     for path, text in natives.items():
-        body = COMMENT.sub("", ANY_CIMPORT.sub("", text))
+        body = COMMENT.sub("", PYTHON_IMPORT.sub("", ANY_CIMPORT.sub("", text)))
         cimported = {}
         for module, names in ANY_CIMPORT.findall(text):
             for name in re.findall(r"(\w+)(?: as \w+)? *(?:[,)\n]|$)", COMMENT.sub("", names)):
                 cimported[name] = module.replace(".", "/").removeprefix("refstore/") + ".pxd"
         words = set(re.findall(r"\w+", body))
         found += [f"{path} does not use {name}" for name in cimported if name not in words]
-        calls = set(re.findall(r"(?<![.\w])(\w+)\(", body)) - set(functions(body))
+        others = {*functions(body), *re.findall(r"\w+", " ".join(PYTHON_IMPORT.findall(text)))}
+        calls = set(re.findall(r"(?<![.\w])(\w+)\(", body)) - others
         for name in sorted(calls.union(cimported)):
             owner = owners.get(name, "")
             if owner.endswith(".pxd") and cimported.get(name) != owner:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from refstore import _messages
 from refstore._arguments import (
     checked_meta,
     checked_size,
@@ -24,10 +25,11 @@ from refstore._arguments import (
 from refstore._names import require_text
 from refstore._refs import ObjectRef, make_ref, parts_of
 from refstore.engines.filelock import (
+    buffers,
     check,
     extents,
     files,
-    listing,
+    listing_calls,
     liveness,
     looking,
     lookups,
@@ -35,18 +37,19 @@ from refstore.engines.filelock import (
     writers,
 )
 from refstore.engines.filelock.attachment import Attachment, attach, leave_if_exiting
-from refstore.engines.filelock.batches import BatchCalls
+from refstore.engines.filelock.batch_calls import BatchCalls
 from refstore.engines.filelock.call import Asked, Call
 from refstore.engines.filelock.files import remove_orphans
-from refstore.engines.filelock.layout import OBJECTS_LIMIT, lay_out
+from refstore.engines.filelock.layout import OBJECTS_LIMIT, PAGE, lay_out
 from refstore.engines.filelock.life import here
-from refstore.engines.filelock.listing import ListingCalls
+from refstore.engines.filelock.listing_calls import ListingCalls
 from refstore.engines.filelock.lookups import required
-from refstore.engines.filelock.making import MakingCalls
+from refstore.engines.filelock.making_calls import MakingCalls
 from refstore.engines.filelock.opened import Key
+from refstore.engines.filelock.pins import Pin
 from refstore.engines.filelock.prepare import BYTES, by_header, by_shape, prepare
 from refstore.engines.filelock.transaction import Operation
-from refstore.engines.filelock.waiting import WaitingCalls
+from refstore.engines.filelock.waiting_calls import WaitingCalls, too_many_pins
 
 if TYPE_CHECKING:
     from refstore.engines.interface import HolderRow
@@ -185,6 +188,28 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
             call.att.give_up(call)
             raise
 
+    def get(
+        self, key: Key, *, timeout: float | None = 0, writable: bool = False
+    ) -> buffers.PinnedBuffer:
+        call = self._call
+        att = call.att
+        waits = timeout != 0
+        if waits:
+            call.until = deadline_of(timeout)
+        parsed, pin = lookups.parse(att, key), Pin(att)
+        try:
+            generation = call.with_room("a get", PAGE, lookups.get, att, parsed, pin)
+            if generation is None and waits and isinstance(key, str):
+                generation = self._wait_for(call, f"get({key!r})", key, None, pin, timeout)
+            if generation is None:
+                raise _messages.not_found(att.path, key, of_other_store=False)
+            return buffers.pinned(att, pin, generation, bool(writable))
+        except slots.TooManyPinsError:
+            raise too_many_pins(key) from None
+        except BaseException:
+            pin.give_back()
+            raise
+
     def delete(self, key: Key) -> None:
         call = self._call
         what = f"the deletion of {key!r}"
@@ -257,4 +282,4 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
     def _holders(self, key: Key | None) -> list[HolderRow]:
         call = self._call
         att = call.att
-        return required(att, key, call.run, "holders()", listing.holders, att, att.own)
+        return required(att, key, call.run, "holders()", listing_calls.holders, att, att.own)

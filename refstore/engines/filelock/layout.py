@@ -190,7 +190,7 @@ HIT: Final = 1 << 60  # 2 bits count up to MOST_HITS gets, and down as it is pas
 MOST_HITS: Final = 3
 TICKS: Final = (1 << 60) - 1
 
-PER_SECOND: Final = 16  # of the clock of ORIGIN
+CREATED_PER_SECOND: Final = 16  # of the clock of ORIGIN
 
 LABEL_NBYTES: Final = 1024
 NAME_AT: Final = 0  # bytes in a label
@@ -366,7 +366,7 @@ def new_header(
         home=home_of(path),
         inode=0,
         boot=boot_id(),
-        made_at=int(time.time() * PER_SECOND),
+        made_at=int(time.time() * CREATED_PER_SECOND),
     )
 
 

@@ -20,7 +20,7 @@ from refstore._errors import RefstoreError
 from refstore._paths import open_store
 from refstore.engines.filelock import (
     check,
-    listing,
+    listing_calls,
     lookups,
     process_table,
     recovery,
@@ -32,11 +32,11 @@ from refstore.engines.filelock.layout import (
     COMMAND_NBYTES,
     CONDEMNED,
     COUNT,
+    CREATED_PER_SECOND,
     HOLDER,
     LABEL_OF_PROCESS,
     OWNED_BY,
     PAGE,
-    PER_SECOND,
     RECOVERIES,
     ROW_COMMAND,
     ROW_COUNTERS,
@@ -77,7 +77,7 @@ class Look:
         self.capacity = header.capacity
         self.max_objects = header.max_objects
         self.evict: Literal["lru", "s3fifo"] | None = policy_of(header)
-        self.made_at = header.made_at / PER_SECOND
+        self.made_at = header.made_at / CREATED_PER_SECOND
 
     # --- looking
 
@@ -124,16 +124,18 @@ class Look:
         return self._run("stats()", check.stats, self.folder, None)
 
     def _info(self, key: lookups.Key) -> tuple[Any, ...]:
-        return lookups.required(self, key, self._run, "info()", listing.info_of, self)
+        return lookups.required(self, key, self._run, "info()", listing_calls.info_of, self)
 
     def _objects(self, prefix: str | None) -> Iterator[tuple[Any, ...]]:
         first = 0
         while first < self._run("objects()", slots.slots_used):
-            yield from self._run("objects()", listing.described, self, first, prefix)
-            first += listing.TURN
+            yield from self._run("objects()", listing_calls.described, self, first, prefix)
+            first += listing_calls.TURN
 
     def _holders(self, key: lookups.Key | None) -> Any:
-        return lookups.required(self, key, self._run, "holders()", listing.holders, self, None)
+        return lookups.required(
+            self, key, self._run, "holders()", listing_calls.holders, self, None
+        )
 
     def _problems(self) -> set[str]:
         return self._run("check()", check.find_problems)

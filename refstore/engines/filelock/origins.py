@@ -13,6 +13,7 @@ from refstore.engines.filelock import process_table, recovery
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     COMMAND_NBYTES,
+    CREATED_PER_SECOND,
     FREE,
     LABEL_OF_PROCESS,
     ORIGIN,
@@ -21,7 +22,6 @@ from refstore.engines.filelock.layout import (
     ORIGIN_PID,
     ORIGIN_WORDS,
     ORIGINS_USED,
-    PER_SECOND,
     RETIRED,
     ROW_LABEL,
     ROW_ORIGIN,
@@ -40,7 +40,7 @@ def word(c: Change, row: int) -> int:
     if not number:
         number = c[at] = _take(c, row)
         c.commit()
-    now = int(time.time() * PER_SECOND) - c.file.header.made_at
+    now = int(time.time() * CREATED_PER_SECOND) - c.file.header.made_at
     return number | min(max(now, 0), UNKNOWN) << 32
 
 

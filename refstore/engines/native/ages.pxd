@@ -58,10 +58,10 @@ cdef inline uint32_t first_use(View *v, bint evictable) noexcept nogil:
     return (now(v) & TICK_MASK) | EVICTABLE if evictable else 0
 
 
-cdef inline void note_use(View *v, Slot *slot) noexcept nogil:
-    # Of an evictable object that the caller has just pinned. A change of another's between the load
-    # and the store is lost: that it came into a queue, say, which is a hint.
-    cdef uint32_t before = load_relaxed_u32(&slot.last_use)     # relaxed: written under a pin
+cdef inline void note_use(View *v, Slot *slot, uint32_t before) noexcept nogil:
+    # Of an evictable object that the caller has just pinned; `before`: its last_use. A change of
+    # another's between the load and the store is lost: that it came into a queue, say, which is a
+    # hint.
     cdef uint32_t after
     if v.has_queues:
         after = before if before & USES == USES else before + USE_ONE

@@ -1,5 +1,6 @@
-# Arrays: from one, or the description of one, to a slot that is filled and not yet sealed; and how
-# the one in a block is seen again.
+# How arrays lie in blocks: from one, or the description of one, to a slot that is filled and not
+# yet sealed; and from a block to views, headers of objects of all kinds, their metadata, private
+# copies.
 
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -20,7 +21,6 @@ from refstore.engines.native.view cimport (
 )
 from refstore.engines.native.metas cimport meta_nbytes
 from refstore.engines.native.points cimport look_for_signals, path_of, python_ran
-from refstore.engines.native.opening cimport read_header
 from refstore.engines.native.put cimport (
     begin_object, block_of, copy_in, discard, Draft, require_committed,
 )

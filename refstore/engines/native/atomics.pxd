@@ -33,7 +33,8 @@
 #   [owner]      with whom an object goes: the process that has left or died, and who adopts the
 #                object, each take it by a CAS, so that one of them loses and knows it
 #   [origin]      who has an entry of `origins`, before others look for one
-#   [past]       a report of a recovery, before who reads when it was
+#   [past]       a report of a recovery, before who reads when it was; one that is overwritten while
+#                it is read may be torn where the order of loads is weak
 #   [wait]       what a name leads to, or what is free, before who sleeps until that changes: both
 #                sides in the one order of all seq_cst accesses, see waiting.pxd
 #   [fork]       within one process: that a thread forked which no hook held off, before who lets go

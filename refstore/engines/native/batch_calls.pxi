@@ -78,8 +78,7 @@ cdef class BatchCalls(ListingCalls):
         cdef PinnedBuffer buf = PinnedBuffer.__new__(PinnedBuffer)
         cdef int got = self.await_object(att, f"get_many() of {name!r}", name, &known, &found,
                                          deadline, timeout)
-        if not adopt_pin(buf, att, found.slot, found.generation):
-            refuse_slot(att, found.slot)
+        adopt_pin(buf, att, found.slot, found.generation)
         if got > 0:
             recover_blocker_if_dead(&att.view, got)
         return 0
@@ -113,8 +112,7 @@ cdef class BatchCalls(ListingCalls):
                         return k
                     raise get_error(v, got, key, is_foreign(v, key))
                 got = self.pin_key(att, key, &found)
-            if not adopt_pin(buf, att, found.slot, found.generation):
-                refuse_slot(att, found.slot)
+            adopt_pin(buf, att, found.slot, found.generation)
             if v.slots[found.slot].order != c'C':
                 buf = as_direct(buf)
             bufs[k] = buf

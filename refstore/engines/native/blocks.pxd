@@ -284,13 +284,13 @@ cdef inline int64_t cut_run(View *v, int size_class, uint64_t r, uint32_t *held,
     if first < 0:
         return first
     n = min(n, pages * PAGE // size)
-    assign(run.free, 0)
+    store_relaxed(&run.free, 0)         # relaxed: `live` carries it
     assign(run.first, <uint32_t>first)
     assign(run.pages, <uint32_t>pages)
     assign(run.blocks, <uint32_t>n)
     assign(run.unowned, 0)
     assign(run.twin, run_twin(run, <uint64_t>size_class + 1))
-    store_relaxed(&run.committed, 0)    # relaxed: `live` carries it
+    store_relaxed(&run.committed, 0)    # relaxed: as above
     for j in range(<uint64_t>RUN_BLOCKS):
         store_relaxed_u32(&run.slots[j], 0)     # relaxed: as above
     for j in range(n):

@@ -7,7 +7,7 @@ from cpython.buffer cimport (
 )
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from refstore.engines.native.atomics cimport fetch_add_seq_cst_u32, load_relaxed_u32
@@ -280,8 +280,7 @@ cdef class PinnedBuffer(Block):
         cdef PinnedBuffer other = PinnedBuffer.__new__(PinnedBuffer)
         # [pin] valid at once: ours holds meanwhile
         fetch_add_seq_cst_u32(&self.att.view.pins[self.slot], 1)
-        if not adopt_pin(other, self.att, self.slot, self.generation):
-            refuse_slot(self.att, self.slot)
+        adopt_pin(other, self.att, self.slot, self.generation)
         other.go_private()
         return PyMemoryView_FromObject(other)
 
@@ -340,14 +339,12 @@ cdef int refuse_slot(Attachment att, uint64_t i) except -1:
     raise _messages.damaged_file(att.path, f"slot {i} has an invalid offset, size or block")
 
 
-cdef inline bint adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i,
-                           uint64_t generation) noexcept:
-    # The pin is taken; from here on `buf` gives it back. False: refuse_slot() says why, since a
-    # damaged slot must not lead out of its block. Where the order is not C, as_direct() gives what
-    # is to stand in the place of `buf`.
+cdef inline bint fill(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t generation) noexcept:
+    # False: the slot is damaged, and must not lead out of its block.
     cdef Slot *slot = &att.view.slots[i]
     cdef uint64_t offset = slot.offset
     cdef uint64_t nbytes = slot.nbytes
+    cdef uint32_t last_use
     buf.att = att
     buf.tag = att.view.tag
     buf.slot = i
@@ -357,17 +354,26 @@ cdef inline bint adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i,
     if not is_plausible(&att.view, slot, offset, nbytes):
         return False
     buf.data = att.view.ro_base + offset
-    if load_relaxed_u32(&slot.last_use) & EVICTABLE:    # relaxed: a hint
-        note_use(&att.view, slot)
+    last_use = load_relaxed_u32(&slot.last_use)         # relaxed: a hint
+    if last_use & EVICTABLE:
+        note_use(&att.view, slot, last_use)
     return True
+
+
+cdef inline int adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i,
+                          uint64_t generation) except -1:
+    # The pin is taken; from here on `buf` gives it back. Where the order is not C, as_direct() gives
+    # what is to stand in the place of `buf`.
+    if not fill(buf, att, i, generation):
+        refuse_slot(att, i)
+    return 0
 
 
 cdef inline bint take_over(PinnedBuffer buf, Attachment att, const Found *found,
                            int got) except -1:
     # The pin that find() took, which ended with `got`, is the buffer's. True: as_direct() gives
     # what is to stand in its place.
-    if not adopt_pin(buf, att, found.slot, found.generation):
-        refuse_slot(att, found.slot)
+    adopt_pin(buf, att, found.slot, found.generation)
     if got > 0:
         recover_blocker_if_dead(&att.view, got)
     count(&att.view, COUNT_GETS, 1)
@@ -393,8 +399,7 @@ cdef PinnedBuffer pinned(Attachment att, uint64_t i, uint64_t generation):
     if got != 0:
         recover_blocker_of(&att.view, got)
         raise get_error(&att.view, got, make_ref(att.view.tag, i, generation), False)
-    if not adopt_pin(buf, att, i, generation):
-        refuse_slot(att, i)
+    adopt_pin(buf, att, i, generation)
     return buf if att.view.slots[i].order == c'C' else as_direct(buf)
 
 

@@ -1,5 +1,6 @@
-# The calls of a store on single objects, of which `get` and `put` wait if they are given a
-# `timeout`: `engines/binding.py` makes them methods of Store.
+# The calls of a store on one object at a time, and those on the store as a whole (`names`, `len`,
+# `trim`, recovery). `put`, `create` and `get` wait if they are given a `timeout`.
+# `engines/binding.py` makes them methods of Store.
 
 cimport cython
 cimport numpy as cnp
@@ -63,7 +64,7 @@ cdef int remove_again(View *v, object key, const Name *name, int got) except? -1
 
 @cython.no_gc_clear     # what it owns goes when it is collected, in whatever order
 cdef class ObjectCalls(Reports):
-    # The calls on single objects.
+    # The calls on one object, and on all.
     cdef Attachment att
     cdef bint is_closed         # what a call that waits looks at
 

@@ -35,10 +35,10 @@
 # check() reports what can be seen. A truth has one writer at a time, and nothing that it could be
 # rebuilt from.
 #
-#   truths  header: all but `moves`, `totals` and `tick`; in particular `live` and `live_words`
-#           (whose pins count) and `slots_used` (how far the table goes)
+#   truths  header: all but the hints below; in particular `live` and `live_words` (whose pins
+#           count) and `slots_used` (how far the table goes)
 #           pool: `lock`, `map_committed`, `runs_used`
-#           rows: `state`; name locks: `lock`
+#           rows: `state`, `owns_any`; name locks: `lock`
 #           slots: every field; of `last_use` the bit EVICTABLE. The word says whether the object
 #           lives, `extent`, or `run` and `block`, which pages are its own; `mask` says which rows
 #           may pin it
@@ -55,7 +55,9 @@
 #           pool: `queue_end`, `queue_begin`, `ghosts_known`; queues; ghosts: what is evicted first
 #           pool: `unowned_blocks`, `class_pages`, `release_next`: how large, where to begin
 #           index: a cell leads to a slot, whose word and label decide; a lost one hides a name
-#           rows: `pid`, `command`, `label`, `recoverer`, counters; origins
+#           rows: `pid`, `command`, `label`, `recoverer`, `origin`, counters; origins
+#           rows: `waiting`, `waits_for`, `has_children`; pool: `turn`: who waits for whom
+#           futex words and the deadlines beside them: a sleep ends by itself, too
 #           header: `moves`, `totals`, `tick`, `recoveries`, `recoveries_known`
 #
 # The slot word:
@@ -198,7 +200,7 @@ cdef enum:
     TICK_MASK = 0x0FFFFFFF      # the tick of the last get; where there are queues, of the put
     # `owned_by`: the row's process has left or is dead, and the object is as good as deleted
     GOING = 0x8000
-    CREATED_PER_SECOND = 16     # units of `created`
+    CREATED_PER_SECOND = 16     # units of `created` in a second
 
 cdef enum Evict:
     EVICT_NONE
@@ -240,7 +242,8 @@ cdef enum Counter:
 #   space    who holds the space lock, or recovers its dead holder
 #   state    as the table of the slot's word says
 #   pinner   who has the object pinned, by a load and a store: one of two at once may be lost
-#   owner    whose row the slot's word names; for RETIRED slots nobody, so that `space` alone does
+#   owner    whose row the slot's word names, or who recovers that row; for RETIRED slots nobody, so
+#            that `space` alone does
 #   nobody   reserved: 0
 #
 # What is not a struct: `pins[row][slot]` is written by `row`; bitmaps, queues and ghosts by
@@ -298,7 +301,7 @@ cdef struct Pool:
     uint64_t class_pages[CLASSES]  # pages in runs of the class: how large the next is; by: space
     uint32_t bin_head[BINS]     # first page + 1 of the bin's list, or 0; by: space
     uint64_t release_next       # run at which the next look for empty ones begins; by: space
-    uint64_t turn               # row + 1 of who waits for room longest, or 0; by: locker
+    uint64_t turn               # row + 1 of who alone tries for room, or 0; by: anyone
     uint64_t mover              # reserved: row + 1 of who moves blocks; by: nobody
     uint64_t _pad1[5]
     uint32_t room               # futex word: some room came free; by: anyone
@@ -377,7 +380,7 @@ cdef struct Slot:
     uint32_t replaces_slot      # + 1, or 0: none; by: owner
     uint32_t spill_nbytes       # of the description behind the payload, if it is there; by: owner
     uint64_t shape[INLINE_DIMS]  # of at most INLINE_DIMS axes; else see the label; by: owner
-    uint32_t created            # since Header.made_at, in CREATED_PER_SECOND; by: owner
+    uint32_t created            # after made_at, in 1/CREATED_PER_SECOND s; by: owner
     uint16_t put_by             # origin + 1, or 0: not known; by: owner
     uint16_t owned_by           # GOING, row + 1 of whom it goes with, or 0; by: owner, anyone
 

@@ -187,7 +187,7 @@ cdef class Making:
         return 0
 
     cdef bint claim_name(self) except -1:
-        # False: somebody else has the name by now, or there is no slot yet, or no memory for it.
+        # False: somebody else has the name, or there is no slot, or no memory for its label, yet.
         cdef View *v = &self.att.view
         cdef uint64_t deadline = self.terms.deadline
         cdef int got

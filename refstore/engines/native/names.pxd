@@ -1,7 +1,8 @@
 # Names: from a key to a slot by hashing into two buckets of eight cells, each a cache line. A
 # lookup reads both whole, so there are no tombstones and no displacement. A cell is a hint: the
 # slot's word says whether the object lives, or whether it is a claim, and the slot's label says
-# what it is called. A cell whose slot has moved on is free to overwrite.
+# what it is called. A cell whose slot has moved on is free to overwrite. read_name() takes a name
+# as calls give it: a str is checked and hashed once, and looked up as often as needed.
 
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint64_t, uint8_t
@@ -223,7 +224,8 @@ cdef inline int pin_named(View *v, Found *found, const Name *name) noexcept nogi
 
 cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found, bint pins,
                         bint *moved, int *missed) noexcept nogil:
-    # `missed`: the error of what was found before and is not it, of these the one with a blocker
+    # 0, and a pin if it is asked for; or an error. `missed`: the error of cells that led
+    # elsewhere; of several, one that carries a blocker.
     cdef:
         int k, got
         uint64_t cell, word

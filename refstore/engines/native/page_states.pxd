@@ -23,7 +23,7 @@ cdef enum PageState:
 
 
 cdef inline int strength(unsigned char state) noexcept nogil:
-    # by whom it is kept longest in use
+    # of several blocks on one page, the state of the highest rank is shown
     if state == PAGE_OF_RUN:
         return 2
     return state if state <= PAGE_FREE else 3 if state == PAGE_LIVE else 6 if state == PAGE_PINNED \

@@ -1,4 +1,5 @@
-# How a name comes to an object, and goes. Writers of a name take its lock; readers take none.
+# How a name comes to an object, and goes; and how objects are deleted, also those without one.
+# Writers of a name take its lock; readers take none.
 #
 # A name goes over to a new object by one CAS of its cell, before the old object is condemned, so a
 # reader who meets the condemned one finds the cell changed and looks again. Whoever changes where a

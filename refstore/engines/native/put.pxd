@@ -1,5 +1,5 @@
 # From a Python object to a sealed slot: room first, then the one copy, then the seal. On any
-# failure nothing is left behind.
+# failure nothing is left behind. Also from one block to a smaller one, while nobody sees it.
 #
 # The seal, or the publication of a name, is the point of no return: signals are looked for before
 # it, and after it no Python runs until the ref is returned. A function that is given a draft and
@@ -24,14 +24,14 @@ from refstore.engines.native.layout cimport (
 )
 from refstore.engines.native.system cimport clock_gettime, CLOCK_REALTIME_COARSE, timespec
 from refstore.engines.native.view cimport (
-    block_nbytes, class_nbytes, count, is_within_block, label_at, meta_at, View,
+    block_nbytes, count, is_within_block, label_at, meta_at, View,
 )
 from refstore.engines.native.memory cimport commit_labels, commit_metas
 from refstore.engines.native.metas cimport meta_nbytes, meta_room, write_meta
 from refstore.engines.native.ages cimport first_use, move_clock
 from refstore.engines.native.slots cimport free_slot, pin_own, seal, unclaim, unpin, word_generation
 from refstore.engines.native.origins cimport take_origin
-from refstore.engines.native.blocks cimport allocate_block, class_of, take_spare
+from refstore.engines.native.blocks cimport allocate_block, block_for, take_spare
 from refstore.engines.native.names cimport Name
 from refstore.engines.native.claims cimport claim_name, give_up, give_up_to_views
 from refstore.engines.native.publication cimport publish
@@ -41,12 +41,12 @@ from refstore.engines.native.queues cimport first_queue, push
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error, room_error
 from refstore.engines.native.contention cimport may_retry_until
-from refstore.engines.native.room cimport allocate_slot, commit_extent, may_wait_for_memory
+from refstore.engines.native.room cimport allocate_slot, ensure_memory, may_wait_for_memory
 
 cdef enum:
     RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
     PIECE = 33554432            # bytes that are copied between two looks at signals
-    LEAST_BLOCK = 64            # bytes: what an object takes beyond its own, about
+    OVERHEAD = 64               # bytes that an object takes beside its own, about
 
 cdef struct Draft:
     # An object that this process is putting.
@@ -124,16 +124,15 @@ cdef inline void discard(View *v, Draft *draft) noexcept:
 
 
 cdef inline int find_slot(View *v, Draft *draft, uint64_t nbytes, uint64_t behind) except? -128:
-    # What came free last mostly does, unless others wait for room or the policy makes it.
+    # Without a lock, if a block of the very size is free. One that may wait has to look whose turn
+    # it is first; where there is a policy, it decides.
     cdef uint64_t needed = nbytes + behind
     cdef int got = ERR_FULL
     python_ran(v, draft.life, "preparing what is put")
     if nbytes > v.header.capacity or needed > v.g.pages * PAGE:
         return ERR_TOO_LARGE
     if draft.deadline == 0 and not v.evicts:
-        got = take_spare(v, needed, &draft.slot)
-        if unlikely(got == ERR_UNCOMMITTED):
-            got = commit_extent(v, draft.slot)
+        got = ensure_memory(v, take_spare(v, needed, &draft.slot), &draft.slot)
         if got == 0 or got == ERR_DAMAGED:
             return got
     return allocate_slot(v, needed, draft.deadline, draft.is_closed, draft.claim, &draft.slot)
@@ -313,7 +312,7 @@ cdef inline int publish_object(View *v, const Draft *draft, object text, const N
 
 cdef inline void count_put(View *v, uint64_t nbytes) noexcept nogil:
     count(v, COUNT_PUTS, 1)
-    v.until_tick -= <int64_t>(nbytes + LEAST_BLOCK)
+    v.until_tick -= <int64_t>(nbytes + OVERHEAD)
     if unlikely(v.until_tick < 0):
         move_clock(v)
 
@@ -382,7 +381,7 @@ cdef inline bint move_object(View *v, uint64_t *slot, uint64_t needed) noexcept 
         int got
     if not is_within_block(v, old, offset, max(needed, nbytes)):
         return False
-    if (class_nbytes(class_of(needed)) if needed else 0) >= block_nbytes(old):
+    if block_for(needed) >= block_nbytes(old):
         return False
     got = allocate_block(v, needed, &i)
     if got == 0 and (old.flags & FLAG_META) and commit_metas(v, i) != 0 \

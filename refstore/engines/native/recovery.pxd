@@ -1,8 +1,7 @@
 # How what a dead process held comes back: its locks, its pins, its half-made objects, and its row.
 #
-# The kernel's lock on byte `row` is the only permission to recover a row. Recovery only ever
-# redoes: each of its steps may be cut short by another death and done again. The row is set free
-# last.
+# Recovery only ever redoes: each of its steps may be cut short by another death and done again. The
+# row is set free last. enter() is here, since who joins recovers the row's last process first.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy

@@ -125,7 +125,7 @@ cdef class Reports:
         return find_problems(v)
 
 
-# Names as the keys of calls: a str is checked and hashed once, and looked up as often as needed
+# Keys of calls: a ref or a name
 
 cdef inline bint is_live_object(View *v, uint64_t i, uint64_t generation) noexcept nogil:
     return i < slots_used(v) and is_live(load_acquire(&v.slots[i].word), generation)  # [seal]
@@ -243,4 +243,4 @@ cdef tuple origin_seen(View *v, Slot *slot, uint64_t row):
         return (0, "")
     origin = origin_at(v, k)
     return (origin.pid, with_label(origin.label[:sizeof(origin.label)],
-                                  origin.command[:sizeof(origin.command)]))
+                                   origin.command[:sizeof(origin.command)]))

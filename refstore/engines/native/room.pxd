@@ -86,9 +86,9 @@ cdef inline int commit_extent(View *v, uint64_t i) except? -128:
     return got
 
 
-cdef inline int ensure_memory(View *v, int got, uint64_t i) except? -128:
-    # `got`: how a block came to slot `i`; as that, once it has its memory.
-    return commit_extent(v, i) if got == ERR_UNCOMMITTED else got
+cdef inline int ensure_memory(View *v, int got, const uint64_t *slot) except? -128:
+    # `got`: how a block came to the slot; as that, once it has its memory.
+    return commit_extent(v, slot[0]) if got == ERR_UNCOMMITTED else got
 
 
 cdef inline void unclaim_unless_named(View *v, uint64_t i) noexcept nogil:
@@ -133,12 +133,12 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int
     tell_news(v, life)
     while True:
         got = find_room(v, nbytes, &eviction, slot)
-        got = ensure_memory(v, got, slot[0])
+        got = ensure_memory(v, got, slot)
         if got == ERR_NO_MEMORY:
             got = find_memory(v, nbytes, &eviction, slot)
             if got == EVICTED:
                 continue
-            got = ensure_memory(v, got, slot[0])
+            got = ensure_memory(v, got, slot)
         if got == 0:
             return 0
         if may_retry_until(v, &got, &since, deadline):
@@ -200,7 +200,7 @@ cdef inline int use_claim(View *v, uint64_t nbytes, uint64_t deadline, uint64_t 
             got = give_block(v, i, nbytes)
     if got == 0:
         got = place_block(v, i)
-    return ensure_memory(v, got, i)
+    return ensure_memory(v, got, &i)
 
 
 cdef inline int try_with_claim(View *v, uint64_t nbytes, uint64_t deadline, bint is_thorough,
@@ -210,7 +210,7 @@ cdef inline int try_with_claim(View *v, uint64_t nbytes, uint64_t deadline, bint
     cdef int got
     if claim != 0:
         got = allocate_block(v, nbytes, slot)
-        got = ensure_memory(v, got, slot[0])
+        got = ensure_memory(v, got, slot)
         if got == ERR_FULL_SLOTS:
             got = use_claim(v, nbytes, deadline, claim - 1)
             if got == 0:

@@ -1,5 +1,5 @@
 # One process's view of one store file: where its parts are mapped, which row it holds, what it
-# remembers.
+# remembers; what a slot says of its block, and whether it can be so.
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 

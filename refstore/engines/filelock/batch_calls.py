@@ -29,7 +29,7 @@ from refstore.engines.filelock.pins import Pin
 from refstore.engines.filelock.prepare import Prepared, prepare
 from refstore.engines.filelock.targets import Target
 from refstore.engines.filelock.transaction import Deferred
-from refstore.engines.filelock.waiting import too_many_pins
+from refstore.engines.filelock.waiting_calls import too_many_pins
 
 __all__ = ["BatchCalls"]
 

@@ -1,4 +1,4 @@
-"""The calls that get objects, at once or when their names are published; and a watch for others.
+"""The calls that wait for objects that other processes publish; and a watch for many names.
 
 A word in the file counts all changes of names. A sleeper reads it without the lock, twenty times a
 second, and looks up its names under the lock when it has changed.
@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Final, SupportsIndex
 
-from refstore import _messages, _waiting_messages
+from refstore import _waiting_messages
 from refstore._arguments import checked_count, deadline_of, listed_names
 from refstore._errors import RefstoreError
 from refstore._names import encode_name
@@ -30,31 +30,9 @@ BATCH: Final = 500  # names that are looked up under one lock
 
 
 class WaitingCalls(Opened):
-    """The calls that get objects, and wait for them."""
+    """The calls that wait for objects."""
 
     __slots__ = ()
-
-    def get(
-        self, key: Key, *, timeout: float | None = 0, writable: bool = False
-    ) -> buffers.PinnedBuffer:
-        call = self._call
-        att = call.att
-        waits = timeout != 0
-        if waits:
-            call.until = deadline_of(timeout)
-        parsed, pin = lookups.parse(att, key), Pin(att)
-        try:
-            generation = call.with_room("a get", PAGE, lookups.get, att, parsed, pin)
-            if generation is None and waits and isinstance(key, str):
-                generation = self._wait_for(call, f"get({key!r})", key, None, pin, timeout)
-            if generation is None:
-                raise _messages.not_found(att.path, key, of_other_store=False)
-            return buffers.pinned(att, pin, generation, bool(writable))
-        except slots.TooManyPinsError:
-            raise too_many_pins(key) from None
-        except BaseException:
-            pin.give_back()
-            raise
 
     def wait(
         self, name: str, *, newer_than: ObjectRef | None = None, timeout: float | None = None

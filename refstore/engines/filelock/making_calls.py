@@ -19,7 +19,7 @@ from refstore.engines.filelock.life import is_from_here
 from refstore.engines.filelock.opened import NAP, Opened, changes
 from refstore.engines.filelock.pins import Pin
 from refstore.engines.filelock.prepare import Prepared, prepare
-from refstore.engines.filelock.waiting import too_many_pins
+from refstore.engines.filelock.waiting_calls import too_many_pins
 
 __all__ = ["MakingCalls"]
 

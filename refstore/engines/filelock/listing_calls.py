@@ -14,13 +14,13 @@ from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     CLAIMED,
     CONDEMNED,
+    CREATED_PER_SECOND,
     EVICTABLE,
     KINDS,
     NBYTES,
     OFFSET,
     ORIGIN,
     OWNED_BY,
-    PER_SECOND,
     SEALED,
     SHAPE,
     UNIT,
@@ -98,7 +98,7 @@ def _describe(c: Change, of: Of, slot: int, processes: dict[int, tuple[int, str]
         *(ref, lookups.name_of(c, slot), kind, c[at + NBYTES], c[at + UNITS] * UNIT),
         sum(slots.pins_of(c, row, slot) for row in slots.pinning_rows(c, slot)),
         *processes[number],
-        (c.file.header.made_at + (origin >> 32)) / PER_SECOND,
+        (c.file.header.made_at + (origin >> 32)) / CREATED_PER_SECOND,
         *(c[at + OWNED_BY] != 0, use & EVICTABLE != 0),
         STATES[word & 0xFF],
     )
