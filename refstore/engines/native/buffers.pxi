@@ -362,8 +362,8 @@ cdef inline bint fill(PinnedBuffer buf, Attachment att, uint64_t i, uint64_t gen
 
 cdef inline int adopt_pin(PinnedBuffer buf, Attachment att, uint64_t i,
                           uint64_t generation) except -1:
-    # The pin is taken; from here on `buf` gives it back. Where the order is not C, as_direct() gives
-    # what is to stand in the place of `buf`.
+    # The pin is taken; from here on `buf` gives it back. Where the order is not C, as_direct()
+    # gives what is to stand in the place of `buf`.
     if not fill(buf, att, i, generation):
         refuse_slot(att, i)
     return 0
