@@ -111,10 +111,11 @@ class Cluster:
 
     def kill(self, number: int) -> None:
         """SIGKILL a worker; its nanny starts another one."""
-        pid = self.pid(number)
-        os.kill(pid, signal.SIGKILL)
-        self.await_that(lambda: self._spec.workers[number].pid not in (pid, None))
-        self.client.wait_for_workers(len(self._spec.workers), timeout=ENOUGH)
+        killed = self.addresses[number]
+        os.kill(self.pid(number), signal.SIGKILL)
+        self.await_that(lambda: self.addresses[number] not in (killed, None))
+        known = self.client.scheduler_info
+        self.await_that(lambda: self.addresses[number] in known()["workers"])
 
     def await_that(self, is_so: Callable[[], bool]) -> None:
         """Look again and again, and have all processes look for what nobody needs any more."""
