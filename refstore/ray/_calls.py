@@ -118,14 +118,6 @@ class Agents:
 
         return _call(find, give_up, method, arguments, end, returns)
 
-    def ask(self, node: str, method: str, *arguments: object) -> Any:
-        """Calls a method as call() does, and waits for nothing: what ray.get() has the result of.
-
-        None if the node's agent is not known yet.
-        """
-        handle = self._handles.get(node)
-        return None if handle is None else getattr(handle, method).remote(*arguments)
-
     def call_session(self, method: str, *arguments: object, end: float) -> Any:
         """Result of a method of the session's actor.
 

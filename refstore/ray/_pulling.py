@@ -13,7 +13,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import ray
 from ray.exceptions import RayError
 
 from refstore import (
@@ -74,9 +73,6 @@ class Puller:
             if self._parts is None and ref.nbytes > DIRECT:
                 self._agents.call(self._node, "pull", ref, left(end), end=end)
                 continue
-            asked = None
-            if self._parts is None and ref.nbytes > SMALL:  # its source begins while we get memory
-                asked = self._agents.ask(ref.node, "part", ref, 0, self._node)
             try:
                 writer = self._store.create(
                     ref.nbytes,
@@ -92,17 +88,15 @@ class Puller:
                     raise GetTimeoutError(f"{ref!r} is still on its way to this node") from None
                 continue
             with writer:
-                self._fill(writer, ref, parent, end, asked)
+                self._fill(writer, ref, parent, end)
             with contextlib.suppress(ObjectNotFoundError):  # it was evicted at once
                 return self._store.get(writer.ref)
 
-    def _fill(
-        self, writer: Writer, ref: ClusterRef, parent: str | None, end: float, asked: Any
-    ) -> None:
+    def _fill(self, writer: Writer, ref: ClusterRef, parent: str | None, end: float) -> None:
         if ref.nbytes <= SMALL:
             self._fill_from_reply(writer, ref, parent or ref.node, end)
         elif self._parts is None:
-            self._fill_by_parts(writer, ref, ref.node, end, asked=asked)
+            self._fill_by_parts(writer, ref, ref.node, end)
         else:
             flight = self._parts.begin(ref)
             try:
@@ -132,12 +126,9 @@ class Puller:
         parent: str,
         end: float,
         flight: Flight | None = None,
-        asked: Any = None,
     ) -> None:
         def fetch(index: int) -> None:
-            handle = self._fetch_part(
-                writer, ref, index, parent, end, asked if index == 0 else None
-            )
+            handle = self._fetch_part(writer, ref, index, parent, end)
             if flight is not None:
                 flight.add(index, handle)
 
@@ -154,19 +145,13 @@ class Puller:
                 raise
 
     def _fetch_part(
-        self, writer: Writer, ref: ClusterRef, index: int, parent: str, end: float, asked: Any
+        self, writer: Writer, ref: ClusterRef, index: int, parent: str, end: float
     ) -> Any:
-        """Brings one part, from the parent, and if that has it no more, from the source.
-
-        `asked`: what the parent's handle of it comes by, or None: it is not asked for yet.
-        """
+        """Brings one part, from the parent, and if that has it no more, from the source."""
         while True:
             until = end if parent == ref.node else min(end, time.monotonic() + DETOUR)
             try:
-                if asked is None:
-                    handle = self._agents.call(parent, "part", ref, index, self._node, end=until)
-                else:
-                    handle = ray.get(asked, timeout=min(left(until), DETOUR))
+                handle = self._agents.call(parent, "part", ref, index, self._node, end=until)
                 if handle is not None:
                     self._transport.fetch(handle, writer, index * PART, until)
                     return handle
@@ -176,6 +161,5 @@ class Puller:
                 parent = ref.node
             except (RayError, OSError):  # who exported it has died, or does not answer
                 parent = ref.node
-            asked = None
             if not left(end):
                 raise GetTimeoutError(f"{ref!r} has not come to this node in time")
