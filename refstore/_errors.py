@@ -100,6 +100,15 @@ class ObjectNotFoundError(RefstoreError, KeyError):
 
     @property
     def args(self) -> tuple[Any, ...]:
+        """The message, in a tuple, as every exception has it.
+
+        Example:
+            >>> try:
+            ...     store.get("no such name")
+            ... except KeyError as error:
+            ...     print(error.args[0][:33])
+            there is no object named 'no such
+        """
         self._write_message()
         return cast(tuple[Any, ...], _ARGS.__get__(self))
 

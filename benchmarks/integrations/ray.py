@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import refstore.ray
 from benchmarks.goals.row import Effort, Goal, Row, compared, seconds
-from refstore.ray import ClusterRef
+from refstore.ray import ClusterRef, NodeLostError
 from stress.measure import ratios, spread
 from stress.support import MIB, duration
 
@@ -30,6 +31,7 @@ LARGE = 100 * 1000 * 1000  # bytes
 WEIGHTS = 5 * 1000 * 1000  # bytes
 FIRST = {64: 1.2, 64 << 10: 1.2, MIB: 1.2, 8 * MIB: 1.5}  # goals by size
 AGAIN = 1000  # gets in a row
+LOSSES = 5  # nodes that die
 _SESSION = "bench"
 _NAME = "weights"
 
@@ -43,6 +45,9 @@ class Reader:
     def touch(self, ref: ClusterRef) -> int:
         with self.cluster.get(ref) as buf:
             return int(buf.array[-1])
+
+    def put(self, size: int) -> ClusterRef:
+        return self.cluster.put(np.ones(size, np.uint8))
 
     def touch_ray(self, refs: Sequence[Any]) -> int:
         return int(ray.get(refs[0])[-1])
@@ -77,7 +82,7 @@ class Reader:
 def rows(effort: Effort) -> Sequence[Row]:
     """All figures."""
     rounds = max(ROUNDS, effort.worker_rounds // 5)
-    with _cluster() as cluster:
+    with _cluster() as (nodes, cluster):
         readers = _readers()
         ray.get([each.touch.remote(cluster.put(np.ones(8))) for each in readers])
         return [
@@ -85,11 +90,12 @@ def rows(effort: Effort) -> Sequence[Row]:
             *_first_gets(cluster, readers[-1], rounds),
             *_gets_again(cluster, readers[-1], rounds),
             *_published(cluster, readers, rounds),
+            _lost(nodes, cluster),
         ]
 
 
 @contextlib.contextmanager
-def _cluster() -> Iterator[refstore.ray.Cluster]:
+def _cluster() -> Iterator[tuple[Any, refstore.ray.Cluster]]:
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
     nodes: Any = Cluster()
     try:
@@ -97,7 +103,7 @@ def _cluster() -> Iterator[refstore.ray.Cluster]:
             nodes.add_node(num_cpus=2, object_store_memory=1200 * MIB)
         ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
         cluster = refstore.ray.start("1GiB", session=_SESSION)
-        yield cluster
+        yield nodes, cluster
         cluster.stop()
     finally:
         ray.shutdown()
@@ -105,15 +111,20 @@ def _cluster() -> Iterator[refstore.ray.Cluster]:
 
 
 def _readers() -> list[Any]:
-    actor: Any = ray.remote(num_cpus=0)(Reader)
-    listed: Any = ray.nodes
     here = ray.get_runtime_context().get_node_id()
-    nodes = sorted((one["NodeID"] for one in listed()), key=lambda node: node != here)
-    return [
-        actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
-        for node in nodes
-        for _ in range(READERS)
-    ]
+    nodes = sorted(_live(), key=lambda node: node != here)
+    return [_reader(node) for node in nodes for _ in range(READERS)]
+
+
+def _reader(node: str) -> Any:
+    actor: Any = ray.remote(num_cpus=0)(Reader)
+    where = NodeAffinitySchedulingStrategy(node, soft=False)
+    return actor.options(scheduling_strategy=where).remote()
+
+
+def _live() -> set[str]:
+    nodes: Any = ray.nodes  # which has no types
+    return {one["NodeID"] for one in nodes() if one["Alive"]}
 
 
 def _noise(first: Sequence[float], second: Sequence[float]) -> str:
@@ -214,6 +225,30 @@ def _published(cluster: refstore.ray.Cluster, readers: Sequence[Any], rounds: in
         duration,
         str(rounds),
     )
+
+
+def _lost(nodes: Any, cluster: refstore.ray.Cluster) -> Row:
+    """From the death of a node until a get of what it had says so, beside Ray's own list."""
+    ours, rays = list[float](), list[float]()
+    for _ in range(LOSSES):
+        added = nodes.add_node(num_cpus=1, object_store_memory=100 * MIB)
+        ref = ray.get(_reader(added.node_id).put.remote(MIB))
+        began = time.perf_counter()
+        nodes.remove_node(added, allow_graceful=False)
+        with ThreadPoolExecutor(1) as pool:
+            listed = pool.submit(_until_gone, added.node_id)
+            with contextlib.suppress(NodeLostError):
+                cluster.get(ref, timeout=300)
+            ours.append(time.perf_counter() - began)
+            rays.append(listed.result() - began)
+    what = "NodeLostError after a node's death / Ray's list of nodes calls it dead"
+    return compared(what, ours, rays, Goal(1.2), duration, str(LOSSES))
+
+
+def _until_gone(node: str) -> float:
+    while node in _live():
+        time.sleep(0.01)
+    return time.perf_counter()
 
 
 def cluster_waits(cluster: refstore.ray.Cluster) -> int:
