@@ -1,6 +1,6 @@
 """The errors of calls that wait for others, and of their arguments, for both engines.
 
-Each function makes an exception and leaves it to its caller to raise it.
+As in _messages.py, the caller raises what a function returns.
 """
 
 from __future__ import annotations

@@ -266,8 +266,7 @@ class PinnedBuffer(_Pinned, buffer_protocol.ReleasingExporter, _buffers.PinnedBu
 
 @final
 class DirectBuffer(_Pinned, _buffers.PinnedBuffer):
-    # Of an array that is not in C order, or whose dtype has no format: numpy.frombuffer() finds no
-    # plain bytes in a view of it. So it is to ask the buffer for them, and to keep that.
+    # For what no view shows as plain bytes, as native's: numpy.frombuffer() asks the buffer itself.
 
     __slots__ = ()
     __doc__ = _buffers.PinnedBuffer.__doc__

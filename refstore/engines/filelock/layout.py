@@ -38,7 +38,7 @@ Labels and metas are written by the slot's maker, at once; queues by `taker`; ce
 other words by `lock`.
 
 Equations over these fields. Each holds whenever nobody has the lock and the journal is empty;
-check() looks at each, and begins what it says of it with its name:
+a problem that check() reports begins with the name of what does not hold:
 
     journal      no pair waits to be applied
     damage       every list ends; a free extent has its length at both its ends

@@ -2,8 +2,8 @@
 
 Those who wait look again every POLL seconds, whole, since nobody tells them of room: it may come
 free by a death. One of all of them has the turn, and the others let it try alone for HOLD_BACK
-seconds at a time: so what is large comes in behind many that are small, and what is small is not
-held up for ever by what is too large.
+seconds at a time: else a large request would starve behind small ones, and one that is too large
+would hold up all others.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class RoomKeeper(Membership):
                 return found
 
     def find_memory(self, call: Call, nbytes: int) -> bool:
-        """Makes the file system, which is full, have more: what lies free in the file goes back to
-        it, then what may be evicted. Whether that was of any use."""
+        """Gives a full file system pages back: those that are free, then those of evicted objects.
+        Whether that was of any use."""
         given = call.run("memory", extents.trim)  # what a try has got before it failed, too
         if given and not call.is_trimmed:
             call.is_trimmed = True
@@ -280,7 +280,7 @@ class RoomKeeper(Membership):
         super().after_fork_in_child()
 
     def _would_wait_in_vain(self, call: Call, lack: slots.NoRoomError) -> bool:
-        """Whether nobody but the calling thread could ever make the room."""
+        """Whether to wait is useless, since all that could come free is the calling thread's."""
         if _is_hopeless(lack):
             return True
         return not _threads.has_others() and call.run("counting", self._is_up_to_us, lack)

@@ -36,8 +36,8 @@ cdef enum MakingLimit:
     SUSPICIONS = 2              # looks that see makers wait for each other, until it is so
     MOST_SUSPICIONS = 20        # if it should have been another one of them who said it
 
-# Claims under which this context makes objects: tag of the store, slot and generation. Tasks that a
-# factory starts inherit it.
+# (tag of the store, slot, generation) of the claims whose factories run in this context, and in
+# tasks that they start.
 cdef object own_claims = ContextVar("refstore_making_by_native", default=())
 
 

@@ -64,7 +64,7 @@ cdef inline void note_owner(View *v) noexcept nogil:
 
 
 cdef inline int await_publication(View *v, uint64_t i) noexcept nogil:
-    # until its publisher is through, or known to be dead
+    # The publisher has the name's lock till then; a dead one's comes free by recovery.
     cdef uint64_t hashed = load_acquire(&v.slots[i].name_hash)           # [seal]
     cdef int got = lock(v, name_lock_of(v, hashed))
     if got == 0:

@@ -1,5 +1,5 @@
-# What each page of the data is used for, for pictures of a store. A page that several blocks share
-# has the strongest of their states; the order of the numbers is not that of strength.
+# What each page of the data is used for, for pictures of a store. The order of the numbers is not
+# that of strength, by which one of several blocks gives a page its state.
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
