@@ -80,23 +80,19 @@ class ObjectNotFoundError(RefstoreError, KeyError):
     """
 
     _keywords = ("key",)
-    # Most callers that miss never read the message, so it is composed on first use: `_unwritten`
-    # holds the function that does it, and the store's path. Slots spare each miss a dict.
-    __slots__ = ("_unwritten", "key")
-
-    key: ObjectRef | str
-    _unwritten: tuple[Callable[[str, ObjectRef | str], str], str] | None
+    # Most callers that miss never read the message, so it is composed on first use: this holds the
+    # function that does it, the store's path, and the key.
+    _unwritten: tuple[Callable[[str, ObjectRef | str], str], str, ObjectRef | str] | None = None
 
     def __init__(self, message: str, *, key: ObjectRef | str) -> None:
         # BaseException.__new__() has kept the message
         self.key = key
-        self._unwritten = None
 
     def _write_message(self) -> None:
-        unwritten = getattr(self, "_unwritten", None)  # a subclass may have set nothing
+        unwritten = self._unwritten
         if unwritten is not None:
-            write, path = unwritten
-            self.args = (write(path, self.key),)
+            write, path, key = unwritten
+            self.args = (write(path, key),)
 
     @property
     def args(self) -> tuple[Any, ...]:
@@ -115,7 +111,7 @@ class ObjectNotFoundError(RefstoreError, KeyError):
     @args.setter
     def args(self, value: tuple[Any, ...]) -> None:
         _ARGS.__set__(self, value)
-        self._unwritten = None
+        self.__dict__.pop("_unwritten", None)
 
     def __repr__(self) -> str:
         self._write_message()

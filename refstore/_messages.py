@@ -89,7 +89,7 @@ def not_found(path: str, key: ObjectRef | str, *, of_other_store: bool) -> Objec
     """`key`: the ref or name that was asked for."""
     error = ObjectNotFoundError.__new__(ObjectNotFoundError)
     error.key = key
-    error._unwritten = (_other_store if of_other_store else _no_such_object), path
+    error._unwritten = (_other_store if of_other_store else _no_such_object), path, key
     return error
 
 

@@ -24,6 +24,10 @@ class Mine(refstore.ObjectNotFoundError):
         pass  # what Python sets before is all that it has
 
 
+class Both(refstore.ObjectNotFoundError, FileNotFoundError):
+    """A program's own, for those who expect the one or the other."""
+
+
 def missing(store: refstore.Store) -> refstore.ObjectNotFoundError:
     with pytest.raises(refstore.ObjectNotFoundError) as caught:
         store.get("m")
@@ -39,6 +43,11 @@ def test_the_message_is_there_whoever_asks_for_it_first(store: refstore.Store) -
         assert (back.args, back.key) == ((text,), "m")
     with pytest.raises(Mine, match="gone"):
         raise Mine("gone")
+    with pytest.raises(FileNotFoundError):
+        raise Both("gone", key="m")
+    error = missing(store)
+    error.key = "another"
+    assert str(error) == text
     error = missing(store)
     error.args = ("mine",)
     assert (str(error), error.args) == ("mine", ("mine",))
@@ -83,3 +92,9 @@ def test_an_error_about_an_object_has_its_key(store: refstore.Store) -> None:
         assert foreign.value.key == ref
     back = pickle.loads(pickle.dumps(foreign.value))
     assert (back.key, str(back)) == (ref, str(foreign.value))
+
+
+@pytest.mark.parametrize("call", ["get", "delete", "ref", "refcount", "info", "adopt", "disown"])
+def test_none_is_no_key(store: refstore.Store, call: str) -> None:
+    with pytest.raises(TypeError, match="a name is a str, not NoneType"):
+        getattr(store, call)(None)

@@ -282,4 +282,7 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
     def _holders(self, key: Key | None) -> list[HolderRow]:
         call = self._call
         att = call.att
-        return required(att, key, call.run, "holders()", listing_calls.holders, att, att.own)
+        what, holders = "holders()", listing_calls.holders
+        if key is None:
+            return call.run(what, holders, att, att.own, None) or []
+        return required(att, key, call.run, what, holders, att, att.own)

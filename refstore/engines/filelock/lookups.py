@@ -39,20 +39,19 @@ def parse(of: Of, key: Key) -> Parsed:
 
 def required(
     of: Of,
-    key: Key | None,
+    key: Key,
     run: Callable[..., Any],
     what: str,
     operation: Operation[T | None],
     *args: object,
 ) -> T:
-    """Result of an operation on an object, or on all of them if the key is None.
+    """Result of an operation on an object.
 
     `run` runs it. Errors: those of parse(), what `run` raises, and ObjectNotFoundError if the
     result is None or False.
     """
-    found: T | None = run(what, operation, *args, None if key is None else parse(of, key))
+    found: T | None = run(what, operation, *args, parse(of, key))
     if found is None or found is False:
-        assert key is not None
         raise _messages.not_found(of.path, key, of_other_store=False)
     return found
 
