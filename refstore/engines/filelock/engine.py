@@ -282,7 +282,4 @@ class Engine(MakingCalls, WaitingCalls, BatchCalls, ListingCalls):
     def _holders(self, key: Key | None) -> list[HolderRow]:
         call = self._call
         att = call.att
-        what, holders = "holders()", listing_calls.holders
-        if key is None:
-            return call.run(what, holders, att, att.own, None) or []
-        return required(att, key, call.run, what, holders, att, att.own)
+        return listing_calls.holders(att, key, call.run, att.own)

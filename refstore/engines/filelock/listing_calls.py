@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from refstore import _children, _messages
@@ -62,6 +62,17 @@ class Of(Protocol):
     max_objects: int
 
 
+def holders(
+    of: Of, key: lookups.Key | None, run: Callable[..., Any], own: int | None
+) -> list[HolderRow]:
+    """Holders of one object, or of any if the key is None. `run` runs an operation; `own`: the row of who
+    asks. Errors: those of lookups.required()."""
+    if key is None:
+        found: list[HolderRow] = run("holders()", _holders, of, own, None)
+        return found
+    return lookups.required(of, key, run, "holders()", _holders, of, own)
+
+
 # --- operations, under the change lock
 
 
@@ -104,7 +115,7 @@ def _describe(c: Change, of: Of, slot: int, processes: dict[int, tuple[int, str]
     )
 
 
-def holders(
+def _holders(
     c: Change, of: Of, own: int | None, key: tuple[int, int] | bytes | None
 ) -> list[HolderRow] | None:
     """The fields of Holder, in its order, and its slot, of each holder of one object or of any;

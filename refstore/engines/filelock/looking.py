@@ -133,10 +133,7 @@ class Look:
             first += listing_calls.TURN
 
     def _holders(self, key: lookups.Key | None) -> Any:
-        what, holders = "holders()", listing_calls.holders
-        if key is None:
-            return self._run(what, holders, self, None, None)
-        return lookups.required(self, key, self._run, what, holders, self, None)
+        return listing_calls.holders(self, key, self._run, None)
 
     def _problems(self) -> set[str]:
         return self._run("check()", check.find_problems)

@@ -85,13 +85,18 @@ cdef inline cnp.ndarray view_of(cnp.dtype dtype, Shape *shape, bint strided, cha
 
 # Into a block
 
-cdef inline int set_layout(Shape *shape, cnp.ndarray array, tuple axes) except -1:
-    # That of a copy of `array` without gaps, whose axes lie in memory in the order `axes`.
-    from refstore.payload.arrays import strides_of
+cdef inline void set_dims(Shape *shape, cnp.ndarray array) noexcept:
     cdef int axis
     shape.ndim = cnp.PyArray_NDIM(array)
     for axis in range(shape.ndim):
         shape.dims[axis] = cnp.PyArray_DIM(array, axis)
+
+
+cdef inline int set_layout(Shape *shape, cnp.ndarray array, tuple axes) except -1:
+    # That of a copy of `array` without gaps, whose axes lie in memory in the order `axes`.
+    from refstore.payload.arrays import strides_of
+    cdef int axis
+    set_dims(shape, array)
     strides = strides_of(dims_of(shape), axes, array.dtype.itemsize)
     for axis in range(shape.ndim):
         shape.strides[axis] = strides[axis]
@@ -186,11 +191,8 @@ cdef inline int put_strided(View *v, Draft *draft, cnp.ndarray array, Shape *sha
 cdef inline int put_array(View *v, Draft *draft, cnp.ndarray array) except -1:
     cdef:
         Shape shape
-        int axis
         size_t nbytes = <size_t>cnp.PyArray_NBYTES(array)
-    shape.ndim = cnp.PyArray_NDIM(array)
-    for axis in range(shape.ndim):
-        shape.dims[axis] = cnp.PyArray_DIM(array, axis)
+    set_dims(&shape, array)
     if not cnp.PyArray_IS_C_CONTIGUOUS(array):
         return put_strided(v, draft, array, &shape)
     start_array(v, draft, array.dtype, &shape, c'C', None, nbytes)

@@ -32,7 +32,7 @@
 #   [row]        what is left in a row, before its next owner; its state, before who scans live rows
 #   [owner]      with whom an object goes: the process that has left or died, and who adopts the
 #                object, each take it by a CAS, so that one of them loses and knows it
-#   [origin]      who has an entry of `origins`, before others look for one
+#   [origin]     who has an entry of `origins`, before others look for one
 #   [past]       a report of a recovery, before who reads when it was; one that is overwritten while
 #                it is read may be torn where the order of loads is weak
 #   [wait]       what a name leads to, or what is free, before who sleeps until that changes: both

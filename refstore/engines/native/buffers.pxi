@@ -336,6 +336,7 @@ cdef class DirectBuffer(PinnedBuffer):
 
 
 cdef int refuse_slot(Attachment att, uint64_t i) except -1:
+    # apart: with it, adopt_pin() is too large for the compiler to inline into a get
     raise _messages.damaged_file(att.path, f"slot {i} has an invalid offset, size or block")
 
 

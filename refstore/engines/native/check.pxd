@@ -121,7 +121,7 @@ cdef inline void check_owners(View *v, set problems):
 cdef inline void check_origins(View *v, set problems):
     cdef uint64_t row, i, k
     for row in range(<uint64_t>MAX_ROWS):
-        k = load_acquire_u32(&row_at(v, row).origin)                      # [origin]
+        k = load_acquire_u32(&row_at(v, row).origin)                     # [origin]
         # [origin]
         if k and is_live_row(v, row) and (
                 k > ORIGINS or load_acquire(&origin_at(v, k - 1).taken) & ROW_MASK != row + 1):
@@ -130,7 +130,7 @@ cdef inline void check_origins(View *v, set problems):
         k = v.slots[i].put_by
         if k == 0 or not is_sealed(load_acquire(&v.slots[i].word)):      # [seal]
             continue
-        if k > ORIGINS or load_acquire(&origin_at(v, k - 1).taken) == 0:   # [origin]
+        if k > ORIGINS or load_acquire(&origin_at(v, k - 1).taken) == 0:  # [origin]
             problems.add(f"put_by: slot {i} names origin {k - 1}, which does not exist")
 
 

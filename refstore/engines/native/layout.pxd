@@ -145,7 +145,7 @@ cdef enum:
     LABEL_OF_PROCESS = 32       # bytes
     WAIT_NBYTES = 64
     ORIGINS = 1024
-    ORIGIN_WORDS = 16            # ORIGINS bits
+    ORIGIN_WORDS = 16           # ORIGINS bits
     RECOVERIES_KEPT = 16
 
     CLASSES = 56                # 64 B steps up to 512 B, then 8 classes per doubling

@@ -27,7 +27,7 @@ cdef inline bint has_process(View *v, uint64_t k, uint64_t row) noexcept nogil:
     cdef uint32_t says
     if row == v.row or row >= MAX_ROWS or not is_ready(v.header.live, row):
         return False
-    says = load_acquire_u32(&row_at(v, row).origin)                       # [origin]
+    says = load_acquire_u32(&row_at(v, row).origin)                      # [origin]
     return says == 0 or says == k + 1
 
 
@@ -51,8 +51,8 @@ cdef inline int64_t free_entry(View *v, uint64_t mine) noexcept nogil:
         Origin *origin
     for k in range(<uint64_t>ORIGINS):
         origin = origin_at(v, k)
-        seen[k] = load_acquire(&origin.taken)                             # [origin]
-        if seen[k] == 0 and cas_acq_rel(&origin.taken, &seen[k], mine):   # [origin]
+        seen[k] = load_acquire(&origin.taken)                            # [origin]
+        if seen[k] == 0 and cas_acq_rel(&origin.taken, &seen[k], mine):  # [origin]
             return <int64_t>k
         if has_process(v, k, (seen[k] & ROW_MASK) - 1):
             seen[k] = 0
@@ -80,7 +80,7 @@ cdef inline void take_origin(View *v) noexcept nogil:
     memcpy(origin.command, row.command, sizeof(origin.command))
     memcpy(origin.label, row.label, sizeof(origin.label))
     failpoint()
-    store_release_u32(&row.origin, <uint32_t>k + 1)                       # [origin]
+    store_release_u32(&row.origin, <uint32_t>k + 1)                      # [origin]
     v.origin = <uint16_t>(k + 1)
 
 

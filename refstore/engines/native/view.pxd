@@ -77,7 +77,7 @@ cdef struct View:
     int loss                    # why a child had to go without a row, or 0: none had to
     bint has_warned             # of that
     bint has_looked_for_origin
-    uint16_t origin              # + 1: our entry of `origins`, or 0: there was none
+    uint16_t origin             # + 1: our entry of `origins`, or 0: there was none
     uint64_t kept               # blocks that are KEPT in our row
     uint64_t forks_seen         # of those that took nothing for their children
     uint64_t waits_for_room     # calls that ever did
