@@ -65,8 +65,8 @@ class Of(Protocol):
 def holders(
     of: Of, key: lookups.Key | None, run: Callable[..., Any], own: int | None
 ) -> list[HolderRow]:
-    """Holders of one object, or of any if the key is None. `run` runs an operation; `own`: the row of who
-    asks. Errors: those of lookups.required()."""
+    """Holders of one object, or of any if the key is None. `run` runs an operation; `own`: the row
+    of who asks. Errors: those of lookups.required()."""
     if key is None:
         found: list[HolderRow] = run("holders()", _holders, of, own, None)
         return found
