@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -125,13 +124,7 @@ def test_delete_takes_the_replicas_and_spares_the_pins(nodes: Nodes, readers: li
             cluster_call(ref)
     with pytest.raises(refstore.ObjectNotFoundError):
         ray.get(readers[0].value.remote(ref))
-    forget(nodes, readers, "other")
-
-
-def forget(nodes: Nodes, readers: list[Any], name: str) -> None:
-    """Leave no version in any store."""
-    ray.get([one.clear.remote() for one in readers])
-    nodes.here.store.clear()
+    nodes.forget("other")
 
 
 def test_replicas_go_when_their_source_goes_by_itself(nodes: Nodes, readers: list[Any]) -> None:
@@ -184,7 +177,7 @@ def test_each_node_has_a_version_when_publish_returns(nodes: Nodes, readers: lis
             assert version == last
             assert buf.ref == published.ref.ref
     assert [one.objects for one in nodes.here.nodes()] == [2, 2, 2]
-    forget(nodes, readers, "w")
+    nodes.forget("w")
 
 
 def test_versions_of_two_publishers_never_go_backwards(nodes: Nodes, readers: list[Any]) -> None:
@@ -200,7 +193,7 @@ def test_versions_of_two_publishers_never_go_backwards(nodes: Nodes, readers: li
         assert all(is_whole for _, is_whole in seen)
     # an agent may just have brought one that is late already
     assert eventually(lambda: [one.objects for one in nodes.here.nodes()] == [2, 2, 2])
-    forget(nodes, readers, "v")
+    nodes.forget("v")
 
 
 def test_a_wait_ends_with_a_publication(nodes: Nodes, readers: list[Any]) -> None:
@@ -215,7 +208,7 @@ def test_a_wait_ends_with_a_publication(nodes: Nodes, readers: list[Any]) -> Non
     version, buf = nodes.here.wait("x", newer_than=first)
     with buf:
         assert (version, bytes(buf)) == (second, b"2")
-    forget(nodes, readers, "x")
+    nodes.forget("x")
 
 
 def test_a_version_that_nobody_published(nodes: Nodes) -> None:
@@ -305,7 +298,5 @@ def test_a_node_that_joins_later_is_taken_in(nodes: Nodes, readers: list[Any]) -
     assert published.missed == ()
     version, value = ray.get(late.latest.remote("w"))
     assert (version, bytes(value)) == (published.version, b"published after")
-    with contextlib.suppress(ray.exceptions.RayError):
-        ray.get(late.clear.remote())
+    nodes.forget("w")
     nodes.cluster.remove_node(added)
-    forget(nodes, readers, "w")

@@ -148,8 +148,7 @@ def test_a_node_that_missed_a_version_takes_it_later(nodes: Nodes, there: Any) -
         assert bytes(ray.get(there.latest.remote("w"))[1]) == b"1"
     assert ray.get(there.wait.remote("w", published.version - 1)) == published.version
     assert bytes(ray.get(there.latest.remote("w"))[1]) == b"2"
-    for one in nodes.others():
-        ray.get(nodes.reader(one).clear.remote())
+    nodes.forget("w")
 
 
 def test_the_session_may_die(nodes: Nodes, there: Any) -> None:
@@ -158,8 +157,7 @@ def test_the_session_may_die(nodes: Nodes, there: Any) -> None:
     pid: int = ray.get(session.pid.remote())
     kill(pid)
     assert eventually(lambda: publishes(nodes, first))
-    for one in nodes.others():
-        ray.get(nodes.reader(one).clear.remote())
+    nodes.forget("w")
 
 
 def publishes(nodes: Nodes, after: int) -> bool:
@@ -191,8 +189,7 @@ def test_a_node_that_dies_loses_what_no_other_has(nodes: Nodes) -> None:
             call(lost)
     assert nodes.here.publish("w", b"x").missed in ((), (node,))
     assert nodes.here.publish("w", b"y").missed == ()
-    for one in nodes.others():
-        ray.get(nodes.reader(one).clear.remote())
+    nodes.forget("w")
 
 
 def test_what_was_pulled_outlives_the_gcs(nodes: Nodes, there: Any) -> None:

@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import refstore
 import refstore.ray
-from refstore.ray import ClusterRef
+from refstore.ray import ClusterRef, _latest
 
 MARKS = [
     pytest.mark.once("one cluster for all tests"),
@@ -137,6 +137,18 @@ class Nodes:
         actor: Any = ray.remote(num_cpus=0)(Reader)
         where = NodeAffinitySchedulingStrategy(node, soft=False)
         return actor.options(scheduling_strategy=where).remote(self.session)
+
+    def forget(self, name: str) -> None:
+        """Leave no version in any store.
+
+        The object first, while each node has a record of it: an agent that finds no record, and
+        the object somewhere, would bring it again.
+        """
+        known = _latest.read(self.here.store, name)
+        assert known is not None
+        self.here.delete(known.ref)
+        ray.get([self.reader(node).clear.remote() for node in self.others()])
+        self.here.store.clear()
 
     def agent(self, node: str) -> int:
         """Process id of an agent that answers."""
