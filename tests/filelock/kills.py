@@ -27,7 +27,6 @@ from typing import Any
 import engines
 import helpers
 import numpy as np
-import quick_lock
 
 import refstore
 from tests.filelock import opcodes
@@ -245,11 +244,10 @@ def scenario(operation: Operation) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="refstore-test-", dir=where))
     path = str(folder / "store")
     try:
-        with quick_lock.used():
-            furnish(path)
-            if operation.after_a_death:
-                status = in_child(lambda: die_with_much_in_hand(path))
-                assert status == -signal.SIGKILL
+        furnish(path)
+        if operation.after_a_death:
+            status = in_child(lambda: die_with_much_in_hand(path))
+            assert status == -signal.SIGKILL
         yield path
         left = [str(entry.relative_to(folder)) for entry in folder.rglob("*")]
         assert not left, left  # in words: a child's traceback shows no values
@@ -291,7 +289,7 @@ def run(operation: Operation, path: str, number: int | None, is_attached: bool) 
 
 def require_sound(path: str, operation: Operation) -> None:
     """What a survivor must find; leaves no store."""
-    with quick_lock.used(), refstore.Store(path, create=False) as store:
+    with refstore.Store(path, create=False) as store:
         require_nothing_wrong(store)
         store.recover()
         require_nothing_wrong(store)

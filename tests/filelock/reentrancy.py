@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import engines
 import helpers
-import quick_lock
 
 import refstore
 from tests.filelock import kills, opcodes
@@ -261,16 +260,15 @@ def trial(name: str, act: str, number: int) -> Outcome:
             with contextlib.suppress(Interrupt, Alarm):  # what had to wait for the next call
                 refstore.Store(path, create=False).stats()
             gc.collect()
-            with quick_lock.used():
-                look_over(operation, point, error, before, dropped)
-                status = let_child_go_on(point)
-                # else there is a pin or a room that nobody gives back before the process ends
-                if not dropped and act != "fork and go on":
-                    kills.require_sound(path, operation)
-                else:
-                    with refstore.Store(path, create=False) as again:
-                        assert again.check() == []
-                        again.unlink()
+            look_over(operation, point, error, before, dropped)
+            status = let_child_go_on(point)
+            # else there is a pin or a room that nobody gives back before the process ends
+            if not dropped and act != "fork and go on":
+                kills.require_sound(path, operation)
+            else:
+                with refstore.Store(path, create=False) as again:
+                    assert again.check() == []
+                    again.unlink()
         finally:
             point.close()
         gc.collect()

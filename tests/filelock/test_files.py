@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import filelock
 import helpers
 import lock_files
 import numpy as np
@@ -21,7 +22,9 @@ import refstore
 from refstore import cli
 from refstore._temporary import collect_temporary
 from refstore.engines.filelock import liveness, transaction
+from refstore.engines.filelock.file_locks import ChangeLock
 from refstore.engines.filelock.membership import Membership
+from tests.filelock.test_kills import stopped_in_a_change
 
 MakeStore = Callable[..., refstore.Store]
 
@@ -50,6 +53,15 @@ def test_two_who_ask_for_a_lock_at_once_are_not_its_holders(
     held.give_back()
     assert not liveness.is_held(path)
     os.unlink(path)
+
+
+def test_a_change_and_a_file_lock_wait_for_each_other(store: refstore.Store, path: str) -> None:
+    file = str(lock_files.folder(path) / "change.lock")
+    lock = filelock.FileLock(file, timeout=0)
+    with stopped_in_a_change(path, lambda: store.put(b"x")), pytest.raises(filelock.Timeout):
+        lock.acquire()
+    with lock, pytest.raises(filelock.Timeout):
+        ChangeLock(file, 0o600).acquire()
 
 
 # -- folders of locks -------------------------------------------------------------------------
@@ -153,19 +165,18 @@ def test_a_killed_creators_temporary_store_is_soon_gone(
 def test_locks_that_are_removed_while_they_are_made_are_made_anew(
     folder: Path, path: str, monkeypatch: pytest.MonkeyPatch, make: str
 ) -> None:
-    # filelock asks whether the folder is there once it could not make it: here it is gone by then
     monkeypatch.setenv("REFSTORE_DIR", str(folder))
     removed: list[Path] = []
-    is_dir = Path.is_dir
+    acquire = ChangeLock.acquire
 
-    def remove_first(self: Path, **options: Any) -> bool:
-        if self.suffix == ".locks" and len(removed) < 2:
-            removed.append(self)
-            shutil.rmtree(self)  # as who removes orphans does
-        return is_dir(self, **options)
+    def remove_first(self: ChangeLock, *args: Any, **options: Any) -> None:
+        if len(removed) < 2:
+            removed.append(Path(self.lock_file).parent)
+            shutil.rmtree(removed[-1])  # as who removes orphans does
+        acquire(self, *args, **options)
 
     refstore.Store(path, capacity="1MiB", create=True).close()
-    monkeypatch.setattr(Path, "is_dir", remove_first)
+    monkeypatch.setattr(ChangeLock, "acquire", remove_first)
     if make == "temporary":
         with refstore.Store.temporary("1MiB") as store:
             store["n"] = b"x"
@@ -173,7 +184,7 @@ def test_locks_that_are_removed_while_they_are_made_are_made_anew(
         with refstore.Store(path, create=False) as store:
             store["n"] = b"x"
     monkeypatch.undo()
-    assert removed
+    assert len(removed) == 2
     helpers.remove(path)
 
 

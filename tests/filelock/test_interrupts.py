@@ -136,6 +136,7 @@ def test_an_interrupted_release_keeps_no_other_thread_waiting(
         other.start()
         other.join(20)
         assert seen, number
+        assert helpers.forked(look) == 0
     assert number > 50
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import helpers
 import numpy as np
-import quick_lock
 
 import refstore
 from refstore.engines.filelock.mapping import Mapping
@@ -191,11 +190,10 @@ OPERATIONS: dict[str, tuple[Work, bool, bool, bool]] = {
 def trial(path: str, name: str, last: int | None) -> int | None:
     """An operation, in a child that dies before that write; how many there are if it does not."""
     work, deletes, after_a_death, opens = OPERATIONS[name]
-    with quick_lock.used():
-        image = make_image(path, after_a_death)
-        Path(path).write_bytes(image)
-        writes = in_child(path, work, last, opens)
-        require_sound(path, deletes)
+    image = make_image(path, after_a_death)
+    Path(path).write_bytes(image)
+    writes = in_child(path, work, last, opens)
+    require_sound(path, deletes)
     assert helpers.mappings(path) == []
     assert helpers.open_files(Path(path).parent) == []
     return writes

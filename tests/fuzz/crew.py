@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import helpers
-import quick_lock
 
 from tests.fuzz import calls, files, stage
 from tests.fuzz.notes import Clock, Finding, Notes
@@ -38,7 +37,6 @@ OF_IMAGE = 3  # times that, for a whole image: calls may wait for each other's l
 ADDRESS_SPACE = 3 << 30  # bytes more than a player has at first
 MUTATED = 0.4  # of all images, once there are some that made something new happen
 CORPUS = 3000
-QUICK = 0.8  # of all players, with locks that are quick
 CHAIN = 8  # seeds of an image, at most
 
 
@@ -131,8 +129,6 @@ class Worker:
             faulthandler.enable(2)
             _limit_memory()
         os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0) + 1, 19))
-        if self.chance.random() < QUICK and not self.options.is_told:
-            quick_lock.use()
         notes = Notes(fd, self.clock, self.features, self.told)
         notes.watch_finalizers()
         where = stage.Stage(self.files, self.folder, notes, is_told=self.options.is_told)

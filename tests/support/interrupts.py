@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from unittest import mock
 
+import filelock
+
 import refstore
 
-OURS = f"{Path(str(refstore.__file__)).parent}/"
+OURS = (  # and what it calls that is in Python and has locks
+    f"{Path(str(refstore.__file__)).parent}/",
+    f"{Path(str(filelock.__file__)).parent}/",
+    str(threading.__file__),
+)
 
 
 class Interrupt(BaseException):

@@ -19,7 +19,7 @@ from refstore._arguments import META_LIMIT
 from refstore._errors import StoreFullError
 from refstore._paths import open_store
 from refstore._refs import make_ref
-from refstore.engines.filelock import buffers, claims, eviction, liveness, origins, slots
+from refstore.engines.filelock import buffers, claims, eviction, file_locks, origins, slots
 from refstore.engines.filelock.call import Call
 from refstore.engines.filelock.files import TRIES, require_own
 from refstore.engines.filelock.journal import Change
@@ -397,7 +397,8 @@ def _after_fork_in_child() -> None:
     _forking.clear()
     for attachment in forking:
         attachment.inherit()
-    liveness.leave_all_to_parent([one.child_row[1] for one in forking if one.child_row is not None])
+    own = [one.child_row[1] for one in forking if one.child_row is not None]
+    file_locks.leave_all_to_parent(own)
     for attachment in forking:
         attachment.after_fork_in_child()
 

@@ -16,7 +16,7 @@ from filelock import Timeout
 from refstore import _limits, _messages
 from refstore._errors import RefstoreError
 from refstore._paths import open_file, open_store
-from refstore.engines.filelock import liveness
+from refstore.engines.filelock import file_locks, liveness
 from refstore.engines.filelock.layout import (
     FLAG_TEMPORARY,
     HEADER,
@@ -161,16 +161,13 @@ def _lock_creation(folder: str, mode: int, life: Life) -> liveness.LivenessLock:
         life.require_ours(folder)
         liveness.make_folder(folder, mode)
         lock_mode = liveness.lock_mode(mode)
-        lock = liveness.new_lock(os.path.join(folder, "change.lock"), lock_mode)
+        lock = file_locks.new_lock(os.path.join(folder, "change.lock"), lock_mode)
         try:
             lock.acquire(timeout=1, poll_interval=0.001)
-        except (FileNotFoundError, FileExistsError, Timeout):
-            continue  # one who cleans up was faster; filelock saw the folder, and then it was gone
-        try:
-            liveness.require_kernel_lock(lock)
+            file_locks.require_kernel_lock(lock)
             held = liveness.take(creator_path(folder), lock_mode)
-        except FileNotFoundError:
-            continue
+        except (FileNotFoundError, FileExistsError, Timeout):
+            continue  # one who cleans up was faster
         finally:
             lock.release(force=True)
         if held is not None:
@@ -231,13 +228,11 @@ def remove_folder(folder: str, *, has_store: bool = False, timeout: float = 0.0)
         return False
     if not _may_empty(folder):
         return False
-    lock = liveness.new_lock(os.path.join(folder, "change.lock"))
-    with contextlib.suppress(Timeout, OSError):
-        lock.acquire(timeout=timeout, poll_interval=0.0005)
-    if not lock.is_locked:
-        return False
+    lock = file_locks.new_lock(os.path.join(folder, "change.lock"))
     try:
-        if not empty_unused(folder):
+        with contextlib.suppress(Timeout, OSError):
+            lock.acquire(timeout=timeout, poll_interval=0.0005)
+        if not lock.is_locked or not empty_unused(folder):
             return False
     finally:
         lock.release(force=True)

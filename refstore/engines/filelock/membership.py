@@ -20,6 +20,7 @@ from refstore._errors import RefstoreError, StoreBusyError, StoreCorruptedError
 from refstore._paths import open_file
 from refstore.engines.filelock import (
     check,
+    file_locks,
     files,
     liveness,
     process_table,
@@ -249,7 +250,7 @@ class Membership(StoreLock):
             files.remove_folder(self.folder, has_store=has_store, timeout=1.0)
 
     def _enter(self, c: Change) -> None:
-        liveness.require_kernel_lock(self.lock)
+        file_locks.require_kernel_lock(self.lock)
         if not self._is_in_place():
             raise FileNotFoundError(errno.ENOENT, "the store was removed just now", self.path)
         self._check_home(c)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 
 from refstore import _identity
+from refstore.engines.filelock.file_locks import HAS_FLOCK
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
     ATTACHED,
@@ -28,7 +29,7 @@ from refstore.engines.filelock.layout import (
     ROW_WORDS,
     WAIT_NBYTES,
 )
-from refstore.engines.filelock.liveness import _fcntl, is_held
+from refstore.engines.filelock.liveness import is_held
 from refstore.engines.filelock.mapping import Mapping
 
 
@@ -120,7 +121,7 @@ def is_alive(c: Change, folder: str, row: int) -> bool:
 
 
 def _exists(pid: int) -> bool:
-    if _fcntl is None or not pid:  # Windows removes no file that is open
+    if not HAS_FLOCK or not pid:  # Windows removes no file that is open
         return False
     try:
         os.kill(pid, 0)

@@ -28,10 +28,11 @@ from filelock import Timeout
 
 from refstore import _limits, _messages
 from refstore._errors import RefstoreError, StoreBusyError
+from refstore.engines.filelock.file_locks import new_lock
 from refstore.engines.filelock.journal import Change, Moment, replay
 from refstore.engines.filelock.layout import COUNT, HOLDER, LOCK_COUNT
 from refstore.engines.filelock.life import Life, here, is_from_here
-from refstore.engines.filelock.liveness import close_all_of, make_folder, new_lock
+from refstore.engines.filelock.liveness import make_folder
 from refstore.engines.filelock.mapping import Mapping
 from refstore.engines.filelock.recovery import Report
 
@@ -203,7 +204,7 @@ class StoreLock:
 
     def _acquire_within(self, timeout: float) -> bool:
         try:
-            # filelock would make it, and all that leads to it, with any mode
+            # a FileLock would make it, and all that leads to it, with any mode
             if not os.path.isdir(self.folder):
                 make_folder(self.folder, self.mode)
             self._acquire_lock(timeout)
@@ -228,19 +229,17 @@ class StoreLock:
 
     def _acquire_lock(self, timeout: float) -> None:
         for _ in range(FOLDER_RETRIES):
-            with contextlib.suppress(FileExistsError):
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
                 self.lock.acquire(timeout=timeout, poll_interval=POLL)
                 return
-            make_folder(self.folder, self.mode)  # filelock saw it, and then somebody removed it
+            make_folder(self.folder, self.mode)  # it was there, and then somebody removed it
         self.lock.acquire(timeout=timeout, poll_interval=POLL)
 
     def _renew_lock(self) -> None:
-        # A signal handler that raises inside filelock can leave a lock of this thread's within the
+        # A signal handler that raises inside filelock can leave a lock of this thread's within a
         # FileLock, at which other threads would wait in vain.
         with contextlib.suppress(Exception):
             self.lock.release(force=True)
-        if not self.lock.is_locked:  # else it will close what it has itself
-            close_all_of(self.lock.lock_file)
         self.lock = new_lock(self.lock.lock_file, self.mode)
 
     def _holder(self) -> int:
