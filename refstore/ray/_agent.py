@@ -239,7 +239,8 @@ class Agent:
     def _leave(self) -> None:
         self._has_ended.set()
         self._remove_stores_of_dead_nodes()
-        self._store.unlink()
+        with contextlib.suppress(FileNotFoundError):  # another agent knew that this node is dead
+            self._store.unlink()
         self._store.close()
 
     def _key(self, ref: ClusterRef) -> ObjectRef | str:
@@ -335,6 +336,7 @@ class Agent:
                 self._try(task)
             if time.monotonic() >= next_catch_up:
                 self._try(self._leave_if_dead)
+                self._try(partial(_latest.drop_dead_records, self._store))
                 self._try(self._catch_up)
                 next_catch_up = time.monotonic() + CATCH_UP
 
@@ -376,11 +378,13 @@ class Agent:
                 self._try(partial(self._take, ref.node, name, number, ref, end))
 
     def _remove_stores_of_dead_nodes(self) -> None:
-        """Those on this host that nobody is attached to, and those of an earlier session."""
+        """Those on this host: a node that died never comes back, though its processes may go on
+        for a while. Those of an earlier session, when nobody is attached to them."""
         mine = {store_name(self._prefix, self._token, node) for node in live_nodes()}
+        of_session = store_name(self._prefix, self._token, "")
         for path in Path(self._store.path).parent.glob(f"{self._prefix}*"):
             if path.name in mine or not path.is_file():
                 continue
             with contextlib.suppress(RefstoreError, OSError), Store(path, create=False) as store:
-                if store.stats().processes == 1:
+                if path.name.startswith(of_session) or store.stats().processes == 1:
                     store.unlink()

@@ -196,6 +196,13 @@ def test_versions_of_two_publishers_never_go_backwards(nodes: Nodes, readers: li
     nodes.forget("v")
 
 
+def test_a_version_whose_object_is_deleted_is_forgotten(nodes: Nodes, readers: list[Any]) -> None:
+    nodes.here.delete(nodes.here.publish("w", b"x").ref)
+    with pytest.raises(refstore.ObjectNotFoundError):
+        nodes.here.latest("w")
+    assert eventually(lambda: [one.objects for one in nodes.here.nodes()] == [0, 0, 0], 20)
+
+
 def test_a_wait_ends_with_a_publication(nodes: Nodes, readers: list[Any]) -> None:
     waiting = [one.wait.remote("x", 0) for one in readers]
     first = nodes.here.publish("x", b"1").version
