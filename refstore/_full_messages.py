@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from refstore import _limits, _logging
+from refstore._arguments import MAX_SIZE
 from refstore._errors import StoreFullError, TopHolder
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Room(NamedTuple):
     condemned: int
     writing_nbytes: int = 0
     kept: Sequence[tuple[int, int]] = ()  # of parents, pid first: for children that have no place
+    evicts: bool = False  # whether the store has an eviction policy
 
 
 def full(
@@ -45,13 +47,13 @@ def full(
     `own`: the number of this process among them, or -1; `fd`: a descriptor of the store's file, or
     -1.
     """
-    advice = _what_to_do(needed, why)
+    advice, back = _what_to_do(needed, why), _what_comes_back(room, why)
     if why == NO_MEMORY:
         why, advice = _limits.why_no_memory(path, fd, needed)
     error = StoreFullError(
-        f"no room for {needed} bytes in store {path!r}: {why}. Capacity {room.capacity}, free "
+        f"no room for {_size(needed)} bytes in store {path!r}: {why}. Capacity {room.capacity}, free "
         f"{room.free}, largest free extent {room.largest_free}; {_what_is_pinned(room)}."
-        f"{_who_holds(holders, own)}{_what_comes_back(room)} {advice}",
+        f"{_who_holds(holders, own)}{back} {advice}",
         needed=needed,
         free=room.free,
         largest_free=room.largest_free,
@@ -59,6 +61,10 @@ def full(
     )
     _logging.full(path, str(error))  # a record that is kept must not keep the error's references
     return error
+
+
+def _size(nbytes: int) -> str:
+    return str(nbytes) if nbytes < MAX_SIZE else f"{MAX_SIZE} or more"
 
 
 def no_slot(max_objects: int) -> str:
@@ -114,7 +120,7 @@ def lines_that_fill(verb: str, nbytes_by_site: Counter[str]) -> str:
     return f". By line: {told}"
 
 
-def _what_comes_back(room: Room) -> str:
+def _what_comes_back(room: Room, why: str) -> str:
     """Advice about bytes that no delete frees."""
     told = ""
     if room.writing_nbytes:
@@ -127,5 +133,10 @@ def _what_comes_back(room: Room) -> str:
         told += (
             f" {nbytes} bytes are kept for children of process {pid}, until it has ended or has "
             "closed the store, and they have ended."
+        )
+    if room.evicts and why not in (OVER_CAPACITY, OVER_WITH_META):
+        told += (
+            " Eviction does not make enough room: the rest is pinned, being written, or was put "
+            "with evictable=False."
         )
     return told

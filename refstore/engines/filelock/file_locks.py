@@ -17,6 +17,7 @@ import os
 import sys
 import time
 import weakref
+from collections.abc import Sequence
 from typing import Any, Final
 
 from filelock import FileLock, SoftFileLock, Timeout
@@ -77,7 +78,7 @@ class Descriptor:
         return True
 
 
-def leave_all_to_parent(own: list[Descriptor]) -> None:
+def leave_all_to_parent(own: Sequence[Descriptor]) -> None:
     """Closes, in a forked child, all inherited locks but `own` and those that last as long as the
     child."""
     for held in list(_descriptors):

@@ -135,7 +135,9 @@ class RoomKeeper(Membership):
 
     def _room(self, c: Change) -> tuple[_full_messages.Room, list[tuple[int, TopHolder]]]:
         held = check.holdings(c)
-        room = check.census(c).room._replace(kept=check.kept(c, held))
+        room = check.census(c).room._replace(
+            kept=check.kept(c, held), evicts=self.evict is not None
+        )
         return room, check.top_holders(c, held)
 
     # --- remedies

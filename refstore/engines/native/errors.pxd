@@ -107,7 +107,8 @@ cdef inline object full_for(View *v, uint64_t needed, int error, bint has_waited
     made = add_up_waiting(v, kept) if holders else 0
     keepers = [(row_at(v, row).pid, kept[row]) for row in range(<uint64_t>MAX_ROWS) if kept[row]]
     room = _full_messages.Room(v.header.capacity, census.free, census.largest_free, census.pinned,
-                               census.pinned_nbytes, census.condemned, made, keepers)
+                               census.pinned_nbytes, census.condemned, made, keepers,
+                               v.evicts)
     return _full_messages.full(path_of(v), needed, why_full(v, needed, error), room, holders, own,
                                file_of(v))
 
