@@ -51,8 +51,8 @@ def full(
     if why == NO_MEMORY:
         why, advice = _limits.why_no_memory(path, fd, needed)
     error = StoreFullError(
-        f"no room for {_size(needed)} bytes in store {path!r}: {why}. Capacity {room.capacity}, free "
-        f"{room.free}, largest free extent {room.largest_free}; {_what_is_pinned(room)}."
+        f"no room for {_size(needed)} bytes in store {path!r}: {why}. Capacity {room.capacity}, "
+        f"free {room.free}, largest free extent {room.largest_free}; {_what_is_pinned(room)}."
         f"{_who_holds(holders, own)}{back} {advice}",
         needed=needed,
         free=room.free,

@@ -94,7 +94,7 @@ def _free(c: Change, batch: Sequence[One]) -> None:
     c.commit()
     for one in batch:
         if one.call.is_taken():
-            slots.free(c, one.call.slot)
+            slots.free_slot(c, one.call.slot)
             c.commit()
             one.call.taken = None
 

@@ -168,7 +168,7 @@ def stats(c: Change, folder: str, own: int | None) -> tuple[int, ...]:
     counted = census(c)
     room, fd = counted.room, c.file.descriptor_or_none()
     rows = process_table.used_rows(c)
-    alive = [row for row in rows if is_alive(c, folder, row, own)]
+    alive = [row for row in rows if is_live_row(c, folder, row, own)]
     counters = [
         c[TOTALS + k] + sum(c[process_table.row_at(c.file, row) + ROW_COUNTERS + k] for row in rows)
         for k in range(COUNTERS)
@@ -183,9 +183,9 @@ def stats(c: Change, folder: str, own: int | None) -> tuple[int, ...]:
     )
 
 
-def is_alive(c: Change, folder: str, row: int, own: int | None) -> bool:
+def is_live_row(c: Change, folder: str, row: int, own: int | None) -> bool:
     """`own`: the row of the caller, if it has one."""
-    return row == own or process_table.is_alive(c, folder, row)
+    return row == own or not process_table.row_is_dead(c, folder, row)
 
 
 # --- holders
@@ -362,7 +362,7 @@ def _check_names(c: Change) -> Iterator[str]:
         elif named:
             at = file.slot(slot)
             utf8 = file.name(slot, c[at + SHAPE] >> 8 & 0xFFFF)
-            if names.hash_of(file, utf8) != c[at + HASH]:
+            if names.name_hash(file, utf8) != c[at + HASH]:
                 yield _problems.wrong_hash(slot)
             elif slot not in names.look(c, utf8):
                 yield f"index: {utf8!r} leads to another slot than {slot}"

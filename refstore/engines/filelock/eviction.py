@@ -88,7 +88,7 @@ def victims(c: Change, units: int) -> list[int] | None:
     if there are none."""
     if not slots.has_slot(c) and extents.find(c, units) is not None:
         units = 0
-    one = queues.next_out(c) if _has_queues(c) else _oldest(c, units)
+    one = queues.next_victim(c) if _has_queues(c) else _oldest(c, units)
     if one is not None and _leaves(c, one) >= units:
         return [one]
     blocks = _Blocks(c)
@@ -100,7 +100,7 @@ def victims(c: Change, units: int) -> list[int] | None:
 
 def lacks_memory(c: Change) -> bool:
     """Whether there is none for what it is to remember."""
-    return _has_queues(c) and not queues.have_memory(c)
+    return _has_queues(c) and not queues.has_memory(c)
 
 
 def lot_fits(c: Change, units: Sequence[int]) -> bool:

@@ -20,6 +20,7 @@ from refstore.engines.filelock import file_locks, liveness
 from refstore.engines.filelock.layout import (
     FLAG_TEMPORARY,
     HEADER,
+    LOW_64,
     MAX_ROWS,
     ROW_WORDS,
     SLOTS_USED,
@@ -83,7 +84,7 @@ def _make_file(path: str, header: Header, mode: int, life: Life) -> None:
             fd = file.fileno()
             if hasattr(os, "fchmod"):
                 os.fchmod(fd, mode)  # whatever the umask is
-            inode = os.fstat(fd).st_ino & (1 << 64) - 1
+            inode = os.fstat(fd).st_ino & LOW_64
             _fill(fd, path, header._replace(inode=inode))
             life.require_ours(path)
             if not is_named:

@@ -86,6 +86,7 @@ FORMAT_VERSION: Final = 3
 ENGINE_NATIVE: Final = 1
 ENGINE_FILELOCK: Final = 2
 
+LOW_64: Final = (1 << 64) - 1  # what a word holds: sums and differences of counts go round
 UNIT: Final = 64  # bytes
 PAGE: Final = 4096  # bytes; tables begin at multiples
 CHUNK: Final = 1 << 16  # bytes that are committed together; the data begin at a multiple

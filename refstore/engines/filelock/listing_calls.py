@@ -134,7 +134,7 @@ def _holders(
 
 
 def _person(c: Change, of: Of, row: int, own: int | None) -> Person:
-    alive = check.is_alive(c, of.folder, row, own)
+    alive = check.is_live_row(c, of.folder, row, own)
     ended = alive and recovery.has_ended(c, row)
     return process_table.pid_of(c, row), process_table.command_of(c, row), alive, ended
 

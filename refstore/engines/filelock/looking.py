@@ -179,7 +179,7 @@ def _process(
     c: Change, folder: str, row: int, own: int | None
 ) -> tuple[int, str, str, bool, bool, int, str]:
     at = process_table.row_at(c.file, row)
-    alive = check.is_alive(c, folder, row, own)
+    alive = check.is_live_row(c, folder, row, own)
     return (
         process_table.pid_of(c, row),
         process_table.read_text(c, at + ROW_COMMAND, COMMAND_NBYTES),

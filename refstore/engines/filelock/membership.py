@@ -35,6 +35,7 @@ from refstore.engines.filelock.layout import (
     HOME,
     INODE,
     LEFT,
+    LOW_64,
     MAX_ROWS,
     ROW_COUNTERS,
     ROW_PID,
@@ -117,7 +118,7 @@ class Membership(StoreLock):
         """Whether no other process is attached."""
         return not any(
             row != self.own
-            and process_table.is_alive(c, self.folder, row)
+            and not process_table.row_is_dead(c, self.folder, row)
             and not recovery.has_left(c, row)
             for row in process_table.used_rows(c)
         )
@@ -172,7 +173,7 @@ class Membership(StoreLock):
             self.file.words,
             process_table.row_at(self.file, self.own) + ROW_COUNTERS + counter,
         )
-        words[at] = words[at] + n & (1 << 64) - 1
+        words[at] = words[at] + n & LOW_64
 
     @contextlib.contextmanager
     def sleeping(self, what: str) -> Iterator[None]:
@@ -285,7 +286,7 @@ class Membership(StoreLock):
     def _check_home(self, c: Change) -> None:
         # A copy of a store is another one, with locks of its own. But the same file under another
         # name would be used under two locks, which is none.
-        home, inode = home_of(self.path), self.file.found[1] & (1 << 64) - 1
+        home, inode = home_of(self.path), self.file.found[1] & LOW_64
         if c.words[INODE] == inode and c.words[HOME] != home:
             raise _messages.no_store(
                 self.path, "was moved here, or is a link to a store: its locks are elsewhere"
@@ -320,12 +321,12 @@ class Membership(StoreLock):
     def _leave(self, c: Change) -> None:
         if self.row is None:
             return
-        recovery.clear_row(c, self.row, recovery.Report(), keeps=True)
+        recovery.sweep(c, self.row, recovery.Report(), keeps=True)
         if recovery.kept_slots(c, self.row):  # it is a dead one's when the last child is gone
             c[process_table.row_at(c.file, self.row) + ROW_STATE] |= LEFT
             c.commit()
         else:
-            recovery.fold(c, self.row, died=False)
+            process_table.free_row(c, self.row, died=False)
         self.row = None
         if self._liveness is not None:
             self._liveness.give_back()

@@ -24,7 +24,7 @@ from refstore.engines.filelock.mapping import Mapping
 _IN_CHAINS = (SEALED, CLAIMED)
 
 
-def hash_of(file: Mapping, utf8: bytes) -> int:
+def name_hash(file: Mapping, utf8: bytes) -> int:
     """The same in all processes, and not to be foreseen by whoever picks the names."""
     key = file.header.seed.to_bytes(8, "little") + file.header.seed_more.to_bytes(8, "little")
     return int.from_bytes(hashlib.blake2b(utf8, digest_size=8, key=key).digest(), "little")
@@ -57,7 +57,7 @@ def look(c: Change, utf8: bytes) -> tuple[int | None, int | None]:
 def _named(c: Change, utf8: bytes) -> Iterator[int]:
     """The slots that have this name."""
     file = c.file
-    hashed = hash_of(file, utf8)
+    hashed = name_hash(file, utf8)
     for slot in chain(c, _bucket(c, hashed)):
         at = file.slot(slot)
         if c[at + HASH] == hashed and file.name(slot, c[at + SHAPE] >> 8 & 0xFFFF) == utf8:
@@ -79,14 +79,14 @@ def chain(c: Change, bucket: int) -> Iterator[int]:
         link = c[file.slot(slot) + NEXT]
 
 
-def insert(c: Change, slot: int) -> None:
+def index(c: Change, slot: int) -> None:
     at = c.file.slot(slot)
     bucket = _bucket(c, c[at + HASH])
     c[at + NEXT] = c[bucket]
     c[bucket] = slot + 1
 
 
-def remove(c: Change, slot: int) -> None:
+def unindex(c: Change, slot: int) -> None:
     """Takes a slot out of its chain. A chain that does not lead there is damaged."""
     file = c.file
     at = file.slot(slot)

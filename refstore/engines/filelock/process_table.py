@@ -1,6 +1,6 @@
 """The process table: a row for each process that is attached, which lives as long as its lock.
 
-Called under the change lock; `membership` alone takes rows and leaves them.
+Called under the change lock; `membership` takes rows, `membership` and `recovery` free them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from refstore.engines.filelock.layout import (
     COMMAND_NBYTES,
     COUNTERS,
     LABEL_OF_PROCESS,
+    LOW_64,
     MAX_ROWS,
+    RECOVERIES,
     ROW_COMMAND,
     ROW_COUNTERS,
     ROW_LABEL,
@@ -27,6 +29,8 @@ from refstore.engines.filelock.layout import (
     ROW_WAITING,
     ROW_WAITS_FOR,
     ROW_WORDS,
+    TOTALS,
+    TURN,
     WAIT_NBYTES,
 )
 from refstore.engines.filelock.liveness import is_held
@@ -108,16 +112,29 @@ def waits_for(c: Change, row: int) -> str:
     return read_text(c, row_at(c.file, row) + ROW_WAITS_FOR, WAIT_NBYTES)
 
 
-def is_alive(c: Change, folder: str, row: int) -> bool:
-    """Whether somebody has the lock of a row that is in use.
+def row_is_dead(c: Change, folder: str, row: int) -> bool:
+    """Whether nobody has the lock of a row that is in use.
 
     Without the file nobody can tell, and what one who lives still reads must not be given away:
     when a tidier of old files took it, whoever has that pid is believed to live.
     """
     path = lock_path(folder, row)
     if is_held(path):
-        return True
-    return not os.path.exists(path) and _exists(pid_of(c, row))
+        return False
+    return os.path.exists(path) or not _exists(pid_of(c, row))
+
+
+def free_row(c: Change, row: int, died: bool) -> None:
+    """The row's counts go to the store's, and the row is free."""
+    at = row_at(c.file, row)
+    for k in range(COUNTERS):
+        c[TOTALS + k] = c[TOTALS + k] + c[at + ROW_COUNTERS + k] & LOW_64
+    if died:
+        c[TOTALS + RECOVERIES] = c[TOTALS + RECOVERIES] + 1 & LOW_64
+    if c[TURN] == row + 1:
+        c[TURN] = 0
+    c[at + ROW_STATE] = 0
+    c.commit()
 
 
 def _exists(pid: int) -> bool:

@@ -26,6 +26,7 @@ from refstore.engines.filelock.layout import (
     GHOSTS,
     HASH,
     HIT,
+    LOW_64,
     MAIN,
     MOST_HITS,
     SEALED,
@@ -34,13 +35,12 @@ from refstore.engines.filelock.layout import (
     WORD,
 )
 
-__all__ = ["admit", "have_memory", "is_empty", "next_out", "push"]
+__all__ = ["admit", "has_memory", "is_empty", "next_victim", "push"]
 
 SKIP_LIMIT: Final = 64  # pinned objects that are passed over for one that goes
 
 _SHARE: Final = 10  # the small ring has one part in so many
 _LOW_32: Final = (1 << 32) - 1
-_LOW_64: Final = (1 << 64) - 1
 
 
 # --- rings
@@ -48,7 +48,7 @@ _LOW_64: Final = (1 << 64) - 1
 
 def _length(c: Change, ring: int) -> int:
     """Entries of a ring, those of what is gone among them."""
-    n = c.words[ring + 1] - c.words[ring] & _LOW_64
+    n = c.words[ring + 1] - c.words[ring] & LOW_64
     return n if n <= c.file.g.ring_words else 0
 
 
@@ -61,7 +61,7 @@ def _place(c: Change, ring: int, count: int) -> int:
     return g.rings + (g.ring_words if ring == MAIN else 0) + (count & g.ring_words - 1)
 
 
-def have_memory(c: Change) -> bool:
+def has_memory(c: Change) -> bool:
     """Whether the next entries of both rings have memory, which they get here if there is any."""
     return all(
         c.file.commit_word(_place(c, ring, c.words[ring + 1] + more))
@@ -80,7 +80,7 @@ def push(c: Change, ring: int, slot: int, generation: int) -> None:
     at = _place(c, ring, words[ring + 1])
     if c.file.commit_word(at):
         words[at] = slot | (generation & _LOW_32) << 32
-        words[ring + 1] = words[ring + 1] + 1 & _LOW_64
+        words[ring + 1] = words[ring + 1] + 1 & LOW_64
 
 
 def _compact(c: Change, ring: int) -> None:
@@ -93,7 +93,7 @@ def _compact(c: Change, ring: int) -> None:
             kept[entry] = True  # once
     for k, entry in enumerate(kept):
         words[_place(c, ring, first + k)] = entry
-    words[ring + 1] = first + len(kept) & _LOW_64
+    words[ring + 1] = first + len(kept) & LOW_64
 
 
 def _resident(c: Change, entry: int) -> tuple[int, int] | None:
@@ -116,7 +116,7 @@ def admit(c: Change, slot: int, generation: int, hashed: int) -> None:
     push(c, MAIN if hashed and _was_here(c, hashed) else SMALL, slot, generation)
 
 
-def next_out(c: Change) -> int | None:
+def next_victim(c: Change) -> int | None:
     """The slot that is the next to go, which nobody pins. It stays where it is until it went."""
     skipped = 0
     while not is_empty(c) and skipped < SKIP_LIMIT:
@@ -130,7 +130,7 @@ def next_out(c: Change) -> int | None:
                 return slot
             skipped += slots.is_pinned(c, slot)
             push(c, MAIN, slot, generation)
-        c.words[ring] = c.words[ring] + 1 & _LOW_64
+        c.words[ring] = c.words[ring] + 1 & LOW_64
     return None
 
 

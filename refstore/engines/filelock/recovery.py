@@ -14,10 +14,10 @@ from refstore import _children
 from refstore.engines.filelock import slots
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.layout import (
-    COUNTERS,
     DELETES,
     HAS_CHILDREN,
     LEFT,
+    LOW_64,
     MAKER,
     MASK,
     OWNED_BY,
@@ -28,22 +28,24 @@ from refstore.engines.filelock.layout import (
     PAST_NBYTES,
     PAST_PID,
     PAST_WORDS,
-    RECOVERIES,
     RECOVERIES_KEPT,
     RECOVERIES_KNOWN,
     ROW_COMMAND,
-    ROW_COUNTERS,
     ROW_STATE,
     SLOT_WORDS,
     TOTALS,
-    TURN,
     UNIT,
     UNITS,
     WORD,
 )
-from refstore.engines.filelock.process_table import is_alive, pid_of, read_command, row_at
+from refstore.engines.filelock.process_table import (
+    free_row,
+    pid_of,
+    read_command,
+    row_at,
+    row_is_dead,
+)
 
-_LOW_64 = (1 << 64) - 1
 PIDS_KEPT = 256  # in a report of the dead
 
 
@@ -96,7 +98,7 @@ def pinned_slots(c: Change, row: int) -> list[int]:
     return [i for i, mask in enumerate(used_slots(c, MASK + row // 64)) if mask & bit]
 
 
-def clear_row(c: Change, row: int, report: Report, *, keeps: bool = False) -> None:
+def sweep(c: Change, row: int, report: Report, *, keeps: bool = False) -> None:
     """Drops the pins of a process that is gone, and what it was writing, had claimed or owned.
     `keeps`: but not what it keeps for children.
 
@@ -126,7 +128,7 @@ def delete_owned(c: Change, row: int) -> int:
     for slot, owner in enumerate(used_slots(c, OWNED_BY)):
         if owner == row + 1:
             slots.remove(c, slot)
-            c[TOTALS + DELETES] = c[TOTALS + DELETES] + 1 & _LOW_64
+            c[TOTALS + DELETES] = c[TOTALS + DELETES] + 1 & LOW_64
             nbytes = _freed(c, slot)
             c.commit()
             freed += nbytes
@@ -149,11 +151,11 @@ def has_ended(c: Change, row: int) -> bool:
     return state & LEFT != 0 or (state & HAS_CHILDREN != 0 and _children.has_ended(pid_of(c, row)))
 
 
-def note(c: Change, row: int, freed: int) -> None:
+def note_recovery(c: Change, row: int, freed: int) -> None:
     """A row's process died, and so many bytes came free; to be committed with the row's end."""
     at, number = row_at(c.file, row), c[RECOVERIES_KNOWN]
     entry = PAST + number % RECOVERIES_KEPT * PAST_WORDS
-    c[RECOVERIES_KNOWN] = number + 1 & _LOW_64
+    c[RECOVERIES_KNOWN] = number + 1 & LOW_64
     c[entry + PAST_AT] = int(time.time())
     c[entry + PAST_PID] = pid_of(c, row)
     c[entry + PAST_NBYTES] = freed
@@ -172,30 +174,17 @@ def past(c: Change) -> list[tuple[float, int, str, int]]:
     return found
 
 
-def fold(c: Change, row: int, died: bool) -> None:
-    """The row's counts go to the store's, and the row is free."""
-    at = row_at(c.file, row)
-    for k in range(COUNTERS):
-        c[TOTALS + k] = c[TOTALS + k] + c[at + ROW_COUNTERS + k] & _LOW_64
-    if died:
-        c[TOTALS + RECOVERIES] = c[TOTALS + RECOVERIES] + 1 & _LOW_64
-    if c[TURN] == row + 1:
-        c[TURN] = 0
-    c[at + ROW_STATE] = 0
-    c.commit()
-
-
 def recover_rows(c: Change, folder: str, rows: list[int], own: int | None, report: Report) -> bool:
     """Gives back what those of `rows` held that are dead; whether there were any."""
     found = False
     for row in rows:
-        if row == own or not c[row_at(c.file, row) + ROW_STATE] or is_alive(c, folder, row):
+        if row == own or not c[row_at(c.file, row) + ROW_STATE] or not row_is_dead(c, folder, row):
             continue
         before = report.nbytes
-        clear_row(c, row, report)
+        sweep(c, row, report)
         pid = pid_of(c, row)
-        note(c, row, report.nbytes - before)
-        fold(c, row, died=True)
+        note_recovery(c, row, report.nbytes - before)
+        free_row(c, row, died=True)
         report.processes += 1
         report.untold += 1
         report.pids = [*report.pids, *([pid] if pid else [])][-PIDS_KEPT:]

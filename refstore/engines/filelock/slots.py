@@ -41,6 +41,7 @@ from refstore.engines.filelock.layout import (
     KEPT,
     LABEL_NBYTES,
     LABEL_TEXT,
+    LOW_64,
     MAKER,
     MASK,
     MAX_ROWS,
@@ -71,7 +72,6 @@ from refstore.engines.filelock.layout import (
 
 OF_NAME = HARD_CLAIM | 0xFFFF00  # bits of SHAPE
 _LOW_32 = (1 << 32) - 1
-_LOW_64 = (1 << 64) - 1
 
 
 class NoRoomError(Exception):
@@ -258,7 +258,7 @@ def fit(c: Change, slot: int) -> int | None:
     return unit + needed
 
 
-def free(c: Change, slot: int) -> None:
+def free_slot(c: Change, slot: int) -> None:
     """A slot without pins or name gives its block back."""
     at = c.file.slot(slot)
     extents.give(c, c[at + OFFSET], c[at + UNITS])
@@ -285,7 +285,7 @@ def condemn(c: Change, slot: int) -> None:
         c[at + WORD] = c[at + WORD] & ~0xFF | CONDEMNED
         c[at + HASH] = 0
     else:
-        free(c, slot)
+        free_slot(c, slot)
 
 
 # --- publishing and deleting
@@ -293,7 +293,7 @@ def condemn(c: Change, slot: int) -> None:
 
 def _announce(c: Change) -> None:
     """Lets those who wait for names look again."""
-    c[CHANGES] = c[CHANGES] + 1 & _LOW_64
+    c[CHANGES] = c[CHANGES] + 1 & LOW_64
 
 
 def write_name(c: Change, slot: int, utf8: bytes) -> None:
@@ -323,9 +323,9 @@ def publish(c: Change, slot: int, utf8: bytes | None, replaced: int | None) -> N
 
 def _insert(c: Change, slot: int, utf8: bytes) -> None:
     at = c.file.slot(slot)
-    c[at + HASH] = names.hash_of(c.file, utf8)
+    c[at + HASH] = names.name_hash(c.file, utf8)
     c[at + SHAPE] = c[at + SHAPE] & ~0xFFFF00 | len(utf8) << 8
-    names.insert(c, slot)
+    names.index(c, slot)
 
 
 def claim_name(c: Change, slot: int, utf8: bytes, is_hard: bool) -> None:
@@ -343,7 +343,7 @@ def claim_name(c: Change, slot: int, utf8: bytes, is_hard: bool) -> None:
 def unclaim(c: Change, slot: int) -> None:
     """A claim is a slot in WRITING again, and others may have its name."""
     at = c.file.slot(slot)
-    names.remove(c, slot)
+    names.unindex(c, slot)
     c[at + WORD] = c[at + WORD] & ~0xFF | WRITING
     c[at + SHAPE] &= ~OF_NAME
     c[at + HASH] = 0
@@ -363,7 +363,7 @@ def is_hard(c: Change, claim: int) -> bool:
 def remove(c: Change, slot: int) -> None:
     """The end of a live object."""
     if has_name(c, slot):
-        names.remove(c, slot)
+        names.unindex(c, slot)
         _announce(c)
     condemn(c, slot)
 
@@ -475,7 +475,7 @@ def unpin(c: Change, slot: int, row: int, pins: int | None = 1, *, keeps: bool =
     if not left:
         c[mask] &= ~bit
         if c[c.file.slot(slot) + WORD] & 0xFF == CONDEMNED and not is_pinned(c, slot):
-            free(c, slot)
+            free_slot(c, slot)
     return given
 
 
