@@ -143,10 +143,14 @@ def test_those_that_may_go_make_room_for_those_that_may_not(
     for number, ref in enumerate(kept):
         with store.get(ref) as buf:
             assert bytes(buf) == helpers.pattern(number, SIZE)
-    added = []
-    with pytest.raises(refstore.StoreFullError) as caught:
+    added: list[refstore.ObjectRef] = []
+
+    def fill_up() -> None:
         while True:
             added.append(store.put(bytes(SIZE), evictable=False))
+
+    with pytest.raises(refstore.StoreFullError) as caught:
+        fill_up()
     assert ("Eviction does not make enough room" in str(caught.value)) == (evict is not None)
     assert len(added) >= len(names) - 1
     assert len(store) == len(kept) + len(added)
