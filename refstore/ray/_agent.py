@@ -164,6 +164,8 @@ class Agent:
     @serves
     def part(self, ref: ClusterRef, index: int, node: str) -> Any:
         """Handle of one part; None if it is still on its way to this node."""
+        if ref.node == self._node:
+            self._store.info(ref.ref)  # raises if it is gone, though its parts may be at hand
         handle = self._parts.handle(ref, self._key(ref), index)
         if index == 0 and handle is not None:
             self._note(ref, node)
@@ -336,7 +338,6 @@ class Agent:
                 self._try(task)
             if time.monotonic() >= next_catch_up:
                 self._try(self._leave_if_dead)
-                self._try(partial(_latest.drop_dead_records, self._store))
                 self._try(self._catch_up)
                 next_catch_up = time.monotonic() + CATCH_UP
 
@@ -365,8 +366,10 @@ class Agent:
     def _leave_if_dead(self) -> None:
         """Ray's processes outlive their raylet for a while, and the node never comes back."""
         if self._node not in live_nodes():
-            self._leave()
-            os._exit(1)
+            try:
+                self._leave()
+            finally:
+                os._exit(1)
 
     def _catch_up(self) -> None:
         """Takes versions that were published while this node could not be reached."""
@@ -380,9 +383,10 @@ class Agent:
     def _remove_stores_of_dead_nodes(self) -> None:
         """Those on this host: a node that died never comes back, though its processes may go on
         for a while. Those of an earlier session, when nobody is attached to them."""
+        paths = list(Path(self._store.path).parent.glob(f"{self._prefix}*"))  # before the nodes
         mine = {store_name(self._prefix, self._token, node) for node in live_nodes()}
         of_session = store_name(self._prefix, self._token, "")
-        for path in Path(self._store.path).parent.glob(f"{self._prefix}*"):
+        for path in paths:
             if path.name in mine or not path.is_file():
                 continue
             with contextlib.suppress(RefstoreError, OSError), Store(path, create=False) as store:

@@ -24,7 +24,7 @@ from refstore import (
 from refstore.ray._names import LATEST, latest_name
 from refstore.ray._values import ClusterRef
 
-__all__ = ["Version", "drop_dead_records", "known_versions", "parse", "read", "replace"]
+__all__ = ["Version", "known_versions", "parse", "read", "replace"]
 
 HEAD = struct.Struct("<Q16s")
 NAP = 0.05  # seconds between two looks whether another thread still compares
@@ -90,11 +90,3 @@ def known_versions(store: Store) -> Iterator[tuple[str, Version]]:
         version = read(store, name)
         if version is not None:
             yield name, version
-
-
-def drop_dead_records(store: Store) -> None:
-    """Deletes the records of versions whose object somebody deleted."""
-    for full in store.names(LATEST):
-        with contextlib.suppress(ObjectNotFoundError), store.get(full) as buf:
-            if parse(buf)[1] not in store:
-                store.delete(buf.ref)

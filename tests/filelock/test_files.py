@@ -64,6 +64,37 @@ def test_a_change_and_a_file_lock_wait_for_each_other(store: refstore.Store, pat
         ChangeLock(file, 0o600).acquire()
 
 
+def test_a_lock_that_was_made_with_another_mode_gets_its_own(
+    make_store: MakeStore, path: str
+) -> None:
+    store = make_store(mode=0o666)
+    file = lock_files.folder(path) / "change.lock"
+    file.chmod(0o644)  # as umask has it, when who made it died at once
+    store.put(b"x")
+    assert file.stat().st_mode & 0o777 == 0o666
+
+
+def test_a_child_that_goes_on_in_its_parent_s_call_opens_one_descriptor_at_a_time(
+    folder: Path,
+) -> None:
+    path = str(folder / "some.lock")
+    lock = ChangeLock(path, 0o600)
+    lock.acquire()
+
+    def wait_for_it() -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(filelock.Timeout):
+            lock.acquire(timeout=0.05, poll_interval=0.001)
+        assert len(os.listdir("/proc/self/fd")) <= before
+        lock.release()
+
+    assert helpers.forked(wait_for_it) == 0
+    with pytest.raises(filelock.Timeout):
+        ChangeLock(path, None).acquire()  # the child gave back none of ours
+    lock.release()
+    os.unlink(path)
+
+
 # -- folders of locks -------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ engine takes it itself: a signal handler that raises inside filelock may leave a
 ever, at which other threads would wait. Elsewhere a FileLock holds it.
 
 Opening a file and remembering its descriptor is one call into C, and so is forgetting and closing
-it: no handler comes between, and a child that is forked at any moment finds all that it inherited.
+it: no handler comes between, and a child that a handler forks finds all that it inherited.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import errno
 import importlib
 import os
+import stat
 import sys
 import time
 import weakref
@@ -52,13 +53,19 @@ class Descriptor:
     def open(self, path: str, access: int, mode: int) -> int:
         access |= os.O_CLOEXEC | os.O_NOFOLLOW
         self._fds.extend(map(os.open, (path,), (access,), (mode,)))
-        return self._fds[0]
+        return self._fds[-1]
 
     def let_go(self) -> None:
         """Closes the descriptor; the lock stays with whoever else has the same description."""
-        if self._fds:
-            with contextlib.suppress(OSError):  # the program closed it
-                next(map(os.close, map(self._fds.pop, (0,))))  # once, whoever interrupts
+        while self._fds:
+            self._close_one()
+
+    def _close_one(self) -> None:
+        try:
+            next(map(os.close, map(self._fds.pop, (0,))))  # once, whoever interrupts
+        except OSError as error:  # a handler may raise one, too
+            if error.errno != errno.EBADF:  # the program closed it
+                raise
 
     def leave_to_parent(self) -> None:
         """Closes, in a forked child, what it inherited: the lock is its parent's."""
@@ -68,7 +75,7 @@ class Descriptor:
         """Whether nobody else had the lock; OSError where the file system has none."""
         kind = _fcntl.LOCK_SH if is_shared else _fcntl.LOCK_EX
         try:
-            _fcntl.flock(self._fds[0], kind | _fcntl.LOCK_NB)
+            _fcntl.flock(self._fds[-1], kind | _fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK):
                 return False
@@ -91,10 +98,10 @@ class ChangeLock(Descriptor):
 
     __slots__ = ("_holder", "lock_file", "mode")
 
-    def __init__(self, path: str, mode: int) -> None:
+    def __init__(self, path: str, mode: int | None) -> None:
         super().__init__()
         self.lock_file = path
-        self.mode = mode
+        self.mode = mode  # of the file, whatever the umask is; None: as it is
         self._holder = 0  # the pid of who took it; a child inherits what its parent holds
 
     @property
@@ -111,34 +118,37 @@ class ChangeLock(Descriptor):
 
     def _try(self) -> bool:
         try:
-            try:
-                fd = self.open(self.lock_file, os.O_RDWR, self.mode)
-            except FileNotFoundError:
-                fd = self.open(self.lock_file, os.O_RDWR | os.O_CREAT, self.mode)
-                with contextlib.suppress(PermissionError):
-                    os.fchmod(fd, self.mode)  # whatever the umask is
-            if self.lock() and os.fstat(fd).st_nlink:  # else removed by who had it
-                self._holder = os.getpid()
+            fd = self.open(self.lock_file, os.O_RDWR | os.O_CREAT, self.mode or 0o600)
+            if self.lock():
+                found = os.fstat(fd)
+                if self.mode not in (None, stat.S_IMODE(found.st_mode)):
+                    with contextlib.suppress(PermissionError):
+                        os.fchmod(fd, self.mode)  # also where who made it died before that
+                if found.st_nlink:  # else removed by who had it
+                    self._holder = os.getpid()
         finally:
-            if not self._holder:
+            if not self.is_locked:
                 self.let_go()
         return self.is_locked
 
     def release(self, force: bool = False) -> None:
         """Twice does no harm, wherever a signal handler interrupts it."""
         if self.is_locked:
-            with contextlib.suppress(OSError):  # the program closed it
+            try:
                 # a child that is forked by a C library has the same description, and keeps it
-                _fcntl.flock(self._fds[0], _fcntl.LOCK_UN)
+                _fcntl.flock(self._fds[-1], _fcntl.LOCK_UN)
+            except (OSError, IndexError) as error:
+                if isinstance(error, OSError) and error.errno != errno.EBADF:
+                    raise  # a handler's; else the program closed it
         self._holder = 0
         self.let_go()
 
 
-def new_lock(path: str, mode: int = 0o600) -> ChangeLock | FileLock:
+def new_lock(path: str, mode: int | None = None) -> ChangeLock | FileLock:
     """A lock of this process, whichever of its threads takes it."""
     if HAS_FLOCK:
         return ChangeLock(path, mode)
-    return FileLock(path, thread_local=False, timeout=0, mode=mode)
+    return FileLock(path, thread_local=False, timeout=0, mode=mode or 0o600)
 
 
 def require_kernel_lock(lock: ChangeLock | FileLock) -> None:

@@ -170,7 +170,11 @@ def _lock_creation(folder: str, mode: int, life: Life) -> liveness.LivenessLock:
         except (FileNotFoundError, FileExistsError, Timeout):
             continue  # one who cleans up was faster
         finally:
-            lock.release(force=True)
+            try:
+                lock.release(force=True)
+            except BaseException:  # interrupted: it can be done twice
+                lock.release(force=True)
+                raise
         if held is not None:
             return held
     raise OSError(errno.EBUSY, "the store's directory of locks cannot be made", folder)
@@ -236,7 +240,11 @@ def remove_folder(folder: str, *, has_store: bool = False, timeout: float = 0.0)
         if not lock.is_locked or not empty_unused(folder):
             return False
     finally:
-        lock.release(force=True)
+        try:
+            lock.release(force=True)
+        except BaseException:  # as above
+            lock.release(force=True)
+            raise
     if os.path.isdir(folder) and not has_store:
         # Windows removes no file that is open. Whoever takes the lock now finds no store, and
         # makes none: a new one has other locks.

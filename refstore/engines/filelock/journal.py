@@ -25,6 +25,7 @@ from itertools import chain
 from typing import Final
 
 from refstore.engines.filelock.layout import COUNT, JOURNAL, LOCK_COUNT, PAIRS, PAST, WRITES
+from refstore.engines.filelock.life import here
 from refstore.engines.filelock.mapping import Glance, Mapping
 
 ROOM: Final = 64  # words
@@ -33,7 +34,7 @@ ROOM: Final = 64  # words
 class Change:
     """Words that are yet to be written. One at a time, under the change lock."""
 
-    __slots__ = ("_due", "commits", "file", "new", "words")
+    __slots__ = ("_due", "_life", "commits", "file", "new", "words")
 
     def __init__(self, file: Mapping) -> None:
         self.file = file
@@ -41,6 +42,7 @@ class Change:
         self.new: dict[int, int] = {}
         self.commits = 0  # that have passed their point of no return; see `finish`
         self._due = 0  # what that is once the one that is begun has
+        self._life = here()
 
     def __getitem__(self, i: int) -> int:
         value = self.new.get(i)
@@ -60,6 +62,7 @@ class Change:
         n = len(new)
         if n > PAIRS:
             raise self.file.damaged(f"one change takes {n} words")
+        self._life.require_ours(self.file.path)  # else a C library forked: the lock is its parent's
         self._due = self.commits + 1
         pairs = array("Q", chain.from_iterable(new.items()))
         words[JOURNAL : JOURNAL + 2 * n] = pairs

@@ -28,7 +28,7 @@ from filelock import Timeout
 
 from refstore import _limits, _messages
 from refstore._errors import RefstoreError, StoreBusyError
-from refstore.engines.filelock.file_locks import new_lock
+from refstore.engines.filelock.file_locks import HAS_FLOCK, new_lock
 from refstore.engines.filelock.journal import Change, Moment, replay
 from refstore.engines.filelock.layout import COUNT, HOLDER, LOCK_COUNT
 from refstore.engines.filelock.life import Life, here, is_from_here
@@ -205,7 +205,7 @@ class StoreLock:
     def _acquire_within(self, timeout: float) -> bool:
         try:
             # a FileLock would make it, and all that leads to it, with any mode
-            if not os.path.isdir(self.folder):
+            if not HAS_FLOCK and not os.path.isdir(self.folder):
                 make_folder(self.folder, self.mode)
             self._acquire_lock(timeout)
         except Timeout:
@@ -254,9 +254,10 @@ class StoreLock:
         return self.file.words[HOLDER]
 
     def _release(self) -> None:
-        if self.lock.is_locked:
+        # twice, where it was interrupted: by then the lock may be another's
+        if self.lock.is_locked and self.file.words[HOLDER] == self.pid:
             self.file.words[HOLDER] = 0
-            self.lock.release(force=True)
+        self.lock.release(force=True)
         self._inside = None
 
     def _look_inside(self) -> None:
