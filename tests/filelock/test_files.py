@@ -74,7 +74,7 @@ def test_a_lock_that_was_made_with_another_mode_gets_its_own(
     assert file.stat().st_mode & 0o777 == 0o666
 
 
-def test_a_child_that_goes_on_in_its_parent_s_call_opens_one_descriptor_at_a_time(
+def test_a_child_that_waits_for_its_parent_s_lock_opens_no_more_files(
     folder: Path,
 ) -> None:
     path = str(folder / "some.lock")
