@@ -121,7 +121,7 @@ def lines_that_fill(verb: str, nbytes_by_site: Counter[str]) -> str:
 
 
 def _what_comes_back(room: Room, why: str) -> str:
-    """Advice about bytes that no delete frees."""
+    """Advice about bytes that no delete frees, or no eviction."""
     told = ""
     if room.writing_nbytes:
         told = (

@@ -18,7 +18,7 @@ import stat
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from filelock import FileLock, SoftFileLock, Timeout
@@ -34,6 +34,15 @@ except ImportError:
 HAS_FLOCK: Final = _fcntl is not None
 
 _descriptors: weakref.WeakSet[Descriptor] = weakref.WeakSet()  # of this process
+
+
+def _unless_closed(call: Callable[..., object], *args: object) -> None:
+    """Does what needs a descriptor, if the program has not closed it."""
+    try:
+        call(*args)
+    except OSError as error:  # a signal handler may raise one, too
+        if error.errno != errno.EBADF:
+            raise
 
 
 class Descriptor:
@@ -58,14 +67,8 @@ class Descriptor:
     def let_go(self) -> None:
         """Closes the descriptor; the lock stays with whoever else has the same description."""
         while self._fds:
-            self._close_one()
-
-    def _close_one(self) -> None:
-        try:
-            next(map(os.close, map(self._fds.pop, (0,))))  # once, whoever interrupts
-        except OSError as error:  # a handler may raise one, too
-            if error.errno != errno.EBADF:  # the program closed it
-                raise
+            # once, whoever interrupts
+            _unless_closed(next, map(os.close, map(self._fds.pop, (0,))))
 
     def leave_to_parent(self) -> None:
         """Closes, in a forked child, what it inherited: the lock is its parent's."""
@@ -133,13 +136,9 @@ class ChangeLock(Descriptor):
 
     def release(self, force: bool = False) -> None:
         """Twice does no harm, wherever a signal handler interrupts it."""
-        if self.is_locked:
-            try:
-                # a child that is forked by a C library has the same description, and keeps it
-                _fcntl.flock(self._fds[-1], _fcntl.LOCK_UN)
-            except (OSError, IndexError) as error:
-                if isinstance(error, OSError) and error.errno != errno.EBADF:
-                    raise  # a handler's; else the program closed it
+        if self.is_locked and self._fds:
+            # a child that is forked by a C library has the same description, and keeps it
+            _unless_closed(_fcntl.flock, self._fds[-1], _fcntl.LOCK_UN)
         self._holder = 0
         self.let_go()
 
