@@ -14,7 +14,7 @@ from refstore.engines.native.system cimport (
 from refstore.engines.native.view cimport row_at, View
 from refstore.engines.native.origins cimport set_label
 from refstore.engines.native.owners cimport delete_all_owned
-from refstore.engines.native.process_table cimport leave
+from refstore.engines.native.recovery cimport leave
 from refstore.engines.native.mapping cimport unmap_view
 from refstore.engines.native.fork cimport keep_inherited, LOSS_GIL, OpenWriter
 from refstore.engines.native.opening cimport (

@@ -4,7 +4,7 @@
 #
 # Truths, as layout.pxd calls them, are compared with each other and with the committed memory.
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
@@ -19,7 +19,7 @@ from refstore.engines.native.layout cimport (
 )
 from refstore.engines.native.view cimport (
     bits_at, block_nbytes, extent_first, extent_pages, file_of, is_ready, is_within_block,
-    labels_are_committed, name_lock_at, next_live_row, origin_at, pins_of, pins_ready_of, row_at,
+    labels_are_committed, name_lock_at, next_live_row, origin_at, pin_cells, row_at, row_is_dead,
     run_is_sound, run_is_there, runs_used, slot_is_of, slots_used, tag_at, top_of, View,
 )
 from refstore.engines.native.bitmap cimport summary_of
@@ -33,7 +33,6 @@ from refstore.engines.native.bins cimport are_used, bin_of
 from refstore.engines.native.rebuild cimport has_bytes
 from refstore.engines.native.pages cimport extent_is_sane
 from refstore.engines.native.names cimport find_cell, make_cell, Name, name_hash, name_of
-from refstore.engines.native.process_table cimport row_is_dead
 
 cdef enum:
     NOT_LISTED = 0xFFFFFFFF     # no page has that number
@@ -315,12 +314,14 @@ cdef inline void check_names(View *v, set problems):
 cdef inline void check_pins(View *v, set problems):
     from refstore import _problems
     cdef uint64_t row, step, i, state
+    cdef uint32_t *cells
     for row in range(<uint64_t>LIVE_WORDS * 64):
         for step in range(v.g.steps):
-            if not is_ready(pins_ready_of(v, row), step):
+            cells = pin_cells(v, row, step * SLOTS_PER_STEP)
+            if cells == NULL:
                 continue
             for i in range(step * SLOTS_PER_STEP, min((step + 1) * SLOTS_PER_STEP, slots_used(v))):
-                if load_relaxed_u32(&pins_of(v, row)[i]) == 0:  # relaxed: a report
+                if load_relaxed_u32(&cells[i % SLOTS_PER_STEP]) == 0:  # relaxed: a report
                     continue
                 state = word_state(load_acquire(&v.slots[i].word))       # [pin]
                 if not is_live_row(v, row):
@@ -448,7 +449,7 @@ cdef inline void check_memory(View *v, set problems):
         if not is_live_row(v, row):
             continue
         for step in written(v, v.g.pins + row * v.g.pins_stride, PAGE, v.g.steps):
-            if not is_ready(pins_ready_of(v, row), step):
+            if pin_cells(v, row, step * SLOTS_PER_STEP) == NULL:
                 problems.add(f"pins_ready: row {row} pins slots from {step * SLOTS_PER_STEP} on, "
                              "but their bit is not set")
 

@@ -8,8 +8,7 @@ from refstore.engines.native.error_codes cimport (
     blocked_by, blocker_of, ERR_BUSY, ERR_CLAIMED, ERR_DEAD, ERR_HELD, ERR_SIGNALS, kind_of_error,
 )
 from refstore.engines.native.system cimport now_ms, now_ns, sleep_us
-from refstore.engines.native.view cimport View
-from refstore.engines.native.process_table cimport row_is_dead
+from refstore.engines.native.view cimport row_is_dead, View
 from refstore.engines.native.recovery cimport recover_row, retry_after_dead_blocker
 from refstore.engines.native.points cimport look_for_signals
 

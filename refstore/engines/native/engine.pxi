@@ -13,13 +13,12 @@ from refstore.engines.native.error_codes cimport (
 )
 from refstore.engines.native.layout cimport COUNT_DELETES, NameLock
 from refstore.engines.native.system cimport sleep_us
-from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, row_at, View
+from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, row_at, row_is_dead, View
 from refstore.engines.native.waiting cimport begin_nap, Nap, NAP_MS
 from refstore.engines.native.slots cimport pin, unpin, word_row
 from refstore.engines.native.names cimport find, Found, Name, read_name, stripe_named
 from refstore.engines.native.claims cimport Claim, find_claim
 from refstore.engines.native.publication cimport remove, remove_named
-from refstore.engines.native.process_table cimport row_is_dead
 from refstore.engines.native.recovery cimport (
     recover_blocker_if_dead, recover_blocker_of, recover_dead,
 )

@@ -11,17 +11,15 @@ from libc.string cimport memset
 from refstore.engines.native.atomics cimport load_acquire, load_seq_cst, load_seq_cst_u32
 from refstore.engines.native.layout cimport (
     CLAIMED, CONDEMNED, COUNT_EVICTIONS, GOING, KEPT, MAX_ROWS, OFFERED, PastRecovery, PUBLISHING,
-    RECOVERIES_KEPT, Row, ROW_LEFT, SEALED, SLOTS_PER_STEP, WRITING,
+    RECOVERIES_KEPT, Row, ROW_LEFT, SEALED, WRITING,
 )
 from refstore.engines.native.view cimport (
-    block_nbytes, is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at, slots_used,
-    View,
+    block_nbytes, next_live_row, pin_cells, pins_in, row_at, row_is_dead, slots_used, View,
 )
 from refstore.engines.native.slots cimport (
     is_claim, is_sealed, word_generation, word_row, word_state,
 )
 from refstore.engines.native.names cimport NAME_WORDS, read_label
-from refstore.engines.native.process_table cimport row_is_dead
 from refstore.engines.native.stats cimport is_visible
 
 cdef enum:
@@ -46,11 +44,11 @@ cdef inline bint may_be_held(View *v, uint64_t i, uint64_t word) noexcept nogil:
 cdef inline uint32_t pins_on(View *v, uint64_t row, uint64_t i) noexcept nogil:
     # The cell of a live row. Without its bit in the mask it has none that are valid: it has tried
     # to pin an earlier object.
+    cdef uint32_t *cells
     if load_acquire(&v.slots[i].mask) >> (row & 63) & 1 == 0:            # [pin]
         return 0
-    if not is_ready(pins_ready_of(v, row), i // SLOTS_PER_STEP):
-        return 0
-    return load_seq_cst_u32(&pins_of(v, row)[i])                         # [pin]
+    cells = pin_cells(v, row, i)
+    return load_seq_cst_u32(cells) if cells else 0                       # [pin]
 
 
 cdef inline object name_seen(View *v, uint64_t i):

@@ -9,13 +9,12 @@ from refstore.engines.native.error_codes cimport (
 )
 from refstore.engines.native.layout cimport CLAIMED, COUNT_HITS, COUNT_MISSES, NameLock
 from refstore.engines.native.system cimport now_ns
-from refstore.engines.native.view cimport count, pins_are_committed, row_at, View
+from refstore.engines.native.view cimport count, pins_are_committed, row_at, row_is_dead, View
 from refstore.engines.native.memory cimport ensure_pins_committed
 from refstore.engines.native.waiting cimport begin_nap, FOREVER, LIVENESS_NAP_MS, Nap
 from refstore.engines.native.slots cimport make_word, word_generation, word_row
 from refstore.engines.native.names cimport find, Found, Name, read_name, stripe_named
 from refstore.engines.native.claims cimport Claim, find_claim, follow_claim, set_waits_for
-from refstore.engines.native.process_table cimport row_is_dead
 from refstore.engines.native.recovery cimport recover_row
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport blocked, put_error

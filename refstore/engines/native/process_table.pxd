@@ -1,26 +1,22 @@
-# The process table: a row for each process that is attached, from joining to leaving. The kernel's
-# lock on byte `row` is the only permission to use, recover or reuse it: opening and forks take it,
-# recovery takes that of a dead process.
+# The process table: a row for each process that is attached. The kernel's lock on byte `row` is the
+# only permission to use, recover or reuse it: opening and forks take it, recovery takes that of a
+# dead process. How a row comes back is in recovery.pxd.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from refstore.engines.native.debug cimport failpoint, IS_DEBUG
 from refstore.engines.native.atomics cimport (
-    assign, cas_seq_cst, fetch_add_relaxed, fetch_add_seq_cst, fetch_and_seq_cst, fetch_or_seq_cst,
-    load_acquire, load_relaxed, load_relaxed_u32, load_seq_cst, store_relaxed, store_release,
-    store_seq_cst_u32,
+    assign, cas_seq_cst, fetch_add_seq_cst, fetch_or_seq_cst, load_acquire, load_relaxed_u32,
+    load_seq_cst, store_release,
 )
 from refstore.engines.native.layout cimport (
-    CLASSES, COUNT_EVICTIONS, COUNTERS, KEPT, MAX_ROWS, Row, ROW_ATTACHED, ROW_FREE, ROW_LEFT,
-    SLOTS_PER_STEP,
+    COUNT_EVICTIONS, KEPT, MAX_ROWS, Row, ROW_ATTACHED, SLOTS_PER_STEP,
 )
-from refstore.engines.native.system cimport byte_is_locked, lock_byte, now_ns
+from refstore.engines.native.system cimport lock_byte, now_ns
 from refstore.engines.native.view cimport (
-    class_bits_at, counted, file_of, is_ready, pins_in, pins_of, pins_ready_of, row_at, slots_used,
-    View,
+    counted, is_ready, pins_of, pins_ready_of, row_at, slots_used, View,
 )
-from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.memory cimport commit_pins, ensure_pins_committed
 from refstore.engines.native.ages cimport start_clock
 
@@ -103,53 +99,6 @@ cdef inline void ensure_first_pins_committed(View *v) noexcept nogil:
                           <uint64_t>STEPS_AT_ATTACH)):
         if ensure_pins_committed(v, step * SLOTS_PER_STEP) != 0:
             return
-
-
-cdef inline bint row_is_dead(View *v, uint64_t r) noexcept nogil:
-    return r >= MAX_ROWS or r != v.row and not byte_is_locked(file_of(v), r)
-
-
-cdef inline uint64_t zero_pins(View *v, uint64_t row, uint32_t remains) noexcept nogil:
-    # How many there were. `remains`: the bits of a cell that are left.
-    cdef:
-        uint64_t step, i, n = 0
-        uint32_t cell
-        uint32_t *cells = pins_of(v, row)
-    for step in range(v.g.steps):
-        if is_ready(pins_ready_of(v, row), step):
-            for i in range(step * SLOTS_PER_STEP, (step + 1) * SLOTS_PER_STEP):
-                cell = load_relaxed_u32(&cells[i])  # relaxed: nobody adds to it any more
-                if cell:
-                    n += pins_in(cell)
-                    # [pin] before the sweep's look at the word
-                    store_seq_cst_u32(&cells[i], cell & remains)
-    return n
-
-
-cdef inline void free_row(View *v, uint64_t r) noexcept nogil:
-    # The last steps of a row's life. Its pins are gone.
-    cdef Row *row = row_at(v, r)
-    cdef uint64_t n, k
-    for k in range(<uint64_t>COUNTERS):
-        n = load_relaxed(&row.counters[k])  # relaxed: statistics
-        store_relaxed(&row.counters[k], 0)  # relaxed: statistics
-        fetch_add_relaxed(&v.header.totals[k], n)  # relaxed: statistics
-    fetch_and_seq_cst(&v.header.live[r >> 6], ~(<uint64_t>1 << (r & 63)))     # [pin]
-    store_release(&row.state, ROW_FREE)                                  # [row]
-
-
-cdef inline void leave(View *v) noexcept nogil:
-    # Nothing of ours is half made or in use. What we cut from is handed on first. If children need
-    # what we keep, our row stays, and when the last of them is gone, too, it is a dead one.
-    cdef int c
-    zero_pins(v, v.row, KEPT)
-    for c in range(CLASSES):
-        if v.current[c]:
-            hint_restore(class_bits_at(v, c), v.g.run_words, v.current[c] - 1)
-    if v.kept:
-        store_release(&row_at(v, v.row).state, ROW_LEFT)                 # [row]
-    else:
-        free_row(v, v.row)
 
 
 cdef inline int copy_pins(View *v, uint64_t child) noexcept nogil:

@@ -132,7 +132,9 @@ cdef inline int find_slot(View *v, Draft *draft, uint64_t nbytes, uint64_t behin
     if nbytes > v.header.capacity or needed > v.g.pages * PAGE:
         return ERR_TOO_LARGE
     if draft.deadline == 0 and not v.evicts:
-        got = ensure_memory(v, take_spare(v, needed, &draft.slot), &draft.slot)
+        got = take_spare(v, needed, &draft.slot)
+        if got != 0:
+            got = ensure_memory(v, got, &draft.slot)
         if got == 0 or got == ERR_DAMAGED:
             return got
     return allocate_slot(v, needed, draft.deadline, draft.is_closed, draft.claim, &draft.slot)

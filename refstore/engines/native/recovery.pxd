@@ -1,4 +1,5 @@
-# How what a dead process held comes back: its locks, its pins, its half-made objects, and its row.
+# How what a process held comes back when it leaves or is found dead: its locks, its pins, its
+# half-made objects, and its row.
 #
 # Recovery only ever redoes: each of its steps may be cut short by another death and done again. The
 # row is set free last. enter() is here, since who joins recovers the row's last process first.
@@ -9,25 +10,27 @@ from libc.time cimport time
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
-    assign, cas_acq_rel, fetch_add_seq_cst, load_acquire, load_seq_cst, load_seq_cst_u32,
-    store_release,
+    assign, cas_acq_rel, fetch_add_relaxed, fetch_add_seq_cst, fetch_and_seq_cst, load_acquire,
+    load_relaxed, load_relaxed_u32, load_seq_cst, load_seq_cst_u32, store_relaxed, store_release,
+    store_seq_cst_u32,
 )
 from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_EXISTS, ERR_HELD, ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, kind_of_error,
     left_behind,
 )
 from refstore.engines.native.layout cimport (
-    CLAIMED, CONDEMNED, COUNT_RECOVERIES, FLAG_HARD_CLAIM, FLAG_UNSEALED, FREE, HELD, MAX_ROWS,
-    NAME_LOCKS, NameLock, OFFERED, PastRecovery, PUBLISHING, RECLAIMING, RECOVERIES_KEPT, RETIRED,
-    Row, SEALED, Slot, WRITING,
+    CLAIMED, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FLAG_HARD_CLAIM, FLAG_UNSEALED, FREE,
+    HELD, KEPT, MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PastRecovery, PUBLISHING, RECLAIMING,
+    RECOVERIES_KEPT, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.system cimport (
     byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
 )
 from refstore.engines.native.view cimport (
-    block_nbytes, count, damage, file_of, is_ready, name_lock_at, next_live_row, PIDS_KEPT,
-    Recovered, row_at, slots_used, View,
+    block_nbytes, class_bits_at, count, damage, file_of, is_ready, name_lock_at, next_live_row,
+    PIDS_KEPT, pin_cells, pins_in, Recovered, row_at, row_is_dead, slots_used, View,
 )
+from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
 from refstore.engines.native.waiting cimport announce, announce_room
 from refstore.engines.native.slots cimport (
@@ -38,8 +41,27 @@ from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.names cimport find_cell, make_cell, unindex
 from refstore.engines.native.owners cimport delete_owned
 from refstore.engines.native.process_table cimport (
-    ensure_first_pins_committed, free_row, join_row, mark_live, row_is_dead, use_row, zero_pins,
+    ensure_first_pins_committed, join_row, mark_live, use_row,
 )
+
+cdef inline uint64_t zero_pins(View *v, uint64_t row, uint32_t remains) noexcept nogil:
+    # How many there were. `remains`: the bits of a cell that are left.
+    cdef:
+        uint64_t step, i, n = 0
+        uint32_t cell
+        uint32_t *cells
+    for step in range(v.g.steps):
+        cells = pin_cells(v, row, step * SLOTS_PER_STEP)
+        if cells == NULL:
+            continue
+        for i in range(<uint64_t>SLOTS_PER_STEP):
+            cell = load_relaxed_u32(&cells[i])  # relaxed: nobody adds to it any more
+            if cell:
+                n += pins_in(cell)
+                # [pin] before the sweep's look at the word
+                store_seq_cst_u32(&cells[i], cell & remains)
+    return n
+
 
 cdef inline uint64_t reap_counted(View *v, uint64_t i) noexcept nogil:
     # the bytes of the block if it came free by this, else 0
@@ -168,6 +190,18 @@ cdef inline void note_recovery(View *v, Row *row, uint64_t nbytes) noexcept nogi
     store_release(&past.at, <uint64_t>time(NULL))                        # [past]
 
 
+cdef inline void free_row(View *v, uint64_t r) noexcept nogil:
+    # The last steps of a row's life. Its pins are gone.
+    cdef Row *row = row_at(v, r)
+    cdef uint64_t n, k
+    for k in range(<uint64_t>COUNTERS):
+        n = load_relaxed(&row.counters[k])  # relaxed: statistics
+        store_relaxed(&row.counters[k], 0)  # relaxed: statistics
+        fetch_add_relaxed(&v.header.totals[k], n)  # relaxed: statistics
+    fetch_and_seq_cst(&v.header.live[r >> 6], ~(<uint64_t>1 << (r & 63)))     # [pin]
+    store_release(&row.state, ROW_FREE)                                  # [row]
+
+
 cdef inline void recover_locked(View *v, uint64_t dead) noexcept nogil:
     # The dead row's kernel lock is ours, and who waits for it waits for us.
     cdef uint64_t owner = dead + 1, before = v.recovered.nbytes
@@ -199,10 +233,12 @@ cdef inline bint holds_locks(View *v, uint64_t r) noexcept nogil:
 cdef inline int recover_row(View *v, uint64_t r) noexcept nogil:
     # 1 if it is done, 0 if there is nothing to do, or ERR_RECOVERY. A description of its own for
     # each attempt: two threads with one description would both get the lock.
+    cdef Row *row
     cdef int fd
     cdef int done = 0
     if r >= MAX_ROWS:
         return damage(v, b"a lock or a slot names row %d, which does not exist", r)
+    row = row_at(v, r)
     if not row_is_dead(v, r):
         return 0
     failpoint()
@@ -213,7 +249,7 @@ cdef inline int recover_row(View *v, uint64_t r) noexcept nogil:
     if lock_byte(fd, r):
         # still unrecovered; or free, and a lock names it: a damaged file must not make us wait for
         # ever
-        if load_acquire(&row_at(v, r).state) or holds_locks(v, r):       # [row]
+        if load_acquire(&row.state) or holds_locks(v, r):                # [row]
             recover_locked(v, r)
             done = 1
     close(fd)
@@ -248,17 +284,19 @@ cdef inline int recover_dead(View *v, bint wait) noexcept nogil:
     # Every dead row. 0, or an error if that could not be done for one; `wait`: for those that
     # others recover, too.
     cdef int got, failed = 0
-    cdef uint64_t since = 0
+    cdef uint64_t r, since = 0
     cdef int64_t row = next_live_row(v, 0)
     while row >= 0:
-        got = recover_row(v, <uint64_t>row)
-        if got == 0 and wait:
-            got = await_recoverer(v, <uint64_t>row, &since)
-            if got == 0:
-                got = recover_row(v, <uint64_t>row)
-        if got < 0 and failed != ERR_RECOVERY:
-            failed = got
-        row = next_live_row(v, <uint64_t>row + 1)
+        r = <uint64_t>row
+        if r != v.row:
+            got = recover_row(v, r)
+            if got == 0 and wait:
+                got = await_recoverer(v, r, &since)
+                if got == 0:
+                    got = recover_row(v, r)
+            if got < 0 and failed != ERR_RECOVERY:
+                failed = got
+        row = next_live_row(v, r + 1)
     return failed
 
 
@@ -286,3 +324,17 @@ cdef inline void enter(View *v, uint64_t r) noexcept nogil:
     join_row(v, r)
     recover_dead(v, False)
     ensure_first_pins_committed(v)
+
+
+cdef inline void leave(View *v) noexcept nogil:
+    # Nothing of ours is half made or in use. What we cut from is handed on first. If children need
+    # what we keep, our row stays, and when the last of them is gone, too, it is a dead one.
+    cdef int c
+    zero_pins(v, v.row, KEPT)
+    for c in range(CLASSES):
+        if v.current[c]:
+            hint_restore(class_bits_at(v, c), v.g.run_words, v.current[c] - 1)
+    if v.kept:
+        store_release(&row_at(v, v.row).state, ROW_LEFT)                 # [row]
+    else:
+        free_row(v, v.row)

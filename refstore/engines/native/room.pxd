@@ -16,13 +16,12 @@ from refstore.engines.native.error_codes cimport (
 )
 from refstore.engines.native.layout cimport MAX_ROWS, Slot
 from refstore.engines.native.system cimport is_unlinked, may_ever_have, now_ns
-from refstore.engines.native.view cimport extent_first, extent_pages, file_of, View
+from refstore.engines.native.view cimport extent_first, extent_pages, file_of, row_is_dead, View
 from refstore.engines.native.memory cimport commit_data, note_refusal, step_end, wants_huge_pages
 from refstore.engines.native.waiting cimport announce_room, begin_nap, LIVENESS_NAP_MS, Nap
 from refstore.engines.native.slots cimport is_claim, pins_condemned, unclaim, word_row
 from refstore.engines.native.runs cimport held_elsewhere
 from refstore.engines.native.blocks cimport allocate_block, block_for, give_block, place_block
-from refstore.engines.native.process_table cimport row_is_dead
 from refstore.engines.native.recovery cimport recover_dead, sweep
 from refstore.engines.native.lots cimport Lot, lot_fits
 from refstore.engines.native.eviction cimport (

@@ -10,12 +10,11 @@ from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.layout cimport COUNT_WAITED_NS, COUNT_WAITS, Row
 from refstore.engines.native.system cimport is_unlinked, MAX_WATCHED, now_ns, Watched
-from refstore.engines.native.view cimport count, file_of, next_live_row, row_at, View
+from refstore.engines.native.view cimport count, file_of, next_live_row, row_at, row_is_dead, View
 from refstore.engines.native.waiting cimport FOREVER, Nap, take_nap
 from refstore.engines.native.stripes cimport (
     look_at_all, sleep_on_all, sleeps_on_any, Stripes, watch_stripes,
 )
-from refstore.engines.native.process_table cimport row_is_dead
 from refstore.engines.native.points cimport is_same_process, look_for_signals, path_of
 from refstore.engines.native.news cimport tell_news
 

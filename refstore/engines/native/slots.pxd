@@ -23,11 +23,11 @@ from refstore.engines.native.error_codes cimport ERR_BUSY, ERR_NOT_FOUND, ERR_PI
 from refstore.engines.native.layout cimport (
     CLAIMED, CLASSES, CONDEMNED, COUNT_RESCUES, FLAG_UNSEALED, FREE, GENERATION_LAST, KEPT,
     LIVE_STATES, LIVE_WORDS, OFFERED, PUBLISHING, RECLAIMING, RETIRED, RUN_BLOCKS, SEALED, Slot,
-    SLOTS_PER_STEP, WRITING,
+    WRITING,
 )
 from refstore.engines.native.view cimport (
-    bits_at, class_bits_at, count, is_ready, pins_are_committed, pins_of, pins_ready_of, RECENT,
-    run_is_there, runs_used, slots_used, View,
+    bits_at, class_bits_at, count, pin_cells, pins_are_committed, RECENT, run_is_there, runs_used,
+    slots_used, View,
 )
 from refstore.engines.native.bitmap cimport hint_restore, hint_set
 from refstore.engines.native.memory cimport ensure_pins_committed
@@ -163,13 +163,14 @@ cdef inline uint64_t pinned_by(View *v, uint64_t i) noexcept nogil:
         uint64_t n = load_seq_cst(&v.header.live_words)                  # [pin]
         uint64_t w, rows, row
         uint64_t ours = 0
+        uint32_t *cells
     for w in range(min(n, <uint64_t>LIVE_WORDS)):
         rows = load_seq_cst(&v.header.live[w]) & mask                    # [pin]
         while rows:
             row = w * 64 + <uint64_t>ctz64(rows)
             rows &= rows - 1
-            if is_ready(pins_ready_of(v, row), i // SLOTS_PER_STEP) \
-                    and load_seq_cst_u32(&pins_of(v, row)[i]):  # [pin]
+            cells = pin_cells(v, row, i)
+            if cells and load_seq_cst_u32(cells):                        # [pin]
                 if row != v.row:
                     return row + 1
                 ours = row + 1

@@ -1,21 +1,20 @@
 # What a store holds, counted from its slots: on a busy store, as true as any count of moving
 # things.
 
-from libc.stdint cimport int64_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed, load_relaxed_u32, prefetch
 from refstore.engines.native.layout cimport (
-    CHUNK, CONDEMNED, FREE, HELD, PAGE, PUBLISHING, RETIRED, ROW_LEFT, Slot, SLOTS_PER_STEP,
+    CHUNK, CONDEMNED, FREE, HELD, PAGE, PUBLISHING, RETIRED, ROW_LEFT, Slot,
 )
 from refstore.engines.native.view cimport (
-    bits_at, block_nbytes, is_ready, next_live_row, pins_in, pins_of, pins_ready_of, row_at,
+    bits_at, block_nbytes, is_ready, next_live_row, pin_cells, pins_in, row_at, row_is_dead,
     slots_used, View,
 )
 from refstore.engines.native.gaps cimport longest_gap, mark_block, mark_runs
 from refstore.engines.native.slots cimport is_live, pinned_by, word_generation, word_state
 from refstore.engines.native.names cimport find_cell, make_cell, name_hash, NAME_WORDS, read_label
-from refstore.engines.native.process_table cimport row_is_dead
 
 cdef struct Census:
     uint64_t used
@@ -136,10 +135,12 @@ cdef inline uint64_t count_all(View *v, int counter) noexcept nogil:
 
 cdef inline uint64_t count_pins(View *v, uint64_t i) noexcept nogil:
     cdef uint64_t n = 0
+    cdef uint32_t *cells
     cdef int64_t row = next_live_row(v, 0)
     while row >= 0:
-        if is_ready(pins_ready_of(v, <uint64_t>row), i // SLOTS_PER_STEP):
-            n += pins_in(load_relaxed_u32(&pins_of(v, <uint64_t>row)[i]))       # relaxed: a report
+        cells = pin_cells(v, <uint64_t>row, i)
+        if cells:
+            n += pins_in(load_relaxed_u32(cells))  # relaxed: a report
         row = next_live_row(v, <uint64_t>row + 1)
     return n
 

@@ -8,11 +8,13 @@ from refstore.engines.native.atomics cimport (
 )
 from refstore.engines.native.error_codes cimport ERR_DAMAGED
 from refstore.engines.native.layout cimport (
-    Bucket, CLASSES, Header, KEPT, Label, LIVE_WORDS, Meta, NameLock, Origin, PAGE, PageTag, Pool,
-    Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
+    Bucket, CLASSES, Header, KEPT, Label, LIVE_WORDS, MAX_ROWS, Meta, NameLock, Origin, PAGE,
+    PageTag, Pool, Row, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
 )
 from refstore.engines.native.geometry cimport Geometry
-from refstore.engines.native.system cimport close, high_descriptor, open_file, same_file
+from refstore.engines.native.system cimport (
+    byte_is_locked, close, high_descriptor, open_file, same_file,
+)
 
 cdef extern from *:
     const uint64_t NO_ROW "UINT64_MAX"
@@ -230,7 +232,7 @@ cdef inline uint64_t *bits_at(View *v, uint64_t offset) noexcept nogil:
     return <uint64_t*>(v.base + offset)
 
 cdef inline uint64_t *class_bits_at(View *v, int size_class) noexcept nogil:
-    return <uint64_t*>(v.base + v.g.class_bits + <uint64_t>size_class * v.g.class_bits_stride)
+    return bits_at(v, v.g.class_bits + <uint64_t>size_class * v.g.class_bits_stride)
 
 cdef inline uint64_t counted(View *v, int counter) noexcept nogil:
     return load_relaxed(&v.counters[counter])  # relaxed: statistics, and our own
@@ -254,6 +256,10 @@ cdef inline int file_of(View *v) noexcept nogil:
     return v.fd
 
 
+cdef inline bint row_is_dead(View *v, uint64_t r) noexcept nogil:
+    return r >= MAX_ROWS or r != v.row and not byte_is_locked(file_of(v), r)
+
+
 # Tables
 
 
@@ -268,6 +274,14 @@ cdef inline bint labels_are_committed(View *v, uint64_t slot) noexcept nogil:
 
 cdef inline bint metas_are_committed(View *v, uint64_t slot) noexcept nogil:
     return is_ready(bits_at(v, v.g.metas_ready), slot // SLOTS_PER_STEP)
+
+
+cdef inline uint32_t *pin_cells(View *v, uint64_t row, uint64_t slot) noexcept nogil:
+    # The row's pins of a slot and, up to the end of its step, of those after it; NULL where there
+    # is no memory for them yet, and so none.
+    if is_ready(pins_ready_of(v, row), slot // SLOTS_PER_STEP):
+        return &pins_of(v, row)[slot]
+    return NULL
 
 
 cdef inline bint pins_are_committed(View *v, uint64_t slot) noexcept nogil:

@@ -48,7 +48,7 @@ inline rebuild() {
 	mends = 0
 }
 
-/* recovery.pxd: recover_locked; process_table.pxd: free_row; the dead row's kernel lock is ours */
+/* recovery.pxd: recover_locked, free_row; the dead row's kernel lock is ours */
 inline recover_locked(r_) {
 #ifdef M_FREE_ROW_FIRST         /* H12: then the recoverer dies, and the lock's word names a row that is free */
 	state[r_] = 0;

@@ -262,7 +262,7 @@ inline release_locks(r_) {
 	fi
 }
 
-/* recovery.pxd: recover_locked; process_table.pxd: free_row; the dead row's kernel lock is ours */
+/* recovery.pxd: recover_locked, free_row; the dead row's kernel lock is ours */
 inline recover_locked(r_) {
 #ifdef M_RELEASE_FIRST          /* the name is free to others before it is known what the dead one did to it */
 	release_locks(r_);

@@ -133,12 +133,12 @@ inline sweep(r_) {
 	od
 }
 
-/* process_table.pxd: zero_pins */
+/* recovery.pxd: zero_pins */
 inline zero_pins(r_) {
 	d_step { s = 0; do :: s < S -> pins[s] = pins[s] & ~BIT(r_); s++ :: else -> s = 0; break od }
 }
 
-/* recovery.pxd: recover_locked; process_table.pxd: free_row; the dead row's kernel lock is ours */
+/* recovery.pxd: recover_locked, free_row; the dead row's kernel lock is ours */
 inline recover_locked(r_) {
 #ifdef M_ROW_FIRST              /* the row is another's before its objects are gone */
 	state[r_] = 0;
@@ -254,7 +254,7 @@ inline remove() {
 	fi
 }
 
-/* owners.pxd: delete_all_owned; process_table.pxd: leave */
+/* owners.pxd: delete_all_owned; recovery.pxd: leave */
 inline leave() {
 	leaving[c] = 1;
 #ifdef M_CHILD_IS_PARENT        /* a child leaves, and what its parent owns goes */

@@ -129,7 +129,7 @@ byte buffered[N];               /* a plain store to the own cell is still in the
 
 #include "slots.pml"
 
-/* process_table.pxd: leave */
+/* recovery.pxd: leave */
 inline leave() {
 	do
 	:: s < S ->

@@ -345,7 +345,7 @@ inline restore_hint() {
 	if :: !hint[s] -> hint[s] = 1 :: else fi
 }
 
-/* process_table.pxd: zero_pins */
+/* recovery.pxd: zero_pins */
 inline zero_pins(r_) {
 	s = 0;
 	do
@@ -403,7 +403,7 @@ inline sweep(r_) {
 	od
 }
 
-/* process_table.pxd: free_row */
+/* recovery.pxd: free_row */
 inline free_row(r_) {
 	live = live & ~BIT(r_);
 	state[r_] = 0
@@ -473,7 +473,7 @@ inline enter() {
 #endif
 }
 
-/* recovery.pxd: recover_row; process_table.pxd: row_is_dead */
+/* recovery.pxd: recover_row; view.pxd: row_is_dead */
 inline recover_row(r_) {
 #ifdef M_RECOVER_UNLOCKED       /* H11: it was dead when we asked */
 	if

@@ -365,7 +365,7 @@ MUTATIONS = [
     Mutation(
         "kept_till_the_parent_leaves",
         "a child for which there was no row reads a block that its parent released by leaving",
-        "process_table.pxd",
+        "recovery.pxd",
         "    zero_pins(v, v.row, KEPT)\n",
         "    zero_pins(v, v.row, 0)\n",
         ("tests/processes/test_fork_kept.py",),
