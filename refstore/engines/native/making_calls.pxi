@@ -113,23 +113,27 @@ cdef class Making:
             Nap nap
             Claim claim
             Found known = nothing_known()
-            bint is_known
+            bint is_known, may_sleep = False
             int got, suspicions = 0
             list own = [(slot, generation) for tag, slot, generation in own_claims.get()
                         if tag == v.tag]
         try:
             while True:
-                begin_nap(&nap, &stripe.changes, &stripe.awake_until, LIVENESS_NAP_MS)
+                # Not at first: as long as others take us for asleep, whoever changes a name of the
+                # stripe makes a system call, and most often that is us.
+                if may_sleep:
+                    begin_nap(&nap, &stripe.changes, &stripe.awake_until, LIVENESS_NAP_MS)
                 got = find_newer(v, self.name, &self.parsed, &known, found, &is_known)
                 if got >= 0:
                     return got
                 if not find_claim(v, &self.parsed, &claim):
                     if self.claim_name():
                         return ERR_NOT_FOUND
-                elif not self.recover_maker(&claim):
+                elif may_sleep and not self.recover_maker(&claim):
                     self.require_no_writer(&claim)
                     suspicions = self.require_no_circle(&claim, own, suspicions)
                     self.sleep(&nap, &claim, own)
+                may_sleep = True
         finally:
             if is_same_process(v, self.terms.life):
                 note_waiting(v, own, NULL)

@@ -25,7 +25,7 @@ from refstore.engines.native.blocks cimport allocate_block, block_for, give_bloc
 from refstore.engines.native.recovery cimport recover_dead, sweep
 from refstore.engines.native.lots cimport Lot, lot_fits
 from refstore.engines.native.eviction cimport (
-    any_hints, EVICTED, Eviction, find_room, is_full, make_room, prepare_eviction,
+    any_hints, EVICTED, Eviction, find_room, is_full, make_room, prepare_eviction, was_full,
 )
 from refstore.engines.native.trim cimport trim_free
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
@@ -207,7 +207,7 @@ cdef inline int try_with_claim(View *v, uint64_t nbytes, uint64_t deadline, bint
     # As try_to_allocate(). Where no other slot is free that of our own claim will do, and nothing
     # is evicted for one.
     cdef int got
-    if claim != 0:
+    if claim != 0 and (v.full_error == ERR_FULL_SLOTS or not was_full(v, nbytes)):
         got = allocate_block(v, nbytes, slot)
         got = ensure_memory(v, got, slot)
         if got == ERR_FULL_SLOTS:

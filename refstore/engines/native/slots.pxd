@@ -93,7 +93,8 @@ cdef inline void give_hint(View *v, uint64_t i, uint64_t extent, uint64_t run, u
     # Tells allocators where slot `i`, just FREE, is to be found. The word is FREE before this is
     # called: an allocator that takes the hint first and then sees the slot in use drops the hint.
     cdef uint64_t before
-    v.is_full = False
+    if extent or run:
+        v.is_full = False
     if extent:
         hint_set(bits_at(v, v.g.spare_bits), v.g.slot_words, i)
         v.recent[i % RECENT] = <uint32_t>(i + 1)

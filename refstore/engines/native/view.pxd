@@ -64,7 +64,7 @@ cdef struct View:
     bint has_queues             # by s3fifo: gets count, where else they say when
     uint64_t random             # never 0
     # what a put found full lately, in a store with a policy
-    bint is_full                # nothing has come free by us since
+    bint is_full                # no block has come free by us since
     uint32_t full_at            # tick
     uint64_t full_nbytes        # for so many bytes, and for more
     int full_error
