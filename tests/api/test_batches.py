@@ -263,6 +263,27 @@ def test_a_batch_that_cannot_fit_evicts_nothing(make_store: MakeStore, evict: An
 
 
 @pytest.mark.parametrize("evict", ["lru", "s3fifo", None])
+def test_what_must_stay_makes_no_room_for_a_batch_of_its_size(
+    make_store: MakeStore, evict: Any
+) -> None:
+    store = make_store("1MiB", evict=evict)
+    batch = [bytes(1000)] * 50
+    refs = [store.put(bytes(1000), evictable=number % 2 == 0) for number in range(400)]
+    while store.stats().largest_free >= 1000:
+        refs.append(store.put(bytes(1000), evictable=False))
+    count = len(store)
+    pinned = store.get_many(refs[0:320:2])
+    with pytest.raises(refstore.StoreFullError):
+        store.put_many(batch)
+    assert (len(store), store.stats().evictions) == (count, 0)
+    pinned.pop().release()
+    pinned[-9:] = []
+    assert len(store.put_many(batch)) == 50
+    assert (len(store), store.stats().evictions) == (count, 50)
+    assert all(ref in store for ref in refs[1::2])
+
+
+@pytest.mark.parametrize("evict", ["lru", "s3fifo", None])
 def test_a_batch_that_fits_into_no_gaps_evicts_nothing(make_store: MakeStore, evict: Any) -> None:
     store = make_store("1MiB", evict=evict)
     for number in range(8):

@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import engines
 import helpers
@@ -337,6 +338,17 @@ def test_the_dead_make_room_before_the_living(make_store: MakeStore, path: str, 
     store.put(bytes(800_000))
     assert "kept" in store
     assert store.stats().evictions == 0
+
+
+def test_what_may_go_goes_without_a_search_for_garbage_each_time(store: refstore.Store) -> None:
+    held = store.get(store.put(b"deleted, and pinned by what may be garbage"))
+    store.delete(held.ref)
+    fill(store, evictable=True)
+    with mock.patch("gc.collect") as collect:
+        for _ in range(50):
+            store.put(bytes(SIZE), evictable=True)
+    assert collect.call_count <= 1
+    assert store.stats().evictions >= 49
 
 
 @policies

@@ -65,9 +65,9 @@ cdef struct Eviction:  # by one put
     bint is_trimmed             # free memory has gone back to the system since the last eviction
 
 
-cdef inline void prepare_eviction(View *v, Eviction *so_far) noexcept nogil:
-    so_far.lot = NULL
-    so_far.is_due = v.evicts
+cdef inline void prepare_eviction(Eviction *so_far, bint is_due, Lot *lot) noexcept nogil:
+    so_far.lot = lot
+    so_far.is_due = is_due
     so_far.is_trimmed = False
     so_far.refused = so_far.passes = so_far.rounds = so_far.steps = 0
 

@@ -13,6 +13,7 @@ from refstore.engines.native.layout cimport (
 from refstore.engines.native.view cimport (
     block_nbytes, class_nbytes, pins_are_committed, runs_used, slots_used, View,
 )
+from refstore.engines.native.ages cimport random_below
 from refstore.engines.native.gaps cimport gaps_hold, length_of, mark_block, mark_runs
 from refstore.engines.native.slots cimport pinned_by, word_row, word_state
 from refstore.engines.native.blocks cimport class_of
@@ -25,6 +26,15 @@ cdef struct Lot:
     const uint64_t *blocks      # bytes of the block of each
     bint may_fit                # as it was when the first of them found none
 
+cdef enum:
+    MOST_SIZES = 8
+    LOOKS_EACH = 64             # at slots, for each object of a lot
+
+cdef struct Sizes:  # of the blocks of a lot
+    int n
+    uint64_t[MOST_SIZES] nbytes
+    uint64_t[MOST_SIZES] wanted
+
 cdef struct Places:
     # of all that stays
     uint64_t slots
@@ -33,6 +43,48 @@ cdef struct Places:
     unsigned char *runs         # those of which a block stays
     unsigned char *kept         # slots
     uint64_t[CLASSES] spare     # blocks of these runs that are free, or come free
+
+
+cdef inline bint add_size(Sizes *sizes, uint64_t nbytes) noexcept nogil:
+    # False: there are too many different ones
+    cdef int k
+    for k in range(sizes.n):
+        if sizes.nbytes[k] == nbytes:
+            sizes.wanted[k] += 1
+            return True
+    if sizes.n == MOST_SIZES:
+        return False
+    sizes.nbytes[sizes.n] = nbytes
+    sizes.wanted[sizes.n] = 1
+    sizes.n += 1
+    return True
+
+
+cdef inline bint find_like_it(View *v, const Lot *lot) noexcept nogil:
+    # Whether so many objects may go, each with the very block of one of the lot, among the slots
+    # from a place by chance on: in a cache of much the same things that is soon found. False: that
+    # says nothing.
+    cdef:
+        Sizes sizes
+        uint64_t n = slots_used(v), k, i, word, nbytes, missing = lot.objects
+        uint64_t start = random_below(v, n) if n else 0
+        uint32_t age
+        int size
+    sizes.n = 0
+    for k in range(lot.objects):
+        if not add_size(&sizes, lot.blocks[k]):
+            return False
+    for k in range(min(n, LOOKS_EACH * lot.objects)):
+        i = (start + k) % n
+        nbytes = block_nbytes(&v.slots[i])
+        for size in range(sizes.n):
+            if sizes.nbytes[size] == nbytes and sizes.wanted[size] \
+                    and may_go(v, i, &word, &age) and pinned_by(v, i) == 0:
+                sizes.wanted[size] -= 1
+                missing -= 1
+                if missing == 0:
+                    return True
+    return False
 
 
 cdef inline bint is_ours(View *v, uint64_t i) noexcept nogil:
@@ -133,8 +185,11 @@ cdef inline bint lot_fits(View *v, const Lot *lot, bint alone) noexcept nogil:
     # if all went that can go: `alone`: as of stays()
     cdef:
         Places there
-        uint64_t *plan = <uint64_t*>malloc((lot.objects + 1) * sizeof(uint64_t))
+        uint64_t *plan
         bint fits = True        # where there is no memory to find out
+    if not alone and find_like_it(v, lot):
+        return True
+    plan = <uint64_t*>malloc((lot.objects + 1) * sizeof(uint64_t))
     memset(&there, 0, sizeof(Places))
     there.pages = <unsigned char*>calloc(v.g.pages + v.g.max_runs + slots_used(v) + 1, 1)
     if there.pages != NULL and plan != NULL:

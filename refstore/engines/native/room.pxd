@@ -118,17 +118,22 @@ cdef inline int find_memory(View *v, uint64_t nbytes, Eviction *so_far,
     return ERR_NO_MEMORY if got == ERR_FULL else got
 
 
+cdef inline bint was_remedied(View *v) noexcept nogil:
+    return v.remedied_at != 0 \
+        and now_ns() - v.remedied_at < THOROUGH_EVERY_MS * <uint64_t>1000000
+
+
 cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int attempt,
                                 Lot *lot, uint64_t *slot) except? -128:
     # When there is none: what dead processes held, then what garbage of this one still pins; then
-    # what may be evicted. In a store with a policy that comes first, since it is there to be full.
+    # what may be evicted. In a store with a policy that comes first, since it is there to be full;
+    # in others for a second after the rest was of no use, since that takes long.
     # `attempt`: ALL_REMEDIES, those of FOR_HELD, or NO_REMEDIES but eviction.
     cdef uint64_t life = v.life
     cdef int got, recovery = 0
     cdef uint64_t since = 0, held = 0, recovered = 0, before
     cdef Eviction eviction
-    prepare_eviction(v, &eviction)
-    eviction.lot = lot
+    prepare_eviction(&eviction, v.evicts or was_remedied(v), lot)
     tell_news(v, life)
     while True:
         got = find_room(v, nbytes, &eviction, slot)
@@ -154,6 +159,8 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int
             collect_garbage(v, life)
         elif not eviction.is_due:
             eviction.is_due = True
+            if attempt < NO_REMEDIES:
+                v.remedied_at = now_ns()
         elif kind_of_error(recovery) == ERR_BUSY:
             return recovery         # room may come back from one that stands still
         elif got == ERR_FULL_SLOTS and attempt < ATTEMPTS:

@@ -146,6 +146,14 @@ OF_EVICTION = [
         ("tests/native/test_damaged_fields.py",),
     ),
     Mutation(
+        "pinned_counts_as_room",
+        "objects are evicted for a batch that does not fit, since others of its size are pinned",
+        "lots.pxd",
+        "                    and may_go(v, i, &word, &age) and pinned_by(v, i) == 0:\n",
+        "                    and may_go(v, i, &word, &age):\n",
+        ("tests/api/test_batches.py",),
+    ),
+    Mutation(
         "gaps_not_measured",
         "objects are evicted for a batch that fits by the sum, but into no gaps",
         "lots.pxd",
