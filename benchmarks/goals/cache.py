@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from typing import Literal
 
 from benchmarks import traces
@@ -18,6 +18,7 @@ ROOM = 10_000  # objects
 SIZE = 4 * KIB
 SEED = 1
 _WARM = 500_000  # gets: ever before the first that counts
+_FEW = 10  # puts of one turn
 _DRAWN = 400_000  # gets that are gone through again and again
 _NAMES = [f"key {key}" for key in range(traces.KEYS)]
 _POLICIES: tuple[_Policy, ...] = ("lru", "s3fifo")
@@ -80,7 +81,7 @@ def _looker(store: Store) -> Callable[[Sequence[int]], int]:
 
 def churn(effort: Effort) -> Sequence[Row]:
     """Gets and puts of a full cache, beside a dict that keeps copies in the order of their use."""
-    return [*_churn_alone(effort), *_churn_together(effort)]
+    return [*_churn_alone(effort), *_churn_together(effort), *_full(effort)]
 
 
 def _churn_alone(effort: Effort) -> Iterator[Row]:
@@ -115,6 +116,55 @@ def _churn_together(effort: Effort) -> Iterator[Row]:
                     ours.append(both.window("ask", effort.worker_window).speed)
         what = f"full cache, evict={policy!r}: two processes / one"
         yield compared(what, ours, floor, Goal(1.7, at_least=True), rate, str(len(ours)))
+
+
+def _full(effort: Effort) -> Iterator[Row]:
+    """What makes room for itself, by other calls than put() into a store with a policy."""
+    names = (f"fresh {number}" for number in count())
+    with (
+        Store.temporary(ROOM * SIZE, evict="lru") as store,
+        Store.temporary(ROOM * SIZE) as plain,
+    ):
+        subjects: dict[str, Loop] = {
+            "get_or_put of what is not there / put": _making(store, names),
+            f"put_many of {_FEW} / {_FEW} puts": _putting_many(store, names),
+            "put(evictable=True) without a policy / with one": _putting(
+                plain, names, evictable=True
+            ),
+        }
+        floor = _putting(store, names)
+        for what, loop in subjects.items():
+            yield timed(f"full store: {what}", effort, loop, floor, None, warm=2 * ROOM // _FEW)
+
+
+def _putting(store: Store, names: Iterator[str], evictable: bool | None = None) -> Loop:
+    data = bytes(SIZE)
+
+    def run(turns: int) -> None:
+        for name in islice(names, turns * _FEW):
+            store.put(data, name=name, replace=True, evictable=evictable)
+
+    return run
+
+
+def _putting_many(store: Store, names: Iterator[str]) -> Loop:
+    batch = [bytes(SIZE)] * _FEW
+
+    def run(turns: int) -> None:
+        for _ in range(turns):
+            store.put_many(batch, names=list(islice(names, _FEW)), replace=True)
+
+    return run
+
+
+def _making(store: Store, names: Iterator[str]) -> Loop:
+    data = bytes(SIZE)
+
+    def run(turns: int) -> None:
+        for name in islice(names, turns * _FEW):
+            store.get_or_put(name, lambda: data).release()
+
+    return run
 
 
 def _asking(store: Store, trace: Sequence[int]) -> Loop:
