@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import helpers
 import pytest
@@ -15,6 +15,7 @@ from tests.fuzz import layout
 from tests.native.crash.scenarios import Policy
 from tests.native.test_damaged_fields import Fields, slot_of
 
+MakeStore = Callable[..., refstore.Store]
 CAPACITY, OBJECTS = 1 << 20, 200  # as those of Fields
 
 pytestmark = [pytest.mark.native("writes to fields of its file"), pytest.mark.timeout(60)]
@@ -200,3 +201,36 @@ def test_ages_are_ticks_of_what_is_put(path: str) -> None:
         assert after == evictable | fields.get("Header", 0, "tick")
         assert after > before >= evictable
         store.unlink()
+
+
+def fill_with(store: refstore.Store, nbytes: int) -> None:
+    with contextlib.suppress(refstore.StoreFullError):
+        while True:
+            store.put(bytes(nbytes), evictable=False)
+
+
+@policies
+def test_a_store_short_of_slots_and_then_of_pages_is_not_taken_for_full(
+    make_store: MakeStore, evict: Policy
+) -> None:
+    store = make_store("1MiB", max_objects=1024, evict=evict)
+    empty = store.put(b"", evictable=False)
+    small = [store.put(bytes(64), evictable=False) for _ in range(64)]
+    going = store.put(bytes(4096), name="may go", evictable=True)
+    with store.get(going):
+        for nbytes in (65536, 4096):
+            fill_with(store, nbytes)
+        for ref in small[:10]:
+            store.delete(ref)
+        fill_with(store, 0)  # their slots: the blocks have none now
+        with pytest.raises(refstore.StoreFullError, match="max_objects"):
+            store.put(bytes(64))
+        store.delete(empty)
+        with pytest.raises(refstore.StoreFullError):
+            store.put(bytes(65536))
+        # by the slot of the claim
+        assert store.get_or_put("made", lambda: bytes(64), timeout=0, evictable=False).nbytes == 64
+    store.delete("made")
+    store.put(bytes(64))
+    assert "may go" in store
+    assert store.check() == []

@@ -347,7 +347,7 @@ cdef inline int look_for_room(View *v, uint64_t nbytes, uint64_t *slot) noexcept
         recover_dead(v, False)
         got = allocate_block(v, nbytes, slot)
     if is_full(got):
-        v.full_nbytes = min(v.full_nbytes, nbytes) if v.is_full else nbytes
+        v.full_nbytes = min(v.full_nbytes, nbytes) if v.is_full and got == v.full_error else nbytes
         v.full_error = got
         v.is_full = True
     return got

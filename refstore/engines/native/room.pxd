@@ -118,22 +118,24 @@ cdef inline int find_memory(View *v, uint64_t nbytes, Eviction *so_far,
     return ERR_NO_MEMORY if got == ERR_FULL else got
 
 
-cdef inline bint was_remedied(View *v) noexcept nogil:
-    return v.remedied_at != 0 \
-        and now_ns() - v.remedied_at < THOROUGH_EVERY_MS * <uint64_t>1000000
+cdef inline void note_eviction(View *v, uint64_t began) noexcept nogil:
+    # It has helped after all else did not. `began`: ns; when that was tried.
+    cdef uint64_t now = now_ns()
+    cdef uint64_t pause = max((now - began) * PAUSE, LIVENESS_NAP_MS * <uint64_t>1000000)
+    v.evicts_until = now + min(pause, THOROUGH_EVERY_MS * <uint64_t>1000000)
 
 
 cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int attempt,
                                 Lot *lot, uint64_t *slot) except? -128:
     # When there is none: what dead processes held, then what garbage of this one still pins; then
     # what may be evicted. In a store with a policy that comes first, since it is there to be full;
-    # in others for a second after the rest was of no use, since that takes long.
+    # in others for a while after the rest was of no use, since that takes long.
     # `attempt`: ALL_REMEDIES, those of FOR_HELD, or NO_REMEDIES but eviction.
     cdef uint64_t life = v.life
     cdef int got, recovery = 0
-    cdef uint64_t since = 0, held = 0, recovered = 0, before
+    cdef uint64_t since = 0, held = 0, recovered = 0, before, began = 0
     cdef Eviction eviction
-    prepare_eviction(&eviction, v.evicts or was_remedied(v), lot)
+    prepare_eviction(&eviction, v.evicts or v.evicts_until != 0 and now_ns() < v.evicts_until, lot)
     tell_news(v, life)
     while True:
         got = find_room(v, nbytes, &eviction, slot)
@@ -144,12 +146,16 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int
                 continue
             got = ensure_memory(v, got, slot)
         if got == 0:
+            if began and eviction.is_due:
+                note_eviction(v, began)
             return 0
         if may_retry_until(v, &got, &since, deadline):
             continue
         if kind_of_error(got) == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
             return got
+        v.evicts_until = 0
         if attempt == 0:
+            began = now_ns()
             recovery = recover_dead(v, True)
             tell_news(v, life)
             if may_retry_until(v, &recovery, &since, deadline):
@@ -159,8 +165,6 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int
             collect_garbage(v, life)
         elif not eviction.is_due:
             eviction.is_due = True
-            if attempt < NO_REMEDIES:
-                v.remedied_at = now_ns()
         elif kind_of_error(recovery) == ERR_BUSY:
             return recovery         # room may come back from one that stands still
         elif got == ERR_FULL_SLOTS and attempt < ATTEMPTS:
@@ -209,22 +213,31 @@ cdef inline int use_claim(View *v, uint64_t nbytes, uint64_t deadline, uint64_t 
     return ensure_memory(v, got, &i)
 
 
+cdef inline int allocate_or_use_claim(View *v, uint64_t nbytes, uint64_t deadline, uint64_t claim,
+                                      uint64_t *slot) except? -128:
+    cdef int got = allocate_block(v, nbytes, slot)
+    got = ensure_memory(v, got, slot)
+    if got == ERR_FULL_SLOTS:
+        got = use_claim(v, nbytes, deadline, claim - 1)
+        if got == 0:
+            slot[0] = claim - 1
+    return got
+
+
 cdef inline int try_with_claim(View *v, uint64_t nbytes, uint64_t deadline, bint is_thorough,
                                uint64_t claim, uint64_t *slot) except? -128:
     # As try_to_allocate(). Where no other slot is free that of our own claim will do, and nothing
     # is evicted for one.
     cdef int got
     if claim != 0 and (v.full_error == ERR_FULL_SLOTS or not was_full(v, nbytes)):
-        got = allocate_block(v, nbytes, slot)
-        got = ensure_memory(v, got, slot)
-        if got == ERR_FULL_SLOTS:
-            got = use_claim(v, nbytes, deadline, claim - 1)
-            if got == 0:
-                slot[0] = claim - 1
+        got = allocate_or_use_claim(v, nbytes, deadline, claim, slot)
         if got == 0 or got == ERR_DAMAGED:
             return got
-    return try_to_allocate(v, nbytes, deadline, ALL_REMEDIES if is_thorough else NO_REMEDIES, NULL,
-                           slot)
+    got = try_to_allocate(v, nbytes, deadline, ALL_REMEDIES if is_thorough else NO_REMEDIES, NULL,
+                          slot)
+    if claim != 0 and kind_of_error(got) == ERR_FULL_SLOTS:     # others have taken slots since
+        got = allocate_or_use_claim(v, nbytes, deadline, claim, slot)
+    return got
 
 
 # Waiting

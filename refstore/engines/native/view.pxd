@@ -63,7 +63,7 @@ cdef struct View:
     bint evicts                 # what does not say otherwise may be evicted
     bint has_queues             # by s3fifo: gets count, where else they say when
     uint64_t random             # never 0
-    uint64_t remedied_at        # ns; when a put last found that only eviction makes room, or 0
+    uint64_t evicts_until       # ns; without a policy: when a put tries all else again first, or 0
     # what a put found full lately, where eviction comes first
     bint is_full                # no block has come free by us since
     uint32_t full_at            # tick
