@@ -306,3 +306,32 @@ def test_the_one_free_run_that_is_long_enough_is_found(
     with refstore.Store(path, create=False) as store:
         assert bytes(store.get(store.put(data))) == data
         assert store.stats().largest_free == 36 * 4096
+
+
+@pytest.mark.parametrize("before", [(), (500,), (5000,), (300_000,), (700_000, 20_000, 100_000)])
+@pytest.mark.parametrize("batch", [False, True], ids=["puts", "batch"])
+def test_few_large_objects_fill_an_emptied_store(
+    make_store: MakeStore, before: tuple[int, ...], batch: bool
+) -> None:
+    store = make_store("1MiB", max_objects=100)
+    for nbytes in before:
+        store.put(bytes(nbytes))
+    store.clear()
+    for parts in (2, 8, 4, 1):
+        payloads = [bytes(store.capacity // parts)] * parts
+        refs = store.put_many(payloads) if batch else [store.put(one) for one in payloads]
+        assert len(set(refs)) == parts
+        store.clear()
+
+
+@pytest.mark.parametrize("evict", [None, "lru", "s3fifo"])
+@pytest.mark.parametrize("nbytes", [32 * 1024, 128 * 1024])
+def test_a_batch_that_takes_all_gets_all_that_may_go(
+    make_store: MakeStore, evict: str | None, nbytes: int
+) -> None:
+    store = make_store("1MiB", evict=evict)
+    for size in (20_000, 8192, 1, 5000, 0, 8192, nbytes, 500):
+        store.put(bytes(size), evictable=True)
+    assert len(store.put_many([bytes(nbytes)] * (store.capacity // nbytes))) == len(store)
+    assert store.stats().free == 0
+    assert store.check() == []

@@ -60,7 +60,15 @@ def _begin(c: Change, att: Attachment, batch: Sequence[One]) -> None:
     except slots.NoRoomError as error:
         why = str(error)
     _free(c, batch)
-    raise slots.NoRoomError(why, lot=[one.wanted.units for one in batch])
+    units = [one.wanted.units for one in batch]
+    # what went one by one has left gaps in the wrong places
+    if why != _full_messages.NO_MEMORY and eviction.lot_fits(c, units):
+        att.evict_all(c)
+        with contextlib.suppress(slots.NoRoomError):
+            _begin_each(c, att, batch)
+            return
+        _free(c, batch)
+    raise slots.NoRoomError(why, lot=units)
 
 
 def _begin_each(c: Change, att: Attachment, batch: Sequence[One]) -> None:

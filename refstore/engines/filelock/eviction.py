@@ -40,7 +40,7 @@ from refstore.engines.filelock.layout import (
     WORD,
 )
 
-__all__ = ["admit", "gaps_hold", "lot_fits", "note_use", "use_word", "victims"]
+__all__ = ["admit", "all_that_may_go", "gaps_hold", "lot_fits", "note_use", "use_word", "victims"]
 
 SAMPLES: Final = 10  # objects or windows that are compared
 DRAWS: Final = 64  # slots that are looked at for these
@@ -101,6 +101,11 @@ def victims(c: Change, units: int) -> list[int] | None:
 def lacks_memory(c: Change) -> bool:
     """Whether there is none for what it is to remember."""
     return _has_queues(c) and not queues.has_memory(c)
+
+
+def all_that_may_go(c: Change) -> list[int]:
+    """The slots of all objects that may go."""
+    return list(_Blocks(c).evictable)
 
 
 def lot_fits(c: Change, units: Sequence[int]) -> bool:

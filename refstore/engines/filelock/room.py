@@ -171,6 +171,10 @@ class RoomKeeper(Membership):
             self._evicted += self.delete_all(c, found, EVICTIONS)
         return found is not None
 
+    def evict_all(self, c: Change) -> None:
+        c.commit()
+        self._evicted += self.delete_all(c, eviction.all_that_may_go(c), EVICTIONS)
+
     def delete_all(self, c: Change, found: Iterable[int], counter: int) -> int:
         """The end of live objects, in several changes; how many there were. One that comes twice
         must not be found again."""

@@ -19,10 +19,12 @@ from refstore.engines.native.system cimport now_ns
 from refstore.engines.native.view cimport View
 from refstore.engines.native.waiting cimport begin_nap, LIVENESS_NAP_MS, Nap
 from refstore.engines.native.slots cimport free_slot
+from refstore.engines.native.runs cimport merge_free_pages
 from refstore.engines.native.blocks cimport block_for, forget_recent
 from refstore.engines.native.names cimport Name, read_name
 from refstore.engines.native.recovery cimport recover_dead
-from refstore.engines.native.lots cimport Lot
+from refstore.engines.native.units cimport evict_all
+from refstore.engines.native.lots cimport Lot, lot_fits
 from refstore.engines.native.eviction cimport is_full
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error, room_error
@@ -277,6 +279,14 @@ cdef class Batch:
             wait.thorough_at = now_ns()
             free_what_is_left_over(v, self.life)
             got = self.try_to_begin(terms, lot[0], FOR_HELD)
+        if (got == ERR_FULL or got == ERR_FULL_SLOTS) and lot_fits(v, lot, False):
+            # what went one by one has left gaps in the wrong places
+            with nogil:
+                evict_all(v)
+                got = merge_free_pages(v)
+            forget_recent(v)
+            if got == 0:
+                got = self.try_to_begin(terms, lot[0], NO_REMEDIES)
         wait.tried_at = now_ns()
         return got
 

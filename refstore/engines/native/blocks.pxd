@@ -29,7 +29,7 @@ from refstore.engines.native.pages cimport (
     ensure_map_committed, extent_is_sane, free_pages, take_pages,
 )
 from refstore.engines.native.runs cimport (
-    need_empty_slot, RUNS_PER_STEP, take_empty_slot, take_or_make_room,
+    is_large_part, need_empty_slot, RUNS_PER_STEP, take_empty_slot, take_or_make_room,
 )
 
 # Sizes
@@ -56,8 +56,11 @@ cdef inline uint64_t block_for(uint64_t nbytes) noexcept nogil:
 
 cdef inline bint take_recent(View *v, uint64_t pages, uint64_t *slot) noexcept nogil:
     # The extent that we freed last, if it has just the right size: the best fit there is, warm, and
-    # no lock.
+    # no lock. A large part of the store is merged with its neighbours and cut anew: it may lie
+    # where nothing else fits beside it.
     cdef uint64_t k, i
+    if is_large_part(v, pages):
+        return False
     for k in range(<uint64_t>RECENT):
         i = v.recent[k]
         if i == 0 or extent_pages(v.slots[i - 1].extent) != pages or not claim(v, i - 1, WRITING):

@@ -29,6 +29,7 @@ from refstore.engines.native.pages cimport free_pages, take_pages
 
 cdef enum:
     RUNS_PER_STEP = 64
+    FEW = 8                     # blocks of a store
 
 
 # Empty slots
@@ -232,6 +233,17 @@ cdef inline int free_some_slots(View *v) noexcept nogil:
     return 0
 
 
+cdef inline int merge_free_pages(View *v) noexcept nogil:
+    # No free extent and no empty run stays as it was cut.
+    cdef int got = lock(v, &v.pool.lock)
+    if got != 0:
+        return got
+    reclaim_free_extents(v)
+    release_empty_run(v)
+    unlock(&v.pool.lock)
+    return 0
+
+
 cdef inline int need_empty_slot(View *v, uint64_t state, uint64_t *slot) noexcept nogil:
     cdef int got = take_empty_slot(v, state, slot)
     cdef int _
@@ -245,10 +257,15 @@ cdef inline int need_empty_slot(View *v, uint64_t state, uint64_t *slot) noexcep
     return got
 
 
+cdef inline bint is_large_part(View *v, uint64_t pages) noexcept nogil:
+    # Of blocks that only a few of fit, it matters where they lie.
+    return pages * FEW >= v.g.pages
+
+
 cdef inline int64_t take_or_make_room(View *v, uint64_t pages, bint for_run) noexcept nogil:
     cdef int64_t first
     reclaim_free_extents(v)
-    if top_of(v) + pages > v.g.pages:
+    if top_of(v) + pages > v.g.pages or is_large_part(v, pages):
         # From here on every piece counts: an empty run between large blocks costs more than it
         # saves.
         release_some_runs(v)

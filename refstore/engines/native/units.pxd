@@ -82,6 +82,15 @@ cdef inline bint evict_object(View *v, uint64_t i, uint64_t word) noexcept nogil
     return True
 
 
+cdef inline void evict_all(View *v) noexcept nogil:
+    # all that may go
+    cdef uint64_t i, word
+    cdef uint32_t age
+    for i in range(slots_used(v)):
+        if may_go(v, i, &word, &age):
+            evict_object(v, i, word)
+
+
 # Runs
 
 cdef inline bint run_may_go(View *v, uint64_t r, uint32_t least, Window *window) noexcept nogil:
