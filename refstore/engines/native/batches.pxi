@@ -281,9 +281,8 @@ cdef class Batch:
             got = self.try_to_begin(terms, lot[0], FOR_HELD)
         if (got == ERR_FULL or got == ERR_FULL_SLOTS) and lot_fits(v, lot, False):
             # what went one by one has left gaps in the wrong places
-            with nogil:
-                evict_all(v)
-                got = merge_free_pages(v)
+            evict_all(v)
+            got = merge_free_pages(v)
             forget_recent(v)
             if got == 0:
                 got = self.try_to_begin(terms, lot[0], NO_REMEDIES)

@@ -1,7 +1,7 @@
 # Room for one object: a slot with a block. Small blocks come from runs, without a lock unless a new
 # run must be cut. Large ones are whole pages, under the space lock, unless an extent that this
-# process freed lately has the right size. A process keeps taking blocks of the run it last found,
-# so that two processes share neither slots nor words.
+# process freed lately has the right size and is no large part of the store. A process keeps taking
+# blocks of the run it last found, so that two processes share neither slots nor words.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -214,7 +214,7 @@ cdef inline uint64_t run_blocks(View *v, int size_class) noexcept nogil:
 
 
 cdef inline int new_run(View *v, uint64_t *r) noexcept nogil:
-    # A run number whose record is committed. Taken by its hint; give_blocks() makes sure under the
+    # A run number whose record is committed. Taken by its hint; cut_run() makes sure under the
     # lock.
     cdef:
         int64_t taken

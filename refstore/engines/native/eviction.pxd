@@ -1,7 +1,7 @@
 # What goes when a put finds no room. By evict="lru", and in stores without a policy, the oldest of
 # ten samples; by evict="s3fifo" what its queues say. Only what makes room by itself is looked at:
-# an object whose block is of the very size, or a window; so a put that could not fit whatever went
-# evicts nothing.
+# an object whose block is of the very size, or a window, or at last a larger block; any object, if
+# only a slot is missing. So a put that could not fit whatever went evicts nothing.
 #
 # An object goes by an offer, which readers rescue: see slots.pxd. From the offer to its end the GIL
 # is kept.

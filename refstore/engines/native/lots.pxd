@@ -1,6 +1,7 @@
 # Objects that are put together, or not at all: whether there would be room for all of them if
-# everything evictable were evicted. Only then is anything evicted for them; and if only this
-# process could free the room and that is not enough, the call fails at once.
+# everything evictable were evicted. Only then is anything evicted for them. And whether there would
+# be if all went that this process does not hold: else a put that waits, of one object too, fails
+# at once.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc

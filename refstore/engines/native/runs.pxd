@@ -29,7 +29,7 @@ from refstore.engines.native.pages cimport free_pages, take_pages
 
 cdef enum:
     RUNS_PER_STEP = 64
-    FEW = 8                     # blocks of a store
+    FEW = 8                     # large blocks in a store
 
 
 # Empty slots
@@ -178,7 +178,7 @@ cdef inline bint release_run_if_empty(View *v, uint64_t r) noexcept nogil:
     return <uint32_t>popcount64(empty) >= v.runs[r].blocks and release_run(v, r)
 
 
-cdef inline bint release_empty_run(View *v) noexcept nogil:
+cdef inline bint release_empty_runs(View *v) noexcept nogil:
     cdef uint64_t r
     cdef bint any_released = False
     for r in range(runs_used(v)):
@@ -188,7 +188,7 @@ cdef inline bint release_empty_run(View *v) noexcept nogil:
 
 
 cdef inline void release_some_runs(View *v) noexcept nogil:
-    # A bounded part of release_empty_run; the next call goes on where this one ends.
+    # A bounded part of release_empty_runs; the next call goes on where this one ends.
     cdef uint64_t _, n = runs_used(v)
     for _ in range(min(n, <uint64_t>RUNS_PER_STEP)):
         assign(v.pool.release_next, (v.pool.release_next + 1) % n)
@@ -227,7 +227,7 @@ cdef inline int free_some_slots(View *v) noexcept nogil:
     cdef int got = lock(v, &v.pool.lock)
     if got != 0:
         return got
-    if not reclaim_free_extents(v) and not release_empty_run(v):
+    if not reclaim_free_extents(v) and not release_empty_runs(v):
         detach_blocks(v)
     unlock(&v.pool.lock)
     return 0
@@ -239,7 +239,7 @@ cdef inline int merge_free_pages(View *v) noexcept nogil:
     if got != 0:
         return got
     reclaim_free_extents(v)
-    release_empty_run(v)
+    release_empty_runs(v)
     unlock(&v.pool.lock)
     return 0
 
@@ -270,6 +270,6 @@ cdef inline int64_t take_or_make_room(View *v, uint64_t pages, bint for_run) noe
         # saves.
         release_some_runs(v)
     first = take_pages(v, pages, for_run)
-    if first == ERR_FULL and release_empty_run(v):
+    if first == ERR_FULL and release_empty_runs(v):
         first = take_pages(v, pages, for_run)
     return first

@@ -9,7 +9,8 @@
 # A block becomes reusable in free_slot() or reuse_slot(). One that others may have seen has gone
 # through RECLAIMING before: by try_reap(), if it was deleted, or by offer() and take_offered(), if
 # it is evicted; both after pinned_at_all() found no pin. A slot that was never exposed is freed by
-# its owner without a scan, and recovery frees what a dead process left in RECLAIMING.
+# its owner without a scan, or comes back by unclaim(), and recovery frees what a dead process left
+# in RECLAIMING.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -109,7 +110,8 @@ cdef inline void give_hint(View *v, uint64_t i, uint64_t extent, uint64_t run, u
 
 
 cdef inline void unclaim(View *v, uint64_t i) noexcept nogil:
-    # a slot this process claimed and never exposed: FREE again, in the same generation
+    # A slot that this process, or a dead one, claimed and never exposed: FREE again with its block,
+    # in the same generation.
     cdef:
         Slot *slot = &v.slots[i]
         uint64_t generation = word_generation(load_relaxed(&slot.word))  # relaxed: ours

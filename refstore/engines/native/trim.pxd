@@ -20,7 +20,9 @@ from refstore.engines.native.bins cimport (
 )
 from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.pages cimport free_pages, take_piece
-from refstore.engines.native.runs cimport need_empty_slot, reclaim_free_extents, release_empty_run
+from refstore.engines.native.runs cimport (
+    need_empty_slot, reclaim_free_extents, release_empty_runs,
+)
 
 cdef enum:
     MAX_RUNS = 65536           # free runs looked at in one call
@@ -147,7 +149,7 @@ cdef inline int trim_all(View *v, uint64_t slot, uint64_t *extents, uint64_t *gi
     if got != 0:
         return got
     reclaim_free_extents(v)
-    release_empty_run(v)
+    release_empty_runs(v)
     n = list_free(v, extents)
     if n == BROKEN:
         rebuild(v)

@@ -83,7 +83,7 @@ cdef inline bint evict_object(View *v, uint64_t i, uint64_t word) noexcept nogil
 
 
 cdef inline void evict_all(View *v) noexcept nogil:
-    # all that may go
+    # All that may go. The GIL is kept, as in eviction.pxd.
     cdef uint64_t i, word
     cdef uint32_t age
     for i in range(slots_used(v)):

@@ -1,5 +1,6 @@
 # One process's view of one store file: where its parts are mapped, which row it holds, what it
-# remembers; what a slot says of its block, and whether it can be so.
+# remembers; what a slot says of its block, and whether it can be so; which rows are live or dead,
+# by the file's descriptor.
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
