@@ -210,9 +210,7 @@ def fill_with(store: refstore.Store, nbytes: int) -> None:
 
 
 @policies
-def test_a_store_short_of_slots_and_then_of_pages_is_not_taken_for_full(
-    make_store: MakeStore, evict: Policy
-) -> None:
+def test_lack_of_slots_is_not_taken_for_lack_of_pages(make_store: MakeStore, evict: Policy) -> None:
     store = make_store("1MiB", max_objects=1024, evict=evict)
     empty = store.put(b"", evictable=False)
     small = [store.put(bytes(64), evictable=False) for _ in range(64)]
