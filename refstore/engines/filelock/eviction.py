@@ -105,7 +105,7 @@ def lacks_memory(c: Change) -> bool:
 
 def all_that_may_go(c: Change) -> list[int]:
     """The slots of all objects that may go."""
-    return list(_Blocks(c).evictable)
+    return _Blocks(c).evictable
 
 
 def lot_fits(c: Change, units: Sequence[int]) -> bool:

@@ -283,7 +283,6 @@ cdef class Batch:
             # what went one by one has left gaps in the wrong places
             evict_all(v)
             got = merge_free_pages(v)
-            forget_recent(v)
             if got == 0:
                 got = self.try_to_begin(terms, lot[0], NO_REMEDIES)
         wait.tried_at = now_ns()
