@@ -85,6 +85,19 @@ class Session:
                     self._given[name] = max(self._given.get(name, 0), number + SKIPPED)
 
 
+def _of_detached_actor(name: str, node: str, *, may_move: bool) -> dict[str, Any]:
+    """Options of an actor that outlives who starts it, and is started again when it dies."""
+    return {
+        "name": name,
+        "namespace": NAMESPACE,
+        "get_if_exists": True,
+        "lifetime": "detached",
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=may_move),
+    }
+
+
 def start_session(session: str, options: dict[str, Any]) -> bool:
     """Starts a session if it does not run. Whether it did not."""
     with contextlib.suppress(ValueError):
@@ -93,15 +106,7 @@ def start_session(session: str, options: dict[str, Any]) -> bool:
     here = ray.get_runtime_context().get_node_id()
     (
         ray.remote(Session)
-        .options(
-            name=session_name(session),
-            namespace=NAMESPACE,
-            get_if_exists=True,
-            lifetime="detached",
-            num_cpus=0,
-            max_restarts=-1,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
-        )
+        .options(**_of_detached_actor(session_name(session), here, may_move=True))
         .remote(session, secrets.token_hex(4), options)
     )
     return True
@@ -135,13 +140,7 @@ def start_agents(agents: Agents, nodes: list[str], end: float) -> dict[str, str]
     remote: Any = ray.remote  # whose types know no groups
     for node in nodes:
         remote(concurrency_groups=GROUPS)(Agent).options(
-            name=agent_name(agents.session, node),
-            namespace=NAMESPACE,
-            get_if_exists=True,
-            lifetime="detached",
-            num_cpus=0,
-            max_restarts=-1,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+            **_of_detached_actor(agent_name(agents.session, node), node, may_move=False)
         ).remote(agents.session, token, options)
     paths = {node: _path_of(agents, node, end) for node in nodes}
     for node in nodes:

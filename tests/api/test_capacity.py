@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import random
 from collections.abc import Callable
 
@@ -20,12 +20,7 @@ CAPACITIES += [100_003, 2**20, 2**20 + 1, 2**22 - 1, 5_000_011]
 
 
 def fill(store: refstore.Store, sizes: Callable[[int], int]) -> list[refstore.ObjectRef]:
-    """Put objects until the store refuses one; the one after the last has the same size."""
-    refs: list[refstore.ObjectRef] = []
-    with contextlib.suppress(refstore.StoreFullError):
-        while True:
-            refs.append(store.put(bytes(sizes(len(refs)))))
-    return refs
+    return helpers.put_until_full(store, (bytes(sizes(n)) for n in itertools.count()))
 
 
 @pytest.mark.parametrize("capacity", CAPACITIES)
@@ -268,10 +263,7 @@ def test_max_objects_defaults_from_the_capacity(make_store: MakeStore) -> None:
 def test_what_fits_the_largest_free_piece_can_be_put(make_store: MakeStore, size: int) -> None:
     """However the room was cut before: a small object takes a larger block if it must."""
     store = make_store(engines.rounds(2**21, 8), max_objects=4096)
-    refs = []
-    with contextlib.suppress(refstore.StoreFullError):
-        while True:
-            refs.append(store.put(bytes(4096)))
+    refs = helpers.put_until_full(store, itertools.repeat(bytes(4096)))
     for ref in refs[::10]:
         store.delete(ref)
     held: list[tuple[refstore.ObjectRef, bytes]] = []

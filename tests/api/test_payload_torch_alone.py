@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import signal
 import threading
 from collections.abc import Callable
@@ -129,9 +130,7 @@ def test_a_tensor_that_changes_while_its_put_waits_is_whole(
     store = make_store("16MiB", max_objects=64)
     tensor = torch.full((n,), 1.0)
     store.delete(store.put(tensor))  # the first of its form
-    with contextlib.suppress(refstore.StoreFullError):
-        while True:
-            store.put(b"")
+    helpers.put_until_full(store, itertools.repeat(b""))
     found: list[Any] = []
 
     def put() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import itertools
 import os
 import sys
 import traceback
@@ -198,9 +199,7 @@ def let_child_go_on(point: Point) -> int:
             if bytes(store.get(ref)) != kills.KEPT:
                 store.delete(ref)
         gc.collect()
-        with contextlib.suppress(refstore.StoreFullError):
-            while True:
-                store.put(JUNK, evictable=False)
+        helpers.put_until_full(store, itertools.repeat(JUNK), evictable=False)
         before = contents(store)
         views = [memoryview(store.get(ref)) for ref in store]
         os.write(point.pipe[1], b"x")

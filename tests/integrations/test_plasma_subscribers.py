@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -89,9 +89,7 @@ def test_a_seal_without_room_for_its_notification_can_be_tried_again(
     client.create(kept, 4)
     filling: list[refstore.ObjectRef] = []
     for size in (1 << 20, 4096, 64):
-        with contextlib.suppress(refstore.StoreFullError):
-            while True:
-                filling.append(store.put(bytes(size), evictable=False))
+        filling += helpers.put_until_full(store, itertools.repeat(bytes(size)), evictable=False)
     with pytest.raises(plasma.PlasmaStoreFull):
         client.seal(kept)
     assert not client.contains(kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -204,9 +205,7 @@ def test_ages_are_ticks_of_what_is_put(path: str) -> None:
 
 
 def fill_with(store: refstore.Store, nbytes: int) -> None:
-    with contextlib.suppress(refstore.StoreFullError):
-        while True:
-            store.put(bytes(nbytes), evictable=False)
+    helpers.put_until_full(store, itertools.repeat(bytes(nbytes)), evictable=False)
 
 
 @policies

@@ -6,7 +6,7 @@ of the Writer where it was made. So its block is pinned for the child, and the c
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 from collections.abc import Callable
 
 import helpers
@@ -21,12 +21,7 @@ MakeStore = Callable[..., refstore.Store]
 
 
 def fill(store: refstore.Store, size: int) -> list[refstore.ObjectRef]:
-    """Put into all the room there is, so that no free block is left out."""
-    refs = []
-    with contextlib.suppress(refstore.StoreFullError):
-        while True:
-            refs.append(store.put(b"A" * size))
-    return refs
+    return helpers.put_until_full(store, itertools.repeat(b"A" * size))
 
 
 def assert_intact(store: refstore.Store, refs: list[refstore.ObjectRef], size: int) -> None:

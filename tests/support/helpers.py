@@ -15,7 +15,7 @@ import textwrap
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -40,6 +40,16 @@ Array = npt.NDArray[Any]
 def pattern(seed: int, size: int) -> bytes:
     """`size` bytes that only `seed` gives."""
     return np.random.default_rng(seed).bytes(size)
+
+
+def put_until_full(
+    store: refstore.Store, objects: Iterable[object], **options: Any
+) -> list[refstore.ObjectRef]:
+    """Put one after the other, until the store refuses one; those that it took."""
+    refs: list[refstore.ObjectRef] = []
+    with contextlib.suppress(refstore.StoreFullError):
+        refs.extend(store.put(obj, **options) for obj in objects)  # one by one: it keeps those
+    return refs
 
 
 def fill_with_junk(store: refstore.Store, byte: int = 0xEE) -> int:

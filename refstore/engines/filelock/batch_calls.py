@@ -54,21 +54,26 @@ class One(NamedTuple):
 
 def _begin(c: Change, att: Attachment, batch: Sequence[One]) -> None:
     """Slots in WRITING with room for all of them, or for none."""
+    why = _try_to_begin(c, att, batch)
+    units = [one.wanted.units for one in batch]
+    # what went one by one has left gaps in the wrong places
+    if why is not None and why != _full_messages.NO_MEMORY and eviction.lot_fits(c, units):
+        att.evict_these(c, eviction.all_that_may_go(c))
+        if _try_to_begin(c, att, batch) is None:
+            return
+    if why is not None:
+        raise slots.NoRoomError(why, lot=units)
+
+
+def _try_to_begin(c: Change, att: Attachment, batch: Sequence[One]) -> str | None:
+    """None, or why there is no room; then nothing is held."""
     try:
         _begin_each(c, att, batch)
-        return
+        return None
     except slots.NoRoomError as error:
         why = str(error)
     _free(c, batch)
-    units = [one.wanted.units for one in batch]
-    # what went one by one has left gaps in the wrong places
-    if why != _full_messages.NO_MEMORY and eviction.lot_fits(c, units):
-        att.evict_all(c)
-        with contextlib.suppress(slots.NoRoomError):
-            _begin_each(c, att, batch)
-            return
-        _free(c, batch)
-    raise slots.NoRoomError(why, lot=units)
+    return why
 
 
 def _begin_each(c: Change, att: Attachment, batch: Sequence[One]) -> None:

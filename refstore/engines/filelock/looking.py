@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -45,10 +45,9 @@ from refstore.engines.filelock.layout import (
     UNIT,
     WRITES,
     locks_of,
-    policy_of,
     read_header,
 )
-from refstore.engines.filelock.mapping import Glance, Mapping
+from refstore.engines.filelock.mapping import Glance, Mapped, Mapping
 from refstore.engines.filelock.transaction import Operation
 
 __all__ = ["Look", "look", "processes"]
@@ -63,20 +62,15 @@ _FREE, _LIVE, _PINNED, _PENDING_DELETE, _WRITTEN = range(1, 6)  # as _looking.Pa
 T = TypeVar("T")
 
 
-class Look:
+class Look(Mapped):
     """A `Look` of the interface."""
 
     def __init__(self, path: str, fd: int, found: os.stat_result) -> None:
         self._header = header = read_header(fd, path, found)
         self._found = found
         self._file = Glance(path, fd, header, found, is_own=False)
-        self.path = path
+        self.note_file(path, header)
         self.folder = locks_of(path, header.uuid)
-        self.uuid = header.uuid
-        self.tag = header.tag
-        self.capacity = header.capacity
-        self.max_objects = header.max_objects
-        self.evict: Literal["lru", "s3fifo"] | None = policy_of(header)
         self.made_at = header.made_at / CREATED_PER_SECOND
 
     # --- looking

@@ -30,6 +30,7 @@ from refstore.engines.filelock.layout import (
     Geometry,
     Header,
     lay_out,
+    policy_of,
 )
 from refstore.engines.filelock.life import Life, finalize
 from refstore.engines.filelock.targets import Target, pieces
@@ -116,6 +117,18 @@ class _Descriptor:
 def _again(fd: int, mode: str) -> io.FileIO:
     """Another descriptor of the same file, in one step that no signal handler interrupts."""
     return next(map(io.FileIO, map(os.dup, (fd,)), (mode,)))
+
+
+class Mapped:
+    """The part that an attachment and a look have in common."""
+
+    def note_file(self, path: str, header: Header) -> None:
+        self.path = path
+        self.uuid = header.uuid
+        self.tag = header.tag
+        self.capacity = header.capacity
+        self.max_objects = header.max_objects
+        self.evict = policy_of(header)
 
 
 class Tables:

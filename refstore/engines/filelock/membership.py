@@ -47,10 +47,9 @@ from refstore.engines.filelock.layout import (
     boot_id,
     home_of,
     locks_of,
-    policy_of,
 )
 from refstore.engines.filelock.life import Life, finalize, here, raise_interrupt
-from refstore.engines.filelock.mapping import Mapping
+from refstore.engines.filelock.mapping import Mapped, Mapping
 from refstore.engines.filelock.transaction import BUSY_TIMEOUT, Deferred, Operation, StoreLock, T
 
 _BATCH: Final = 200  # words of a large change that are committed together
@@ -66,7 +65,7 @@ class Sleeper:
     __slots__ = ("__weakref__",)
 
 
-class Membership(StoreLock):
+class Membership(Mapped, StoreLock):
     """This process's row, and the lock by which it lives."""
 
     def __init__(self, path: str, fd: int, header: Header, found: os.stat_result) -> None:
@@ -82,12 +81,7 @@ class Membership(StoreLock):
         mapping = Mapping(path, fd, header, found)
         mode = liveness.lock_mode(found.st_mode)
         super().__init__(mapping, locks_of(path, header.uuid), mode)
-        self.path = path
-        self.uuid = header.uuid
-        self.tag = header.tag
-        self.capacity = header.capacity
-        self.max_objects = header.max_objects
-        self.evict = policy_of(header)
+        self.note_file(path, header)
         self.readable: mmap.mmap = mapping.readable
         self.writable: mmap.mmap = mapping.writable
 

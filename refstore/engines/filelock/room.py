@@ -168,12 +168,12 @@ class RoomKeeper(Membership):
         c.commit()
         found = eviction.victims(c, units)
         if found is not None:
-            self._evicted += self.delete_all(c, found, EVICTIONS)
+            self.evict_these(c, found)
         return found is not None
 
-    def evict_all(self, c: Change) -> None:
-        c.commit()
-        self._evicted += self.delete_all(c, eviction.all_that_may_go(c), EVICTIONS)
+    def evict_these(self, c: Change, slots_: list[int]) -> None:
+        """The end of objects that make room."""
+        self._evicted += self.delete_all(c, slots_, EVICTIONS)
 
     def delete_all(self, c: Change, found: Iterable[int], counter: int) -> int:
         """The end of live objects, in several changes; how many there were. One that comes twice

@@ -2,11 +2,11 @@
 # attachments of the process, for the fork hooks.
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport uint64_t
 
 from refstore.engines.native.atomics cimport load_acquire
-from refstore.engines.native.layout cimport EVICT_S3FIFO, Header, PAGE
+from refstore.engines.native.layout cimport Header, PAGE
 from refstore.engines.native.geometry cimport Geometry, lay_out
 from refstore.engines.native.system cimport (
     getpid, MADV_DONTFORK, madvise, MAP_FAILED, MAP_SHARED, mmap, munmap, PROT_READ,
@@ -15,7 +15,6 @@ from refstore.engines.native.view cimport row_at, View
 from refstore.engines.native.origins cimport set_label
 from refstore.engines.native.owners cimport delete_all_owned
 from refstore.engines.native.recovery cimport leave
-from refstore.engines.native.mapping cimport unmap_view
 from refstore.engines.native.fork cimport keep_inherited, LOSS_GIL, OpenWriter
 from refstore.engines.native.opening cimport (
     identify, is_creator_locked, join, look_after_reboot, missing_feature, new_file, read_header,
@@ -43,20 +42,13 @@ cdef void keep_for_unseen(View *v) noexcept nogil:
             v.loss = LOSS_GIL
 
 
-cdef class Attachment:
+cdef class Attachment(Mapped):
     """This process's membership in one store; it ends with the last store object, buffer and writer
     that uses it."""
 
-    cdef View view
-    cdef readonly str path
-    cdef readonly bytes uuid
-    cdef bytes encoded_path
     cdef bint joined
     cdef Py_ssize_t stores      # of this process, that are open
     cdef object __weakref__
-
-    def __cinit__(self):
-        self.view.fd = -1
 
     def __dealloc__(self):
         global first_view
@@ -69,7 +61,6 @@ cdef class Attachment:
             keep_for_unseen(&self.view)
             if not self.view.dirty:
                 leave(&self.view)
-        unmap_view(&self.view)
 
     cdef void keep_for_unseen(self) noexcept:
         # a method, so that no compiler puts it in the way of those that see none
@@ -89,11 +80,7 @@ cdef class Attachment:
         global first_view
         cdef bytes command = _identity.command(), label = _identity.own_label()
         self.view.forks_seen = load_acquire(&unseen_forks)                  # [fork]
-        self.path = path
-        self.encoded_path = os.fsencode(path)
-        self.uuid = PyBytes_FromStringAndSize(<const char*>h.uuid, 16)
-        self.view.path = PyBytes_AS_STRING(self.encoded_path)
-        self.view.dev, self.view.ino = found.st_dev, found.st_ino
+        self.note_file(path, h, found)
         # From the lock on our row to where the fork hooks know of us, the GIL is ours throughout: a
         # child that another thread forked in between would share our lock, and keep us alive when
         # we are dead.
@@ -104,18 +91,6 @@ cdef class Attachment:
         identify(row_at(&self.view, self.view.row), command, label)
         look_after_reboot(&self.view, path)
         return 0
-
-    @property
-    def capacity(self):
-        return self.view.header.capacity
-
-    @property
-    def max_objects(self):
-        return self.view.header.max_objects
-
-    @property
-    def evict(self):
-        return _arguments.POLICIES[min(self.view.header.evict, <uint32_t>EVICT_S3FIFO)]
 
     def is_of(self, int fd):
         found = os.fstat(fd)

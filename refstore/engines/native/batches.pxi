@@ -29,8 +29,9 @@ from refstore.engines.native.eviction cimport is_full
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error, room_error
 from refstore.engines.native.room cimport (
-    begin_wait, end_turn, FOR_HELD, free_what_is_left_over, is_thorough_due, is_turn_of_others,
-    is_worth_a_try, NO_REMEDIES, RoomWait, sleep_for_room, try_to_allocate, waits_in_vain,
+    begin_wait, collect_garbage, end_turn, FOR_HELD, is_thorough_due, is_turn_of_others,
+    is_worth_a_try, NO_REMEDIES, recover_lost, RoomWait, sleep_for_room, try_to_allocate,
+    waits_in_vain,
 )
 from refstore.engines.native.put cimport (
     Draft, ensure_committed, PIECE, publish_object, RELEASES_GIL, start_slot,
@@ -254,7 +255,7 @@ cdef class Batch:
             Nap nap
             int got = ERR_FULL
         if terms.deadline == 0 or not is_turn_of_others(v, wait.number):
-            got = self.try_again(terms, lot, wait, True)
+            got = self.begin_or_free(terms, lot, wait, True)
         while is_full(got) and now_ns() < terms.deadline and not waits_in_vain(v, lot, got):
             forget_recent(v)            # else the pieces that we gave back stay as they were cut
             # After it, since what we give back ourselves is no news. What others free in between is
@@ -267,20 +268,21 @@ cdef class Batch:
                 recover_dead(v, False)
             # has_tried stays False: who has the turn tries after each nap, news or not
             if is_worth_a_try(v, wait, 0, now, terms.deadline):
-                got = self.try_again(terms, lot, wait, is_thorough_due(wait, now))
+                got = self.begin_or_free(terms, lot, wait, is_thorough_due(wait, now))
         return got
 
-    cdef int try_again(self, Draft *terms, const Lot *lot, RoomWait *wait,
-                       bint is_thorough) except? -128:
+    cdef int begin_or_free(self, Draft *terms, const Lot *lot, RoomWait *wait,
+                           bint is_thorough) except? -128:
         # What may free room is done while nothing is held: else others lack what we hold meanwhile.
         cdef View *v = &self.att.view
         cdef int got = self.try_to_begin(terms, lot[0], NO_REMEDIES)
         if is_thorough and is_full(got):
             wait.thorough_at = now_ns()
-            free_what_is_left_over(v, self.life)
+            recover_lost(v, self.life)
+            collect_garbage(v, self.life)
             got = self.try_to_begin(terms, lot[0], FOR_HELD)
         if (got == ERR_FULL or got == ERR_FULL_SLOTS) and lot_fits(v, lot, False):
-            # what went one by one has left gaps in the wrong places
+            # What was begun or has gone one by one may have used or left the wrong gaps.
             evict_all(v)
             got = merge_free_pages(v)
             if got == 0:

@@ -30,6 +30,7 @@ import numpy as np
 from refstore import _buffers, _messages
 from refstore._errors import RefstoreError
 from refstore.payload import decode
+from refstore.payload.headers import KINDS
 from refstore.payload.rules import require_unpickling
 
 cdef extern from "Python.h":
@@ -39,9 +40,6 @@ cdef extern from "Python.h":
         PyBufferProcs *tp_as_buffer
         unsigned long tp_flags
     unsigned long Py_TPFLAGS_BASETYPE
-
-
-cdef tuple KINDS = ("bytes", "array", "object")
 
 
 @cython.no_gc
@@ -86,6 +84,10 @@ cdef class Block:
 
     cdef str noun(self):
         return "PinnedBuffer"
+
+    cdef ObjectRef own_ref(self):
+        # before it is sealed, too
+        return make_ref(self.tag, self.slot, self.generation)
 
     cdef inline int require_open(self) except -1:
         # in a child without a place in the store it is not: new views of what is kept would look
@@ -236,7 +238,7 @@ cdef class PinnedBuffer(Block):
 
     @property
     def ref(self):
-        return make_ref(self.tag, self.slot, self.generation)
+        return self.own_ref()
 
     @property
     def header(self):

@@ -21,9 +21,9 @@ cdef inline bint may_retry(View *v, int *error, uint64_t *since) except -1:
     return may_retry_until(v, error, since, 0)
 
 
-cdef inline int retry_unless_claimed(View *v, int *error) noexcept nogil:
-    # Of a dead process's claim: 0, it is let go; ERR_HELD, another process is about to do that; or
-    # another error.
+cdef inline int recover_claimant(View *v, int *error) noexcept nogil:
+    # Of a dead process, whose claim is in the way: 0, that is let go; ERR_HELD, another process is
+    # about to do that; or another error.
     cdef uint64_t row = blocker_of(error[0])
     cdef int got = recover_row(v, row)
     error[0] = blocked_by(ERR_HELD, row) if got == 0 else min(got, 0)
@@ -48,7 +48,7 @@ cdef inline bint may_retry_until(View *v, int *error, uint64_t *since,
     if kind == ERR_CLAIMED:
         if not row_is_dead(v, blocker_of(error[0])):
             return False
-        kind = retry_unless_claimed(v, error)
+        kind = recover_claimant(v, error)
         if kind == 0:
             return True
     if kind != ERR_HELD:

@@ -9,14 +9,14 @@ from libc.string cimport memset
 
 from refstore.engines.native.atomics cimport load_acquire, load_seq_cst_u32, popcount64
 from refstore.engines.native.layout cimport (
-    CLASSES, CONDEMNED, FREE, PAGE, RETIRED, SEALED, SMALL_LIMIT,
+    CLASSES, CONDEMNED, PAGE, SEALED, SMALL_LIMIT,
 )
 from refstore.engines.native.view cimport (
     block_nbytes, class_nbytes, pins_are_committed, runs_used, slots_used, View,
 )
 from refstore.engines.native.ages cimport random_below
 from refstore.engines.native.gaps cimport gaps_hold, length_of, mark_block, mark_runs
-from refstore.engines.native.slots cimport pinned_by, word_row, word_state
+from refstore.engines.native.slots cimport is_spare, pinned_by, word_row, word_state
 from refstore.engines.native.blocks cimport class_of
 from refstore.engines.native.units cimport may_go
 
@@ -91,7 +91,7 @@ cdef inline bint find_like_it(View *v, const Lot *lot) noexcept nogil:
 cdef inline bint is_ours(View *v, uint64_t i) noexcept nogil:
     # whether this process keeps others from freeing the slot
     cdef uint64_t word = load_acquire(&v.slots[i].word)                  # [seal]
-    if word_state(word) == FREE or word_state(word) == RETIRED:
+    if is_spare(word):
         return False
     return word_row(word) == v.row and word_state(word) not in (SEALED, CONDEMNED) \
         or pins_are_committed(v, i) and load_seq_cst_u32(&v.pins[i]) != 0        # [pin]
@@ -99,13 +99,12 @@ cdef inline bint is_ours(View *v, uint64_t i) noexcept nogil:
 
 cdef inline bint stays(View *v, uint64_t i, bint alone) noexcept nogil:
     # `alone`: if all went that this process does not hold; else, if all went that may be evicted
-    cdef uint64_t word, state
+    cdef uint64_t word
     cdef uint32_t age
     if alone:
         return is_ours(v, i)
-    state = word_state(load_acquire(&v.slots[i].word))                   # [seal]
-    return state != FREE and state != RETIRED \
-        and (not may_go(v, i, &word, &age) or pinned_by(v, i) != 0)
+    return not is_spare(load_acquire(&v.slots[i].word)) \
+        and (not may_go(v, i, &word, &age) or pinned_by(v, i) != 0)      # [seal]
 
 
 cdef inline void find_what_stays(View *v, bint alone, Places *there) noexcept nogil:

@@ -10,11 +10,11 @@ from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel, load_acquire, load_acquire_u32, store_release_u32,
 )
 from refstore.engines.native.layout cimport (
-    FREE, MAX_ROWS, Origin, ORIGIN_WORDS, ORIGINS, RETIRED, Row,
+    MAX_ROWS, Origin, ORIGIN_WORDS, ORIGINS, Row,
 )
 from refstore.engines.native.system cimport now_ns
 from refstore.engines.native.view cimport is_ready, origin_at, row_at, slots_used, View
-from refstore.engines.native.slots cimport word_state
+from refstore.engines.native.slots cimport is_spare
 
 cdef enum:
     ROW_BITS = 11               # of Origin.taken: row + 1
@@ -33,11 +33,11 @@ cdef inline bint has_process(View *v, uint64_t k, uint64_t row) noexcept nogil:
 
 cdef inline void mark_named(View *v, uint64_t *named) noexcept nogil:
     # the entries that slots name
-    cdef uint64_t i, k, state
+    cdef uint64_t i, k, word
     for i in range(slots_used(v)):
-        state = word_state(load_acquire(&v.slots[i].word))               # [seal]
+        word = load_acquire(&v.slots[i].word)                            # [seal]
         k = <uint64_t>v.slots[i].put_by - 1
-        if state != FREE and state != RETIRED and k < ORIGINS:
+        if not is_spare(word) and k < ORIGINS:
             named[k >> 6] |= <uint64_t>1 << (k & 63)
 
 

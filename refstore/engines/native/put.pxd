@@ -41,7 +41,7 @@ from refstore.engines.native.queues cimport first_queue, push
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error, room_error
 from refstore.engines.native.contention cimport may_retry_until
-from refstore.engines.native.room cimport allocate_slot, ensure_memory, may_wait_for_memory
+from refstore.engines.native.room cimport allocate_slot, commit_extent, may_wait_for_memory
 
 cdef enum:
     RELEASES_GIL = 65536        # bytes from which a copy lets other threads run
@@ -133,8 +133,8 @@ cdef inline int find_slot(View *v, Draft *draft, uint64_t nbytes, uint64_t behin
         return ERR_TOO_LARGE
     if draft.deadline == 0 and not v.evicts:
         got = take_spare(v, needed, &draft.slot)
-        if got != 0:
-            got = ensure_memory(v, got, &draft.slot)
+        if got == ERR_UNCOMMITTED:
+            got = commit_extent(v, draft.slot)
         if got == 0 or got == ERR_DAMAGED:
             return got
     return allocate_slot(v, needed, draft.deadline, draft.is_closed, draft.claim, &draft.slot)

@@ -10,12 +10,12 @@ from refstore.engines.native.atomics cimport (
     assign, load_acquire, load_acquire_u32, popcount64, store_relaxed_u32, store_release,
 )
 from refstore.engines.native.layout cimport (
-    CLASSES, CONDEMNED, FREE, HELD, LIVE_STATES, PAGE, PageTag, RETIRED, Run, RUN_BLOCKS, Slot,
+    CLASSES, CONDEMNED, HELD, LIVE_STATES, PAGE, PageTag, RETIRED, Run, RUN_BLOCKS, Slot,
 )
 from refstore.engines.native.view cimport (
     block_nbytes, extent_first, extent_pages, map_end, run_is_sound, runs_used, slots_used, View,
 )
-from refstore.engines.native.slots cimport restore_hint, restore_run_hints, word_state
+from refstore.engines.native.slots cimport is_spare, restore_hint, restore_run_hints, word_state
 from refstore.engines.native.bins cimport insert_free, mark_unused, mark_used, name_owner, next_page
 
 cdef inline bint has_bytes(uint64_t state) noexcept nogil:
@@ -147,10 +147,9 @@ cdef inline uint64_t use_all(View *v) noexcept nogil:
 
 cdef inline void restore_hints(View *v) noexcept nogil:
     # Who takes a hint while its run's record is rebuilt does not find the slot, and drops it.
-    cdef uint64_t i, state
+    cdef uint64_t i
     for i in range(slots_used(v)):
-        state = word_state(load_acquire(&v.slots[i].word))               # [free]
-        if state == FREE or state == RETIRED:
+        if is_spare(load_acquire(&v.slots[i].word)):                     # [free]
             restore_hint(v, i, &v.slots[i])
     restore_run_hints(v)
 

@@ -19,9 +19,9 @@ from refstore.engines.native.error_codes cimport (
     left_behind,
 )
 from refstore.engines.native.layout cimport (
-    CLAIMED, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FLAG_HARD_CLAIM, FLAG_UNSEALED, FREE,
+    CLAIMED, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FLAG_HARD_CLAIM, FLAG_UNSEALED,
     HELD, KEPT, MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PastRecovery, PUBLISHING, RECLAIMING,
-    RECOVERIES_KEPT, RETIRED, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    RECOVERIES_KEPT, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.system cimport (
     byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
@@ -34,7 +34,7 @@ from refstore.engines.native.bitmap cimport hint_restore
 from refstore.engines.native.lock cimport HELD_AFTER_MS, unlock
 from refstore.engines.native.waiting cimport announce, announce_room
 from refstore.engines.native.slots cimport (
-    condemn, end_writing, free_slot, is_sealed, reap_condemned, REAPED, restore_hint,
+    condemn, end_writing, free_slot, is_sealed, is_spare, reap_condemned, REAPED, restore_hint,
     restore_run_hints, unclaim, withdraw, word_generation, word_row, word_state,
 )
 from refstore.engines.native.rebuild cimport rebuild
@@ -131,7 +131,7 @@ cdef inline void sweep(View *v, uint64_t dead) noexcept nogil:
             if owned:
                 delete_if_owned(v, i, dead)
             continue
-        if state == FREE or state == RETIRED:
+        if is_spare(word):
             restore_hint(v, i, slot)
         elif state == CONDEMNED:
             nbytes += reap_counted(v, i)

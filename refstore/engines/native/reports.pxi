@@ -28,6 +28,7 @@ from refstore.engines.native.errors cimport census_of, get_error
 from refstore.engines.native.arrays cimport kind_of
 
 from refstore import _messages
+from refstore.payload.headers import KINDS
 
 cdef enum ReportLimit:
     MOST_REPLACED = 1000        # looks at an object that is another one by the next look

@@ -34,10 +34,11 @@ from refstore.engines.native.contention cimport may_retry_until
 from refstore.engines.native.sleeping cimport is_attached_alone, sleep_through
 
 cdef enum:
-    ATTEMPTS = 8                # to find a slot that nobody has in hand
-    ALL_REMEDIES = 0
-    FOR_HELD = 2                # of these, to wait for slots that others have in hand
-    NO_REMEDIES = ATTEMPTS
+    # where an allocation begins with what may help it; eviction always may
+    FOR_DEAD = 0                # what dead processes held
+    FOR_GARBAGE = 1             # what garbage of this one still pins
+    FOR_HELD = 2                # and six times more: slots that others have in hand
+    NO_REMEDIES = 8
     PAUSE = 20                  # times what a try has taken, until one that nothing has called for
     HOLD_BACK_MS = 1000         # for which others let the one whose turn it is try alone
     THOROUGH_EVERY_MS = 1000
@@ -95,11 +96,23 @@ cdef inline void unclaim_unless_named(View *v, uint64_t i) noexcept nogil:
         unclaim(v, i)
 
 
-cdef inline int collect_garbage(View *v, uint64_t life) except -1:
+cdef inline int recover_lost(View *v, uint64_t life) except? -128:
+    # What dead processes held, and what hints that went missing hide. As recover_dead().
+    cdef int got = recover_dead(v, True)
+    tell_news(v, life)
+    if kind_of_error(got) != ERR_HELD:      # else it is tried again
+        sweep(v, MAX_ROWS)      # of no dead row: only the hints
+    return got
+
+
+cdef inline bint collect_garbage(View *v, uint64_t life) except -1:
+    # False: it pins nothing that is deleted
     import gc
+    if not pins_condemned(v):
+        return False
     gc.collect()
     python_ran(v, life, "collecting garbage")
-    return 0
+    return True
 
 
 cdef inline int find_memory(View *v, uint64_t nbytes, Eviction *so_far,
@@ -125,12 +138,12 @@ cdef inline void note_eviction(View *v, uint64_t began) noexcept nogil:
     v.evicts_until = now + min(pause, THOROUGH_EVERY_MS * <uint64_t>1000000)
 
 
-cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int attempt,
+cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int remedy,
                                 Lot *lot, uint64_t *slot) except? -128:
     # When there is none: what dead processes held, then what garbage of this one still pins; then
     # what may be evicted. In a store with a policy that comes first, since it is there to be full;
     # in others for a while after the rest was of no use, since that takes long.
-    # `attempt`: ALL_REMEDIES, those of FOR_HELD, or NO_REMEDIES but eviction.
+    # `remedy`: the first of them.
     cdef uint64_t life = v.life
     cdef int got, recovery = 0
     cdef uint64_t since = 0, held = 0, recovered = 0, before, began = 0
@@ -154,20 +167,18 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int
         if kind_of_error(got) == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
             return got
         v.evicts_until = 0
-        if attempt == 0:
+        if remedy == FOR_DEAD:
             began = now_ns()
-            recovery = recover_dead(v, True)
-            tell_news(v, life)
+            recovery = recover_lost(v, life)
             if may_retry_until(v, &recovery, &since, deadline):
                 continue
-            sweep(v, MAX_ROWS)      # of no dead row: hints that went missing
-        elif attempt == 1 and pins_condemned(v):
-            collect_garbage(v, life)
+        elif remedy == FOR_GARBAGE and collect_garbage(v, life):
+            pass
         elif not eviction.is_due:
             eviction.is_due = True
         elif kind_of_error(recovery) == ERR_BUSY:
             return recovery         # room may come back from one that stands still
-        elif got == ERR_FULL_SLOTS and attempt < ATTEMPTS:
+        elif got == ERR_FULL_SLOTS and remedy < NO_REMEDIES:
             # Another process may hold slots in HELD, briefly or while it is stopped.
             before = held
             held = held_elsewhere(v)
@@ -183,17 +194,7 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int
                 return got
         else:
             return got
-        attempt += 1
-
-
-cdef inline int free_what_is_left_over(View *v, uint64_t life) except -1:
-    # What dead processes held, and what garbage of this one still pins.
-    recover_dead(v, True)
-    tell_news(v, life)
-    sweep(v, MAX_ROWS)
-    if pins_condemned(v):
-        collect_garbage(v, life)
-    return 0
+        remedy += 1
 
 
 cdef inline int use_claim(View *v, uint64_t nbytes, uint64_t deadline, uint64_t i) except? -128:
@@ -233,7 +234,7 @@ cdef inline int try_with_claim(View *v, uint64_t nbytes, uint64_t deadline, bint
         got = allocate_or_use_claim(v, nbytes, deadline, claim, slot)
         if got == 0 or got == ERR_DAMAGED:
             return got
-    got = try_to_allocate(v, nbytes, deadline, ALL_REMEDIES if is_thorough else NO_REMEDIES, NULL,
+    got = try_to_allocate(v, nbytes, deadline, FOR_DEAD if is_thorough else NO_REMEDIES, NULL,
                           slot)
     if claim != 0 and kind_of_error(got) == ERR_FULL_SLOTS:     # others have taken slots since
         got = allocate_or_use_claim(v, nbytes, deadline, claim, slot)

@@ -233,15 +233,19 @@ cdef inline int free_some_slots(View *v) noexcept nogil:
     return 0
 
 
-cdef inline int merge_free_pages(View *v) noexcept nogil:
-    # No free extent and no empty run stays as it was cut.
-    cdef int got = lock(v, &v.pool.lock)
-    if got != 0:
-        return got
+cdef inline void gather_free_pages(View *v) noexcept nogil:
+    # Under the lock: no free extent and no empty run stays as it was cut.
     reclaim_free_extents(v)
     release_empty_runs(v)
-    unlock(&v.pool.lock)
-    return 0
+
+
+cdef inline int merge_free_pages(View *v) noexcept nogil:
+    # The same, without it.
+    cdef int got = lock(v, &v.pool.lock)
+    if got == 0:
+        gather_free_pages(v)
+        unlock(&v.pool.lock)
+    return got
 
 
 cdef inline int need_empty_slot(View *v, uint64_t state, uint64_t *slot) noexcept nogil:

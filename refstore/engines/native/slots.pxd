@@ -78,6 +78,11 @@ cdef inline bint is_claim(uint64_t word) noexcept nogil:
     return word_state(word) == CLAIMED
 
 
+cdef inline bint is_spare(uint64_t word) noexcept nogil:
+    # whether there is nothing in such a slot, so that nobody has its block
+    return word_state(word) == FREE or word_state(word) == RETIRED
+
+
 # State transitions
 
 cdef inline bint claim(View *v, uint64_t i, uint64_t state) noexcept nogil:

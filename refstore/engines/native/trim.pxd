@@ -20,9 +20,7 @@ from refstore.engines.native.bins cimport (
 )
 from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.pages cimport free_pages, take_piece
-from refstore.engines.native.runs cimport (
-    need_empty_slot, reclaim_free_extents, release_empty_runs,
-)
+from refstore.engines.native.runs cimport gather_free_pages, need_empty_slot
 
 cdef enum:
     MAX_RUNS = 65536           # free runs looked at in one call
@@ -148,8 +146,7 @@ cdef inline int trim_all(View *v, uint64_t slot, uint64_t *extents, uint64_t *gi
     cdef int got = lock(v, &v.pool.lock)
     if got != 0:
         return got
-    reclaim_free_extents(v)
-    release_empty_runs(v)
+    gather_free_pages(v)
     n = list_free(v, extents)
     if n == BROKEN:
         rebuild(v)

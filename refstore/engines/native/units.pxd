@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from refstore.engines.native.atomics cimport load_acquire, load_relaxed_u32
 from refstore.engines.native.layout cimport (
-    COUNT_EVICTIONS, EVICTABLE, FREE, PageTag, RETIRED, Run, RUN_BLOCKS, SEALED,
+    COUNT_EVICTIONS, EVICTABLE, PageTag, Run, RUN_BLOCKS, SEALED,
 )
 from refstore.engines.native.view cimport (
     count, extent_first, extent_pages, run_is_sound, run_slot, runs_used, slot_is_of, slots_used,
@@ -18,7 +18,7 @@ from refstore.engines.native.view cimport (
 from refstore.engines.native.lock cimport lock, unlock
 from refstore.engines.native.ages cimport age_of
 from refstore.engines.native.slots cimport (
-    free_slot, offer, pinned_by, take_offered, withdraw, word_generation, word_state,
+    free_slot, is_spare, offer, pinned_by, take_offered, withdraw, word_generation, word_state,
 )
 from refstore.engines.native.rebuild cimport rebuild
 from refstore.engines.native.runs cimport release_run
@@ -47,11 +47,6 @@ cdef inline bint may_go(View *v, uint64_t i, uint64_t *word, uint32_t *age) noex
     last_use = load_relaxed_u32(&v.slots[i].last_use)       # relaxed: see above
     age[0] = age_of(v, last_use)
     return last_use & EVICTABLE != 0
-
-
-cdef inline bint is_spare(uint64_t word) noexcept nogil:
-    # whether nobody has the block of such a slot
-    return word_state(word) == FREE or word_state(word) == RETIRED
 
 
 cdef inline void forget_object(View *v, uint64_t i, uint64_t word) noexcept nogil:

@@ -105,6 +105,8 @@ cdef inline int damage(View *v, const char *what, uint64_t number) noexcept nogi
     return ERR_DAMAGED
 
 
+# Where things are, and how many there are
+
 cdef inline Row *row_at(View *v, uint64_t row) noexcept nogil:
     return <Row*>(v.base + v.g.rows) + row
 
@@ -155,6 +157,13 @@ cdef inline PageTag *tag_at(View *v, uint64_t page) noexcept nogil:
 cdef inline uint64_t *used_bits(View *v) noexcept nogil:
     # one bit a page, there as far as the page map is
     return <uint64_t*>(v.base + v.g.used_bits)
+
+cdef inline uint64_t *bits_at(View *v, uint64_t offset) noexcept nogil:
+    return <uint64_t*>(v.base + offset)
+
+cdef inline uint64_t *class_bits_at(View *v, int size_class) noexcept nogil:
+    return bits_at(v, v.g.class_bits + <uint64_t>size_class * v.g.class_bits_stride)
+
 
 # What a slot says of its block: its extent, or its size class
 
@@ -216,6 +225,19 @@ cdef inline bint is_within_block(View *v, Slot *slot, uint64_t offset,
         at = v.runs[run - 1].first * <uint64_t>PAGE + slot.block * size
     return offset == v.g.data + at and nbytes <= size and at + size <= v.g.file_size - v.g.data
 
+
+# Statistics
+
+cdef inline uint64_t counted(View *v, int counter) noexcept nogil:
+    return load_relaxed(&v.counters[counter])  # relaxed: statistics, and our own
+
+
+cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:
+    # nobody else writes the cell
+    store_relaxed(&v.counters[counter], counted(v, counter) + n)  # relaxed: statistics
+
+# Rows
+
 cdef inline int64_t next_live_row(View *v, uint64_t row) noexcept nogil:
     # The first live row from `row` on, or -1; for reports and recovery, which need no one moment. A
     # reaper's scan has stricter orders of its own.
@@ -229,20 +251,6 @@ cdef inline int64_t next_live_row(View *v, uint64_t row) noexcept nogil:
             return <int64_t>(w * 64 + <uint64_t>ctz64(rows))
         w += 1
     return -1
-
-cdef inline uint64_t *bits_at(View *v, uint64_t offset) noexcept nogil:
-    return <uint64_t*>(v.base + offset)
-
-cdef inline uint64_t *class_bits_at(View *v, int size_class) noexcept nogil:
-    return bits_at(v, v.g.class_bits + <uint64_t>size_class * v.g.class_bits_stride)
-
-cdef inline uint64_t counted(View *v, int counter) noexcept nogil:
-    return load_relaxed(&v.counters[counter])  # relaxed: statistics, and our own
-
-
-cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:
-    # nobody else writes the cell
-    store_relaxed(&v.counters[counter], counted(v, counter) + n)  # relaxed: statistics
 
 
 cdef inline int file_of(View *v) noexcept nogil:
@@ -262,8 +270,7 @@ cdef inline bint row_is_dead(View *v, uint64_t r) noexcept nogil:
     return r >= MAX_ROWS or r != v.row and not byte_is_locked(file_of(v), r)
 
 
-# Tables
-
+# What has its memory, and the pins
 
 cdef inline bint is_ready(uint64_t *bits, uint64_t i) noexcept nogil:
     # seq_cst: a reaper that condemned after a pin must see the pin's memory
@@ -290,6 +297,13 @@ cdef inline bint pins_are_committed(View *v, uint64_t slot) noexcept nogil:
     return v.pins_ready[slot // SLOTS_PER_STEP] != 0
 
 
+cdef inline uint32_t pins_in(uint32_t cell) noexcept nogil:
+    # what is kept for children has a pin, though nobody else holds one
+    return max(cell & ~KEPT, cell >> 31)
+
+
+# Which blocks of a run are whose
+
 cdef inline bint slot_is_of(View *v, uint64_t i, uint64_t run, uint64_t block) noexcept nogil:
     return v.slots[i].run == run + 1 and v.slots[i].block == block
 
@@ -303,8 +317,3 @@ cdef inline uint64_t run_slot(View *v, uint64_t r, uint64_t block) noexcept nogi
 cdef inline uint64_t run_twin(Run *run, uint64_t live) noexcept nogil:
     # `live`: class + 1. Never 0, and no two runs that differ in one bit have the same.
     return ~((<uint64_t>run.first << 32 | run.pages) ^ live << 56 ^ <uint64_t>run.blocks << 24)
-
-
-cdef inline uint32_t pins_in(uint32_t cell) noexcept nogil:
-    # what is kept for children has a pin, though nobody else holds one
-    return max(cell & ~KEPT, cell >> 31)

@@ -161,7 +161,7 @@ cdef class Writer(Block):
         draft.claim = self.slot + 1 if self.claims else 0
         if self.is_seen() and not self.pinned and not self.pin_views():
             raise full(&self.att.view, <uint64_t>self.nbytes, ERR_NO_MEMORY)
-        ref = make_ref(self.tag, self.slot, self.generation)
+        ref = self.own_ref()
         self.is_closed = True
         self.is_writable = False        # nor may the flags of its arrays be set again
         self.exports += 1               # stays whole, whatever others let go of while this waits
@@ -286,12 +286,11 @@ cdef class Writer(Block):
     def ref(self):
         if not self.is_sealed:
             raise _messages.not_sealed()
-        return self._ref
+        return self.own_ref()
 
     @property
     def _ref(self):
-        # before it is sealed, too
-        return make_ref(self.tag, self.slot, self.generation)
+        return self.own_ref()
 
     def __repr__(self):
         state = "sealed" if self.is_sealed else "closed" if self.is_closed else "open"

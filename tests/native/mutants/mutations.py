@@ -110,8 +110,8 @@ MUTATIONS = [
         "hint_not_restored",
         "H8: a death between the word and the hint loses the slot",
         "recovery.pxd",
-        "        if state == FREE or state == RETIRED:\n            restore_hint(v, i, slot)\n",
-        "        if state == FREE or state == RETIRED:\n            pass\n",
+        "        if is_spare(word):\n            restore_hint(v, i, slot)\n",
+        "        if is_spare(word):\n            pass\n",
         ("tests.native.crash.matrix", "--only=mid_free"),
     ),
     Mutation(
