@@ -10,14 +10,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, SupportsFloat, SupportsIndex, cast
 
 from refstore import _messages, _paths
-from refstore._names import encode_name
 
 __all__ = [
     "LONGEST_WAIT",
     "META_LIMIT",
     "checked_count",
     "checked_meta",
-    "checked_names",
     "checked_options",
     "checked_size",
     "deadline_of",
@@ -156,19 +154,21 @@ def checked_count(count: SupportsIndex, names: Sequence[str]) -> int:
     return n
 
 
-def checked_names(names: Iterable[str] | None, n: int) -> list[str] | None:
-    """The names of `n` objects of one put_many(); TypeError or ValueError."""
+def names_for(n: int, names: Iterable[str] | None) -> list[str] | None:
+    """What put_many() was given as names of `n` objects; TypeError or ValueError."""
     if names is None:
         return None
     told = listed_names(names)
     if len(told) != n:
         raise ValueError(f"{len(told)} names for {n} objects: give one for each")
-    for name in told:
-        encode_name(name)
-    if len(set(told)) != n:
-        twice = next(name for name in told if told.count(name) > 1)
-        raise ValueError(f"the name {twice!r} is there twice: give each object its own")
     return told
+
+
+def require_distinct(names: list[str]) -> None:
+    """ValueError if one of some valid names is there twice."""
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} is there twice: give each object its own")
 
 
 def require_capacity(nbytes: int, limit: int) -> None:

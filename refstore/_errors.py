@@ -7,8 +7,8 @@ nothing of refstore would catch: a missing object is a `KeyError`, a full store 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
 
 if TYPE_CHECKING:
     from refstore._refs import ObjectRef
@@ -63,6 +63,7 @@ class RefstoreError(Exception):
 
 
 _ARGS: Any = BaseException.__dict__["args"]  # which the property below hides
+UNWRITTEN: Final = object()
 
 
 class ObjectNotFoundError(RefstoreError, KeyError):
@@ -79,20 +80,34 @@ class ObjectNotFoundError(RefstoreError, KeyError):
         no such name
     """
 
+    # Who asks a cache meets it all the time, and seldom looks at it: so it is made by `__new__`
+    # alone, of UNWRITTEN, a function that writes the message, the store's path, and the key.
+    # Attribute and message are made of these on first use.
+
     _keywords = ("key",)
-    # Most callers that miss never read the message, so it is composed on first use: this holds the
-    # function that does it, the store's path, and the key.
-    _unwritten: tuple[Callable[[str, ObjectRef | str], str], str, ObjectRef | str] | None = None
 
     def __init__(self, message: str, *, key: ObjectRef | str) -> None:
         # BaseException.__new__() has kept the message
         self.key = key
 
+    @functools.cached_property
+    def key(self) -> ObjectRef | str:
+        """The ref or name that was asked for.
+
+        Example:
+            >>> try:
+            ...     store.get("no such name")
+            ... except KeyError as error:
+            ...     print(error.key)
+            no such name
+        """
+        return cast("ObjectRef | str", _ARGS.__get__(self)[-1])
+
     def _write_message(self) -> None:
-        unwritten = self._unwritten
-        if unwritten is not None:
-            write, path, key = unwritten
-            self.args = (write(path, key),)
+        kept = _ARGS.__get__(self)
+        if kept and kept[0] is UNWRITTEN:
+            _, write, path, _ = kept
+            self.args = (write(path, self.key),)
 
     @property
     def args(self) -> tuple[Any, ...]:
@@ -110,8 +125,8 @@ class ObjectNotFoundError(RefstoreError, KeyError):
 
     @args.setter
     def args(self, value: tuple[Any, ...]) -> None:
+        self.key  # noqa: B018  which what is kept says
         _ARGS.__set__(self, value)
-        self.__dict__.pop("_unwritten", None)
 
     def __repr__(self) -> str:
         self._write_message()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from refstore import _limits
 from refstore._errors import (
+    UNWRITTEN,
     ObjectExistsError,
     ObjectNotFoundError,
     RefstoreError,
@@ -87,17 +88,15 @@ def taken_meanwhile(path: str, name: str) -> ObjectExistsError:
 
 def not_found(path: str, key: ObjectRef | str, *, of_other_store: bool) -> ObjectNotFoundError:
     """`key`: the ref or name that was asked for."""
-    error = ObjectNotFoundError.__new__(ObjectNotFoundError)
-    error.key = key
-    error._unwritten = (_other_store if of_other_store else _no_such_object), path, key
-    return error
+    write = other_store if of_other_store else no_such_object
+    return ObjectNotFoundError.__new__(ObjectNotFoundError, UNWRITTEN, write, path, key)
 
 
-def _other_store(path: str, key: ObjectRef | str) -> str:
+def other_store(path: str, key: ObjectRef | str) -> str:
     return f"{key!r} is a ref of another store, not of {path!r}"
 
 
-def _no_such_object(path: str, key: ObjectRef | str) -> str:
+def no_such_object(path: str, key: ObjectRef | str) -> str:
     what = "object named" if isinstance(key, str) else "object"
     return (
         f"there is no {what} {key!r} in store {path!r}: it was never put here, or it "

@@ -13,7 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from refstore import _full_messages, _messages, _waiting_messages
-from refstore._arguments import checked_names, deadline_of, listed_keys, listed_objects
+from refstore._arguments import (
+    deadline_of,
+    listed_keys,
+    listed_objects,
+    names_for,
+    require_distinct,
+)
 from refstore._errors import ObjectExistsError, ObjectNotFoundError
 from refstore._names import encode_name
 from refstore._refs import ObjectRef, make_ref
@@ -185,7 +191,11 @@ class BatchCalls(Opened):
         self._attachment  # noqa: B018  a closed store raises
         until = deadline_of(timeout)
         objects = listed_objects(objs)
-        told = checked_names(names, len(objects))
+        told = names_for(len(objects), names)
+        if told is not None:
+            for name in told:
+                encode_name(name)
+            require_distinct(told)
         prepared = [prepare(obj) for obj in objects]
         att = self._attachment
         nameless = Asked(None, replace, False, owned, evictable)

@@ -15,7 +15,9 @@ from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns
 from refstore.engines.native.put cimport Draft, prepare
 
-from refstore._arguments import checked_names, listed_keys, listed_objects
+from refstore._arguments import (
+    listed_keys, listed_objects, names_for, require_distinct,
+)
 
 
 cdef class BatchCalls(ListingCalls):
@@ -25,21 +27,24 @@ cdef class BatchCalls(ListingCalls):
             uint64_t life = att.view.life
             bint replaces = replace         # early: it may be anything
             list asked = listed_objects(objs)
-            list told = checked_names(names, len(asked))
+            list told = names_for(len(asked), names)
             Batch batch = Batch.__new__(Batch)
             Draft terms
         prepare(&att.view, &terms)
         terms.is_closed = &self.is_closed
         read_terms(&terms, timeout, owned, evictable, NO_META)
-        python_ran(&att.view, life, "listing objects")
         batch.hold(att, asked)
+        if told is not None:
+            batch.read_names(told)
+            require_distinct(told)
+        python_ran(&att.view, life, "listing objects")
         batch.measure_all()
         batch.begin_all(&terms)
         batch.describe_all(&terms)
         batch.copy_all()
         refs = batch.refs()             # nothing may fail between the seals and the return
         try:
-            batch.publish_all(&terms, refs, told, replaces)
+            batch.publish_all(&terms, refs, replaces)
         finally:
             if terms.owned:
                 att.delete_unless_open()

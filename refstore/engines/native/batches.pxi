@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
 from libc.stdint cimport uint64_t, uint8_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS, ERR_TOO_LARGE
@@ -21,7 +21,7 @@ from refstore.engines.native.waiting cimport begin_nap, LIVENESS_NAP_MS, Nap
 from refstore.engines.native.slots cimport free_slot
 from refstore.engines.native.runs cimport merge_free_pages
 from refstore.engines.native.blocks cimport block_for, forget_recent
-from refstore.engines.native.names cimport Name, read_name
+from refstore.engines.native.names cimport Name, prefetch_name, read_name
 from refstore.engines.native.recovery cimport recover_dead
 from refstore.engines.native.units cimport evict_all
 from refstore.engines.native.lots cimport Lot, lot_fits
@@ -42,6 +42,9 @@ from refstore.payload.arrays import (
     axes_in_memory, describe, has_plain_view, plain_axes, stored_part,
 )
 
+cdef enum:
+    NAMES_AHEAD = 4             # whose places are asked for before they are looked at
+
 cdef struct Item:
     uint64_t nbytes             # of the payload
     uint64_t slot
@@ -49,6 +52,7 @@ cdef struct Item:
     uint64_t generation
     Py_ssize_t array            # of `arrays`, or -1
     int kind
+    Name name                   # of `names`, which keep its bytes
 
 cdef struct Piece:
     # of a payload, as it lies in this process
@@ -68,6 +72,7 @@ cdef class Batch:
     cdef Attachment att
     cdef uint64_t life
     cdef list objs
+    cdef list names             # or None
     cdef list kept              # what else pieces are of
     cdef list arrays            # (dtype's number or 0, order, extents, text or None)
     cdef Item *items
@@ -107,6 +112,14 @@ cdef class Batch:
         self.blocks = <uint64_t*>PyMem_Malloc(max(self.n, 1) * sizeof(uint64_t))
         if self.items == NULL or self.pieces == NULL or self.blocks == NULL:
             raise no_memory_for(self.n)
+        memset(self.items, 0, self.n * sizeof(Item))
+        return 0
+
+    cdef int read_names(self, list names) except -1:
+        cdef Py_ssize_t k
+        self.names = names
+        for k in range(self.n):
+            read_name(&self.att.view, names[k], &self.items[k].name, False)
         return 0
 
     # Measuring
@@ -377,23 +390,22 @@ cdef class Batch:
 
     # The seals
 
-    cdef int publish_all(self, Draft *terms, list refs, list names, bint replace) except -1:
+    cdef int publish_all(self, Draft *terms, list refs, bint replace) except -1:
         # What the error of a name that is taken says, the refs of those before it, are not to lose.
         cdef:
-            Name parsed
+            View *v = &self.att.view
             object name = None
             Item *item
             Py_ssize_t k
-        parsed.hashed = 0
         for k in range(self.n):
             item = &self.items[k]
-            if names is not None:
-                name = names[k]
-                read_name(&self.att.view, name, &parsed, False)
+            if self.names is not None:
+                name = self.names[k]
+                prefetch_name(v, self.items[min(k + NAMES_AHEAD, self.n - 1)].name.hashed)
             self.done += 1
             try:
                 terms.slot = item.slot
-                publish_object(&self.att.view, terms, name, &parsed, replace)
+                publish_object(v, terms, name, &item.name, replace)
             except ObjectExistsError as error:
                 error.refs = refs[:k]
                 raise

@@ -16,7 +16,9 @@ from refstore.engines.native.system cimport sleep_us
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, row_at, row_is_dead, View
 from refstore.engines.native.waiting cimport begin_nap, Nap, NAP_MS
 from refstore.engines.native.slots cimport pin, unpin, word_row
-from refstore.engines.native.names cimport find, Found, Name, read_name, stripe_named
+from refstore.engines.native.names cimport (
+    find, Found, Name, prefetch_name, read_name, stripe_named,
+)
 from refstore.engines.native.claims cimport Claim, find_claim
 from refstore.engines.native.publication cimport remove, remove_named
 from refstore.engines.native.recovery cimport (
@@ -39,8 +41,14 @@ from refstore import _messages, _waiting_messages
 from refstore._arguments import (
     checked_size, require_bytes_or_shape, require_name, require_order,
 )
-from refstore._errors import RefstoreError
+from refstore._errors import ObjectNotFoundError, RefstoreError, UNWRITTEN
+from refstore._messages import no_such_object, other_store
 from refstore._names import require_text
+
+cdef extern from "Python.h":
+    ctypedef struct ErrorType "PyTypeObject":
+        object (*tp_new)(type cls, tuple args, void *keywords)
+
 
 cdef inline int remove_key(View *v, object key, const Name *name) noexcept:
     # `name`: what a key that is not a ref says.
@@ -126,6 +134,7 @@ cdef class ObjectCalls(Reports):
         parsed.hashed = 0
         if name is not None:
             read_name(&att.view, name, &parsed, False)
+            prefetch_name(&att.view, parsed.hashed)
             if not replaces:
                 require_free_name(&att.view, name, &parsed)
         put_any(att, &draft, obj)
@@ -349,7 +358,9 @@ cdef inline object key_error(Attachment att, object key, int error):
     # As get_error(), and quicker where nothing is there: who asks a cache hears that often.
     cdef bint foreign = is_foreign(&att.view, key)
     if kind_of_error(error) == ERR_NOT_FOUND:
-        return _messages.not_found(att.path, key, of_other_store=foreign)
+        return (<ErrorType*>ObjectNotFoundError).tp_new(
+            ObjectNotFoundError,
+            (UNWRITTEN, other_store if foreign else no_such_object, att.path, key), NULL)
     return get_error(&att.view, error, key, foreign)
 
 

@@ -13,7 +13,7 @@ from refstore.engines.native.atomics cimport load_relaxed, prefetch
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS, ERR_NO_MEMORY
 from refstore.engines.native.layout cimport BIN_WORDS, CLASSES, PAGE, Slot, SMALL_LIMIT
 from refstore.engines.native.view cimport (
-    bits_at, class_nbytes, extent_first, extent_pages, run_is_there, slots_used, View,
+    bits_at, class_nbytes, extent_first, extent_pages, label_at, run_is_there, slots_used, View,
 )
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.lock cimport lock, unlock
@@ -23,7 +23,7 @@ from refstore.engines.native.slots cimport (
 )
 from refstore.engines.native.bins cimport bin_of, find_free
 from refstore.engines.native.blocks cimport allocate_block, class_of, place_block, take_spare
-from refstore.engines.native.names cimport prefetch_cells
+from refstore.engines.native.names cimport prefetch_name
 from refstore.engines.native.recovery cimport recover_dead
 from refstore.engines.native.queues cimport next_victim, push, queue_of
 from refstore.engines.native.units cimport (
@@ -260,7 +260,9 @@ cdef inline int evict_one(View *v, Want *want, Pick *picked, uint64_t *slot) noe
     cdef int got
     if not picked.is_object:
         return EVICTED if evict_window(v, &picked.window) else ERR_FULL
-    prefetch_cells(v, v.slots[picked.slot].name_hash)
+    prefetch_name(v, v.slots[picked.slot].name_hash)
+    prefetch(label_at(v, picked.slot))
+    prefetch(v.base + v.slots[picked.slot].offset)
     if not take_object(v, picked.slot, picked.word):
         return ERR_FULL
     if want.any_object and not is_of_size(v, picked.slot, want):

@@ -9,7 +9,9 @@ from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from refstore.engines.native.debug cimport failpoint
-from refstore.engines.native.atomics cimport cas_acq_rel, load_acquire, prefetch, unlikely
+from refstore.engines.native.atomics cimport (
+    cas_acq_rel, load_acquire, load_relaxed, prefetch, unlikely,
+)
 from refstore.engines.native.error_codes cimport (
     ERR_INDEX, ERR_NOT_FOUND, kind_of_error, left_behind, with_blocker,
 )
@@ -236,6 +238,9 @@ cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found,
         failpoint()
         found.any_alike = True
         found.slot = cell_slot(cell)
+        if pins and found.slot < v.slot_limit:      # while the slot's word is waited for
+            prefetch(label_at(v, found.slot))
+            prefetch(&v.pins[found.slot])
         got = ERR_NOT_FOUND
         word = word_behind(v, cell)
         if unlikely(word_state(word) == PUBLISHING) \
@@ -270,6 +275,7 @@ cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcep
         bint moved = True
         uint64_t bucket
     found.any_alike = False
+    prefetch(bucket_at(v, bucket_of(v, name.hashed, 1)))
     while moved:
         moved = False
         rounds += 1
@@ -301,9 +307,12 @@ cdef inline uint64_t *find_cell(View *v, uint64_t cell, uint64_t hashed) noexcep
     return NULL
 
 
-cdef inline void prefetch_cells(View *v, uint64_t hashed) noexcept nogil:
+cdef inline void prefetch_name(View *v, uint64_t hashed) noexcept nogil:
+    # What a name is looked up in lies far apart: waiting for memory is most of what a put into a
+    # large store takes.
     prefetch(bucket_at(v, bucket_of(v, hashed, 0)))
     prefetch(bucket_at(v, bucket_of(v, hashed, 1)))
+    prefetch(stripe_named(v, hashed))
 
 
 cdef inline void clear_cell(View *v, uint64_t cell, uint64_t hashed) noexcept nogil:
@@ -319,31 +328,36 @@ cdef inline void unindex(View *v, uint64_t i, uint64_t generation, uint64_t hash
     announce(v, stripe_named(v, hashed))
 
 
-cdef inline int count_live(View *v, Bucket *bucket) noexcept nogil:
+cdef inline int count_taken(Bucket *bucket) noexcept nogil:
+    # cells that lead somewhere, or did so until a process died
     cdef int k, n = 0
-    if v.evicts:                        # a cache is large: ask for all slots first
-        for k in range(BUCKET_CELLS):
-            prefetch(&v.slots[cell_slot(bucket.cells[k])])
     for k in range(BUCKET_CELLS):
-        n += cell_is_live(v, load_acquire(&bucket.cells[k]))             # [index]
+        n += load_relaxed(&bucket.cells[k]) != 0        # relaxed: a guess
     return n
 
 
-cdef inline bint index_in(View *v, Bucket *bucket, uint64_t cell) noexcept nogil:
+cdef inline bint index_in(View *v, Bucket *bucket, uint64_t cell, bint reuses) noexcept nogil:
+    # Into a cell that is empty, or, if it `reuses` them, one that leads nowhere.
     cdef int k
     cdef uint64_t seen
     for k in range(BUCKET_CELLS):
         seen = load_acquire(&bucket.cells[k])                            # [index]
-        if not cell_is_live(v, seen) and cas_acq_rel(&bucket.cells[k], &seen, cell):     # [index]
-            return True
+        if seen == 0 or reuses and not cell_is_live(v, seen):
+            if cas_acq_rel(&bucket.cells[k], &seen, cell):               # [index]
+                return True
     return False
 
 
 cdef inline int index(View *v, uint64_t cell, uint64_t hashed) noexcept nogil:
     # Into the emptier bucket of the two: that is what keeps both from ever filling up at half load.
+    # Whoever ends an object empties its cell, so only what dead processes left leads nowhere; to
+    # find that takes a look at many slots, which in a large store are far apart in memory.
     cdef:
         Bucket *first = bucket_at(v, bucket_of(v, hashed, 0))
         Bucket *second = bucket_at(v, bucket_of(v, hashed, 1))
-    if count_live(v, first) > count_live(v, second):
+    if count_taken(first) > count_taken(second):
         first, second = second, first
-    return 0 if index_in(v, first, cell) or index_in(v, second, cell) else ERR_INDEX
+    if index_in(v, first, cell, False) or index_in(v, second, cell, False) \
+            or index_in(v, first, cell, True) or index_in(v, second, cell, True):
+        return 0
+    return ERR_INDEX

@@ -107,6 +107,14 @@ MUTATIONS = [
         ),
     ),
     Mutation(
+        "dead_cells_for_ever",
+        "cells of the name index that dead processes left are never used again",
+        "names.pxd",
+        " \\\n            or index_in(v, first, cell, True) or index_in(v, second, cell, True):\n",
+        ":\n",
+        ("tests/native/test_name_index.py",),
+    ),
+    Mutation(
         "hint_not_restored",
         "H8: a death between the word and the hint loses the slot",
         "recovery.pxd",
@@ -314,7 +322,7 @@ MUTATIONS = [
         "full_without_recovery",
         "H34: a put is refused, since a dead process holds the room",
         "room.pxd",
-        "            recovery = recover_dead(v, True)\n",
+        "            recovery = recover_lost(v, life)\n",
         "            recovery = 0\n",
         ("tests/processes/test_kill.py",),
     ),
