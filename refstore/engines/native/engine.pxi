@@ -36,6 +36,7 @@ from refstore.engines.native.put cimport (
 )
 from refstore.engines.native.arrays cimport put_array, start_by_header, start_shaped
 
+cdef object UNWRITTEN, no_such_object, other_store     # C variables: quicker, and not in the stub
 import numpy as np
 from refstore import _messages, _waiting_messages
 from refstore._arguments import (

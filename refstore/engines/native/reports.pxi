@@ -27,6 +27,7 @@ from refstore.engines.native.holders cimport (
 from refstore.engines.native.errors cimport census_of, get_error
 from refstore.engines.native.arrays cimport kind_of
 
+cdef tuple KINDS               # a C variable: not in the stub
 from refstore import _messages
 from refstore.payload.headers import KINDS
 
