@@ -155,7 +155,7 @@ def checked_count(count: SupportsIndex, names: Sequence[str]) -> int:
 
 
 def names_for(n: int, names: Iterable[str] | None) -> list[str] | None:
-    """What put_many() was given as names of `n` objects; TypeError or ValueError."""
+    """Names that put_many() was given for `n` objects; TypeError or ValueError."""
     if names is None:
         return None
     told = listed_names(names)

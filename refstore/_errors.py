@@ -106,8 +106,8 @@ class ObjectNotFoundError(RefstoreError, KeyError):
     def _write_message(self) -> None:
         kept = _ARGS.__get__(self)
         if kept and kept[0] is UNWRITTEN:
-            _, write, path, _ = kept
-            self.args = (write(path, self.key),)
+            _, write, path, key = kept
+            self.args = (write(path, key),)
 
     @property
     def args(self) -> tuple[Any, ...]:
