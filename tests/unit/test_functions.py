@@ -26,6 +26,7 @@ KEPT = {
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+HAS_STATEMENTS = ast.stmt | ast.ExceptHandler | ast.match_case
 CYTHON_FUNCTION = re.compile(r"( *)(?:cdef|cpdef|def) (?!class |struct |enum )[^=\n]*?(\w+)\(")
 DOCSTRING = re.compile(r'^ *"""(?:.|\n)*?"""', re.MULTILINE)
 
@@ -41,6 +42,8 @@ def files(*suffixes: str) -> Iterator[tuple[str, str]]:
 def functions(node: ast.AST, within: str = "") -> Iterator[tuple[str, Function]]:
     """Each function by its name within the module, with those in classes and other functions."""
     for child in ast.iter_child_nodes(node):
+        if not isinstance(child, HAS_STATEMENTS):
+            continue
         inner = within
         if isinstance(child, Function | ast.ClassDef):
             inner = f"{within}{child.name}."
@@ -102,23 +105,43 @@ def local_names(function: Function) -> set[str]:
     return found - {function.name}
 
 
-def body_of(function: Function) -> str | None:
-    """Its statements as all have them who do the same; None if there are few."""
-    begins = 0 if ast.get_docstring(function) is None else 1
-    body = ast.Module(copy.deepcopy(function.body[begins:]), [])
-    if sum(isinstance(node, ast.stmt) for node in ast.walk(body)) < STATEMENTS:
-        return None
+def statements(function: Function) -> list[ast.stmt]:
+    """Those of its body, less its docstring."""
+    return function.body[0 if ast.get_docstring(function) is None else 1 :]
+
+
+def shape_of(function: Function) -> tuple[object, ...] | None:
+    """What is the same in all functions with the same body, and quick to find; None if it has few
+    statements."""
+    nodes = [node for statement in statements(function) for node in ast.walk(statement)]
+    kinds = [type(node) for node in nodes if isinstance(node, ast.stmt)]
+    called = [
+        node.func.attr
+        for node in nodes
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
+    return None if len(kinds) < STATEMENTS else (*kinds, *called)
+
+
+def body_of(function: Function) -> str:
+    """Its statements as all have them who do the same."""
+    body = ast.Module(copy.deepcopy(statements(function)), [])
     return ast.unparse(Renaming(local_names(function)).visit(body))
 
 
 def twins(sources: dict[str, str]) -> list[tuple[str, ...]]:
     """Functions with the same body, by file and name."""
-    found: dict[str, list[str]] = defaultdict(list)
+    alike: dict[tuple[object, ...], list[tuple[str, Function]]] = defaultdict(list)
     for path, text in sources.items():
         for name, function in functions(ast.parse(text)):
-            body = body_of(function)
-            if body is not None:
-                found[body].append(f"{path}:{name}")
+            shape = shape_of(function)
+            if shape is not None:
+                alike[shape].append((f"{path}:{name}", function))
+    found: dict[str, list[str]] = defaultdict(list)
+    for several in alike.values():
+        if len(several) > 1:
+            for place, function in several:
+                found[body_of(function)].append(place)
     return [tuple(same) for same in found.values() if len(same) > 1]
 
 
