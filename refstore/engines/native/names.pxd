@@ -157,6 +157,7 @@ cdef inline uint64_t word_behind(View *v, uint64_t cell) noexcept nogil:
     cdef uint64_t word
     if cell == 0 or cell_slot(cell) >= v.slot_limit or cell_slot(cell) >= slots_used(v):
         return 0
+    prefetch(label_at(v, cell_slot(cell)))  # it comes next
     word = load_acquire(&v.slots[cell_slot(cell)].word)                  # [seal]
     return word if word_generation(word) & 0xFFFFF == cell >> 16 & 0xFFFFF else 0
 
@@ -238,9 +239,8 @@ cdef inline int find_in(View *v, Bucket *bucket, const Name *name, Found *found,
         failpoint()
         found.any_alike = True
         found.slot = cell_slot(cell)
-        if pins and found.slot < v.slot_limit:      # while the slot's word is waited for
-            prefetch(label_at(v, found.slot))
-            prefetch(&v.pins[found.slot])
+        if pins and found.slot < v.slot_limit:
+            prefetch(&v.pins[found.slot])   # while the slot's word is waited for
         got = ERR_NOT_FOUND
         word = word_behind(v, cell)
         if unlikely(word_state(word) == PUBLISHING) \
@@ -275,7 +275,6 @@ cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcep
         bint moved = True
         uint64_t bucket
     found.any_alike = False
-    prefetch(bucket_at(v, bucket_of(v, name.hashed, 1)))
     while moved:
         moved = False
         rounds += 1
@@ -286,6 +285,8 @@ cdef inline int find(View *v, const Name *name, Found *found, bint pins) noexcep
             bucket = bucket_of(v, name.hashed, which)
             if not bucket_is_ready(v, bucket):
                 continue
+            if which == 0:      # the second while the first is waited for
+                prefetch(bucket_at(v, bucket_of(v, name.hashed, 1)))
             got = find_in(v, bucket_at(v, bucket), name, found, pins, &moved, &missed)
             if got == 0:
                 return 0 if missed == ERR_NOT_FOUND else left_behind(missed)
