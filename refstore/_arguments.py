@@ -20,9 +20,11 @@ __all__ = [
     "checked_size",
     "deadline_of",
     "listed_names",
+    "names_for",
     "require_bytes_or_shape",
     "require_capacity",
     "require_create",
+    "require_distinct",
     "require_max_objects",
     "require_name",
     "require_order",
@@ -165,7 +167,7 @@ def names_for(n: int, names: Iterable[str] | None) -> list[str] | None:
 
 
 def require_distinct(names: list[str]) -> None:
-    """ValueError if one of some valid names is there twice."""
+    """ValueError if one of the names is there twice."""
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the name {twice!r} is there twice: give each object its own")

@@ -6,6 +6,7 @@ nothing of refstore would catch: a missing object is a `KeyError`, a full store 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
@@ -80,9 +81,9 @@ class ObjectNotFoundError(RefstoreError, KeyError):
         no such name
     """
 
-    # Who asks a cache meets it all the time, and seldom looks at it: so it is made by `__new__`
-    # alone, of UNWRITTEN, a function that writes the message, the store's path, and the key.
-    # Attribute and message are made of these on first use.
+    # Who asks a cache meets it all the time, and seldom reads it. So the store makes it by
+    # `__new__` alone, with args of UNWRITTEN, a function that writes the message, the store's
+    # path, and the key. Message and attribute are made of these for the first who asks.
 
     _keywords = ("key",)
 
@@ -96,12 +97,17 @@ class ObjectNotFoundError(RefstoreError, KeyError):
 
         Example:
             >>> try:
-            ...     store.get("no such name")
-            ... except KeyError as error:
+            ...     store.delete("weights")
+            ... except refstore.ObjectNotFoundError as error:
             ...     print(error.key)
-            no such name
+            weights
         """
-        return cast("ObjectRef | str", _ARGS.__get__(self)[-1])
+        kept = _ARGS.__get__(self)
+        if kept and kept[0] is UNWRITTEN:
+            return cast("ObjectRef | str", kept[-1])
+        with contextlib.suppress(KeyError):  # another thread has just made both
+            return cast("ObjectRef | str", self.__dict__["key"])
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute 'key'")
 
     def _write_message(self) -> None:
         kept = _ARGS.__get__(self)
@@ -125,7 +131,9 @@ class ObjectNotFoundError(RefstoreError, KeyError):
 
     @args.setter
     def args(self, value: tuple[Any, ...]) -> None:
-        self.key  # noqa: B018  which what is kept says
+        kept = _ARGS.__get__(self)
+        if kept and kept[0] is UNWRITTEN:
+            self.key  # noqa: B018  before what it is made of is gone
         _ARGS.__set__(self, value)
 
     def __repr__(self) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+import threading
 import traceback
+from typing import Any
 
 import pytest
 
@@ -51,6 +54,53 @@ def test_the_message_is_there_whoever_asks_for_it_first(store: refstore.Store) -
     error = missing(store)
     error.args = ("mine",)
     assert (str(error), error.args) == ("mine", ("mine",))
+
+
+class OfAnotherTask(RuntimeError):
+    """An error of a library that hands on what happened elsewhere, with that as its cause."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+        self.args = (cause,)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cause, name)
+
+
+def test_an_error_that_is_two_at_once_tells_the_key_of_its_cause(store: refstore.Store) -> None:
+    dual = type("Dual", (OfAnotherTask, refstore.ObjectNotFoundError), {})(missing(store))
+    assert dual.key == "m"
+
+
+class WithoutKey(refstore.ObjectNotFoundError):
+    def __init__(self) -> None:
+        self.args = ("of its own",)
+
+
+def test_an_error_without_a_key_has_none() -> None:
+    for error in (WithoutKey(), refstore.ObjectNotFoundError.__new__(refstore.ObjectNotFoundError)):
+        assert getattr(error, "key", None) is None
+        with pytest.raises(AttributeError, match="has no attribute 'key'"):
+            error.key  # noqa: B018
+    assert str(WithoutKey()) == "of its own"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="a cached property has a lock there")
+def test_a_key_is_the_key_though_another_thread_asks_for_the_message(
+    store: refstore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = missing(store)
+    look = type(error).__dict__["key"].func
+
+    def look_late(error: refstore.ObjectNotFoundError) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            other = threading.Thread(target=str, args=(error,))
+            other.start()
+            other.join()
+        return look(error)
+
+    monkeypatch.setattr(type(error).__dict__["key"], "func", look_late)
+    assert error.key == "m"
 
 
 def test_a_missing_ref_is_said_in_hex(store: refstore.Store) -> None:

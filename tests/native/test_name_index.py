@@ -11,6 +11,7 @@ import refstore
 from tests.fuzz import layout
 
 CAPACITY, OBJECTS = 1 << 20, 200
+MANY = 65_000  # names: so that buckets fill up, if they are not chosen with care
 BUCKET_CELLS = layout.constants()["BUCKET_CELLS"]
 LEADS_NOWHERE = 1 << 36 | 999 << 16 | 7  # slot, a generation that it has not had, part of a hash
 
@@ -20,9 +21,9 @@ pytestmark = pytest.mark.native("looks into the name index")
 class Index:
     """The cells of a store's file."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, max_objects: int = OBJECTS) -> None:
         self.path = path
-        tables = {table.name: table for table in layout.native(CAPACITY, OBJECTS).tables}
+        tables = {table.name: table for table in layout.native(CAPACITY, max_objects).tables}
         self.table = tables["Bucket"]
 
     def cells(self) -> list[int]:
@@ -95,11 +96,14 @@ def test_what_is_given_up_leaves_no_cell(cache: refstore.Store) -> None:
     assert not any(Index(cache.path).cells())
 
 
-def test_cells_that_lead_nowhere_are_used_where_no_other_is_empty(cache: refstore.Store) -> None:
-    Index(cache.path).fill(LEADS_NOWHERE)
-    names = [f"n{number}" for number in range(OBJECTS)]
-    for name in names:
-        cache.put(name.encode(), name=name, evictable=False)
-    for name in names:
-        with cache.get(name) as buf:
-            assert bytes(buf) == name.encode()
+def test_cells_that_lead_nowhere_take_no_room(path: str) -> None:
+    names = [f"n{number}" for number in range(MANY)]
+    with refstore.Store(path, capacity=CAPACITY, max_objects=MANY, create=True) as store:
+        index = Index(path, MANY)
+        index.fill(LEADS_NOWHERE)
+        for name in names:
+            store.put(b"", name=name)
+        assert LEADS_NOWHERE in index.cells()
+        assert sorted(store.names()) == sorted(names)
+        assert all(name in store for name in names)
+        store.unlink()

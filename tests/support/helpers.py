@@ -48,7 +48,9 @@ def put_until_full(
     """Put one after the other, until the store refuses one; those that it took."""
     refs: list[refstore.ObjectRef] = []
     with contextlib.suppress(refstore.StoreFullError):
-        refs.extend(store.put(obj, **options) for obj in objects)  # one by one: it keeps those
+        for obj in objects:
+            ref = store.put(obj, **options)
+            refs.append(ref)
     return refs
 
 

@@ -61,14 +61,15 @@ class One(NamedTuple):
 def _begin(c: Change, att: Attachment, batch: Sequence[One]) -> None:
     """Slots in WRITING with room for all of them, or for none."""
     why = _try_to_begin(c, att, batch)
+    if why is None:
+        return
     units = [one.wanted.units for one in batch]
     # what went one by one has left gaps in the wrong places
-    if why is not None and why != _full_messages.NO_MEMORY and eviction.lot_fits(c, units):
+    if why != _full_messages.NO_MEMORY and eviction.lot_fits(c, units):
         att.evict_these(c, eviction.all_that_may_go(c))
         if _try_to_begin(c, att, batch) is None:
             return
-    if why is not None:
-        raise slots.NoRoomError(why, lot=units)
+    raise slots.NoRoomError(why, lot=units)
 
 
 def _try_to_begin(c: Change, att: Attachment, batch: Sequence[One]) -> str | None:

@@ -120,7 +120,7 @@ def _again(fd: int, mode: str) -> io.FileIO:
 
 
 class Mapped:
-    """The part that an attachment and a look have in common."""
+    """A store whose file is mapped, by an attachment or a look."""
 
     def note_file(self, path: str, header: Header) -> None:
         self.path = path

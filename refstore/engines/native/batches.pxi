@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 from refstore.engines.native.atomics cimport assign
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS, ERR_TOO_LARGE
 from refstore.engines.native.layout cimport (
-    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT, PAGE,
+    INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT, MAX_ROWS, PAGE,
 )
 from refstore.engines.native.system cimport now_ns
 from refstore.engines.native.view cimport View
@@ -22,16 +22,16 @@ from refstore.engines.native.slots cimport free_slot
 from refstore.engines.native.runs cimport merge_free_pages
 from refstore.engines.native.blocks cimport block_for, forget_recent
 from refstore.engines.native.names cimport Name, prefetch_name, read_name
-from refstore.engines.native.recovery cimport recover_dead
+from refstore.engines.native.recovery cimport recover_dead, sweep
 from refstore.engines.native.units cimport evict_all
 from refstore.engines.native.lots cimport Lot, lot_fits
 from refstore.engines.native.eviction cimport is_full
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
+from refstore.engines.native.news cimport tell_news
 from refstore.engines.native.errors cimport put_error, room_error
 from refstore.engines.native.room cimport (
     begin_wait, collect_garbage, end_turn, FOR_HELD, is_thorough_due, is_turn_of_others,
-    is_worth_a_try, NO_REMEDIES, recover_lost, RoomWait, sleep_for_room, try_to_allocate,
-    waits_in_vain,
+    is_worth_a_try, NO_REMEDIES, RoomWait, sleep_for_room, try_to_allocate, waits_in_vain,
 )
 from refstore.engines.native.put cimport (
     Draft, ensure_committed, PIECE, publish_object, RELEASES_GIL, start_slot,
@@ -291,7 +291,9 @@ cdef class Batch:
         cdef int got = self.try_to_begin(terms, lot[0], NO_REMEDIES)
         if is_thorough and is_full(got):
             wait.thorough_at = now_ns()
-            recover_lost(v, self.life)
+            recover_dead(v, True)
+            tell_news(v, self.life)
+            sweep(v, MAX_ROWS)      # as try_to_allocate() does
             collect_garbage(v, self.life)
             got = self.try_to_begin(terms, lot[0], FOR_HELD)
         if (got == ERR_FULL or got == ERR_FULL_SLOTS) and lot_fits(v, lot, False):
@@ -303,8 +305,8 @@ cdef class Batch:
         wait.tried_at = now_ns()
         return got
 
-    cdef int try_to_begin(self, Draft *terms, Lot lot, int remedies) except? -128:
-        # All or none. `lot`: what is left of it to get room; `remedies`: as try_to_allocate().
+    cdef int try_to_begin(self, Draft *terms, Lot lot, int step) except? -128:
+        # All or none. `lot`: what is left of it to get room; `step`: as of try_to_allocate().
         cdef:
             View *v = &self.att.view
             Item *item
@@ -313,7 +315,7 @@ cdef class Batch:
         while self.begun < self.n:
             item = &self.items[self.begun]
             nbytes = self.nbytes_of(item)
-            got = try_to_allocate(v, nbytes, terms.deadline, remedies, &lot, &item.slot)
+            got = try_to_allocate(v, nbytes, terms.deadline, step, &lot, &item.slot)
             if got != 0:
                 self.give_up()
                 return got
@@ -397,11 +399,13 @@ cdef class Batch:
             object name = None
             Item *item
             Py_ssize_t k
+        for k in range(NAMES_AHEAD):
+            self.prefetch_name_of(k)
         for k in range(self.n):
             item = &self.items[k]
+            self.prefetch_name_of(k + NAMES_AHEAD)
             if self.names is not None:
                 name = self.names[k]
-                prefetch_name(v, self.items[min(k + NAMES_AHEAD, self.n - 1)].name.hashed)
             self.done += 1
             try:
                 terms.slot = item.slot
@@ -410,6 +414,10 @@ cdef class Batch:
                 error.refs = refs[:k]
                 raise
         return 0
+
+    cdef void prefetch_name_of(self, Py_ssize_t k) noexcept:
+        if self.names is not None and k < self.n:
+            prefetch_name(&self.att.view, self.items[k].name.hashed)
 
     cdef list refs(self):
         cdef Py_ssize_t k

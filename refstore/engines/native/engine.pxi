@@ -356,7 +356,8 @@ cdef class ObjectCalls(Reports):
 
 
 cdef inline object key_error(Attachment att, object key, int error):
-    # As get_error(), and quicker where nothing is there: who asks a cache hears that often.
+    # As get_error(), and quicker where nothing is there, since who asks a cache hears that often:
+    # what _messages.not_found() makes.
     cdef bint foreign = is_foreign(&att.view, key)
     if kind_of_error(error) == ERR_NOT_FOUND:
         return (<ErrorType*>ObjectNotFoundError).tp_new(

@@ -8,7 +8,7 @@ from refstore.engines.native.view cimport View
 from refstore.engines.native.mapping cimport unmap_view
 
 import os
-from refstore import _arguments
+from refstore import _arguments, _messages
 
 
 cdef class Mapped(Reports):
@@ -26,6 +26,8 @@ cdef class Mapped(Reports):
         unmap_view(&self.view)
 
     cdef object in_use(self, View **v):
+        if self.view.base == NULL:
+            raise _messages.closed()        # as what was never open
         v[0] = &self.view
         return self
 

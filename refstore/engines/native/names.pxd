@@ -349,16 +349,25 @@ cdef inline bint index_in(View *v, Bucket *bucket, uint64_t cell, bint reuses) n
     return False
 
 
+cdef inline int count_live(View *v, Bucket *bucket) noexcept nogil:
+    cdef int k, n = 0
+    for k in range(BUCKET_CELLS):
+        n += cell_is_live(v, load_acquire(&bucket.cells[k]))             # [index]
+    return n
+
+
 cdef inline int index(View *v, uint64_t cell, uint64_t hashed) noexcept nogil:
     # Into the emptier bucket of the two: that is what keeps both from ever filling up at half load.
-    # Whoever ends an object empties its cell, so only what dead processes left leads nowhere; to
-    # find that takes a look at many slots, which in a large store are far apart in memory.
+    # Whoever ends an object empties its cell, so only what dead processes left leads nowhere. What
+    # is live is counted where no cell is empty: it takes a look at many slots, which in a large
+    # store are far apart in memory.
     cdef:
         Bucket *first = bucket_at(v, bucket_of(v, hashed, 0))
         Bucket *second = bucket_at(v, bucket_of(v, hashed, 1))
     if count_taken(first) > count_taken(second):
         first, second = second, first
-    if index_in(v, first, cell, False) or index_in(v, second, cell, False) \
-            or index_in(v, first, cell, True) or index_in(v, second, cell, True):
+    if index_in(v, first, cell, False) or index_in(v, second, cell, False):
         return 0
-    return ERR_INDEX
+    if count_live(v, first) > count_live(v, second):
+        first, second = second, first
+    return 0 if index_in(v, first, cell, True) or index_in(v, second, cell, True) else ERR_INDEX

@@ -34,10 +34,10 @@ from refstore.engines.native.contention cimport may_retry_until
 from refstore.engines.native.sleeping cimport is_attached_alone, sleep_through
 
 cdef enum:
-    # where an allocation begins with what may help it; eviction always may
-    FOR_DEAD = 0                # what dead processes held
-    FOR_GARBAGE = 1             # what garbage of this one still pins
-    FOR_HELD = 2                # and six times more: slots that others have in hand
+    # steps of an allocation that finds no room; eviction is part of each
+    FOR_DEAD = 0                # frees what dead processes held
+    FOR_GARBAGE = 1             # frees what garbage of this one pins
+    FOR_HELD = 2                # it and those that follow wait for slots in others' hands
     NO_REMEDIES = 8
     PAUSE = 20                  # times what a try has taken, until one that nothing has called for
     HOLD_BACK_MS = 1000         # for which others let the one whose turn it is try alone
@@ -96,15 +96,6 @@ cdef inline void unclaim_unless_named(View *v, uint64_t i) noexcept nogil:
         unclaim(v, i)
 
 
-cdef inline int recover_lost(View *v, uint64_t life) except? -128:
-    # What dead processes held, and what hints that went missing hide. As recover_dead().
-    cdef int got = recover_dead(v, True)
-    tell_news(v, life)
-    if kind_of_error(got) != ERR_HELD:      # else it is tried again
-        sweep(v, MAX_ROWS)      # of no dead row: only the hints
-    return got
-
-
 cdef inline bint collect_garbage(View *v, uint64_t life) except -1:
     # False: it pins nothing that is deleted
     import gc
@@ -138,12 +129,12 @@ cdef inline void note_eviction(View *v, uint64_t began) noexcept nogil:
     v.evicts_until = now + min(pause, THOROUGH_EVERY_MS * <uint64_t>1000000)
 
 
-cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int remedy,
+cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int step,
                                 Lot *lot, uint64_t *slot) except? -128:
     # When there is none: what dead processes held, then what garbage of this one still pins; then
     # what may be evicted. In a store with a policy that comes first, since it is there to be full;
     # in others for a while after the rest was of no use, since that takes long.
-    # `remedy`: the first of them.
+    # `step`: the first.
     cdef uint64_t life = v.life
     cdef int got, recovery = 0
     cdef uint64_t since = 0, held = 0, recovered = 0, before, began = 0
@@ -167,18 +158,20 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int
         if kind_of_error(got) == ERR_BUSY or got == ERR_RECOVERY or got == ERR_DAMAGED:
             return got
         v.evicts_until = 0
-        if remedy == FOR_DEAD:
+        if step == FOR_DEAD:
             began = now_ns()
-            recovery = recover_lost(v, life)
+            recovery = recover_dead(v, True)
+            tell_news(v, life)
             if may_retry_until(v, &recovery, &since, deadline):
                 continue
-        elif remedy == FOR_GARBAGE and collect_garbage(v, life):
+            sweep(v, MAX_ROWS)      # of no dead row: what hints that went missing hide
+        elif step == FOR_GARBAGE and collect_garbage(v, life):
             pass
         elif not eviction.is_due:
             eviction.is_due = True
         elif kind_of_error(recovery) == ERR_BUSY:
             return recovery         # room may come back from one that stands still
-        elif got == ERR_FULL_SLOTS and remedy < NO_REMEDIES:
+        elif got == ERR_FULL_SLOTS and step < NO_REMEDIES:
             # Another process may hold slots in HELD, briefly or while it is stopped.
             before = held
             held = held_elsewhere(v)
@@ -194,7 +187,7 @@ cdef inline int try_to_allocate(View *v, uint64_t nbytes, uint64_t deadline, int
                 return got
         else:
             return got
-        remedy += 1
+        step += 1
 
 
 cdef inline int use_claim(View *v, uint64_t nbytes, uint64_t deadline, uint64_t i) except? -128:

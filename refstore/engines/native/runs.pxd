@@ -240,7 +240,7 @@ cdef inline void gather_free_pages(View *v) noexcept nogil:
 
 
 cdef inline int merge_free_pages(View *v) noexcept nogil:
-    # The same, without it.
+    # The same; takes the lock for it.
     cdef int got = lock(v, &v.pool.lock)
     if got == 0:
         gather_free_pages(v)

@@ -51,7 +51,7 @@ cdef inline bint may_go(View *v, uint64_t i, uint64_t *word, uint32_t *age) noex
 
 cdef inline void forget_object(View *v, uint64_t i, uint64_t word) noexcept nogil:
     # After an offer was taken: the slot is ours, RECLAIMING. Death before the end leaves a cell
-    # that leads to nothing, which is as good as none.
+    # that leads nowhere, see index().
     cdef uint64_t hashed = v.slots[i].name_hash
     cdef uint32_t last_use = load_relaxed_u32(&v.slots[i].last_use)     # relaxed: ours
     if hashed:
