@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import workers
@@ -20,13 +20,6 @@ RECOVERER = layout.structs()["Row"].recoverer.offset
 HINTS = ("empty_bits", "spare_bits", "class_bits")
 
 pytestmark = pytest.mark.native("writes to its file")
-
-
-@pytest.fixture
-def small(path: str) -> Iterator[refstore.Store]:
-    with refstore.Store(path, capacity=CAPACITY, max_objects=OBJECTS, create=True) as store:
-        yield store
-    os.unlink(path)
 
 
 def lose_hints(path: str) -> None:
@@ -49,14 +42,16 @@ def row_of(path: str, pid: int) -> int:
 
 
 def test_a_batch_finds_what_no_hint_leads_to_while_another_recovers(
-    small: refstore.Store, path: str
+    make_store: Callable[..., refstore.Store],
 ) -> None:
+    store = make_store(CAPACITY, max_objects=OBJECTS)
+    path = store.path
     with child_process(path) as child:
         child.do(workers.begin, 100)
         pid = child.pid
         child.kill()
-    for ref in [small.put(b"") for _ in range(OBJECTS - 1)]:
-        small.delete(ref)
+    for ref in [store.put(b"") for _ in range(OBJECTS - 1)]:
+        store.delete(ref)
     with open(path, "r+b", buffering=0) as recoverer:
         row = row_of(path, pid)
         lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, row, 1, 0)
@@ -64,6 +59,6 @@ def test_a_batch_finds_what_no_hint_leads_to_while_another_recovers(
         recoverer.seek(rows.ROWS_AT + row * rows.ROW_NBYTES + RECOVERER)
         recoverer.write(os.getppid().to_bytes(4, "little"))
         lose_hints(path)
-        assert len(small.put_many([b""] * 20)) == 20
-    assert small.recover().unfinished == 1
-    assert small.check() == []
+        assert len(store.put_many([b""] * 20)) == 20
+    assert store.recover().unfinished == 1
+    assert store.check() == []
