@@ -309,11 +309,9 @@ cdef inline uint64_t *find_cell(View *v, uint64_t cell, uint64_t hashed) noexcep
 
 
 cdef inline void prefetch_name(View *v, uint64_t hashed) noexcept nogil:
-    # What a name is looked up in lies far apart: waiting for memory is most of what a put into a
-    # large store takes.
+    # Its buckets lie far apart: waiting for memory is most of what a put into a large store takes.
     prefetch(bucket_at(v, bucket_of(v, hashed, 0)))
     prefetch(bucket_at(v, bucket_of(v, hashed, 1)))
-    prefetch(stripe_named(v, hashed))
 
 
 cdef inline void clear_cell(View *v, uint64_t cell, uint64_t hashed) noexcept nogil:
