@@ -47,6 +47,7 @@ cdef enum:
 
 cdef struct Item:
     uint64_t nbytes             # of the payload
+    uint64_t spill              # of the description: what has no room in the label
     uint64_t slot
     uint64_t offset             # of its block
     uint64_t generation
@@ -204,6 +205,8 @@ cdef class Batch:
             if not has_plain_view(text):
                 order = c'K'
             python_ran(&self.att.view, self.life, "describing one of many arrays")
+            if len(text) > LABEL_TEXT:
+                self.items[k].spill = <uint64_t>len(text)
         self.items[k].kind = KIND_ARRAY
         self.items[k].array = len(self.arrays)
         self.arrays.append((number, order, extents, text))
@@ -212,24 +215,12 @@ cdef class Batch:
 
     # Room
 
-    cdef uint64_t spill_of(self, Item *item):
-        # bytes of the description that have no room in the label
-        cdef bytes text
-        if item.array < 0:
-            return 0
-        text = self.arrays[item.array][3]
-        return <uint64_t>len(text) if text is not None and len(text) > LABEL_TEXT else 0
-
-    cdef uint64_t nbytes_of(self, Item *item):
-        # that its block has to hold
-        return item.nbytes + self.spill_of(item)
-
-    cdef uint64_t add_up_blocks(self):
+    cdef uint64_t add_up_blocks(self) noexcept:
         # bytes of all that is put, as allocated; notes those of each
         cdef Py_ssize_t k
         cdef uint64_t block, nbytes = 0
         for k in range(self.n):
-            block = block_for(self.nbytes_of(&self.items[k]))
+            block = block_for(self.items[k].nbytes + self.items[k].spill)
             self.blocks[k] = block
             nbytes += block
         return nbytes
@@ -314,7 +305,7 @@ cdef class Batch:
             int got
         while self.begun < self.n:
             item = &self.items[self.begun]
-            nbytes = self.nbytes_of(item)
+            nbytes = item.nbytes + item.spill
             got = try_to_allocate(v, nbytes, terms.deadline, step, &lot, &item.slot)
             if got != 0:
                 self.give_up()
