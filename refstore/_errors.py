@@ -102,17 +102,22 @@ class ObjectNotFoundError(RefstoreError, KeyError):
             ...     print(error.key)
             weights
         """
-        kept = _ARGS.__get__(self)
-        if kept and kept[0] is UNWRITTEN:
-            return cast("ObjectRef | str", kept[-1])
+        unwritten = self._unwritten()
+        if unwritten is not None:
+            return cast("ObjectRef | str", unwritten[-1])
         with contextlib.suppress(KeyError):  # another thread has just made both
             return cast("ObjectRef | str", self.__dict__["key"])
         raise AttributeError(f"{type(self).__name__!r} object has no attribute 'key'")
 
-    def _write_message(self) -> None:
+    def _unwritten(self) -> tuple[Any, ...] | None:
+        """Parts of the message, if it is not there yet: what writes it, the path, and the key."""
         kept = _ARGS.__get__(self)
-        if kept and kept[0] is UNWRITTEN:
-            _, write, path, key = kept
+        return kept[1:] if kept and kept[0] is UNWRITTEN else None
+
+    def _write_message(self) -> None:
+        unwritten = self._unwritten()
+        if unwritten is not None:
+            write, path, key = unwritten
             self.args = (write(path, key),)
 
     @property
@@ -131,8 +136,7 @@ class ObjectNotFoundError(RefstoreError, KeyError):
 
     @args.setter
     def args(self, value: tuple[Any, ...]) -> None:
-        kept = _ARGS.__get__(self)
-        if kept and kept[0] is UNWRITTEN:
+        if self._unwritten() is not None:
             self.key  # noqa: B018  before what it is made of is gone
         _ARGS.__set__(self, value)
 

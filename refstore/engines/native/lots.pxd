@@ -103,9 +103,9 @@ cdef inline bint stays(View *v, uint64_t i, bint alone) noexcept nogil:
     cdef uint32_t age
     if alone:
         return is_ours(v, i)
-    if is_spare(load_acquire(&v.slots[i].word)):                         # [seal]
-        return False
-    return not may_go(v, i, &word, &age) or pinned_by(v, i) != 0
+    if may_go(v, i, &word, &age):
+        return pinned_by(v, i) != 0
+    return not is_spare(word)
 
 
 cdef inline void find_what_stays(View *v, bint alone, Places *there) noexcept nogil:

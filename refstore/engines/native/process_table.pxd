@@ -1,7 +1,7 @@
 # The process table: a row for each process that is attached. The kernel's lock on byte `row` is the
 # only permission to use, recover or reuse it: opening and forks take it, recovery takes that of a
-# dead process. How a row comes back is in recovery.pxd; what a
-# child's row gets before a fork is here.
+# dead process. How a row comes back is in recovery.pxd; what a child's row gets before a fork is
+# here.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset

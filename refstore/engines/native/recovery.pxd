@@ -327,8 +327,8 @@ cdef inline void enter(View *v, uint64_t r) noexcept nogil:
 
 
 cdef inline void leave(View *v) noexcept nogil:
-    # Nothing of ours is half made or in use. What we cut from is handed on. If children need
-    # what we keep, our row stays, and when the last of them is gone, too, it is a dead one.
+    # Nothing of ours is half made or in use. What we cut from is handed on. If children need what
+    # we keep, our row stays, and when the last of them is gone, too, it is a dead one.
     cdef int c
     zero_pins(v, v.row, KEPT)
     for c in range(CLASSES):

@@ -98,9 +98,9 @@ cdef inline void unclaim_unless_named(View *v, uint64_t i) noexcept nogil:
 
 cdef inline bint collect_garbage(View *v, uint64_t life) except -1:
     # False: it pins nothing that is deleted
-    import gc
     if not pins_condemned(v):
         return False
+    import gc
     gc.collect()
     python_ran(v, life, "collecting garbage")
     return True
