@@ -23,6 +23,10 @@ import refstore
 # Last: the package under test comes first, wherever it is; tests/ and stress/ are found here.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+# For the children: OpenBLAS starts a thread for each processor when numpy is imported, and these
+# spin for a while before they sleep, which took a third of the time of an import.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 LET_GO = 10.0  # seconds in which threads of other libraries let go of what they have done
 MakeStore = Callable[..., refstore.Store]
 

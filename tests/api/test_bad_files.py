@@ -219,7 +219,7 @@ def test_damage_is_an_error_at_worst_and_never_a_crash(
     path = folder / "image"
     path.write_bytes(busy_image)
     rounds = engines.rounds(rounds, 3)
-    result = helpers.run_script(DAMAGE, path, seed, start, stop, rounds)
+    result = helpers.run_warm(DAMAGE, path, seed, start, stop, rounds)
     for left in helpers.stores(folder):
         (folder / left).unlink()
     for locks in folder.iterdir():
@@ -279,7 +279,7 @@ LOCK_THAT_CANNOT_BE = f"""{rows.SOURCE}
 def test_a_lock_that_cannot_be_held_makes_no_put_wait_for_ever(
     store: refstore.Store, path: str, where: str, whose: str, outcome: str
 ) -> None:
-    assert helpers.run_clean(LOCK_THAT_CANNOT_BE, path, where, whose) == outcome
+    assert helpers.run_warm_clean(LOCK_THAT_CANNOT_BE, path, where, whose) == outcome
 
 
 STOCKED_SLOT = """
@@ -342,7 +342,7 @@ STOCKED_SLOT = """
 def put_into_a_damaged_slot(folder: Path, size: int, field: str, value: str) -> str:
     """What became of two puts; a crash is an error here, and leaves no file."""
     try:
-        return helpers.run_clean(STOCKED_SLOT, folder / "store", size, field, value)
+        return helpers.run_warm_clean(STOCKED_SLOT, folder / "store", size, field, value)
     finally:
         (folder / "store").unlink(missing_ok=True)
 
@@ -414,6 +414,6 @@ def test_an_array_of_more_dimensions_than_there_can_be_is_damage(
         file.seek(image.index(description))
         file.write(damaged.ljust(len(description), b"."))  # nobody reads on after a pickle's end
     assert len(Path(path).read_bytes()) == len(image)
-    said = helpers.run_clean(READS_A_DAMAGED_ARRAY, path)
+    said = helpers.run_warm_clean(READS_A_DAMAGED_ARRAY, path)
     assert said.split() == ["StoreCorruptedError"] * 4
     helpers.remove(path)

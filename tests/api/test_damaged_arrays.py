@@ -34,7 +34,7 @@ ARRAY = np.arange(7 * 11 * 13, dtype="f8").reshape(7, 11, 13)
 
 def what_readers_say(path: str) -> list[str]:
     """In a process of its own, since it may be a crash."""
-    said = helpers.run_clean(READS, path).splitlines()
+    said = helpers.run_warm_clean(READS, path).splitlines()
     helpers.remove(path)
     return said
 

@@ -25,7 +25,7 @@ no_address_space = pytest.mark.skipif(
 def test_a_limit_on_address_space_makes_the_default_smaller(
     folder: Path, path: str, given: str, gigabytes: int
 ) -> None:
-    said = helpers.run_clean(
+    said = helpers.run_warm_clean(
         f"""
         import resource, sys, refstore
         resource.setrlimit(resource.RLIMIT_AS, ({gigabytes} << 30, {gigabytes} << 30))
@@ -51,7 +51,7 @@ def test_a_limit_on_address_space_makes_the_default_smaller(
 def test_a_private_view_that_cannot_be_mapped_names_the_limit(
     store: refstore.Store, path: str, nbytes: int
 ) -> None:
-    helpers.run_clean(
+    helpers.run_warm_clean(
         """
         import resource, sys, refstore
         path, nbytes = sys.argv[1], int(sys.argv[2])
@@ -81,7 +81,7 @@ def test_a_private_view_that_cannot_be_mapped_names_the_limit(
 
 @no_address_space
 def test_what_cannot_be_mapped_names_the_limit(folder: Path, path: str) -> None:
-    helpers.run_clean(
+    helpers.run_warm_clean(
         """
         import errno, os, resource, sys, refstore
         path = sys.argv[1]
@@ -109,7 +109,7 @@ def test_what_cannot_be_mapped_names_the_limit(folder: Path, path: str) -> None:
 
 
 def test_a_limit_on_the_size_of_files_is_named(folder: Path, path: str) -> None:
-    helpers.run_clean(
+    helpers.run_warm_clean(
         """
         import errno, resource, sys, refstore
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -128,7 +128,7 @@ def test_a_limit_on_the_size_of_files_is_named(folder: Path, path: str) -> None:
 
 
 def test_a_process_with_that_limit_uses_a_store_of_others(store: refstore.Store, path: str) -> None:
-    helpers.run_clean(
+    helpers.run_warm_clean(
         """
         import resource, sys, refstore
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -192,14 +192,14 @@ def test_a_call_that_finds_no_descriptor_names_the_limit(
     store: refstore.Store, path: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REFSTORE_DIR", str(folder))
-    said = helpers.run_clean(NONE_LEFT, path).split()
+    said = helpers.run_warm_clean(NONE_LEFT, path).split()
     assert said[:3] == ["refused"] * 3
     assert store.check() == []
     store.put(b"x")
 
 
 def test_a_store_that_is_unlinked_and_whose_descriptors_are_closed(folder: Path, path: str) -> None:
-    helpers.run_clean(
+    helpers.run_warm_clean(
         """
         import os, sys, refstore
         store = refstore.Store(sys.argv[1], capacity="8MiB")

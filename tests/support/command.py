@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from typing import Any, NamedTuple
 
+import helpers
+import programs
 import pytest
 
 from refstore import cli
@@ -39,11 +39,6 @@ class Command:
 
 def in_a_process(*arguments: str, **environment: str) -> Said:
     """The command in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "refstore", *arguments],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    work = programs.command
+    done = programs.run(work, arguments, os.environ | environment, helpers.BUSY_TIMEOUT)
     return Said(done.returncode, done.stdout, done.stderr)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import programs
 
 import refstore
 from refstore.payload import Frame
@@ -313,12 +314,27 @@ def run_script(
     )
 
 
+def run_warm(source: str, *args: object) -> subprocess.CompletedProcess[str]:
+    """The same of a program that does not care how Python starts and ends; see `programs`."""
+    work = programs.Script(textwrap.dedent(source))
+    return programs.run(work, args, dict(os.environ), BUSY_TIMEOUT)
+
+
 def run_clean(source: str, *args: object, options: tuple[str, ...] = ()) -> str:
     """Run a program that must end with 0 and write nothing to stderr; what it printed."""
-    result = run_script(source, *args, options=options)
-    assert result.stderr == "", result.stderr
-    assert result.returncode == 0
-    return result.stdout.strip()
+    return said_by(run_script(source, *args, options=options))
+
+
+def run_warm_clean(source: str, *args: object) -> str:
+    """The same of one that does not care how Python starts and ends."""
+    return said_by(run_warm(source, *args))
+
+
+def said_by(program: subprocess.CompletedProcess[str]) -> str:
+    """What it printed, once it has ended with 0 and written nothing to stderr."""
+    assert program.stderr == "", program.stderr
+    assert program.returncode == 0
+    return program.stdout.strip()
 
 
 @contextlib.contextmanager

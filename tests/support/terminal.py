@@ -1,4 +1,4 @@
-"""Programs on a terminal of their own, and what it shows."""
+"""The command on a terminal of its own, and what that shows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import re
 import select
 import signal
 import struct
-import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
 
+import programs
 import pyte
 from helpers import BUSY_TIMEOUT
 
@@ -25,9 +24,9 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Terminal:
-    """A program on a terminal of so many columns and rows."""
+    """The `refstore` command on a terminal of so many columns and rows."""
 
-    def __init__(self, columns: int, rows: int, *command: str, **environment: str) -> None:
+    def __init__(self, columns: int, rows: int, *arguments: str, **environment: str) -> None:
         self._screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
         self._ours, theirs = os.openpty()
@@ -36,13 +35,12 @@ class Terminal:
         inherited = {
             k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")
         }
-        self._program = subprocess.Popen(
-            command,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=inherited | known | environment,
-            start_new_session=True,
+        self._program = programs.start(
+            programs.command,
+            arguments,
+            (theirs,) * 3,
+            inherited | known | environment,
+            has_terminal=True,
         )
         os.close(theirs)
         self.raw = b""
@@ -87,11 +85,13 @@ class Terminal:
         end = time.monotonic() + BUSY_TIMEOUT
         while self._read(end - time.monotonic()):
             assert time.monotonic() < end, self.text
-        return self._program.wait(BUSY_TIMEOUT)
+        self._program.join(BUSY_TIMEOUT)
+        return int(self._program.exitcode)
 
     def close(self) -> None:
         self._program.kill()
-        self._program.wait()
+        self._program.join()
+        self._program.close()
         os.close(self._ours)
 
     def _resize(self, columns: int, rows: int) -> None:
@@ -113,8 +113,7 @@ class Terminal:
 @contextlib.contextmanager
 def on_terminal(columns: int, rows: int, *arguments: str, **environment: str) -> Iterator[Terminal]:
     """The `refstore` command on a terminal."""
-    command = (sys.executable, "-m", "refstore", *arguments)
-    terminal = Terminal(columns, rows, *command, **environment)
+    terminal = Terminal(columns, rows, *arguments, **environment)
     try:
         yield terminal
     finally:
