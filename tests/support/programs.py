@@ -31,7 +31,7 @@ class Descriptor:
         self.number = number
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _received, (reduction.DupFd(self.number),)  # type: ignore[attr-defined]
+        return _received, (reduction.DupFd(self.number),)
 
 
 def _received(copy: Any) -> Descriptor:
@@ -82,7 +82,7 @@ def run(
         wrote = out.read(), err.read()
     if status is None:
         raise TimeoutError(f"a program did not end within {seconds} s: {wrote}")
-    return subprocess.CompletedProcess(arguments, status, *wrote)
+    return subprocess.CompletedProcess([], status, *wrote)
 
 
 def command() -> int:
@@ -134,6 +134,7 @@ def _run(
 def _open_streams(encoding: str) -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = os.fdopen(number, "w" if number else "r", encoding=encoding, closefd=False)
+        if name == "stderr":
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    sys.stderr.reconfigure(line_buffering=True, errors="backslashreplace")
