@@ -8,10 +8,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
 from libc.stdint cimport uint64_t, uint8_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
-from refstore.engines.native.atomics cimport assign
-from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS, ERR_TOO_LARGE
+from refstore.engines.native.atomics cimport assign, prefetch
+from refstore.engines.native.error_codes cimport (
+    ERR_DAMAGED, ERR_FULL, ERR_FULL_SLOTS, ERR_TOO_LARGE,
+)
 from refstore.engines.native.layout cimport (
     INLINE_DIMS, KIND_ARRAY, KIND_BYTES, KIND_OBJECT, LABEL_TEXT, MAX_ROWS, PAGE,
 )
@@ -20,7 +22,7 @@ from refstore.engines.native.view cimport View
 from refstore.engines.native.waiting cimport begin_nap, LIVENESS_NAP_MS, Nap
 from refstore.engines.native.slots cimport free_slot
 from refstore.engines.native.runs cimport merge_free_pages
-from refstore.engines.native.blocks cimport block_for, forget_recent
+from refstore.engines.native.blocks cimport block_for, forget_recent, take_spare
 from refstore.engines.native.names cimport Name, prefetch_name, read_name
 from refstore.engines.native.recovery cimport recover_dead, sweep
 from refstore.engines.native.units cimport evict_all
@@ -30,8 +32,9 @@ from refstore.engines.native.points cimport is_same_process, look_for_signals, p
 from refstore.engines.native.news cimport tell_news
 from refstore.engines.native.errors cimport put_error, room_error
 from refstore.engines.native.room cimport (
-    begin_wait, collect_garbage, end_turn, FOR_HELD, is_thorough_due, is_turn_of_others,
-    is_worth_a_try, NO_REMEDIES, RoomWait, sleep_for_room, try_to_allocate, waits_in_vain,
+    begin_wait, collect_garbage, end_turn, ensure_memory, FOR_HELD, is_thorough_due,
+    is_turn_of_others, is_worth_a_try, NO_REMEDIES, RoomWait, sleep_for_room, try_to_allocate,
+    waits_in_vain,
 )
 from refstore.engines.native.put cimport (
     Draft, ensure_committed, PIECE, publish_object, RELEASES_GIL, start_slot,
@@ -113,7 +116,6 @@ cdef class Batch:
         self.blocks = <uint64_t*>PyMem_Malloc(max(self.n, 1) * sizeof(uint64_t))
         if self.items == NULL or self.pieces == NULL or self.blocks == NULL:
             raise no_memory_for(self.n)
-        memset(self.items, 0, self.n * sizeof(Item))
         return 0
 
     cdef int read_names(self, list names) except -1:
@@ -128,8 +130,11 @@ cdef class Batch:
     cdef int measure_all(self) except -1:
         cdef Py_ssize_t k
         for k in range(self.n):
+            self.items[k].spill = 0
             self.items[k].array = -1
             self.items[k].kind = KIND_BYTES
+            if self.names is None:
+                self.items[k].name.hashed = 0
             self.measure(k, self.objs[k])
         return 0
 
@@ -301,18 +306,16 @@ cdef class Batch:
         cdef:
             View *v = &self.att.view
             Item *item
-            uint64_t nbytes
             int got
         while self.begun < self.n:
             item = &self.items[self.begun]
-            nbytes = item.nbytes + item.spill
-            got = try_to_allocate(v, nbytes, terms.deadline, step, &lot, &item.slot)
+            got = self.find_slot(item, terms, step, &lot)
             if got != 0:
                 self.give_up()
                 return got
             lot.objects -= 1
             lot.slots -= 1
-            lot.nbytes -= block_for(nbytes)
+            lot.nbytes -= lot.blocks[0]
             lot.blocks += 1
             terms.slot = item.slot
             start_slot(v, terms, item.nbytes)
@@ -320,6 +323,17 @@ cdef class Batch:
             item.generation = terms.generation
             self.begun += 1
         return 0
+
+    cdef int find_slot(self, Item *item, const Draft *terms, int step, Lot *lot) except? -128:
+        # As find_slot() in put.pxd, once it is known whose turn it is.
+        cdef View *v = &self.att.view
+        cdef uint64_t nbytes = item.nbytes + item.spill
+        cdef int got = ERR_FULL
+        if not v.evicts:
+            got = ensure_memory(v, take_spare(v, nbytes, &item.slot), &item.slot)
+        if got == 0 or got == ERR_DAMAGED:
+            return got
+        return try_to_allocate(v, nbytes, terms.deadline, step, lot, &item.slot)
 
     # What is written
 
@@ -391,23 +405,26 @@ cdef class Batch:
             Item *item
             Py_ssize_t k
         for k in range(NAMES_AHEAD):
-            self.prefetch_name_of(k)
-        for k in range(self.n):
-            item = &self.items[k]
-            self.prefetch_name_of(k + NAMES_AHEAD)
-            if self.names is not None:
-                name = self.names[k]
-            self.done += 1
-            try:
+            self.prefetch_item(k)
+        try:
+            for k in range(self.n):
+                item = &self.items[k]
+                self.prefetch_item(k + NAMES_AHEAD)
+                if self.names is not None:
+                    name = self.names[k]
+                self.done += 1
                 terms.slot = item.slot
                 publish_object(v, terms, name, &item.name, replace)
-            except ObjectExistsError as error:
-                error.refs = refs[:k]
-                raise
+        except ObjectExistsError as error:
+            error.refs = refs[:self.done - 1]
+            raise
         return 0
 
-    cdef void prefetch_name_of(self, Py_ssize_t k) noexcept:
-        if self.names is not None and k < self.n:
+    cdef void prefetch_item(self, Py_ssize_t k) noexcept:
+        if k >= self.n:
+            return
+        prefetch(&self.att.view.slots[self.items[k].slot])
+        if self.names is not None:
             prefetch_name(&self.att.view, self.items[k].name.hashed)
 
     cdef list refs(self):
