@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import gc
 import json
 import os
 import secrets
@@ -74,6 +75,7 @@ def share_out(options: argparse.Namespace, play: Play) -> Report:
     with helpers.folder_in_memory("refstore-crash-") as folder:
         paths = [os.path.join(folder, f"report-{number}") for number in range(options.jobs)]
         sys.stdout.flush()
+        gc.freeze()  # else each of the many children that are forked copies what gc looks at
         children = [_start(options, play, folder, *each) for each in enumerate(paths)]
         statuses = [os.waitpid(child, 0)[1] for child in children]
         if any(statuses):

@@ -36,8 +36,8 @@ def tried(program: str, what: str, *options: str) -> int:
 @pytest.mark.parametrize(
     ("options", "least"),
     [
-        (("--depth=1", "--every=0.01"), 1000),
-        (("--depth=2", "--part=0.2", "--every=0.0035"), 300),
+        (("--depth=1", "--part=0.3", "--every=0.025"), 1000),
+        (("--depth=2", "--part=0.1", "--every=0.0035"), 300),
         (("--depth=3", "--part=0.2", "--trials=400"), 300),
     ],
     ids=["one death", "two deaths", "three deaths"],
@@ -48,4 +48,4 @@ def test_killed_at_a_sample_of_points(options: tuple[str, ...], least: int) -> N
 
 
 def test_stopped_in_each_others_midst_at_a_sample_of_points() -> None:
-    assert tried("interleave", "pairs", "--part=0.2", "--every=0.0035") >= 200
+    assert tried("interleave", "pairs", "--part=0.1", "--every=0.0035") >= 200

@@ -63,7 +63,7 @@ def wrong(model: str, defines: str, mutations: str) -> Iterator[Job]:
 FORK = "N=3 FORK"
 JOBS = [
     right("pin_reap", "N=2 K=1 CR=1", quick=True),
-    right("pin_reap", "N=2 K=2 CR=1", quick=True),
+    right("pin_reap", "N=2 K=2 CR=1"),
     right("pin_reap", "N=2 K=2 CR=2"),
     right("pin_reap", "N=2 K=3 CR=1"),
     right("pin_reap", "N=2 K=2 CR=1 ONE_BIT"),
@@ -78,7 +78,7 @@ JOBS = [
     right("pin_reap", "N=3 THREADS EVICT K=2 CR=0"),
     right("pin_reap", f"{FORK} EVICT K=1 CR=0"),
     right("publish", "K=2 CR=1", quick=True),
-    right("publish", "K=2 CR=1 NO_REMOVE", quick=True),
+    right("publish", "K=2 CR=1 NO_REMOVE"),
     right("publish", "K=2 CR=2"),
     right("publish", "K=2 CR=2 NO_REMOVE"),
     right("wait", "PUBS=2", quick=True),
@@ -88,7 +88,7 @@ JOBS = [
     right("wait", "PUBS=2 CR=2 PASSER"),
     right("wait", "PUBS=1 CR=2 T=2"),
     right("claims", "CR=0", quick=True),
-    right("claims", "CR=1 NAP", quick=True),
+    right("claims", "CR=1 NAP"),
     right("claims", "CR=2 NAP"),
     right("claims", "CR=2 PASSER"),
     right("claims", "CR=1 NAP K=2"),
