@@ -208,12 +208,12 @@ class Process(NamedTuple):
 
 
 def children() -> set[Process]:
-    """This process's children, without the two that multiprocessing keeps for itself."""
+    """This process's children and the fork server's, without those that multiprocessing keeps."""
     servers = {
         getattr(resource_tracker._resource_tracker, "_pid", None),
         getattr(_forkserver(), "_forkserver_pid", None),
     }
-    pids: set[int] = set()
+    pids = {int(one.pid or 0) for one in multiprocessing.active_children()}
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # a thread that has just ended
             pids.update(map(int, (task / "children").read_text().split()))

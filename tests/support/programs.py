@@ -10,32 +10,20 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import gc
 import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import types
 from collections.abc import Callable, Sequence
-from multiprocessing import reduction
+from multiprocessing.connection import Connection
 from typing import Any, TypeAlias
 
 Work: TypeAlias = "Callable[[], int | None]"  # returns its exit status
-
-
-class Descriptor:
-    """One that a child gets a copy of."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _received, (reduction.DupFd(self.number),)
-
-
-def _received(copy: Any) -> Descriptor:
-    return Descriptor(copy.detach())
 
 
 def start(
@@ -51,7 +39,7 @@ def start(
         args=(
             work,
             [str(one) for one in arguments],
-            [Descriptor(number) for number in descriptors],
+            [Connection(os.dup(number)) for number in descriptors],
             environment,
             os.getcwd(),
             has_terminal,
@@ -72,17 +60,25 @@ def run(
     ):
         descriptors = (nothing.fileno(), out.fileno(), err.fileno())
         process = start(work, arguments, descriptors, environment)
-        process.join(seconds)
-        status = process.exitcode
-        process.kill()
-        process.join()
-        process.close()
+        try:
+            process.join(seconds)
+            status = process.exitcode
+        finally:
+            end(process)
         out.seek(0)
         err.seek(0)
         wrote = out.read(), err.read()
     if status is None:
         raise TimeoutError(f"a program did not end within {seconds} s: {wrote}")
     return subprocess.CompletedProcess([], status, *wrote)
+
+
+def end(process: Any) -> None:
+    """Kill it, if it still runs."""
+    if process.exitcode is None:
+        process.kill()
+    process.join()
+    process.close()
 
 
 def command() -> int:
@@ -101,20 +97,24 @@ class Script:
 
     def __call__(self) -> None:
         main = sys.modules["__main__"] = types.ModuleType("__main__")
-        exec(compile(self._source, "<string>", "exec"), vars(main))
+        try:
+            exec(compile(self._source, "<string>", "exec"), vars(main))
+        finally:  # as at Python's own end
+            vars(main).clear()
+            gc.collect()
 
 
 def _run(
     work: Work,
     arguments: list[str],
-    descriptors: list[Descriptor],
+    descriptors: list[Connection],
     environment: dict[str, str],
     folder: str,
     has_terminal: bool,
 ) -> None:
     for number, given in enumerate(descriptors):
-        os.dup2(given.number, number)
-        os.close(given.number)
+        os.dup2(given.fileno(), number)
+        given.close()
     if has_terminal:
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -126,6 +126,7 @@ def _run(
     try:
         sys.exit(work())
     finally:
+        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         with contextlib.suppress(OSError):
             sys.stdout.flush()

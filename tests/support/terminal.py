@@ -86,12 +86,11 @@ class Terminal:
         while self._read(end - time.monotonic()):
             assert time.monotonic() < end, self.text
         self._program.join(BUSY_TIMEOUT)
+        assert self._program.exitcode is not None, self.text
         return int(self._program.exitcode)
 
     def close(self) -> None:
-        self._program.kill()
-        self._program.join()
-        self._program.close()
+        programs.end(self._program)
         os.close(self._ours)
 
     def _resize(self, columns: int, rows: int) -> None:

@@ -36,7 +36,7 @@ def tried(program: str, what: str, *options: str) -> int:
 @pytest.mark.parametrize(
     ("options", "least"),
     [
-        (("--depth=1", "--part=0.3", "--every=0.025"), 1000),
+        (("--depth=1", "--part=0.5", "--every=0.02"), 1000),
         (("--depth=2", "--part=0.1", "--every=0.0035"), 300),
         (("--depth=3", "--part=0.2", "--trials=400"), 300),
     ],
