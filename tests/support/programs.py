@@ -112,6 +112,7 @@ def _run(
     folder: str,
     has_terminal: bool,
 ) -> None:
+    gc.freeze()  # what the imports have left is no garbage
     for number, given in enumerate(descriptors):
         os.dup2(given.fileno(), number)
         given.close()
