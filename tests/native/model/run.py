@@ -63,7 +63,7 @@ def wrong(model: str, defines: str, mutations: str) -> Iterator[Job]:
 FORK = "N=3 FORK"
 JOBS = [
     right("pin_reap", "N=2 K=1 CR=1", quick=True),
-    right("pin_reap", "N=2 K=2 CR=1"),
+    right("pin_reap", "N=2 K=2 CR=1", quick=True),
     right("pin_reap", "N=2 K=2 CR=2"),
     right("pin_reap", "N=2 K=3 CR=1"),
     right("pin_reap", "N=2 K=2 CR=1 ONE_BIT"),
@@ -78,7 +78,7 @@ JOBS = [
     right("pin_reap", "N=3 THREADS EVICT K=2 CR=0"),
     right("pin_reap", f"{FORK} EVICT K=1 CR=0"),
     right("publish", "K=2 CR=1", quick=True),
-    right("publish", "K=2 CR=1 NO_REMOVE"),
+    right("publish", "K=2 CR=1 NO_REMOVE", quick=True),
     right("publish", "K=2 CR=2"),
     right("publish", "K=2 CR=2 NO_REMOVE"),
     right("wait", "PUBS=2", quick=True),
@@ -88,7 +88,7 @@ JOBS = [
     right("wait", "PUBS=2 CR=2 PASSER"),
     right("wait", "PUBS=1 CR=2 T=2"),
     right("claims", "CR=0", quick=True),
-    right("claims", "CR=1 NAP"),
+    right("claims", "CR=1 NAP", quick=True),
     right("claims", "CR=2 NAP"),
     right("claims", "CR=2 PASSER"),
     right("claims", "CR=1 NAP K=2"),
@@ -119,21 +119,21 @@ JOBS = [
         "pin_reap",
         "N=2 K=3 CR=1",
         "CHECK_FIRST* TSO UNDO_NO_REAP UNPIN_NO_REAP UNPIN_LOADS_FIRST SCAN_FIRST NO_CLAIM"
-        " STATE_CAS NO_RECLAIMING NO_RESTORE HINT_FIRST SWEEP_PINNED SWEEP_BEFORE_PINS"
-        " RECOVER_UNLOCKED ENTER_NO_RECOVERY LIVE_LATE NO_SECOND_LOAD"
+        " STATE_CAS NO_RECLAIMING NO_RESTORE* HINT_FIRST SWEEP_PINNED SWEEP_BEFORE_PINS"
+        " RECOVER_UNLOCKED ENTER_NO_RECOVERY LIVE_LATE NO_SECOND_LOAD*"
         " MASK_EMPTIED_LATE",
     ),
     *wrong("pin_reap", "N=2 K=2 CR=2", "FREE_ROW_EARLY ENTER_UNMARKED"),
     *wrong(
         "pin_reap",
         f"{FORK} K=2 CR=0",
-        "IGNORE_MOVES MOVES_FIRST FORK_NO_MARK FORK_NOT_LIVE NO_COPY",
+        "IGNORE_MOVES MOVES_FIRST FORK_NO_MARK FORK_NOT_LIVE NO_COPY*",
     ),
     *wrong("pin_reap", f"{FORK} WRITER K=0 CR=1", "FREE_WRITING"),
     *wrong(
         "pin_reap",
         "N=2 K=3 CR=0 EVICT",
-        "NO_RESCUE* OFFER_LATE EVICT_STORE RESCUE_UNMARKED DELETE_BLIND",
+        "NO_RESCUE* OFFER_LATE EVICT_STORE* RESCUE_UNMARKED DELETE_BLIND",
     ),
     *wrong("pin_reap", "N=2 K=2 CR=1 EVICT", "LEAVE_OFFERED"),
     *wrong("pin_reap", "N=3 THREADS EVICT K=1 CR=0", "GIL_LET_GO"),
@@ -141,43 +141,43 @@ JOBS = [
     *wrong(
         "publish",
         "K=2 CR=1",
-        "NO_RECORD* RECORD_LATE INDEX_LAST SEAL_FIRST NO_LOCK SEAL_DEAD KEEP_REPLACED"
+        "NO_RECORD* RECORD_LATE INDEX_LAST SEAL_FIRST NO_LOCK* SEAL_DEAD KEEP_REPLACED"
         " RELEASE_FIRST UNINDEX_FIRST CONDEMN_PUBLISHING",
     ),
-    *wrong("publish", "K=2 CR=1 NO_REMOVE", "SEAL_GAP CONDEMN_FIRST CONDEMN_DEAD"),
-    *wrong("wait", "PUBS=2", "ANNOUNCE_FIRST READ_LATE* WAKE_ONE WRAP"),
+    *wrong("publish", "K=2 CR=1 NO_REMOVE", "SEAL_GAP* CONDEMN_FIRST CONDEMN_DEAD"),
+    *wrong("wait", "PUBS=2", "ANNOUNCE_FIRST READ_LATE* WAKE_ONE WRAP*"),
     *wrong("wait", "PUBS=2 T=3", "DEADLINE_STORE RELATIVE CLEAR_BLIND"),
-    *wrong("wait", "PUBS=2 ONE", "LOOK_FIRST REGISTER_LATE"),
+    *wrong("wait", "PUBS=2 ONE", "LOOK_FIRST* REGISTER_LATE"),
     *wrong("wait", "PUBS=2 CR=1 PASSER", "RECOVER_SILENT"),
     *wrong("wait", "PUBS=1 CR=1 T=2", "NO_NAP"),
     *wrong(
         "claims",
         "CR=0",
-        "NO_SECOND_LOOK CLAIM_UNLOCKED CLAIM_FIRST* RAISE_SILENT READ_LATE",
+        "NO_SECOND_LOOK* CLAIM_UNLOCKED CLAIM_FIRST* RAISE_SILENT* READ_LATE",
     ),
-    *wrong("claims", "CR=1 NAP", "LOOKS_AT_NAME_ONLY LOOKS_AT_DEAD_ONLY KEEP_CLAIM"),
+    *wrong("claims", "CR=1 NAP", "LOOKS_AT_NAME_ONLY LOOKS_AT_DEAD_ONLY* KEEP_CLAIM"),
     *wrong("claims", "CR=1 PASSER", "RECOVER_SILENT"),
     *wrong("claims", "CR=2 N=3 W1=RECOVER PASSER GONE", "ANNOUNCE_OWN"),
-    *wrong("claims", "CR=0 W0=HARD W1=PUT", "OVER_HARD"),
+    *wrong("claims", "CR=0 W0=HARD W1=PUT", "OVER_HARD*"),
     *wrong("claims", "CR=0 W0=RENEW W1=PUT+MAKE K=2", "CLAIM_BEFORE_OBJECT"),
     *wrong("claims", "CR=0 W0=RENEW W1=PUT+MAKE K=3", "CELL_STAYS NO_THIRD_LOOK"),
     *wrong("claims", "CR=0 W0=MAKE W1=PUT+REMOVE+MAKE K=3", "OVER_TAKES_CELL"),
     *wrong("claims", "CR=0 W0=MAKE W1=MAKE+OTHER K=2", "CLAIM_NOT_LIVE"),
-    *wrong("claims", f"{FORK} CR=0", "CHILD_LETS_GO CHILD_PUBLISHES"),
+    *wrong("claims", f"{FORK} CR=0", "CHILD_LETS_GO CHILD_PUBLISHES*"),
     *wrong(
         "owners",
         "N=2 K=2 CR=1",
-        "NO_TAKE* NO_GENERATION NOTE_LATE OWNER_KEPT GOING_IGNORED ADOPT_STORE RECOVER_UNLOCKED",
+        "NO_TAKE* NO_GENERATION* NOTE_LATE OWNER_KEPT GOING_IGNORED ADOPT_STORE* RECOVER_UNLOCKED",
     ),
     *wrong("owners", "N=2 K=2 CR=2", "ROW_FIRST GOING_FORGOTTEN"),
     *wrong("owners", f"{FORK} K=1 CR=0", "CHILD_IS_PARENT"),
-    *wrong("turns", "CR=0", "TURN_IGNORED END_SILENT"),
+    *wrong("turns", "CR=0", "TURN_IGNORED* END_SILENT"),
     *wrong("turns", "CR=1 PASSER", "TURN_KEPT RECOVER_SILENT"),
     *wrong("turns", "CR=0 BATCH NEVER", "BACK_SILENT*"),
     *wrong(
         "lock",
         "N=3 K=1 CR=2",
-        "STEAL* FORGET_LOCK NO_REPAIR UNLOCK_FIRST FREE_ROW_FIRST RECOVER_UNLOCKED"
+        "STEAL* FORGET_LOCK NO_REPAIR* UNLOCK_FIRST FREE_ROW_FIRST RECOVER_UNLOCKED"
         " ENTER_NO_RECOVERY",
     ),
 ]
