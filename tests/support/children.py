@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import engines
+import programs
 from helpers import BUSY_TIMEOUT, forking_on_purpose
 
 import refstore
@@ -132,10 +133,7 @@ class ChildProcess:
 
     def reap(self) -> None:
         """Whatever happened, leave no process and no pipe."""
-        if self.process.is_alive():
-            self.process.kill()
-        self.process.join(BUSY_TIMEOUT)
-        self.process.close()
+        programs.end(self.process)
         self._pipe.close()
 
 

@@ -8,7 +8,6 @@ by programs that have an interpreter of their own: `helpers.run_script`.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import fcntl
 import gc
 import multiprocessing
@@ -129,8 +128,6 @@ def _run(
     finally:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
 
 
 def _open_streams(encoding: str) -> None:

@@ -46,7 +46,7 @@ from refstore.payload.arrays import (
 )
 
 cdef enum:
-    NAMES_AHEAD = 4             # whose places are asked for before they are looked at
+    ITEMS_AHEAD = 4             # whose places are asked for before they are looked at
 
 cdef struct Item:
     uint64_t nbytes             # of the payload
@@ -404,12 +404,12 @@ cdef class Batch:
             object name = None
             Item *item
             Py_ssize_t k
-        for k in range(NAMES_AHEAD):
+        for k in range(ITEMS_AHEAD):
             self.prefetch_item(k)
         try:
             for k in range(self.n):
                 item = &self.items[k]
-                self.prefetch_item(k + NAMES_AHEAD)
+                self.prefetch_item(k + ITEMS_AHEAD)
                 if self.names is not None:
                     name = self.names[k]
                 self.done += 1
