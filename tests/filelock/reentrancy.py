@@ -69,6 +69,7 @@ class Point:
     def step(self, now: int) -> None:
         self.reached = now
         if now == self.number:
+            opcodes.stop()  # nothing is counted after it
             ACTS[self.act](self)
 
     def close(self) -> None:
@@ -103,10 +104,7 @@ def _fork(point: Point) -> bool:
             point.child = os.fork()
         except RuntimeError:  # filelock refuses a fork amid its own steps, from Python 3.12 on
             return False
-    if point.child:
-        return False
-    opcodes.stop()
-    return True
+    return not point.child
 
 
 def fork_and_exit(point: Point) -> None:

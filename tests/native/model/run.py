@@ -11,6 +11,8 @@ those tools.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
+BUILT = HERE.parents[2] / "build" / "models"  # an executable a job, made anew when it changes
 MEGABYTES = 4500  # a job; with two of them, less than 10 GB
 SECONDS = 900  # a job; the largest takes 300 to 530
 GCC = ["-w", "-DSAFETY", f"-DMEMLIM={MEGABYTES}"]
@@ -193,36 +196,63 @@ def outcome_of(output: str) -> str:
     return "holds"
 
 
-def run(job: Job) -> Result:
+class FailedError(Exception):
+    """A step towards a job's verdict did not come to its end."""
+
+
+def play(folder: str, *command: str) -> str:
+    """What a command says; pan's exit status is no matter."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            timeout=SECONDS,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise FailedError("did not complete") from None
+    if done.returncode and command[0] in ("spin", "gcc"):
+        raise FailedError(f"{command[0]}: {done.stdout.strip()}")
+    return done.stdout
+
+
+def built(job: Job, folder: str) -> Path:
+    """The executable of a job: compiling takes longer than most small models do."""
     defines = [f"-D{define}" for define in f"{job.defines} {job.mutation}".split()]
+    play(folder, "spin", "-a", *defines, str(HERE / f"{job.model}.pml"))
     packed = [] if job.quick else ["-DCOLLAPSE"]  # takes less memory, and more time
     level = "-O0" if job.quick or job.mutation else "-O1"  # what is short is not worth more
+    command = ["gcc", level, *packed, *GCC, "-o", "pan", "pan.c"]
+    made_from = hashlib.sha256(repr(command).encode())
+    for part in sorted(Path(folder).iterdir()):
+        made_from.update(part.read_bytes())
+    label = re.sub(r"\W+", "-", job.name)
+    made = BUILT / f"{label}.{made_from.hexdigest()[:16]}"
+    if not made.exists():
+        play(folder, *command)
+        BUILT.mkdir(parents=True, exist_ok=True)
+        for old in BUILT.glob(f"{label}.*"):
+            old.unlink(missing_ok=True)
+        # not where it is run before it is whole
+        copy = shutil.copy2(Path(folder) / "pan", f"{made}.{os.getpid()}")
+        os.replace(copy, made)
+    return made
+
+
+def run(job: Job) -> Result:
     began = time.monotonic()
     output = ""
-    with tempfile.TemporaryDirectory(prefix="model-") as folder:
-        for command in (
-            ["spin", "-a", *defines, str(HERE / f"{job.model}.pml")],
-            ["gcc", level, *packed, *GCC, "-o", "pan", "pan.c"],
-            ["./pan", "-m200000"],
-        ):
-            try:
-                done = subprocess.run(
-                    command,
-                    cwd=folder,
-                    timeout=SECONDS,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired:
-                return Result(job, 0, time.monotonic() - began, "did not complete")
-            output = done.stdout
-            if done.returncode and command[0] != "./pan":
-                return Result(job, 0, time.monotonic() - began, f"{command[0]}: {output.strip()}")
+    try:
+        with tempfile.TemporaryDirectory(prefix="model-") as folder:
+            output = play(folder, str(built(job, folder)), "-m200000")
+            outcome = outcome_of(output)
+    except FailedError as error:
+        outcome = str(error)
     states = re.search(r"([0-9.e+]+) states, stored", output)
-    seconds = time.monotonic() - began
-    return Result(job, float(states[1]) if states else 0, seconds, outcome_of(output))
+    return Result(job, float(states[1]) if states else 0, time.monotonic() - began, outcome)
 
 
 def chosen(quick: bool, part: str) -> list[Job]:
