@@ -18,6 +18,7 @@ package from here, whatever is installed, and would do without its core.
 """
 
 import os
+import platform
 import sys
 
 import numpy
@@ -28,8 +29,11 @@ from setuptools.command.build_ext import build_ext
 # Python's own flags ask for all that a debugger can use, which takes a third of the time to compile
 # and four fifths of the file. Names of functions stay in any case, and lines in debug builds.
 DEBUG = ["-O1", "-g1", "-fno-omit-frame-pointer", "-DREFSTORE_DEBUG=1"]
+# For any processor, but scheduled for those of today: GCC's own choice clears each PinnedBuffer by
+# `rep stos`, which takes a tenth of a get.
+TUNE = ["-mtune=skylake"] if platform.machine() == "x86_64" else []
 COMPILE = {
-    "release": ["-O3", "-g0"],
+    "release": ["-O3", "-g0", *TUNE],
     "debug": DEBUG,
     "asan": [*DEBUG, "-fsanitize=address,undefined"],
     "tsan": [*DEBUG, "-fsanitize=thread"],

@@ -124,6 +124,8 @@ def listed(
 
     `what` is the parameter, `wanted` says what they are.
     """
+    if isinstance(given, list | tuple):  # which list() copies at once
+        return list(given)
     several: Iterable[Any] | None = None
     if not isinstance(given, lone):
         with contextlib.suppress(TypeError):

@@ -13,7 +13,8 @@ from refstore.engines.native.atomics cimport load_relaxed, prefetch
 from refstore.engines.native.error_codes cimport ERR_FULL, ERR_FULL_SLOTS, ERR_NO_MEMORY
 from refstore.engines.native.layout cimport BIN_WORDS, CLASSES, PAGE, Slot, SMALL_LIMIT
 from refstore.engines.native.view cimport (
-    bits_at, class_nbytes, extent_first, extent_pages, label_at, run_is_there, slots_used, View,
+    bits_at, class_nbytes, extent_first, extent_pages, label_at, run_is_there, SAMPLES,
+    slots_used, View,
 )
 from refstore.engines.native.bitmap cimport summary_of
 from refstore.engines.native.lock cimport lock, unlock
@@ -32,7 +33,6 @@ from refstore.engines.native.units cimport (
 from refstore.engines.native.lots cimport Lot, lot_fits
 
 cdef enum:
-    SAMPLES = 10
     LOOKS = 1000                # at slots, for so many samples; then at all of them
     MOST_REFUSED = 64           # offers of one put
     MOST_QUEUED = 8             # of these, for what its queue says
@@ -158,22 +158,29 @@ cdef inline bint look_at_sample(View *v, uint64_t i, Want *want, bint careful,
     return True
 
 
+cdef inline void draw_samples(View *v) noexcept nogil:
+    # Slots are far apart in memory: what is drawn after one look is in a cache by the next.
+    cdef uint64_t n = slots_used(v)
+    cdef int k
+    for k in range(SAMPLES):
+        v.drawn[k] = <uint32_t>random_below(v, n)
+        prefetch(&v.slots[v.drawn[k]])
+    v.has_drawn = True
+
+
 cdef inline void pick_sample(View *v, Want *want, bint careful, Pick *pick) noexcept nogil:
-    # The oldest of ten, or of all where few of the slots have an object that may go. Slots are far
-    # apart in memory: all are asked for before the first is used.
-    cdef:
-        uint64_t n = slots_used(v), i
-        uint64_t[SAMPLES] drawn
-        int looks = 0, samples = 0, k
+    # The oldest of ten, or of all where few of the slots have an object that may go.
+    cdef uint64_t i
+    cdef int looks = 0, samples = 0, k
+    if not v.has_drawn:
+        draw_samples(v)
     while samples < SAMPLES and looks < LOOKS:
         for k in range(SAMPLES):
-            drawn[k] = random_below(v, n)
-            prefetch(&v.slots[drawn[k]])
-        for k in range(SAMPLES):
-            samples += look_at_sample(v, drawn[k], want, careful, pick)
+            samples += look_at_sample(v, v.drawn[k], want, careful, pick)
+        draw_samples(v)
         looks += SAMPLES
     if samples < SAMPLES:
-        for i in range(n):
+        for i in range(slots_used(v)):
             look_at_sample(v, i, want, careful, pick)
 
 

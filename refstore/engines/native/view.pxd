@@ -22,6 +22,7 @@ cdef extern from *:
 
 cdef enum:
     RECENT = 8
+    SAMPLES = 10                # among which eviction chooses
     PIDS_KEPT = 256
 
 cdef struct Recovered:  # what this process took back from dead ones since it was last asked
@@ -64,6 +65,8 @@ cdef struct View:
     bint evicts                 # what does not say otherwise may be evicted
     bint has_queues             # by s3fifo: gets count, where else they say when
     uint64_t random             # never 0
+    uint32_t[SAMPLES] drawn     # slots that are looked at next for what may go, if `has_drawn`
+    bint has_drawn
     uint64_t evicts_until       # ns; without a policy: when a put tries all else again first, or 0
     # what a put found full lately, where eviction comes first
     bint is_full                # no block has come free by us since
