@@ -20,6 +20,7 @@ from pathlib import Path
 
 import all_rows
 import helpers
+import programs
 import pytest
 
 import refstore
@@ -127,7 +128,7 @@ PROGRAM = all_rows.ROWS + textwrap.dedent("""
 @contextlib.contextmanager
 def program_with_child(
     path: str, way: str, end: str, size: int
-) -> Iterator[tuple[subprocess.Popen[str], int]]:
+) -> Iterator[tuple[programs.Talking, int]]:
     """The program after its fork, and a descriptor of its child's end (or -1)."""
     engine = os.environ["REFSTORE_BACKEND"]
     with helpers.script(PROGRAM, path, engine, way, end, size) as program:
@@ -162,7 +163,7 @@ def assert_kept(store: refstore.Store, pid: int, text: str) -> None:
     assert (said in str(error.value)) == ("ended" in text)
 
 
-def end_parent(program: subprocess.Popen[str], store: refstore.Store, end: str) -> None:
+def end_parent(program: programs.Talking, store: refstore.Store, end: str) -> None:
     if end in ("kill", "grandchild"):
         program.kill()
     else:
@@ -235,7 +236,7 @@ def test_a_fork_that_fails_keeps_as_well(store: refstore.Store, path: str, end: 
     assert_all_back(store)
 
 
-def program_ends_last(program: subprocess.Popen[str], store: refstore.Store, end: str) -> None:
+def program_ends_last(program: programs.Talking, store: refstore.Store, end: str) -> None:
     use_all_room(store)
     assert_kept(store, program.pid, "kept for children")
     end_parent(program, store, end)

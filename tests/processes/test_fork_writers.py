@@ -233,7 +233,9 @@ def test_a_grandchild_gives_back_all_its_pins_of_an_inherited_writer(
 
 
 FORKED_WHILE_OPENING = """
-    import os, signal, sys, threading, refstore
+    import multiprocessing.process, os, signal, sys, threading, refstore
+
+    multiprocessing.process._parent_process = None  # it reads its command line like any other
 
     path, who, where = sys.argv[1:]
     opening = False

@@ -208,7 +208,6 @@ def test_views_that_a_child_has_of_a_dead_writer_keep_its_block(
         size = store.stats().largest_free
         store["b"] = b"b" * size
         with store["a"] as small, store["b"] as large:
-            assert program.stdin is not None
             program.stdin.write("\n")
             program.stdin.flush()
             assert helpers.line(program) == "written"

@@ -339,24 +339,18 @@ def said_by(program: subprocess.CompletedProcess[str]) -> str:
 
 
 @contextlib.contextmanager
-def script(source: str, *args: object) -> Iterator[subprocess.Popen[str]]:
+def script(source: str, *args: object) -> Iterator[programs.Talking]:
     """A program that runs beside the test, spoken to by lines; killed if it is still there."""
+    work = programs.Script(textwrap.dedent(source))
     with tempfile.TemporaryFile("w+") as errors:
-        program = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(source), *map(str, args)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
+        program = programs.Talking(work, args, dict(os.environ), errors)
         try:
             yield program
         finally:
-            program.kill()
-            program.communicate()
+            program.end()
 
 
-def line(program: subprocess.Popen[str]) -> str:
+def line(program: programs.Talking | subprocess.Popen[str]) -> str:
     """The next line that a script says."""
     assert program.stdout is not None
     ready = wait([program.stdout.fileno()], timeout=BUSY_TIMEOUT)
@@ -364,8 +358,7 @@ def line(program: subprocess.Popen[str]) -> str:
     return program.stdout.readline().strip()
 
 
-def go_on(program: subprocess.Popen[str]) -> None:
+def go_on(program: programs.Talking) -> None:
     """Let whoever waits on the script's stdin go on."""
-    assert program.stdin is not None
     program.stdin.write("x")
     program.stdin.flush()

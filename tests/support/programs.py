@@ -8,6 +8,7 @@ by programs that have an interpreter of their own: `helpers.run_script`.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import fcntl
 import gc
 import multiprocessing
@@ -70,6 +71,41 @@ def run(
     if status is None:
         raise TimeoutError(f"a program did not end within {seconds} s: {wrote}")
     return subprocess.CompletedProcess([], status, *wrote)
+
+
+class Talking:
+    """One that runs beside the test, and is spoken to; as `subprocess.Popen` has it."""
+
+    def __init__(
+        self, work: Work, arguments: Sequence[object], environment: dict[str, str], errors: Any
+    ) -> None:
+        theirs, ours = os.pipe()
+        self.stdin = os.fdopen(ours, "w")
+        ours_too, theirs_too = os.pipe()
+        self.stdout = os.fdopen(ours_too)
+        try:
+            descriptors = (theirs, theirs_too, errors.fileno())
+            self._process = start(work, arguments, descriptors, environment)
+        finally:
+            os.close(theirs)
+            os.close(theirs_too)
+        self.pid: int = self._process.pid
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        self._process.join(seconds)
+        status: int | None = self._process.exitcode
+        return status
+
+    def end(self) -> None:
+        """Kill it, if it still runs; whoever else waits for its words hears that there are none."""
+        end(self._process)
+        with contextlib.suppress(BrokenPipeError):
+            self.stdin.close()
+        self.stdout.read()  # until those that it has left behind have ended, too
+        self.stdout.close()
 
 
 def end(process: Any) -> None:

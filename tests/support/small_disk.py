@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import engines
 import helpers
+import programs
 import pytest
 
 
@@ -23,7 +26,26 @@ def may_mount() -> bool:
 needs_mount = pytest.mark.skipif(not may_mount(), reason="needs a mount namespace of its own")
 
 
-MOUNT_AND_RUN = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@"'
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
+
+
+class OnSmallDisk(programs.Script):
+    """A program that has mounted a tmpfs, its first argument, before it begins."""
+
+    def __init__(self, source: str, size: str) -> None:
+        super().__init__(source)
+        self._size = size
+
+    def __call__(self) -> None:
+        libc, disk = ctypes.CDLL(None, use_errno=True), sys.argv[1].encode()
+        for failed in (
+            libc.unshare(CLONE_NEWNS),
+            libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None),
+            libc.mount(b"tmpfs", disk, b"tmpfs", 0, f"size={self._size}".encode()),
+        ):
+            if failed:
+                raise OSError(ctypes.get_errno(), "cannot mount a small disk")
+        super().__call__()
 
 
 def run_on_small_disk(source: str, size: str, folder: Path, *arguments: str) -> str:
@@ -31,7 +53,6 @@ def run_on_small_disk(source: str, size: str, folder: Path, *arguments: str) -> 
 
     `free_on_disk()`: bytes that are free on it; `fill_up()` takes all of it.
     """
-    script = folder / "script.py"
     prelude = (
         "import os, sys, refstore\n"
         "sys.path.append(sys.argv[2])\n"
@@ -51,21 +72,15 @@ def run_on_small_disk(source: str, size: str, folder: Path, *arguments: str) -> 
         "    except OSError:\n"
         "        os.close(filler)\n"
     )
-    script.write_text(prelude + source)
     disk = folder / "disk"
     disk.mkdir()
     try:
-        program = [sys.executable, str(script), str(disk), str(engines.TESTS.parent), *arguments]
-        result = subprocess.run(
-            ["unshare", "-m", "sh", "-c", MOUNT_AND_RUN, "sh", size, str(disk), *program],
-            capture_output=True,
-            text=True,
-            timeout=helpers.BUSY_TIMEOUT,
-            check=False,
+        result = programs.run(
+            OnSmallDisk(prelude + source, size),
+            (disk, engines.TESTS.parent, *arguments),
+            dict(os.environ),
+            helpers.BUSY_TIMEOUT,
         )
     finally:
-        script.unlink()
         disk.rmdir()
-    assert result.stderr == "", result.stderr
-    assert result.returncode == 0
-    return result.stdout.strip()
+    return helpers.said_by(result)
