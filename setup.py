@@ -18,8 +18,10 @@ package from here, whatever is installed, and would do without its core.
 """
 
 import os
-import platform
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy
 from Cython.Build import cythonize
@@ -29,16 +31,16 @@ from setuptools.command.build_ext import build_ext
 # Python's own flags ask for all that a debugger can use, which takes a third of the time to compile
 # and four fifths of the file. Names of functions stay in any case, and lines in debug builds.
 DEBUG = ["-O1", "-g1", "-fno-omit-frame-pointer", "-DREFSTORE_DEBUG=1"]
-# For any processor, but scheduled for those of today: GCC's own choice clears each PinnedBuffer by
-# `rep stos`, which takes a tenth of a get.
-TUNE = ["-mtune=skylake"] if platform.machine() == "x86_64" else []
 COMPILE = {
-    "release": ["-O3", "-g0", *TUNE],
+    "release": ["-O3", "-g0"],
     "debug": DEBUG,
     "asan": [*DEBUG, "-fsanitize=address,undefined"],
     "tsan": [*DEBUG, "-fsanitize=thread"],
     "gcov": [*DEBUG, "-O0", "--coverage", "-DREFSTORE_GCOV=1"],
 }
+# For any processor, but scheduled for those of today: GCC's own choice clears each PinnedBuffer by
+# `rep stos`, which takes a tenth of a get.
+TUNE = "-mtune=skylake"
 LINK = {
     "asan": ["-fsanitize=address,undefined"],
     "tsan": ["-fsanitize=thread"],
@@ -96,11 +98,24 @@ class OptionalBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         try:
+            if variant == "release" and self.takes(TUNE):
+                ext.extra_compile_args.append(TUNE)
             super().build_extension(ext)
         except Exception as error:  # of the compiler, of finding it, or of the system
             if not ext.optional:
                 raise
             print(f"refstore: no compiled core ({error}); file locks do instead", file=sys.stderr)
+
+    def takes(self, flag: str) -> bool:
+        """Whether the compiler has it, and nobody has told it what to compile for."""
+        command = self.compiler.compiler_so
+        if any(one.startswith(("-march", "-mcpu", "-mtune")) for one in command):
+            return False
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "empty.c"
+            source.write_text("")
+            asked = [*command, flag, "-c", str(source), "-o", str(source.with_suffix(".o"))]
+            return subprocess.run(asked, capture_output=True, check=False).returncode == 0
 
 
 setup(

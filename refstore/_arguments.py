@@ -124,7 +124,7 @@ def listed(
 
     `what` is the parameter, `wanted` says what they are.
     """
-    if isinstance(given, list | tuple):  # which list() copies at once
+    if type(given) in (list, tuple):  # which list() copies at once
         return list(given)
     several: Iterable[Any] | None = None
     if not isinstance(given, lone):

@@ -42,13 +42,14 @@ def each(step: Step, *, lines: bool = False) -> Iterator[None]:
 
 
 def stop() -> None:
-    """In a forked child: nothing is followed any more."""
-    if sys.version_info >= (3, 12):
-        if sys.monitoring.get_tool(_TOOL) is not None:
-            sys.monitoring.set_events(_TOOL, 0)
-            sys.monitoring.free_tool_id(_TOOL)
-    else:
+    """Nothing is followed any more, in this process and in children that it forks."""
+    if sys.version_info < (3, 12):
         sys.settrace(None)
+    elif sys.monitoring.get_tool(_TOOL) is not None:
+        sys.monitoring.set_events(_TOOL, 0)
+        while _followed:
+            sys.monitoring.set_local_events(_TOOL, _followed.pop(), 0)
+        sys.monitoring.free_tool_id(_TOOL)
 
 
 def _is_followed(code: CodeType, lines: bool) -> bool:
@@ -85,11 +86,12 @@ def _by_tracing(step: Step, lines: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.settrace(None)
+        stop()
 
 
 if sys.version_info >= (3, 12):
     _TOOL = 4  # nobody's
+    _followed: set[CodeType] = set()
 
     @contextlib.contextmanager
     def _by_monitoring(step: Step, lines: bool) -> Iterator[None]:
@@ -97,11 +99,10 @@ if sys.version_info >= (3, 12):
         monitoring, events = sys.monitoring, sys.monitoring.events
         wanted = events.LINE if lines else events.INSTRUCTION
         thread, reached = threading.get_ident(), 0
-        followed: set[CodeType] = set()
 
         def on_start(code: CodeType, _: int) -> Any:
             if _is_followed(code, lines):
-                followed.add(code)
+                _followed.add(code)
                 monitoring.set_local_events(_TOOL, code, wanted)
             return monitoring.DISABLE
 
@@ -119,8 +120,4 @@ if sys.version_info >= (3, 12):
         try:
             yield
         finally:
-            if monitoring.get_tool(_TOOL) is not None:  # not in a forked child
-                monitoring.set_events(_TOOL, 0)
-                for code in followed:
-                    monitoring.set_local_events(_TOOL, code, 0)
-                monitoring.free_tool_id(_TOOL)
+            stop()

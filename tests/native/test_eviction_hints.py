@@ -110,6 +110,7 @@ def test_check_sees_pages_that_lead_elsewhere(cache: refstore.Store, path: str) 
     fields = Fields(path)
     ref = cache.put(bytes(50_000), evictable=False)
     at = fields.get("Slot", slot_of(ref), "extent") >> 32  # the first of its pages
+    assert fields.get("PageTag", at, "head") == 0
     assert fields.get("PageTag", at, "next") == slot_of(ref) + 1
     for field in ("next", "prev"):
         right = fields.get("PageTag", at, field)

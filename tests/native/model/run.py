@@ -11,6 +11,7 @@ those tools.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import re
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
-BUILT = HERE.parents[2] / "build" / "models"  # an executable a job, made anew when it changes
+BUILT = HERE.parents[2] / "build" / "models"  # executables, by what they are made from
 MEGABYTES = 4500  # a job; with two of them, less than 10 GB
 SECONDS = 900  # a job; the largest takes 300 to 530
 GCC = ["-w", "-DSAFETY", f"-DMEMLIM={MEGABYTES}"]
@@ -226,19 +227,19 @@ def built(job: Job, folder: str) -> Path:
     packed = [] if job.quick else ["-DCOLLAPSE"]  # takes less memory, and more time
     level = "-O0" if job.quick or job.mutation else "-O1"  # what is short is not worth more
     command = ["gcc", level, *packed, *GCC, "-o", "pan", "pan.c"]
-    made_from = hashlib.sha256(repr(command).encode())
+    made_from = hashlib.sha256(repr((command, play(folder, "gcc", "--version"))).encode())
     for part in sorted(Path(folder).iterdir()):
         made_from.update(part.read_bytes())
     label = re.sub(r"\W+", "-", job.name)
-    made = BUILT / f"{label}.{made_from.hexdigest()[:16]}"
-    if not made.exists():
-        play(folder, *command)
+    kept = BUILT / f"{label}.{made_from.hexdigest()[:16]}"
+    if kept.exists():
+        return kept
+    play(folder, *command)
+    made = Path(folder) / "pan"
+    with contextlib.suppress(OSError):  # where nothing can be kept, it is made each time
         BUILT.mkdir(parents=True, exist_ok=True)
-        for old in BUILT.glob(f"{label}.*"):
-            old.unlink(missing_ok=True)
-        # not where it is run before it is whole
-        copy = shutil.copy2(Path(folder) / "pan", f"{made}.{os.getpid()}")
-        os.replace(copy, made)
+        with tempfile.TemporaryDirectory(dir=BUILT) as aside:
+            os.replace(shutil.copy2(made, aside), kept)  # nobody else sees half of it
     return made
 
 
