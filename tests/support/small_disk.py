@@ -29,6 +29,11 @@ needs_mount = pytest.mark.skipif(not may_mount(), reason="needs a mount namespac
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
 
 
+def require(failed: int) -> None:
+    if failed:
+        raise OSError(ctypes.get_errno(), "cannot mount a small disk")
+
+
 class OnSmallDisk(programs.Script):
     """A program that has mounted a tmpfs, its first argument, before it begins."""
 
@@ -38,13 +43,9 @@ class OnSmallDisk(programs.Script):
 
     def __call__(self) -> None:
         libc, disk = ctypes.CDLL(None, use_errno=True), sys.argv[1].encode()
-        for failed in (
-            libc.unshare(CLONE_NEWNS),
-            libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None),
-            libc.mount(b"tmpfs", disk, b"tmpfs", 0, f"size={self._size}".encode()),
-        ):
-            if failed:
-                raise OSError(ctypes.get_errno(), "cannot mount a small disk")
+        require(libc.unshare(CLONE_NEWNS))  # else what follows would be seen by all
+        require(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
+        require(libc.mount(b"tmpfs", disk, b"tmpfs", 0, f"size={self._size}".encode()))
         super().__call__()
 
 

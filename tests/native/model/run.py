@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -220,6 +221,11 @@ def play(folder: str, *command: str) -> str:
     return done.stdout
 
 
+@functools.cache
+def compiler() -> str:
+    return play(tempfile.gettempdir(), "gcc", "--version")
+
+
 def built(job: Job, folder: str) -> Path:
     """The executable of a job: compiling takes longer than most small models do."""
     defines = [f"-D{define}" for define in f"{job.defines} {job.mutation}".split()]
@@ -227,7 +233,7 @@ def built(job: Job, folder: str) -> Path:
     packed = [] if job.quick else ["-DCOLLAPSE"]  # takes less memory, and more time
     level = "-O0" if job.quick or job.mutation else "-O1"  # what is short is not worth more
     command = ["gcc", level, *packed, *GCC, "-o", "pan", "pan.c"]
-    made_from = hashlib.sha256(repr((command, play(folder, "gcc", "--version"))).encode())
+    made_from = hashlib.sha256(repr((command, compiler())).encode())
     for part in sorted(Path(folder).iterdir()):
         made_from.update(part.read_bytes())
     label = re.sub(r"\W+", "-", job.name)
