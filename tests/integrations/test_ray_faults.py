@@ -51,11 +51,6 @@ def node_of(there: Any) -> str:
     return node
 
 
-def is_pattern(nodes: Nodes, ref: ClusterRef, seed: int, timeout: float = 90) -> bool:
-    with nodes.here.get(ref, timeout=timeout) as buf:
-        return bytes(buf) == helpers.pattern(seed, ref.nbytes)
-
-
 def is_coming(nodes: Nodes) -> bool:
     """Whether this node's store has an object that is being written."""
     return any(one.state in ("writing", "claimed") for one in nodes.here.store.objects())
@@ -63,7 +58,7 @@ def is_coming(nodes: Nodes) -> bool:
 
 def getting(nodes: Nodes, pool: ThreadPoolExecutor, ref: ClusterRef, seed: int) -> Future[bool]:
     """A get that is amid its transfer."""
-    future = pool.submit(is_pattern, nodes, ref, seed)
+    future = pool.submit(nodes.is_pattern, ref, seed)
     assert eventually(lambda: is_coming(nodes) or future.done())
     return future
 
@@ -72,16 +67,16 @@ def test_the_producer_may_die(nodes: Nodes, there: Any) -> None:
     producer = nodes.reader(node_of(there))
     ref = ray.get(producer.put_pattern.remote(1, 100_000))
     kill(ray.get(producer.pid.remote()))
-    assert is_pattern(nodes, ref, 1)
+    assert nodes.is_pattern(ref, 1)
     nodes.here.delete(ref)
 
 
 def test_an_agent_that_was_killed_comes_back_to_its_store(nodes: Nodes, there: Any) -> None:
     ref, other = (ray.get(there.put_pattern.remote(k, 3 << 20)) for k in (1, 2))
-    assert is_pattern(nodes, ref, 1)
+    assert nodes.is_pattern(ref, 1)
     kill(nodes.agent(ref.node))
-    assert is_pattern(nodes, ref, 1, timeout=0)
-    assert is_pattern(nodes, other, 2)
+    assert nodes.is_pattern(ref, 1, timeout=0)
+    assert nodes.is_pattern(other, 2)
     for one in (ref, other):
         nodes.here.delete(one)  # also the replica of which the agent has forgotten
     assert ref.replica not in nodes.here.store
@@ -125,15 +120,15 @@ def test_who_brings_an_object_may_die(nodes: Nodes, there: Any) -> None:
 
 def test_an_agent_that_is_stopped_is_a_timeout(nodes: Nodes, there: Any) -> None:
     pulled, ref, late = (ray.get(there.put_pattern.remote(k, 1000)) for k in (6, 7, 8))
-    assert is_pattern(nodes, pulled, 6)
+    assert nodes.is_pattern(pulled, 6)
     with halted(nodes.agent(ref.node)):
         began = time.monotonic()
         for call, one in ((nodes.here.get, ref), (nodes.here.delete, late)):
             with pytest.raises(refstore.GetTimeoutError, match="has not answered"):
                 call(one, timeout=0.5)
         assert time.monotonic() - began < helpers.BUSY_TIMEOUT
-        assert is_pattern(nodes, pulled, 6, timeout=0)
-    assert is_pattern(nodes, ref, 7)
+        assert nodes.is_pattern(pulled, 6, timeout=0)
+    assert nodes.is_pattern(ref, 7)
     assert eventually(lambda: not ray.get(there.has_own.remote(late)))  # which it did do later
     for one in (pulled, ref):
         nodes.here.delete(one)
@@ -168,7 +163,7 @@ def test_a_raylet_that_is_stopped_is_a_timeout(nodes: Nodes, there: Any) -> None
     ref = ray.get(there.put_pattern.remote(8, 5 << 20))
     with halted(nodes.raylet(ref.node)), pytest.raises(refstore.GetTimeoutError):
         nodes.here.get(ref, timeout=1)
-    assert is_pattern(nodes, ref, 8)
+    assert nodes.is_pattern(ref, 8)
     nodes.here.delete(ref)
 
 
@@ -177,13 +172,13 @@ def test_a_node_that_dies_loses_what_no_other_has(nodes: Nodes) -> None:
     doomed = nodes.reader(node)
     pid = ray.get(doomed.pid.remote())
     pulled, lost = (ray.get(doomed.put_pattern.remote(k, 5 << 20)) for k in (9, 10))
-    assert is_pattern(nodes, pulled, 9)
+    assert nodes.is_pattern(pulled, 9)
     kill(nodes.raylet(node))
     kill(pid)  # as Ray's processes go on for a while, and this one keeps the node's store
     with pytest.raises(NodeLostError) as raised:
         nodes.here.get(lost, timeout=120)
     assert raised.value.node == node
-    assert is_pattern(nodes, pulled, 9, timeout=0)
+    assert nodes.is_pattern(pulled, 9, timeout=0)
     for call in (nodes.here.get, nodes.here.delete):
         with pytest.raises(NodeLostError):
             call(lost)
@@ -195,11 +190,10 @@ def test_a_node_that_dies_loses_what_no_other_has(nodes: Nodes) -> None:
 def test_what_was_pulled_outlives_the_gcs(nodes: Nodes, there: Any) -> None:
     """The last test: of this cluster nothing can be started any more."""
     ref = ray.get(there.put_pattern.remote(11, 5 << 20))
-    assert is_pattern(nodes, ref, 11)
+    assert nodes.is_pattern(ref, 11)
     more = ray.get(there.put_pattern.remote(12, 5 << 20))
-    gcs = nodes.cluster.head_node.all_processes["gcs_server"][0].process.pid
-    with halted(gcs):
-        assert is_pattern(nodes, ref, 11, timeout=0)
-        assert is_pattern(nodes, more, 12)
+    with halted(nodes.gcs()):
+        assert nodes.is_pattern(ref, 11, timeout=0)
+        assert nodes.is_pattern(more, 12)
     for one in (ref, more):
         nodes.here.delete(one)

@@ -138,6 +138,10 @@ class Nodes:
         where = NodeAffinitySchedulingStrategy(node, soft=False)
         return actor.options(scheduling_strategy=where).remote(self.session)
 
+    def is_pattern(self, ref: ClusterRef, seed: int, timeout: float = 90) -> bool:
+        with self.here.get(ref, timeout=timeout) as buf:
+            return bytes(buf) == helpers.pattern(seed, ref.nbytes)
+
     def forget(self, name: str) -> None:
         """Leave no version in any store.
 
@@ -154,6 +158,11 @@ class Nodes:
         """Process id of an agent that answers."""
         return next(one.agent_pid for one in self.here.nodes() if one.node == node)
 
+    def gcs(self) -> int:
+        """Process id of the cluster's GCS."""
+        process: int = self.cluster.head_node.all_processes["gcs_server"][0].process.pid
+        return process
+
     def raylet(self, node: str) -> int:
         """Process id of a node's raylet."""
         for one in self.cluster.list_all_nodes():
@@ -167,6 +176,20 @@ class Nodes:
 def ray_nodes(count: int, session: str = SESSION) -> Iterator[Nodes]:
     """A cluster of so many nodes, whose stores lie in a folder of their own."""
     folder = tempfile.mkdtemp(prefix="refstore-ray-", dir=helpers.SHARED_MEMORY)
+    try:
+        with cluster_of(count, folder) as cluster:
+            nodes = Nodes(cluster, session)
+            yield nodes
+            nodes.here.stop()
+            # the agent of a dead node finds that out by itself
+            assert eventually(lambda: not list(Path(folder).iterdir())), os.listdir(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def cluster_of(count: int, folder: str) -> Iterator[Any]:
+    """A cluster of so many nodes, and none of its processes afterwards."""
     environment = {
         "REFSTORE_DIR": folder,
         "PYTHONPATH": os.pathsep.join(
@@ -182,16 +205,11 @@ def ray_nodes(count: int, session: str = SESSION) -> Iterator[Nodes]:
             warnings.simplefilter("ignore")
             cluster: Any = _started(count)
             try:
-                nodes = Nodes(cluster, session)
-                yield nodes
-                nodes.here.stop()
-                # the agent of a dead node finds that out by itself
-                assert eventually(lambda: not list(Path(folder).iterdir())), os.listdir(folder)
+                yield cluster
             finally:
                 ray.shutdown()
                 cluster.shutdown()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
