@@ -127,7 +127,7 @@ CHANGES: dict[str, Callable[[Any], None]] = {
 def test_a_tensor_that_changes_while_its_put_waits_is_whole(
     make_store: Callable[..., refstore.Store], change: str, n: int, alone: bool, batch: bool
 ) -> None:
-    store = make_store("16MiB", max_objects=64)
+    store = make_store("5MiB", max_objects=64)
     tensor = torch.full((n,), 1.0)
     store.delete(store.put(tensor))  # the first of its form
     helpers.put_until_full(store, itertools.repeat(b""))

@@ -243,7 +243,7 @@ def test_a_pool_has_the_store_of_its_parent(method: str, folder: Path, monkeypat
     store = of_torch.install()
     assert os.environ["REFSTORE_TORCH"] == store.path
     context = multiprocessing.get_context(method)
-    with helpers.forking_on_purpose(), context.Pool(2, initializer=of_torch.install) as pool:
+    with helpers.forking_on_purpose(), context.Pool(1, initializer=of_torch.install) as pool:
         assert pool.map(torch_workers.is_shared, [large()] * 4) == [(store.path, False)] * 4
         backs = pool.map(torch_workers.doubled, [large(k) for k in range(4)])
         pool.close()
