@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import ray
 from ray.exceptions import RayError
 
@@ -36,13 +37,14 @@ from refstore.ray import _latest
 from refstore.ray._calls import Agents, left, live_nodes
 from refstore.ray._names import store_name, stores_prefix
 from refstore.ray._parts import PATIENCE, Parts
-from refstore.ray._pulling import PIECE, Puller, piece_count
+from refstore.ray._pulling import SMALL, Puller
 from refstore.ray._transport import PlasmaTransport
 from refstore.ray._values import ClusterRef
 
 __all__ = ["GROUPS", "Agent"]
 
 FAN_OUT = 2  # nodes that take an object from one node
+FEW = 4  # nodes that get more than SMALL bytes in replies; of parts, nodes take from each other
 TICK = 0.5  # seconds between two looks at what is to be tidied
 CATCH_UP = 5.0  # seconds between two questions for versions that were missed
 BEHIND = 30.0  # seconds in which a version that was missed must come
@@ -140,14 +142,13 @@ class Agent:
 
     @serves
     def fetch(self, ref: ClusterRef, node: str) -> Any:
-        """An object's bytes, in pieces that ride in the reply."""
+        """An object's bytes, which ride in the reply; None if they are to be taken in parts."""
         with self._pinned(ref) as buf:
-            whole = bytes(octets_of(buf))
+            if ref.nbytes > SMALL and self._has_served_many(ref, node):
+                return None
+            whole = np.frombuffer(octets_of(buf), np.uint8)  # pins it until Ray has sent it
         self._note(ref, node)
-        count = piece_count(len(whole))
-        if count == 1:
-            return whole
-        return tuple(whole[k * PIECE : (k + 1) * PIECE] for k in range(count))
+        return whole
 
     @serves
     def join(self, ref: ClusterRef, node: str) -> str:
@@ -254,6 +255,12 @@ class Agent:
             with contextlib.suppress(GetTimeoutError):
                 return self._store.get(ref.replica, timeout=PATIENCE)
         return self._store.get(self._key(ref))
+
+    def _has_served_many(self, ref: ClusterRef, node: str) -> bool:
+        """Whether so many nodes have an object of this one that another is to take it in parts."""
+        with self._lock:
+            nodes = self._holders.get(ref, [])
+            return len(nodes) >= FEW and node not in nodes
 
     def _note(self, ref: ClusterRef, node: str) -> None:
         with self._lock:

@@ -51,14 +51,13 @@ def _call(
     method: str,
     arguments: Sequence[object],
     end: float,
-    returns: int = 1,
 ) -> Any:
     """Result of an actor's method, however often the actor is started again meanwhile.
 
     Parameters:
         find: its handle; raises ValueError while it has none. True: the last one was of no use.
         give_up: the error to raise when the time is up (True), or None before.
-        method, arguments, returns: the call.
+        method, arguments: the call.
         end: by time.monotonic().
 
     Errors: what the method raises; what `give_up` returns.
@@ -67,9 +66,7 @@ def _call(
     while True:
         try:
             function = getattr(find(is_again), method)
-            return ray.get(
-                function.options(num_returns=returns).remote(*arguments), timeout=left(end)
-            )
+            return ray.get(function.remote(*arguments), timeout=left(end))
         except RayTimeoutError:
             is_over = True
         except RayTaskError as error:
@@ -91,7 +88,7 @@ class Agents:
         self.session = session
         self._handles: dict[str, Any] = {}  # by node; "": of the session
 
-    def call(self, node: str, method: str, *arguments: object, end: float, returns: int = 1) -> Any:
+    def call(self, node: str, method: str, *arguments: object, end: float) -> Any:
         """Result of a method of a node's agent.
 
         Errors: what the method raises; GetTimeoutError; NodeLostError.
@@ -116,7 +113,7 @@ class Agents:
                 node=node,
             )
 
-        return _call(find, give_up, method, arguments, end, returns)
+        return _call(find, give_up, method, arguments, end)
 
     def call_session(self, method: str, *arguments: object, end: float) -> Any:
         """Result of a method of the session's actor.

@@ -129,9 +129,9 @@ class Cluster:
             {'step': 1}
         """
         local = ref._local
-        if local is not None:
+        if local is not None and not writable:
             try:
-                return self._get(local, writable=True) if writable else self._get(local)
+                return self._get(local)
             except ObjectNotFoundError:  # a replica that was evicted, or all is gone
                 pass
         if ref.node == self.node:

@@ -1,9 +1,10 @@
 """Bringing an object to this node's store, once, however many of the node's processes ask.
 
 The replica's name is claimed while it comes: the store itself lets one process bring it and the
-others wait, and lets another take over if that one dies. Up to SMALL bytes come in the reply of the
-source's agent. More comes in parts, by way of the node's own agent from DIRECT bytes on, since that
-can hand parts on to other nodes before it has all of them.
+others wait, and lets another take over if that one dies. Up to IN_REPLY bytes come in the reply of
+the source's agent, which serves only a few nodes so with more than SMALL. The rest comes in parts,
+by way of the node's own agent from DIRECT bytes on, since that can hand parts on to other nodes
+before it has all of them.
 """
 
 from __future__ import annotations
@@ -29,18 +30,14 @@ from refstore.ray._parts import PART, Flight, Parts, part_count
 from refstore.ray._transport import PlasmaTransport, Transport
 from refstore.ray._values import ClusterRef
 
-__all__ = ["PIECE", "SMALL", "Puller", "piece_count"]
+__all__ = ["IN_REPLY", "SMALL", "Puller"]
 
-SMALL = 1 << 20  # bytes; they ride in the reply
-PIECE = 90_000  # bytes: Ray sends results of less than 100 KiB in the reply itself
+SMALL = 1 << 20  # bytes; they always ride in the reply
+IN_REPLY = 8 << 20  # bytes that may ride in one: Ray allows 10 MiB
 DIRECT = 32 << 20  # bytes; more is brought by the node's agent
 NAP = 0.2  # seconds between two looks whether another process still brings it
 DETOUR = 5.0  # seconds in which a node other than the source must answer
 FETCHES = 3  # parts at once
-
-
-def piece_count(nbytes: int) -> int:
-    return max(1, -(-nbytes // PIECE))
 
 
 class Puller:
@@ -93,31 +90,35 @@ class Puller:
                 return self._store.get(writer.ref)
 
     def _fill(self, writer: Writer, ref: ClusterRef, parent: str | None, end: float) -> None:
-        if ref.nbytes <= SMALL:
-            self._fill_from_reply(writer, ref, parent or ref.node, end)
-        elif self._parts is None:
+        if ref.nbytes <= IN_REPLY and self._fill_from_reply(writer, ref, parent or ref.node, end):
+            return
+        if self._parts is None:
             self._fill_by_parts(writer, ref, ref.node, end)
-        else:
-            flight = self._parts.begin(ref)
-            try:
-                if parent is None:
-                    parent = self._agents.call(ref.node, "join", ref, self._node, end=end)
-                self._fill_by_parts(writer, ref, parent, end, flight)
-            finally:
-                flight.land()
+            return
+        flight = self._parts.begin(ref)
+        try:
+            if parent is None:
+                parent = self._agents.call(ref.node, "join", ref, self._node, end=end)
+            self._fill_by_parts(writer, ref, parent, end, flight)
+        finally:
+            flight.land()
 
-    def _fill_from_reply(self, writer: Writer, ref: ClusterRef, parent: str, end: float) -> None:
-        def pieces(node: str, end: float) -> Any:
-            count = piece_count(ref.nbytes)
-            reply = self._agents.call(node, "fetch", ref, self._node, end=end, returns=count)
-            return [reply] if count == 1 else reply
+    def _fill_from_reply(self, writer: Writer, ref: ClusterRef, parent: str, end: float) -> bool:
+        """Whether there was one: the source may be asked by too many."""
+
+        def whole(node: str, end: float) -> Any:
+            return self._agents.call(node, "fetch", ref, self._node, end=end)
 
         found = None
         if parent != ref.node:
             with contextlib.suppress(ObjectNotFoundError, GetTimeoutError, NodeLostError):
-                found = pieces(parent, min(end, time.monotonic() + DETOUR))
-        for index, piece in enumerate(found or pieces(ref.node, end)):
-            writer.write_at(index * PIECE, piece)
+                found = whole(parent, min(end, time.monotonic() + DETOUR))
+        if found is None:
+            found = whole(ref.node, end)
+        if found is None:
+            return False
+        writer.write_at(0, found)
+        return True
 
     def _fill_by_parts(
         self,

@@ -20,11 +20,14 @@ from refstore import RefstoreError
 from refstore.ray._agent import GROUPS, Agent
 from refstore.ray._calls import Agents, left, live_nodes
 from refstore.ray._names import NAMESPACE, agent_name, session_name
+from refstore.ray._pulling import IN_REPLY
 from refstore.ray._values import ClusterRef
 
 __all__ = ["end_session", "start_agents", "start_session"]
 
 SKIPPED = 1000  # numbers that may have been given out and are known to no agent
+# An agent's: which results Ray sends in the reply itself. It takes others by way of its own store.
+SETTINGS = {"RAY_max_direct_call_object_size": str(IN_REPLY + (64 << 10))}
 STOP = 10.0  # seconds in which agents must have stopped by themselves
 PATIENCE = 5.0  # seconds in which an agent must tell what it has
 
@@ -140,7 +143,8 @@ def start_agents(agents: Agents, nodes: list[str], end: float) -> dict[str, str]
     remote: Any = ray.remote  # whose types know no groups
     for node in nodes:
         remote(concurrency_groups=GROUPS)(Agent).options(
-            **_of_detached_actor(agent_name(agents.session, node), node, may_move=False)
+            **_of_detached_actor(agent_name(agents.session, node), node, may_move=False),
+            runtime_env={"env_vars": SETTINGS},
         ).remote(agents.session, token, options)
     paths = {node: _path_of(agents, node, end) for node in nodes}
     for node in nodes:

@@ -20,8 +20,9 @@ from ray_nodes import SESSION, Nodes
 import refstore
 import refstore.ray
 from refstore.ray import ClusterRef, Latest, NodeLostError
+from refstore.ray._agent import FEW
 from refstore.ray._parts import PART
-from refstore.ray._pulling import DIRECT, PIECE, SMALL
+from refstore.ray._pulling import DIRECT, IN_REPLY, SMALL
 
 pytestmark = ray_nodes.MARKS
 
@@ -80,7 +81,7 @@ def test_another_node_gets_what_was_put(nodes: Nodes, readers: list[Any], value:
         np.testing.assert_array_equal(found, value)
 
 
-SIZES = [1, PIECE, PIECE + 1, SMALL, SMALL + 1, PART, PART + 1, 2 * PART, DIRECT + 1, 3 * PART + 7]
+SIZES = [1, 100_000, IN_REPLY, IN_REPLY + 1, PART, PART + 1, 2 * PART, DIRECT + 1, 3 * PART + 7]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -92,6 +93,21 @@ def test_a_node_brings_an_object_once(nodes: Nodes, readers: list[Any], size: in
     assert pulls(nodes) - before == 2
     stores = {one.node: one.objects for one in nodes.here.nodes()}
     assert list(stores.values()) == [1, 1, 1]
+
+
+def test_many_nodes_take_a_middling_object_in_parts(nodes: Nodes, readers: list[Any]) -> None:
+    data = helpers.pattern(5, SMALL + 1)
+    ref = nodes.here.put(data)
+    agent = nodes.here._agents.handle(nodes.here.node)
+
+    def reply(node: str) -> Any:
+        return ray.get(agent.fetch.remote(ref, node))
+
+    assert all(bytes(reply(f"node {k}")) == data for k in range(FEW))
+    assert reply("one more") is None
+    assert reply("node 0") is not None
+    assert all(ray.get([one.is_pattern.remote(ref, 5) for one in readers]))
+    nodes.here.delete(ref)
 
 
 def test_nothing_is_sent_for_what_is_here(nodes: Nodes) -> None:
