@@ -13,6 +13,7 @@ may be older than it was.
 from __future__ import annotations
 
 import bisect
+import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -173,19 +174,18 @@ class _Blocks:
         n_free = int(np.count_nonzero(word & 0xFF == FREE)) + c.file.g.max_objects - len(word)
         self.n_slots = n_free + len(may_go)
         self._slots = [self.evictable[i] if i < len(may_go) else None for i in order]
-        self._starts: list[int] = starts[order].tolist()
-        self.units: list[int] = units[order].tolist()
+        # Units before each, and in all; the first of each stretch in which all lie side by side.
+        self._before: list[int] = [0, *np.cumsum(units[order]).tolist()]
+        has_gap = starts[order][1:] != (starts + units)[order][:-1]
+        firsts = (np.nonzero(has_gap)[0] + 1).tolist()
+        self._firsts: list[int] = [0, *firsts, len(order)] if order else [0]
         self._use = use
         self._of_use = HIT * (MOST_HITS + 1) - 1 if _has_queues(c) else TICKS  # bits that compare
 
     def stretches(self) -> Iterator[int]:
         """The units of each stretch in which nothing lies that stays."""
-        total = 0
-        for i, units in enumerate(self.units):
-            total += units
-            if not self._touch(i):
-                yield total
-                total = 0
+        for first, end in itertools.pairwise(self._firsts):
+            yield self._before[end] - self._before[first]
 
     def window(self, units: int) -> list[int] | None:
         """The slots of neighbours whose blocks, with what is free between them, have so many units;
@@ -206,25 +206,14 @@ class _Blocks:
 
     def _around(self, i: int, units: int) -> list[int] | None:
         """The same, of those that lie next to a given one."""
-        first = last = i
-        if first and self._is_free(first - 1) and self._touch(first - 1):
-            first -= 1
-        total = sum(self.units[first : last + 1])
-        while total < units:
-            if self._touch(last):
-                last += 1
-                total += self.units[last]
-            elif first and self._touch(first - 1):
-                first -= 1
-                total += self.units[first]
-            else:
-                return None
-        return [slot for slot in self._slots[first : last + 1] if slot is not None]
-
-    def _is_free(self, i: int) -> bool:
-        return self._slots[i] is None
-
-    def _touch(self, i: int) -> bool:
-        """Whether nothing is between one and the next."""
-        end = self._starts[i] + self.units[i]
-        return i + 1 < len(self._starts) and self._starts[i + 1] == end
+        before = self._before
+        turn = bisect.bisect_right(self._firsts, i)
+        lowest, end = self._firsts[turn - 1], self._firsts[turn]
+        if before[end] - before[lowest] < units:
+            return None
+        first = i - 1 if i > lowest and self._slots[i - 1] is None else i
+        after = bisect.bisect_left(before, before[first] + units, i + 1, end + 1)
+        if after > end:
+            after = end
+            first = bisect.bisect_right(before, before[end] - units, lowest, first + 1) - 1
+        return [slot for slot in self._slots[first:after] if slot is not None]
