@@ -346,8 +346,8 @@ def _check_free_slots(c: Change) -> Iterator[str]:
 def _check_names(c: Change) -> Iterator[str]:
     file = c.file
     chained: set[int] = set()
-    for bucket in range(file.g.bucket_mask + 1):
-        link = c.words[file.g.buckets + bucket]
+    first = file.g.buckets
+    for link in filter(None, c.words[first : first + file.g.bucket_mask + 1].tolist()):
         while link:
             if link - 1 in chained or link > c[SLOTS_USED]:
                 yield f"index: a chain leads to slot {link - 1}, which is invalid"
