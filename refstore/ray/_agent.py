@@ -142,13 +142,14 @@ class Agent:
 
     @serves
     def fetch(self, ref: ClusterRef, node: str) -> Any:
-        """An object's bytes, which ride in the reply; None if they are to be taken in parts."""
-        with self._pinned(ref) as buf:
+        """An object's bytes, which ride in the reply. None: ask again, or the source for parts."""
+        with contextlib.suppress(GetTimeoutError), self._pinned(ref) as buf:
             if ref.nbytes > SMALL and self._has_served_many(ref, node):
                 return None
-            whole = np.frombuffer(octets_of(buf), np.uint8)  # pins it until Ray has sent it
-        self._note(ref, node)
-        return whole
+            whole = np.frombuffer(octets_of(buf), np.uint8)  # pins it until Ray has copied it
+            self._note(ref, node)
+            return whole
+        return None
 
     @serves
     def join(self, ref: ClusterRef, node: str) -> str:
@@ -200,11 +201,8 @@ class Agent:
     ) -> list[str]:
         """Takes a version, and hands it on to more nodes while it comes; those that missed it."""
         end = time.monotonic() + seconds
-        flight = self._parts.begin(ref)  # before the others hear of it, and ask for parts
-        try:
-            return self._take_and_spread(parent, nodes, name, number, ref, end)
-        finally:
-            flight.land()
+        self._parts.begin(ref)  # before the others hear of it, and ask for it
+        return self._take_and_spread(parent, nodes, name, number, ref, end)
 
     @serves
     def versions(self) -> dict[str, tuple[int, ClusterRef]]:
@@ -250,14 +248,13 @@ class Agent:
         return ref.ref if ref.node == self._node else ref.replica
 
     def _pinned(self, ref: ClusterRef) -> PinnedBuffer:
-        """An object that is here, or on its way here. Errors: ObjectNotFoundError."""
-        if ref.node != self._node:
-            with contextlib.suppress(GetTimeoutError):
-                return self._store.get(ref.replica, timeout=PATIENCE)
+        """Errors: ObjectNotFoundError; GetTimeoutError: it is still on its way here."""
+        if self._parts.is_coming(ref):
+            return self._store.get(ref.replica, timeout=PATIENCE)
         return self._store.get(self._key(ref))
 
     def _has_served_many(self, ref: ClusterRef, node: str) -> bool:
-        """Whether so many nodes have an object of this one that another is to take it in parts."""
+        """Whether an object of this node went to so many that one more is to take it in parts."""
         with self._lock:
             nodes = self._holders.get(ref, [])
             return len(nodes) >= FEW and node not in nodes
@@ -275,10 +272,15 @@ class Agent:
         self, parent: str, nodes: list[str], name: str, number: int, ref: ClusterRef, end: float
     ) -> list[str]:
         """Nodes that missed it."""
-        with ThreadPoolExecutor(1) as pool:
-            told = pool.submit(self._spread, nodes, "take", (self._node, name, number, ref), end)
-            self._take(parent, name, number, ref, end)
-            return told.result()
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                arguments = (self._node, name, number, ref)
+                told = pool.submit(self._spread, nodes, "take", arguments, end)
+                self._take(parent, name, number, ref, end)
+                self._parts.land(ref)
+                return told.result()
+        finally:
+            self._parts.land(ref)
 
     def _take(self, parent: str, name: str, number: int, ref: ClusterRef, end: float) -> None:
         """Makes an object the latest version here, unless a later one is; the earlier one goes."""

@@ -77,6 +77,17 @@ class Parts:
             flight.is_coming = True
         return flight
 
+    def is_coming(self, ref: ClusterRef) -> bool:
+        with self._lock:
+            return ref in self._flights and self._flights[ref].is_coming
+
+    def land(self, ref: ClusterRef) -> None:
+        """The pull of an object has ended, if there was one."""
+        with self._lock:
+            flight = self._flights.get(ref)
+        if flight is not None:
+            flight.land()
+
     def handle(self, ref: ClusterRef, key: ObjectRef | str, index: int) -> Any:
         """The handle of one part; None if it is on its way still: ask again.
 

@@ -1,10 +1,10 @@
 """Bringing an object to this node's store, once, however many of the node's processes ask.
 
 The replica's name is claimed while it comes: the store itself lets one process bring it and the
-others wait, and lets another take over if that one dies. Up to IN_REPLY bytes come in the reply of
-the source's agent, which serves only a few nodes so with more than SMALL. The rest comes in parts,
-by way of the node's own agent from DIRECT bytes on, since that can hand parts on to other nodes
-before it has all of them.
+others wait, and lets another take over if that one dies. Up to SMALL bytes come in the reply of the
+source's agent, and up to IN_REPLY bytes do for the first few nodes. More comes in parts, by way of
+the node's own agent from DIRECT bytes on, since that can hand parts on to other nodes before it has
+all of them.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Puller:
         self._agents = agents
         self._parts = parts
         self._transport: Transport = parts.transport if parts else PlasmaTransport()
+        self._late = set[str]()  # nodes from which a reply did not come in time
 
     def pull(
         self,
@@ -90,31 +91,40 @@ class Puller:
                 return self._store.get(writer.ref)
 
     def _fill(self, writer: Writer, ref: ClusterRef, parent: str | None, end: float) -> None:
-        if ref.nbytes <= IN_REPLY and self._fill_from_reply(writer, ref, parent or ref.node, end):
+        # a reply that nobody waits for is sent all the same; parts are kept for who asks again
+        most = SMALL if ref.node in self._late else IN_REPLY
+        if ref.nbytes <= most and self._fill_from_reply(writer, ref, parent or ref.node, end):
             return
         if self._parts is None:
             self._fill_by_parts(writer, ref, ref.node, end)
-            return
-        flight = self._parts.begin(ref)
-        try:
-            if parent is None:
-                parent = self._agents.call(ref.node, "join", ref, self._node, end=end)
-            self._fill_by_parts(writer, ref, parent, end, flight)
-        finally:
-            flight.land()
+        else:
+            flight = self._parts.begin(ref)
+            try:
+                if parent is None:
+                    parent = self._agents.call(ref.node, "join", ref, self._node, end=end)
+                self._fill_by_parts(writer, ref, parent, end, flight)
+            finally:
+                flight.land()
+        self._late.discard(ref.node)
 
     def _fill_from_reply(self, writer: Writer, ref: ClusterRef, parent: str, end: float) -> bool:
-        """Whether there was one: the source may be asked by too many."""
+        """Whether there was one: the source may have given so many that others take parts."""
 
         def whole(node: str, end: float) -> Any:
             return self._agents.call(node, "fetch", ref, self._node, end=end)
 
         found = None
         if parent != ref.node:
+            until = min(end, time.monotonic() + DETOUR)
             with contextlib.suppress(ObjectNotFoundError, GetTimeoutError, NodeLostError):
-                found = whole(parent, min(end, time.monotonic() + DETOUR))
+                while found is None and left(until):  # it is on its way there
+                    found = whole(parent, until)
         if found is None:
-            found = whole(ref.node, end)
+            try:
+                found = whole(ref.node, end)
+            except GetTimeoutError:
+                self._late.add(ref.node)
+                raise
         if found is None:
             return False
         writer.write_at(0, found)

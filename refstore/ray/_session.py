@@ -26,7 +26,7 @@ from refstore.ray._values import ClusterRef
 __all__ = ["end_session", "start_agents", "start_session"]
 
 SKIPPED = 1000  # numbers that may have been given out and are known to no agent
-# An agent's: which results Ray sends in the reply itself. It takes others by way of its own store.
+# An agent's: results of up to so many bytes go in Ray's replies, and not into Ray's own store.
 SETTINGS = {"RAY_max_direct_call_object_size": str(IN_REPLY + (64 << 10))}
 STOP = 10.0  # seconds in which agents must have stopped by themselves
 PATIENCE = 5.0  # seconds in which an agent must tell what it has

@@ -91,6 +91,7 @@ def test_a_node_brings_an_object_once(nodes: Nodes, readers: list[Any], size: in
     assert all(ray.get([one.is_pattern.remote(ref, size) for one in readers]))
     assert all(ray.get([one.is_pattern.remote(ref, size) for one in readers]))
     assert pulls(nodes) - before == 2
+    assert helpers.eventually(lambda: nodes.here.store.stats().pinned == 0)
     stores = {one.node: one.objects for one in nodes.here.nodes()}
     assert list(stores.values()) == [1, 1, 1]
 
@@ -103,7 +104,11 @@ def test_many_nodes_take_a_middling_object_in_parts(nodes: Nodes, readers: list[
     def reply(node: str) -> Any:
         return ray.get(agent.fetch.remote(ref, node))
 
-    assert all(bytes(reply(f"node {k}")) == data for k in range(FEW))
+    first = agent.fetch.remote(ref, "node 0")
+    assert bytes(ray.get(first)) == data
+    worker: Any = ray._private.worker.global_worker.core_worker
+    assert worker.object_exists(first, memory_store_only=True), "it came by way of Ray's own store"
+    assert all(bytes(reply(f"node {k}")) == data for k in range(1, FEW))
     assert reply("one more") is None
     assert reply("node 0") is not None
     assert all(ray.get([one.is_pattern.remote(ref, 5) for one in readers]))

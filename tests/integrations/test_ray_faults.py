@@ -19,6 +19,8 @@ from ray_nodes import Nodes, kill
 
 import refstore
 from refstore.ray import ClusterRef, NodeLostError
+from refstore.ray._parts import PATIENCE
+from refstore.ray._pulling import IN_REPLY
 
 pytestmark = ray_nodes.MARKS
 
@@ -82,8 +84,9 @@ def test_an_agent_that_was_killed_comes_back_to_its_store(nodes: Nodes, there: A
     assert ref.replica not in nodes.here.store
 
 
-def test_the_sources_agent_may_die_amid_a_transfer(nodes: Nodes, there: Any) -> None:
-    ref = ray.get(there.put_pattern.remote(3, LARGE))
+@pytest.mark.parametrize("size", [IN_REPLY, LARGE])
+def test_the_sources_agent_may_die_amid_a_transfer(nodes: Nodes, there: Any, size: int) -> None:
+    ref = ray.get(there.put_pattern.remote(3, size))
     agent = nodes.agent(ref.node)
     with ThreadPoolExecutor(1) as pool:
         future = getting(nodes, pool, ref, 3)
@@ -134,6 +137,36 @@ def test_an_agent_that_is_stopped_is_a_timeout(nodes: Nodes, there: Any) -> None
         nodes.here.delete(one)
 
 
+def test_what_did_not_come_in_a_reply_comes_in_parts(nodes: Nodes, there: Any) -> None:
+    ref = ray.get(there.put_pattern.remote(13, IN_REPLY))
+    late = nodes.here._puller._late
+    with halted(nodes.agent(ref.node)), pytest.raises(refstore.GetTimeoutError):
+        nodes.here.get(ref, timeout=0.3)
+    assert late == {ref.node}
+    assert nodes.is_pattern(ref, 13)
+    assert late == set()
+    nodes.here.delete(ref)
+
+
+def test_a_node_waits_for_a_version_that_is_on_its_way_to_its_parent(
+    nodes: Nodes, there: Any
+) -> None:
+    source, parent = node_of(there), nodes.others()[1]
+    before = {one.node: one.served for one in nodes.here.nodes()}
+    ref = ray.get(there.put_pattern.remote(14, IN_REPLY))
+    with ThreadPoolExecutor(1) as pool:
+        with halted(nodes.agent(source)):
+            arguments = ([nodes.here.node], 60.0, source, "late", 1, ref)
+            end = time.monotonic() + 60
+            missed = pool.submit(nodes.here._agents.call, parent, "take", *arguments, end=end)
+            assert eventually(lambda: is_coming(nodes))
+            time.sleep(1.2 * PATIENCE)  # longer than one question of a node to its parent
+        assert missed.result() == []
+    after = {one.node: one.served for one in nodes.here.nodes()}
+    assert [after[node] - before[node] for node in (source, parent)] == [1, 1]
+    nodes.forget("late")
+
+
 def test_a_node_that_missed_a_version_takes_it_later(nodes: Nodes, there: Any) -> None:
     nodes.here.publish("w", b"1")
     node = node_of(there)
@@ -160,11 +193,14 @@ def publishes(nodes: Nodes, after: int) -> bool:
 
 
 def test_a_raylet_that_is_stopped_is_a_timeout(nodes: Nodes, there: Any) -> None:
-    ref = ray.get(there.put_pattern.remote(8, 5 << 20))
-    with halted(nodes.raylet(ref.node)), pytest.raises(refstore.GetTimeoutError):
-        nodes.here.get(ref, timeout=1)
+    ref, small = (ray.get(there.put_pattern.remote(k, size)) for k, size in ((8, LARGE), (9, 1000)))
+    with halted(nodes.raylet(ref.node)):
+        with pytest.raises(refstore.GetTimeoutError):
+            nodes.here.get(ref, timeout=1)
+        assert nodes.is_pattern(small, 9), "agents answer each other without it"
     assert nodes.is_pattern(ref, 8)
-    nodes.here.delete(ref)
+    for one in (ref, small):
+        nodes.here.delete(one)
 
 
 def test_a_node_that_dies_loses_what_no_other_has(nodes: Nodes) -> None:
@@ -173,8 +209,8 @@ def test_a_node_that_dies_loses_what_no_other_has(nodes: Nodes) -> None:
     pid = ray.get(doomed.pid.remote())
     pulled, lost = (ray.get(doomed.put_pattern.remote(k, 5 << 20)) for k in (9, 10))
     assert nodes.is_pattern(pulled, 9)
-    kill(nodes.raylet(node))
-    kill(pid)  # as Ray's processes go on for a while, and this one keeps the node's store
+    for one in (nodes.agent(node), nodes.raylet(node), pid):  # which would go on for a while
+        kill(one)
     with pytest.raises(NodeLostError) as raised:
         nodes.here.get(lost, timeout=120)
     assert raised.value.node == node
