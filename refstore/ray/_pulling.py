@@ -34,7 +34,6 @@ __all__ = ["IN_REPLY", "SMALL", "Puller"]
 
 SMALL = 1 << 20  # bytes; they always ride in the reply
 IN_REPLY = 8 << 20  # bytes that may ride in one: Ray allows 10 MiB
-DIRECT = 32 << 20  # bytes; more is brought by the node's agent
 NAP = 0.2  # seconds between two looks whether another process still brings it
 DETOUR = 5.0  # seconds in which a node other than the source must answer
 FETCHES = 3  # parts at once
@@ -68,7 +67,7 @@ class Puller:
         while True:
             with contextlib.suppress(ObjectNotFoundError):
                 return self._store.get(ref.replica)
-            if self._parts is None and ref.nbytes > DIRECT:
+            if self._parts is None and ref.nbytes > PART:
                 self._agents.call(self._node, "pull", ref, left(end), end=end)
                 continue
             try:

@@ -22,7 +22,7 @@ import refstore.ray
 from refstore.ray import ClusterRef, Latest, NodeLostError
 from refstore.ray._agent import FEW
 from refstore.ray._parts import PART
-from refstore.ray._pulling import DIRECT, IN_REPLY, SMALL
+from refstore.ray._pulling import IN_REPLY, SMALL
 
 pytestmark = ray_nodes.MARKS
 
@@ -81,7 +81,7 @@ def test_another_node_gets_what_was_put(nodes: Nodes, readers: list[Any], value:
         np.testing.assert_array_equal(found, value)
 
 
-SIZES = [1, 100_000, IN_REPLY, IN_REPLY + 1, PART, PART + 1, 2 * PART, DIRECT + 1, 3 * PART + 7]
+SIZES = [1, 100_000, IN_REPLY, IN_REPLY + 1, PART, PART + 1, 2 * PART, 3 * PART + 7]
 
 
 @pytest.mark.parametrize("size", SIZES)
