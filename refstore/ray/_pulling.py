@@ -2,9 +2,9 @@
 
 The replica's name is claimed while it comes: the store itself lets one process bring it and the
 others wait, and lets another take over if that one dies. Up to SMALL bytes come in the reply of the
-source's agent, and up to IN_REPLY bytes do for the first few nodes. More comes in parts, by way of
-the node's own agent from DIRECT bytes on, since that can hand parts on to other nodes before it has
-all of them.
+source's agent, and up to IN_REPLY bytes do for the first few nodes. More comes in parts; of
+several parts by way of the node's own agent, since that can hand them on to other nodes before it
+has all of them.
 """
 
 from __future__ import annotations
