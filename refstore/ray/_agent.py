@@ -272,15 +272,14 @@ class Agent:
         self, parent: str, nodes: list[str], name: str, number: int, ref: ClusterRef, end: float
     ) -> list[str]:
         """Nodes that missed it."""
-        try:
-            with ThreadPoolExecutor(1) as pool:
-                arguments = (self._node, name, number, ref)
+        arguments = (self._node, name, number, ref)
+        with ThreadPoolExecutor(1) as pool:
+            try:
                 told = pool.submit(self._spread, nodes, "take", arguments, end)
                 self._take(parent, name, number, ref, end)
-                self._parts.land(ref)
-                return told.result()
-        finally:
-            self._parts.land(ref)
+            finally:
+                self._parts.land(ref)  # who asks for it need not wait for those behind it
+            return told.result()
 
     def _take(self, parent: str, name: str, number: int, ref: ClusterRef, end: float) -> None:
         """Makes an object the latest version here, unless a later one is; the earlier one goes."""

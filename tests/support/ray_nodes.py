@@ -66,8 +66,7 @@ class Reader:
             return bytes(found) if isinstance(found, memoryview) else _copied(found)
 
     def is_pattern(self, ref: ClusterRef, seed: int, timeout: float = 60) -> bool:
-        with self.cluster.get(ref, timeout=timeout) as buf:
-            return bytes(buf) == helpers.pattern(seed, ref.nbytes)
+        return _is_pattern(self.cluster, ref, seed, timeout)
 
     def keep(self, ref: ClusterRef) -> None:
         self.kept[ref.ref.hex()] = self.cluster.get(ref)
@@ -122,6 +121,11 @@ def _copied(found: Any) -> Any:
     return np.array(found) if isinstance(found, np.ndarray) else found
 
 
+def _is_pattern(cluster: refstore.ray.Cluster, ref: ClusterRef, seed: int, timeout: float) -> bool:
+    with cluster.get(ref, timeout=timeout) as buf:
+        return bytes(buf) == helpers.pattern(seed, ref.nbytes)
+
+
 class Nodes:
     """The cluster, and who runs on it."""
 
@@ -139,8 +143,7 @@ class Nodes:
         return actor.options(scheduling_strategy=where).remote(self.session)
 
     def is_pattern(self, ref: ClusterRef, seed: int, timeout: float = 90) -> bool:
-        with self.here.get(ref, timeout=timeout) as buf:
-            return bytes(buf) == helpers.pattern(seed, ref.nbytes)
+        return _is_pattern(self.here, ref, seed, timeout)
 
     def forget(self, name: str) -> None:
         """Leave no version in any store.

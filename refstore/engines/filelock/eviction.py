@@ -174,9 +174,10 @@ class _Blocks:
         n_free = int(np.count_nonzero(word & 0xFF == FREE)) + c.file.g.max_objects - len(word)
         self.n_slots = n_free + len(may_go)
         self._slots = [self.evictable[i] if i < len(may_go) else None for i in order]
+        starts, units = starts[order], units[order]
         # Units before each, and in all; the first of each stretch in which all lie side by side.
-        self._before: list[int] = [0, *np.cumsum(units[order]).tolist()]
-        has_gap = starts[order][1:] != (starts + units)[order][:-1]
+        self._before: list[int] = [0, *np.cumsum(units).tolist()]
+        has_gap = starts[1:] != (starts + units)[:-1]
         firsts = (np.nonzero(has_gap)[0] + 1).tolist()
         self._firsts: list[int] = [0, *firsts, len(order)] if order else [0]
         self._use = use
