@@ -177,6 +177,7 @@ class Agent:
     def delete(self, ref: ClusterRef, seconds: float) -> None:
         """Deletes an object of this node, and its replicas."""
         self._store.delete(ref.ref)
+        self._parts.forget(ref)
         self._drop_replicas(ref, time.monotonic() + seconds)
 
     @works
@@ -187,6 +188,7 @@ class Agent:
             self._dropped[ref.replica] = time.monotonic()
         with contextlib.suppress(ObjectNotFoundError):
             self._store.delete(ref.replica)
+        self._parts.forget(ref)
         return self._spread(nodes, "drop", (ref,), end)
 
     @works

@@ -9,6 +9,7 @@ __all__ = [
     "LATEST",
     "NAMESPACE",
     "agent_name",
+    "asked_name",
     "checked_session",
     "latest_name",
     "replica_name",
@@ -21,6 +22,7 @@ __all__ = [
 NAMESPACE = "refstore"  # Ray's, of the actors
 LATEST = "ray/latest/"
 REPLICA = "ray/replica/"
+ASKED = "ray/asked/"
 SESSION = re.compile(r"[A-Za-z0-9_.]{1,64}")
 
 
@@ -55,6 +57,11 @@ def store_name(prefix: str, token: str, node: str) -> str:
 
 def replica_name(node: str, ref: str) -> str:
     return f"{REPLICA}{node}/{ref}"
+
+
+def asked_name(replica: str) -> str:
+    """Of the claim of the process that asks for a replica."""
+    return ASKED + replica.removeprefix(REPLICA)
 
 
 def source_of(name: str | None) -> tuple[str, str] | None:

@@ -1,8 +1,8 @@
 """Parts of large objects on their way: each is exported once, and its handle handed on.
 
 At the source a part is exported when the first node asks for it. A node in the middle hands on the
-handles as its own pull receives them, before it has the whole object. Handles are dropped 2 s after
-the last node asked.
+handles as its own pull receives them, before it has the whole object. Handles are dropped when the
+object is deleted, or 2 s after the last node asked.
 """
 
 from __future__ import annotations
@@ -114,6 +114,14 @@ class Parts:
             raise
         flight.add(index, handle)
         return handle
+
+    def forget(self, ref: ClusterRef) -> None:
+        """Drops the handles of an object that is deleted, unless it is on its way: expire() does
+        then."""
+        with self._lock:
+            flight = self._flights.get(ref)
+            if flight is not None and not flight.is_coming and not flight.making:
+                del self._flights[ref]
 
     def expire(self) -> None:
         """Drops the handles that nobody has asked for in a while."""

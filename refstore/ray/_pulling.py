@@ -26,6 +26,7 @@ from refstore import (
     Writer,
 )
 from refstore.ray._calls import Agents, left
+from refstore.ray._names import asked_name
 from refstore.ray._parts import PART, Flight, Parts, part_count
 from refstore.ray._transport import PlasmaTransport, Transport
 from refstore.ray._values import ClusterRef
@@ -35,8 +36,13 @@ __all__ = ["IN_REPLY", "SMALL", "Puller"]
 SMALL = 1 << 20  # bytes; they always ride in the reply
 IN_REPLY = 8 << 20  # bytes that may ride in one: Ray allows 10 MiB
 NAP = 0.2  # seconds between two looks whether another process still brings it
+TURN = 1.0  # seconds that a process waits for what another has asked the node's agent for
 DETOUR = 5.0  # seconds in which a node other than the source must answer
 FETCHES = 3  # parts at once
+
+
+def _overdue(ref: ClusterRef) -> GetTimeoutError:
+    return GetTimeoutError(f"{ref!r} has not come to this node in time")
 
 
 class Puller:
@@ -68,7 +74,7 @@ class Puller:
             with contextlib.suppress(ObjectNotFoundError):
                 return self._store.get(ref.replica)
             if self._parts is None and ref.nbytes > PART:
-                self._agents.call(self._node, "pull", ref, left(end), end=end)
+                self._have_it_brought(ref, end)
                 continue
             try:
                 writer = self._store.create(
@@ -82,12 +88,30 @@ class Puller:
                 with contextlib.suppress(GetTimeoutError):
                     return self._store.get(ref.replica, timeout=min(left(end), NAP))
                 if not left(end):
-                    raise GetTimeoutError(f"{ref!r} is still on its way to this node") from None
+                    raise _overdue(ref) from None
                 continue
             with writer:
                 self._fill(writer, ref, parent, end)
             with contextlib.suppress(ObjectNotFoundError):  # it was evicted at once
                 return self._store.get(writer.ref)
+
+    def _have_it_brought(self, ref: ClusterRef, end: float) -> None:
+        """One process asks the agent for all of its node, as a call takes milliseconds of both. The
+        others ask too if the object does not come in a while: that one may be stopped."""
+        question = None
+        try:
+            question = self._store.create(0, name=asked_name(ref.replica), claim=True)
+        except ObjectExistsError:
+            with contextlib.suppress(GetTimeoutError):
+                self._store.get(ref.replica, timeout=min(left(end), TURN)).release()
+                return
+            if not left(end):
+                raise _overdue(ref) from None
+        try:
+            self._agents.call(self._node, "pull", ref, left(end), end=end)
+        finally:
+            if question is not None:
+                question.abort()
 
     def _fill(self, writer: Writer, ref: ClusterRef, parent: str | None, end: float) -> None:
         # a reply that nobody waits for is sent all the same; parts are kept for who asks again
@@ -172,4 +196,4 @@ class Puller:
             except (RayError, OSError):  # who exported it has died, or does not answer
                 parent = ref.node
             if not left(end):
-                raise GetTimeoutError(f"{ref!r} has not come to this node in time")
+                raise _overdue(ref)

@@ -15,12 +15,13 @@ pytest.importorskip("ray")
 
 import ray
 import ray_nodes
-from ray_nodes import Nodes, kill
+from ray_nodes import Nodes, is_coming, kill
 
 import refstore
 from refstore.ray import ClusterRef, NodeLostError
-from refstore.ray._parts import PATIENCE
-from refstore.ray._pulling import IN_REPLY
+from refstore.ray._names import asked_name
+from refstore.ray._parts import PART, PATIENCE
+from refstore.ray._pulling import IN_REPLY, TURN
 
 pytestmark = ray_nodes.MARKS
 
@@ -53,15 +54,10 @@ def node_of(there: Any) -> str:
     return node
 
 
-def is_coming(nodes: Nodes) -> bool:
-    """Whether this node's store has an object that is being written."""
-    return any(one.state in ("writing", "claimed") for one in nodes.here.store.objects())
-
-
 def getting(nodes: Nodes, pool: ThreadPoolExecutor, ref: ClusterRef, seed: int) -> Future[bool]:
     """A get that is amid its transfer."""
     future = pool.submit(nodes.is_pattern, ref, seed)
-    assert eventually(lambda: is_coming(nodes) or future.done())
+    assert eventually(lambda: is_coming(nodes.here) or future.done())
     return future
 
 
@@ -121,6 +117,20 @@ def test_who_brings_an_object_may_die(nodes: Nodes, there: Any) -> None:
     nodes.here.delete(ref)
 
 
+def test_who_asks_for_a_whole_node_may_be_stopped(nodes: Nodes, there: Any) -> None:
+    """The others wait for what it has asked for, and then ask themselves."""
+    ref = nodes.here.put(helpers.pattern(14, PART + 1))
+    question = asked_name(ref.replica)
+    ray.get(there.hold.remote(question))
+    other = nodes.reader(node_of(there))
+    with pytest.raises(refstore.GetTimeoutError, match="has not come"):
+        ray.get(other.value.remote(ref, TURN / 4))
+    assert not ray.get(other.is_coming.remote()), "it has asked"
+    assert ray.get(other.is_pattern.remote(ref, 14))
+    ray.get(there.let_go.remote(question))
+    nodes.here.delete(ref)
+
+
 def test_an_agent_that_is_stopped_is_a_timeout(nodes: Nodes, there: Any) -> None:
     pulled, ref, late = (ray.get(there.put_pattern.remote(k, 1000)) for k in (6, 7, 8))
     assert nodes.is_pattern(pulled, 6)
@@ -159,7 +169,7 @@ def test_a_node_waits_for_a_version_that_is_on_its_way_to_its_parent(
             arguments = ([nodes.here.node], 60.0, source, "late", 1, ref)
             end = time.monotonic() + 60
             missed = pool.submit(nodes.here._agents.call, parent, "take", *arguments, end=end)
-            assert eventually(lambda: is_coming(nodes))
+            assert eventually(lambda: is_coming(nodes.here))
             time.sleep(1.2 * PATIENCE)  # longer than one question of a node to its parent
         assert missed.result() == []
     after = {one.node: one.served for one in nodes.here.nodes()}

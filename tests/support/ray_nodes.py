@@ -50,8 +50,7 @@ class Reader:
         return self.cluster.node
 
     def is_coming(self) -> bool:
-        """Whether this node's store has an object that is being written."""
-        return any(one.state in ("writing", "claimed") for one in self.cluster.store.objects())
+        return is_coming(self.cluster)
 
     def put(self, obj: Any, name: str | None = None) -> ClusterRef:
         return self.cluster.put(obj, name=name)
@@ -106,6 +105,12 @@ class Reader:
         buf.release()
         return version
 
+    def hold(self, name: str) -> None:
+        self.kept[name] = self.cluster.store.create(0, name=name, claim=True)
+
+    def let_go(self, name: str) -> None:
+        self.kept.pop(name).abort()
+
     def state(self) -> tuple[int, list[str], list[Any]]:
         store = self.cluster.store
         return len(store), store.names(), store.check()
@@ -115,6 +120,11 @@ class Reader:
 
     def recover(self) -> None:
         self.cluster.store.recover()
+
+
+def is_coming(cluster: refstore.ray.Cluster) -> bool:
+    """Whether a replica is being written on this process's node."""
+    return any(one.ref is None for one in cluster.store.objects("ray/replica/"))
 
 
 def _copied(found: Any) -> Any:
