@@ -36,7 +36,7 @@ from refstore._byte_objects import octets_of
 from refstore.ray import _latest
 from refstore.ray._calls import Agents, left, live_nodes
 from refstore.ray._names import store_name, stores_prefix
-from refstore.ray._parts import PATIENCE, Parts
+from refstore.ray._parts import PATIENCE, Parts, part_count
 from refstore.ray._pulling import SMALL, Puller
 from refstore.ray._transport import PlasmaTransport
 from refstore.ray._values import ClusterRef
@@ -44,6 +44,7 @@ from refstore.ray._values import ClusterRef
 __all__ = ["GROUPS", "Agent"]
 
 FAN_OUT = 2  # nodes that take an object from one node
+AHEAD = 4  # parts whose handles a node gets at once
 FEW = 4  # nodes that get more than SMALL bytes in replies; of parts, nodes take from each other
 TICK = 0.5  # seconds between two looks at what is to be tidied
 CATCH_UP = 5.0  # seconds between two questions for versions that were missed
@@ -152,16 +153,22 @@ class Agent:
         return None
 
     @serves
-    def join(self, ref: ClusterRef, node: str) -> str:
-        """The node from which one that wants a large object is to take its parts."""
+    def join(self, ref: ClusterRef, node: str) -> tuple[str, list[Any]]:
+        """The node from which one that wants a large object is to take its parts.
+
+        If it is this one, with handles of the first parts: each question costs milliseconds.
+        """
         self._store.info(ref.ref)  # raises if it is gone
         with self._lock:
             nodes = self._holders.setdefault(ref, [])
-            if node in nodes:  # once more: what it had was evicted, or its pull failed
-                return self._node
-            nodes.append(node)
+            is_new = node not in nodes  # else what it had was evicted, or its pull failed
+            if is_new:
+                nodes.append(node)
             index = len(nodes) - 1
-            return self._node if index < FAN_OUT else nodes[(index - FAN_OUT) // FAN_OUT]
+        if is_new and index >= FAN_OUT:
+            return nodes[(index - FAN_OUT) // FAN_OUT], []
+        first = range(min(AHEAD, part_count(ref.nbytes)))
+        return self._node, [self.part(ref, index, node) for index in first]
 
     @serves
     def part(self, ref: ClusterRef, index: int, node: str) -> Any:

@@ -33,6 +33,7 @@ class Flight:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.handles: dict[int, Any] = {}
+        self.offered: dict[int, Any] = {}  # of another node's parts, which this one is to fetch
         self.making: set[int] = set()
         self.is_coming = False  # this node is pulling the object
         self.used = time.monotonic()

@@ -124,7 +124,8 @@ class Puller:
             flight = self._parts.begin(ref)
             try:
                 if parent is None:
-                    parent = self._agents.call(ref.node, "join", ref, self._node, end=end)
+                    parent, first = self._agents.call(ref.node, "join", ref, self._node, end=end)
+                    flight.offered = dict(enumerate(first))
                 self._fill_by_parts(writer, ref, parent, end, flight)
             finally:
                 flight.land()
@@ -162,7 +163,8 @@ class Puller:
         flight: Flight | None = None,
     ) -> None:
         def fetch(index: int) -> None:
-            handle = self._fetch_part(writer, ref, index, parent, end)
+            offered = None if flight is None else flight.offered.pop(index, None)
+            handle = self._fetch_part(writer, ref, index, parent, end, offered)
             if flight is not None:
                 flight.add(index, handle)
 
@@ -179,13 +181,18 @@ class Puller:
                 raise
 
     def _fetch_part(
-        self, writer: Writer, ref: ClusterRef, index: int, parent: str, end: float
+        self, writer: Writer, ref: ClusterRef, index: int, parent: str, end: float, offered: Any
     ) -> Any:
-        """Brings one part, from the parent, and if that has it no more, from the source."""
+        """Brings one part, from the parent, and if that has it no more, from the source.
+
+        `offered`: a handle to try first, or None.
+        """
         while True:
             until = end if parent == ref.node else min(end, time.monotonic() + DETOUR)
+            handle, offered = offered, None
             try:
-                handle = self._agents.call(parent, "part", ref, index, self._node, end=until)
+                if handle is None:
+                    handle = self._agents.call(parent, "part", ref, index, self._node, end=until)
                 if handle is not None:
                     self._transport.fetch(handle, writer, index * PART, until)
                     return handle
