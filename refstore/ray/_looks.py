@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 
 from refstore import ObjectInfo
 from refstore.ray._calls import Agents, left, live_nodes
-from refstore.ray._names import LATEST, source_of
+from refstore.ray._names import ASKED, LATEST, source_of
 from refstore.ray._values import Node
 
 __all__ = ["ClusterObject", "nodes_of", "objects_of"]
@@ -61,7 +61,7 @@ def objects_of(agents: Agents, end: float) -> list[ClusterObject]:
             source = source_of(info.name)
             if source is not None:
                 replicas[source].append((node, info))
-            elif not (info.name or "").startswith(LATEST):
+            elif not (info.name or "").startswith((LATEST, ASKED)):
                 originals[node, info.ref.hex() if info.ref else f"row {len(originals)}"] = info
         for name, (number, ref) in versions.items():
             titles[ref.node, ref.ref.hex()] = f"{name}, version {number}"

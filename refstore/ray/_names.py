@@ -6,6 +6,7 @@ import hashlib
 import re
 
 __all__ = [
+    "ASKED",
     "LATEST",
     "NAMESPACE",
     "agent_name",

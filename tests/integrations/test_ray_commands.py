@@ -17,6 +17,8 @@ import ray_nodes
 from command_schema import require
 from ray_nodes import SESSION, Nodes
 
+from refstore.ray._names import asked_name
+
 pytestmark = ray_nodes.MARKS
 
 
@@ -58,9 +60,13 @@ def test_nodes_are_listed(nodes: Nodes, shared: Any, run: Command) -> None:
     assert table[3].startswith("2 nodes, ")
 
 
-def test_an_object_is_shown_once_with_its_replicas(nodes: Nodes, shared: Any, run: Command) -> None:
+def test_an_object_is_shown_once_with_its_replicas(
+    nodes: Nodes, reader: Any, shared: Any, run: Command
+) -> None:
     ref, number = shared
+    ray.get(reader.hold.remote(asked_name(ref.replica)))
     said = run("cluster", "objects", "--session", SESSION, "--json")
+    ray.get(reader.let_go.remote(asked_name(ref.replica)))
     assert said.status == 0, said.err
     require(said.json, "cluster objects")
     batch, weights = said.json  # the largest first
