@@ -61,7 +61,7 @@ def replica_name(node: str, ref: str) -> str:
 
 
 def asked_name(replica: str) -> str:
-    """Of the claim of the process that asks for a replica."""
+    """Name of the claim of the process that asks for a replica."""
     return ASKED + replica.removeprefix(REPLICA)
 
 

@@ -348,9 +348,12 @@ cdef inline bint was_full(View *v, uint64_t nbytes) noexcept nogil:
 
 cdef inline int look_for_room(View *v, uint64_t nbytes, uint64_t *slot) noexcept nogil:
     # As allocate_block(). What dead processes hold comes back before anything is evicted: it is
-    # looked at once in a tick.
-    cdef int got = allocate_block(v, nbytes, slot)
-    if is_full(got) and v.full_at != now(v):
+    # looked at once in a tick, and first where there was no room in the tick before.
+    cdef bint is_due = v.full_at != now(v)
+    cdef int got = ERR_FULL
+    if not is_due or not v.is_full:
+        got = allocate_block(v, nbytes, slot)
+    if is_due and is_full(got):
         v.full_at = now(v)
         v.is_full = False
         recover_dead(v, False)

@@ -4,7 +4,7 @@
 # what it is called. A cell whose slot has moved on is free to overwrite. read_name() takes a name
 # as calls give it: a str is checked and hashed once, and looked up as often as needed.
 
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from cpython.exc cimport PyErr_Clear
 from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
@@ -27,6 +27,10 @@ from refstore.engines.native.waiting cimport announce
 from refstore.engines.native.slots cimport (
     is_claim, is_live, pin, unpin, word_generation, word_state,
 )
+
+cdef extern from "Python.h":
+    # No error by its declaration here: a `try` about it would cost each lookup by name.
+    const char *utf8_or_null "PyUnicode_AsUTF8AndSize"(object text, Py_ssize_t *nbytes)
 
 cdef enum:
     MAX_ROUNDS = 1000000       # of one lookup: a second or so
@@ -95,9 +99,9 @@ cdef inline int read_name(View *v, object name, Name *parsed, bint is_key) excep
     # `is_key`: a ref would have done, too
     cdef Py_ssize_t nbytes = 0
     if isinstance(name, str):
-        try:
-            parsed.utf8 = <const uint8_t*>PyUnicode_AsUTF8AndSize(name, &nbytes)
-        except UnicodeEncodeError:
+        parsed.utf8 = <const uint8_t*>utf8_or_null(name, &nbytes)
+        if parsed.utf8 == NULL:
+            PyErr_Clear()
             nbytes = 0
     if not 0 < nbytes <= NAME_LIMIT:
         from refstore._names import encode_key, encode_name
