@@ -56,7 +56,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def serves(method: F) -> F:
-    """Marks a method that is quick."""
+    """Marks a method that waits for no other node."""
     marked: F = ray.method(concurrency_group="serve")(method)
     return marked
 
@@ -156,7 +156,8 @@ class Agent:
     def join(self, ref: ClusterRef, node: str) -> tuple[str, list[Any]]:
         """The node from which one that wants a large object is to take its parts.
 
-        If it is this one, with handles of the first parts: each question costs milliseconds.
+        If it is this one, with handles of the first parts: each question costs milliseconds. If
+        they cannot be exported just now, it asks for them later.
         """
         self._store.info(ref.ref)  # raises if it is gone
         with self._lock:
@@ -167,8 +168,11 @@ class Agent:
             index = len(nodes) - 1
         if is_new and index >= FAN_OUT:
             return nodes[(index - FAN_OUT) // FAN_OUT], []
-        first = range(min(AHEAD, part_count(ref.nbytes)))
-        return self._node, [self.part(ref, index, node) for index in first]
+        first = list[Any]()
+        with contextlib.suppress(RayError, OSError):
+            for index in range(min(AHEAD, part_count(ref.nbytes))):
+                first.append(self.part(ref, index, node))
+        return self._node, first
 
     @serves
     def part(self, ref: ClusterRef, index: int, node: str) -> Any:

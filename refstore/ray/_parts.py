@@ -1,8 +1,8 @@
 """Parts of large objects on their way: each is exported once, and its handle handed on.
 
 At the source a part is exported when the first node asks for it. A node in the middle hands on the
-handles as its own pull receives them, before it has the whole object. Handles are dropped when the
-object is deleted, or 2 s after the last node asked.
+handles as its own pull receives them, before it has the whole object. Handles are dropped when
+`Cluster.delete` deletes the object, or 2 s after the last node asked.
 """
 
 from __future__ import annotations

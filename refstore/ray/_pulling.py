@@ -23,6 +23,7 @@ from refstore import (
     ObjectNotFoundError,
     PinnedBuffer,
     Store,
+    StoreFullError,
     Writer,
 )
 from refstore.ray._calls import Agents, left
@@ -36,13 +37,17 @@ __all__ = ["IN_REPLY", "SMALL", "Puller"]
 SMALL = 1 << 20  # bytes; they always ride in the reply
 IN_REPLY = 8 << 20  # bytes that may ride in one: Ray allows 10 MiB
 NAP = 0.2  # seconds between two looks whether another process still brings it
-TURN = 1.0  # seconds that a process waits for what another has asked the node's agent for
+TURN = 1.0  # seconds at most that a process waits for what another has asked the agent for
+LOOK = 0.02  # seconds between two looks whether that one still asks
 DETOUR = 5.0  # seconds in which a node other than the source must answer
 FETCHES = 3  # parts at once
 
 
 def _overdue(ref: ClusterRef) -> GetTimeoutError:
-    return GetTimeoutError(f"{ref!r} has not come to this node in time")
+    return GetTimeoutError(
+        f"{ref!r} has not come to this node in time: that takes longer, or the agent of this node, "
+        "or of the object's, is stopped or cannot be reached"
+    )
 
 
 class Puller:
@@ -85,7 +90,7 @@ class Puller:
                     evictable=evictable,
                 )
             except ObjectExistsError:
-                with contextlib.suppress(GetTimeoutError):
+                with contextlib.suppress(GetTimeoutError, ObjectNotFoundError):
                     return self._store.get(ref.replica, timeout=min(left(end), NAP))
                 if not left(end):
                     raise _overdue(ref) from None
@@ -96,22 +101,29 @@ class Puller:
                 return self._store.get(writer.ref)
 
     def _have_it_brought(self, ref: ClusterRef, end: float) -> None:
-        """One process asks the agent for all of its node, as a call takes milliseconds of both. The
-        others ask too if the object does not come in a while: that one may be stopped."""
-        question = None
-        try:
-            question = self._store.create(0, name=asked_name(ref.replica), claim=True)
-        except ObjectExistsError:
-            with contextlib.suppress(GetTimeoutError):
-                self._store.get(ref.replica, timeout=min(left(end), TURN)).release()
+        """One process asks the agent for all of its node, as a call takes milliseconds of both. If
+        it fails, another asks; if it does not end for long, it may be stopped, and all do."""
+        turn = time.monotonic() + min(TURN, left(end) / 2)
+        question = self._question(ref)
+        while isinstance(question, ObjectExistsError) and left(turn):
+            with contextlib.suppress(GetTimeoutError, ObjectNotFoundError):
+                self._store.get(ref.replica, timeout=min(left(turn), LOOK)).release()
                 return
-            if not left(end):
-                raise _overdue(ref) from None
+            question = self._question(ref)
         try:
             self._agents.call(self._node, "pull", ref, left(end), end=end)
+        except GetTimeoutError:  # which says that of this node's agent alone
+            raise _overdue(ref) from None
         finally:
-            if question is not None:
+            if isinstance(question, Writer):
                 question.abort()
+
+    def _question(self, ref: ClusterRef) -> Writer | ObjectExistsError | StoreFullError:
+        """The claim of who asks for a replica, or why it is not ours."""
+        try:
+            return self._store.create(0, name=asked_name(ref.replica), claim=True)
+        except (ObjectExistsError, StoreFullError) as error:
+            return error
 
     def _fill(self, writer: Writer, ref: ClusterRef, parent: str | None, end: float) -> None:
         # a reply that nobody waits for is sent all the same; parts are kept for who asks again
