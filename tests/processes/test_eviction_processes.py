@@ -102,6 +102,24 @@ def test_one_that_is_dead_pins_nothing(make_store: MakeStore, path: str, evict: 
 
 
 @policies
+def test_the_room_of_the_dead_is_taken_before_objects_go(
+    make_store: MakeStore, path: str, evict: str
+) -> None:
+    store = make_store("1MiB", evict=evict)
+    while store.stats().evictions < 100:  # full, for longer than one tick of its clock
+        store.put(bytes(4096))
+    with child_process(path) as child:
+        child.do(workers.begin, 400_000)
+        child.kill()
+    before = store.stats().evictions
+    for _ in range(80):
+        store.put(bytes(4096))
+    assert store.stats().evictions - before < 20
+    store.clear()
+    require_sound(store)
+
+
+@policies
 def test_a_forked_childs_views_stay(make_store: MakeStore, evict: str) -> None:
     store = make_store("512KiB", evict=evict)
     ref = store.put(workers.stamped(7, 100_000), name="key 7")

@@ -146,6 +146,14 @@ OF_EVICTION = [
         ("tests/native/test_damaged_fields.py",),
     ),
     Mutation(
+        "dead_keep_room",
+        "objects are evicted while dead processes hold room",
+        "eviction.pxd",
+        "        v.is_full = False\n        recover_dead(v, False)\n",
+        "        v.is_full = False\n",
+        ("tests/processes/test_eviction_processes.py",),
+    ),
+    Mutation(
         "pinned_counts_as_room",
         "objects are evicted for a batch that does not fit, since others of its size are pinned",
         "lots.pxd",
