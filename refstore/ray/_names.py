@@ -9,6 +9,7 @@ __all__ = [
     "ASKED",
     "LATEST",
     "NAMESPACE",
+    "REPLICA",
     "agent_name",
     "asked_name",
     "checked_session",

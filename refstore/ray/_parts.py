@@ -33,10 +33,13 @@ class Flight:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.handles: dict[int, Any] = {}
-        self.offered: dict[int, Any] = {}  # of another node's parts, which this one is to fetch
         self.making: set[int] = set()
         self.is_coming = False  # this node is pulling the object
         self.used = time.monotonic()
+
+    def is_over(self) -> bool:
+        """Whether nobody is at work on it."""
+        return not self.is_coming and not self.making
 
     def add(self, index: int, handle: Any) -> None:
         with self.changed:
@@ -121,7 +124,7 @@ class Parts:
         then."""
         with self._lock:
             flight = self._flights.get(ref)
-            if flight is not None and not flight.is_coming and not flight.making:
+            if flight is not None and flight.is_over():
                 del self._flights[ref]
 
     def expire(self) -> None:
@@ -129,5 +132,5 @@ class Parts:
         now = time.monotonic()
         with self._lock:
             for ref, flight in list(self._flights.items()):
-                if not flight.is_coming and not flight.making and now - flight.used > KEPT:
+                if flight.is_over() and now - flight.used > KEPT:
                     del self._flights[ref]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -79,7 +80,9 @@ class Puller:
             with contextlib.suppress(ObjectNotFoundError):
                 return self._store.get(ref.replica)
             if self._parts is None and ref.nbytes > PART:
-                self._have_it_brought(ref, end)
+                buf = self._have_it_brought(ref, end)
+                if buf is not None:
+                    return buf
                 continue
             try:
                 writer = self._store.create(
@@ -90,8 +93,9 @@ class Puller:
                     evictable=evictable,
                 )
             except ObjectExistsError:
-                with contextlib.suppress(GetTimeoutError, ObjectNotFoundError):
-                    return self._store.get(ref.replica, timeout=min(left(end), NAP))
+                buf = self._arrived(ref, min(left(end), NAP))
+                if buf is not None:
+                    return buf
                 if not left(end):
                     raise _overdue(ref) from None
                 continue
@@ -100,15 +104,24 @@ class Puller:
             with contextlib.suppress(ObjectNotFoundError):  # it was evicted at once
                 return self._store.get(writer.ref)
 
-    def _have_it_brought(self, ref: ClusterRef, end: float) -> None:
+    def _arrived(self, ref: ClusterRef, seconds: float) -> PinnedBuffer | None:
+        """The replica, if another brings it in time."""
+        with contextlib.suppress(GetTimeoutError, ObjectNotFoundError):
+            return self._store.get(ref.replica, timeout=seconds)
+        return None
+
+    def _have_it_brought(self, ref: ClusterRef, end: float) -> PinnedBuffer | None:
         """One process asks the agent for all of its node, as a call takes milliseconds of both. If
-        it fails, another asks; if it does not end for long, it may be stopped, and all do."""
+        it fails, another asks; if it does not end for long, it may be stopped, and all do.
+
+        The replica, if it was another that asked; None: look for it.
+        """
         turn = time.monotonic() + min(TURN, left(end) / 2)
         question = self._question(ref)
         while isinstance(question, ObjectExistsError) and left(turn):
-            with contextlib.suppress(GetTimeoutError, ObjectNotFoundError):
-                self._store.get(ref.replica, timeout=min(left(turn), LOOK)).release()
-                return
+            buf = self._arrived(ref, min(left(turn), LOOK))
+            if buf is not None:
+                return buf
             question = self._question(ref)
         try:
             self._agents.call(self._node, "pull", ref, left(end), end=end)
@@ -117,6 +130,7 @@ class Puller:
         finally:
             if isinstance(question, Writer):
                 question.abort()
+        return None
 
     def _question(self, ref: ClusterRef) -> Writer | ObjectExistsError | StoreFullError:
         """The claim of who asks for a replica, or why it is not ours."""
@@ -133,12 +147,11 @@ class Puller:
         if self._parts is None:
             self._fill_by_parts(writer, ref, ref.node, end)
         else:
-            flight = self._parts.begin(ref)
+            flight, first = self._parts.begin(ref), []
             try:
                 if parent is None:
                     parent, first = self._agents.call(ref.node, "join", ref, self._node, end=end)
-                    flight.offered = dict(enumerate(first))
-                self._fill_by_parts(writer, ref, parent, end, flight)
+                self._fill_by_parts(writer, ref, parent, end, flight, first)
             finally:
                 flight.land()
         self._late.discard(ref.node)
@@ -173,10 +186,13 @@ class Puller:
         parent: str,
         end: float,
         flight: Flight | None = None,
+        first: Sequence[Any] = (),
     ) -> None:
+        """`first`: handles of the first parts, as far as they are known."""
+
         def fetch(index: int) -> None:
-            offered = None if flight is None else flight.offered.pop(index, None)
-            handle = self._fetch_part(writer, ref, index, parent, end, offered)
+            handle = first[index] if index < len(first) else None
+            handle = self._fetch_part(writer, ref, index, parent, end, handle)
             if flight is not None:
                 flight.add(index, handle)
 
@@ -193,15 +209,14 @@ class Puller:
                 raise
 
     def _fetch_part(
-        self, writer: Writer, ref: ClusterRef, index: int, parent: str, end: float, offered: Any
+        self, writer: Writer, ref: ClusterRef, index: int, parent: str, end: float, handle: Any
     ) -> Any:
         """Brings one part, from the parent, and if that has it no more, from the source.
 
-        `offered`: a handle to try first, or None.
+        `handle`: the part's, if it is known. The one that it came by is returned.
         """
         while True:
             until = end if parent == ref.node else min(end, time.monotonic() + DETOUR)
-            handle, offered = offered, None
             try:
                 if handle is None:
                     handle = self._agents.call(parent, "part", ref, index, self._node, end=until)
@@ -213,6 +228,6 @@ class Puller:
                     raise
                 parent = ref.node
             except (RayError, OSError):  # who exported it has died, or does not answer
-                parent = ref.node
+                parent, handle = ref.node, None
             if not left(end):
                 raise _overdue(ref)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import helpers
@@ -17,7 +17,7 @@ pytest.importorskip("ray")
 
 from ray.exceptions import ObjectStoreFullError
 
-from refstore import GetTimeoutError, Store
+from refstore import GetTimeoutError, Store, Writer
 from refstore.ray import ClusterRef
 from refstore.ray._agent import AHEAD, Agent
 from refstore.ray._names import asked_name
@@ -73,40 +73,48 @@ def test_a_process_that_is_alone_asks(store: Store, agents: Agents, ref: Cluster
     assert [one.state for one in store.objects()] == ["live"], "its claim is left"
 
 
-def test_what_another_has_asked_for_is_waited_for(
-    store: Store, agents: Agents, ref: ClusterRef
-) -> None:
-    question = store.create(0, name=asked_name(ref.replica), claim=True)
+@pytest.fixture
+def question(store: Store, ref: ClusterRef) -> Writer:
+    """The claim of another that asks."""
+    return store.create(0, name=asked_name(ref.replica), claim=True)
+
+
+@pytest.fixture
+def waiting(
+    store: Store, agents: Agents, ref: ClusterRef, question: Writer
+) -> Iterator[Future[bytes]]:
+    """A pull of what another has asked for."""
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(pull, store, agents, ref)
-        store.put(DATA, name=ref.replica)
-        assert waiting.result() == DATA
+        yield pool.submit(pull, store, agents, ref)
+
+
+def test_what_another_has_asked_for_is_waited_for(
+    store: Store, agents: Agents, ref: ClusterRef, question: Writer, waiting: Future[bytes]
+) -> None:
+    store.put(DATA, name=ref.replica)
+    assert waiting.result() == DATA
     assert agents.asked == 0
     question.abort()
 
 
 def test_if_the_other_fails_the_next_one_asks(
-    store: Store, agents: Agents, ref: ClusterRef
+    agents: Agents, question: Writer, waiting: Future[bytes]
 ) -> None:
-    question = store.create(0, name=asked_name(ref.replica), claim=True)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(pull, store, agents, ref)
-        question.abort()
-        assert waiting.result() == DATA
+    question.abort()
+    assert waiting.result() == DATA
     assert agents.asked == 1
 
 
 def test_who_has_no_time_does_not_say_that_there_is_no_object(
-    store: Store, agents: Agents, ref: ClusterRef
+    store: Store, agents: Agents, ref: ClusterRef, question: Writer
 ) -> None:
-    names = (asked_name(ref.replica), ref.replica)
-    questions = [store.create(0, name=name, claim=True) for name in names]
+    brought = store.create(0, name=ref.replica, claim=True)
     small = ClusterRef("there", ref.ref, 3, store_header(store))
     for wanted in (ref, small):
         with pytest.raises(GetTimeoutError, match="has not come to this node in time"):
             pull(store, agents, wanted, 0)
-    for question in questions:
-        question.abort()
+    for claim in (question, brought):
+        claim.abort()
 
 
 def store_header(store: Store) -> bytes:

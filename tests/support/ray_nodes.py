@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import refstore
 import refstore.ray
 from refstore.ray import ClusterRef, _latest
+from refstore.ray._names import REPLICA
 
 MARKS = [
     pytest.mark.once("one cluster for all tests"),
@@ -124,7 +125,7 @@ class Reader:
 
 def is_coming(cluster: refstore.ray.Cluster) -> bool:
     """Whether a replica is being written on this process's node."""
-    return any(one.ref is None for one in cluster.store.objects("ray/replica/"))
+    return any(one.ref is None for one in cluster.store.objects(REPLICA))
 
 
 def _copied(found: Any) -> Any:
