@@ -39,7 +39,7 @@ SMALL = 1 << 20  # bytes; they always ride in the reply
 IN_REPLY = 8 << 20  # bytes that may ride in one: Ray allows 10 MiB
 NAP = 0.2  # seconds between two looks whether another process still brings it
 TURN = 1.0  # seconds at most that a process waits for what another has asked the agent for
-LOOK = 0.02  # seconds between two looks whether that one still asks
+LOOK = 0.02  # seconds to the first look whether that one still asks; each later one takes twice
 DETOUR = 5.0  # seconds in which a node other than the source must answer
 FETCHES = 3  # parts at once
 
@@ -117,12 +117,12 @@ class Puller:
         The replica, if it was another that asked; None: look for it.
         """
         turn = time.monotonic() + min(TURN, left(end) / 2)
-        question = self._question(ref)
+        question, look = self._question(ref), LOOK
         while isinstance(question, ObjectExistsError) and left(turn):
-            buf = self._arrived(ref, min(left(turn), LOOK))
+            buf = self._arrived(ref, min(left(turn), look))
             if buf is not None:
                 return buf
-            question = self._question(ref)
+            question, look = self._question(ref), min(2 * look, NAP)
         try:
             self._agents.call(self._node, "pull", ref, left(end), end=end)
         except GetTimeoutError:  # which says that of this node's agent alone

@@ -8,9 +8,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
 from libc.stdint cimport uint64_t, uint8_t
-from libc.string cimport memcpy
 
 from refstore.engines.native.atomics cimport assign, prefetch
+from refstore.engines.native.copying cimport copy
 from refstore.engines.native.error_codes cimport (
     ERR_DAMAGED, ERR_FULL, ERR_FULL_SLOTS, ERR_TOO_LARGE,
 )
@@ -388,7 +388,7 @@ cdef class Batch:
             piece = &self.pieces[k[0]]
             n = min(left, piece.nbytes - done[0])
             target = self.att.view.base + self.items[piece.item].offset
-            memcpy(target + piece.at + done[0], piece.source + done[0], n)
+            copy(target + piece.at + done[0], piece.source + done[0], n)
             left -= n
             done[0] += n
             if done[0] == piece.nbytes:

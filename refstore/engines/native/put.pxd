@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign, load_relaxed, unlikely
+from refstore.engines.native.copying cimport copy
 from refstore.engines.native.error_codes cimport (
     ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_TOO_LARGE, ERR_UNCOMMITTED, kind_of_error,
 )
@@ -334,7 +335,7 @@ cdef inline int copy_large(View *v, Draft *draft, char *target, const char *sour
         while done < nbytes:
             piece = min(nbytes - done, <size_t>PIECE)
             with nogil:
-                memcpy(target + done, source + done, piece)
+                copy(target + done, source + done, piece)
             done += piece
             look_for_signals(v, draft.life, "copying")
     except BaseException:

@@ -7,6 +7,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from refstore.engines.native.atomics cimport load_relaxed
+from refstore.engines.native.copying cimport copy
 from refstore.engines.native.error_codes cimport ERR_DAMAGED, ERR_NO_MEMORY
 from refstore.engines.native.layout cimport PAGE, SMALL_LIMIT
 from refstore.engines.native.view cimport damage, pins_are_committed, View
@@ -216,7 +217,7 @@ cdef class Writer(Block):
             memcpy(target, octets, piece)
         else:
             with nogil:
-                memcpy(target, octets, piece)
+                copy(target, octets, piece)
         return <Py_ssize_t>piece
 
     def truncate(self, nbytes):
