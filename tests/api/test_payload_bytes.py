@@ -11,10 +11,12 @@ import pytest
 
 import refstore
 
+STREAMED = 8 << 20  # from here on a copy goes past the caches
 SIZES = (0, 1, 63, 64, 65, 4095, 4096, 4097, 32768, 32769, 65535, 65536, 65537, 3_000_001)
+LARGE = (STREAMED - 1, STREAMED, STREAMED + 63, 12_000_001)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SIZES + LARGE)
 def test_bytes_of_any_size_come_back(store: refstore.Store, size: int) -> None:
     data = helpers.pattern(size, size)
     with store.get(store.put(data)) as buf:

@@ -37,4 +37,12 @@ OF_MEMORY = [
         "",
         ("tests/processes/test_fork_amid_arguments.py",),
     ),
+    Mutation(
+        "end_not_copied",
+        "the end of a large object is what lay there before",
+        "copying.pxd",
+        "        memcpy(target + done, source + done, nbytes - done);\n",
+        "",
+        ("tests/api/test_payload_bytes.py",),
+    ),
 ]
