@@ -39,7 +39,7 @@ SMALL = 1 << 20  # bytes; they always ride in the reply
 IN_REPLY = 8 << 20  # bytes that may ride in one: Ray allows 10 MiB
 NAP = 0.2  # seconds between two looks whether another process still brings it
 TURN = 1.0  # seconds at most that a process waits for what another has asked the agent for
-LOOK = 0.02  # seconds to the first look whether that one still asks; each later one takes twice
+LOOK = 0.02  # seconds to the first look whether that one still asks; each takes twice, NAP at most
 DETOUR = 5.0  # seconds in which a node other than the source must answer
 FETCHES = 3  # parts at once
 

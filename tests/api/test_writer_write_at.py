@@ -7,6 +7,7 @@ import gc
 from collections.abc import Callable
 from typing import Any
 
+import engines
 import helpers
 import ml_dtypes
 import numpy as np
@@ -33,14 +34,27 @@ def test_pieces_in_any_order(store: refstore.Store) -> None:
         assert bytes(buf) == DATA
 
 
-def test_large_pieces(store: refstore.Store) -> None:
-    data = helpers.pattern(2, 12_000_000)
+def test_large_pieces(make_store: Any) -> None:
+    store, data = make_store("32MiB"), helpers.pattern(2, 20_000_000)
     with store.create(len(data)) as writer:
         writer.write_at(0, data[:1])
-        writer.write_at(1, memoryview(data)[1:9_000_000])
-        writer.write_at(9_000_000, memoryview(data)[9_000_000:])
+        writer.write_at(1, memoryview(data)[1:18_000_000])
+        writer.write_at(18_000_000, memoryview(data)[18_000_000:])
     with store.get(writer.ref) as buf:
         assert bytes(buf) == data
+
+
+@pytest.mark.parametrize("shift", [-4096, -1, 1, 4096])
+def test_a_piece_may_come_from_beside_it(make_store: Any, shift: int) -> None:
+    size = 7 << 20 if engines.current() == "filelock" else 17 << 20  # copied at once
+    store, data = make_store("32MiB"), helpers.pattern(3, size)
+    start = max(0, -shift)
+    with store.create(size + abs(shift)) as writer:
+        writer.write_at(start, data)
+        with memoryview(writer) as view, view[start : start + size] as source:
+            writer.write_at(start + shift, source)
+    with store.get(writer.ref) as buf:
+        assert bytes(buf)[start + shift :][:size] == data
 
 
 SOURCES: dict[str, Any] = {

@@ -3,7 +3,7 @@
 # glibc does the same, from a size that it takes from the processor, and which on many a virtual
 # machine is so high that it never comes. Called by who fills a block.
 
-from libc.string cimport memcpy
+from libc.string cimport memmove
 
 cdef extern from *:
     """
@@ -32,17 +32,18 @@ cdef extern from *:
         memcpy(target + done, source + done, nbytes - done);
     }
     #else
-    #define refstore_stream memcpy
+    #define refstore_stream memmove
     #endif
     """
     void stream "refstore_stream"(char *target, const char *source, size_t nbytes) noexcept nogil
 
 cdef enum:
-    STREAMED = 8388608          # bytes from which a copy and its source do not fit in most caches
+    STREAMED = 16777216         # bytes: less may lie in a cache, at both ends, if it was just used
 
 
 cdef inline void copy(char *target, const char *source, size_t nbytes) noexcept nogil:
-    if nbytes >= STREAMED:
+    # A Writer's own memory may be the source: the two may overlap.
+    if nbytes >= STREAMED and (target >= source + nbytes or source >= target + nbytes):
         stream(target, source, nbytes)
     else:
-        memcpy(target, source, nbytes)
+        memmove(target, source, nbytes)
