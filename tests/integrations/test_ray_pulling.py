@@ -105,6 +105,25 @@ def test_if_the_other_fails_the_next_one_asks(
     assert agents.asked == 1
 
 
+def test_who_waits_looks_less_and_less_often(
+    store: Store,
+    agents: Agents,
+    ref: ClusterRef,
+    question: Writer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses = list[float]()
+
+    def not_yet(_: Puller, __: ClusterRef, seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 6:
+            question.abort()
+
+    monkeypatch.setattr(Puller, "_arrived", not_yet)
+    assert pull(store, agents, ref) == DATA
+    assert pauses == [0.02, 0.04, 0.08, 0.16, 0.2, 0.2]
+
+
 def test_who_has_no_time_does_not_say_that_there_is_no_object(
     store: Store, agents: Agents, ref: ClusterRef, question: Writer
 ) -> None:

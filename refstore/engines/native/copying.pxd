@@ -14,8 +14,7 @@ cdef extern from *:
 
     /* The fence is for who publishes the block: streamed stores heed no release. */
     static void refstore_stream(char *target, const char *source, size_t nbytes) {
-        size_t done = -(uintptr_t)target & 63;
-        if (done > nbytes) done = nbytes;
+        size_t done = -(uintptr_t)target & 63;  /* fewer than there are: it is a large copy */
         memcpy(target, source, done);
         for (; nbytes - done >= 64; done += 64) {
             const __m128i *from = (const __m128i *)(source + done);

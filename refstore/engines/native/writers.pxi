@@ -4,7 +4,6 @@ cimport cython
 cimport numpy as cnp
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint64_t
-from libc.string cimport memcpy
 
 from refstore.engines.native.atomics cimport load_relaxed
 from refstore.engines.native.copying cimport copy
@@ -214,7 +213,7 @@ cdef class Writer(Block):
         cdef char *target = self.data + start
         cdef size_t piece = min(<size_t>n, <size_t>PIECE)
         if piece < RELEASES_GIL:
-            memcpy(target, octets, piece)
+            copy(target, octets, piece)
         else:
             with nogil:
                 copy(target, octets, piece)
