@@ -23,8 +23,6 @@ pytestmark = [
 FIRST_STORE = """
     import sys, warnings
     sys.path[0] = sys.argv[2]
-    # an editable installation would find its own core for a package that has none
-    sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
     import refstore
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -92,7 +90,6 @@ def test_a_source_tree_that_is_not_built_says_so(tmp_path: Path) -> None:
     script = """
         import sys, warnings
         sys.path[0] = sys.argv[1]
-        sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
         import refstore
         warnings.simplefilter("ignore")
         with refstore.Store(sys.argv[1] + "/s", capacity="1MiB") as store:
