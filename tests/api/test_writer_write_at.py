@@ -44,10 +44,16 @@ def test_large_pieces(make_store: Any) -> None:
         assert bytes(buf) == data
 
 
+PIECE = {"native": 32 << 20, "filelock": 8 << 20}  # bytes that an engine copies at once
+
+
 @pytest.mark.parametrize("shift", [-4096, -1, 1, 4096])
-def test_a_piece_may_come_from_beside_it(make_store: Any, shift: int) -> None:
-    size = 7 << 20 if engines.current() == "filelock" else 17 << 20  # copied at once
-    store, data = make_store("32MiB"), helpers.pattern(3, size)
+@pytest.mark.parametrize("pieces", [0.6, 2.1])
+def test_a_piece_may_come_from_beside_it(make_store: Any, pieces: float, shift: int) -> None:
+    size = int(pieces * PIECE[engines.current()])
+    store = make_store("80MiB")
+    data = (np.arange(size // 8, dtype="u8") * 0x9E3779B97F4A7C15).tobytes()
+    size = len(data)
     start = max(0, -shift)
     with store.create(size + abs(shift)) as writer:
         writer.write_at(start, data)

@@ -187,9 +187,10 @@ cdef class Writer(Block):
         cdef:
             Attachment att = self.att
             uint64_t life = att.view.life
-            Py_ssize_t start, done = 0
+            Py_ssize_t start, piece, at, left
             Py_buffer view
             object asked = operator.index(offset)
+            bint moves_up
         start = asked if 0 <= asked <= self.nbytes else -1
         get_octets(data, &view)
         try:
@@ -199,8 +200,15 @@ cdef class Writer(Block):
                 raise _messages.no_place_to_write(asked, view.len, self.nbytes)
             self.exports += 1           # whoever ends the Writer meanwhile leaves us the block
             try:
-                while done < view.len:
-                    done += self.write_piece(start + done, <char*>view.buf + done, view.len - done)
+                # from the end if it may be our own memory, moved up: no piece may overwrite what
+                # another has yet to read
+                moves_up = self.data + start > <char*>view.buf
+                left = view.len
+                while left > 0:
+                    piece = min(left, <Py_ssize_t>PIECE)
+                    at = left - piece if moves_up else view.len - left
+                    self.write_piece(start + at, <char*>view.buf + at, piece)
+                    left -= piece
                     if view.len >= RELEASES_GIL:
                         look_for_signals(&att.view, life, "writing to a block")
                         self.require_ours()
@@ -209,15 +217,13 @@ cdef class Writer(Block):
         finally:
             PyBuffer_Release(&view)
 
-    cdef Py_ssize_t write_piece(self, Py_ssize_t start, const char *octets, Py_ssize_t n) noexcept:
+    cdef void write_piece(self, Py_ssize_t start, const char *octets, Py_ssize_t n) noexcept:
         cdef char *target = self.data + start
-        cdef size_t piece = min(<size_t>n, <size_t>PIECE)
-        if piece < RELEASES_GIL:
-            copy(target, octets, piece)
+        if n < RELEASES_GIL:
+            copy(target, octets, n)
         else:
             with nogil:
-                copy(target, octets, piece)
-        return <Py_ssize_t>piece
+                copy(target, octets, n)
 
     def truncate(self, nbytes):
         self.require_ours()

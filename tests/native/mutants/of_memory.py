@@ -45,4 +45,12 @@ OF_MEMORY = [
         "",
         ("tests/api/test_payload_bytes.py",),
     ),
+    Mutation(
+        "moved_up_from_its_start",
+        "a Writer's own bytes, moved up in pieces, are overwritten before they are read",
+        "writers.pxi",
+        "at = left - piece if moves_up else view.len - left",
+        "at = view.len - left",
+        ("tests/api/test_writer_write_at.py",),
+    ),
 ]
