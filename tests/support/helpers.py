@@ -39,9 +39,13 @@ Array = npt.NDArray[Any]
 # -- patterns ---------------------------------------------------------------------------------
 
 
+REPEATED = 16_381  # bytes: a prime number, so that no two pages of a pattern are alike
+
+
 def pattern(seed: int, size: int) -> bytes:
     """`size` bytes that only `seed` gives."""
-    return hashlib.shake_128(str(seed).encode()).digest(size)
+    some = hashlib.shake_128(str(seed).encode()).digest(min(size, REPEATED))
+    return (some * (size // REPEATED + 1))[:size]
 
 
 def put_until_full(
