@@ -205,13 +205,14 @@ def test_nested_calls(store: refstore.Store, inner: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_is_left_of_tasks_that_fail(store: refstore.Store, backend: str) -> None:
     array = np.ones(SIZE)
+    refused = (array, pool_tasks.Refusing())
     # multiprocessing's pool waits for ever for the lock of a worker that it ends amid an answer
     times = 1 if backend == "multiprocessing" else 20
     with of_joblib.installed(store):
         with pytest.raises(ValueError, match="of 1600000 bytes"):
             run(pool_tasks.fail, array, times=times, backend=backend)
         with pytest.raises(LookupError, match="it does not want to"):
-            run(pool_tasks.echo, (array, pool_tasks.Refusing()), backend=backend)
+            run(pool_tasks.echo, refused, times=min(times, 4), backend=backend)
         assert helpers.usage(store) == (0, 0, 0, 0)
         assert run(pool_tasks.total, array, backend=backend) == [SIZE] * 4
 
