@@ -50,11 +50,9 @@ PIECE = {"native": 32 << 20, "filelock": 8 << 20}  # bytes that an engine copies
 @pytest.mark.parametrize("shift", [-4096, -1, 1, 4096])
 @pytest.mark.parametrize("pieces", [0.6, 2.1])
 def test_a_piece_may_come_from_beside_it(make_store: Any, pieces: float, shift: int) -> None:
-    size = int(pieces * PIECE[engines.current()])
-    store = make_store("80MiB")
-    data = (np.arange(size // 8, dtype="u8") * 0x9E3779B97F4A7C15).tobytes()
-    size = len(data)
-    start = max(0, -shift)
+    words = int(pieces * PIECE[engines.current()]) // 8
+    data = (np.arange(words, dtype="u8") * 0x9E3779B97F4A7C15).tobytes()
+    store, size, start = make_store("80MiB"), len(data), max(0, -shift)
     with store.create(size + abs(shift)) as writer:
         writer.write_at(start, data)
         with memoryview(writer) as view, view[start : start + size] as source:
