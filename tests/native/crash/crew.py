@@ -8,10 +8,12 @@ import contextlib
 import gc
 import json
 import os
+import re
 import secrets
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import helpers
@@ -19,6 +21,7 @@ import helpers
 from tests.native.crash.failpoints import failpoints
 
 MOST_FAULTS = 20
+NOT_REACHED = "never reached: "
 
 
 class Report(NamedTuple):
@@ -26,6 +29,7 @@ class Report(NamedTuple):
 
     counts: dict[str, int]
     faults: list[str]
+    reached: Collection[int] = ()  # failpoints, where that is noted
 
 
 class TooManyFaultsError(Exception):
@@ -72,6 +76,7 @@ def share_out(options: argparse.Namespace, play: Play) -> Report:
     """`play(options, folder, number)` in each of `options.jobs` processes; all their reports."""
     counts: collections.Counter[str] = collections.Counter()
     faults: list[str] = []
+    reached: set[int] = set()
     with helpers.folder_in_memory("refstore-crash-") as folder:
         paths = [os.path.join(folder, f"report-{number}") for number in range(options.jobs)]
         sys.stdout.flush()
@@ -85,7 +90,8 @@ def share_out(options: argparse.Namespace, play: Play) -> Report:
                 report = Report(*json.load(file))
             counts.update(report.counts)
             faults += report.faults
-    return Report(dict(counts), faults)
+            reached.update(report.reached)
+    return Report(dict(counts), faults, reached)
 
 
 def _start(options: argparse.Namespace, play: Play, folder: str, number: int, path: str) -> int:
@@ -113,9 +119,27 @@ def run(options: argparse.Namespace, play: Play, replay: Callable[[str, str], No
         f"seed {options.seed}, {len(failpoints())} failpoints, {options.jobs} processes", flush=True
     )
     began = time.monotonic()
-    counts, faults = share_out(options, play)
+    counts, faults, reached = share_out(options, play)
     for fault in faults:
         print(f"FAULT {fault}")
+    if reached and options.part == 1 and not options.only:  # else most are not meant to be
+        for point in failpoints():
+            if point.number not in reached:
+                print(f"{NOT_REACHED}{point.function}: {point.source}")
     tried = ", ".join(f"{n:,} {what}" for what, n in counts.items())
     print(f"{tried}: {len(faults)} faults, {time.monotonic() - began:.0f} s")
     return 1 if faults else 0
+
+
+def sample(program: str, what: str, *options: str) -> tuple[int, str]:
+    """For a test: how many trials of a kind a program played without a fault, and what it said.
+
+    It has a process of its own, since one with pytest and thousands of tests in it forks slowly.
+    """
+    command = [sys.executable, "-m", f"tests.native.crash.{program}", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    found = re.search(rf"^([\d,]+) {re.escape(what)}.*: 0 faults", done.stdout, re.MULTILINE)
+    assert found is not None
+    return int(found[1].replace(",", "")), done.stdout

@@ -45,6 +45,7 @@ class Player:
         self.random, self.every = random.Random(seed), every
         self.seen: set[bytes] = set()
         self.counts = {1: 0, 2: 0, 3: 0}
+        self.reached: set[int] = set()  # failpoints that some process passed to its end
         self.faults: list[str] = []
 
     def play(
@@ -98,7 +99,9 @@ class Player:
                         self.stage.look(scenario, [operation.outcomes])
 
     def points(self, scenario: Scenario, taken: image.Image, operation: Operation) -> list[Point]:
-        return self.stage.points_of(scenario, taken, operation)
+        found = self.stage.points_of(scenario, taken, operation)
+        self.reached.update(point.number for point in found)
+        return found
 
     def some(self, points: list[Point], n: int) -> list[Point]:
         return self.random.sample(points, min(n, len(points)))
@@ -157,6 +160,7 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     return Report(
         counts | ({"different first deaths": len(player.seen)} if player.seen else {}),
         player.faults,
+        list(player.reached),
     )
 
 

@@ -1,19 +1,28 @@
 """SIGKILL at failpoints of every operation in every scenario: nothing is lost, the others go on.
 
 The short forms of `make crash` and `make soak`, with a seed that is printed: of matrix.py and
-interleave.py in full, which also play a single trial again. They are programs of their own, since
-a process that has pytest and thousands of tests in it forks slowly.
+interleave.py in full, which also play a single trial again.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-
 import pytest
 
 from refstore import _core
+from tests.native.crash.crew import NOT_REACHED, sample
+
+IN_TESTS = {"_set_generation", "_set_pins", "bench_put_delete"}
+IN_LARGE_STORES = {"make_huge"}  # see test_huge_pages.py
+# Only a process that comes between two steps of another one makes it pass these.
+IN_RACES = {"summary_clear: fetch_or_release(&summary[w >> 6], bit)"}
+IN_DAMAGED_FILES = {
+    "unpin: fetch_add_seq_cst_u32(&v.pins[i], 1)",
+    "pop: cas_relaxed(&v.pool.queue_begin[queue], &begin, end)",
+}
+WITH_CHILDREN = {  # that have no row: see test_fork_kept.py and test_children.py
+    "before_fork: fetch_add_seq_cst(&unseen_forks, 1)",
+    "leave: store_release(&row_at(v, v.row).state, ROW_LEFT)",
+}
 
 pytestmark = [
     pytest.mark.long,
@@ -22,30 +31,28 @@ pytestmark = [
 ]
 
 
-def tried(program: str, what: str, *options: str) -> int:
-    """How many trials of a kind a program played, none of which found a fault."""
-    command = [sys.executable, "-m", f"tests.native.crash.{program}", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    print(done.stdout, done.stderr)
-    assert done.returncode == 0
-    found = re.search(rf"^([\d,]+) {re.escape(what)}.*: 0 faults", done.stdout, re.MULTILINE)
-    assert found is not None
-    return int(found[1].replace(",", ""))
+def test_each_failpoint_is_reached_and_a_sample_kills() -> None:
+    tried, said = sample("matrix", "1 death(s)", "--depth=1", "--every=0.01")
+    assert tried >= 1000
+    missed = {
+        line.removeprefix(NOT_REACHED) for line in said.splitlines() if line.startswith(NOT_REACHED)
+    }
+    known = {one for one in missed if one.split(":")[0] in IN_TESTS | IN_LARGE_STORES}
+    assert missed - known == IN_RACES | IN_DAMAGED_FILES | WITH_CHILDREN
 
 
 @pytest.mark.parametrize(
-    ("options", "least"),
+    "options",
     [
-        (("--depth=1", "--part=0.5", "--every=0.02"), 1000),
-        (("--depth=2", "--part=0.1", "--every=0.0035"), 300),
-        (("--depth=3", "--part=0.2", "--trials=400"), 300),
+        ("--depth=2", "--part=0.1", "--every=0.0035"),
+        ("--depth=3", "--part=0.06", "--trials=400"),
     ],
-    ids=["one death", "two deaths", "three deaths"],
+    ids=["two deaths", "three deaths"],
 )
-def test_killed_at_a_sample_of_points(options: tuple[str, ...], least: int) -> None:
+def test_killed_again_in_a_recovery(options: tuple[str, ...]) -> None:
     deaths = options[0].rpartition("=")[2]
-    assert tried("matrix", f"{deaths} death(s)", *options) >= least
+    assert sample("matrix", f"{deaths} death(s)", *options)[0] >= 300
 
 
 def test_stopped_in_each_others_midst_at_a_sample_of_points() -> None:
-    assert tried("interleave", "pairs", "--part=0.1", "--every=0.0035") >= 200
+    assert sample("interleave", "pairs", "--part=0.1", "--every=0.0035")[0] >= 200
