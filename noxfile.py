@@ -248,11 +248,10 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
     side_by_side(
         session,
-        [("mypy",)],
+        [("mypy",), ("python", "-m", "mypy.stubtest", "refstore._core", *allowed)],
         [
             ("cython-lint", "refstore", "stress", "benchmarks"),
             ("codespell", "-L", "nd", *files),
-            ("python", "-m", "mypy.stubtest", "refstore._core", *allowed),
         ],
     )
 
