@@ -125,6 +125,12 @@ def folder() -> Iterator[Path]:
         shutil.rmtree(path)
 
 
+@pytest.fixture(scope="session")
+def torch_in_children() -> None:
+    """Children of the fork server have torch, which takes each of them a second to import."""
+    helpers.preload("torch_workers")
+
+
 @pytest.fixture
 def path(folder: Path) -> str:
     """Where the `store` fixture's file is."""

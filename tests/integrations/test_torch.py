@@ -20,7 +20,7 @@ import refstore
 torch, of_torch = libraries.Late("torch"), libraries.Late("refstore.torch")
 torch_workers = libraries.Late("torch_workers")
 
-pytestmark = libraries.needed("torch")
+pytestmark = [libraries.needed("torch"), pytest.mark.usefixtures("torch_in_children")]
 
 
 def settled(store: refstore.Store) -> refstore.StoreStats:

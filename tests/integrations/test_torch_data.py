@@ -25,6 +25,7 @@ data, torch_workers = libraries.Late("torch.utils.data"), libraries.Late("torch_
 
 pytestmark = [
     libraries.needed("torch"),
+    pytest.mark.usefixtures("torch_in_children"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
 ]
 

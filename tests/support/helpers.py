@@ -229,7 +229,7 @@ def children() -> set[Process]:
     return found
 
 
-def _forkserver() -> object:
+def _forkserver() -> Any:
     from multiprocessing import forkserver
 
     return forkserver._forkserver
@@ -297,9 +297,17 @@ def halted(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+PRELOADED = ["tests", "workers", "refstore.engines.filelock.engine"]
 # Here, and not with the first child: whoever asks first for a process of this kind starts the fork
 # server, and what that has not loaded every child loads by itself, which takes ten times as long.
-multiprocessing.set_forkserver_preload(["tests", "workers", "refstore.engines.filelock.engine"])
+multiprocessing.set_forkserver_preload(PRELOADED)
+
+
+def preload(module: str) -> None:
+    """Let the fork server load another module, too. It starts again, and must have no children."""
+    PRELOADED.append(module)
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    _forkserver()._stop()
 
 
 # -- scripts ----------------------------------------------------------------------------------
