@@ -296,7 +296,8 @@ def test_a_receiver_that_is_killed_leaves_nothing_in_the_end(store: refstore.Sto
             sender.do(torch_workers.install)
             sender.tell(torch_workers.say_tensors, 1)
             assert sender._pipe.poll(helpers.BUSY_TIMEOUT)
-            receiver._pipe.send_bytes(sender._pipe.recv_bytes())  # which reads it never
+            helpers.stop(receiver.pid)  # it never reads this
+            receiver._pipe.send_bytes(sender._pipe.recv_bytes())
             receiver.kill()
             store.recover()
             assert len(store) == 1  # its sender owns it: another process might have the queue

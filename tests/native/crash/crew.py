@@ -8,6 +8,7 @@ import contextlib
 import gc
 import json
 import os
+import random
 import re
 import secrets
 import subprocess
@@ -48,6 +49,22 @@ def too_many_faults_end_it(faults: list[str]) -> Iterator[None]:
         yield
     except TooManyFaultsError:
         faults.append("and so on: not all was tried")
+
+
+def evenly(chance: random.Random, part: float) -> Callable[[], bool]:
+    """Whether to try this one, asked for one after the other: a part of them, from anywhere on.
+
+    How many are tried does not depend on chance, as it would if each were drawn by itself.
+    """
+    passed = chance.random()
+
+    def is_next() -> bool:
+        nonlocal passed
+        passed += part
+        passed, is_due = passed % 1, passed >= 1
+        return is_due
+
+    return is_next
 
 
 def crew_parser(description: str) -> argparse.ArgumentParser:

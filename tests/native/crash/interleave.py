@@ -26,6 +26,7 @@ from tests.native.crash.contents import CACHED
 from tests.native.crash.crew import (
     Report,
     crew_parser,
+    evenly,
     require_few,
     run,
     tell,
@@ -97,7 +98,8 @@ class Pair(NamedTuple):
 class Director:
     """Plays pairs in one process."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, is_chosen: Callable[[], bool] = lambda: True) -> None:
+        self.is_chosen = is_chosen  # whether to try the next one of A's points
         self.stage = Stage(os.path.join(folder, f"stage-{os.getpid()}"))
         self.counts = {
             "pairs": 0,
@@ -122,14 +124,13 @@ class Director:
     def play_all(
         self,
         options: argparse.Namespace,
-        chance: random.Random,
         scenario: Scenario,
         a: Operation,
         b: Operation,
     ) -> None:
         """All pairs of points of two operations, or a part of A's."""
         for at in self.first_passes(scenario, a):
-            if chance.random() < options.every:
+            if self.is_chosen():
                 meanwhile = self.passed_meanwhile(scenario, a, at, b)
                 for to in () if options.to_the_end else meanwhile:
                     self.try_out(Pair(scenario, a, at, b, to, KILL))
@@ -216,14 +217,14 @@ def pairs_in(scenario: Scenario, only: str) -> Iterator[tuple[Operation, Operati
 
 def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     """What one of the processes does that share the work."""
-    director = Director(folder)
     chance = random.Random(options.seed * 1000 + number)
-    turns = itertools.count()
+    director = Director(folder, evenly(chance, options.every))
+    turns, takes_part = itertools.count(), evenly(chance, options.part)
     with too_many_faults_end_it(director.faults):
         for scenario in all_scenarios(os.path.join(folder, f"scenario-{number}")):
             for a, b in pairs_in(scenario, options.only):
-                if next(turns) % options.jobs == number and chance.random() < options.part:
-                    director.play_all(options, chance, scenario, a, b)
+                if next(turns) % options.jobs == number and takes_part():
+                    director.play_all(options, scenario, a, b)
             tell(number, scenario.name, options.jobs * director.counts["pairs"], director.faults)
     director.stage.close()
     return Report(director.counts, director.faults)

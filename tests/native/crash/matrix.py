@@ -24,6 +24,7 @@ from tests.native.crash import image
 from tests.native.crash.crew import (
     Report,
     crew_parser,
+    evenly,
     require_few,
     run,
     tell,
@@ -42,7 +43,8 @@ class Player:
 
     def __init__(self, folder: str, seed: int, every: float) -> None:
         self.stage = Stage(os.path.join(folder, f"stage-{os.getpid()}"))
-        self.random, self.every = random.Random(seed), every
+        self.random = random.Random(seed)
+        self.is_chosen = evenly(self.random, every)
         self.seen: set[bytes] = set()
         self.counts = {1: 0, 2: 0, 3: 0}
         self.reached: set[int] = set()  # failpoints that some process passed to its end
@@ -114,7 +116,7 @@ class Player:
         return image.take(self.stage.path)
 
     def chosen(self, points: list[Point]) -> list[Point]:
-        return [point for point in points if self.random.random() < self.every]
+        return [point for point in points if self.is_chosen()]
 
     @contextlib.contextmanager
     def trial(
@@ -139,7 +141,7 @@ def _first_passes(points: list[Point]) -> list[Point]:
 def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     """What one of the processes does that share the work."""
     player = Player(folder, options.seed * 1000 + number, options.every)
-    turns = itertools.count()
+    turns, takes_part = itertools.count(), evenly(player.random, options.part)
     # What is left of this process's share of three deaths, and among how many turns.
     left, turns_left = (
         -(-options.trials // options.jobs),
@@ -150,7 +152,7 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
             for operation in OPERATIONS:
                 wanted = re.search(options.only, f"{scenario.name} {operation.name}")
                 is_mine = wanted and next(turns) % options.jobs == number
-                if is_mine and player.random.random() < options.part:
+                if is_mine and takes_part():
                     before = player.counts[3]
                     player.play(options, scenario, operation, -(-left // max(turns_left, 1)))
                     left, turns_left = left - (player.counts[3] - before), turns_left - 1
