@@ -304,7 +304,11 @@ multiprocessing.set_forkserver_preload(PRELOADED)
 
 
 def preload(module: str) -> None:
-    """Let the fork server load another module, too. It starts again, and must have no children."""
+    """Let the fork server load another module, too: it ends here, and starts with the next child.
+
+    It ends when no process has its pipe any more, which children inherit.
+    """
+    assert not children(), "children are left, for whose end it would wait"
     PRELOADED.append(module)
     multiprocessing.set_forkserver_preload(PRELOADED)
     _forkserver()._stop()

@@ -231,7 +231,7 @@ cdef enum Counter:
     COUNT_MISSES
     COUNT_MOVES             # reserved
 
-# Each field says by whom it is written; `+`: by who is both at once, `,`: by either.
+# Each field says by whom it is written. `a + b`: the writer must be both; `a, b`: either may.
 #
 #   creator  who makes the file, before others see it
 #   boot     who checks the file after a boot, holding LOCK_BOOT
@@ -242,8 +242,9 @@ cdef enum Counter:
 #   space    who holds the space lock, or recovers its dead holder
 #   state    as the table of the slot's word says
 #   pinner   who has the object pinned, by a load and a store: one of two at once may be lost
-#   owner    whose row the slot's word names, or who recovers that row; for RETIRED slots nobody, so
-#            that `space` alone does
+#   owner    whose row the slot's word names, or who recovers that row. While the word names none,
+#            what is the owner's does not change; but `space` alone clears the `run` of a RETIRED
+#            slot, and one that leads nowhere as it rebuilds the page map
 #   nobody   reserved: 0
 #
 # What is not a struct: `pins[row][slot]` is written by `row`; bitmaps, queues and ghosts by

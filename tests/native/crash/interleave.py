@@ -25,8 +25,8 @@ from refstore import _core
 from tests.native.crash.contents import CACHED
 from tests.native.crash.crew import (
     Report,
+    Sample,
     crew_parser,
-    evenly,
     require_few,
     run,
     tell,
@@ -98,8 +98,8 @@ class Pair(NamedTuple):
 class Director:
     """Plays pairs in one process."""
 
-    def __init__(self, folder: str, is_chosen: Callable[[], bool] = lambda: True) -> None:
-        self.is_chosen = is_chosen  # whether to try the next one of A's points
+    def __init__(self, folder: str, chosen: Callable[[list[int]], list[int]] = list) -> None:
+        self.chosen = chosen  # those of A's points that are to be tried
         self.stage = Stage(os.path.join(folder, f"stage-{os.getpid()}"))
         self.counts = {
             "pairs": 0,
@@ -129,12 +129,11 @@ class Director:
         b: Operation,
     ) -> None:
         """All pairs of points of two operations, or a part of A's."""
-        for at in self.first_passes(scenario, a):
-            if self.is_chosen():
-                meanwhile = self.passed_meanwhile(scenario, a, at, b)
-                for to in () if options.to_the_end else meanwhile:
-                    self.try_out(Pair(scenario, a, at, b, to, KILL))
-                    self.try_out(Pair(scenario, a, at, b, to, STOP))
+        for at in self.chosen(self.first_passes(scenario, a)):
+            meanwhile = self.passed_meanwhile(scenario, a, at, b)
+            for to in () if options.to_the_end else meanwhile:
+                self.try_out(Pair(scenario, a, at, b, to, KILL))
+                self.try_out(Pair(scenario, a, at, b, to, STOP))
 
     def try_out(self, pair: Pair) -> None:
         self.counts["pairs"] += 1
@@ -148,9 +147,13 @@ class Director:
         stage, scenario = self.stage, pair.scenario
         with stage.set_up(scenario, scenario.image):
             try:
+                b = self.start_attached(pair) if scenario.others is Others.DIE else 0
                 a = self.start(pair, pair.a, lambda: _core._arm(pair.at, signal.SIGSTOP))
                 self.require_stopped(pair.a, self.wait(a, os.WUNTRACED))
-                b = self.start(pair, pair.b, lambda: self.prepare(pair))
+                if b:
+                    os.kill(b, signal.SIGCONT)
+                else:
+                    b = self.start(pair, pair.b, lambda: self.prepare(pair))
                 self.require_as_told(pair, self.wait(b, os.WUNTRACED))
                 for child, operation in ((a, pair.a), (b, pair.b)):
                     if child in self.children and (status := self.go_on(child)):
@@ -162,10 +165,28 @@ class Director:
                 stage.await_children()
         stage.look(scenario, [pair.a.outcomes, pair.b.outcomes])
 
-    def start(self, pair: Pair, operation: Operation, ready: Callable[[], None]) -> int:
-        child = self.stage.start(pair.scenario, operation, ready)
+    def start(
+        self,
+        pair: Pair,
+        operation: Operation,
+        ready: Callable[[], None],
+        attached: Callable[[], None] = lambda: None,
+    ) -> int:
+        child = self.stage.start(pair.scenario, operation, ready, attached)
         self.children.add(child)
         return child
+
+    def start_attached(self, pair: Pair) -> int:
+        """B, stopped once it has attached: before the others die, whom its attach would recover."""
+        b = self.start(
+            pair,
+            pair.b,
+            lambda: self.prepare(pair),
+            lambda: os.kill(os.getpid(), signal.SIGSTOP),
+        )
+        if not os.WIFSTOPPED(self.wait(b, os.WUNTRACED)):
+            raise Fault("B did not attach")
+        return b
 
     def go_on(self, child: int) -> int:
         """Its exit status. It may stop again: a child that it has forked has stopped, too."""
@@ -218,13 +239,14 @@ def pairs_in(scenario: Scenario, only: str) -> Iterator[tuple[Operation, Operati
 def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     """What one of the processes does that share the work."""
     chance = random.Random(options.seed * 1000 + number)
-    director = Director(folder, evenly(chance, options.every))
-    turns, takes_part = itertools.count(), evenly(chance, options.part)
+    director = Director(folder, Sample(chance, options.every).of)
+    turns, part = itertools.count(), Sample(chance, options.part)
     with too_many_faults_end_it(director.faults):
         for scenario in all_scenarios(os.path.join(folder, f"scenario-{number}")):
-            for a, b in pairs_in(scenario, options.only):
-                if next(turns) % options.jobs == number and takes_part():
-                    director.play_all(options, scenario, a, b)
+            pairs = pairs_in(scenario, options.only)
+            mine = [pair for pair in pairs if next(turns) % options.jobs == number]
+            for a, b in part.of(mine):
+                director.play_all(options, scenario, a, b)
             tell(number, scenario.name, options.jobs * director.counts["pairs"], director.faults)
     director.stage.close()
     return Report(director.counts, director.faults)

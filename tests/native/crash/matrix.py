@@ -23,8 +23,8 @@ from collections.abc import Iterator, Sequence
 from tests.native.crash import image
 from tests.native.crash.crew import (
     Report,
+    Sample,
     crew_parser,
-    evenly,
     require_few,
     run,
     tell,
@@ -44,10 +44,10 @@ class Player:
     def __init__(self, folder: str, seed: int, every: float) -> None:
         self.stage = Stage(os.path.join(folder, f"stage-{os.getpid()}"))
         self.random = random.Random(seed)
-        self.is_chosen = evenly(self.random, every)
+        self.chosen = Sample(self.random, every).of
         self.seen: set[bytes] = set()
         self.counts = {1: 0, 2: 0, 3: 0}
-        self.reached: set[int] = set()  # failpoints that some process passed to its end
+        self.reached: set[int] = set()  # failpoints that were passed by whom nobody killed
         self.faults: list[str] = []
 
     def play(
@@ -115,9 +115,6 @@ class Player:
         end_naps(self.stage.path)
         return image.take(self.stage.path)
 
-    def chosen(self, points: list[Point]) -> list[Point]:
-        return [point for point in points if self.is_chosen()]
-
     @contextlib.contextmanager
     def trial(
         self, scenario: Scenario, operation: Operation, points: Sequence[Point]
@@ -141,7 +138,7 @@ def _first_passes(points: list[Point]) -> list[Point]:
 def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     """What one of the processes does that share the work."""
     player = Player(folder, options.seed * 1000 + number, options.every)
-    turns, takes_part = itertools.count(), evenly(player.random, options.part)
+    turns, part = itertools.count(), Sample(player.random, options.part)
     # What is left of this process's share of three deaths, and among how many turns.
     left, turns_left = (
         -(-options.trials // options.jobs),
@@ -149,13 +146,16 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     )
     with too_many_faults_end_it(player.faults):
         for scenario in all_scenarios(os.path.join(folder, f"scenario-{number}")):
-            for operation in OPERATIONS:
-                wanted = re.search(options.only, f"{scenario.name} {operation.name}")
-                is_mine = wanted and next(turns) % options.jobs == number
-                if is_mine and takes_part():
-                    before = player.counts[3]
-                    player.play(options, scenario, operation, -(-left // max(turns_left, 1)))
-                    left, turns_left = left - (player.counts[3] - before), turns_left - 1
+            wanted = [
+                operation
+                for operation in OPERATIONS
+                if re.search(options.only, f"{scenario.name} {operation.name}")
+            ]
+            mine = [one for one in wanted if next(turns) % options.jobs == number]
+            for operation in part.of(mine):
+                before = player.counts[3]
+                player.play(options, scenario, operation, -(-left // max(turns_left, 1)))
+                left, turns_left = left - (player.counts[3] - before), turns_left - 1
             tell(number, scenario.name, options.jobs * player.counts[options.depth], player.faults)
     player.stage.close()
     counts = {f"{deaths} death(s)": n for deaths, n in player.counts.items() if n}

@@ -1,4 +1,4 @@
-"""Every write to shared memory is a failpoint; that each is reached, test_kills.py says."""
+"""Every write to shared memory is a failpoint. test_kills.py checks that each is reached."""
 
 from __future__ import annotations
 

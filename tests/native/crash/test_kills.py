@@ -1,7 +1,7 @@
 """SIGKILL at failpoints of every operation in every scenario: nothing is lost, the others go on.
 
-The short forms of `make crash` and `make soak`, with a seed that is printed: of matrix.py and
-interleave.py in full, which also play a single trial again.
+Samples of what `make crash` and `make soak` try, by matrix.py and interleave.py. A run prints its
+seed; these programs also play a single trial again.
 """
 
 from __future__ import annotations
@@ -55,4 +55,4 @@ def test_killed_again_in_a_recovery(options: tuple[str, ...]) -> None:
 
 
 def test_stopped_in_each_others_midst_at_a_sample_of_points() -> None:
-    assert sample("interleave", "pairs", "--part=0.1", "--every=0.0025")[0] >= 100
+    assert sample("interleave", "pairs", "--part=0.1", "--every=0.0025")[0] >= 20

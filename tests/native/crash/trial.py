@@ -74,15 +74,24 @@ class Stage:
         finally:
             byte_locks(self.others_fd, scenario.alive, fcntl.F_UNLCK)
 
-    def start(self, scenario: Scenario, operation: Operation, ready: Callable[[], None]) -> int:
-        """A process that does the operation, and calls `ready` just before it; returns its pid."""
+    def start(
+        self,
+        scenario: Scenario,
+        operation: Operation,
+        ready: Callable[[], None],
+        attached: Callable[[], None] = lambda: None,
+    ) -> int:
+        """A process that does the operation, and calls `ready` just before it; returns its pid.
+
+        It calls `attached` before the scenario's others die, if they do.
+        """
         sys.stdout.flush()
         ended, alive = os.pipe()
         self._ended.append(ended)
         child = os.fork()
         if child == 0:
             os.setpgid(0, 0)
-            self._act(scenario, operation, ready)
+            self._act(scenario, operation, ready, attached)
         with contextlib.suppress(PermissionError, ProcessLookupError):  # it was quicker
             os.setpgid(child, child)
         os.close(alive)
@@ -94,11 +103,17 @@ class Stage:
             os.read(self._ended[-1], 1)  # the other end is theirs
             os.close(self._ended.pop())
 
-    def _act(self, scenario: Scenario, operation: Operation, ready: Callable[[], None]) -> NoReturn:
+    def _act(
+        self,
+        scenario: Scenario,
+        operation: Operation,
+        ready: Callable[[], None],
+        attached: Callable[[], None],
+    ) -> NoReturn:
         status = 1
         try:
             _core._set_busy_timeout(0)
-            self._do(scenario, operation, ready)
+            self._do(scenario, operation, ready, attached)
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -106,10 +121,17 @@ class Stage:
             sys.stdout.flush()
             os._exit(status)
 
-    def _do(self, scenario: Scenario, operation: Operation, ready: Callable[[], None]) -> None:
+    def _do(
+        self,
+        scenario: Scenario,
+        operation: Operation,
+        ready: Callable[[], None],
+        attached: Callable[[], None],
+    ) -> None:
         store: refstore.Store | None = None
         if not operation.attaches:
             store = AccountedStore(self.path, create=False)
+        attached()
         SCENARIO.update(scenario.some)
         self._others_act(scenario)
         ready()
