@@ -376,7 +376,7 @@ MUTATIONS = [
         "recovery.pxd",
         "            elif state == HELD:\n                unclaim(v, i)\n",
         "",
-        ("tests.native.crash.matrix", "--only=populated put_small"),
+        ("tests.native.crash.matrix", "--only=empty put_small"),
     ),
     Mutation(
         "kept_for_nobody",
