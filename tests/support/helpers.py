@@ -308,7 +308,7 @@ def preload(module: str) -> None:
 
     It ends when no process has its pipe any more, which children inherit.
     """
-    assert not children(), "children are left, for whose end it would wait"
+    assert not multiprocessing.active_children(), "children are left, for whose end it would wait"
     PRELOADED.append(module)
     multiprocessing.set_forkserver_preload(PRELOADED)
     _forkserver()._stop()
