@@ -242,7 +242,7 @@ def test_a_result_whose_sender_was_killed_is_an_error_of_its_task(
 
     monkeypatch.setattr(module, "take", too_late)
     with of_joblib.installed(store), pytest.raises(refstore.ObjectNotFoundError):
-        run(pool_tasks.ones, SIZE, backend=backend)
+        run(pool_tasks.ones, SIZE, times=1, backend=backend)  # as above
 
 
 PARENT = """
