@@ -12,6 +12,7 @@ then B, if it can. Both read what they pinned and check every byte; the survivor
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import os
 import random
@@ -148,12 +149,13 @@ class Director:
         with stage.set_up(scenario, scenario.image):
             try:
                 b = self.start_attached(pair) if scenario.others is Others.DIE else 0
-                a = self.start(pair, pair.a, lambda: _core._arm(pair.at, signal.SIGSTOP))
+                stop_there = functools.partial(_core._arm, pair.at, signal.SIGSTOP)
+                a = self.noted(stage.start(scenario, pair.a, stop_there))
                 self.require_stopped(pair.a, self.wait(a, os.WUNTRACED))
                 if b:
                     os.kill(b, signal.SIGCONT)
                 else:
-                    b = self.start(pair, pair.b, lambda: self.prepare(pair))
+                    b = self.noted(stage.start(scenario, pair.b, lambda: self.prepare(pair)))
                 self.require_as_told(pair, self.wait(b, os.WUNTRACED))
                 for child, operation in ((a, pair.a), (b, pair.b)):
                     if child in self.children and (status := self.go_on(child)):
@@ -165,24 +167,20 @@ class Director:
                 stage.await_children()
         stage.look(scenario, [pair.a.outcomes, pair.b.outcomes])
 
-    def start(
-        self,
-        pair: Pair,
-        operation: Operation,
-        ready: Callable[[], None],
-        attached: Callable[[], None] = lambda: None,
-    ) -> int:
-        child = self.stage.start(pair.scenario, operation, ready, attached)
+    def noted(self, child: int) -> int:
+        """Among the children that are not at their end."""
         self.children.add(child)
         return child
 
     def start_attached(self, pair: Pair) -> int:
         """B, stopped once it has attached: before the others die, whom its attach would recover."""
-        b = self.start(
-            pair,
-            pair.b,
-            lambda: self.prepare(pair),
-            lambda: os.kill(os.getpid(), signal.SIGSTOP),
+        b = self.noted(
+            self.stage.start(
+                pair.scenario,
+                pair.b,
+                lambda: self.prepare(pair),
+                lambda: os.kill(os.getpid(), signal.SIGSTOP),
+            )
         )
         if not os.WIFSTOPPED(self.wait(b, os.WUNTRACED)):
             raise Fault("B did not attach")

@@ -146,12 +146,12 @@ def play(options: argparse.Namespace, folder: str, number: int) -> Report:
     )
     with too_many_faults_end_it(player.faults):
         for scenario in all_scenarios(os.path.join(folder, f"scenario-{number}")):
-            wanted = [
+            mine = [
                 operation
                 for operation in OPERATIONS
                 if re.search(options.only, f"{scenario.name} {operation.name}")
+                and next(turns) % options.jobs == number
             ]
-            mine = [one for one in wanted if next(turns) % options.jobs == number]
             for operation in part.of(mine):
                 before = player.counts[3]
                 player.play(options, scenario, operation, -(-left // max(turns_left, 1)))

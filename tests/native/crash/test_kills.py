@@ -55,4 +55,4 @@ def test_killed_again_in_a_recovery(options: tuple[str, ...]) -> None:
 
 
 def test_stopped_in_each_others_midst_at_a_sample_of_points() -> None:
-    assert sample("interleave", "pairs", "--part=0.1", "--every=0.0025")[0] >= 20
+    assert sample("interleave", "pairs", "--part=0.1", "--every=0.0035")[0] >= 200

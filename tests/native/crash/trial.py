@@ -91,7 +91,7 @@ class Stage:
         child = os.fork()
         if child == 0:
             os.setpgid(0, 0)
-            self._act(scenario, operation, ready, attached)
+            self._act(lambda: self._do(scenario, operation, ready, attached))
         with contextlib.suppress(PermissionError, ProcessLookupError):  # it was quicker
             os.setpgid(child, child)
         os.close(alive)
@@ -103,17 +103,11 @@ class Stage:
             os.read(self._ended[-1], 1)  # the other end is theirs
             os.close(self._ended.pop())
 
-    def _act(
-        self,
-        scenario: Scenario,
-        operation: Operation,
-        ready: Callable[[], None],
-        attached: Callable[[], None],
-    ) -> NoReturn:
+    def _act(self, work: Callable[[], None]) -> NoReturn:
         status = 1
         try:
             _core._set_busy_timeout(0)
-            self._do(scenario, operation, ready, attached)
+            work()
             status = 0
         except BaseException:
             traceback.print_exc()
