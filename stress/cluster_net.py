@@ -21,6 +21,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import refstore.ray
+from stress import delayed_link
 
 HOSTS = {"refstore-a": "10.213.0.1", "refstore-b": "10.213.0.2"}
 BRIDGE = "refstore-br"
@@ -32,7 +33,7 @@ SIZES = (1000, 1 << 20, 40 << 20)  # bytes
 def main() -> int:
     parser = argparse.ArgumentParser(prog="stress.cluster_net", description=__doc__)
     parser.add_argument("--rate", default="200mbit", help="of the link, as tc writes it")
-    parser.add_argument("--delay", default="5ms", help="of the link, where the kernel can")
+    parser.add_argument("--delay", type=float, default=5, help="of the link, milliseconds")
     parser.add_argument("--inside", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside is not None:
@@ -52,38 +53,46 @@ def run(*command: str, check: bool = True) -> bool:
 
 
 @contextlib.contextmanager
-def hosts(rate: str, delay: str) -> Iterator[None]:
+def hosts(rate: str, delay: float) -> Iterator[None]:
     """Two namespaces and the link between them."""
     clear()
     try:
-        run("ip", "link", "add", BRIDGE, "type", "bridge")
-        run("ip", "link", "set", BRIDGE, "up")
-        for number, (host, address) in enumerate(HOSTS.items()):
-            here, there = f"rs{number}", f"rs{number}p"
-            run("ip", "netns", "add", host)
-            run("ip", "link", "add", here, "type", "veth", "peer", "name", there)
-            run("ip", "link", "set", here, "netns", host)
-            run("ip", "link", "set", there, "master", BRIDGE, "up")
-            for command in (
-                ("addr", "add", f"{address}/24", "dev", here),
-                ("link", "set", here, "up"),
-                ("link", "set", "lo", "up"),
-            ):
-                run("ip", "-n", host, *command)
-            limit(host, here, rate, delay)
-        yield
+        with contextlib.ExitStack() as links:
+            run("ip", "link", "add", BRIDGE, "type", "bridge")
+            run("ip", "link", "set", BRIDGE, "up")
+            is_delayed = True
+            for number, (host, address) in enumerate(HOSTS.items()):
+                here, there = f"rs{number}", f"rs{number}p"
+                run("ip", "netns", "add", host)
+                if is_delayed:
+                    run("ip", "link", "add", here, "type", "veth", "peer", "name", there)
+                else:  # both ways, by the link of the last host
+                    links.enter_context(delayed_link.between(here, there, delay / 1000))
+                run("ip", "link", "set", here, "netns", host)
+                run("ip", "link", "set", there, "master", BRIDGE, "up")
+                for command in (
+                    ("addr", "add", f"{address}/24", "dev", here),
+                    ("link", "set", here, "up"),
+                    ("link", "set", "lo", "up"),
+                ):
+                    run("ip", "-n", host, *command)
+                is_delayed = limited(host, here, rate, delay)
+            yield
     finally:
         clear()
 
 
-def limit(host: str, device: str, rate: str, delay: str) -> None:
+def limited(host: str, device: str, rate: str, delay: float) -> bool:
+    """Limit what a host sends, and say whether it is delayed, too."""
     tc = ("tc", "-n", host, "qdisc", "add", "dev", device, "root")
-    if run(*tc, "netem", "delay", delay, "rate", rate, check=False):
-        print(f"{host}: {rate}, {delay}")
-    elif run(*tc, "tbf", "rate", rate, "burst", "256kb", "latency", "50ms", check=False):
-        print(f"{host}: {rate}; this kernel delays nothing (no netem)")
+    if run(*tc, "netem", "delay", f"{delay}ms", "rate", rate, check=False):
+        print(f"{host}: {rate}, {delay} ms by netem")
+        return True
+    if run(*tc, "tbf", "rate", rate, "burst", "256kb", "latency", "50ms", check=False):
+        print(f"{host}: {rate}, {delay} ms by a thread between: this kernel has no netem")
     else:
-        print(f"{host}: as fast as it goes; this kernel has no netem and no tbf")
+        print(f"{host}: {delay} ms, as fast as it goes: this kernel has no netem and no tbf")
+    return False
 
 
 def clear() -> None:

@@ -90,7 +90,7 @@ class Session:
 
 def _of_detached_actor(name: str, node: str, *, may_move: bool) -> dict[str, Any]:
     """Options of an actor that outlives who starts it, and is started again when it dies."""
-    return {
+    options = {
         "name": name,
         "namespace": NAMESPACE,
         "get_if_exists": True,
@@ -99,6 +99,9 @@ def _of_detached_actor(name: str, node: str, *, may_move: bool) -> dict[str, Any
         "max_restarts": -1,
         "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=may_move),
     }
+    if may_move:  # Ray puts what needs no resource on any node, whichever it is to prefer
+        options["memory"] = 1  # byte
+    return options
 
 
 def start_session(session: str, options: dict[str, Any]) -> bool:

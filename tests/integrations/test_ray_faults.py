@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import helpers
@@ -18,7 +19,7 @@ import ray_nodes
 from ray_nodes import Nodes, is_coming, kill
 
 import refstore
-from refstore.ray import ClusterRef, NodeLostError
+from refstore.ray import ClusterRef, NodeLostError, _session
 from refstore.ray._names import asked_name
 from refstore.ray._parts import PART, PATIENCE
 from refstore.ray._pulling import IN_REPLY
@@ -193,6 +194,20 @@ def test_the_session_may_die(nodes: Nodes, there: Any) -> None:
     kill(pid)
     assert eventually(lambda: publishes(nodes, first))
     nodes.forget("w")
+
+
+def test_a_session_begins_on_the_node_that_starts_it(nodes: Nodes) -> None:
+    here = nodes.raylet(nodes.here.node)
+    for number in range(6):  # else it would be there by chance
+        name = f"begun {number}"
+        assert _session.start_session(name, {})
+        session: Any = ray.get_actor(f"session/{name}", namespace="refstore")
+        assert parent_of(ray.get(session.pid.remote())) == here
+        ray.kill(session)
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def publishes(nodes: Nodes, after: int) -> bool:
