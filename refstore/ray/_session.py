@@ -26,8 +26,15 @@ from refstore.ray._values import ClusterRef
 __all__ = ["end_session", "start_agents", "start_session"]
 
 SKIPPED = 1000  # numbers that may have been given out and are known to no agent
-# An agent's: results of up to so many bytes go in Ray's replies, and not into Ray's own store.
-SETTINGS = {"RAY_max_direct_call_object_size": str(IN_REPLY + (64 << 10))}
+# Bytes that an agent keeps: gRPC copies a reply more than once, each time into memory that would
+# else go back to the kernel at once, and be cleared for the next.
+KEPT = 32 << 20
+SETTINGS = {  # an agent's environment
+    # results of up to so many bytes go in Ray's replies, and not into Ray's own store
+    "RAY_max_direct_call_object_size": str(IN_REPLY + (64 << 10)),
+    "MALLOC_MMAP_THRESHOLD_": str(KEPT),  # glibc's; others do not know them
+    "MALLOC_TRIM_THRESHOLD_": str(KEPT),
+}
 STOP = 10.0  # seconds in which agents must have stopped by themselves
 PATIENCE = 5.0  # seconds in which an agent must tell what it has
 
