@@ -60,14 +60,15 @@ def hosts(rate: str, delay: float) -> Iterator[None]:
         with contextlib.ExitStack() as links:
             run("ip", "link", "add", BRIDGE, "type", "bridge")
             run("ip", "link", "set", BRIDGE, "up")
-            is_delayed = True
+            by_netem = True
             for number, (host, address) in enumerate(HOSTS.items()):
                 here, there = f"rs{number}", f"rs{number}p"
                 run("ip", "netns", "add", host)
-                if is_delayed:
+                if by_netem or not delayed_link.is_possible():
                     run("ip", "link", "add", here, "type", "veth", "peer", "name", there)
-                else:  # both ways, by the link of the last host
+                else:  # the second host's: a delay of both ways
                     links.enter_context(delayed_link.between(here, there, delay / 1000))
+                    print(f"{host}: {delay} ms each way, by a thread between two TAP devices")
                 run("ip", "link", "set", here, "netns", host)
                 run("ip", "link", "set", there, "master", BRIDGE, "up")
                 for command in (
@@ -76,22 +77,22 @@ def hosts(rate: str, delay: float) -> Iterator[None]:
                     ("link", "set", "lo", "up"),
                 ):
                     run("ip", "-n", host, *command)
-                is_delayed = limited(host, here, rate, delay)
+                by_netem = limited(host, here, rate, delay)
             yield
     finally:
         clear()
 
 
 def limited(host: str, device: str, rate: str, delay: float) -> bool:
-    """Limit what a host sends, and say whether it is delayed, too."""
+    """Limit what a host sends, and say whether netem delays it, too."""
     tc = ("tc", "-n", host, "qdisc", "add", "dev", device, "root")
     if run(*tc, "netem", "delay", f"{delay}ms", "rate", rate, check=False):
         print(f"{host}: {rate}, {delay} ms by netem")
         return True
     if run(*tc, "tbf", "rate", rate, "burst", "256kb", "latency", "50ms", check=False):
-        print(f"{host}: {rate}, {delay} ms by a thread between: this kernel has no netem")
+        print(f"{host}: {rate}; this kernel has no netem")
     else:
-        print(f"{host}: {delay} ms, as fast as it goes: this kernel has no netem and no tbf")
+        print(f"{host}: as fast as it goes; this kernel has no netem and no tbf")
     return False
 
 

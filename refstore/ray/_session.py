@@ -26,13 +26,13 @@ from refstore.ray._values import ClusterRef
 __all__ = ["end_session", "start_agents", "start_session"]
 
 SKIPPED = 1000  # numbers that may have been given out and are known to no agent
-# Bytes that an agent keeps: gRPC copies a reply more than once, each time into memory that would
-# else go back to the kernel at once, and be cleared for the next.
+# Bytes of a block that comes from an agent's heap, and that may lie free on top of it: gRPC copies
+# a reply more than once, and pages that are fresh from the kernel have to be cleared each time.
 KEPT = 32 << 20
 SETTINGS = {  # an agent's environment
     # results of up to so many bytes go in Ray's replies, and not into Ray's own store
     "RAY_max_direct_call_object_size": str(IN_REPLY + (64 << 10)),
-    "MALLOC_MMAP_THRESHOLD_": str(KEPT),  # glibc's; others do not know them
+    "MALLOC_MMAP_THRESHOLD_": str(KEPT),  # of glibc; other allocators ignore both
     "MALLOC_TRIM_THRESHOLD_": str(KEPT),
 }
 STOP = 10.0  # seconds in which agents must have stopped by themselves
@@ -97,6 +97,7 @@ class Session:
 
 def _of_detached_actor(name: str, node: str, *, may_move: bool) -> dict[str, Any]:
     """Options of an actor that outlives who starts it, and is started again when it dies."""
+    where = NodeAffinitySchedulingStrategy(node, soft=may_move, _spill_on_unavailable=may_move)
     options = {
         "name": name,
         "namespace": NAMESPACE,
@@ -104,7 +105,7 @@ def _of_detached_actor(name: str, node: str, *, may_move: bool) -> dict[str, Any
         "lifetime": "detached",
         "num_cpus": 0,
         "max_restarts": -1,
-        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=may_move),
+        "scheduling_strategy": where,
     }
     if may_move:  # Ray puts what needs no resource on any node, whichever it is to prefer
         options["memory"] = 1  # byte

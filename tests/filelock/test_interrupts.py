@@ -26,6 +26,7 @@ from refstore.engines.filelock import mapping
 from refstore.engines.filelock.attachment import Attachment
 from refstore.engines.filelock.journal import Change
 from refstore.engines.filelock.transaction import TRIES
+from tests.filelock import kills
 from tests.filelock.test_kills import stopped_in_a_change
 
 
@@ -118,26 +119,34 @@ def test_an_interrupt_amid_a_close_is_not_lost_and_leaves_nothing(
 
 @pytest.mark.parametrize("error", [Interrupt, Alarm])
 def test_an_interrupted_release_keeps_no_other_thread_waiting(
-    store: refstore.Store, error: type[BaseException]
+    play: kills.Play, path: str, error: type[BaseException]
 ) -> None:
-    ref = store.put(b"A")
-    for number in range(1, 1000):
-        buf = store.get(ref)
-        if not interrupted(number, error, buf.release):
-            break
-        with contextlib.suppress(Interrupt, Alarm):
-            store.stats()
-        seen: list[int] = []
+    with refstore.Store(path, capacity="1MiB") as store:
+        play(look_after_interrupted_releases, path, error)
+        store.unlink()
 
-        def look(seen: list[int] = seen) -> None:
-            seen.append(store.refcount(ref))
 
-        other = threading.Thread(target=look, daemon=True)
-        other.start()
-        other.join(20)
-        assert seen, number
-        assert helpers.forked(look) == 0
-    assert number > 50
+def look_after_interrupted_releases(path: str, error: type[BaseException]) -> None:
+    """From another thread and from a child, both of which would wait for what is still held."""
+    with interrupts.unheard(), refstore.Store(path, create=False) as store:
+        ref = store.put(b"A")
+        for number in range(1, 1000):
+            buf = store.get(ref)
+            if not interrupted(number, error, buf.release):
+                break
+            with contextlib.suppress(Interrupt, Alarm):
+                store.stats()
+            seen: list[int] = []
+
+            def look(seen: list[int] = seen) -> None:
+                seen.append(store.refcount(ref))
+
+            other = threading.Thread(target=look, daemon=True)
+            other.start()
+            other.join(20)
+            assert seen, number
+            assert helpers.forked(look) == 0
+        assert number > 50
 
 
 def test_releases_wait_but_once_for_a_stopped_process(store: refstore.Store, path: str) -> None:

@@ -202,8 +202,9 @@ def test_a_session_begins_on_the_node_that_starts_it(nodes: Nodes) -> None:
         name = f"begun {number}"
         assert _session.start_session(name, {})
         session: Any = ray.get_actor(f"session/{name}", namespace="refstore")
-        assert parent_of(ray.get(session.pid.remote())) == here
+        found = parent_of(ray.get(session.pid.remote()))
         ray.kill(session)
+        assert found == here
 
 
 def parent_of(pid: int) -> int:

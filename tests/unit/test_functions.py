@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -37,6 +38,9 @@ def files(*suffixes: str) -> Iterator[tuple[str, str]]:
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in suffixes:
                 yield path.relative_to(ROOT).as_posix(), path.read_text()
+
+
+parsed = functools.cache(ast.parse)  # which takes longer than all that is looked for
 
 
 def functions(node: ast.AST, within: str = "") -> Iterator[tuple[str, Function]]:
@@ -107,7 +111,7 @@ def local_names(function: Function) -> set[str]:
 
 def statements(function: Function) -> list[ast.stmt]:
     """Those of its body, less its docstring."""
-    return function.body[0 if ast.get_docstring(function) is None else 1 :]
+    return function.body[0 if ast.get_docstring(function, clean=False) is None else 1 :]
 
 
 def shape_of(function: Function) -> tuple[object, ...] | None:
@@ -133,7 +137,7 @@ def twins(sources: dict[str, str]) -> list[tuple[str, ...]]:
     """Functions with the same body, by file and name."""
     alike: dict[tuple[object, ...], list[tuple[str, Function]]] = defaultdict(list)
     for path, text in sources.items():
-        for name, function in functions(ast.parse(text)):
+        for name, function in functions(parsed(text)):
             shape = shape_of(function)
             if shape is not None:
                 alike[shape].append((f"{path}:{name}", function))
@@ -198,9 +202,9 @@ def test_short_functions_may_be_alike() -> None:
 
 def python_lengths(text: str) -> Iterator[tuple[str, int]]:
     """The lines of each function, without its docstring."""
-    for name, function in functions(ast.parse(text)):
+    for name, function in functions(parsed(text)):
         first, count = function.body[0], (function.end_lineno or 0) - function.lineno + 1
-        if ast.get_docstring(function) is not None:
+        if ast.get_docstring(function, clean=False) is not None:
             count -= (first.end_lineno or 0) - first.lineno + 1
         yield name, count
 

@@ -1,7 +1,8 @@
 """Runs the models: every right one must hold, every wrong one (a mutation) must be caught.
 
     run.py              all, a quarter of an hour on two idle cores
-    run.py --quick      the small right ones and a few mutations
+    run.py --quick      the small right ones and a few mutations; what is as it was when it last
+                        ran is not run again
     run.py -k publish   those whose name has this in it
 
 Needs SPIN (Debian: apt install spin) and gcc. Exit status: 0 all as expected, 1 not so, 2 without
@@ -27,8 +28,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
-BUILT = HERE.parents[2] / "build" / "models"  # executables, by what they are made from
+# executables, by what they are made from, and what they printed
+BUILT = HERE.parents[2] / "build" / "models"
 MEGABYTES = 4500  # a job; with two of them, less than 10 GB
+INCOMPLETE = "did not complete"
 SECONDS = 900  # a job; the largest takes 300 to 530
 GCC = ["-w", "-DSAFETY", f"-DMEMLIM={MEGABYTES}"]
 
@@ -194,7 +197,7 @@ def outcome_of(output: str) -> str:
     if errors and int(errors[1]):
         return "caught"
     if not errors or "not completed" in output or "max search depth too small" in output:
-        return "did not complete"
+        return INCOMPLETE
     return "holds"
 
 
@@ -215,7 +218,7 @@ def play(folder: str, *command: str) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise FailedError("did not complete") from None
+        raise FailedError(INCOMPLETE) from None
     if done.returncode and command[0] in ("spin", "gcc"):
         raise FailedError(f"{command[0]}: {done.stdout.strip()}")
     return done.stdout
@@ -249,14 +252,29 @@ def built(job: Job, folder: str) -> Path:
     return made
 
 
-def run(job: Job) -> Result:
+def output_of(job: Job, folder: str, keeps: bool) -> str:
+    """What a job prints. `keeps`: what the same executable has printed before will do."""
+    executable = built(job, folder)
+    kept = executable.with_suffix(f"{executable.suffix}-out")
+    if keeps and kept.exists():
+        return kept.read_text()
+    # clearing a hash table of SPIN's own 2^24 slots takes longer than most small models do
+    slots = ["-w20"] if job.quick else []
+    output = play(folder, str(executable), "-m200000", *slots)
+    if executable.parent == BUILT and outcome_of(output) != INCOMPLETE:
+        with tempfile.TemporaryDirectory(dir=BUILT) as aside:
+            made = Path(aside) / "out"
+            made.write_text(output)
+            os.replace(made, kept)
+    return output
+
+
+def run(job: Job, keeps: bool) -> Result:
     began = time.monotonic()
     output = ""
     try:
         with tempfile.TemporaryDirectory(prefix="model-") as folder:
-            # clearing a hash table of SPIN's own 2^24 slots takes longer than most small models do
-            slots = ["-w20"] if job.quick else []
-            output = play(folder, str(built(job, folder)), "-m200000", *slots)
+            output = output_of(job, folder, keeps)
             outcome = outcome_of(output)
     except FailedError as error:
         outcome = str(error)
@@ -282,7 +300,7 @@ def main() -> int:
     bad = 0
     print(f"{'model':9} {'configuration':46} {'broken':20} {'states':>11} {'seconds':>8}  result")
     with ThreadPoolExecutor(options.jobs) as pool:
-        for result in pool.map(run, jobs):
+        for result in pool.map(functools.partial(run, keeps=options.quick), jobs):
             job = result.job
             bad += not result.as_expected
             print(
