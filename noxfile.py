@@ -24,8 +24,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = os.environ.get("PYTHONS", "3.10 3.11 3.12 3.13").split()
 SECONDS = os.environ.get("SECONDS")
 VARIANT = os.environ.get("BUILD", "debug")
-# One more than there are processors: many a test waits for a while. More make each slower.
-PARALLEL = ("-n", str(1 + (os.cpu_count() or 1)), "--dist", "worksteal")
+# Two more than there are processors: many a test waits for a while. More make each slower.
+PARALLEL = ("-n", str(2 + (os.cpu_count() or 1)), "--dist", "worksteal")
 # Libraries with tests in tests/integrations: each that refstore has a module for is an extra.
 INTEGRATIONS = ["arrow", "dask", "fsspec", "jax", "joblib", "plasma", "polars", "torch", "zarr"]
 EXTRAS = {"plasma": "arrow"}  # where a library's name is not that of the extra
