@@ -207,7 +207,9 @@ class Subscription:
         self.socket, end = socket.socketpair()
         weakref.finalize(self, self.socket.close)  # which the thread sees with the next change
         arguments = (own, self._id, end, registry, known)
-        self._thread = threading.Thread(target=_serve, args=arguments, daemon=True)
+        self._thread = threading.Thread(
+            target=_serve, args=arguments, name="refstore.plasma", daemon=True
+        )
         self._thread.start()
 
     def close(self, store: Store) -> None:
