@@ -76,7 +76,7 @@ class Keeper:
         self._stop = threading.Event()
         self._recovered = time.monotonic()
         self._thread = threading.Thread(
-            target=_run, args=(weakref.ref(self), self._stop), name="refstore-dask", daemon=True
+            target=_run, args=(weakref.ref(self), self._stop), name="refstore.dask", daemon=True
         )
         self._thread.start()
 
