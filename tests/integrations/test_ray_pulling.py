@@ -180,6 +180,15 @@ def test_a_source_offers_what_it_can_export(store: Store, room: int) -> None:
         assert handles == ([5] + AHEAD * [0])[: min(room, AHEAD)]
 
 
+def test_a_part_is_exported_once_however_many_nodes_ask(store: Store) -> None:
+    with store.get(store.put(b"small")) as buf:
+        ref = ClusterRef("here", buf.ref, buf.nbytes, buf.header)
+        agent = made_agent(store, 1)  # a second export is an error
+        with ThreadPoolExecutor(8) as nodes:
+            asked = [nodes.submit(agent.part, ref, 0, f"node {k}") for k in range(50)]
+        assert [each.result() for each in asked] == 50 * [ref.nbytes]
+
+
 def made_agent(store: Store, room: int) -> Agent:
     agent = Agent.__new__(Agent)
     agent._store, agent._node = store, "here"
