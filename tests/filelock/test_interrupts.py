@@ -119,11 +119,9 @@ def test_an_interrupt_amid_a_close_is_not_lost_and_leaves_nothing(
 
 @pytest.mark.parametrize("error", [Interrupt, Alarm])
 def test_an_interrupted_release_keeps_no_other_thread_waiting(
-    play: kills.Play, path: str, error: type[BaseException]
+    play: kills.Play, store: refstore.Store, error: type[BaseException]
 ) -> None:
-    with refstore.Store(path, capacity="1MiB") as store:
-        play(look_after_interrupted_releases, path, error)
-        store.unlink()
+    play(look_after_interrupted_releases, store.path, error)
 
 
 def look_after_interrupted_releases(path: str, error: type[BaseException]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.filelock import kills, reentrancy
 
-POINTS = 3  # of each operation and act; `python -m tests.filelock.reentrancy` plays every line
+POINTS = 5  # of each operation and act; `python -m tests.filelock.reentrancy` plays every line
 
 
 @functools.cache

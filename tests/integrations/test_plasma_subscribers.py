@@ -38,7 +38,7 @@ def told(client: Any, count: int) -> list[tuple[Any, int, int]]:
 
 
 def threads() -> list[threading.Thread]:
-    return [one for one in threading.enumerate() if one.name == "refstore.plasma"]
+    return [one for one in threading.enumerate() if one.daemon and one.name == "refstore.plasma"]
 
 
 def test_all_subscribers_are_told_of_what_all_clients_do(

@@ -18,7 +18,7 @@ PROGRAM = (
 @pytest.mark.native("the program takes either")
 @pytest.mark.filelock("the program takes either")
 def test_nothing_is_lost_while_processes_die_stop_and_fork(engine: str) -> None:
-    options = [f"--backend={engine}", "--seconds=4", "--procs=4"]
+    options = [f"--backend={engine}", "--seconds=5", "--procs=4"]
     if engine == "native":
         options.append("--rate=12")
     done = subprocess.run(

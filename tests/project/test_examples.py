@@ -51,10 +51,6 @@ SAYS = {
 }
 
 
-LARGE = ("dataset", "frames", "web")  # their time is that of other libraries, or of plain lists
-ONCE = "it takes long, and the short examples are run on both engines"
-
-
 def said(folder: Path, *program: str) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "error", *program],
@@ -69,25 +65,14 @@ def said(folder: Path, *program: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", [name for name in SAYS if name not in LARGE])
+@pytest.mark.parametrize("name", SAYS)
 def test_an_example_does_what_it_says(folder: Path, name: str) -> None:
-    look_at(folder, name)
-
-
-@pytest.mark.once(ONCE)
-@pytest.mark.parametrize("name", LARGE)
-def test_a_large_example_does_what_it_says(folder: Path, name: str) -> None:
-    look_at(folder, name)
-
-
-def look_at(folder: Path, name: str) -> None:
     for module in NEEDS.get(name, ()):
         pytest.importorskip(module)
     text = said(folder, "-m", f"examples.{name}")
     assert re.fullmatch(SAYS[name], text), text
 
 
-@pytest.mark.once(ONCE)
 def test_the_notebook_runs(folder: Path) -> None:
     pytest.importorskip("pandas")
     notebook = json.loads((SOURCES / "examples" / "notebook.ipynb").read_text())

@@ -162,7 +162,7 @@ def damaged(draw: st.DrawFn) -> tuple[bytes, int]:
     return bytes(octets[:end] if cut else octets), nbytes
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(damaged())
 def test_a_damaged_description_is_reported_or_stays_in_its_block(case: tuple[bytes, int]) -> None:
     text, nbytes = case

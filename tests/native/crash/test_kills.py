@@ -44,7 +44,7 @@ def test_each_failpoint_is_reached_and_a_sample_kills() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ("--depth=2", "--part=0.1", "--every=0.0015"),
+        ("--depth=2", "--part=0.1", "--every=0.0025"),
         ("--depth=3", "--part=0.06", "--trials=400"),
     ],
     ids=["two deaths", "three deaths"],
@@ -55,4 +55,4 @@ def test_killed_again_in_a_recovery(options: tuple[str, ...]) -> None:
 
 
 def test_stopped_in_each_others_midst_at_a_sample_of_points() -> None:
-    assert sample("interleave", "pairs", "--part=0.1", "--every=0.002")[0] >= 200
+    assert sample("interleave", "pairs", "--part=0.1", "--every=0.0035")[0] >= 200

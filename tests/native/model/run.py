@@ -229,6 +229,20 @@ def compiler() -> str:
     return play(tempfile.gettempdir(), "gcc", "--version")
 
 
+def arguments(job: Job) -> list[str]:
+    """Of its executable."""
+    # clearing a hash table of SPIN's own 2^24 slots takes longer than most small models do
+    return ["-m200000", *(["-w20"] if job.quick else [])]
+
+
+def keep(made: Path, kept: Path) -> None:
+    """Copy a file, so that nobody else sees half of it; where nothing can be kept, do nothing."""
+    with contextlib.suppress(OSError):
+        BUILT.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=BUILT) as aside:
+            os.replace(shutil.copy2(made, aside), kept)
+
+
 def built(job: Job, folder: str) -> Path:
     """The executable of a job: compiling takes longer than most small models do."""
     defines = [f"-D{define}" for define in f"{job.defines} {job.mutation}".split()]
@@ -236,7 +250,7 @@ def built(job: Job, folder: str) -> Path:
     packed = [] if job.quick else ["-DCOLLAPSE"]  # takes less memory, and more time
     level = "-O0" if job.quick or job.mutation else "-O1"  # what is short is not worth more
     command = ["gcc", level, *packed, *GCC, "-o", "pan", "pan.c"]
-    made_from = hashlib.sha256(repr((command, compiler())).encode())
+    made_from = hashlib.sha256(repr((command, arguments(job), compiler())).encode())
     for part in sorted(Path(folder).iterdir()):
         made_from.update(part.read_bytes())
     label = re.sub(r"\W+", "-", job.name)
@@ -245,27 +259,22 @@ def built(job: Job, folder: str) -> Path:
         return kept
     play(folder, *command)
     made = Path(folder) / "pan"
-    with contextlib.suppress(OSError):  # where nothing can be kept, it is made each time
-        BUILT.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=BUILT) as aside:
-            os.replace(shutil.copy2(made, aside), kept)  # nobody else sees half of it
-    return made
+    keep(made, kept)
+    return kept if kept.exists() else made
 
 
 def output_of(job: Job, folder: str, keeps: bool) -> str:
     """What a job prints. `keeps`: what the same executable has printed before will do."""
     executable = built(job, folder)
-    kept = executable.with_suffix(f"{executable.suffix}-out")
-    if keeps and kept.exists():
+    kept = BUILT / f"{executable.name}.out"
+    is_kept = keeps and executable.parent == BUILT
+    if is_kept and kept.exists():
         return kept.read_text()
-    # clearing a hash table of SPIN's own 2^24 slots takes longer than most small models do
-    slots = ["-w20"] if job.quick else []
-    output = play(folder, str(executable), "-m200000", *slots)
-    if executable.parent == BUILT and outcome_of(output) != INCOMPLETE:
-        with tempfile.TemporaryDirectory(dir=BUILT) as aside:
-            made = Path(aside) / "out"
-            made.write_text(output)
-            os.replace(made, kept)
+    output = play(folder, str(executable), *arguments(job))
+    if is_kept and outcome_of(output) != INCOMPLETE:
+        made = Path(folder) / "out"
+        made.write_text(output)
+        keep(made, kept)
     return output
 
 
