@@ -1,4 +1,4 @@
-"""Stores by what messages between processes name them by."""
+"""Handles by which messages between processes name stores."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from refstore._parcels import (
 )
 from refstore._refs import ObjectRef
 from refstore._store import Store
-from refstore.payload.frames import address_of
+from refstore.payload.frames import base_address
 
 __all__ = ["Arrived", "Call", "Lender", "Together"]
 
@@ -104,7 +104,7 @@ class Lender:
         return parcel
 
     def _place(self, call: Call, pieces: list[memoryview]) -> ObjectRef | None:
-        key = (address_of(pieces[0]), pieces[0].nbytes) if len(pieces) == 1 else None
+        key = (base_address(pieces[0]), pieces[0].nbytes) if len(pieces) == 1 else None
         copy = self._found(call, key, pieces[0]) if key else None
         if copy is None:
             ref = written(self.store, pieces)

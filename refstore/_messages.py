@@ -110,7 +110,7 @@ def blank_ref() -> ValueError:
 
 
 def closed() -> ValueError:
-    return ValueError("this store is closed")
+    return ValueError("this store is closed: open its file again by another Store")
 
 
 CLOSED_BUFFER = "<PinnedBuffer, closed: get() the object again to use it>"
@@ -118,7 +118,8 @@ CLOSED_BUFFER = "<PinnedBuffer, closed: get() the object again to use it>"
 
 def closed_buffer(noun: str) -> ValueError:
     """`noun`: "PinnedBuffer" or "Writer"."""
-    return ValueError(f"this {noun} is closed")
+    mend = "create() another" if noun == "Writer" else "get() its object again"
+    return ValueError(f"this {noun} is closed: {mend}")
 
 
 def no_constructor(noun: str) -> TypeError:

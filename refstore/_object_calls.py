@@ -367,9 +367,11 @@ class ObjectCalls(EngineCalls):
         return self._base().closed
 
     def __contains__(self, key: ObjectRef | str, /) -> bool:
+        """Whether a live object has this ref or name."""
         return self._base().__contains__(key)
 
     def __len__(self) -> int:
+        """Number of live objects."""
         return self._base().__len__()
 
     def __bool__(self) -> bool:
@@ -377,15 +379,19 @@ class ObjectCalls(EngineCalls):
         return True
 
     def __iter__(self) -> Iterator[ObjectRef]:
+        """Refs of the live objects, those without a name included."""
         return self._base().__iter__()
 
     def __getitem__(self, name: str) -> PinnedBuffer:
+        """`get(name)`."""
         return self.get(_require_no_ref(name))
 
     def __setitem__(self, name: str, obj: object) -> None:
+        """`put(obj, name=name, replace=True)`."""
         self.put(obj, name=require_text(_require_no_ref(name)), replace=True)
 
     def __delitem__(self, name: str) -> None:
+        """`delete(name)`."""
         self.delete(_require_no_ref(name))
 
 

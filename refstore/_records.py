@@ -41,6 +41,7 @@ from refstore import payload
 from refstore._buffers import PinnedBuffer, Writer
 from refstore._errors import StoreCorruptedError
 from refstore.payload import arrays
+from refstore.payload.frames import ALIGNMENT, aligned
 from refstore.payload.rules import require_unpickling
 
 __all__ = ["Builder", "NoRecordsError", "Records", "encode_index_key"]
@@ -49,7 +50,6 @@ MAGIC = b"RSRECRD1"
 HEADER = struct.Struct("=8s3QIIQ")
 BYTES, TEXT, NUMBER, PICKLE, FRAME, FORMATS = range(6)
 MAX_FORMATS = 256 - FORMATS
-ALIGNMENT = 64
 SMALL_ARRAY = 1024  # bytes; what is larger is aligned for any use
 OWN_CHUNK = 1 << 16  # bytes; larger pieces are not gathered, but written from where they lie
 WIDTHS: dict[int, Literal["I", "Q"]] = {4: "I", 8: "Q"}  # of a number, and its format
@@ -79,12 +79,8 @@ def _places(count: int, entries: int, formats: int, data: int, width: int) -> Pl
     at, found = ALIGNMENT, []
     for nbytes in (count, count * width, entries * width, formats):
         found.append(at)
-        at = _aligned(at + nbytes, ALIGNMENT)
+        at = aligned(at + nbytes)
     return Places(*found, at, at + data)  # type: ignore[call-arg]  # the four found
-
-
-def _aligned(offset: int, alignment: int) -> int:
-    return -(-offset // alignment) * alignment
 
 
 def encode_index_key(key: object) -> tuple[int, bytes] | None:
@@ -180,7 +176,7 @@ class Builder:
         self._finish(tag)
 
     def _pad(self, alignment: int) -> None:
-        self._put(b"\0" * (_aligned(self._end, alignment) - self._end))
+        self._put(b"\0" * (aligned(self._end, alignment) - self._end))
 
     def _put(self, piece: bytes | memoryview) -> None:
         nbytes = len(piece)
@@ -291,7 +287,7 @@ class Records:
         return self._data[start:end]
 
     def _span(self, i: int, alignment: int) -> tuple[int, int]:
-        start = _aligned(self._ends[i - 1], alignment) if i else 0
+        start = aligned(self._ends[i - 1], alignment) if i else 0
         end: int = self._ends[i]
         if not start <= end <= len(self._data):
             raise _corrupted(f"end of record {i}", end)

@@ -1,4 +1,4 @@
-"""The public Store class: opening, reports and closing. Engines handle the objects."""
+"""The public Store class: opening and closing. Engines handle the objects."""
 
 from __future__ import annotations
 

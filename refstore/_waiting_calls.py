@@ -48,7 +48,7 @@ class WaitingCalls(EngineCalls):
             A PinnedBuffer over the object that has the name.
 
         Errors:
-            GetTimeoutError: another caller's factory is not through; `pid` is its process.
+            GetTimeoutError: another caller's factory has not finished; `pid` is its process.
             RefstoreError: a factory asks for its own name, or for one whose factory waits for this
                 one.
             StoreFullError: there is no space for what the factory returned.

@@ -277,7 +277,7 @@ async def get_or_put(
         A PinnedBuffer over the object that has the name.
 
     Errors:
-        GetTimeoutError: another caller's factory is not through; `pid` is its process.
+        GetTimeoutError: another caller's factory has not finished; `pid` is its process.
         RefstoreError: a factory asks for its own name, or for one whose factory in this process
             waits for this one.
         StoreFullError: there is no space for what the factory returned.

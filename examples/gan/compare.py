@@ -1,4 +1,4 @@
-"""The table that this store was asked for with: one process, several, and the store before it.
+"""Training compared: one process, several, and the store of stress/baseline before this one.
 
     python -m examples.gan.compare
 

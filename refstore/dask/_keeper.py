@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import refstore
 from refstore._byte_objects import octets_of
 from refstore._comparing import are_equal
-from refstore.payload.frames import address_of
+from refstore.payload.frames import aligned, base_address
 
 __all__ = ["Keeper", "Placed"]
 
@@ -31,7 +31,6 @@ SHARE = 20  # of the time at most one part of so many is spent looking
 RECOVERY = 2.0  # seconds after which others' deaths are noticed
 GRACE = 10.0  # seconds in which a receiver may still read from a connection that is closed
 PATIENCE = 300.0  # seconds for a receiver that has an open connection and says nothing
-_ALIGNMENT = 64
 
 logger = logging.getLogger("refstore.dask")
 
@@ -114,7 +113,7 @@ class Keeper:
         """A view of an object that is pinned already."""
         if placed is None:
             return None
-        offset = address_of(view) - address_of(octets_of(placed.buf))
+        offset = base_address(view) - base_address(octets_of(placed.buf))
         is_inside = 0 <= offset <= placed.buf.nbytes - view.nbytes
         return Placed(placed.buf, offset) if is_inside else None
 
@@ -126,7 +125,7 @@ class Keeper:
         return self._find_copy(view)
 
     def _find_copy(self, view: memoryview) -> Placed | None:
-        copy = self._copies.get((address_of(view), view.nbytes))
+        copy = self._copies.get((base_address(view), view.nbytes))
         if copy is None:
             return None
         ref, offset = copy
@@ -147,7 +146,7 @@ class Keeper:
         offsets, end = [], 0
         for view in views:
             offsets.append(end)
-            end += -(-view.nbytes // _ALIGNMENT) * _ALIGNMENT
+            end += aligned(view.nbytes)
         try:
             writer = self._store.create(end, owned=True)
         except refstore.StoreFullError:
@@ -168,7 +167,7 @@ class Keeper:
         """Memory of this process's own has what lies in an object, as long as nobody changes it."""
         keys = self._tracked.get(placed.buf.ref)
         if keys is not None:
-            key = address_of(view), view.nbytes
+            key = base_address(view), view.nbytes
             self._copies[key] = placed.buf.ref, placed.offset
             keys.append(key)
 

@@ -37,8 +37,9 @@ __all__ = [
     "Entry",
     "Frame",
     "Run",
-    "address_of",
+    "aligned",
     "alone",
+    "base_address",
     "head_alone",
     "lay_out",
     "take_apart",
@@ -90,11 +91,12 @@ class Entry(NamedTuple):
     kind: int
 
 
-def _aligned(offset: int) -> int:
-    return -(-offset // ALIGNMENT) * ALIGNMENT
+def aligned(offset: int, alignment: int = ALIGNMENT) -> int:
+    """The first multiple of the alignment that is no less than `offset`."""
+    return -(-offset // alignment) * alignment
 
 
-def address_of(view: memoryview) -> int:
+def base_address(view: memoryview) -> int:
     """The address of the first byte of `view` in this process."""
     address: int = np.frombuffer(view, np.uint8).__array_interface__["data"][0]
     return address
@@ -146,7 +148,7 @@ def _place(
     for i, buffer in enumerate(buffers):
         if isinstance(buffer, Run):
             words = np.array(buffer.words, np.int64).data.cast("B")
-            start = _aligned(end + words.nbytes)
+            start = aligned(end + words.nbytes)
             pieces.append((start - words.nbytes, words))
             pieces += [(start + at, piece) for at, piece in buffer.pieces]
             entries[i] = (start, buffer.nbytes, len(buffer.words), STORAGE)
@@ -154,7 +156,7 @@ def _place(
         elif not (nbytes := buffer.nbytes):
             entries[i] = (end, 0, 0, PLAIN)
         elif i not in together:
-            start = _aligned(end)
+            start = aligned(end)
             pieces.append((start, buffer))
             entries[i] = (start, nbytes, 0, PLAIN)
             end = start + nbytes
@@ -162,7 +164,7 @@ def _place(
             group = together[i]
             lowest = group[0][0]
             # What shows the same memory keeps its distance, hence each element its alignment.
-            start = _aligned(end) + lowest % FOR_ELEMENTS
+            start = aligned(end) + lowest % FOR_ELEMENTS
             for address, j in group:
                 view = buffers[j]
                 assert isinstance(view, memoryview)
@@ -194,7 +196,7 @@ def _overlapping(buffers: Sequence[memoryview | Run]) -> dict[int, list[tuple[in
     plain = [(i, b) for i, b in enumerate(buffers) if isinstance(b, memoryview) and b.nbytes]
     if len(plain) < 2:
         return {}
-    order = sorted((address_of(view), i) for i, view in plain)
+    order = sorted((base_address(view), i) for i, view in plain)
     groups: dict[int, list[tuple[int, int]]] = {}
     group: list[tuple[int, int]] = []
     stop = 0

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refstore.payload.frames import ALIGNMENT, FOR_ELEMENTS
+from refstore.payload.frames import FOR_ELEMENTS, aligned
 
 __all__ = ["Place", "View", "pack"]
 
@@ -79,7 +79,7 @@ def pack(
     shown = sorted({view for view in views if 0 not in view.shape})
     for together in _touching(shown):
         for stretch in _stretches(octets, together):
-            at = -(-end // ALIGNMENT) * ALIGNMENT + stretch.first
+            at = aligned(end) + stretch.first
             pieces.append((at, stretch.octets.data))
             end = at + stretch.octets.nbytes
             for view, (start, strides) in stretch.places.items():

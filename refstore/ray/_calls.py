@@ -15,11 +15,13 @@ from ray.exceptions import GetTimeoutError as RayTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
 from refstore import GetTimeoutError, NodeLostError
+from refstore._arguments import deadline_of
 from refstore.ray._names import NAMESPACE, agent_name, session_name
 
 __all__ = ["Agents", "end_of", "left", "live_nodes"]
 
 RETRY = 0.05  # seconds between two tries
+FOREVER = 3.2e7  # seconds: a year
 ASK = 0.25  # seconds between two looks at Ray's list of nodes
 
 
@@ -29,14 +31,9 @@ def left(end: float) -> float:
 
 
 def end_of(timeout: float | None) -> float:
-    """End of a call that begins here, by time.monotonic().
-
-    None is a year: Ray counts a time in 64-bit milliseconds, and takes no infinity.
-    """
-    seconds = 3.2e7 if timeout is None else float(timeout)
-    if not seconds >= 0:
-        raise ValueError(f"a timeout is at least 0 seconds, not {timeout!r}")
-    return time.monotonic() + seconds
+    """`deadline_of` for Ray, which counts a time in 64-bit milliseconds, and takes no infinity."""
+    end = deadline_of(timeout)
+    return time.monotonic() + FOREVER if end is None else max(end, time.monotonic())
 
 
 def live_nodes() -> dict[str, str]:

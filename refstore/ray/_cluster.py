@@ -297,6 +297,9 @@ class Cluster:
         Returns:
             A Node each; one whose agent does not answer is left out.
 
+        Errors:
+            TypeError, ValueError: the timeout is no number, or negative.
+
         Example:
             >>> import refstore.ray
             >>> cluster = refstore.ray.connect()

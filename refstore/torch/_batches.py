@@ -19,11 +19,10 @@ from refstore._errors import StoreFullError
 from refstore._handles import handle_of
 from refstore._refs import ObjectRef
 from refstore._store import Store
+from refstore.payload.frames import aligned
 from refstore.torch._taking import taken
 
-__all__ = ["ALIGNMENT", "Collate", "Place", "is_plain", "mapped"]
-
-ALIGNMENT = 64
+__all__ = ["Collate", "Place", "is_plain", "mapped"]
 
 
 class Place(NamedTuple):
@@ -101,7 +100,7 @@ class _Layout:
         place = Place(self.nbytes, tensors[0].dtype, shape)
         if not place.nbytes():
             return torch.empty(shape, dtype=place.dtype)  # which has no memory to lie anywhere
-        self.nbytes = -(-(self.nbytes + place.nbytes()) // ALIGNMENT) * ALIGNMENT
+        self.nbytes = aligned(self.nbytes + place.nbytes())
         self._pieces.append((place, tensors))
         return place
 

@@ -20,8 +20,9 @@ import torch
 
 from refstore._buffers import PinnedBuffer
 from refstore._errors import StoreCorruptedError
+from refstore.payload.frames import aligned
 from refstore.payload.rules import require_unpickling
-from refstore.torch._batches import ALIGNMENT, Place, is_plain, mapped
+from refstore.torch._batches import Place, is_plain, mapped
 
 __all__ = ["Columns", "Form", "OtherFormError"]
 
@@ -66,14 +67,14 @@ class Form:
         self._columns: list[Column] = []
         structure = mapped(first, self._add)
         self._form = pickle.dumps(structure, 5)
-        self._start = _aligned(HEADER.size + len(self._form))
+        self._start = aligned(HEADER.size + len(self._form))
         self.nbytes = self._start + self._end
         self._structure = _shape_of(first)
 
     def _add(self, leaf: Any) -> Column:
         tensor, kind = _as_tensor(leaf)
         column = Column(Place(self._end, tensor.dtype, (self._count, *tensor.shape)), kind)
-        self._end = _aligned(self._end + column.place.nbytes())
+        self._end = aligned(self._end + column.place.nbytes())
         self._columns.append(column)
         return column
 
@@ -109,10 +110,6 @@ def _shape_of(sample: Any) -> Any:
     return kind
 
 
-def _aligned(offset: int) -> int:
-    return -(-offset // ALIGNMENT) * ALIGNMENT
-
-
 class Columns:
     """The samples of a pinned object, over its memory."""
 
@@ -120,7 +117,7 @@ class Columns:
         """Errors: StoreCorruptedError."""
         view = memoryview(buf)
         _, self.count, nbytes = HEADER.unpack_from(view)
-        start = _aligned(HEADER.size + nbytes)
+        start = aligned(HEADER.size + nbytes)
         require_unpickling(buf)
         try:
             structure = pickle.loads(view[HEADER.size : HEADER.size + nbytes])

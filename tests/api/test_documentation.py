@@ -12,12 +12,13 @@ import pytest
 
 import refstore
 from refstore import aio
+from refstore.engines import binding
 from refstore.mapping import StoreMapping
 from refstore.shared import SharedDict, SharedList
 
 CLASSES = [getattr(refstore, name) for name in refstore.__all__]
 CLASSES += [StoreMapping, SharedList, SharedDict]
-BOUND = ("put", "create", "get", "delete", "refcount", "ref", "names", "trim")
+BOUND = [name for name in binding._BOUND if not name.startswith("_")]
 
 
 PUBLIC = documented.members(CLASSES) | {f"aio.{name}": getattr(aio, name) for name in aio.__all__}
@@ -73,6 +74,15 @@ def test_a_bound_method_is_documented_like_the_class(name: str, store: refstore.
     assert inspect.signature(bound) == of_plain.replace(parameters=rest)
     assert inspect.getsource(bound) == inspect.getsource(plain)
     assert inspect.getsourcefile(inspect.unwrap(bound)) == inspect.getsourcefile(plain)
+
+
+@pytest.mark.parametrize("name", BOUND)
+def test_an_engine_takes_what_the_documented_call_takes(name: str, store: refstore.Store) -> None:
+    def taken(call: Any) -> list[tuple[str, Any, Any]]:
+        itself = inspect.signature(call, follow_wrapped=False)
+        return [(one.name, one.kind, one.default) for one in itself.parameters.values()]
+
+    assert taken(getattr(store, name)) == taken(getattr(refstore.Store, name))[1:]
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name.startswith("Store.")])

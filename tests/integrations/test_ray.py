@@ -253,6 +253,16 @@ def test_names_that_no_version_can_have(nodes: Nodes, name: str) -> None:
             call(name)
 
 
+@pytest.mark.parametrize(("timeout", "error"), [("5", TypeError), (-1, ValueError)])
+def test_timeouts_that_no_call_can_have(nodes: Nodes, timeout: Any, error: Any) -> None:
+    with pytest.raises(error, match="timeout is"):
+        nodes.here.nodes(timeout=timeout)
+    with pytest.raises(error, match="timeout is"):
+        nodes.here.publish("n", b"", timeout=timeout)
+    with pytest.raises(error, match="timeout is"):
+        refstore.ray.connect(session="other", timeout=timeout)
+
+
 # --- the session
 
 

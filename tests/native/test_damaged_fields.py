@@ -350,6 +350,19 @@ def test_check_sees_a_wrong_truth(
         assert damaged.check() == []
 
 
+def test_check_sees_that_pins_of_a_row_that_was_left_do_not_count(
+    damaged: refstore.Store, fields: Fields
+) -> None:
+    state, live = fields.get("Row", 0, "state"), fields.get("Header", 0, "live")
+    fields.set("Row", 0, "state", layout.constants()["ROW_LEFT"])
+    assert damaged.check() == []
+    fields.set("Header", 0, "live", 0)
+    assert "live" in seen(damaged)
+    fields.set("Header", 0, "live", live)
+    fields.set("Row", 0, "state", state)
+    assert damaged.check() == []
+
+
 @pytest.mark.parametrize(
     ("table", "field", "invariant"),
     [("Meta", "nbytes", "metas_ready"), ("Label", "name_nbytes", "labels_ready")],

@@ -16,7 +16,7 @@ import pytest
 
 SOURCES = Path(__file__).parents[2]
 ALONE = ("loader", "parameters", "service", "actors", "dataset", "consumer")  # need refstore alone
-EXTRAS = ("frames", "web")
+EXTRAS = ("frames", "web", "cluster")
 TRIES_ONLY = {  # what takes long, downloads much, or is run by test_examples.py is only looked at
     "make demo": "make --dry-run demo",
     "make test": "make --dry-run test",

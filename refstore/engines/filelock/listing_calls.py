@@ -33,7 +33,7 @@ from refstore.engines.filelock.layout import (
 )
 from refstore.engines.filelock.lookups import Parsed, required
 from refstore.engines.filelock.opened import Key, Opened
-from refstore.payload.frames import address_of
+from refstore.payload.frames import base_address
 
 if TYPE_CHECKING:
     from refstore.engines.interface import HolderRow
@@ -188,7 +188,7 @@ class ListingCalls(Opened):
         call = self._call
         att = call.att
         for memory in (att.readable, att.writable):
-            start = address - address_of(memoryview(memory))
+            start = address - base_address(memoryview(memory))
             if att.file.g.data <= start <= att.file.g.file_size - nbytes:
                 found = call.run("ref_of()", _pinned_at, att, start, start + nbytes)
                 return None if found is None else make_ref(*found, att.tag)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refstore.engines.filelock.life import Life
-from refstore.payload.frames import address_of
+from refstore.payload.frames import base_address
 
 if TYPE_CHECKING:
     from refstore.engines.filelock.mapping import Mapping
@@ -61,7 +61,7 @@ class Target:
         """`source`, plain bytes of any size."""
         octets = np.frombuffer(source, np.uint8) if len(source) else source
         order = [*pieces(len(octets))]
-        if len(order) > 1 and address_of(octets.data) < address_of(self.part(offset, 1).data):
+        if len(order) > 1 and base_address(octets.data) < base_address(self.part(offset, 1).data):
             order.reverse()  # it may be a Writer's own memory, which no piece may overwrite unread
         for start, end in order:
             self.part(offset + start, end - start)[:] = octets[start:end]

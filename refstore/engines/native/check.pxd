@@ -14,7 +14,7 @@ from refstore.engines.native.atomics cimport (
 from refstore.engines.native.layout cimport (
     BINS, CLAIMED, CLASSES, CONDEMNED, FLAG_HARD_CLAIM, FREE, GOING, HELD, KIND_OBJECT, Label,
     LIVE_WORDS, MAX_ROWS, Meta, META_LIMIT, NAME_LOCKS, OFFERED, ORIGINS, PAGE, PageTag, PUBLISHING,
-    RECLAIMING, RETIRED, ROW_ATTACHED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
+    RECLAIMING, RETIRED, ROW_FREE, ROW_LEFT, Run, RUN_BLOCKS, Slot, SLOTS_PER_STEP,
     WRITING,
 )
 from refstore.engines.native.view cimport (
@@ -367,7 +367,7 @@ cdef inline void check_rows(View *v, set problems):
         state = load_acquire(&row_at(v, row).state)                      # [row]
         if state > ROW_LEFT:
             problems.add(f"row: row {row} is in the unknown state {state}")
-        if state == ROW_ATTACHED and not is_ready(v.header.live, row) \
+        if state != ROW_FREE and not is_ready(v.header.live, row) \
                 and (row == v.row or not row_is_dead(v, row)):
             problems.add(f"live: row {row} is in use, but not marked live, so its pins do not "
                          "count")

@@ -409,7 +409,8 @@ cdef struct PageTag:
 # Equations over these fields. Each holds as long as no change is under way and no dead process
 # waits to be recovered; check() looks at each, and begins what it says of it with its name.
 #
-#   header        capacity, max_objects and tag are what they were when this process attached
+#   header        capacity in pages, max_objects and tag are what they were when this process
+#                 attached
 #   live          a row is in `live` if and only if its state is not ROW_FREE
 #   live_words    row // 64 < live_words for each row in `live`
 #   row           each row's state is one of RowState
@@ -423,7 +424,7 @@ cdef struct PageTag:
 #   data_ready    the bit of a chunk is set if bytes of an object lie in it
 #   state         each slot's state is one of SlotState
 #   owner         the word of a slot in WRITING, PUBLISHING, RECLAIMING, HELD, CLAIMED or OFFERED
-#                 names a live row, and that of any other none; outside of a call it has none in
+#                 names a live row, and that of any other none; the process that checks has none in
 #                 RECLAIMING, HELD or OFFERED
 #   kind          is one of Kind
 #   origins       Row.origin is 0, or of an entry of `origins` that the row has taken

@@ -197,7 +197,7 @@ cdef inline int require_memory(View *v, str path) except -1:
 
 
 cdef inline int join(View *v, int fd, const Header *h, str path) except -1:
-    # Through a description of our own, which nobody has but we. On an exception, unmap_store()
+    # Through a description of our own, which nobody has but we. On an exception, unmap_view()
     # clears up.
     from refstore import _limits, _messages
     from refstore._errors import RefstoreError

@@ -183,7 +183,7 @@ cdef inline Slot *start_slot(View *v, Draft *draft, uint64_t nbytes) noexcept no
 
 cdef inline bint may_try_again(View *v, const Draft *draft, int *error, uint64_t *busy_since,
                                uint64_t *asleep_since) except -1:
-    # Of what ended so when the object had its block. Both times are 0 at first.
+    # After an error that came when the object had its block. Both times are 0 at first.
     return may_retry_until(v, error, busy_since, draft.deadline) or may_wait_for_memory(
         v, draft.life, v.slots[draft.slot].nbytes, error, draft.deadline, draft.is_closed,
         asleep_since)

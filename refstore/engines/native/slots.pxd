@@ -187,7 +187,8 @@ cdef inline uint64_t pinned_by(View *v, uint64_t i) noexcept nogil:
 
 
 cdef inline uint64_t pinned_at_all(View *v, uint64_t i) noexcept nogil:
-    # As pinned_by(), for who has changed the word so that new pins are seen, and acts if it is 0.
+    # As pinned_by(), for a caller that has changed the word so that later pins notice it, and that
+    # acts if the result is 0.
     cdef uint64_t blocker = 0, moves = load_seq_cst(&v.header.moves)     # [pin]
     cdef uint64_t before = moves + 1
     while moves != before and blocker == 0:
