@@ -59,7 +59,7 @@ def below(store: Store, prefix: str) -> Iterator[tuple[str, ObjectInfo]]:
 
 
 def refs_below(store: Store, prefix: str) -> list[ObjectRef]:
-    """Their refs."""
+    """Refs of the objects whose names begin so."""
     return [info.ref for _, info in below(store, prefix) if info.ref is not None]
 
 

@@ -127,7 +127,7 @@ _lines: dict[tuple[asyncio.AbstractEventLoop, bytes], deque[asyncio.Future[None]
 
 @contextlib.asynccontextmanager
 async def turn(store: Store, seconds: float) -> AsyncIterator[None]:
-    """Those of a loop that wait for space in a store do so one after the other.
+    """Turn of one coroutine: those of a loop that wait for space in a store do so one by one.
 
     So they take one thread, and a small object takes no space that a large one before it waits for.
     Enters at the latest after so many seconds.

@@ -102,7 +102,7 @@ def _checked(given: object, what: str) -> str:
 
 
 def _fit(text: str, nbytes: int) -> bytes:
-    """As many whole characters of `text` as fit."""
+    """The whole characters at the head of `text` that fit."""
     return text.encode("utf-8", "replace")[:nbytes].decode("utf-8", "ignore").encode()
 
 

@@ -100,7 +100,7 @@ class _DroppedError(Exception):
 
 
 class Attempt:
-    """To claim a name and to make its object: one thread at a time, as often as it is asked for."""
+    """Claims a name and makes its object: one thread at a time, as often as it is asked for."""
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class Reducers(dict[type, Reducer]):
         return self[cls]
 
     def get(self, cls: Any, default: Any = None) -> Any:
-        """As picklers in Python ask."""
+        """Lookup by which picklers in Python ask."""
         try:
             return self[cls]
         except KeyError:

@@ -27,7 +27,7 @@ def is_from_handler(error: BaseException) -> bool:
 
 
 def _codes() -> set[CodeType | None]:
-    """Those of all handlers in Python; None stands for one of C."""
+    """Code of all handlers in Python; None stands for one of C."""
     found = set()
     for signo in signal.valid_signals():
         handler = signal.getsignal(signo)

@@ -90,7 +90,7 @@ def _wake(requests: list[Request]) -> None:
 
 
 def _with_objects(requests: list[Request]) -> list[Request]:
-    """Those that may find something: one look for all of them."""
+    """Requests that may find something: one look for all of them."""
     stores = [request.store for request in requests if request.store is not None]
     if not stores:
         return requests

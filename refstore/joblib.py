@@ -357,7 +357,7 @@ class _Results(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
         self._store.clear(f"{location}/")
 
     def get_items(self) -> list[Any]:
-        """Those that reduce_size() may delete, with when they were made."""
+        """Results that reduce_size() may delete, with when they were made."""
         return [
             CacheItemInfo(
                 info.name.removesuffix(f"/{_RESULT}"),

@@ -215,7 +215,7 @@ def _itself(fn: Any) -> Any:
 
 
 def _together(fn: Any) -> Together | None:
-    """Those that a task is one of: `map()` submits a partial of a function of its own."""
+    """Tasks that this one is submitted with: `map()` submits a partial of a function of its own."""
     first = fn.args[0] if isinstance(fn, functools.partial) and fn.args else None
     return first.together if isinstance(first, _Mapped) else None
 

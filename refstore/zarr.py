@@ -208,7 +208,7 @@ class RefstoreStore(Store):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Those that begin with a text."""
+        """Keys that begin with a text."""
         for key in await asyncio.to_thread(self._keys, prefix):
             yield key
 

@@ -43,7 +43,7 @@ def cluster(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _agents(options: argparse.Namespace) -> Iterator[Agents]:
-    """Those of the session, in the cluster that this process is in, or is in meanwhile."""
+    """Agents of the session, in the cluster that this process is in, or is in meanwhile."""
     try:
         import ray
 

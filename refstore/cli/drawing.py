@@ -276,7 +276,7 @@ def draw_objects(
 
 
 def _field(head: str, text: str, width: int) -> list[Line]:
-    """As many lines as its text needs."""
+    """Lines of a field, as many as its text needs."""
     lines: list[Line] = []
     while text or not lines:
         piece = first_of(text, width - FIELD)

@@ -134,12 +134,12 @@ def total(found: Iterable[Held]) -> int:
 
 
 def _by_slot(found: Iterable[Held]) -> dict[int, list[Held]]:
-    """By process: pids may be those of several containers."""
+    """Groups by process: pids may be those of several containers."""
     return grouped((one.holder.slot, one) for one in found)
 
 
 def _by_key(found: Iterable[Held]) -> dict[object, list[Held]]:
-    """By object. What is being written has one holder."""
+    """Groups by object. What is being written has one holder."""
     return grouped((one.holder.ref or id(one), one) for one in found)
 
 
@@ -179,7 +179,7 @@ def _largest_first(pairs: Iterable[tuple[Hashable, Held]]) -> list[list[Held]]:
 
 
 def _by_line_of(found: Iterable[Held]) -> list[list[Held]]:
-    """By process and by its lines that put and pinned, with the largest sum first."""
+    """Groups by process and its lines that put and pinned, with the largest sum first."""
     return _largest_first(
         ((one.holder.slot, one.holder.put_at, tuple(sorted(set(one.holder.pinned_at)))), one)
         for one in found

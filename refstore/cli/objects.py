@@ -129,7 +129,7 @@ def grouped(pairs: Iterable[tuple[K, T]]) -> dict[K, list[T]]:
 
 
 def _summed(found: Iterable[ObjectInfo], by: str) -> list[list[ObjectInfo]]:
-    """By the process that put, or by its line, with the largest sum first."""
+    """Groups by the process that put, or by its line, with the largest sum first."""
     groups = grouped(
         ((one.pid, one.command, one.put_at if by == "line" else None), one) for one in found
     )

@@ -153,7 +153,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def first_of(text: str, width: int) -> str:
-    """As much of the text as fits."""
+    """The head of the text that fits."""
     taken = 0
     for at, letter in enumerate(text):
         taken += width_of(letter)

@@ -402,8 +402,8 @@ class Agent:
                 self._try(partial(self._take, ref.node, name, number, ref, end))
 
     def _remove_stores_of_dead_nodes(self) -> None:
-        """Those on this host: a node that died never comes back, though its processes may go on
-        for a while. Those of an earlier session, when nobody is attached to them."""
+        """Removes those on this host: a node that died never comes back, though its processes may
+        go on for a while. Those of an earlier session go when nobody is attached to them."""
         paths = list(Path(self._store.path).parent.glob(f"{self._prefix}*"))  # before the nodes
         mine = {store_name(self._prefix, self._token, node) for node in live_nodes()}
         of_session = store_name(self._prefix, self._token, "")

@@ -7,8 +7,8 @@ test runs on one engine if it is marked
     native("why")        it looks into the native engine: at bytes of its file, at its locks
     filelock("why")      the same for the other one
 
-or if it stands in NATIVE_ALONE: what docs/api.md promises, and only the native engine can do; or in a
-folder that is of one engine alone. It runs once, on no engine of the fixture's, if it stands in
+or if it stands in NATIVE_ALONE: what docs/api.md promises, and only the native engine can do; or in
+a folder that is of one engine alone. It runs once, on no engine of the fixture's, if it stands in
 tests/unit, whose tests open no store, or is marked
 
     once("why")          it opens no store, or says itself which engine each store is of

@@ -17,7 +17,8 @@ SENTENCE = 4  # words
 DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
 NOT_PLAIN = re.compile(
     r"(What|Who|Whose|That|Where|How|Which|When|Whoever|Whatever"  # a noun clause
-    r"|Of|Into|Likewise|After|Before|Not|In|At|From|For|Till|Nor)\b"  # half a sentence
+    r"|Of|Into|Likewise|After|Before|Not|In|At|From|For|Till|Nor"  # half a sentence
+    r"|Those|Its|Their|By|As|To|If|So)\b"
 )
 DOCSTRING = re.compile(r'"""(.*?)"""', re.DOTALL)
 STRING = r'f?"((?:[^"\\\n]|\\.)*)"'

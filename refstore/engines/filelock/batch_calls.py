@@ -289,7 +289,7 @@ def _refs(att: Attachment, batch: Sequence[One]) -> list[ObjectRef]:
 
 
 def _put_all(att: Attachment, batch: Sequence[One]) -> None:
-    """If this raises, `_stay` says what becomes of it."""
+    """Puts a batch in one change. If this raises, `_stay` says what becomes of it."""
     if not batch:
         return
     call, nbytes = batch[0].call, sum(one.wanted.nbytes for one in batch)

@@ -75,7 +75,7 @@ def pin(c: Change, att: Attachment, found: tuple[int, int], pin: Pin) -> None:
 
 
 def _pin_one(c: Change, att: Attachment, found: tuple[int, int], to_be: Pin) -> int:
-    """Its generation."""
+    """Pins an object; its generation."""
     pin(c, att, found, to_be)
     c.commit()
     att.count(GETS)

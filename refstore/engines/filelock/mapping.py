@@ -375,5 +375,5 @@ class Glance(Tables):
         self._own.take(_again(fd, "rb"))
 
     def commit_word(self, i: int) -> bool:
-        """As of a `Mapping`: what is written to is not the file's."""
+        """Nothing to commit: what is written to is not the file's."""
         return True

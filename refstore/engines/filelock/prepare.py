@@ -27,7 +27,7 @@ class Prepared(NamedTuple):
     fill: Callable[[Target], None]  # writes exactly `nbytes` bytes
 
     def wanted(self, meta: bytes) -> slots.Wanted:
-        """Its block."""
+        """The slot and the block to ask for."""
         return slots.Wanted(self.nbytes, self.kind, self.text, meta)
 
 
