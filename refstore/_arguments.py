@@ -6,7 +6,7 @@ import contextlib
 import math
 import operator
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat, SupportsIndex, cast
 
 from refstore import _messages, _paths
@@ -132,7 +132,8 @@ def listed(
             several = iter(given)
     if several is not None:
         return list(several)
-    raise TypeError(f"{what} is one {type(given).__name__}: give a list of {wanted}")
+    told = "None" if given is None else f"one {type(given).__name__}"
+    raise TypeError(f"{what} is {told}: give a list of {wanted}")
 
 
 def listed_keys(keys: Iterable[Any], ref: type) -> list[Any]:
@@ -147,7 +148,7 @@ def listed_names(names: Iterable[str]) -> list[str]:
 
 def listed_objects(objs: Iterable[object]) -> list[object]:
     """The objects that a put_many() was given; TypeError."""
-    return listed("objs", "objects", objs, (str, bytes, bytearray, memoryview))
+    return listed("objs", "objects", objs, (str, bytes, bytearray, memoryview, Mapping))
 
 
 def checked_count(count: SupportsIndex, names: Sequence[str]) -> int:

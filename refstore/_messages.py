@@ -133,9 +133,9 @@ def not_sealed() -> ValueError:
 
 
 def no_place_to_write(offset: int, nbytes: int, size: int) -> ValueError:
+    mend = "offsets begin at 0" if offset < 0 else "create it larger"
     return ValueError(
-        f"{nbytes} bytes do not fit at offset {offset} of an object of {size} bytes: create it "
-        "larger"
+        f"{nbytes} bytes do not fit at offset {offset} of an object of {size} bytes: {mend}"
     )
 
 
@@ -158,7 +158,8 @@ def not_shorter(size: int, has: int) -> ValueError:
 
 def parents_writer() -> ValueError:
     return ValueError(
-        "this Writer belongs to the parent process: only the process that made it can seal it"
+        "this Writer belongs to the parent process: only the process that made it can write by it, "
+        "truncate or seal it"
     )
 
 

@@ -5,6 +5,7 @@ As in _messages.py, the caller raises what a function returns.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from refstore._errors import GetTimeoutError, ObjectExistsError, RefstoreError
@@ -54,8 +55,9 @@ def not_enough(
 
 def not_made(path: str, name: str, pid: int, seconds: float) -> GetTimeoutError:
     """Another caller's factory has not finished."""
+    who = "this process" if pid == os.getpid() else f"process {pid}"
     return GetTimeoutError(
-        f"process {pid} is making {name!r} in store {path!r}, and had not finished after "
+        f"{who} is making {name!r} in store {path!r}, and had not finished after "
         f"{float(seconds):g} seconds: give a longer timeout, or see what it does",
         pid=pid,
     )
@@ -65,15 +67,18 @@ def own_factory(path: str, name: str) -> RefstoreError:
     """A factory asked for the object that it makes itself, or for one that waits for it."""
     return RefstoreError(
         f"get_or_put({name!r}) in store {path!r} would wait for ever: that object is being made by "
-        "this very thread, or by a factory that waits for an object that this thread makes"
+        "this very thread or task, or by a factory that waits for an object that this one makes"
     )
 
 
-def own_writer(path: str, name: str) -> RefstoreError:
-    """The only thread of a process waits for a name that its own Writer has claimed."""
+def own_writer(path: str, what: str) -> RefstoreError:
+    """The only thread of a process waits for a name that its own Writer has claimed.
+
+    `what` waits, as in "wait('weights')".
+    """
     return RefstoreError(
-        f"get_or_put({name!r}) in store {path!r} would wait for ever: a Writer of this process has "
-        "claimed the name, and no other thread could seal it"
+        f"{what} in store {path!r} would wait for ever: a Writer of this process has claimed the "
+        "name, and no other thread could seal it"
     )
 
 

@@ -160,9 +160,15 @@ def test_a_batch_that_fits_in_no_way_evicts_nothing(make_store: MakeStore, timeo
 def test_one_is_not_many(store: refstore.Store, one: Any) -> None:
     for call in (store.put_many, store.get_many, store.delete_many):
         if call == store.put_many or not isinstance(one, (bytes, bytearray, memoryview)):
-            with pytest.raises(TypeError, match=r"is one \w+: give a list of"):
+            with pytest.raises(TypeError, match=r"is (one \w+|None): give a list of"):
                 call(one)
     assert helpers.usage(store) == (0, 0, 0, 0)
+
+
+def test_a_mapping_is_not_a_list_of_objects(store: refstore.Store) -> None:
+    with pytest.raises(TypeError, match="objs is one dict: give a list"):
+        store.put_many({"a": 1})
+    assert len(store) == 0
 
 
 def test_an_error_of_the_iteration_comes_out(store: refstore.Store) -> None:

@@ -146,8 +146,15 @@ def test_waits_for_a_claim_end_with_their_time(store: refstore.Store) -> None:
 
 
 def test_a_wait_for_ones_own_writer_is_an_error(store: refstore.Store) -> None:
-    with claimed(store), pytest.raises(refstore.RefstoreError, match="would wait for ever"):
-        store.get_or_put("n", lambda: b"x")
+    calls: dict[str, Callable[[], object]] = {
+        "get_or_put": lambda: store.get_or_put("n", lambda: b"x"),
+        "wait": lambda: store.wait("n"),
+        "get": lambda: store.get("n", timeout=None),
+    }
+    with claimed(store):
+        for name, call in calls.items():
+            with pytest.raises(refstore.RefstoreError, match=rf"^{name}\('n'\) .* for ever"):
+                call()
     with store.get_or_put("n", lambda: b"x") as buf:
         assert bytes(buf) == b"claimed"
 

@@ -166,6 +166,13 @@ def test_names_and_timeouts_are_checked_before_anything_is_made(store: refstore.
             get_or_put("n", never, timeout=timeout)
 
 
+def test_what_finds_no_room_is_said_to_be_held_by_nobody(store: refstore.Store) -> None:
+    with pytest.raises(refstore.StoreFullError) as caught:
+        store.get_or_put("n", lambda: bytes(2 * store.capacity))
+    assert caught.value.holders == ()
+    assert_nothing_left(store)
+
+
 def test_a_factory_that_closes_the_store_leaves_nothing(store: refstore.Store, path: str) -> None:
     with refstore.Store(path, create=False) as other:
         with pytest.raises(ValueError, match="this store is closed"):

@@ -219,7 +219,7 @@ def test_a_count_is_an_int(store: refstore.Store, count: Any) -> None:
         ("abc", TypeError, "names is one str: give a list"),
         (5, TypeError, "names is one int: give a list"),
         ([b"a"], TypeError, "a name is a str"),
-        (None, TypeError, "names is one NoneType: give a list"),
+        (None, TypeError, "names is None: give a list"),
         ([""], ValueError, "1 to 255 bytes"),
         ([], ValueError, "of 0 names"),
     ],

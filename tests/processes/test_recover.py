@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Callable
 from multiprocessing.connection import wait
+from typing import Any
 
 import helpers
 import pytest
@@ -174,6 +176,62 @@ def test_a_child_killed_however_it_was_started(
         child.kill()
         recovery = store.recover()
         assert (recovery.pids, recovery.unfinished) == ((child.pid,), 1)
+
+
+TAKERS: dict[str, Callable[[refstore.Store], object]] = {
+    "put": lambda store: store.put(b"new", name="n"),
+    "put_many": lambda store: store.put_many([b"new", b"other"], names=["n", "o"]),
+    "create": lambda store: filled(store.create(3, name="n")),
+    "create with a claim": lambda store: filled(store.create(3, name="n", claim=True)),
+}
+
+
+def filled(writer: refstore.Writer) -> refstore.ObjectRef:
+    writer.write_at(0, b"new")
+    return writer.seal()
+
+
+@pytest.mark.parametrize("take", TAKERS.values(), ids=TAKERS)
+def test_the_name_of_what_a_dead_process_owned_is_free(
+    store: refstore.Store, path: str, take: Any
+) -> None:
+    with child_process(path) as child:
+        child.do(workers.put_own, b"old", "n")
+        with pytest.raises(refstore.ObjectExistsError):
+            take(store)
+        child.kill()
+        take(store)
+        assert store.recover().pids == (child.pid,), "which nobody was told yet"
+    with store["n"] as buf:
+        assert bytes(buf) == b"new"
+
+
+def test_a_seal_finds_the_name_of_what_a_dead_process_owned_free(
+    store: refstore.Store, path: str
+) -> None:
+    writer = store.create(3, name="n")
+    with child_process(path) as child:
+        child.do(workers.put_own, b"old", "n")
+        child.kill()
+        filled(writer)
+    with store["n"] as buf:
+        assert bytes(buf) == b"new"
+
+
+MAKER = """
+    import sys, refstore
+    store = refstore.Store(sys.argv[1], create=False)
+    store.get_or_put("n", lambda: print("in the factory", flush=True) or sys.stdin.readline())
+"""
+
+
+def test_a_dead_maker_left_no_object_unfinished(store: refstore.Store, path: str) -> None:
+    with helpers.script(MAKER, path) as program:
+        assert helpers.line(program) == "in the factory"
+        program.kill()
+        program.wait()
+    recovery = store.recover()
+    assert (recovery.pids, recovery.unfinished) == ((program.pid,), 0)
 
 
 HEIR = """

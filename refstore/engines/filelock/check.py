@@ -237,9 +237,11 @@ def kept(c: Change, held: Iterable[Holding]) -> list[tuple[int, int]]:
 
 
 def top_holders(c: Change, held: Iterable[Holding]) -> list[tuple[int, TopHolder]]:
-    """The processes that hold anything, with their rows, largest first."""
+    """The processes that hold memory, with their rows, largest first."""
     nbytes: dict[int, int] = {}
     for one in held:
+        if not one.nbytes:  # a claim on a name
+            continue
         nbytes[one.row] = nbytes.get(one.row, 0) + one.nbytes
     people = []
     for row, n in nbytes.items():

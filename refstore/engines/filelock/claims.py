@@ -17,13 +17,22 @@ from refstore import _messages, _waiting_messages
 from refstore.engines.filelock import names, process_table, recovery, slots
 from refstore.engines.filelock.call import Call
 from refstore.engines.filelock.journal import Change
-from refstore.engines.filelock.layout import CLAIMED, MAKER, WAITS_FOR, WORD
+from refstore.engines.filelock.layout import CLAIMED, MAKER, OWNED_BY, WAITS_FOR, WORD
 from refstore.engines.filelock.prepare import BYTES
 
 if TYPE_CHECKING:
     from refstore.engines.filelock.attachment import Attachment
 
-__all__ = ["Claim", "Claims", "find_replaced", "make", "maker_of", "of_others", "stop_waiting"]
+__all__ = [
+    "Claim",
+    "Claims",
+    "find_replaced",
+    "is_own_writers",
+    "make",
+    "maker_of",
+    "of_others",
+    "stop_waiting",
+]
 
 Claims = set[tuple[int, int]]  # slots and generations
 
@@ -47,6 +56,8 @@ def find_replaced(c: Change, att: Attachment, call: Call) -> int | None:
         return None
     replaced, claim = names.look(c, asked.utf8)
     if replaced is not None and not asked.replace:
+        if _recover_row(c, att, c[c.file.slot(replaced) + OWNED_BY] - 1):
+            return find_replaced(c, att, call)
         raise _messages.exists(att.path, asked.utf8.decode())
     is_own = call.is_taken() and claim == call.slot
     if claim is not None and not is_own and slots.is_hard(c, claim):
@@ -62,13 +73,19 @@ def recover_maker(c: Change, att: Attachment, claim: int) -> bool:
     row = c[c.file.slot(claim) + MAKER]
     if row == att.own:
         return False
-    with contextlib.suppress(OSError):  # no descriptor left: nobody can tell
-        if recovery.recover_rows(c, att.folder, [row], att.own, att.report):
-            return True
+    if _recover_row(c, att, row):
+        return True
     if recovery.has_ended(c, row):  # its children keep the row, and can publish nothing
         slots.unclaim(c, claim)
         c.commit()
         return True
+    return False
+
+
+def _recover_row(c: Change, att: Attachment, row: int) -> bool:
+    """Whether the process of a row, if there is one, was dead, and holds nothing any more."""
+    with contextlib.suppress(OSError):  # no descriptor left: nobody can tell
+        return row >= 0 and recovery.recover_rows(c, att.folder, [row], att.own, att.report)
     return False
 
 
@@ -82,6 +99,14 @@ def of_others(c: Change, att: Attachment, utf8: bytes, own: Claims) -> Claim | N
     row = c[c.file.slot(claim) + MAKER]
     leads_back = bool(own) and _leads_back(c, att, own, claim)
     return Claim(row, process_table.pid_of(c, row), slots.is_hard(c, claim), leads_back)
+
+
+def is_own_writers(c: Change, att: Attachment, utf8: bytes) -> bool:
+    """Whether a Writer of this process has claimed a name."""
+    claim = names.look(c, utf8)[1]
+    return (
+        claim is not None and slots.is_hard(c, claim) and c[c.file.slot(claim) + MAKER] == att.own
+    )
 
 
 def maker_of(c: Change, utf8: bytes) -> int | None:

@@ -114,10 +114,11 @@ def sweep(c: Change, row: int, report: Report, *, keeps: bool = False) -> None:
         report.nbytes += nbytes
     for slot, word in enumerate(used_slots(c, WORD)):
         if slots.is_half_made(word) and c[c.file.slot(slot) + MAKER] == row:
+            counts = not slots.is_soft_claim(c, slot)  # which is no object yet
             slots.condemn(c, slot)
             nbytes = _freed(c, slot)
             c.commit()
-            report.unfinished += 1
+            report.unfinished += counts
             report.nbytes += nbytes
     report.nbytes += delete_owned(c, row)
 

@@ -360,6 +360,10 @@ def is_hard(c: Change, claim: int) -> bool:
     return c[c.file.slot(claim) + SHAPE] & HARD_CLAIM != 0
 
 
+def is_soft_claim(c: Change, slot: int) -> bool:
+    return c[c.file.slot(slot) + WORD] & 0xFF == CLAIMED and not is_hard(c, slot)
+
+
 def remove(c: Change, slot: int) -> None:
     """The end of a live object."""
     if has_name(c, slot):

@@ -25,7 +25,7 @@ from refstore.engines.native.put cimport (
 )
 
 from contextvars import ContextVar
-from refstore import _threads, _waiting_messages
+from refstore import _waiting_messages
 from refstore._errors import ObjectExistsError, StoreFullError
 
 cdef uint64_t NO_SLOT = ~<uint64_t>0
@@ -84,6 +84,9 @@ cdef class Making:
         self.factory = factory
         self.timeout = timeout
 
+    cdef str what(self):
+        return f"get_or_put({self.name!r})"
+
     cdef int run(self, uint64_t deadline, object owned, object evictable,
                  Found *found) except? -128:
         # As find(), with a pin.
@@ -130,7 +133,8 @@ cdef class Making:
                     if self.claim_name():
                         return ERR_NOT_FOUND
                 elif may_sleep and not self.recover_maker(&claim):
-                    self.require_no_writer(&claim)
+                    if self.terms.deadline == FOREVER and is_own_writers(v, &self.parsed):
+                        raise _waiting_messages.own_writer(self.att.path, self.what())
                     suspicions = self.require_no_circle(&claim, own, suspicions)
                     self.sleep(&nap, &claim, own)
                 may_sleep = True
@@ -147,15 +151,8 @@ cdef class Making:
             return False
         got = recover_row(v, row)
         if got < 0:
-            raise blocked(v, got, f"get_or_put({self.name!r})")
+            raise blocked(v, got, self.what())
         return got == 1
-
-    cdef int require_no_writer(self, const Claim *claim) except -1:
-        # An error if the claim is that of a Writer which only this very thread could seal.
-        if self.terms.deadline == FOREVER and claim.is_hard \
-                and word_row(claim.word) == self.att.view.row and not _threads.has_others():
-            raise _waiting_messages.own_writer(self.att.path, self.name)
-        return 0
 
     cdef int require_no_circle(self, const Claim *claim, list own, int suspicions) except -1:
         # How many looks in a row have seen that the maker waits for us. Of all in the circle, the
@@ -184,7 +181,7 @@ cdef class Making:
                                              row_at(v, word_row(claim.word)).pid, self.timeout)
         note_waiting(v, own, claim)
         sleep_through(v, self.terms.life, nap, self.terms.deadline, &self.asleep_since,
-                      f"get_or_put({self.name!r})")
+                      self.what())
         look_for_signals(v, self.terms.life, "waiting for a maker")
         self.store.use()            # still: another thread may have closed the store
         return 0

@@ -17,7 +17,7 @@ from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport assign, load_relaxed, unlikely
 from refstore.engines.native.copying cimport copy
 from refstore.engines.native.error_codes cimport (
-    ERR_DAMAGED, ERR_FULL, ERR_INDEX, ERR_TOO_LARGE, ERR_UNCOMMITTED, kind_of_error,
+    ERR_DAMAGED, ERR_EXISTS, ERR_FULL, ERR_INDEX, ERR_TOO_LARGE, ERR_UNCOMMITTED, kind_of_error,
 )
 from refstore.engines.native.layout cimport (
     COUNT_PUTS, CREATED_PER_SECOND, EVICTABLE, FLAG_HARD_CLAIM, FLAG_META, KIND_BYTES, Label, PAGE,
@@ -33,11 +33,13 @@ from refstore.engines.native.ages cimport first_use, move_clock
 from refstore.engines.native.slots cimport free_slot, pin_own, seal, unclaim, unpin, word_generation
 from refstore.engines.native.origins cimport take_origin
 from refstore.engines.native.blocks cimport allocate_block, block_for, take_spare
-from refstore.engines.native.names cimport Name
+from refstore.engines.native.names cimport find, Found, Name
 from refstore.engines.native.claims cimport claim_name, give_up, give_up_to_views
 from refstore.engines.native.publication cimport publish
 from refstore.engines.native.owners cimport note_owner
-from refstore.engines.native.recovery cimport recover_blocker_if_dead, recover_blocker_of
+from refstore.engines.native.recovery cimport (
+    recover_blocker_if_dead, recover_blocker_of, recover_owner_if_dead,
+)
 from refstore.engines.native.queues cimport first_queue, push
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
 from refstore.engines.native.errors cimport put_error, room_error
@@ -260,12 +262,20 @@ cdef inline int publish_once(View *v, const Draft *draft, const Name *name,
     return got
 
 
+cdef inline bint may_be_free(View *v, const Name *name) noexcept nogil:
+    # Whether a name that was taken may be free by now: a dead process owned its object.
+    cdef Found found
+    return find(v, name, &found, False) == 0 and recover_owner_if_dead(v, found.slot)
+
+
 cdef inline int publish_again(View *v, const Draft *draft, object text, const Name *name,
                               bint replace, int got) except -1:
     # After an error, which may pass; if it stays, what we wrote is given up.
     cdef uint64_t i = draft.slot
     cdef uint64_t nbytes = v.slots[i].nbytes
     cdef uint64_t busy_since = 0, asleep_since = 0
+    if kind_of_error(got) == ERR_EXISTS and may_be_free(v, name):
+        got = publish_once(v, draft, name, replace)
     try:
         while got < 0 and may_try_again(v, draft, &got, &busy_since, &asleep_since):
             got = publish_once(v, draft, name, replace)

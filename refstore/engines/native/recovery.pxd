@@ -307,6 +307,14 @@ cdef inline void recover_blocker_if_dead(View *v, int64_t reaped) noexcept nogil
         recover_dead(v, False)
 
 
+cdef inline bint recover_owner_if_dead(View *v, uint64_t i) noexcept nogil:
+    # Whether what is in slot `i` has gone with its owner, who is dead.
+    cdef uint64_t owner = v.slots[i].owned_by, since = 0
+    if owner == 0 or owner - 1 == v.row or not row_is_dead(v, owner - 1):
+        return False
+    return recover_row(v, owner - 1) == 1 or await_recoverer(v, owner - 1, &since) == 0
+
+
 cdef inline void recover_blocker_of(View *v, int error) noexcept nogil:
     # After an error, for which a pin was undone: that may have ended a reap.
     cdef int kind = kind_of_error(error)
