@@ -60,6 +60,23 @@ OF_OWNERS = [
         (MATRIX, "--only=populated put_owned"),
     ),
     Mutation(
+        "name_of_the_dead_stays",
+        "the name of what a dead process owned is taken until somebody recovers it",
+        "recovery.pxd",
+        "    return recover_row(v, owner - 1) == 1 or await_recoverer(v, owner - 1, &since) == 0\n",
+        "    return False\n",
+        ("tests/processes/test_recover.py",),
+    ),
+    Mutation(
+        "name_of_the_dead_at_the_end",
+        "a seal is refused for the name of what a dead process owned",
+        "put.pxd",
+        "    if kind_of_error(got) == ERR_EXISTS and may_be_free(v, name):\n"
+        "        got = publish_once(v, draft, name, replace)\n",
+        "",
+        ("tests/processes/test_recover.py",),
+    ),
+    Mutation(
         "left_with_the_last_view",
         "an owned object stays as long as a view that its process has kept",
         "attachment.pxi",
