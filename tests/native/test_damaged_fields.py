@@ -115,6 +115,22 @@ def test_a_slot_in_the_hand_of_no_row_is_named(damaged: refstore.Store, fields: 
         damaged.put(b"y")
 
 
+@pytest.mark.parametrize("owner", [1, 2, 1024, 1025, 0x7FFF, 0x8000, 0x8001, 0x8002, 0xFFFF])
+def test_a_name_whose_owner_is_no_other_process_is_taken(
+    damaged: refstore.Store, fields: Fields, owner: int
+) -> None:
+    ref = damaged.put(b"old", name="n")
+    writer = damaged.create(3, name="other")
+    fields.set("Slot", slot_of(ref), "owned_by", owner)
+    with pytest.raises(refstore.ObjectExistsError):
+        damaged.put(b"new", name="n")
+    with pytest.raises(refstore.ObjectExistsError):
+        damaged.put_many([b"new"], names=["n"])
+    writer.seal()
+    with damaged["n"] as buf:
+        assert bytes(buf) == b"old"
+
+
 def test_a_slot_in_the_hand_of_a_row_that_is_free_is_waited_for_once(
     damaged: refstore.Store, fields: Fields
 ) -> None:

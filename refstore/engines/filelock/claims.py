@@ -17,7 +17,7 @@ from refstore import _messages, _waiting_messages
 from refstore.engines.filelock import names, process_table, recovery, slots
 from refstore.engines.filelock.call import Call
 from refstore.engines.filelock.journal import Change
-from refstore.engines.filelock.layout import CLAIMED, MAKER, OWNED_BY, WAITS_FOR, WORD
+from refstore.engines.filelock.layout import CLAIMED, MAKER, MAX_ROWS, OWNED_BY, WAITS_FOR, WORD
 from refstore.engines.filelock.prepare import BYTES
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ def recover_maker(c: Change, att: Attachment, claim: int) -> bool:
 def _recover_row(c: Change, att: Attachment, row: int) -> bool:
     """Whether the process of a row, if there is one, was dead, and holds nothing any more."""
     with contextlib.suppress(OSError):  # no descriptor left: nobody can tell
-        return row >= 0 and recovery.recover_rows(c, att.folder, [row], att.own, att.report)
+        return 0 <= row < MAX_ROWS and recovery.recover_rows(
+            c, att.folder, [row], att.own, att.report
+        )
     return False
 
 

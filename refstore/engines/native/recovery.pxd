@@ -11,8 +11,8 @@ from libc.time cimport time
 from refstore.engines.native.debug cimport failpoint
 from refstore.engines.native.atomics cimport (
     assign, cas_acq_rel, fetch_add_relaxed, fetch_add_seq_cst, fetch_and_seq_cst, load_acquire,
-    load_relaxed, load_relaxed_u32, load_seq_cst, load_seq_cst_u32, store_relaxed, store_release,
-    store_seq_cst_u32,
+    load_acquire_u16, load_relaxed, load_relaxed_u32, load_seq_cst, load_seq_cst_u32, store_relaxed,
+    store_release, store_seq_cst_u32,
 )
 from refstore.engines.native.error_codes cimport (
     blocked_by, ERR_EXISTS, ERR_HELD, ERR_NOT_FOUND, ERR_PINS, ERR_RECOVERY, kind_of_error,
@@ -20,7 +20,7 @@ from refstore.engines.native.error_codes cimport (
 )
 from refstore.engines.native.layout cimport (
     CLAIMED, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FLAG_HARD_CLAIM, FLAG_UNSEALED,
-    HELD, KEPT, MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PastRecovery, PUBLISHING, RECLAIMING,
+    GOING, HELD, KEPT, MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PastRecovery, PUBLISHING, RECLAIMING,
     RECOVERIES_KEPT, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.system cimport (
@@ -309,8 +309,9 @@ cdef inline void recover_blocker_if_dead(View *v, int64_t reaped) noexcept nogil
 
 cdef inline bint recover_owner_if_dead(View *v, uint64_t i) noexcept nogil:
     # Whether what is in slot `i` has gone with its owner, who is dead.
-    cdef uint64_t owner = v.slots[i].owned_by, since = 0
-    if owner == 0 or owner - 1 == v.row or not row_is_dead(v, owner - 1):
+    cdef uint64_t since = 0
+    cdef uint64_t owner = load_acquire_u16(&v.slots[i].owned_by) & ~GOING        # [owner]
+    if owner == 0 or owner > MAX_ROWS or owner - 1 == v.row or not row_is_dead(v, owner - 1):
         return False
     return recover_row(v, owner - 1) == 1 or await_recoverer(v, owner - 1, &since) == 0
 
