@@ -110,7 +110,7 @@ def blank_ref() -> ValueError:
 
 
 def closed() -> ValueError:
-    return ValueError("this store is closed: open its file again by another Store")
+    return ValueError("this store is closed: make another Store to go on")
 
 
 CLOSED_BUFFER = "<PinnedBuffer, closed: get() the object again to use it>"

@@ -5,7 +5,6 @@ As in _messages.py, the caller raises what a function returns.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from refstore._errors import GetTimeoutError, ObjectExistsError, RefstoreError
@@ -55,9 +54,8 @@ def not_enough(
 
 def not_made(path: str, name: str, pid: int, seconds: float) -> GetTimeoutError:
     """Another caller's factory has not finished."""
-    who = "this process" if pid == os.getpid() else f"process {pid}"
     return GetTimeoutError(
-        f"{who} is making {name!r} in store {path!r}, and had not finished after "
+        f"process {pid} is making {name!r} in store {path!r}, and had not finished after "
         f"{float(seconds):g} seconds: give a longer timeout, or see what it does",
         pid=pid,
     )
@@ -71,14 +69,11 @@ def own_factory(path: str, name: str) -> RefstoreError:
     )
 
 
-def own_writer(path: str, what: str) -> RefstoreError:
-    """The only thread of a process waits for a name that its own Writer has claimed.
-
-    `what` waits, as in "wait('weights')".
-    """
+def own_writer(path: str, name: str) -> RefstoreError:
+    """The only thread of a process waits for a name that its own Writer has claimed."""
     return RefstoreError(
-        f"{what} in store {path!r} would wait for ever: a Writer of this process has claimed the "
-        "name, and no other thread could seal it"
+        f"get_or_put({name!r}) in store {path!r} would wait for ever: a Writer of this process has "
+        "claimed the name, and no other thread could seal it"
     )
 
 

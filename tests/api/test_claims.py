@@ -13,6 +13,7 @@ import pytest
 import signals
 
 import refstore
+from refstore import _threads
 
 MakeStore = Callable[..., refstore.Store]
 LONG = helpers.BUSY_TIMEOUT
@@ -146,17 +147,25 @@ def test_waits_for_a_claim_end_with_their_time(store: refstore.Store) -> None:
 
 
 def test_a_wait_for_ones_own_writer_is_an_error(store: refstore.Store) -> None:
-    calls: dict[str, Callable[[], object]] = {
-        "get_or_put": lambda: store.get_or_put("n", lambda: b"x"),
-        "wait": lambda: store.wait("n"),
-        "get": lambda: store.get("n", timeout=None),
-    }
-    with claimed(store):
-        for name, call in calls.items():
-            with pytest.raises(refstore.RefstoreError, match=rf"^{name}\('n'\) .* for ever"):
-                call()
+    with claimed(store), pytest.raises(refstore.RefstoreError, match="would wait for ever"):
+        store.get_or_put("n", lambda: b"x")
     with store.get_or_put("n", lambda: b"x") as buf:
         assert bytes(buf) == b"claimed"
+
+
+def test_what_another_thread_has_sealed_until_it_ended_is_found(
+    store: refstore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = claimed(store)
+
+    def has_others() -> bool:
+        writer.seal()  # as a thread that has ended by now
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_threads, "has_others", has_others)
+        with store.get_or_put("n", lambda: b"x") as buf:
+            assert bytes(buf) == b"claimed"
 
 
 def test_a_claim_in_the_last_slot_gives_way_to_a_hard_one(make_store: MakeStore) -> None:

@@ -102,8 +102,14 @@ class MakingCalls(Opened):
                 if found.leads_back:
                     raise _waiting_messages.own_factory(att.path, name)
                 is_own_writer = found.is_hard and found.row == att.row
-                if call.until is None and is_own_writer and not _threads.has_others():
-                    raise _waiting_messages.own_writer(att.path, what)
+                if (
+                    call.until is None
+                    and is_own_writer
+                    and not _threads.has_others()
+                    # once more: another thread may have sealed it until it ended
+                    and call.run(what, claims.is_own_writers, att, call.asked.utf8)
+                ):
+                    raise _waiting_messages.own_writer(att.path, name)
                 if not call.left(POLL):
                     seconds = 0.0 if timeout is None else timeout
                     raise _waiting_messages.not_made(att.path, name, found.pid, seconds)

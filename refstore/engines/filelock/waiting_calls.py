@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Final, SupportsIndex
 
-from refstore import _threads, _waiting_messages
+from refstore import _waiting_messages
 from refstore._arguments import checked_count, deadline_of, listed_names
 from refstore._errors import RefstoreError
 from refstore._names import encode_name
@@ -62,19 +62,9 @@ class WaitingCalls(Opened):
     ) -> int:
         """The generation of the object that is pinned. Errors: GetTimeoutError, and others."""
         att, utf8 = call.att, encode_name(name)
-
-        def look() -> int | None:
-            found = call.with_room(what, PAGE, lookups.get_newer, att, utf8, known, pin)
-            if (
-                found is None
-                and call.until is None
-                and not _threads.has_others()
-                and call.run(what, claims.is_own_writers, att, utf8)
-            ):
-                raise _waiting_messages.own_writer(att.path, what)
-            return found
-
-        generation = self._look_until_found(call, what, look)
+        generation = self._look_until_found(
+            call, what, lambda: call.with_room(what, PAGE, lookups.get_newer, att, utf8, known, pin)
+        )
         if generation is not None:
             return generation
         assert timeout is not None

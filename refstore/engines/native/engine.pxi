@@ -14,7 +14,7 @@ from refstore.engines.native.error_codes cimport (
 from refstore.engines.native.layout cimport COUNT_DELETES, NameLock
 from refstore.engines.native.system cimport sleep_us
 from refstore.engines.native.view cimport count, PIDS_KEPT, Recovered, row_at, row_is_dead, View
-from refstore.engines.native.waiting cimport begin_nap, FOREVER, Nap, NAP_MS
+from refstore.engines.native.waiting cimport begin_nap, Nap, NAP_MS
 from refstore.engines.native.slots cimport pin, unpin, word_row
 from refstore.engines.native.names cimport (
     find, Found, Name, prefetch_name, read_name, stripe_named,
@@ -31,14 +31,14 @@ from refstore.engines.native.errors cimport blocked, get_error, put_error
 from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns, sleep_once
 from refstore.engines.native.put cimport (
-    begin_object, block_of, claim_for, discard, Draft, may_be_free, prepare, publish_object,
-    put_buffer, put_bytes, require_committed, set_meta, set_owner,
+    begin_object, block_of, claim_for, discard, Draft, look_for_owner, prepare,
+    publish_object, put_buffer, put_bytes, require_committed, set_meta, set_owner,
 )
 from refstore.engines.native.arrays cimport put_array, start_by_header, start_shaped
 
 cdef object UNWRITTEN, no_such_object, other_store     # C variables: quicker, and not in the stub
 import numpy as np
-from refstore import _messages, _threads, _waiting_messages
+from refstore import _messages, _waiting_messages
 from refstore._arguments import (
     checked_size, require_bytes_or_shape, require_name, require_order,
 )
@@ -249,8 +249,6 @@ cdef class ObjectCalls(Reports):
             got = find_newer(v, name, &parsed, known, found, &is_known)
             if got >= 0:
                 return got
-            if deadline == FOREVER and is_own_writers(v, &parsed):
-                raise _waiting_messages.own_writer(att.path, what)
             if not sleep_once(v, life, &nap, deadline, &since, what):
                 break
             self.use()              # still: another thread may have closed the store
@@ -378,13 +376,6 @@ cdef inline Found nothing_known() noexcept nogil:
     return known
 
 
-cdef bint is_own_writers(View *v, const Name *name) except -1:
-    # Whether only this very thread could end the claim on a name, by its Writer's seal.
-    cdef Claim claim
-    return find_claim(v, name, &claim) and claim.is_hard and word_row(claim.word) == v.row \
-        and not _threads.has_others()
-
-
 cdef inline object claimed_by(View *v, const Name *name):
     # the pid of who has claimed it, or None
     cdef Claim claim
@@ -433,9 +424,12 @@ cdef int read_given_terms(Draft *draft, object timeout, object owned, object evi
 cdef inline int require_free_name(View *v, object text, Name *name) except -1:
     # Early, so that nothing is copied in vain; publish() looks again under the name's lock.
     cdef Found found
-    if find(v, name, &found, False) == 0 \
-            and not (may_be_free(v, name) and find(v, name, &found, False) != 0):
-        raise put_error(v, ERR_EXISTS, 0, text)
+    cdef uint64_t since = 0
+    cdef int got
+    while find(v, name, &found, False) == 0:
+        got = look_for_owner(v, name)
+        if got < 1 and not may_retry(v, &got, &since):
+            raise put_error(v, got if got < 0 else ERR_EXISTS, 0, text)
     return 0
 
 

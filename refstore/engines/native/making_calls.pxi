@@ -25,7 +25,7 @@ from refstore.engines.native.put cimport (
 )
 
 from contextvars import ContextVar
-from refstore import _waiting_messages
+from refstore import _threads, _waiting_messages
 from refstore._errors import ObjectExistsError, StoreFullError
 
 cdef uint64_t NO_SLOT = ~<uint64_t>0
@@ -133,8 +133,7 @@ cdef class Making:
                     if self.claim_name():
                         return ERR_NOT_FOUND
                 elif may_sleep and not self.recover_maker(&claim):
-                    if self.terms.deadline == FOREVER and is_own_writers(v, &self.parsed):
-                        raise _waiting_messages.own_writer(self.att.path, self.what())
+                    self.require_no_writer()
                     suspicions = self.require_no_circle(&claim, own, suspicions)
                     self.sleep(&nap, &claim, own)
                 may_sleep = True
@@ -153,6 +152,20 @@ cdef class Making:
         if got < 0:
             raise blocked(v, got, self.what())
         return got == 1
+
+    cdef int require_no_writer(self) except -1:
+        # An error if the claim is that of a Writer which only this very thread could seal. Another
+        # thread may have sealed it until it ended, so the claim is looked at last.
+        if self.terms.deadline == FOREVER and self.is_own_writers() \
+                and not _threads.has_others() and self.is_own_writers():
+            raise _waiting_messages.own_writer(self.att.path, self.name)
+        return 0
+
+    cdef bint is_own_writers(self) noexcept:
+        cdef View *v = &self.att.view
+        cdef Claim claim
+        return find_claim(v, &self.parsed, &claim) and claim.is_hard \
+            and word_row(claim.word) == v.row
 
     cdef int require_no_circle(self, const Claim *claim, list own, int suspicions) except -1:
         # How many looks in a row have seen that the maker waits for us. Of all in the circle, the

@@ -38,7 +38,7 @@ from refstore.engines.native.claims cimport claim_name, give_up, give_up_to_view
 from refstore.engines.native.publication cimport publish
 from refstore.engines.native.owners cimport note_owner
 from refstore.engines.native.recovery cimport (
-    recover_blocker_if_dead, recover_blocker_of, recover_owner_if_dead,
+    recover_blocker_if_dead, recover_blocker_of, recover_owner,
 )
 from refstore.engines.native.queues cimport first_queue, push
 from refstore.engines.native.points cimport is_same_process, look_for_signals, python_ran
@@ -183,9 +183,29 @@ cdef inline Slot *start_slot(View *v, Draft *draft, uint64_t nbytes) noexcept no
     return slot
 
 
-cdef inline bint may_try_again(View *v, const Draft *draft, int *error, uint64_t *busy_since,
-                               uint64_t *asleep_since) except -1:
-    # After an error that came when the object had its block. Both times are 0 at first.
+cdef inline int look_for_owner(View *v, const Name *name) noexcept nogil:
+    # As recover_owner(), of what has the name; 1 if nothing has it any more.
+    cdef Found found
+    cdef int got
+    if find(v, name, &found, False) != 0:
+        return 1
+    got = recover_owner(v, found.slot)
+    return 1 if got == 0 and find(v, name, &found, False) != 0 else got
+
+
+cdef inline bint may_try_again(View *v, const Draft *draft, const Name *name, int *error,
+                               uint64_t *busy_since, uint64_t *asleep_since) except -1:
+    # After an error that came when the object had its block. Both times are 0 at first. `name`:
+    # that it is to have, or NULL.
+    cdef int got
+    if kind_of_error(error[0]) == ERR_EXISTS:
+        got = look_for_owner(v, name)
+        if got == 0:
+            return False
+        recover_blocker_of(v, error[0])
+        error[0] = min(got, 0)
+        if got == 1:
+            return True
     return may_retry_until(v, error, busy_since, draft.deadline) or may_wait_for_memory(
         v, draft.life, v.slots[draft.slot].nbytes, error, draft.deadline, draft.is_closed,
         asleep_since)
@@ -195,7 +215,7 @@ cdef inline int ensure_committed(View *v, const Draft *draft, uint64_t i, bint l
     # Memory for the label of a slot, or for its meta: 0, or an error.
     cdef uint64_t busy_since = 0, asleep_since = 0
     cdef int got = commit_labels(v, i) if label else commit_metas(v, i)
-    while got != 0 and may_try_again(v, draft, &got, &busy_since, &asleep_since):
+    while got != 0 and may_try_again(v, draft, NULL, &got, &busy_since, &asleep_since):
         got = commit_labels(v, i) if label else commit_metas(v, i)
     return got
 
@@ -241,7 +261,7 @@ cdef inline int claim_for(View *v, const Draft *draft, const Name *name, bint is
     # The same, until the time is over.
     cdef uint64_t busy_since = 0, asleep_since = 0
     cdef int got = claim_once(v, draft, name, is_hard, replace)
-    while got < 0 and may_try_again(v, draft, &got, &busy_since, &asleep_since):
+    while got < 0 and may_try_again(v, draft, name, &got, &busy_since, &asleep_since):
         got = claim_once(v, draft, name, is_hard, replace)
     return got
 
@@ -262,22 +282,14 @@ cdef inline int publish_once(View *v, const Draft *draft, const Name *name,
     return got
 
 
-cdef inline bint may_be_free(View *v, const Name *name) noexcept nogil:
-    # Whether a name that was taken may be free by now: a dead process owned its object.
-    cdef Found found
-    return find(v, name, &found, False) == 0 and recover_owner_if_dead(v, found.slot)
-
-
 cdef inline int publish_again(View *v, const Draft *draft, object text, const Name *name,
                               bint replace, int got) except -1:
     # After an error, which may pass; if it stays, what we wrote is given up.
     cdef uint64_t i = draft.slot
     cdef uint64_t nbytes = v.slots[i].nbytes
     cdef uint64_t busy_since = 0, asleep_since = 0
-    if kind_of_error(got) == ERR_EXISTS and may_be_free(v, name):
-        got = publish_once(v, draft, name, replace)
     try:
-        while got < 0 and may_try_again(v, draft, &got, &busy_since, &asleep_since):
+        while got < 0 and may_try_again(v, draft, name, &got, &busy_since, &asleep_since):
             got = publish_once(v, draft, name, replace)
     except BaseException:
         if is_same_process(v, draft.life):

@@ -307,13 +307,18 @@ cdef inline void recover_blocker_if_dead(View *v, int64_t reaped) noexcept nogil
         recover_dead(v, False)
 
 
-cdef inline bint recover_owner_if_dead(View *v, uint64_t i) noexcept nogil:
-    # Whether what is in slot `i` has gone with its owner, who is dead.
-    cdef uint64_t since = 0
+cdef inline int recover_owner(View *v, uint64_t i) noexcept nogil:
+    # What is in slot `i` goes with its owner, if that is dead: 1; ERR_HELD, another process sees to
+    # it, which has the row's kernel lock meanwhile; or another error. Else 0.
     cdef uint64_t owner = load_acquire_u16(&v.slots[i].owned_by) & ~GOING        # [owner]
-    if owner == 0 or owner > MAX_ROWS or owner - 1 == v.row or not row_is_dead(v, owner - 1):
-        return False
-    return recover_row(v, owner - 1) == 1 or await_recoverer(v, owner - 1, &since) == 0
+    cdef int got
+    if owner == 0 or owner > MAX_ROWS or owner - 1 == v.row:
+        return 0
+    got = recover_row(v, owner - 1)
+    if got == 0 and row_at(v, owner - 1).recoverer and is_ready(v.header.live, owner - 1) \
+            and byte_is_locked(file_of(v), owner - 1):
+        return blocked_by(ERR_HELD, owner - 1)
+    return got
 
 
 cdef inline void recover_blocker_of(View *v, int error) noexcept nogil:

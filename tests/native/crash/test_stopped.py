@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
+import helpers
 import pytest
 from stops import assert_gives_up
 
 import refstore
 from refstore import _core
-from tests.native.crash.stopping import LOCKED, MAP_REBUILT, NAME_LOCKED, killed_at, stopped_at
+from tests.native.crash.stopping import LOCKED, MAP_REBUILT, NAME_LOCKED, arm, killed_at, stopped_at
 
 pytestmark = pytest.mark.skipif(not _core.DEBUG, reason="failpoints are in debug builds")
 
@@ -34,6 +37,23 @@ def test_a_replacement_gives_up_on_a_stopped_name_lock(
         assert bytes(store["n"]) == b"old"
         store["another"] = b"name"
     assert bytes(store["n"]) == b"new"
+    assert store.check() == []
+
+
+def test_the_name_of_what_a_dead_process_owned_is_waited_for_amid_its_recovery(
+    store: refstore.Store,
+) -> None:
+    def own_and_die() -> None:
+        store.put(b"old", name="n", owned=True)
+        arm(LOCKED, signal.SIGKILL)
+        store.put(LARGE)
+
+    writer = store.create(3, name="n")
+    assert helpers.forked(own_and_die) == -signal.SIGKILL
+    with stopped_at(MAP_REBUILT, store.recover) as pid:
+        assert_gives_up(lambda: store.put(b"new", name="n"), pid)
+        assert_gives_up(writer.seal, pid)
+    store.put(b"new", name="n")
     assert store.check() == []
 
 
