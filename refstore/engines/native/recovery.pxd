@@ -20,8 +20,8 @@ from refstore.engines.native.error_codes cimport (
 )
 from refstore.engines.native.layout cimport (
     CLAIMED, CLASSES, CONDEMNED, COUNT_RECOVERIES, COUNTERS, FLAG_HARD_CLAIM, FLAG_UNSEALED,
-    GOING, HELD, KEPT, MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PastRecovery, PUBLISHING, RECLAIMING,
-    RECOVERIES_KEPT, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
+    GOING, HELD, KEPT, MAX_ROWS, NAME_LOCKS, NameLock, OFFERED, PastRecovery, PUBLISHING,
+    RECLAIMING, RECOVERIES_KEPT, Row, ROW_FREE, ROW_LEFT, SEALED, Slot, SLOTS_PER_STEP, WRITING,
 )
 from refstore.engines.native.system cimport (
     byte_is_locked, close, getpid, lock_byte, now_ms, O_RDWR, reopen, sleep_us,
