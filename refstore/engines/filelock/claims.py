@@ -23,16 +23,7 @@ from refstore.engines.filelock.prepare import BYTES
 if TYPE_CHECKING:
     from refstore.engines.filelock.attachment import Attachment
 
-__all__ = [
-    "Claim",
-    "Claims",
-    "find_replaced",
-    "is_own_writers",
-    "make",
-    "maker_of",
-    "of_others",
-    "stop_waiting",
-]
+__all__ = ["Claim", "Claims", "find_replaced", "make", "maker_of", "of_others", "stop_waiting"]
 
 Claims = set[tuple[int, int]]  # slots and generations
 
@@ -101,14 +92,6 @@ def of_others(c: Change, att: Attachment, utf8: bytes, own: Claims) -> Claim | N
     row = c[c.file.slot(claim) + MAKER]
     leads_back = bool(own) and _leads_back(c, att, own, claim)
     return Claim(row, process_table.pid_of(c, row), slots.is_hard(c, claim), leads_back)
-
-
-def is_own_writers(c: Change, att: Attachment, utf8: bytes) -> bool:
-    """Whether a Writer of this process has claimed a name."""
-    claim = names.look(c, utf8)[1]
-    return (
-        claim is not None and slots.is_hard(c, claim) and c[c.file.slot(claim) + MAKER] == att.own
-    )
 
 
 def maker_of(c: Change, utf8: bytes) -> int | None:

@@ -107,7 +107,7 @@ class MakingCalls(Opened):
                     and is_own_writer
                     and not _threads.has_others()
                     # once more: another thread may have sealed it until it ended
-                    and call.run(what, claims.is_own_writers, att, call.asked.utf8)
+                    and call.run(what, claims.of_others, att, encode_name(name), own) == found
                 ):
                     raise _waiting_messages.own_writer(att.path, name)
                 if not call.left(POLL):

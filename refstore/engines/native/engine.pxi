@@ -31,8 +31,8 @@ from refstore.engines.native.errors cimport blocked, get_error, put_error
 from refstore.engines.native.contention cimport may_retry
 from refstore.engines.native.sleeping cimport deadline_ns, sleep_once
 from refstore.engines.native.put cimport (
-    begin_object, block_of, claim_for, discard, Draft, look_for_owner, prepare,
-    publish_object, put_buffer, put_bytes, require_committed, set_meta, set_owner,
+    begin_object, block_of, claim_for, discard, Draft, look_for_owner, prepare, publish_object,
+    put_buffer, put_bytes, require_committed, set_meta, set_owner,
 )
 from refstore.engines.native.arrays cimport put_array, start_by_header, start_shaped
 
@@ -423,13 +423,12 @@ cdef int read_given_terms(Draft *draft, object timeout, object owned, object evi
 
 cdef inline int require_free_name(View *v, object text, Name *name) except -1:
     # Early, so that nothing is copied in vain; publish() looks again under the name's lock.
-    cdef Found found
     cdef uint64_t since = 0
-    cdef int got
-    while find(v, name, &found, False) == 0:
-        got = look_for_owner(v, name)
-        if got < 1 and not may_retry(v, &got, &since):
+    cdef int got = look_for_owner(v, name)
+    while got != 1:
+        if not may_retry(v, &got, &since):
             raise put_error(v, got if got < 0 else ERR_EXISTS, 0, text)
+        got = look_for_owner(v, name)
     return 0
 
 

@@ -133,7 +133,7 @@ cdef class Making:
                     if self.claim_name():
                         return ERR_NOT_FOUND
                 elif may_sleep and not self.recover_maker(&claim):
-                    self.require_no_writer()
+                    self.require_no_writer(&claim)
                     suspicions = self.require_no_circle(&claim, own, suspicions)
                     self.sleep(&nap, &claim, own)
                 may_sleep = True
@@ -153,19 +153,16 @@ cdef class Making:
             raise blocked(v, got, self.what())
         return got == 1
 
-    cdef int require_no_writer(self) except -1:
+    cdef int require_no_writer(self, const Claim *claim) except -1:
         # An error if the claim is that of a Writer which only this very thread could seal. Another
-        # thread may have sealed it until it ended, so the claim is looked at last.
-        if self.terms.deadline == FOREVER and self.is_own_writers() \
-                and not _threads.has_others() and self.is_own_writers():
+        # thread may have sealed it until it ended, so the claim is looked at once more, at last.
+        cdef View *v = &self.att.view
+        cdef Claim last
+        if self.terms.deadline == FOREVER and claim.is_hard and word_row(claim.word) == v.row \
+                and not _threads.has_others() and find_claim(v, &self.parsed, &last) \
+                and last.slot == claim.slot and last.word == claim.word:
             raise _waiting_messages.own_writer(self.att.path, self.name)
         return 0
-
-    cdef bint is_own_writers(self) noexcept:
-        cdef View *v = &self.att.view
-        cdef Claim claim
-        return find_claim(v, &self.parsed, &claim) and claim.is_hard \
-            and word_row(claim.word) == v.row
 
     cdef int require_no_circle(self, const Claim *claim, list own, int suspicions) except -1:
         # How many looks in a row have seen that the maker waits for us. Of all in the circle, the

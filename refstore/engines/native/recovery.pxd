@@ -268,10 +268,16 @@ cdef inline int retry_after_dead_blocker(View *v, uint64_t row) noexcept nogil:
     return min(got, 0)
 
 
+cdef inline bint is_being_recovered(View *v, uint64_t r) noexcept nogil:
+    # by another process, which has the row's kernel lock meanwhile
+    return row_at(v, r).recoverer != 0 and is_ready(v.header.live, r) \
+        and byte_is_locked(file_of(v), r)
+
+
 cdef inline int await_recoverer(View *v, uint64_t r, uint64_t *since) noexcept nogil:
     # If another process recovers row r: 0 when it is through or dead itself, ERR_HELD if that takes
     # long. `since`: 0 before the first wait.
-    while row_at(v, r).recoverer and is_ready(v.header.live, r) and byte_is_locked(file_of(v), r):
+    while is_being_recovered(v, r):
         if since[0] == 0:
             since[0] = now_ms()
         elif now_ms() - since[0] >= HELD_AFTER_MS:
@@ -309,14 +315,13 @@ cdef inline void recover_blocker_if_dead(View *v, int64_t reaped) noexcept nogil
 
 cdef inline int recover_owner(View *v, uint64_t i) noexcept nogil:
     # What is in slot `i` goes with its owner, if that is dead: 1; ERR_HELD, another process sees to
-    # it, which has the row's kernel lock meanwhile; or another error. Else 0.
+    # it; or another error. Else 0.
     cdef uint64_t owner = load_acquire_u16(&v.slots[i].owned_by) & ~GOING        # [owner]
     cdef int got
     if owner == 0 or owner > MAX_ROWS or owner - 1 == v.row:
         return 0
     got = recover_row(v, owner - 1)
-    if got == 0 and row_at(v, owner - 1).recoverer and is_ready(v.header.live, owner - 1) \
-            and byte_is_locked(file_of(v), owner - 1):
+    if got == 0 and is_being_recovered(v, owner - 1):
         return blocked_by(ERR_HELD, owner - 1)
     return got
 

@@ -40,9 +40,7 @@ def test_a_replacement_gives_up_on_a_stopped_name_lock(
     assert store.check() == []
 
 
-def test_a_dead_owners_name_is_waited_for_amid_its_recovery(
-    store: refstore.Store,
-) -> None:
+def test_a_dead_owners_name_is_waited_for_amid_its_recovery(store: refstore.Store) -> None:
     def own_and_die() -> None:
         store.put(b"old", name="n", owned=True)
         arm(LOCKED, signal.SIGKILL)

@@ -63,8 +63,8 @@ OF_OWNERS = [
         "name_of_the_dead_stays",
         "the name of what a dead process owned is taken until somebody recovers it",
         "recovery.pxd",
-        "    got = recover_row(v, owner - 1)\n    if got == 0 and row",
-        "    got = 0\n    if got == 0 and row",
+        "    got = recover_row(v, owner - 1)\n    if got == 0 and is_being",
+        "    got = 0\n    if got == 0 and is_being",
         ("tests/processes/test_recover.py",),
     ),
     Mutation(
